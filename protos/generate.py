@@ -2,23 +2,25 @@
 
 Usage: python protos/generate.py [OUTPUT_DIRECTORY]
 
-protoc (from grpcio-tools) parses the files, betterproto2's compiler renders them. Both run in this process, so the
-result depends on nothing that is installed outside the project's environment.
+protoc (from grpcio-tools) parses the files, betterproto2's compiler renders them, ruff formats the result: all three
+from the environment of the Python that runs this script, so the result depends on nothing that is installed elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from betterproto2_compiler.known_types import WRAPPED_TYPES
 from betterproto2_compiler.lib.google.protobuf import FileDescriptorSet, SourceCodeInfo
 from betterproto2_compiler.lib.google.protobuf.compiler import CodeGeneratorRequest
 from betterproto2_compiler.plugin.parser import generate_code
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped]  # grpcio-tools ships no type information
 
 PROTOS = Path(__file__).parent
 IDL = PROTOS.parent / "src" / "connectrio" / "idl"
@@ -28,7 +30,7 @@ OPTIONS = "client_generation=async,server_generation=async"
 # whole request undecodable. They stay messages; `connectrio.literals` converts them, with a clear error.
 KEPT_AS_MESSAGES = [("google.protobuf", "Timestamp"), ("google.protobuf", "Duration")]
 
-PACKAGE_DOCSTRING = '''"""Messages and service bases generated from `protos/` by `just gen`; never edited by hand."""\n'''
+PACKAGE_DOCSTRING = '"""Messages and service bases generated from `protos/` by `just gen`; never edited by hand."""\n'
 
 
 def parse(protos: Path) -> FileDescriptorSet:
@@ -48,6 +50,18 @@ def parse(protos: Path) -> FileDescriptorSet:
     return descriptors
 
 
+@contextlib.contextmanager
+def compiler_surroundings() -> Iterator[None]:
+    """The working directory and the PATH that betterproto2's compiler takes its ruff and its ruff settings from."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), path])
+    try:
+        with contextlib.chdir(PROTOS.parent):
+            yield
+    finally:
+        os.environ["PATH"] = path
+
+
 def render(descriptors: FileDescriptorSet) -> dict[str, str]:
     """The generated files: path below the output directory → text."""
     for name in KEPT_AS_MESSAGES:
@@ -57,7 +71,7 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
         parameter=OPTIONS,
         proto_file=descriptors.file,
     )
-    with contextlib.chdir(PROTOS.parent):  # the compiler formats with the ruff settings of the working directory
+    with compiler_surroundings():
         files = {file.name: file.content for file in generate_code(request).file}
     files["__init__.py"] = PACKAGE_DOCSTRING
     del files["py.typed"]
@@ -65,14 +79,30 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
 
 
 def generate(output: Path) -> None:
-    """Replace `output` with freshly generated stubs."""
-    files = render(parse(PROTOS))
-    if output.exists():
-        shutil.rmtree(output)
-    for name, text in files.items():
-        path = output / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    """Make `output` hold freshly generated stubs, and no other Python file.
+
+    A file is replaced only if its text changes, and at once, so a program that imports the stubs meanwhile never finds
+    half of them.
+
+    :raises SystemExit: `output` is a directory with something else in it
+    """
+    if output.exists() and any(output.iterdir()) and not (output / "message_pool.py").exists():
+        raise SystemExit(f"{output} holds something else than generated stubs: name an empty or a new directory")
+    files = {output / name: text for name, text in render(parse(PROTOS)).items()}
+    for path, text in files.items():
+        replace(path, text)
+    for stale in set(output.rglob("*.py")) - files.keys():
+        stale.unlink()
+
+
+def replace(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step, unless it is there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class RunIdentifier(betterproto2.Message):
+    """
+    Names a run: one start of a task, with all that the task starts in turn.
+    """
+
     org: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     project: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)

@@ -51,6 +51,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class Connector(betterproto2.Message):
+    """
+    A connector, and what it can run.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     supported_task_categories: "list[TaskCategory]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -61,17 +65,30 @@ default_message_pool.register_message("flyteidl2.connector", "Connector", Connec
 
 @dataclass(eq=False, repr=False)
 class CreateTaskRequest(betterproto2.Message):
+    """
+    Asks for a new job.
+    """
+
     inputs: "_task__.Inputs | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     template: "_core__.TaskTemplate | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What to run: the task type picks the connector, the rest is for the connector to read.
+    """
 
     output_prefix: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    A URI under which the job may write files: outputs that an answer cannot hold.
+    """
 
     task_execution_metadata: "TaskExecutionMetadata | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
     )
 
     connection: "_core__.Connection | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Secrets and settings for reaching the other system.
+    """
 
 
 default_message_pool.register_message("flyteidl2.connector", "CreateTaskRequest", CreateTaskRequest)
@@ -79,7 +96,14 @@ default_message_pool.register_message("flyteidl2.connector", "CreateTaskRequest"
 
 @dataclass(eq=False, repr=False)
 class CreateTaskResponse(betterproto2.Message):
+    """
+    Answers that the job exists.
+    """
+
     resource_meta: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
+    """
+    How the connector finds the job again. Flyte hands it back unread with every later request, and logs it.
+    """
 
 
 default_message_pool.register_message("flyteidl2.connector", "CreateTaskResponse", CreateTaskResponse)
@@ -87,7 +111,14 @@ default_message_pool.register_message("flyteidl2.connector", "CreateTaskResponse
 
 @dataclass(eq=False, repr=False)
 class DeleteTaskRequest(betterproto2.Message):
+    """
+    Asks that a job be stopped, because its task was aborted.
+    """
+
     resource_meta: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    As CreateTask answered it.
+    """
 
     task_category: "TaskCategory | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -99,6 +130,10 @@ default_message_pool.register_message("flyteidl2.connector", "DeleteTaskRequest"
 
 @dataclass(eq=False, repr=False)
 class DeleteTaskResponse(betterproto2.Message):
+    """
+    Answers that the job was told to stop.
+    """
+
     pass
 
 
@@ -107,6 +142,10 @@ default_message_pool.register_message("flyteidl2.connector", "DeleteTaskResponse
 
 @dataclass(eq=False, repr=False)
 class GetConnectorRequest(betterproto2.Message):
+    """
+    Asks for one connector by its name.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -115,6 +154,10 @@ default_message_pool.register_message("flyteidl2.connector", "GetConnectorReques
 
 @dataclass(eq=False, repr=False)
 class GetConnectorResponse(betterproto2.Message):
+    """
+    Answers with the connector asked for.
+    """
+
     connector: "Connector | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -123,11 +166,24 @@ default_message_pool.register_message("flyteidl2.connector", "GetConnectorRespon
 
 @dataclass(eq=False, repr=False)
 class GetTaskLogsRequest(betterproto2.Message):
+    """
+    Asks for log lines of a job.
+    """
+
     resource_meta: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    As CreateTask answered it.
+    """
 
     lines: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    At most how many lines; 0 leaves it to the connector.
+    """
 
     token: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Where to go on: the token of an earlier answer's header. Empty: from the beginning.
+    """
 
     task_category: "TaskCategory | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -138,10 +194,10 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskLogsRequest
 @dataclass(eq=False, repr=False)
 class GetTaskLogsResponse(betterproto2.Message):
     """
-
+    One message of the stream that answers GetTaskLogs.
 
     Oneofs:
-        - part:
+        - part: The header comes first, then any number of bodies.
     """
 
     header: "GetTaskLogsResponseHeader | None" = betterproto2.field(
@@ -158,7 +214,14 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskLogsRespons
 
 @dataclass(eq=False, repr=False)
 class GetTaskLogsResponseBody(betterproto2.Message):
+    """
+    Some of the lines.
+    """
+
     results: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Bare text, for clients that do not know `lines`; deprecated.
+    """
 
     lines: "list[_logs__dataplane__.LogLine]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
 
@@ -168,7 +231,14 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskLogsRespons
 
 @dataclass(eq=False, repr=False)
 class GetTaskLogsResponseHeader(betterproto2.Message):
+    """
+    Precedes the lines.
+    """
+
     token: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    What to ask with for the lines that follow; empty if there are no more.
+    """
 
 
 default_message_pool.register_message("flyteidl2.connector", "GetTaskLogsResponseHeader", GetTaskLogsResponseHeader)
@@ -176,9 +246,19 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskLogsRespons
 
 @dataclass(eq=False, repr=False)
 class GetTaskMetricsRequest(betterproto2.Message):
+    """
+    Asks for time series about a job.
+    """
+
     resource_meta: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    As CreateTask answered it.
+    """
 
     queries: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    What to measure, in whatever language the connector understands.
+    """
 
     start_time: "__google__protobuf__.Timestamp | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
@@ -187,6 +267,9 @@ class GetTaskMetricsRequest(betterproto2.Message):
     end_time: "__google__protobuf__.Timestamp | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
 
     step: "__google__protobuf__.Duration | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The time between two samples.
+    """
 
     task_category: "TaskCategory | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -196,6 +279,10 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskMetricsRequ
 
 @dataclass(eq=False, repr=False)
 class GetTaskMetricsResponse(betterproto2.Message):
+    """
+    Answers with time series about a job.
+    """
+
     results: "list[_core__.ExecutionMetricResult]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -204,11 +291,21 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskMetricsResp
 
 @dataclass(eq=False, repr=False)
 class GetTaskRequest(betterproto2.Message):
+    """
+    Asks how a job is doing.
+    """
+
     resource_meta: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
+    """
+    As CreateTask answered it.
+    """
 
     task_category: "TaskCategory | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     output_prefix: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    As in CreateTaskRequest.
+    """
 
     connection: "_core__.Connection | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -218,6 +315,10 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskRequest", G
 
 @dataclass(eq=False, repr=False)
 class GetTaskResponse(betterproto2.Message):
+    """
+    Answers how a job is doing.
+    """
+
     resource: "Resource | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -226,6 +327,10 @@ default_message_pool.register_message("flyteidl2.connector", "GetTaskResponse", 
 
 @dataclass(eq=False, repr=False)
 class ListConnectorsRequest(betterproto2.Message):
+    """
+    Asks for all connectors of this service.
+    """
+
     pass
 
 
@@ -234,6 +339,10 @@ default_message_pool.register_message("flyteidl2.connector", "ListConnectorsRequ
 
 @dataclass(eq=False, repr=False)
 class ListConnectorsResponse(betterproto2.Message):
+    """
+    Answers with all connectors of this service.
+    """
+
     connectors: "list[Connector]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -242,9 +351,19 @@ default_message_pool.register_message("flyteidl2.connector", "ListConnectorsResp
 
 @dataclass(eq=False, repr=False)
 class Resource(betterproto2.Message):
+    """
+    The state of a job in the other system, in Flyte's terms.
+    """
+
     outputs: "_task__.Outputs | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What the job produced, once it has succeeded. Unset: Flyte looks for outputs.pb under the output prefix.
+    """
 
     message: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    For the user to read: why the job waits, or why it failed.
+    """
 
     log_links: "list[_core__.TaskLog]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
 
@@ -253,6 +372,9 @@ class Resource(betterproto2.Message):
     )
 
     custom_info: "__google__protobuf__.Struct | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Whatever else the connector wants shown with the task.
+    """
 
 
 default_message_pool.register_message("flyteidl2.connector", "Resource", Resource)
@@ -260,6 +382,10 @@ default_message_pool.register_message("flyteidl2.connector", "Resource", Resourc
 
 @dataclass(eq=False, repr=False)
 class TaskCategory(betterproto2.Message):
+    """
+    A task type in one of its versions: what a connector is chosen by.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     version: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
@@ -270,19 +396,35 @@ default_message_pool.register_message("flyteidl2.connector", "TaskCategory", Tas
 
 @dataclass(eq=False, repr=False)
 class TaskExecutionMetadata(betterproto2.Message):
+    """
+    How Flyte runs the task that a job is created for: who, where, and with which limits.
+    """
+
     task_execution_id: "_core__.TaskExecutionIdentifier | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    The same for every CreateTask of one attempt, so a repeated request can be recognised by it.
+    """
 
     namespace: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The Kubernetes namespace of the execution.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         3, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
+    """
+    Kubernetes labels that the execution's resources carry.
+    """
 
     annotations: "dict[str, str]" = betterproto2.field(
         4, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
+    """
+    Kubernetes annotations that the execution's resources carry.
+    """
 
     k8s_service_account: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
 
@@ -293,8 +435,14 @@ class TaskExecutionMetadata(betterproto2.Message):
     max_attempts: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
 
     interruptible: "bool" = betterproto2.field(8, betterproto2.TYPE_BOOL)
+    """
+    True if this attempt may be preempted, on spot machines for example.
+    """
 
     interruptible_failure_threshold: "int" = betterproto2.field(9, betterproto2.TYPE_INT32)
+    """
+    How many attempts may be interruptible before Flyte insists on machines that stay.
+    """
 
     identity: "_core__.Identity | None" = betterproto2.field(11, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -303,6 +451,10 @@ default_message_pool.register_message("flyteidl2.connector", "TaskExecutionMetad
 
 
 class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
+    """
+    Runs tasks as jobs of some other system. Flyte's executor is the client: it creates a job, then polls it.
+    """
+
     async def create_task(
         self,
         message: "CreateTaskRequest",
@@ -311,6 +463,9 @@ class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CreateTaskResponse":
+        """
+        Starts a job and answers with what identifies it. Does not wait for it.
+        """
 
         return await self._unary_unary(
             "/flyteidl2.connector.AsyncConnectorService/CreateTask",
@@ -329,6 +484,9 @@ class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetTaskResponse":
+        """
+        The job's state now, and its outputs once it has succeeded.
+        """
 
         return await self._unary_unary(
             "/flyteidl2.connector.AsyncConnectorService/GetTask",
@@ -347,6 +505,9 @@ class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "DeleteTaskResponse":
+        """
+        Stops the job. To stop one that has ended is no error.
+        """
 
         return await self._unary_unary(
             "/flyteidl2.connector.AsyncConnectorService/DeleteTask",
@@ -365,6 +526,9 @@ class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetTaskMetricsResponse":
+        """
+        Time series about the job.
+        """
 
         return await self._unary_unary(
             "/flyteidl2.connector.AsyncConnectorService/GetTaskMetrics",
@@ -383,6 +547,9 @@ class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[GetTaskLogsResponse]":
+        """
+        The job's log: a header, then lines as long as there are any.
+        """
 
         async for response in self._unary_stream(
             "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs",
@@ -396,6 +563,10 @@ class AsyncConnectorServiceStub(betterproto2_grpclib.ServiceStub):
 
 
 class ConnectorMetadataServiceStub(betterproto2_grpclib.ServiceStub):
+    """
+    Says which connectors there are, so that Flyte's executor knows which task types to send here.
+    """
+
     async def get_connector(
         self,
         message: "GetConnectorRequest",
@@ -404,6 +575,9 @@ class ConnectorMetadataServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetConnectorResponse":
+        """
+        One connector by name; NOT_FOUND for a name nobody registered.
+        """
 
         return await self._unary_unary(
             "/flyteidl2.connector.ConnectorMetadataService/GetConnector",
@@ -422,6 +596,9 @@ class ConnectorMetadataServiceStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListConnectorsResponse":
+        """
+        All connectors.
+        """
 
         if message is None:
             message = ListConnectorsRequest()
@@ -443,23 +620,42 @@ from ..logs import dataplane as _logs__dataplane__
 
 
 class AsyncConnectorServiceBase(betterproto2_grpclib.ServiceBase):
+    """
+    Runs tasks as jobs of some other system. Flyte's executor is the client: it creates a job, then polls it.
+    """
+
     async def create_task(self, message: "CreateTaskRequest") -> "CreateTaskResponse":
+        """
+        Starts a job and answers with what identifies it. Does not wait for it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def get_task(self, message: "GetTaskRequest") -> "GetTaskResponse":
+        """
+        The job's state now, and its outputs once it has succeeded.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete_task(self, message: "DeleteTaskRequest") -> "DeleteTaskResponse":
+        """
+        Stops the job. To stop one that has ended is no error.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def get_task_metrics(self, message: "GetTaskMetricsRequest") -> "GetTaskMetricsResponse":
+        """
+        Time series about the job.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def get_task_logs(self, message: "GetTaskLogsRequest") -> "AsyncIterator[GetTaskLogsResponse]":
+        """
+        The job's log: a header, then lines as long as there are any.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield GetTaskLogsResponse()
@@ -537,11 +733,21 @@ class AsyncConnectorServiceBase(betterproto2_grpclib.ServiceBase):
 
 
 class ConnectorMetadataServiceBase(betterproto2_grpclib.ServiceBase):
+    """
+    Says which connectors there are, so that Flyte's executor knows which task types to send here.
+    """
+
     async def get_connector(self, message: "GetConnectorRequest") -> "GetConnectorResponse":
+        """
+        One connector by name; NOT_FOUND for a name nobody registered.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list_connectors(self, message: "ListConnectorsRequest") -> "ListConnectorsResponse":
+        """
+        All connectors.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -115,6 +115,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class AcceleratorModel(betterproto2.Enum):
+    """
+    An accelerator's model, out of a closed list; GPUAccelerator.device says it in free text.
+    """
+
     ACCELERATOR_MODEL_UNSPECIFIED = 0
 
     NVIDIA_K80 = 1
@@ -199,12 +203,20 @@ class AcceleratorModel(betterproto2.Enum):
 
 
 class BlobTypeBlobDimensionality(betterproto2.Enum):
+    """
+    One file or many.
+    """
+
     SINGLE = 0
 
     MULTIPART = 1
 
 
 class ContainerArchitecture(betterproto2.Enum):
+    """
+    The processor architecture of the image.
+    """
+
     UNKNOWN = 0
 
     AMD64 = 1
@@ -217,12 +229,20 @@ class ContainerArchitecture(betterproto2.Enum):
 
 
 class DataLoadingConfigFileInputLayout(betterproto2.Enum):
+    """
+    Where the file of a blob input goes.
+    """
+
     DIRECT = 0
 
     NAMED_DIR = 1
 
 
 class DataLoadingConfigLiteralMapFormat(betterproto2.Enum):
+    """
+    The format of the file that holds all the inputs.
+    """
+
     JSON = 0
 
     YAML = 1
@@ -231,6 +251,10 @@ class DataLoadingConfigLiteralMapFormat(betterproto2.Enum):
 
 
 class GpuAcceleratorDeviceClass(betterproto2.Enum):
+    """
+    The family of devices.
+    """
+
     NVIDIA_GPU = 0
 
     GOOGLE_TPU = 1
@@ -245,6 +269,10 @@ class GpuAcceleratorDeviceClass(betterproto2.Enum):
 
 
 class Granularity(betterproto2.Enum):
+    """
+    The length of a time partition.
+    """
+
     UNSET = 0
 
     MINUTE = 1
@@ -259,6 +287,10 @@ class Granularity(betterproto2.Enum):
 
 
 class IoStrategyDownloadMode(betterproto2.Enum):
+    """
+    When inputs are fetched.
+    """
+
     DOWNLOAD_EAGER = 0
 
     DOWNLOAD_STREAM = 1
@@ -267,6 +299,10 @@ class IoStrategyDownloadMode(betterproto2.Enum):
 
 
 class IoStrategyUploadMode(betterproto2.Enum):
+    """
+    When outputs are stored.
+    """
+
     UPLOAD_ON_EXIT = 0
 
     UPLOAD_EAGER = 1
@@ -275,16 +311,28 @@ class IoStrategyUploadMode(betterproto2.Enum):
 
 
 class OAuth2TokenRequestType(betterproto2.Enum):
+    """
+    The OAuth2 grant by which to fetch it.
+    """
+
     CLIENT_CREDENTIALS = 0
 
 
 class Operator(betterproto2.Enum):
+    """
+    The direction in which a time is shifted.
+    """
+
     MINUS = 0
 
     PLUS = 1
 
 
 class ResourcesResourceName(betterproto2.Enum):
+    """
+    What there can be some amount of.
+    """
+
     UNKNOWN = 0
 
     CPU = 1
@@ -299,6 +347,10 @@ class ResourcesResourceName(betterproto2.Enum):
 
 
 class ResourceType(betterproto2.Enum):
+    """
+    What kind of thing an Identifier names.
+    """
+
     UNSPECIFIED = 0
 
     TASK = 1
@@ -311,18 +363,30 @@ class ResourceType(betterproto2.Enum):
 
 
 class ReusePolicyScope(betterproto2.Enum):
+    """
+    Who shares the containers: all runs, or the tasks of one run.
+    """
+
     GLOBAL = 0
 
     RUN = 1
 
 
 class RuntimeMetadataRuntimeType(betterproto2.Enum):
+    """
+    Who made the runtime.
+    """
+
     OTHER = 0
 
     FLYTE_SDK = 1
 
 
 class SchemaTypeSchemaColumnSchemaColumnType(betterproto2.Enum):
+    """
+    What a column may hold.
+    """
+
     INTEGER = 0
 
     FLOAT = 1
@@ -337,6 +401,10 @@ class SchemaTypeSchemaColumnSchemaColumnType(betterproto2.Enum):
 
 
 class SecretMountType(betterproto2.Enum):
+    """
+    How a secret reaches the task.
+    """
+
     ANY = 0
 
     ENV_VAR = 1
@@ -345,6 +413,10 @@ class SecretMountType(betterproto2.Enum):
 
 
 class SimpleType(betterproto2.Enum):
+    """
+    The types that have no parts of their own.
+    """
+
     NONE = 0
 
     INTEGER = 1
@@ -367,6 +439,10 @@ class SimpleType(betterproto2.Enum):
 
 
 class SqlDialect(betterproto2.Enum):
+    """
+    The language of the statement.
+    """
+
     UNDEFINED = 0
 
     ANSI = 1
@@ -377,7 +453,14 @@ class SqlDialect(betterproto2.Enum):
 
 
 class TaskExecutionPhase(betterproto2.Enum):
+    """
+    How far an attempt has come.
+    """
+
     UNDEFINED = 0
+    """
+    Not a phase that a connector may report: Flyte treats it as an error of the system.
+    """
 
     QUEUED = 1
 
@@ -388,15 +471,25 @@ class TaskExecutionPhase(betterproto2.Enum):
     ABORTED = 4
 
     FAILED = 5
+    """
+    For good: Flyte does not try again.
+    """
 
     INITIALIZING = 6
 
     WAITING_FOR_RESOURCES = 7
 
     RETRYABLE_FAILED = 8
+    """
+    Flyte tries again as long as the task has retries left.
+    """
 
 
 class TaskLogLinkType(betterproto2.Enum):
+    """
+    What is behind the link.
+    """
+
     EXTERNAL = 0
 
     DASHBOARD = 1
@@ -405,6 +498,10 @@ class TaskLogLinkType(betterproto2.Enum):
 
 
 class TaskLogMessageFormat(betterproto2.Enum):
+    """
+    The form of the log behind the link.
+    """
+
     UNKNOWN = 0
 
     CSV = 1
@@ -413,6 +510,10 @@ class TaskLogMessageFormat(betterproto2.Enum):
 
 
 class WorkerKind(betterproto2.Enum):
+    """
+    On what kind of worker a task runs.
+    """
+
     UNSPECIFIED = 0
 
     SANDBOX = 1
@@ -443,10 +544,10 @@ class WorkerKind(betterproto2.Enum):
 @dataclass(eq=False, repr=False)
 class ArtifactBindingData(betterproto2.Message):
     """
-
+    Takes a partition's value from the artifact that triggered the execution.
 
     Oneofs:
-        - partition_data:
+        - partition_data: Which partition of that artifact the value comes from.
     """
 
     partition_key: "str | None" = betterproto2.field(5, betterproto2.TYPE_STRING, optional=True, group="partition_data")
@@ -456,6 +557,9 @@ class ArtifactBindingData(betterproto2.Message):
     )
 
     time_transform: "TimeTransform | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Applied to the value of a time partition.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "ArtifactBindingData", ArtifactBindingData)
@@ -463,11 +567,21 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactBindingData", A
 
 @dataclass(eq=False, repr=False)
 class ArtifactCard(betterproto2.Message):
+    """
+    A document that presents an artifact to people.
+    """
+
     uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     format: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The document's file format, such as "html" or "md".
+    """
 
     type: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    What the document describes, such as "model" or "data".
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "ArtifactCard", ArtifactCard)
@@ -475,6 +589,10 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactCard", Artifact
 
 @dataclass(eq=False, repr=False)
 class ArtifactId(betterproto2.Message):
+    """
+    Names an artifact, a version of it, or a slice; the less is set, the more is meant.
+    """
+
     artifact_key: "ArtifactKey | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -489,6 +607,10 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactID", ArtifactId
 
 @dataclass(eq=False, repr=False)
 class ArtifactInfo(betterproto2.Message):
+    """
+    What people want to know about an artifact.
+    """
+
     description: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     user_metadata: "dict[str, str]" = betterproto2.field(
@@ -503,6 +625,10 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactInfo", Artifact
 
 @dataclass(eq=False, repr=False)
 class ArtifactKey(betterproto2.Message):
+    """
+    Names an artifact, in all its versions.
+    """
+
     project: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     domain: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -517,6 +643,10 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactKey", ArtifactK
 
 @dataclass(eq=False, repr=False)
 class ArtifactTag(betterproto2.Message):
+    """
+    Names whichever version of an artifact carries a tag.
+    """
+
     artifact_key: "ArtifactKey | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     value: "LabelValue | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -527,6 +657,10 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactTag", ArtifactT
 
 @dataclass(eq=False, repr=False)
 class ArtifactVersionId(betterproto2.Message):
+    """
+    Names one version of an artifact.
+    """
+
     key: "ArtifactKey | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -537,11 +671,24 @@ default_message_pool.register_message("flyteidl2.core", "ArtifactVersionId", Art
 
 @dataclass(eq=False, repr=False)
 class Backoff(betterproto2.Message):
+    """
+    How the pause between two attempts grows.
+    """
+
     base: "__google__protobuf__.Duration | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The first pause.
+    """
 
     factor: "float | None" = betterproto2.field(2, betterproto2.TYPE_DOUBLE, optional=True)
+    """
+    Each pause is so many times as long as the one before.
+    """
 
     cap: "__google__protobuf__.Duration | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The longest pause.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Backoff", Backoff)
@@ -549,9 +696,16 @@ default_message_pool.register_message("flyteidl2.core", "Backoff", Backoff)
 
 @dataclass(eq=False, repr=False)
 class Binary(betterproto2.Message):
+    """
+    A value as bytes that only its own kind of reader understands.
+    """
+
     value: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
 
     tag: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    How the bytes were made: "msgpack", for example. Empty: unknown.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Binary", Binary)
@@ -559,6 +713,10 @@ default_message_pool.register_message("flyteidl2.core", "Binary", Binary)
 
 @dataclass(eq=False, repr=False)
 class Blob(betterproto2.Message):
+    """
+    A file or a directory, by reference.
+    """
+
     metadata: "BlobMetadata | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     uri: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
@@ -569,6 +727,10 @@ default_message_pool.register_message("flyteidl2.core", "Blob", Blob)
 
 @dataclass(eq=False, repr=False)
 class BlobMetadata(betterproto2.Message):
+    """
+    What is known of a blob without opening it.
+    """
+
     type: "BlobType | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -577,7 +739,14 @@ default_message_pool.register_message("flyteidl2.core", "BlobMetadata", BlobMeta
 
 @dataclass(eq=False, repr=False)
 class BlobType(betterproto2.Message):
+    """
+    What a file holds, or what all the files of a directory hold.
+    """
+
     format: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    "csv", for example. Empty: any.
+    """
 
     dimensionality: "BlobTypeBlobDimensionality" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: BlobTypeBlobDimensionality(0)
@@ -589,15 +758,25 @@ default_message_pool.register_message("flyteidl2.core", "BlobType", BlobType)
 
 @dataclass(eq=False, repr=False)
 class Connection(betterproto2.Message):
+    """
+    What a connector needs to reach the other system on behalf of the task.
+    """
+
     task_type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     secrets: "dict[str, str]" = betterproto2.field(
         2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
+    """
+    Secret values by name: never to be logged.
+    """
 
     configs: "dict[str, str]" = betterproto2.field(
         3, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
+    """
+    Plain settings by name.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Connection", Connection)
@@ -605,6 +784,10 @@ default_message_pool.register_message("flyteidl2.core", "Connection", Connection
 
 @dataclass(eq=False, repr=False)
 class Container(betterproto2.Message):
+    """
+    A container to run the task in.
+    """
+
     image: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     command: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
@@ -614,12 +797,21 @@ class Container(betterproto2.Message):
     resources: "Resources | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
 
     env: "list[KeyValuePair]" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Environment variables.
+    """
 
     config: "list[KeyValuePair]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Deprecated in favour of TaskTemplate.config.
+    """
 
     ports: "list[ContainerPort]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
 
     data_config: "DataLoadingConfig | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Set for containers that know nothing of Flyte.
+    """
 
     architecture: "ContainerArchitecture" = betterproto2.field(
         10, betterproto2.TYPE_ENUM, default_factory=lambda: ContainerArchitecture(0)
@@ -631,6 +823,10 @@ default_message_pool.register_message("flyteidl2.core", "Container", Container)
 
 @dataclass(eq=False, repr=False)
 class ContainerPort(betterproto2.Message):
+    """
+    A port that a container listens on.
+    """
+
     container_port: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -641,11 +837,21 @@ default_message_pool.register_message("flyteidl2.core", "ContainerPort", Contain
 
 @dataclass(eq=False, repr=False)
 class DataLoadingConfig(betterproto2.Message):
+    """
+    How a helper beside the container brings inputs in as files and takes outputs out as files.
+    """
+
     enabled: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
 
     input_path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The directory that inputs appear in, as the container sees it.
+    """
 
     output_path: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The directory that outputs are taken from, as the container sees it.
+    """
 
     format: "DataLoadingConfigLiteralMapFormat" = betterproto2.field(
         4, betterproto2.TYPE_ENUM, default_factory=lambda: DataLoadingConfigLiteralMapFormat(0)
@@ -663,6 +869,10 @@ default_message_pool.register_message("flyteidl2.core", "DataLoadingConfig", Dat
 
 @dataclass(eq=False, repr=False)
 class EnumType(betterproto2.Message):
+    """
+    A string out of a fixed choice.
+    """
+
     values: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
@@ -671,7 +881,14 @@ default_message_pool.register_message("flyteidl2.core", "EnumType", EnumType)
 
 @dataclass(eq=False, repr=False)
 class Error(betterproto2.Message):
+    """
+    A failure passed on as a value.
+    """
+
     failed_node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The step of the execution that failed.
+    """
 
     message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -681,9 +898,19 @@ default_message_pool.register_message("flyteidl2.core", "Error", Error)
 
 @dataclass(eq=False, repr=False)
 class ExecutionMetricResult(betterproto2.Message):
+    """
+    One time series about an execution.
+    """
+
     metric: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The query that this answers.
+    """
 
     data: "__google__protobuf__.Struct | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The samples, in the JSON form of Prometheus's range queries.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "ExecutionMetricResult", ExecutionMetricResult)
@@ -691,6 +918,10 @@ default_message_pool.register_message("flyteidl2.core", "ExecutionMetricResult",
 
 @dataclass(eq=False, repr=False)
 class ExtendedResources(betterproto2.Message):
+    """
+    What a task needs beyond the resources of its container.
+    """
+
     gpu_accelerator: "GpuAccelerator | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     shared_memory: "SharedMemory | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -702,13 +933,16 @@ default_message_pool.register_message("flyteidl2.core", "ExtendedResources", Ext
 @dataclass(eq=False, repr=False)
 class GpuAccelerator(betterproto2.Message):
     """
-
+    The accelerator that a task needs: a GPU, or one of its relatives.
 
     Oneofs:
-        - partition_size_value:
+        - partition_size_value: Whether a slice of the device will do. Unset: the cluster decides.
     """
 
     device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The model, as the cluster's node labels spell it.
+    """
 
     unpartitioned: "bool | None" = betterproto2.field(
         2, betterproto2.TYPE_BOOL, optional=True, group="partition_size_value"
@@ -717,6 +951,9 @@ class GpuAccelerator(betterproto2.Message):
     partition_size: "str | None" = betterproto2.field(
         3, betterproto2.TYPE_STRING, optional=True, group="partition_size_value"
     )
+    """
+    The slice's size in the vendor's notation.
+    """
 
     device_class: "GpuAcceleratorDeviceClass" = betterproto2.field(
         4, betterproto2.TYPE_ENUM, default_factory=lambda: GpuAcceleratorDeviceClass(0)
@@ -732,6 +969,10 @@ default_message_pool.register_message("flyteidl2.core", "GPUAccelerator", GpuAcc
 
 @dataclass(eq=False, repr=False)
 class Identifier(betterproto2.Message):
+    """
+    Names one version of a task or of something else that is registered with Flyte.
+    """
+
     resource_type: "ResourceType" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: ResourceType(0)
     )
@@ -752,6 +993,10 @@ default_message_pool.register_message("flyteidl2.core", "Identifier", Identifier
 
 @dataclass(eq=False, repr=False)
 class Identity(betterproto2.Message):
+    """
+    As whom a task runs, in each of the systems that ask.
+    """
+
     iam_role: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     k8s_service_account: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -759,6 +1004,9 @@ class Identity(betterproto2.Message):
     oauth2_client: "OAuth2Client | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     execution_identity: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The user or program that started the execution.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Identity", Identity)
@@ -766,7 +1014,14 @@ default_message_pool.register_message("flyteidl2.core", "Identity", Identity)
 
 @dataclass(eq=False, repr=False)
 class InputBindingData(betterproto2.Message):
+    """
+    Takes a partition's value from an input of the execution.
+    """
+
     var: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The input's name.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "InputBindingData", InputBindingData)
@@ -774,6 +1029,10 @@ default_message_pool.register_message("flyteidl2.core", "InputBindingData", Inpu
 
 @dataclass(eq=False, repr=False)
 class IoStrategy(betterproto2.Message):
+    """
+    When a data-loading helper moves a container's inputs and outputs.
+    """
+
     download_mode: "IoStrategyDownloadMode" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: IoStrategyDownloadMode(0)
     )
@@ -788,6 +1047,10 @@ default_message_pool.register_message("flyteidl2.core", "IOStrategy", IoStrategy
 
 @dataclass(eq=False, repr=False)
 class K8SObjectMetadata(betterproto2.Message):
+    """
+    Labels and annotations of a Kubernetes object.
+    """
+
     labels: "dict[str, str]" = betterproto2.field(
         1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
@@ -802,13 +1065,23 @@ default_message_pool.register_message("flyteidl2.core", "K8sObjectMetadata", K8S
 
 @dataclass(eq=False, repr=False)
 class K8SPod(betterproto2.Message):
+    """
+    A Kubernetes pod to run the task in.
+    """
+
     metadata: "K8SObjectMetadata | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     pod_spec: "__google__protobuf__.Struct | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    A PodSpec of Kubernetes, as JSON.
+    """
 
     data_config: "DataLoadingConfig | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     primary_container_name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The container that does the task's work; the others only help it.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "K8sPod", K8SPod)
@@ -816,6 +1089,10 @@ default_message_pool.register_message("flyteidl2.core", "K8sPod", K8SPod)
 
 @dataclass(eq=False, repr=False)
 class KeyValuePair(betterproto2.Message):
+    """
+    A key with its value, where order or repetition may matter.
+    """
+
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     value: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -827,10 +1104,10 @@ default_message_pool.register_message("flyteidl2.core", "KeyValuePair", KeyValue
 @dataclass(eq=False, repr=False)
 class LabelValue(betterproto2.Message):
     """
-
+    The value of a partition, or where it will come from.
 
     Oneofs:
-        - value:
+        - value: A value as it is, or a binding.
     """
 
     static_value: "str | None" = betterproto2.field(1, betterproto2.TYPE_STRING, optional=True, group="value")
@@ -858,10 +1135,10 @@ default_message_pool.register_message("flyteidl2.core", "LabelValue", LabelValue
 @dataclass(eq=False, repr=False)
 class Literal(betterproto2.Message):
     """
-
+    A value that a task takes or gives back.
 
     Oneofs:
-        - value:
+        - value: The value itself, or where to fetch it.
     """
 
     scalar: "Scalar | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="value")
@@ -875,14 +1152,23 @@ class Literal(betterproto2.Message):
     offloaded_metadata: "LiteralOffloadedMetadata | None" = betterproto2.field(
         8, betterproto2.TYPE_MESSAGE, optional=True, group="value"
     )
+    """
+    Stands in for a value too large to travel in a request.
+    """
 
     hash: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Stands in for the value in cache keys: equal hashes count as equal values. Empty: the value counts.
+    """
 
     metadata: "dict[str, str]" = betterproto2.field(
         5, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
 
     artifact_id: "ArtifactVersionId | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The artifact that this value was read from.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Literal", Literal)
@@ -890,6 +1176,10 @@ default_message_pool.register_message("flyteidl2.core", "Literal", Literal)
 
 @dataclass(eq=False, repr=False)
 class LiteralCollection(betterproto2.Message):
+    """
+    A list of values.
+    """
+
     literals: "list[Literal]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -898,6 +1188,10 @@ default_message_pool.register_message("flyteidl2.core", "LiteralCollection", Lit
 
 @dataclass(eq=False, repr=False)
 class LiteralMap(betterproto2.Message):
+    """
+    Values by key.
+    """
+
     literals: "dict[str, Literal]" = betterproto2.field(
         1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
     )
@@ -908,7 +1202,14 @@ default_message_pool.register_message("flyteidl2.core", "LiteralMap", LiteralMap
 
 @dataclass(eq=False, repr=False)
 class LiteralOffloadedMetadata(betterproto2.Message):
+    """
+    A literal that lies in storage instead of in the message.
+    """
+
     uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    A file that holds an encoded Literal.
+    """
 
     size_bytes: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
 
@@ -921,10 +1222,10 @@ default_message_pool.register_message("flyteidl2.core", "LiteralOffloadedMetadat
 @dataclass(eq=False, repr=False)
 class LiteralType(betterproto2.Message):
     """
-
+    The type of an input or an output.
 
     Oneofs:
-        - type:
+        - type: The type itself.
     """
 
     simple: "SimpleType | None" = betterproto2.field(1, betterproto2.TYPE_ENUM, optional=True, group="type")
@@ -934,8 +1235,14 @@ class LiteralType(betterproto2.Message):
     collection_type: "LiteralType | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True, group="type"
     )
+    """
+    A list; this is the type of its items.
+    """
 
     map_value_type: "LiteralType | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True, group="type")
+    """
+    A map with strings as keys; this is the type of its values.
+    """
 
     blob: "BlobType | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True, group="type")
 
@@ -948,6 +1255,9 @@ class LiteralType(betterproto2.Message):
     union_type: "UnionType | None" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, optional=True, group="type")
 
     metadata: "__google__protobuf__.Struct | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    More about the type: a dataclass's JSON schema, for example.
+    """
 
     annotation: "TypeAnnotation | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -959,6 +1269,10 @@ default_message_pool.register_message("flyteidl2.core", "LiteralType", LiteralTy
 
 @dataclass(eq=False, repr=False)
 class NodeExecutionIdentifier(betterproto2.Message):
+    """
+    Names one step of an execution.
+    """
+
     node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     execution_id: "WorkflowExecutionIdentifier | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -969,6 +1283,10 @@ default_message_pool.register_message("flyteidl2.core", "NodeExecutionIdentifier
 
 @dataclass(eq=False, repr=False)
 class OAuth2Client(betterproto2.Message):
+    """
+    A client registered with an OAuth2 authorization server.
+    """
+
     client_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     client_secret: "Secret | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -979,7 +1297,14 @@ default_message_pool.register_message("flyteidl2.core", "OAuth2Client", OAuth2Cl
 
 @dataclass(eq=False, repr=False)
 class OAuth2TokenRequest(betterproto2.Message):
+    """
+    An OAuth2 token that Flyte fetches before the task starts.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The name by which the task asks for the token.
+    """
 
     type: "OAuth2TokenRequestType" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: OAuth2TokenRequestType(0)
@@ -988,8 +1313,14 @@ class OAuth2TokenRequest(betterproto2.Message):
     client: "OAuth2Client | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     idp_discovery_endpoint: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Where the authorization server describes itself, its token endpoint included.
+    """
 
     token_endpoint: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Wins over what `idp_discovery_endpoint` says.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "OAuth2TokenRequest", OAuth2TokenRequest)
@@ -997,6 +1328,10 @@ default_message_pool.register_message("flyteidl2.core", "OAuth2TokenRequest", OA
 
 @dataclass(eq=False, repr=False)
 class Partitions(betterproto2.Message):
+    """
+    Which slice of an artifact is meant: values by partition key.
+    """
+
     value: "dict[str, LabelValue]" = betterproto2.field(
         1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
     )
@@ -1008,10 +1343,10 @@ default_message_pool.register_message("flyteidl2.core", "Partitions", Partitions
 @dataclass(eq=False, repr=False)
 class Primitive(betterproto2.Message):
     """
-
+    A value of one of the simple types.
 
     Oneofs:
-        - value:
+        - value: The value; which member is set says the type.
     """
 
     integer: "int | None" = betterproto2.field(1, betterproto2.TYPE_INT64, optional=True, group="value")
@@ -1036,6 +1371,10 @@ default_message_pool.register_message("flyteidl2.core", "Primitive", Primitive)
 
 @dataclass(eq=False, repr=False)
 class Resources(betterproto2.Message):
+    """
+    The CPU, memory and so on that a container asks for, and may use at most.
+    """
+
     requests: "list[ResourcesResourceEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     limits: "list[ResourcesResourceEntry]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -1046,11 +1385,18 @@ default_message_pool.register_message("flyteidl2.core", "Resources", Resources)
 
 @dataclass(eq=False, repr=False)
 class ResourcesResourceEntry(betterproto2.Message):
+    """
+    An amount of one resource.
+    """
+
     name: "ResourcesResourceName" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: ResourcesResourceName(0)
     )
 
     value: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    A Kubernetes quantity: "500m", "2Gi".
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Resources.ResourceEntry", ResourcesResourceEntry)
@@ -1058,7 +1404,14 @@ default_message_pool.register_message("flyteidl2.core", "Resources.ResourceEntry
 
 @dataclass(eq=False, repr=False)
 class RetryStrategy(betterproto2.Message):
+    """
+    How often to try again after a failure, and how soon.
+    """
+
     retries: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+    """
+    How many attempts may follow the first.
+    """
 
     backoff: "Backoff | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -1068,23 +1421,39 @@ default_message_pool.register_message("flyteidl2.core", "RetryStrategy", RetrySt
 
 @dataclass(eq=False, repr=False)
 class ReusePolicy(betterproto2.Message):
+    """
+    How a task's containers are kept and shared, so that they need not start for every run.
+    """
+
     min_replicas: "int" = betterproto2.field(1, betterproto2.TYPE_INT32)
 
     max_replicas: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
 
     concurrency: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
+    """
+    How many executions one replica takes at a time.
+    """
 
     idle_ttl: "__google__protobuf__.Duration | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    All replicas end when there was nothing to do for so long.
+    """
 
     scaledown_ttl: "__google__protobuf__.Duration | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    One replica ends, down to the minimum, when it had nothing to do for so long.
+    """
 
     scope: "ReusePolicyScope" = betterproto2.field(
         6, betterproto2.TYPE_ENUM, default_factory=lambda: ReusePolicyScope(0)
     )
 
     name: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Names the set of containers.
+    """
 
     version: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
 
@@ -1094,6 +1463,10 @@ default_message_pool.register_message("flyteidl2.core", "ReusePolicy", ReusePoli
 
 @dataclass(eq=False, repr=False)
 class RuntimeBinding(betterproto2.Message):
+    """
+    Leaves a partition's value to the task, which sets it while it runs.
+    """
+
     pass
 
 
@@ -1102,6 +1475,10 @@ default_message_pool.register_message("flyteidl2.core", "RuntimeBinding", Runtim
 
 @dataclass(eq=False, repr=False)
 class RuntimeMetadata(betterproto2.Message):
+    """
+    What will execute the task's code.
+    """
+
     type: "RuntimeMetadataRuntimeType" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: RuntimeMetadataRuntimeType(0)
     )
@@ -1109,6 +1486,9 @@ class RuntimeMetadata(betterproto2.Message):
     version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     flavor: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The language, such as "python".
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "RuntimeMetadata", RuntimeMetadata)
@@ -1117,10 +1497,10 @@ default_message_pool.register_message("flyteidl2.core", "RuntimeMetadata", Runti
 @dataclass(eq=False, repr=False)
 class Scalar(betterproto2.Message):
     """
-
+    A value that is not made of other literals.
 
     Oneofs:
-        - value:
+        - value: The value; which member is set says the kind.
     """
 
     primitive: "Primitive | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="value")
@@ -1138,6 +1518,9 @@ class Scalar(betterproto2.Message):
     generic: "__google__protobuf__.Struct | None" = betterproto2.field(
         7, betterproto2.TYPE_MESSAGE, optional=True, group="value"
     )
+    """
+    A JSON object. Its numbers are all doubles.
+    """
 
     structured_dataset: "StructuredDataset | None" = betterproto2.field(
         8, betterproto2.TYPE_MESSAGE, optional=True, group="value"
@@ -1151,6 +1534,10 @@ default_message_pool.register_message("flyteidl2.core", "Scalar", Scalar)
 
 @dataclass(eq=False, repr=False)
 class Schema(betterproto2.Message):
+    """
+    A table by reference, in the older form that only lists columns.
+    """
+
     uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     type: "SchemaType | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
@@ -1161,6 +1548,10 @@ default_message_pool.register_message("flyteidl2.core", "Schema", Schema)
 
 @dataclass(eq=False, repr=False)
 class SchemaType(betterproto2.Message):
+    """
+    The columns of a table, in the older form. No columns: any.
+    """
+
     columns: "list[SchemaTypeSchemaColumn]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -1169,6 +1560,10 @@ default_message_pool.register_message("flyteidl2.core", "SchemaType", SchemaType
 
 @dataclass(eq=False, repr=False)
 class SchemaTypeSchemaColumn(betterproto2.Message):
+    """
+    A column of a table.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     type: "SchemaTypeSchemaColumnSchemaColumnType" = betterproto2.field(
@@ -1181,7 +1576,14 @@ default_message_pool.register_message("flyteidl2.core", "SchemaType.SchemaColumn
 
 @dataclass(eq=False, repr=False)
 class Secret(betterproto2.Message):
+    """
+    Names a secret that a task needs, and says how the task wants to get it. Holds no secret itself.
+    """
+
     group: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Under which name the secret store keeps it, together with `key`.
+    """
 
     group_version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -1192,6 +1594,9 @@ class Secret(betterproto2.Message):
     )
 
     env_var: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    The environment variable that holds the secret, or the path of the file with it.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Secret", Secret)
@@ -1199,6 +1604,10 @@ default_message_pool.register_message("flyteidl2.core", "Secret", Secret)
 
 @dataclass(eq=False, repr=False)
 class SecurityContext(betterproto2.Message):
+    """
+    As whom a task runs, and which secrets it may read.
+    """
+
     run_as: "Identity | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     secrets: "list[Secret]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -1211,11 +1620,21 @@ default_message_pool.register_message("flyteidl2.core", "SecurityContext", Secur
 
 @dataclass(eq=False, repr=False)
 class SharedMemory(betterproto2.Message):
+    """
+    A piece of memory that the processes of a container share, mounted as a file system.
+    """
+
     mount_path: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     mount_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The name of the volume.
+    """
 
     size_limit: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    A Kubernetes quantity.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "SharedMemory", SharedMemory)
@@ -1223,6 +1642,10 @@ default_message_pool.register_message("flyteidl2.core", "SharedMemory", SharedMe
 
 @dataclass(eq=False, repr=False)
 class Sql(betterproto2.Message):
+    """
+    A statement for a database to execute.
+    """
+
     statement: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     dialect: "SqlDialect" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: SqlDialect(0))
@@ -1233,6 +1656,10 @@ default_message_pool.register_message("flyteidl2.core", "Sql", Sql)
 
 @dataclass(eq=False, repr=False)
 class StructuredDataset(betterproto2.Message):
+    """
+    A table by reference.
+    """
+
     uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     metadata: "StructuredDatasetMetadata | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -1243,6 +1670,10 @@ default_message_pool.register_message("flyteidl2.core", "StructuredDataset", Str
 
 @dataclass(eq=False, repr=False)
 class StructuredDatasetMetadata(betterproto2.Message):
+    """
+    What is known of a structured dataset without opening it.
+    """
+
     structured_dataset_type: "StructuredDatasetType | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -1253,15 +1684,28 @@ default_message_pool.register_message("flyteidl2.core", "StructuredDatasetMetada
 
 @dataclass(eq=False, repr=False)
 class StructuredDatasetType(betterproto2.Message):
+    """
+    The columns of a table, and how it is stored. No columns: any.
+    """
+
     columns: "list[StructuredDatasetTypeDatasetColumn]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
 
     format: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    How the table is stored: "parquet", for example. Empty: any.
+    """
 
     external_schema_type: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The language of `external_schema_bytes`: "arrow", for example.
+    """
 
     external_schema_bytes: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
+    """
+    The table's schema in another system's own encoding.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "StructuredDatasetType", StructuredDatasetType)
@@ -1269,6 +1713,10 @@ default_message_pool.register_message("flyteidl2.core", "StructuredDatasetType",
 
 @dataclass(eq=False, repr=False)
 class StructuredDatasetTypeDatasetColumn(betterproto2.Message):
+    """
+    A column of a table.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     literal_type: "LiteralType | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -1281,6 +1729,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class TaskExecution(betterproto2.Message):
+    """
+    One attempt at running a task.
+    """
+
     pass
 
 
@@ -1289,6 +1741,10 @@ default_message_pool.register_message("flyteidl2.core", "TaskExecution", TaskExe
 
 @dataclass(eq=False, repr=False)
 class TaskExecutionIdentifier(betterproto2.Message):
+    """
+    Names one attempt at one step of an execution.
+    """
+
     task_id: "Identifier | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     node_execution_id: "NodeExecutionIdentifier | None" = betterproto2.field(
@@ -1296,6 +1752,9 @@ class TaskExecutionIdentifier(betterproto2.Message):
     )
 
     retry_attempt: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+    """
+    0 for the first attempt.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "TaskExecutionIdentifier", TaskExecutionIdentifier)
@@ -1303,15 +1762,25 @@ default_message_pool.register_message("flyteidl2.core", "TaskExecutionIdentifier
 
 @dataclass(eq=False, repr=False)
 class TaskLog(betterproto2.Message):
+    """
+    A link to an attempt's log, or to a page about it.
+    """
+
     uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The link's text.
+    """
 
     message_format: "TaskLogMessageFormat" = betterproto2.field(
         3, betterproto2.TYPE_ENUM, default_factory=lambda: TaskLogMessageFormat(0)
     )
 
     ttl: "__google__protobuf__.Duration | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    How long the link works.
+    """
 
     show_while_pending: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
 
@@ -1322,6 +1791,9 @@ class TaskLog(betterproto2.Message):
     )
 
     ready: "bool" = betterproto2.field(8, betterproto2.TYPE_BOOL)
+    """
+    True once there is something to see behind the link.
+    """
 
     icon_uri: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
 
@@ -1332,29 +1804,47 @@ default_message_pool.register_message("flyteidl2.core", "TaskLog", TaskLog)
 @dataclass(eq=False, repr=False)
 class TaskMetadata(betterproto2.Message):
     """
-
+    How Flyte treats a task: caching, retries, timeouts, what its page shows.
 
     Oneofs:
-        - interruptible_value:
+        - interruptible_value: Unset: the project's default.
     """
 
     discoverable: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    True if results are cached: equal inputs, version and interface give the earlier outputs.
+    """
 
     runtime: "RuntimeMetadata | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
 
     timeout: "__google__protobuf__.Duration | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    How long one attempt may run.
+    """
 
     retries: "RetryStrategy | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
 
     discovery_version: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    The version of the task's code in cache keys.
+    """
 
     deprecated_error_message: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    What to tell those who still use the task; empty unless it is deprecated.
+    """
 
     interruptible: "bool | None" = betterproto2.field(
         8, betterproto2.TYPE_BOOL, optional=True, group="interruptible_value"
     )
+    """
+    True if attempts may be preempted, on spot machines for example.
+    """
 
     cache_serializable: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
+    """
+    True if of equal executions at the same time only one runs and the others take its result.
+    """
 
     tags: "dict[str, str]" = betterproto2.field(
         11, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
@@ -1363,32 +1853,65 @@ class TaskMetadata(betterproto2.Message):
     pod_template_name: "str" = betterproto2.field(12, betterproto2.TYPE_STRING)
 
     cache_ignore_input_vars: "list[str]" = betterproto2.field(13, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Inputs whose values are left out of cache keys.
+    """
 
     is_eager: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
+    """
+    True if the task starts other tasks itself.
+    """
 
     generates_deck: "bool | None" = betterproto2.field(
         15, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.BoolValue, optional=True
     )
+    """
+    True if the task writes an HTML report. Unset: not known.
+    """
 
     metadata: "K8SObjectMetadata | None" = betterproto2.field(16, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Labels and annotations for whatever the task creates in Kubernetes.
+    """
 
     debuggable: "bool" = betterproto2.field(17, betterproto2.TYPE_BOOL)
+    """
+    True if a debugger can be attached.
+    """
 
     log_links: "list[TaskLog]" = betterproto2.field(18, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Links that are known before the task starts.
+    """
 
     image_build_run: "_common__.RunIdentifier | None" = betterproto2.field(19, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The run that built the task's container image.
+    """
 
     is_entrypoint: "bool" = betterproto2.field(20, betterproto2.TYPE_BOOL)
+    """
+    A hint that people start this task, rather than other tasks.
+    """
 
     code_bundle_uri: "str" = betterproto2.field(21, betterproto2.TYPE_STRING)
+    """
+    The archive with the task's code, for code that is not in the image.
+    """
 
     timeouts: "TimeoutStrategy | None" = betterproto2.field(22, betterproto2.TYPE_MESSAGE, optional=True)
 
     produces_artifacts: "bool" = betterproto2.field(23, betterproto2.TYPE_BOOL)
+    """
+    True if outputs may say that they are versions of artifacts.
+    """
 
     cache_max_age: "__google__protobuf__.Duration | None" = betterproto2.field(
         24, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Cached results older than this are not taken. Unset: they do not age.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "TaskMetadata", TaskMetadata)
@@ -1397,21 +1920,27 @@ default_message_pool.register_message("flyteidl2.core", "TaskMetadata", TaskMeta
 @dataclass(eq=False, repr=False)
 class TaskTemplate(betterproto2.Message):
     """
-
+    A task as it was registered: what runs when it is started, short of the values of its inputs.
 
     Oneofs:
-        - target:
+        - target: What runs, for the task types that need one of these.
     """
 
     id: "Identifier | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     type: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The task type, by which Flyte finds a connector.
+    """
 
     metadata: "TaskMetadata | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     interface: "TypedInterface | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
 
     custom: "__google__protobuf__.Struct | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Settings whose meaning only the task type defines.
+    """
 
     container: "Container | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True, group="target")
 
@@ -1420,6 +1949,9 @@ class TaskTemplate(betterproto2.Message):
     sql: "Sql | None" = betterproto2.field(18, betterproto2.TYPE_MESSAGE, optional=True, group="target")
 
     task_type_version: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
+    """
+    The version of the task type, for readers of `custom`.
+    """
 
     security_context: "SecurityContext | None" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -1428,6 +1960,9 @@ class TaskTemplate(betterproto2.Message):
     config: "dict[str, str]" = betterproto2.field(
         16, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
+    """
+    Plain settings that a connector or Flyte may read.
+    """
 
     reuse_policy: "ReusePolicy | None" = betterproto2.field(19, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -1439,11 +1974,21 @@ default_message_pool.register_message("flyteidl2.core", "TaskTemplate", TaskTemp
 
 @dataclass(eq=False, repr=False)
 class TimeoutStrategy(betterproto2.Message):
+    """
+    How long a task may take.
+    """
+
     queued_timeout: "__google__protobuf__.Duration | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    From the start of an attempt until it runs.
+    """
 
     deadline: "__google__protobuf__.Duration | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    For all attempts together.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "TimeoutStrategy", TimeoutStrategy)
@@ -1451,11 +1996,18 @@ default_message_pool.register_message("flyteidl2.core", "TimeoutStrategy", Timeo
 
 @dataclass(eq=False, repr=False)
 class TimePartition(betterproto2.Message):
+    """
+    Which slice of an artifact is meant, by time.
+    """
+
     value: "LabelValue | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     granularity: "Granularity" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: Granularity(0))
 
     key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The name under which the artifact partitions by time.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "TimePartition", TimePartition)
@@ -1463,7 +2015,14 @@ default_message_pool.register_message("flyteidl2.core", "TimePartition", TimePar
 
 @dataclass(eq=False, repr=False)
 class TimeTransform(betterproto2.Message):
+    """
+    Shifts the time of a partition.
+    """
+
     transform: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    By how much.
+    """
 
     op: "Operator" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: Operator(0))
 
@@ -1473,6 +2032,10 @@ default_message_pool.register_message("flyteidl2.core", "TimeTransform", TimeTra
 
 @dataclass(eq=False, repr=False)
 class TypeAnnotation(betterproto2.Message):
+    """
+    Remarks on a type that do not change which values belong to it.
+    """
+
     annotations: "__google__protobuf__.Struct | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -1481,6 +2044,10 @@ default_message_pool.register_message("flyteidl2.core", "TypeAnnotation", TypeAn
 
 @dataclass(eq=False, repr=False)
 class TypedInterface(betterproto2.Message):
+    """
+    What a task takes and what it gives back.
+    """
+
     inputs: "VariableMap | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     outputs: "VariableMap | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -1491,11 +2058,21 @@ default_message_pool.register_message("flyteidl2.core", "TypedInterface", TypedI
 
 @dataclass(eq=False, repr=False)
 class TypeStructure(betterproto2.Message):
+    """
+    What tells apart types that look alike on the wire.
+    """
+
     tag: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Names whatever converts values of this type; a union finds its variant by it.
+    """
 
     dataclass_type: "dict[str, LiteralType]" = betterproto2.field(
         2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
     )
+    """
+    The types of a dataclass's fields, by name.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "TypeStructure", TypeStructure)
@@ -1503,6 +2080,10 @@ default_message_pool.register_message("flyteidl2.core", "TypeStructure", TypeStr
 
 @dataclass(eq=False, repr=False)
 class Union(betterproto2.Message):
+    """
+    A value of a union, with the variant that it belongs to.
+    """
+
     value: "Literal | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     type: "LiteralType | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -1513,6 +2094,10 @@ default_message_pool.register_message("flyteidl2.core", "Union", Union)
 
 @dataclass(eq=False, repr=False)
 class UnionType(betterproto2.Message):
+    """
+    Any one of several types.
+    """
+
     variants: "list[LiteralType]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -1521,13 +2106,23 @@ default_message_pool.register_message("flyteidl2.core", "UnionType", UnionType)
 
 @dataclass(eq=False, repr=False)
 class Variable(betterproto2.Message):
+    """
+    An input or an output as a task declares it.
+    """
+
     type: "LiteralType | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     description: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     artifact_partial_id: "ArtifactId | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Which artifact an output becomes a version of.
+    """
 
     artifact_tag: "ArtifactTag | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The tag that the new version of the artifact gets.
+    """
 
 
 default_message_pool.register_message("flyteidl2.core", "Variable", Variable)
@@ -1535,6 +2130,10 @@ default_message_pool.register_message("flyteidl2.core", "Variable", Variable)
 
 @dataclass(eq=False, repr=False)
 class VariableEntry(betterproto2.Message):
+    """
+    A variable and its name.
+    """
+
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     value: "Variable | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -1545,6 +2144,10 @@ default_message_pool.register_message("flyteidl2.core", "VariableEntry", Variabl
 
 @dataclass(eq=False, repr=False)
 class VariableMap(betterproto2.Message):
+    """
+    Variables by name, in the order of their declaration.
+    """
+
     variables: "list[VariableEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -1553,6 +2156,10 @@ default_message_pool.register_message("flyteidl2.core", "VariableMap", VariableM
 
 @dataclass(eq=False, repr=False)
 class Void(betterproto2.Message):
+    """
+    Python's None, Go's nil.
+    """
+
     pass
 
 
@@ -1561,6 +2168,10 @@ default_message_pool.register_message("flyteidl2.core", "Void", Void)
 
 @dataclass(eq=False, repr=False)
 class WorkflowExecutionIdentifier(betterproto2.Message):
+    """
+    Names an execution.
+    """
+
     project: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     domain: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)

@@ -22,9 +22,16 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class Inputs(betterproto2.Message):
+    """
+    What a task is given.
+    """
+
     literals: "list[NamedLiteral]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     context: "list[_core__.KeyValuePair]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Settings that a run hands down to all its tasks, beside their declared inputs.
+    """
 
 
 default_message_pool.register_message("flyteidl2.task", "Inputs", Inputs)
@@ -32,6 +39,10 @@ default_message_pool.register_message("flyteidl2.task", "Inputs", Inputs)
 
 @dataclass(eq=False, repr=False)
 class NamedLiteral(betterproto2.Message):
+    """
+    An input or an output: a value and its name.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     value: "_core__.Literal | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -42,6 +53,10 @@ default_message_pool.register_message("flyteidl2.task", "NamedLiteral", NamedLit
 
 @dataclass(eq=False, repr=False)
 class Outputs(betterproto2.Message):
+    """
+    What a task gives back.
+    """
+
     literals: "list[NamedLiteral]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     produced_artifacts: "list[ProducedArtifact]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -52,9 +67,19 @@ default_message_pool.register_message("flyteidl2.task", "Outputs", Outputs)
 
 @dataclass(eq=False, repr=False)
 class ProducedArtifact(betterproto2.Message):
+    """
+    Declares that an output is a new version of an artifact, for Flyte to register.
+    """
+
     output: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The output's name.
+    """
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The artifact's name.
+    """
 
     version: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
@@ -65,6 +90,9 @@ class ProducedArtifact(betterproto2.Message):
     parent_artifacts: "list[_core__.ArtifactVersionId]" = betterproto2.field(
         6, betterproto2.TYPE_MESSAGE, repeated=True
     )
+    """
+    The versions of artifacts that this one was made from.
+    """
 
     partitions: "_core__.Partitions | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
 

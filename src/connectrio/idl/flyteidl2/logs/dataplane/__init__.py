@@ -16,6 +16,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class LogLineOriginator(betterproto2.Enum):
+    """
+    Who wrote a line of a log.
+    """
+
     UNKNOWN = 0
 
     USER = 1
@@ -25,6 +29,10 @@ class LogLineOriginator(betterproto2.Enum):
 
 @dataclass(eq=False, repr=False)
 class LogLine(betterproto2.Message):
+    """
+    A line of a log.
+    """
+
     timestamp: "___google__protobuf__.Timestamp | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -36,6 +44,9 @@ class LogLine(betterproto2.Message):
     )
 
     short_pod_name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Which pod wrote it, by the part of the pod's name that tells the execution's pods apart.
+    """
 
 
 default_message_pool.register_message("flyteidl2.logs.dataplane", "LogLine", LogLine)

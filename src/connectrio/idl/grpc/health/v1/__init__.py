@@ -33,6 +33,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class HealthCheckResponseServingStatus(betterproto2.Enum):
+    """
+    Whether a service takes calls.
+    """
+
     UNKNOWN = 0
 
     SERVING = 1
@@ -73,6 +77,10 @@ default_message_pool.register_message("grpc.health.v1", "HealthCheckResponse", H
 
 @dataclass(eq=False, repr=False)
 class HealthListRequest(betterproto2.Message):
+    """
+    Asks for the health of every registered service.
+    """
+
     pass
 
 
