@@ -1,0 +1,113 @@
+"""h2's connection, less what gRPC cannot live with.
+
+h2 closes its state machine when a GOAWAY is sent or received, so that nothing can follow it; a gRPC server drains
+instead (gRFC A9), and RFC 9113 §6.8 lets streams that were begun before it finish. h2 also ends the whole connection
+when a peer opens one stream too many, and counts its streams by walking through all of them. Here GOAWAY is a frame
+like another, and our core counts, refuses and forgets streams.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, Event
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
+from hyperframe.exceptions import InvalidPaddingError
+from hyperframe.frame import Frame, GoAwayFrame
+
+if TYPE_CHECKING:
+    from h2.config import H2Configuration
+
+# What an encoder may be made to hold by the peer's SETTINGS_HEADER_TABLE_SIZE; 4096 is the protocol's default, and
+# gRPC's few headers fit in it (h2 would accept any number up to 2³²-1).
+MAX_ENCODER_TABLE_SIZE = 4096
+
+
+class DrainableH2Connection(H2Connection):
+    """An `H2Connection` that keeps working after a GOAWAY, and leaves counting streams to its owner."""
+
+    # Of so many closed streams the way they ended is remembered, to tell a late frame from a wrong one. h2's 65,536
+    # would cost megabytes on a busy connection; this still covers a second of 8,000 calls.
+    MAX_CLOSED_STREAMS = 8192
+
+    def __init__(self, config: H2Configuration) -> None:
+        super().__init__(config)
+        self.decoder.max_header_list_size = self.DEFAULT_MAX_HEADER_LIST_SIZE
+
+    def limit_header_list(self, size: int) -> None:
+        """Advertise and enforce SETTINGS_MAX_HEADER_LIST_SIZE; call it before `initiate_connection`.
+
+        h2 applies the setting to its decoder only when a change of it is acknowledged, never the initial value.
+        """
+        self.local_settings[SettingCodes.MAX_HEADER_LIST_SIZE] = size
+        self.decoder.max_header_list_size = size
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """Always 0: the owner counts, and refuses a stream without ending the connection."""
+        return 0
+
+    @property
+    def open_outbound_streams(self) -> int:
+        """Always 0: the owner counts, and queues what the peer does not allow yet."""
+        return 0
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes from the peer; `next_events` gives what they mean."""
+        self.incoming_buffer.add_data(data)
+        self.incoming_buffer.max_frame_size = self.max_inbound_frame_size
+
+    def next_events(self) -> list[Event] | None:
+        """What the next whole frame means, or None when there is none yet.
+
+        :raises ProtocolError: the peer broke the protocol; a GOAWAY is waiting to be sent, and this connection is over
+        """
+        try:
+            frame = next(self.incoming_buffer, None)
+            return None if frame is None else self._receive_frame(frame)
+        except InvalidPaddingError as error:
+            self._terminate_connection(ErrorCodes.PROTOCOL_ERROR)
+            raise ProtocolError("Received frame with invalid padding.") from error
+        except ProtocolError as error:
+            self._terminate_connection(error.error_code)
+            raise
+
+    def has_pending_output(self) -> bool:
+        """Whether `data_to_send` would return anything."""
+        return bool(self._data_to_send)
+
+    def pending_output_size(self) -> int:
+        """How many bytes `data_to_send` would return."""
+        return len(self._data_to_send)
+
+    def forget_stream(self, stream_id: int) -> None:
+        """Drop h2's record of a closed stream, remembering only how it ended."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.closed:
+            del self.streams[stream_id]
+            self._closed_streams[stream_id] = stream.closed_by
+
+    def send_goaway(self, error_code: ErrorCodes, last_stream_id: int, reason: bytes = b"") -> None:
+        """Send a GOAWAY (RFC 9113 §6.8) and stay open for the streams up to `last_stream_id`."""
+        frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=error_code, additional_data=reason)
+        self._prepare_for_sending([frame])
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        try:
+            code: ErrorCodes | int = ErrorCodes(frame.error_code)
+        except ValueError:
+            code = frame.error_code
+        event = ConnectionTerminated()
+        event.error_code = code
+        event.last_stream_id = frame.last_stream_id
+        event.additional_data = frame.additional_data or None
+        return [], [event]
+
+    def _acknowledge_settings(self) -> list[Frame]:
+        frames = super()._acknowledge_settings()
+        if self.encoder.header_table_size > MAX_ENCODER_TABLE_SIZE:
+            self.encoder.header_table_size = MAX_ENCODER_TABLE_SIZE
+        return frames

@@ -1,0 +1,48 @@
+"""Messages over a stream, on either side: waiting for a whole one, and sending one through the windows."""
+
+from __future__ import annotations
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from connectrio.rpc._framing import MessageReader
+from connectrio.rpc._stream import Stream
+
+
+async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, bytes] | None:
+    """The next message and whether it is compressed; None when the peer has ended its side.
+
+    Cancelled while it waits, what has arrived stays in the reader for the next call.
+
+    :raises GRPCError: INTERNAL when the peer ended inside a message; what `MessageReader.next_message` raises
+    :raises StreamTerminatedError: the stream was cut short
+    """
+    while True:
+        message = reader.next_message()
+        if message is not None:
+            return message
+        chunk = stream.take()
+        if chunk is not None:
+            reader.feed(chunk)
+        elif not stream.remote_is_done:
+            await stream.readable.wait()
+        else:
+            stream.raise_if_terminated()
+            if not reader.is_empty():
+                raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")
+            return None
+
+
+async def write_bytes(stream: Stream, data: bytes, *, end_stream: bool = False) -> None:
+    """Send `data`, waiting for flow control windows and the write buffer as needed.
+
+    Cancelled while it waits, the bytes accepted so far are sent and the rest is not: the stream is then in the middle
+    of a message and can only be ended.
+
+    :raises StreamTerminatedError: the stream was cut short
+    """
+    view = memoryview(data)
+    sent = stream.send_some(view, end_stream=end_stream)
+    while sent < len(view):
+        await stream.writable.wait()
+        sent += stream.send_some(view[sent:], end_stream=end_stream)

@@ -1,0 +1,33 @@
+"""Deadlines on the event loop's own clock."""
+
+from __future__ import annotations
+
+import anyio
+import grpclib.metadata
+from typing_extensions import Self
+
+
+class Deadline(grpclib.metadata.Deadline):
+    """A point in time by which a call must be done.
+
+    As grpclib's, but on the clock of the running event loop, so that it agrees with cancel scopes, and with the
+    virtual clock of a test.
+    """
+
+    def __init__(self, *, _timestamp: float) -> None:
+        super().__init__(_timestamp=_timestamp)
+        self.at = _timestamp
+
+    @classmethod
+    def from_timeout(cls, timeout: float) -> Self:
+        """The deadline `timeout` seconds from now."""
+        return cls(_timestamp=anyio.current_time() + timeout)
+
+    @classmethod
+    def convert(cls, deadline: grpclib.metadata.Deadline) -> Deadline:
+        """Any deadline, on this clock."""
+        return deadline if isinstance(deadline, Deadline) else cls.from_timeout(deadline.time_remaining())
+
+    def time_remaining(self) -> float:
+        """Seconds left; 0 once it has passed."""
+        return max(0.0, self.at - anyio.current_time())

@@ -1,0 +1,37 @@
+"""Who is at the other end of a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio import TypedAttributeLookupError, TypedAttributeProvider
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSAttribute
+
+
+class Peer:
+    """The remote side of a connection, as grpclib's servicers know it."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: TypedAttributeProvider) -> None:
+        self._transport = transport
+
+    def addr(self) -> Any:
+        """The remote address: (host, port), a path for a Unix socket, or None for a transport without one."""
+        try:
+            return self._transport.extra(SocketAttribute.remote_address, None)
+        except (TypedAttributeLookupError, OSError):  # a socket whose peer is gone has no address any more
+            return None
+
+    def cert(self) -> dict[str, Any] | None:
+        """The certificate that the peer has proved to own, in `ssl.SSLSocket.getpeercert`'s form; None without TLS."""
+        certificate = self._transport.extra(TLSAttribute.peer_certificate, None)
+        return None if certificate is None else dict(certificate)
+
+    def __str__(self) -> str:
+        address = self.addr()
+        if isinstance(address, tuple):
+            host, port = address[0], address[1]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return "" if address is None else str(address)

@@ -1,0 +1,243 @@
+"""A gRPC server for anyio: grpclib's servicers, served on asyncio or trio under structured concurrency."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import anyio
+import structlog
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
+from anyio.streams.stapled import MultiListener
+from grpclib.const import Handler
+from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
+from grpclib.encoding.proto import ProtoCodec
+from grpclib.events import _DispatchServerEvents
+
+from connectrio.rpc import _transport
+from connectrio.rpc._connection import ConnectionState
+from connectrio.rpc._server_call import CallContext, CancelCause, ServerCall, admit
+from connectrio.rpc._server_connection import ServerConnection
+from connectrio.rpc._stream import Stream
+from connectrio.rpc.options import ServerOptions
+from connectrio.rpc.peer import Peer
+
+log = structlog.get_logger("connectrio.rpc")
+
+# accept() fails for want of something that other connections will give back
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ACCEPT_PAUSE = 0.1
+
+
+class Servicer(Protocol):
+    """Anything grpclib can serve: betterproto's `…Base` classes, and grpclib's own."""
+
+    def __mapping__(self) -> dict[str, Handler]: ...
+
+
+class Server:
+    """Serves grpclib servicers over HTTP/2.
+
+    Pass listeners to `serve`; end it with `shutdown` (gracefully) or by cancelling it (at once). A server serves once.
+
+    :param servicers: what is served
+    :param options: limits and time-outs
+    :param codec: how messages are encoded; by default anything with `SerializeToString` and `FromString`
+    :param status_details_codec: how `GRPCError.details` are encoded; by default they are not sent
+    """
+
+    def __init__(
+        self,
+        servicers: Iterable[Servicer],
+        *,
+        options: ServerOptions | None = None,
+        codec: CodecBase | None = None,
+        status_details_codec: StatusDetailsCodecBase | None = None,
+    ) -> None:
+        self._mapping: dict[str, Handler] = {}
+        for servicer in servicers:
+            self._mapping.update(servicer.__mapping__())
+        self._options = options or ServerOptions()
+        self._codec = codec or ProtoCodec()
+        self._status_details_codec = status_details_codec
+        self._connections: set[_Connection] = set()
+        self._accepting: anyio.CancelScope | None = None
+        self._draining = False
+        # grpclib.events.listen(server, …) registers here
+        self.__dispatch__ = _DispatchServerEvents()
+
+    async def serve(
+        self,
+        listeners: Listener[Any] | Iterable[Listener[Any]],
+        *,
+        task_status: TaskStatus[list[Any]] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `shutdown` has finished, or until cancelled.
+
+        Started with `TaskGroup.start`, this reports the listeners' local addresses once it accepts connections.
+
+        :param listeners: owned by the server from here on, and closed by it
+        """
+        listeners = _flatten([listeners] if isinstance(listeners, Listener) else listeners)
+        try:
+            async with anyio.create_task_group() as connections:
+                with anyio.CancelScope() as self._accepting:
+                    async with anyio.create_task_group() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, connections)
+                        task_status.started([_local_address(listener) for listener in listeners])
+                await _close(listeners)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _close(listeners)
+
+    async def serve_connection(self, transport: AnyByteStream) -> None:
+        """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
+        connection = _Connection(transport, self)
+        self._connections.add(connection)
+        try:
+            if self._draining:
+                connection.drain()
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    def stop_accepting(self) -> None:
+        """Close the listeners; open connections go on."""
+        self._draining = True
+        if self._accepting is not None:
+            self._accepting.cancel()
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        """Stop accepting, let the calls in flight finish, and return when every connection is closed.
+
+        Clients are told to go elsewhere (GOAWAY); a call that raced with that is still answered.
+
+        :param grace: seconds; the calls that are left then are cancelled and answered UNAVAILABLE. None waits for
+            them for as long as they take
+        """
+        self.stop_accepting()
+        for connection in list(self._connections):
+            connection.drain()
+        with anyio.move_on_after(grace):
+            await self._until_idle()
+            return
+        for connection in list(self._connections):
+            connection.abort()
+        await self._until_idle()
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are being answered now."""
+        return sum(len(connection.core.streams) for connection in self._connections)
+
+    async def _until_idle(self) -> None:
+        while self._connections:
+            await next(iter(self._connections)).ended.wait()
+
+    async def _accept(self, listener: Listener[Any], connections: TaskGroup) -> None:
+        if not hasattr(listener, "accept"):
+            await listener.serve(self._serve_accepted, connections)
+            return
+        while True:
+            try:
+                transport = await listener.accept()
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.warning("cannot accept a connection now", error=str(error), retry_seconds=_ACCEPT_PAUSE)
+                    await anyio.sleep(_ACCEPT_PAUSE)
+                elif error.errno != errno.ECONNABORTED:
+                    raise
+            else:
+                connections.start_soon(self._serve_accepted, transport)
+
+    async def _serve_accepted(self, transport: AnyByteStream) -> None:
+        try:
+            await self.serve_connection(transport)
+        except Exception:
+            # a bug of ours must not take the other connections with it
+            log.exception("a connection failed")
+
+    def _context(self, transport: AnyByteStream) -> CallContext:
+        return CallContext(
+            mapping=self._mapping,
+            codec=self._codec,
+            status_details_codec=self._status_details_codec,
+            dispatch=self.__dispatch__,
+            options=self._options,
+            peer=Peer(transport),
+        )
+
+
+class _Connection:
+    """One connection: its reader, its writer, and a task for each of its calls."""
+
+    def __init__(self, transport: AnyByteStream, server: Server) -> None:
+        self._context = server._context(transport)
+        self._options = server._options
+        self._transport = transport
+        self.core = ServerConnection(self._options, self._on_request)
+        self.ended = anyio.Event()
+        self._calls: dict[Stream, ServerCall] = {}
+        self._tasks: TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Serve until the connection is over and its last call has ended."""
+        try:
+            async with _transport.run(self._transport, self.core, linger=self._options.linger):
+                async with anyio.create_task_group() as self._tasks:
+                    await self._until_over()
+        finally:
+            self.ended.set()
+
+    def drain(self) -> None:
+        """Announce the end; the connection closes when its calls have."""
+        self.core.drain()
+
+    def abort(self) -> None:
+        """Cancel what is left, telling the client that the server is unavailable."""
+        self.core.drain()
+        self.core.settle()
+        for call in list(self._calls.values()):
+            call.cancel(CancelCause.SHUTDOWN)
+
+    async def _until_over(self) -> None:
+        core = self.core
+        while core.state is ConnectionState.OPEN:
+            await core.changed.wait()
+        if core.state is ConnectionState.DRAINING:
+            with anyio.move_on_after(self._options.drain_ping_timeout):
+                while core.state is ConnectionState.DRAINING:
+                    await core.changed.wait()
+            core.settle()
+        while core.state is ConnectionState.GOING_AWAY and core.streams:
+            await core.changed.wait()
+
+    def _on_request(self, stream: Stream) -> None:
+        call = admit(stream, self._context)
+        if call is not None and self._tasks is not None:
+            self._calls[stream] = call
+            self._tasks.start_soon(self._run, stream, call)
+
+    async def _run(self, stream: Stream, call: ServerCall) -> None:
+        try:
+            await call.run()
+        finally:
+            del self._calls[stream]
+
+
+def _flatten(listeners: Iterable[Listener[Any]]) -> Sequence[Listener[Any]]:
+    flat: list[Listener[Any]] = []
+    for listener in listeners:
+        flat.extend(listener.listeners if isinstance(listener, MultiListener) else [listener])
+    return flat
+
+
+def _local_address(listener: Listener[Any]) -> Any:
+    return listener.extra(SocketAttribute.local_address, None)
+
+
+async def _close(listeners: Iterable[Listener[Any]]) -> None:
+    for listener in listeners:
+        await listener.aclose()

@@ -1,0 +1,158 @@
+"""The stream that a servicer sees: grpclib's, on our transport."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+import grpclib.server
+from grpclib.const import Handler, Status
+from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
+from grpclib.events import _DispatchServerEvents
+from grpclib.exceptions import GRPCError, ProtocolError
+from h2.errors import ErrorCodes
+from multidict import MultiDict
+
+from connectrio.rpc import _stream
+from connectrio.rpc._framing import MessageReader, frame_message
+from connectrio.rpc._headers import fit_status_message
+from connectrio.rpc._messages import read_message, write_bytes
+from connectrio.rpc.call import Call
+from connectrio.rpc.peer import Peer
+
+_Recv = TypeVar("_Recv")
+_Send = TypeVar("_Send")
+
+
+class _GrpclibPort:
+    """The part of grpclib's HTTP/2 stream that the inherited methods use."""
+
+    __slots__ = ("_stream",)
+
+    # Whether the inherited `send_trailing_metadata` should reset the stream afterwards: `end` below does.
+    closable = False
+
+    def __init__(self, stream: _stream.Stream) -> None:
+        self._stream = stream
+
+    async def send_headers(self, headers: _stream.Headers, end_stream: bool = False) -> None:
+        self._stream.send_headers(headers, end_stream=end_stream)
+        if end_stream:
+            # the client may stop sending: RFC 9113 §8.1, after a complete response
+            self._stream.reset(ErrorCodes.NO_ERROR)
+
+    async def reset(self) -> None:
+        self._stream.reset(ErrorCodes.CANCEL, "the servicer cancelled the call")
+
+
+class ServerStream(grpclib.server.Stream[_Recv, _Send]):
+    """A call as grpclib's servicers know it; see `grpclib.server.Stream`.
+
+    Beyond grpclib's: messages over the limit are refused before they are buffered, a unary request is exactly one
+    message, and trailing metadata set through `current_call()` goes out with the status.
+    """
+
+    def __init__(
+        self,
+        stream: _stream.Stream,
+        call: Call,
+        handler: Handler,
+        *,
+        codec: CodecBase,
+        status_details_codec: StatusDetailsCodecBase | None,
+        dispatch: _DispatchServerEvents,
+        peer: Peer,
+        max_message_size: int,
+    ) -> None:
+        # grpclib's constructor is not called: it reaches into grpclib's own connection
+        self._stream = cast("Any", _GrpclibPort(stream))
+        self._http2 = stream
+        self._call = call
+        self._method_name = call.method
+        self._cardinality = handler.cardinality
+        self._recv_type = handler.request_type
+        self._send_type = handler.reply_type
+        self._codec = codec
+        self._status_details_codec = status_details_codec
+        self._dispatch = dispatch
+        self._reader = MessageReader(max_message_size)
+        self.deadline = call.deadline
+        self.metadata = cast("Any", call.metadata)
+        self.user_agent = call.user_agent
+        self.peer = cast("Any", peer)
+
+    async def recv_message(self) -> _Recv | None:
+        """The next message; None when the client has ended its side. See `grpclib.server.Stream.recv_message`.
+
+        Cancelled while it waits, no message is lost.
+
+        :raises GRPCError: UNIMPLEMENTED when a unary request is not exactly one message, RESOURCE_EXHAUSTED for a
+            message over the limit, INTERNAL for one that cannot be decoded
+        """
+        raw = await read_message(self._http2, self._reader)
+        unary = not self._cardinality.client_streaming
+        if raw is None:
+            if unary and not self._messages_received:
+                raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has none")
+            return None
+        if unary and await read_message(self._http2, self._reader) is not None:
+            raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
+        (message,) = await self._dispatch.recv_message(self._decode(*raw))
+        self._messages_received += 1
+        return cast("_Recv", message)
+
+    def _decode(self, compressed: bool, raw: bytes) -> Any:
+        if compressed:
+            raise GRPCError(Status.INTERNAL, "a message is marked as compressed, but grpc-encoding names no algorithm")
+        try:
+            return self._codec.decode(raw, self._recv_type)
+        except Exception as error:
+            # any: what a codec raises on malformed bytes is its own affair
+            raise GRPCError(
+                Status.INTERNAL, f"cannot decode the request as {self._recv_type.__name__}: {error}"
+            ) from error
+
+    async def send_message(self, message: _Send) -> None:
+        """Send a message, after the initial metadata. See `grpclib.server.Stream.send_message`.
+
+        Cancelled while it waits for the client's window, the message is cut and the call can only be ended.
+        """
+        if not self._send_initial_metadata_done:
+            await self.send_initial_metadata()
+        if self._send_message_done and not self._cardinality.server_streaming:
+            raise ProtocolError("a unary response is one message, and it was sent already")
+        (message,) = await self._dispatch.send_message(message)
+        await write_bytes(self._http2, frame_message(self._codec.encode(message, self._send_type)))
+        self._send_message_done = True
+        self._messages_sent += 1
+
+    async def send_trailing_metadata(
+        self,
+        *,
+        status: Status = Status.OK,
+        status_message: str | None = None,
+        status_details: Any = None,
+        metadata: Any = None,
+    ) -> None:
+        """End the call with a status. See `grpclib.server.Stream.send_trailing_metadata`.
+
+        Nothing here waits, so it cannot be cancelled half-way.
+        """
+        trailing = MultiDict(metadata or ())
+        trailing.extend(self._call.trailing_metadata)
+        if status_message is not None:
+            status_message = fit_status_message(status_message.encode("utf-8", "replace").decode())
+        await super().send_trailing_metadata(
+            status=status, status_message=status_message, status_details=status_details, metadata=trailing
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the servicer has ended the call itself, with a status or by cancelling it."""
+        return self._send_trailing_metadata_done or self._cancel_done
+
+    @property
+    def lacks_response(self) -> bool:
+        """Whether a unary response is still due."""
+        return not self._cardinality.server_streaming and not self._send_message_done
+
+
