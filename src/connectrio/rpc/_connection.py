@@ -61,7 +61,9 @@ class Connection(ABC):
     :ivar changed: woken when the state changes or a stream is released
     """
 
-    def __init__(self, options: ConnectionOptions, *, client_side: bool, settings: dict[SettingCodes, int]) -> None:
+    def __init__(
+        self, options: ConnectionOptions, *, client_side: bool, settings: dict[SettingCodes | int, int]
+    ) -> None:
         self.options = options
         self.state = ConnectionState.OPEN
         self.streams: dict[int, Stream] = {}
@@ -266,8 +268,9 @@ class Connection(ABC):
     def _goaway_received(self, event: ConnectionTerminated) -> None:
         """The peer will begin, or take on, no stream beyond the one it names."""
 
+    @abstractmethod
     def _ping_acknowledged(self, event: PingAckReceived) -> None:
-        """Somebody's PING came back; only a drain asks."""
+        """A PING of ours came back."""
 
     def _unblock_all(self) -> None:
         blocked, self._blocked = self._blocked, {}

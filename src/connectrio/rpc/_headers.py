@@ -20,6 +20,7 @@ CONTENT_TYPE = "application/grpc"
 _CONTENT_TYPES = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE)
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_LARGEST_TIMEOUT = 99_999_999
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 # Not metadata: HTTP/2's and gRPC's own headers.
@@ -47,6 +48,15 @@ def decode_timeout(value: str) -> float:
     if match is None:
         raise ValueError(f"malformed grpc-timeout {value!r}: expected at most 8 digits and one of H M S m u n")
     return int(match[1]) * _TIMEOUT_UNITS[match[2]]
+
+
+def encode_timeout(seconds: float) -> str:
+    """`seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
+    for unit, factor in (("n", 1e9), ("u", 1e6), ("m", 1e3), ("S", 1.0), ("M", 1 / 60), ("H", 1 / 3600)):
+        value = int(seconds * factor)
+        if value <= _LARGEST_TIMEOUT:
+            return f"{value}{unit}"
+    return f"{_LARGEST_TIMEOUT}H"
 
 
 def decode_metadata(headers: Headers) -> Metadata:

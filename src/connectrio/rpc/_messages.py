@@ -24,13 +24,13 @@ async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, byt
         chunk = stream.take()
         if chunk is not None:
             reader.feed(chunk)
-        elif not stream.remote_is_done:
-            await stream.readable.wait()
-        else:
+        elif not stream.is_complete:
             stream.raise_if_terminated()
-            if not reader.is_empty():
-                raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")
+            await stream.readable.wait()
+        elif reader.is_empty():
             return None
+        else:
+            raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")
 
 
 async def write_bytes(stream: Stream, data: bytes, *, end_stream: bool = False) -> None:

@@ -24,7 +24,7 @@ from grpclib.exceptions import GRPCError, ProtocolError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc._headers import (
-    Metadata,
+    CONTENT_TYPE,
     decode_metadata,
     decode_timeout,
     is_grpc_content_type,
@@ -68,7 +68,7 @@ class CancelCause(enum.Enum):
     SHUTDOWN = enum.auto()
 
 
-class Refusal(Exception):
+class RefusedRequestError(Exception):
     """The request is not one that this server can answer.
 
     :ivar headers: the whole response
@@ -79,13 +79,13 @@ class Refusal(Exception):
         self.headers = headers
 
     @classmethod
-    def http(cls, code: int, message: str) -> Refusal:
+    def http(cls, code: int, message: str) -> RefusedRequestError:
         """For a request that is not gRPC: an HTTP status beside the gRPC one."""
         headers = trailers_only(Status.INTERNAL, message)
         return cls([(":status", str(code)), *headers[1:]])
 
     @classmethod
-    def grpc(cls, status: Status, message: str) -> Refusal:
+    def grpc(cls, status: Status, message: str) -> RefusedRequestError:
         """For a gRPC request: a response that is nothing but a status."""
         return cls(trailers_only(status, message))
 
@@ -94,7 +94,7 @@ def admit(stream: Stream, context: CallContext) -> ServerCall | None:
     """The call that the request on `stream` asks for; or None when it was answered right here, with a refusal."""
     try:
         return ServerCall(stream, *_check_request(stream.headers or [], context), context)
-    except Refusal as refusal:
+    except RefusedRequestError as refusal:
         stream.send_headers(refusal.headers, end_stream=True)
         stream.reset(ErrorCodes.NO_ERROR)
         stream.release()
@@ -102,18 +102,20 @@ def admit(stream: Stream, context: CallContext) -> ServerCall | None:
 
 
 def _check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call]:
-    """:raises Refusal: the request cannot be answered"""
+    """:raises RefusedRequestError: the request cannot be answered"""
     values = dict(headers)
     if values.get(":method") != "POST":
-        raise Refusal.http(405, f"gRPC calls are POST requests, this is {values.get(':method')}")
+        raise RefusedRequestError.http(405, f"gRPC calls are POST requests, this is {values.get(':method')}")
     if not is_grpc_content_type(values.get("content-type")):
-        raise Refusal.http(415, f"content-type must be application/grpc, got {values.get('content-type')!r}")
+        raise RefusedRequestError.http(
+            415, f"content-type must be application/grpc, got {values.get('content-type')!r}"
+        )
     if values.get("te") != "trailers":
-        raise Refusal.http(400, "the header te: trailers is missing")
+        raise RefusedRequestError.http(400, "the header te: trailers is missing")
     path = values.get(":path", "")
     handler = context.mapping.get(path)
     if handler is None:
-        raise Refusal.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
+        raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
     return handler, _describe_call(path, headers, values, context)
 
 
@@ -123,9 +125,9 @@ def _describe_call(path: str, headers: Headers, values: dict[str, str], context:
         timeout = values.get("grpc-timeout")
         seconds = None if timeout is None else decode_timeout(timeout)
     except ValueError as error:
-        raise Refusal.grpc(Status.INTERNAL, str(error)) from error
+        raise RefusedRequestError.grpc(Status.INTERNAL, str(error)) from error
     if seconds == 0:
-        raise Refusal.grpc(Status.DEADLINE_EXCEEDED, "the deadline had passed when the request arrived")
+        raise RefusedRequestError.grpc(Status.DEADLINE_EXCEEDED, "the deadline had passed when the request arrived")
     return Call(
         path,
         metadata,
@@ -197,11 +199,11 @@ class ServerCall:
         stream, call, context = self._server_stream, self._call, self._context
         try:
             metadata, method = await context.dispatch.recv_request(
-                call.metadata,  # type: ignore[arg-type]  # grpclib's own NewType of the same thing
+                call.metadata,
                 self._handler.func,
                 method_name=call.method,
                 deadline=call.deadline,
-                content_type=stream._content_type,
+                content_type=CONTENT_TYPE,
                 user_agent=call.user_agent,
                 peer=stream.peer,
             )
@@ -242,9 +244,11 @@ class ServerCall:
             )
         except (ProtocolError, ValueError, TypeError) as error:
             # the servicer's trailing metadata cannot be sent; the status still can
-            log.error("the trailing metadata cannot be sent", method=self._call.method, exc_info=error)
+            log.exception("the trailing metadata cannot be sent", method=self._call.method)
             self._call.trailing_metadata.clear()
-            await stream.send_trailing_metadata(status=Status.INTERNAL, status_message=f"bad trailing metadata: {error}")
+            await stream.send_trailing_metadata(
+                status=Status.INTERNAL, status_message=f"bad trailing metadata: {error}"
+            )
 
 
 def is_cancelled_from_outside() -> bool:
@@ -253,6 +257,3 @@ def is_cancelled_from_outside() -> bool:
     A servicer can raise `asyncio.CancelledError` of its own; nobody outside waits for that one to pass through.
     """
     return anyio.current_effective_deadline() == -math.inf
-
-
-__all__ = ["CallContext", "CancelCause", "Metadata", "ServerCall", "admit", "is_cancelled_from_outside"]

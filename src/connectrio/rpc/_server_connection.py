@@ -24,7 +24,7 @@ class ServerConnection(Connection):
     options: ServerOptions
 
     def __init__(self, options: ServerOptions, on_request: Callable[[Stream], None]) -> None:
-        settings = {SettingCodes.MAX_CONCURRENT_STREAMS: options.max_concurrent_streams}
+        settings: dict[SettingCodes | int, int] = {SettingCodes.MAX_CONCURRENT_STREAMS: options.max_concurrent_streams}
         super().__init__(options, client_side=False, settings=settings)
         self._on_request = on_request
 

@@ -54,7 +54,9 @@ class Termination:
     def __str__(self) -> str:
         code = self.error_code
         name = code.name if isinstance(code, ErrorCodes) else code
-        return "; ".join(filter(None, [self.cause.value, f"error code {name}" if name is not None else "", self.detail]))
+        return "; ".join(
+            filter(None, [self.cause.value, f"error code {name}" if name is not None else "", self.detail])
+        )
 
 
 class StreamTerminatedError(ConnectionError):
@@ -83,6 +85,7 @@ class Stream:
 
     :ivar headers: what the peer opened with (the request, or the response's initial metadata)
     :ivar trailers: what the peer ended with, for a response that was not trailers-only
+    :ivar is_complete: END_STREAM has arrived: nothing the peer had to say is missing, however the stream ended
     :ivar termination: set once the stream has been cut short
     :ivar readable: woken when something arrives or the stream ends
     :ivar writable: woken when more may be sent or the stream ends
@@ -94,6 +97,7 @@ class Stream:
         "_connection",
         "headers",
         "id",
+        "is_complete",
         "on_terminated",
         "readable",
         "state",
@@ -107,6 +111,7 @@ class Stream:
         self.state = StreamState.OPEN
         self.headers: Headers | None = None
         self.trailers: Headers | None = None
+        self.is_complete = False
         self.termination: Termination | None = None
         self.readable = Wakeup()
         self.writable = Wakeup()
@@ -123,6 +128,7 @@ class Stream:
 
     def remote_ended(self) -> None:
         """The peer has sent END_STREAM."""
+        self.is_complete = True
         self.state = _AFTER_REMOTE_END.get(self.state, self.state)
         self.readable.wake()
 
@@ -142,11 +148,6 @@ class Stream:
             self.on_terminated()
 
     # what the application asks
-
-    @property
-    def remote_is_done(self) -> bool:
-        """Whether nothing more will arrive."""
-        return self.state in (StreamState.HALF_CLOSED_REMOTE, StreamState.CLOSED)
 
     @property
     def local_is_done(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import anyio
 import grpclib.metadata
-from typing_extensions import Self
 
 
 class Deadline(grpclib.metadata.Deadline):

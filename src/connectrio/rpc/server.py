@@ -94,7 +94,7 @@ class Server:
 
     async def serve_connection(self, transport: AnyByteStream) -> None:
         """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
-        connection = _Connection(transport, self)
+        connection = _Connection(transport, self._context(transport))
         self._connections.add(connection)
         try:
             if self._draining:
@@ -173,9 +173,9 @@ class Server:
 class _Connection:
     """One connection: its reader, its writer, and a task for each of its calls."""
 
-    def __init__(self, transport: AnyByteStream, server: Server) -> None:
-        self._context = server._context(transport)
-        self._options = server._options
+    def __init__(self, transport: AnyByteStream, context: CallContext) -> None:
+        self._context = context
+        self._options = context.options
         self._transport = transport
         self.core = ServerConnection(self._options, self._on_request)
         self.ended = anyio.Event()
@@ -185,9 +185,11 @@ class _Connection:
     async def run(self) -> None:
         """Serve until the connection is over and its last call has ended."""
         try:
-            async with _transport.run(self._transport, self.core, linger=self._options.linger):
-                async with anyio.create_task_group() as self._tasks:
-                    await self._until_over()
+            async with (
+                _transport.run(self._transport, self.core, linger=self._options.linger),
+                anyio.create_task_group() as self._tasks,
+            ):
+                await self._until_over()
         finally:
             self.ended.set()
 

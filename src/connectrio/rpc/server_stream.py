@@ -154,5 +154,3 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
     def lacks_response(self) -> bool:
         """Whether a unary response is still due."""
         return not self._cardinality.server_streaming and not self._send_message_done
-
-

@@ -1,0 +1,69 @@
+"""Which status a client sees when the server sent none.
+
+Sources: "Responses" and "Errors" in gRPC over HTTP2, and gRPC's http-grpc-status-mapping document.
+"""
+
+from __future__ import annotations
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.metadata import decode_grpc_message
+from h2.errors import ErrorCodes
+
+from connectrio.rpc._headers import is_grpc_content_type
+from connectrio.rpc._stream import Headers, Termination, TerminationCause
+
+_BY_HTTP_STATUS = {
+    "400": Status.INTERNAL,
+    "401": Status.UNAUTHENTICATED,
+    "403": Status.PERMISSION_DENIED,
+    "404": Status.UNIMPLEMENTED,
+    "429": Status.UNAVAILABLE,
+    "502": Status.UNAVAILABLE,
+    "503": Status.UNAVAILABLE,
+    "504": Status.UNAVAILABLE,
+}
+
+_BY_ERROR_CODE = {
+    ErrorCodes.REFUSED_STREAM: Status.UNAVAILABLE,
+    ErrorCodes.CANCEL: Status.CANCELLED,
+    ErrorCodes.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
+    ErrorCodes.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
+}
+
+
+def error_from_termination(termination: Termination) -> GRPCError:
+    """For a call whose stream was cut short before a status came."""
+    if termination.cause in (TerminationCause.CONNECTION_LOST, TerminationCause.UNPROCESSED):
+        return GRPCError(Status.UNAVAILABLE, str(termination))
+    status = Status.INTERNAL
+    if isinstance(termination.error_code, ErrorCodes):
+        status = _BY_ERROR_CODE.get(termination.error_code, Status.INTERNAL)
+    return GRPCError(status, str(termination))
+
+
+def check_response(headers: Headers) -> None:
+    """:raises GRPCError: the response is not gRPC"""
+    values = dict(headers)
+    if "grpc-status" in values:
+        return
+    http_status = values.get(":status")
+    if http_status != "200":
+        status = _BY_HTTP_STATUS.get(http_status or "", Status.UNKNOWN)
+        raise GRPCError(status, f"the server answered with HTTP status {http_status} and no gRPC status")
+    if not is_grpc_content_type(values.get("content-type")):
+        raise GRPCError(Status.UNKNOWN, f"the response is not gRPC: its content-type is {values.get('content-type')!r}")
+
+
+def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:
+    """The status that ends a call; UNKNOWN where the server sent none that is valid."""
+    values = dict(trailers or [])
+    code = values.get("grpc-status")
+    if code is None:
+        return Status.UNKNOWN, "the server ended the call without a status"
+    message = values.get("grpc-message")
+    text = None if message is None else decode_grpc_message(message)
+    try:
+        return Status(int(code)), text
+    except ValueError:
+        return Status.UNKNOWN, f"invalid grpc-status {code!r}" + (f": {text}" if text else "")

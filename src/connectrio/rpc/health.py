@@ -1,0 +1,87 @@
+"""The gRPC health checking protocol (grpc.health.v1, List by gRFC A90)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from connectrio.idl.grpc.health.v1 import (
+    HealthBase,
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
+from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
+from connectrio.rpc._wakeup import Wakeup
+from connectrio.rpc.call import current_call
+
+__all__ = ["Health", "ServingStatus"]
+
+# A90: a server with more services than this does not list them
+_MAX_LISTED = 100
+
+
+class Health(HealthBase):
+    """What a server says of its services' health. "" stands for the server as a whole.
+
+    :param details: called for each Check; what it returns goes out as trailing metadata
+    """
+
+    def __init__(self, details: Callable[[], Iterable[tuple[str, str | bytes]]] | None = None) -> None:
+        self._details = details
+        self._statuses: dict[str, ServingStatus] = {}
+        self._changed = Wakeup()
+        self._draining = False
+        self._ended = False
+
+    def set(self, service: str, status: ServingStatus) -> None:
+        """Set the status of `service`, and tell those who watch it. Ignored once `drain` was called."""
+        if not self._draining:
+            self._statuses[service] = status
+            self._changed.wake()
+
+    def drain(self) -> None:
+        """Everything is NOT_SERVING from now on, whatever is set later."""
+        for service in self._statuses:
+            self._statuses[service] = ServingStatus.NOT_SERVING
+        self._draining = True
+        self._changed.wake()
+
+    def end_watches(self) -> None:
+        """End every Watch with UNAVAILABLE, so that they do not hold up the end of the server."""
+        self._ended = True
+        self._changed.wake()
+
+    async def check(self, message: HealthCheckRequest) -> HealthCheckResponse:
+        """The status of one service; NOT_FOUND for one that was never set."""
+        status = self._statuses.get(message.service)
+        call = current_call()
+        if self._details is not None and call is not None:
+            call.set_trailing_metadata(self._details())
+        if status is None:
+            raise GRPCError(Status.NOT_FOUND, f"unknown service {message.service!r}")
+        return HealthCheckResponse(status=status)
+
+    async def list(self, message: HealthListRequest) -> HealthListResponse:
+        """The status of every service; RESOURCE_EXHAUSTED when they are more than 100."""
+        if len(self._statuses) > _MAX_LISTED:
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, f"more than {_MAX_LISTED} services; check them one by one")
+        return HealthListResponse(
+            statuses={service: HealthCheckResponse(status=status) for service, status in self._statuses.items()}
+        )
+
+    async def watch(self, message: HealthCheckRequest) -> AsyncIterator[HealthCheckResponse]:
+        """The status of one service now, and each change of it; SERVICE_UNKNOWN for one that is not set (yet)."""
+        sent: ServingStatus | None = None
+        while True:
+            status = self._statuses.get(message.service, ServingStatus.SERVICE_UNKNOWN)
+            if status is not sent:
+                sent = status
+                yield HealthCheckResponse(status=status)
+            elif self._ended:
+                raise GRPCError(Status.UNAVAILABLE, "the server is shutting down")
+            else:
+                await self._changed.wait()
