@@ -65,7 +65,7 @@ class Health(HealthBase):
             raise GRPCError(Status.NOT_FOUND, f"unknown service {message.service!r}")
         return HealthCheckResponse(status=status)
 
-    async def list(self, message: HealthListRequest) -> HealthListResponse:
+    async def list(self, message: HealthListRequest) -> HealthListResponse:  # noqa: ARG002 - the servicer contract
         """The status of every service; RESOURCE_EXHAUSTED when they are more than 100."""
         if len(self._statuses) > _MAX_LISTED:
             raise GRPCError(Status.RESOURCE_EXHAUSTED, f"more than {_MAX_LISTED} services; check them one by one")
