@@ -1,0 +1,115 @@
+"""How calls are accounted for: one observation in the metrics and one log line each."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from grpclib.const import Status
+
+from connectrio.idl.flyteidl2.core import Connection
+from connectrio.idl.flyteidl2.task import Inputs
+from connectrio.rpc.call import current_call
+from connectrio.service.errors import Failure, RequestError, Severity
+from connectrio.service.metrics import Metrics
+from connectrio.service.operations import Operation
+from connectrio.service.redaction import redact
+
+__all__ = ["Account", "TaskCall"]
+
+logger = structlog.get_logger("connectrio.service")
+
+# the executor polls every job twice a minute; what it asks for once is worth a line of its own
+_ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
+
+# characters of what a client or a connector may make as long as it likes
+_LONGEST_NAME = 200
+_LONGEST_TEXT = 64 * 1024
+
+
+@dataclass(frozen=True)
+class TaskCall:
+    """One request for an operation on a task.
+
+    :ivar connection: the request's secrets and configs; Flyte sends none for metrics and logs
+    :ivar inputs: those of the task to create
+    """
+
+    operation: Operation
+    task_type: str
+    version: int
+    connection: Connection | None = None
+    inputs: Inputs | None = None
+
+
+class Account:
+    """One call from its arrival to its end.
+
+    :param label: the `task_type` label of the metrics
+    """
+
+    def __init__(self, call: TaskCall, label: str, metrics: Metrics) -> None:
+        self._call = call
+        self._label = label
+        self._metrics = metrics
+        self._started = time.perf_counter()
+
+    def observe_inputs(self) -> None:
+        """Observe the size of the inputs, those of tasks without inputs included.
+
+        :raises RequestError: they are nested so deeply that they have no encoding
+        """
+        inputs = self._call.inputs
+        try:
+            size = 0 if inputs is None else len(bytes(inputs))
+        except RecursionError as error:
+            raise RequestError("the inputs are nested too deeply") from error
+        self._metrics.inputs_received(self._label, size)
+
+    def succeeded(self) -> None:
+        """The client has its answer."""
+        log = logger.debug if self._call.operation in _ROUTINE else logger.info
+        log("call finished", **self._end(Status.OK))
+
+    def cancelled(self) -> None:
+        """The client went away, its deadline passed, or the host is stopping."""
+        call = current_call()
+        expired = call is not None and call.deadline is not None and call.deadline.time_remaining() <= 0
+        logger.info("call cancelled", **self._end(Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED))
+
+    def failed(self, failure: Failure, error: BaseException) -> None:
+        """The client gets an error.
+
+        :param error: what `failure` was made of
+        """
+        fields = self._end(failure.status) | {"error": self._presentable(failure.message)}
+        if failure.traceback:
+            # as text: a renderer that shows local variables would show the secrets among them
+            fields["exception"] = self._presentable("".join(traceback.format_exception(error)).rstrip())
+        log = logger.error if failure.severity is Severity.BUG else logger.warning
+        log("call failed", **fields)
+
+    def _end(self, status: Status) -> dict[str, Any]:
+        seconds = time.perf_counter() - self._started
+        self._metrics.request_ended(self._label, self._call.operation, status, seconds)
+        return {
+            "operation": self._call.operation.value,
+            "task_type": _shorten(self._call.task_type, _LONGEST_NAME),
+            "task_type_version": self._call.version,
+            "status": status.name,
+            "duration_ms": round(seconds * 1000, 3),
+        }
+
+    def _presentable(self, text: str) -> str:
+        return _shorten(redact(text, self._call.connection), _LONGEST_TEXT)
+
+
+def _shorten(text: str, length: int) -> str:
+    """`text`, without its middle where it is longer than that: a traceback says the most at its end."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"

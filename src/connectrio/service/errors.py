@@ -1,0 +1,178 @@
+"""What went wrong with a call: its gRPC status, the text the client reads, and how the host logs it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import anyio
+from grpclib import GRPCError
+from grpclib.const import Status
+
+from connectrio.service.operations import Operation
+
+__all__ = [
+    "ConnectorFault",
+    "DeliveryError",
+    "Failure",
+    "RequestError",
+    "Severity",
+    "TimeLimitError",
+    "classify",
+    "describe_error",
+    "fit_message",
+    "is_cancellation",
+    "only_leaf",
+]
+
+# gRPC's C core lets 8 KiB of metadata through by default and answers RESOURCE_EXHAUSTED in place of the real status
+# beyond that; the rest is for the other trailers
+MAX_MESSAGE_BYTES = 6 * 1024
+
+
+class RequestError(Exception):
+    """The client asked for something that cannot be; the text is for whoever sent the request."""
+
+    def __init__(self, message: str, status: Status = Status.INVALID_ARGUMENT) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ConnectorFault(Exception):  # noqa: N818 - the field's word for "the other side is at fault"
+    """A connector returned something that the host cannot pass on; the text is for the connector's author."""
+
+
+class TimeLimitError(Exception):
+    """The host's own limit for an operation has passed."""
+
+
+class DeliveryError(Exception):
+    """A response could not be sent.
+
+    :ivar reason: what the gRPC layer raised
+    """
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class Severity(Enum):
+    """Whose business a failed call is.
+
+    :cvar BUG: the connector's author's, or the operator's
+    :cvar REFUSED: the client's: the request is at fault, or the connector reported a failure as such
+    """
+
+    BUG = auto()
+    REFUSED = auto()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a call failed.
+
+    :ivar message: what the client reads
+    :ivar details: for `GRPCError.details`
+    :ivar traceback: whether the traceback tells more than the message
+    """
+
+    status: Status
+    message: str
+    severity: Severity
+    traceback: bool = False
+    details: Any = None
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether the task is being cancelled from outside and `error` carries that, and so must go on unchanged.
+
+    A connector can raise `asyncio.CancelledError` of its own accord. Nobody waits for that one to pass through, and a
+    client whose call it ended would wait for ever.
+    """
+    if anyio.current_effective_deadline() != -math.inf:
+        return False
+    cancelled = anyio.get_cancelled_exc_class()
+    return isinstance(error, cancelled) or (
+        isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
+    )
+
+
+def classify(error: BaseException, operation: Operation, task_type: str) -> Failure:
+    """The failure that `error` makes of an operation on a task of that type."""
+    error = only_leaf(error)
+    attempt = f"failed to {operation.of(task_type)} with error:\n {describe_error(error)}."
+    match error:
+        case RequestError():
+            return Failure(error.status, str(error), Severity.REFUSED)
+        case TimeLimitError():
+            return Failure(Status.DEADLINE_EXCEEDED, str(error), Severity.REFUSED, error.__cause__ is not None)
+        case GRPCError() if error.status is not Status.OK:
+            severity = Severity.BUG if error.status in _SERVER_FAULTS else Severity.REFUSED
+            return Failure(error.status, error.message or "", severity, traceback=True, details=error.details)
+        case NotImplementedError():
+            return Failure(Status.UNIMPLEMENTED, attempt, Severity.REFUSED, traceback=True)
+        case _:
+            return Failure(Status.INTERNAL, attempt, Severity.BUG, traceback=True)
+
+
+_SERVER_FAULTS = {Status.UNKNOWN, Status.INTERNAL, Status.DATA_LOSS}
+
+
+def describe_error(error: BaseException) -> str:
+    """The text of an error, or more where that alone would say nothing."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_with_type(leaf) for leaf in _leaves(error))
+    if isinstance(error, KeyError | GRPCError) or not isinstance(error, Exception):
+        return _with_type(error)
+    return _text(error) or type(error).__name__
+
+
+def _with_type(error: BaseException) -> str:
+    text = _text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - a connector's class may fail at that as well
+        return f"({type(failure).__name__} in the error's own text)"
+
+
+def only_leaf(error: BaseException) -> BaseException:
+    """The one error in a group: a task group wraps what its tasks raise, and the connector meant the error itself."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+def fit_message(message: str, size: int = MAX_MESSAGE_BYTES) -> str:
+    """`message`, cut and marked where its percent-encoded form would take more than `size` bytes."""
+    message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(message) * 12 <= size or _encoded_size(message) <= size:
+        return message
+    mark = f" [truncated: {len(message)} characters in all, see the host's log]"
+    room = size - len(mark)
+    end = 0
+    for character in message:
+        room -= _encoded_size(character)
+        if room < 0:
+            break
+        end += 1
+    return message[:end] + mark
+
+
+def _encoded_size(text: str) -> int:
+    """The bytes of `text` in a `grpc-message`: printable ASCII but "%" as it is, each other byte of UTF-8 as three."""
+    data = text.encode()
+    return len(data) + 2 * sum(1 for byte in data if not 0x20 <= byte <= 0x7E or byte == 0x25)

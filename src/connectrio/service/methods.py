@@ -1,0 +1,143 @@
+"""How a connector's methods are called: where they run, and which arguments they take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from grpclib.const import Status
+
+from connectrio.connector import AsyncConnector
+from connectrio.idl.flyteidl2.core import Connection
+from connectrio.service.errors import RequestError
+from connectrio.service.operations import Operation
+from connectrio.service.workers import Workers
+
+__all__ = ["ConnectorMethod", "ConnectorMethods"]
+
+_NAMED = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+
+
+@dataclass(frozen=True)
+class ConnectorMethod:
+    """One method of one connector.
+
+    :ivar label: "DuckDBConnector.create"
+    :ivar overridden: whether the connector has this method of its own
+    :ivar blocking: whether calling it may block, so that it needs a worker thread
+    :ivar parameters: the names its signature has
+    :ivar required: those of them that have no default
+    :ivar takes_any: whether it has `**kwargs`
+    :ivar self_name: the name of the parameter that is the connector itself, which no keyword may have
+    """
+
+    function: Callable[..., Any]
+    label: str
+    overridden: bool
+    blocking: bool
+    parameters: frozenset[str]
+    required: frozenset[str]
+    takes_any: bool
+    self_name: str | None
+
+    @classmethod
+    def of(cls, connector: AsyncConnector[Any], operation: Operation) -> ConnectorMethod:
+        """Inspect the method of `connector` for `operation`."""
+        bound = getattr(connector, operation.value)
+        function = getattr(bound, "__func__", bound)
+        overridden = function is not getattr(AsyncConnector, operation.value)
+        parameters = inspect.signature(bound).parameters.values()
+        named = [parameter for parameter in parameters if parameter.kind in _NAMED]
+        return cls(
+            function=bound,
+            label=f"{type(connector).__qualname__}.{operation.value}",
+            overridden=overridden,
+            blocking=overridden and not _returns_at_once(bound),
+            parameters=frozenset(parameter.name for parameter in named),
+            required=frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
+            takes_any=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters),
+            self_name=None if function is bound else next(iter(inspect.signature(function).parameters), None),
+        )
+
+    def accepts(self, name: str) -> bool:
+        """Whether a keyword argument of that name would reach the method, by name or through `**kwargs`."""
+        return self.takes_any or name in self.parameters
+
+    def named(self, offered: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `offered` that the signature names; `**kwargs` does not count."""
+        return {name: value for name, value in offered.items() if name in self.parameters}
+
+    def with_connection(self, arguments: Mapping[str, Any], connection: Connection | None) -> dict[str, Any]:
+        """`arguments`, and the secrets and configs of the request's connection; configs override secrets.
+
+        :raises RequestError: they are not what the method takes
+        """
+        extra = {**connection.secrets, **connection.configs} if connection is not None else {}
+        clashing = extra.keys() & {*arguments, self.self_name}
+        if clashing:
+            raise RequestError(
+                f"the connection has {_names(clashing)}, a name that {self.label} needs for a parameter of its own;"
+                " rename it in the connection's secrets or configs"
+            )
+        unknown = set() if self.takes_any else extra.keys() - self.parameters
+        if unknown:
+            raise RequestError(f"the connection has {_names(unknown)}, but {self.label} takes no such parameter")
+        missing = self.required - arguments.keys() - extra.keys()
+        if missing:
+            raise RequestError(
+                f"{self.label} needs {_names(missing)}, and the connection has no secret or config of that name"
+            )
+        return {**arguments, **extra}
+
+    async def __call__(self, arguments: Mapping[str, Any], workers: Workers) -> Any:
+        """Call the method; what it returns is awaited where it can be.
+
+        :raises RequestError: the connector does not have this method
+        :raises BaseException: whatever the connector raises
+        """
+        if self.blocking:
+            result = await workers.run(partial(self.function, **arguments), name=self.label)
+        elif self.overridden:
+            result = self.function(**arguments)
+        else:
+            result = self._refuse(arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    def _refuse(self, arguments: Mapping[str, Any]) -> Any:
+        """Call the base class's method, which only says that the connector has none of its own."""
+        try:
+            return self.function(**arguments)
+        except NotImplementedError as error:
+            raise RequestError(str(error), Status.UNIMPLEMENTED) from None
+
+
+class ConnectorMethods:
+    """The methods of all connectors, each inspected once."""
+
+    def __init__(self) -> None:
+        # by identity: connectors may be dataclasses, which are not hashable. The method keeps its connector alive
+        self._methods: dict[tuple[int, Operation], ConnectorMethod] = {}
+
+    def get(self, connector: AsyncConnector[Any], operation: Operation) -> ConnectorMethod:
+        """The method of `connector` for `operation`."""
+        key = (id(connector), operation)
+        method = self._methods.get(key)
+        if method is None:
+            method = self._methods[key] = ConnectorMethod.of(connector, operation)
+        return method
+
+
+def _returns_at_once(function: Callable[..., Any]) -> bool:
+    """Calling a function of these kinds runs none of its code yet."""
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
+    )
+
+
+def _names(names: set[str] | frozenset[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names))

@@ -1,0 +1,60 @@
+"""What can be asked of a connector, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+__all__ = ["Operation", "OperationLimits"]
+
+
+class Operation(StrEnum):
+    """The operations of a connector; the values are its method names, and the `operation` label of the metrics."""
+
+    CREATE = "create"
+    GET = "get"
+    DELETE = "delete"
+    GET_METRICS = "get_metrics"
+    GET_LOGS = "get_logs"
+
+    def of(self, task_type: str) -> str:
+        """What is done to a task of that type, as a phrase: "delete duckdb task"."""
+        subject = _SUBJECTS.get(self, "")
+        verb = "get" if subject else self.value
+        return f"{verb} {subject}{task_type} task"
+
+
+_SUBJECTS = {Operation.GET_METRICS: "metrics of ", Operation.GET_LOGS: "logs of "}
+
+
+@dataclass(frozen=True)
+class OperationLimits:
+    """How long each operation may take on this host, in seconds, whatever deadline the client has set; None: no limit.
+
+    Flyte's executor waits 10 s for any call unless it is configured otherwise. The defaults are well above that, so
+    that whoever raises the executor's timeouts need not touch the host; they are there for clients that set no
+    deadline, so that a hung vendor cannot hold a call, and with it a drain, for ever.
+
+    :ivar create: submitting may upload or compile something first
+    :ivar get: a poll; the next one comes anyway
+    :ivar delete: some vendors confirm a cancellation only once it has happened
+    :ivar get_metrics: a query, as `get`
+    :ivar get_logs: the whole stream. Following a job's logs takes as long as the job, so there is no limit
+    """
+
+    create: float | None = 60.0
+    get: float | None = 30.0
+    delete: float | None = 60.0
+    get_metrics: float | None = 30.0
+    get_logs: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            seconds = getattr(self, field.name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"the limit for {field.name} must be more than 0 seconds, or None, not {seconds!r}")
+
+    def seconds(self, operation: Operation) -> float | None:
+        """The limit for `operation`."""
+        limit: float | None = getattr(self, operation.value)
+        return limit

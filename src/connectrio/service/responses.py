@@ -1,0 +1,101 @@
+"""Streams of responses: whatever `get_logs` returns, sent one by one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio import from_thread
+
+from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
+from connectrio.service.errors import ConnectorFault, DeliveryError, is_cancellation
+from connectrio.service.results import expect, sort_of
+from connectrio.service.workers import Workers
+
+__all__ = ["Send", "send_responses"]
+
+Send = Callable[[GetTaskLogsResponse], Awaitable[None]]
+
+
+async def send_responses(result: Any, send: Send, workers: Workers, label: str) -> None:
+    """Send the response, or each of the responses, that the method `label` has returned.
+
+    Iterators are closed before this returns, however it does. Plain ones run in a worker thread, from first to last in
+    the same one; no response is fetched before the one before it has been sent.
+
+    :raises ConnectorFault: the method returned something else
+    :raises DeliveryError: the client is gone
+    """
+
+    async def deliver(response: Any) -> None:
+        checked = expect(response, GetTaskLogsResponse, label)
+        try:
+            await send(checked)
+        except OSError as error:
+            raise DeliveryError(error) from error
+
+    if isinstance(result, GetTaskLogsResponse):
+        await deliver(result)
+    elif isinstance(result, AsyncIterable):
+        await _send_async(result, deliver)
+    elif isinstance(result, Iterator):
+        await _send_from_thread(result, deliver, workers, label)
+    else:
+        raise ConnectorFault(f"{label} returned {sort_of(result)}, not a GetTaskLogsResponse or a generator of them")
+
+
+async def _send_async(responses: AsyncIterable[Any], deliver: Send) -> None:
+    iterator = aiter(responses)
+    try:
+        async for response in iterator:
+            await deliver(response)
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Workers, label: str) -> None:
+    outbox, inbox = anyio.create_memory_object_stream[Any](0)
+    failures: list[BaseException] = []
+
+    async def iterate() -> None:
+        with outbox:
+            try:
+                await workers.run(partial(_iterate, responses, outbox.send), name=label)
+            except BaseException as error:
+                if is_cancellation(error):
+                    raise
+                # not raised here: SystemExit in a task of its own would end asyncio's event loop
+                failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        with inbox:
+            tasks.start_soon(iterate)
+            async for response in inbox:
+                await deliver(response)
+    if failures:
+        raise failures[0]
+
+
+def _iterate(responses: Iterator[Any], send: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """The thread's part."""
+    try:
+        for response in responses:
+            if not _hand_over(response, send):
+                break
+    finally:
+        close = getattr(responses, "close", None)
+        if close is not None:
+            close()
+
+
+def _hand_over(response: Any, send: Callable[[Any], Coroutine[Any, Any, None]]) -> bool:
+    """Whether anybody took the response; otherwise the call is over."""
+    try:
+        from_thread.run(send, response)
+    except BaseException:  # noqa: BLE001 - closed, cancelled, no event loop: each backend says it in its own way
+        return False
+    return True

@@ -1,0 +1,145 @@
+"""The worker threads that plain connector methods run in."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from threading import Lock
+from typing import Generic, TypeVar
+
+import anyio
+import structlog
+from anyio import from_thread, to_thread
+
+__all__ = ["Workers"]
+
+logger = structlog.get_logger("connectrio.service")
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Runs functions in threads, at most `limit` at once.
+
+    A cancelled `run` returns at once. Its thread cannot be stopped and goes on; until it ends, it counts as busy. The
+    function can ask `anyio.from_thread.check_cancelled` whether anybody still waits for it.
+
+    :ivar limit: how many functions may run at once
+    :raises ValueError: `limit` is less than 1
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"there must be at least one worker thread, not {limit}")
+        self.limit = limit
+        self._tokens = anyio.CapacityLimiter(limit)
+        # never the bound: on asyncio, anyio releases its limiter as soon as a thread is abandoned
+        self._unbounded = anyio.CapacityLimiter(math.inf)
+        self._freed: anyio.Event | None = None
+
+    @property
+    def busy(self) -> int:
+        """How many threads run now, those that nobody waits for any more included."""
+        return int(self._tokens.borrowed_tokens)
+
+    async def run(self, function: Callable[[], T], *, name: str) -> T:
+        """Wait for a free worker and call `function` in it, with the caller's context variables.
+
+        :param name: what runs, for the log
+        :raises BaseException: whatever `function` raises, `SystemExit` included
+        """
+        job = _Job(function, name, self._free)
+        await self._tokens.acquire_on_behalf_of(job)
+        try:
+            await to_thread.run_sync(job, abandon_on_cancel=True, limiter=self._unbounded)
+        except BaseException:
+            job.abandon()
+            raise
+        self._free(job)
+        return job.result()
+
+    async def wait_idle(self) -> None:
+        """Wait until no thread runs."""
+        while self.busy:
+            if self._freed is None:
+                self._freed = anyio.Event()
+            await self._freed.wait()
+
+    def _free(self, job: _Job[T]) -> None:
+        self._tokens.release_on_behalf_of(job)
+        if self._freed is not None:
+            self._freed.set()
+            self._freed = None
+
+
+class _State(Enum):
+    PENDING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+    ABANDONED = auto()
+
+
+class _Job(Generic[T]):
+    """One function on its way through a thread. Whoever is last, the task or the thread, frees the worker."""
+
+    def __init__(self, function: Callable[[], T], name: str, free: Callable[[_Job[T]], None]) -> None:
+        self._function = function
+        self._name = name
+        self._free = free
+        self._lock = Lock()
+        self._state = _State.PENDING
+        self._value: T
+        self._error: BaseException | None = None
+
+    def __call__(self) -> None:
+        """The thread's part. Raises nothing, so that nothing unwinds the event loop's machinery."""
+        if not self._move(_State.PENDING, _State.RUNNING):
+            return
+        started = time.monotonic()
+        try:
+            self._value = self._function()
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the task that waits for it
+            self._error = error
+        if not self._move(_State.RUNNING, _State.ENDED):
+            self._end_late(time.monotonic() - started)
+
+    def result(self) -> T:
+        """What the function returned, or raised, once the thread has ended."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # breaks the cycle of the error and this frame
+        return self._value
+
+    def abandon(self) -> None:
+        """The task was cancelled: it will not look at the result."""
+        if self._move(_State.RUNNING, _State.ABANDONED):
+            return
+        if not self._move(_State.PENDING, _State.ABANDONED):
+            self._discard()
+        self._free(self)
+
+    def _move(self, before: _State, after: _State) -> bool:
+        with self._lock:
+            if self._state is not before:
+                return False
+            self._state = after
+            return True
+
+    def _end_late(self, seconds: float) -> None:
+        raised = None if self._error is None else type(self._error).__name__
+        logger.warning("a worker thread ended after its call", ran=self._name, seconds=round(seconds, 3), raised=raised)
+        self._discard()
+        with suppress(anyio.RunFinishedError):  # the event loop is gone, and whoever waited for a worker with it
+            from_thread.run_sync(self._free, self)
+
+    def _discard(self) -> None:
+        """Nobody will await what was returned."""
+        if self._error is None and inspect.iscoroutine(self._value):
+            self._value.close()
+        self._error = None
