@@ -100,10 +100,7 @@ class Map(Codec):
         return each_entry(self.value.from_plain, self._entries(value))
 
     def to_literal(self, value: Any) -> Literal:
-        entries = self._entries(value)
-        for key in entries:
-            encodable(key)
-        return Literal(map=LiteralMap(literals=each_entry(self.value.to_literal, entries)))
+        return Literal(map=LiteralMap(literals=each_entry(self.value.to_literal, self._entries(value))))
 
     def exact(self) -> Codec:
         return Map(self.value.exact())
@@ -114,4 +111,5 @@ class Map(Codec):
         for key in value:
             if not isinstance(key, str):
                 raise LiteralError(f"the keys of {self.label} are str, not {class_label(type(key))}")
+            encodable(key)
         return value

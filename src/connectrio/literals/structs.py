@@ -92,7 +92,6 @@ def _value(value: Value, depth: int) -> Any:
         return _fields(value.struct_value, depth)
     if value.list_value is not None:
         return [_value(item, depth + 1) for item in value.list_value.values]
-    for scalar in (value.string_value, value.number_value, value.bool_value):
-        if scalar is not None:
-            return scalar
-    return None
+    if value.number_value is not None:
+        return float(value.number_value)
+    return value.bool_value if value.string_value is None else value.string_value

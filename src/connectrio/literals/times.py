@@ -69,13 +69,14 @@ def utc(value: date) -> datetime:
 def duration_to_timedelta(duration: Duration) -> timedelta:
     """The duration; nanoseconds are cut to microseconds, towards zero.
 
-    :raises LiteralError: beyond ten thousand years, or parts that make no duration
+    :raises LiteralError: longer than a timedelta can be
     """
-    seconds, nanos = duration.seconds, duration.nanos
-    if abs(seconds) > _LONGEST_SECONDS or abs(nanos) >= _NANOS or seconds * nanos < 0:
-        raise LiteralError(f"a duration of {seconds} s and {nanos} ns is out of range (10000 years, parts of one sign)")
+    nanos = duration.nanos
     micros = nanos // 1000 if nanos >= 0 else -(-nanos // 1000)
-    return timedelta(seconds=seconds, microseconds=micros)
+    try:
+        return timedelta(seconds=duration.seconds, microseconds=micros)
+    except OverflowError as error:
+        raise LiteralError(f"a duration of {duration.seconds} s is out of range ({timedelta.max.days} days)") from error
 
 
 def timedelta_to_duration(value: timedelta) -> Duration:

@@ -13,6 +13,7 @@ from connectrio.literals.codec import Codec
 from connectrio.literals.describe import describe_literal, describe_value
 from connectrio.literals.errors import LiteralError, MismatchError, mismatch
 from connectrio.literals.kinds import kind_of, same_type, tag_of
+from connectrio.literals.msgpack import unpack
 
 __all__ = ["Union", "Variant"]
 
@@ -60,7 +61,7 @@ class Union(Codec):
         return self._read_bare(self._meant(union.type, value), value)
 
     def from_plain(self, value: Any) -> Any:
-        return self._choose(self._variants, lambda codec: codec.from_plain(value), lambda: describe_value(value))[1]
+        return self._read_plain(self._variants, value)
 
     def to_literal(self, value: Any) -> Literal:
         variant, literal = self._choose(
@@ -85,7 +86,12 @@ class Union(Codec):
     def _read_bare(self, variants: Sequence[Variant], literal: Literal) -> Any:
         if len(variants) == 1:
             return variants[0].codec.to_python(literal)
+        if literal.scalar is not None and literal.scalar.binary is not None:
+            return self._read_plain(variants, unpack(literal.scalar.binary))
         return self._choose(variants, lambda codec: codec.to_python(literal), lambda: describe_literal(literal))[1]
+
+    def _read_plain(self, variants: Sequence[Variant], value: Any) -> Any:
+        return self._choose(variants, lambda codec: codec.from_plain(value), lambda: describe_value(value))[1]
 
     def _choose(
         self, variants: Sequence[Variant], convert: Callable[[Codec], T], describe: Callable[[], str]
