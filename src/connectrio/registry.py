@@ -66,6 +66,10 @@ class Registry:
         source = self._source or f"module {type(connector).__module__}"
         self._by_category[key] = RegisteredConnector(connector, source)
 
+    def remove(self, registered: RegisteredConnector) -> None:
+        """Stop serving what `registered` serves, unless something else has replaced it since."""
+        self._by_category = {key: value for key, value in self._by_category.items() if value is not registered}
+
     def get_connector(self, task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
         """The connector for that task type in that very version.
 
@@ -103,12 +107,13 @@ class Registry:
 
     @contextmanager
     def loading(self, source: str) -> Iterator[None]:
-        """What is registered inside this block is recorded as coming from `source`."""
-        before, self._source = self._source, source
+        """What modules register inside this block comes here, and is recorded as coming from `source`."""
+        before = self._source, ConnectorRegistry.default
+        self._source, ConnectorRegistry.default = source, self
         try:
             yield
         finally:
-            self._source = before
+            self._source, ConnectorRegistry.default = before
 
 
 class ConnectorRegistry:

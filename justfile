@@ -1,0 +1,47 @@
+# what can be done here; run one with: uv run just NAME
+
+set positional-arguments
+
+python := "python"
+
+# list the recipes
+default:
+    @{{just_executable()}} --list
+
+# run the tests; arguments go to pytest
+test *arguments:
+    {{python}} -m pytest "$@"
+
+# check style, formatting and unused code
+lint:
+    ruff check
+    ruff format --check
+
+# check types
+types:
+    mypy
+
+# regenerate the betterproto stubs from protos/
+gen:
+    {{python}} protos/generate.py
+
+# a query through a host of its own, start to end
+demo *arguments:
+    connectrio demo "$@"
+
+# host the installed connectors
+serve *arguments:
+    connectrio serve "$@"
+
+# put imports and formatting in order
+format:
+    ruff check --fix --select I
+    ruff format
+
+# measure calls per second beside flyte-sdk's own host, in one run
+bench *arguments:
+    {{python}} tests/bench/run.py "$@"
+
+# everything that must never break
+ci:
+    .ci/run

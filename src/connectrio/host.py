@@ -1,0 +1,283 @@
+"""The host: one root task group that holds the connectors' lifespans, the gRPC server and the exporter.
+
+The life of a host, which `HostState` names:
+
+    STARTING   connectors load, ports are bound, lifespans open
+    SERVING    health SERVING, /readyz 200
+    DRAINING   health NOT_SERVING, /readyz 503; the listeners close after `drain_delay`, calls in flight finish within
+               `grace`, what is left is answered UNAVAILABLE
+    STOPPED    the lifespans are closed
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import anyio
+import structlog
+from anyio.abc import SocketListener, TaskStatus
+
+from connectrio.exporter import serve_exporter
+from connectrio.listening import ListenError, bind_tcp
+from connectrio.loading import ModuleLoadError, load_entry_points, load_modules
+from connectrio.registry import ConnectorRegistry, LoadFailure, RegisteredConnector, Registry
+from connectrio.rpc import Server, ServerOptions
+from connectrio.rpc.health import Health, ServingStatus
+from connectrio.service import (
+    AsyncConnectorService,
+    ConnectorMetadataService,
+    Metrics,
+    OperationLimits,
+    Workers,
+    failure_metadata,
+)
+from connectrio.settings import HostSettings
+
+log = structlog.get_logger("connectrio.host")
+
+__all__ = ["Addresses", "Host", "HostError", "HostState"]
+
+_HEALTH_NAMES = (
+    "",
+    "flyteidl2.connector.AsyncConnectorService",
+    "flyteidl2.connector.ConnectorMetadataService",
+    "grpc.health.v1.Health",
+)
+# seconds; a lifespan that hangs while it closes must not keep a drained host from ending
+_LIFESPAN_CLOSE_TIMEOUT = 10.0
+
+
+class HostError(Exception):
+    """The host cannot start; the message says why, and what to do."""
+
+
+class HostState(enum.StrEnum):
+    """Where a host is in its life."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a host can be reached.
+
+    :ivar grpc: (host, port) of each interface
+    :ivar http: (host, port) of the exporter, on each interface
+    """
+
+    grpc: tuple[tuple[str, int], ...]
+    http: tuple[tuple[str, int], ...]
+
+    @property
+    def port(self) -> int:
+        """The gRPC port."""
+        return self.grpc[0][1]
+
+    @property
+    def prometheus_port(self) -> int:
+        """The exporter's port."""
+        return self.http[0][1]
+
+    @property
+    def target(self) -> str:
+        """The gRPC server as a client on this machine names it."""
+        return _local_target(self.grpc[0])
+
+    @property
+    def url(self) -> str:
+        """The exporter's base URL for a client on this machine."""
+        return f"http://{_local_target(self.http[0])}"
+
+
+def _local_target(address: tuple[str, int]) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address[0], address[0])  # noqa: S104 - a name, not a binding
+    return f"[{host}]:{address[1]}" if ":" in host and not host.startswith("[") else f"{host}:{address[1]}"
+
+
+class Host:
+    """Hosts the connectors of a registry, over gRPC, with an exporter beside it.
+
+    Run `serve` in a task group of yours; end it with `shutdown`, or by cancelling it. A host serves once.
+
+    :param settings: see `HostSettings`
+    :param registry: whose connectors are hosted; by default the process's own, into which the installed entry points
+        are loaded. A registry given here holds what you registered, and what `settings.modules` register
+    """
+
+    def __init__(self, settings: HostSettings | None = None, *, registry: Registry | None = None) -> None:
+        self.settings = settings or HostSettings()
+        self.registry = registry if registry is not None else ConnectorRegistry.default
+        self._uses_entry_points = registry is None and self.settings.entry_points
+        self.state = HostState.STARTING
+        self.metrics = Metrics()
+        self.health = Health(details=lambda: failure_metadata(self.registry.failures))
+        self._grace = self.settings.grace
+        self._shutdown_requested = anyio.Event()
+        self._lifespans_may_close = anyio.Event()
+        self._stopped = anyio.Event()
+
+    # what the exporter asks
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new work is welcome."""
+        return self.state is HostState.SERVING
+
+    @property
+    def failures(self) -> Sequence[LoadFailure]:
+        """What could not be loaded, or has failed since."""
+        return self.registry.failures
+
+    @property
+    def connectors(self) -> int:
+        """How many task types are served."""
+        return len(self.registry.registered())
+
+    # the life cycle
+
+    async def serve(self, *, task_status: TaskStatus[Addresses] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `shutdown` was called and everything has ended, or until cancelled (everything stops at once).
+
+        Started with `TaskGroup.start`, this reports the addresses once calls are answered.
+
+        :raises HostError: a port is taken, or a module cannot be loaded
+        """
+        try:
+            self._load()
+            sockets = await _bind(self.settings)
+            async with anyio.create_task_group() as lifespans:
+                for registered in self.registry.registered():
+                    await lifespans.start(self._hold_lifespan, registered)
+                await self._serve_connectors(sockets, task_status)
+                self._lifespans_may_close.set()
+                lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
+            if lifespans.cancel_scope.cancelled_caught:
+                log.warning("a connector's lifespan did not close in time", timeout_seconds=_LIFESPAN_CLOSE_TIMEOUT)
+        finally:
+            self.state = HostState.STOPPED
+            self._stopped.set()
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        """Drain, and return when the host has stopped. Calling it again waits for the same end.
+
+        :param grace: seconds, in place of `settings.grace`
+        """
+        if grace is not None:
+            self._grace = grace
+        self._shutdown_requested.set()
+        await self._stopped.wait()
+
+    def _load(self) -> None:
+        if self._uses_entry_points:
+            load_entry_points(self.registry)
+        try:
+            load_modules(self.registry, self.settings.modules)
+        except ModuleLoadError as error:
+            raise HostError(str(error)) from error
+
+    async def _serve_connectors(self, sockets: _Sockets, task_status: TaskStatus[Addresses]) -> None:
+        """The gRPC server and the exporter, from the first call to the last."""
+        workers = Workers(self.settings.worker)
+        server = self._make_server(workers)
+        async with anyio.create_task_group() as siblings:
+            await siblings.start(serve_exporter, sockets.http, self)
+            grpc = [await SocketListener.from_socket(bound) for bound in sockets.grpc]
+            await siblings.start(server.serve, grpc)
+            for name in _HEALTH_NAMES:
+                self.health.set(name, ServingStatus.SERVING)
+            self.state = HostState.SERVING
+            task_status.started(Addresses(_names(sockets.grpc), _names(sockets.http)))
+            with anyio.move_on_after(self.settings.timeout):
+                await self._shutdown_requested.wait()
+            await self._drain(server)
+            siblings.cancel_scope.cancel()
+
+    def _make_server(self, workers: Workers) -> Server:
+        settings = self.settings
+        limits = OperationLimits(
+            create=settings.create_limit,
+            get=settings.get_limit,
+            delete=settings.delete_limit,
+            get_metrics=settings.metrics_limit,
+            get_logs=settings.logs_limit,
+        )
+        return Server(
+            [
+                AsyncConnectorService(self.registry, metrics=self.metrics, workers=workers, limits=limits),
+                ConnectorMetadataService(self.registry),
+                self.health,
+            ],
+            options=ServerOptions(
+                max_receive_message_size=settings.max_receive_message_size,
+                max_concurrent_streams=settings.max_concurrent_streams,
+            ),
+        )
+
+    async def _drain(self, server: Server) -> None:
+        log.info("draining", calls=server.active_calls, grace_seconds=self._grace)
+        self.state = HostState.DRAINING
+        self.health.drain()
+        await anyio.sleep(self.settings.drain_delay)
+        server.stop_accepting()
+        self.health.end_watches()
+        await server.shutdown(self._grace)
+        log.info("drained")
+
+    async def _hold_lifespan(
+        self, registered: RegisteredConnector, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Hold a connector's lifespan open, in a task of its own: its failure is the connector's, not the host's."""
+        opened = False
+        try:
+            async with registered.connector.lifespan():
+                opened = True
+                task_status.started()
+                await self._lifespans_may_close.wait()
+        except (Exception, SystemExit) as error:
+            log.exception("a connector's lifespan failed", connector=registered.connector.name, opened=opened)
+            self._lifespan_failed(registered, error, opened=opened)
+            if not opened:
+                task_status.started()
+
+    def _lifespan_failed(self, registered: RegisteredConnector, error: BaseException, *, opened: bool) -> None:
+        what = "its lifespan failed" if opened else "its lifespan could not be opened, so it is not served"
+        self.registry.failures.append(
+            LoadFailure(registered.source, f"{registered.connector.name}: {what}: {type(error).__name__}: {error}")
+        )
+        if not opened:
+            self.registry.remove(registered)
+
+
+@dataclass(frozen=True)
+class _Sockets:
+    """The bound ports of a host."""
+
+    grpc: list[socket.socket]
+    http: list[socket.socket]
+
+
+async def _bind(settings: HostSettings) -> _Sockets:
+    """:raises HostError: a port cannot be had"""
+    with ExitStack() as stack:
+        try:
+            grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
+            for bound in grpc:
+                stack.callback(bound.close)
+            http = await bind_tcp(
+                settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
+            )
+        except ListenError as error:
+            raise HostError(str(error)) from error
+        stack.pop_all()
+    return _Sockets(grpc, http)
+
+
+def _names(sockets: list[socket.socket]) -> tuple[tuple[str, int], ...]:
+    return tuple(bound.getsockname()[:2] for bound in sockets)

@@ -1,0 +1,162 @@
+"""Running a host as a process of its own: the event loop, the signals, the exit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup, TaskStatus
+
+from connectrio.host import Addresses, Host, HostError
+from connectrio.logs import configure_logging
+from connectrio.registry import Registry
+from connectrio.settings import Backend, HostSettings, anyio_backend, default_backend
+
+log = structlog.get_logger("connectrio.host")
+
+__all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host"]
+
+Announce = Callable[[Host, Addresses], None]
+
+# seconds that a host that was told to stop at once gets to unwind, before the process is ended under it
+_UNWIND_TIMEOUT = 1.0
+
+
+def run_host(
+    settings: HostSettings,
+    *,
+    backend: Backend | None = None,
+    registry: Registry | None = None,
+    announce: Announce | None = None,
+) -> None:
+    """Run a host until it was told to stop, and has.
+
+    SIGTERM or SIGINT drains it; a second one stops it at once, with exit code 128 + the signal's number. Both work for
+    process 1 of a container as well. Call it from the main thread.
+
+    :param backend: what to run on; uvloop where it is installed, else asyncio
+    :param registry: see `Host`
+    :param announce: called once the host serves
+    :raises HostError: the host cannot start
+    :raises ValueError: the backend is unknown or not installed
+    """
+    name, options = anyio_backend(backend or default_backend())
+    host = Host(settings, registry=registry)
+    try:
+        anyio.run(_run, host, announce, backend=name, backend_options=options)
+    except BaseExceptionGroup as group:
+        # the group is an accident of how tasks are held; what the caller can act on is in it
+        found = group.subgroup(HostError | SystemExit)
+        if found is None:
+            raise
+        raise _first_leaf(found) from None
+
+
+def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _run(host: Host, announce: Announce | None) -> None:
+    async with anyio.create_task_group() as tasks:
+        # before anything is loaded: process 1 ignores a signal that nobody has asked for
+        await tasks.start(_watch_signals, host)
+        addresses = await tasks.start(_serve, host, tasks)
+        if announce is not None:
+            announce(host, addresses)
+
+
+async def _serve(host: Host, tasks: TaskGroup, *, task_status: TaskStatus[Addresses]) -> None:
+    await host.serve(task_status=task_status)
+    tasks.cancel_scope.cancel()
+
+
+async def _watch_signals(host: Host, *, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async with anyio.create_task_group() as tasks:
+            first = True
+            async for signum in signals:
+                if not first:
+                    _end_soon(128 + signum)
+                    raise SystemExit(128 + signum)
+                first = False
+                log.info("shutting down; send the signal again to stop at once", signal=signum.name)
+                tasks.start_soon(host.shutdown)
+
+
+def _end_soon(code: int) -> None:
+    """End the process even if something does not let itself be cancelled."""
+    timer = threading.Timer(_UNWIND_TIMEOUT, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
+class ConnectorService(Host):
+    """A host, under flyte-sdk's name.
+
+    `ConnectorService.run(…)` is a whole process, as in flyte-sdk. To have one inside a program of yours, run `serve`
+    in a task group:
+
+        service = ConnectorService(HostSettings(port=0))
+        addresses = await tasks.start(service.serve)
+        …
+        await service.shutdown(grace=10)
+    """
+
+    @classmethod
+    def run(
+        cls,
+        port: int = 8000,
+        prometheus_port: int = 9090,
+        worker: int = 10,
+        timeout: float | None = None,
+        modules: Sequence[str] | None = None,
+        *,
+        backend: Backend | None = None,
+        **settings: Any,
+    ) -> None:
+        """Serve the installed connectors, and those of `modules`, until SIGTERM or SIGINT. It blocks.
+
+        :param port: of the gRPC server
+        :param prometheus_port: of the metrics
+        :param worker: how many plain `def` methods of connectors may run at once
+        :param timeout: seconds after which to shut down; for tests
+        :param modules: module names or .py files to load connectors from
+        :param backend: "asyncio", "uvloop" or "trio"; uvloop where it is installed, else asyncio
+        :param settings: further fields of `HostSettings`
+        :raises HostError: the host cannot start
+        """
+        from connectrio.banner import announce
+
+        configure_logging()
+        run_host(
+            HostSettings(
+                port=port,
+                prometheus_port=prometheus_port,
+                worker=worker,
+                timeout=timeout,
+                modules=list(modules or ()),
+                **settings,
+            ),
+            backend=backend,
+            announce=announce,
+        )
+
+
+def exit_despite_busy_threads(code: int) -> None:
+    """Leave the process now, when worker threads that nobody can stop would otherwise hold it up."""
+    busy = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    if busy:
+        log.warning("worker threads still run; the process ends without them", threads=busy)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,84 @@
+"""Everything about a host that can be set: by argument, by `connectrio serve`'s flags, environment and TOML."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Literal
+
+from connectrio.rpc.options import MIB
+
+Backend = Literal["asyncio", "uvloop", "trio"]
+
+__all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSettings:
+    """How a host serves. Times are in seconds, sizes in bytes.
+
+    :ivar host: the address to listen on, for gRPC and HTTP alike; all interfaces if not given
+    :ivar port: of the gRPC server; 0 picks a free one
+    :ivar prometheus_port: of /metrics, /healthz and /readyz; 0 picks a free one
+    :ivar worker: how many plain `def` methods of connectors may run at once, each in a thread
+    :ivar timeout: shut down, gracefully, after so many seconds; for tests
+    :ivar modules: module names or .py files to load connectors from, beside the installed entry points
+    :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`
+    :ivar grace: how long calls in flight may take to finish after SIGTERM. Kubernetes kills after 30 s by default;
+        this leaves some of that to close what connectors hold
+    :ivar drain_delay: how long the host goes on accepting after SIGTERM, while its health says NOT_SERVING, so that
+        load balancers stop sending first. 0 suits a client that reconnects by itself; behind a Kubernetes Service
+        allow two periods of the readiness probe
+    :ivar create_limit: for one CreateTask, whatever deadline the client sets
+    :ivar get_limit: for one GetTask
+    :ivar delete_limit: for one DeleteTask
+    :ivar metrics_limit: for one GetTaskMetrics
+    :ivar logs_limit: for one GetTaskLogs stream; none unless given, because following takes as long as the job
+    :ivar max_receive_message_size: of a request; grpc's own default
+    :ivar max_concurrent_streams: calls at once on one connection; the executor makes all of its calls over one
+    """
+
+    host: str | None = None
+    port: int = 8000
+    prometheus_port: int = 9090
+    worker: int = 10
+    timeout: float | None = None
+    modules: list[str] = field(default_factory=list)
+    entry_points: bool = True
+    grace: float = 25.0
+    drain_delay: float = 0.0
+    create_limit: float = 60.0
+    get_limit: float = 30.0
+    delete_limit: float = 60.0
+    metrics_limit: float = 30.0
+    logs_limit: float | None = None
+    max_receive_message_size: int = 4 * MIB
+    max_concurrent_streams: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("port", "prometheus_port"):
+            if not 0 <= getattr(self, name) < 65536:
+                raise ValueError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
+        for name in ("worker", "max_receive_message_size", "max_concurrent_streams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("grace", "drain_delay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+def default_backend() -> Backend:
+    """uvloop where it is installed, else asyncio."""
+    return "uvloop" if importlib.util.find_spec("uvloop") is not None else "asyncio"
+
+
+def anyio_backend(backend: Backend) -> tuple[str, dict[str, bool]]:
+    """What `anyio.run` takes as `backend` and `backend_options`.
+
+    :raises ValueError: an unknown name, or one whose package is not installed
+    """
+    if backend not in ("asyncio", "uvloop", "trio"):
+        raise ValueError(f"unknown backend {backend!r}; choose asyncio, uvloop or trio")
+    if backend != "asyncio" and importlib.util.find_spec(backend) is None:
+        raise ValueError(f"backend {backend} is not installed; run: pip install 'connectrio[{backend}]'")
+    return ("asyncio", {"use_uvloop": True}) if backend == "uvloop" else (backend, {})
