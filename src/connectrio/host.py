@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import anyio
 import structlog
 from anyio.abc import SocketListener, TaskStatus
+from prometheus_client import CollectorRegistry
 
 from connectrio.exporter import serve_exporter
 from connectrio.listening import ListenError, bind_tcp
@@ -139,6 +140,11 @@ class Host:
     def connectors(self) -> int:
         """How many task types are served."""
         return len(self.registry.registered())
+
+    @property
+    def collectors(self) -> CollectorRegistry:
+        """The metrics."""
+        return self.metrics.registry
 
     # the life cycle
 

@@ -52,7 +52,7 @@ def run_host(
         anyio.run(_run, host, announce, backend=name, backend_options=options)
     except BaseExceptionGroup as group:
         # the group is an accident of how tasks are held; what the caller can act on is in it
-        found = group.subgroup(HostError | SystemExit)
+        found = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
         if found is None:
             raise
         raise _first_leaf(found) from None
@@ -154,7 +154,9 @@ class ConnectorService(Host):
 
 def exit_despite_busy_threads(code: int) -> None:
     """Leave the process now, when worker threads that nobody can stop would otherwise hold it up."""
-    busy = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    busy = [
+        thread.name for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon
+    ]
     if busy:
         log.warning("worker threads still run; the process ends without them", threads=busy)
         sys.stdout.flush()
