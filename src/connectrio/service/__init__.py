@@ -1,7 +1,7 @@
 """Flyte's connector services: requests in, connectors called, responses and statuses out."""
 
 from connectrio.service.connectors import AsyncConnectorService
-from connectrio.service.metadata import LOAD_FAILURE_KEY, ConnectorMetadataService
+from connectrio.service.metadata import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import OperationLimits
 from connectrio.service.workers import Workers
@@ -13,4 +13,5 @@ __all__ = [
     "Metrics",
     "OperationLimits",
     "Workers",
+    "failure_metadata",
 ]

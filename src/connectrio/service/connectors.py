@@ -110,7 +110,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         async def get_metrics(connector: AsyncConnector[Any]) -> GetTaskMetricsResponse:
             method = self._methods.get(connector, Operation.GET_METRICS)
             result = await self._call(connector, method, message.resource_meta, _metrics_query(message), None)
-            return expect(result, GetTaskMetricsResponse, method.label)
+            return expect(result, GetTaskMetricsResponse, f"{method.label} returned")
 
         return await self._calls.perform(_task_call(Operation.GET_METRICS, message.task_category), get_metrics)
 

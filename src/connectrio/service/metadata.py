@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import structlog
@@ -19,7 +20,7 @@ from connectrio.registry import ConnectorNotFoundError, LoadFailure, Registry
 from connectrio.rpc.call import current_call
 from connectrio.service.errors import fit_message
 
-__all__ = ["LOAD_FAILURE_KEY", "ConnectorMetadataService"]
+__all__ = ["LOAD_FAILURE_KEY", "ConnectorMetadataService", "failure_metadata"]
 
 logger = structlog.get_logger("connectrio.service")
 
@@ -45,7 +46,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         """All connectors; what could not be loaded goes into the trailing metadata."""
         call = current_call()
         if call is not None:
-            call.set_trailing_metadata([(LOAD_FAILURE_KEY, text) for text in _load_failures(self._registry.failures)])
+            call.set_trailing_metadata(failure_metadata(self._registry.failures))
         connectors = self._registry.describe()
         logger.debug("connectors listed", connectors=len(connectors), failures=len(self._registry.failures))
         return ListConnectorsResponse(connectors=connectors)
@@ -61,10 +62,13 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
             raise GRPCError(Status.NOT_FOUND, fit_message(str(error))) from error
 
 
-def _load_failures(failures: list[LoadFailure]) -> list[str]:
-    shown = [_encode(f"{failure.source}: {failure.error}") for failure in failures[:_MOST_FAILURES]]
-    more = len(failures) - len(shown)
-    return [*shown, f"and {more} more; see the host's log"] if more else shown
+def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
+    """The trailing metadata that tells of `failures`: the first ten, shortened, and how many more there are."""
+    texts = [_encode(f"{failure.source}: {failure.error}") for failure in failures[:_MOST_FAILURES]]
+    more = len(failures) - len(texts)
+    if more:
+        texts.append(f"and {more} more, see the host's log")
+    return [(LOAD_FAILURE_KEY, text) for text in texts]
 
 
 def _encode(text: str) -> str:

@@ -30,7 +30,7 @@ async def send_responses(result: Any, send: Send, workers: Workers, label: str) 
     """
 
     async def deliver(response: Any) -> None:
-        checked = expect(response, GetTaskLogsResponse, label)
+        checked = expect(response, GetTaskLogsResponse, f"{label} returned")
         try:
             await send(checked)
         except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from connectrio.connector import AsyncConnector, Phase, Resource, TaskLog
@@ -28,72 +28,85 @@ def sort_of(value: Any) -> str:
     return "None" if value is None else f"an object of class {type(value).__qualname__}"
 
 
-def expect(value: Any, cls: type[T], label: str) -> T:
-    """`value`, which the method `label` returned and which must be a `cls`."""
+def expect(value: Any, cls: type[T], claim: str) -> T:
+    """`value`, which must be a `cls`.
+
+    :param claim: what it was, as the beginning of a sentence: "DuckDBConnector.get returned"
+    """
     if not isinstance(value, cls):
-        raise ConnectorFault(f"{label} returned {sort_of(value)}, not a {cls.__qualname__}")
+        raise ConnectorFault(f"{claim} {sort_of(value)}, not a {cls.__qualname__}")
     return value
 
 
 def encode_resource_meta(connector: AsyncConnector[Any], value: Any, label: str) -> bytes:
     """The bytes by which the client will ask for the job that `create` has started."""
-    meta = expect(value, connector.metadata_type, label)
+    meta = expect(value, connector.metadata_type, f"{label} returned")
     try:
         data = meta.encode()
     except Exception as error:
-        raise ConnectorFault(f"{label} started the job, but returned {describe_error(error)}") from error
-    return expect(data, bytes, f"{connector.metadata_type.__qualname__}.encode")
+        raise ConnectorFault(
+            f"{label} returned an object of class {type(meta).__qualname__} that {_refusal(error)}"
+        ) from error
+    return expect(data, bytes, f"{type(meta).__qualname__}.encode returned")
+
+
+def _refusal(error: Exception) -> str:
+    return f"cannot be encoded: {describe_error(error)}"
 
 
 def resource_to_message(value: Any, label: str) -> idl.Resource:
     """The state of a job."""
-    resource = expect(value, Resource, label)
+    resource = expect(value, Resource, f"{label} returned")
+    claim = f"{label} returned a Resource whose"
     return idl.Resource(
-        phase=_phase(resource.phase, label),
-        message=_message(resource.message, label),
-        log_links=_log_links(resource.log_links, label),
-        outputs=_outputs(resource.outputs, label),
-        custom_info=_custom_info(resource.custom_info, label),
+        phase=_phase(resource.phase, claim),
+        message=_message(resource.message, claim),
+        log_links=_log_links(resource.log_links, claim),
+        outputs=_outputs(resource.outputs, claim),
+        custom_info=_custom_info(resource.custom_info, claim),
     )
 
 
-def _phase(phase: Any, label: str) -> Phase:
-    if isinstance(phase, bool) or phase not in _PHASES:
-        raise ConnectorFault(f"{label} returned a Resource in phase {phase!r}; a phase is one of {_PHASE_NAMES}")
+def _phase(phase: Any, claim: str) -> Phase:
+    if not isinstance(phase, int) or isinstance(phase, bool) or phase not in _PHASES:
+        raise ConnectorFault(f"{claim} phase is {phase!r}, not one of {_PHASE_NAMES}")
     return Phase(phase)
 
 
-def _message(message: Any, label: str) -> str:
-    text = expect(message if message is not None else "", str, f"{label}: the Resource's message")
+def _message(message: Any, claim: str) -> str:
+    text = expect(message if message is not None else "", str, f"{claim} message is")
     # a lone surrogate, as in undecodable file names, has no form in protobuf
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _log_links(links: Iterable[Any] | None, label: str) -> list[TaskLog]:
-    if links is None:
+def _log_links(links: Any, claim: str) -> list[TaskLog]:
+    if not links:
         return []
-    return [expect(link, TaskLog, f"{label}: the Resource's log_links") for link in links]
+    links = expect(links, Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
+    return [expect(link, TaskLog, f"{claim} log_links hold") for link in links]
 
 
-def _outputs(outputs: Any, label: str) -> Outputs | None:
+def _outputs(outputs: Any, claim: str) -> Outputs | None:
     if not outputs:
         return None
     try:
-        return outputs_to_literals(outputs)
-    except (LiteralError, AttributeError) as error:
-        raise ConnectorFault(f"{label} returned outputs that Flyte has no form for: {error}") from error
+        return outputs_to_literals(expect(outputs, Mapping, f"{claim} outputs are"))  # type: ignore[type-abstract]  # same
+    except LiteralError as error:
+        raise ConnectorFault(f"{claim} outputs {_refusal(error)}") from error
 
 
-def _custom_info(custom_info: Any, label: str) -> Struct | None:
+def _custom_info(custom_info: Any, claim: str) -> Struct | None:
     if not custom_info:
         return None
+    mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
     try:
-        value = _value(plain(custom_info))
+        return _struct(plain(dict(mapping)))
     except LiteralError as error:
-        raise ConnectorFault(f"{label} returned custom_info that JSON has no form for: {error}") from error
-    if value.struct_value is None:
-        raise ConnectorFault(f"{label} returned custom_info that is {sort_of(custom_info)}, not a dict")
-    return value.struct_value
+        raise ConnectorFault(f"{claim} custom_info {_refusal(error)}") from error
+
+
+def _struct(data: Mapping[str | int, Any]) -> Struct:
+    return Struct(fields={str(key): _value(item) for key, item in data.items()})
 
 
 def _value(data: Any) -> Value:
@@ -109,7 +122,7 @@ def _value(data: Any) -> Value:
         case list():
             return Value(list_value=ListValue(values=[_value(item) for item in data]))
         case dict():
-            return Value(struct_value=Struct(fields={str(key): _value(item) for key, item in data.items()}))
+            return Value(struct_value=_struct(data))
         case _:
             raise LiteralError(f"{sort_of(data)} is not JSON")
 

@@ -1,0 +1,153 @@
+"""A service with connectors made of functions, and requests for each of its operations."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
+from connectrio.idl.flyteidl2.connector import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskLogsRequest,
+    GetTaskLogsResponse,
+    GetTaskLogsResponseBody,
+    GetTaskMetricsRequest,
+    GetTaskMetricsResponse,
+    GetTaskRequest,
+    TaskCategory,
+)
+from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
+from connectrio.registry import Registry
+from connectrio.service import AsyncConnectorService, Metrics, OperationLimits, Workers
+
+GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
+OPERATIONS = ["create", "get", "delete", "get_metrics", "get_logs"]
+
+
+@dataclass
+class Job(ResourceMeta):
+    id: str
+
+
+META = Job("7").encode()
+
+
+def log_lines(*lines: str) -> GetTaskLogsResponse:
+    return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=list(lines)))
+
+
+class Base(AsyncConnector[Job]):
+    name = "Tiny Connector"
+    task_type_name = "tiny"
+    metadata_type = Job
+
+    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        return Job("7")
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=Phase.RUNNING)
+
+    async def delete(self, resource_meta, **kwargs):
+        return None
+
+
+class Complete(Base):
+    async def get_metrics(self, resource_meta, **kwargs):
+        return GetTaskMetricsResponse()
+
+    async def get_logs(self, resource_meta, **kwargs):
+        return log_lines("a line")
+
+
+def connector(base: type[Base] = Complete, **members: Any) -> AsyncConnector[Job]:
+    """A connector of class Tiny with these methods and attributes."""
+    return type("Tiny", (base,), members)()
+
+
+def failing(error: Callable[[], BaseException], *, plain: bool = False) -> AsyncConnector[Job]:
+    """A connector all of whose methods raise."""
+
+    async def coroutine(self, **kwargs):
+        raise error()
+
+    def function(self, **kwargs):
+        raise error()
+
+    return connector(**dict.fromkeys(OPERATIONS, function if plain else coroutine))
+
+
+class Service:
+    """The service under test, with all that it is made of."""
+
+    def __init__(self, *connectors: AsyncConnector[Any], limits: OperationLimits | None = None, workers: int = 4):
+        self.registry = Registry()
+        for each in connectors or (connector(),):
+            self.registry.register(each)
+        self.metrics = Metrics()
+        self.workers = Workers(workers)
+        self.servicer = AsyncConnectorService(self.registry, metrics=self.metrics, workers=self.workers, limits=limits)
+
+    async def create(self, task_type="tiny", version=0, *, connection=None, resource_meta=None, **fields):
+        template = fields.pop("template", None) or TaskTemplate(type=task_type, task_type_version=version)
+        return await self.servicer.create_task(CreateTaskRequest(template=template, connection=connection, **fields))
+
+    async def get(self, task_type="tiny", version=0, *, connection=None, resource_meta=META, **fields):
+        category = TaskCategory(name=task_type, version=version)
+        return await self.servicer.get_task(
+            GetTaskRequest(resource_meta=resource_meta, task_category=category, connection=connection, **fields)
+        )
+
+    async def delete(self, task_type="tiny", version=0, *, connection=None, resource_meta=META):
+        category = TaskCategory(name=task_type, version=version)
+        return await self.servicer.delete_task(
+            DeleteTaskRequest(resource_meta=resource_meta, task_category=category, connection=connection)
+        )
+
+    async def get_metrics(self, task_type="tiny", version=0, *, resource_meta=META, **fields):
+        category = TaskCategory(name=task_type, version=version)
+        return await self.servicer.get_task_metrics(
+            GetTaskMetricsRequest(resource_meta=resource_meta, task_category=category, **fields)
+        )
+
+    async def get_logs(self, task_type="tiny", version=0, *, resource_meta=META, send=None, **fields):
+        category = TaskCategory(name=task_type, version=version)
+        request = GetTaskLogsRequest(resource_meta=resource_meta, task_category=category, **fields)
+        stream = FakeStream(request, send)
+        await self.servicer.__mapping__()[GET_TASK_LOGS].func(stream)
+        return stream.sent
+
+    async def call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(self, operation)(*args, **kwargs)
+
+    def count(self, operation: str, error_code: str | None = None, task_type: str = "tiny") -> float:
+        """How many calls of that operation were counted as successful, or as failed with that code."""
+        labels = {"task_type": task_type, "operation": operation}
+        if error_code is None:
+            name = "flyte_connector_requests_success_total"
+        else:
+            name = "flyte_connector_requests_failure_total"
+            labels["error_code"] = error_code
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+class FakeStream:
+    """The server's side of a streaming call, as a handler sees it."""
+
+    def __init__(self, request: GetTaskLogsRequest, send: Callable[[Any], Awaitable[None]] | None = None) -> None:
+        self._request = request
+        self._send = send
+        self.sent: list[GetTaskLogsResponse] = []
+
+    async def recv_message(self):
+        return self._request
+
+    async def send_message(self, message):
+        if self._send is not None:
+            await self._send(message)
+        self.sent.append(message)
+
+
+def secrets(**values: str) -> Connection:
+    return Connection(secrets=values)
