@@ -85,18 +85,24 @@ async def serve_exporter(
     config.bind = [f"fd://{bound.detach()}" for bound in sockets]
     config.errorlog = config.accesslog = None
     config.graceful_timeout = _STOP_TIMEOUT
-    await _serve_on_this_backend(make_app(source), config, task_status)
+    async with anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+        # shielded: hypercorn ends cleanly when it is asked to, but not when it is cancelled
+        scope = anyio.CancelScope(shield=True)
+        tasks.start_soon(_run_hypercorn, make_app(source), config, stop, scope)
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stop.set()
+            scope.deadline = anyio.current_time() + 2 * _STOP_TIMEOUT
 
 
-async def _serve_on_this_backend(app: Starlette, config: Config, task_status: TaskStatus[None]) -> None:
+async def _run_hypercorn(app: Starlette, config: Config, stop: anyio.Event, scope: anyio.CancelScope) -> None:
     serve: Callable[..., Awaitable[None]]
     if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
         from hypercorn.trio import serve
     else:
         from hypercorn.asyncio import serve
-
-    async def until_cancelled() -> None:
-        task_status.started()
-        await anyio.sleep_forever()
-
-    await serve(app, config, shutdown_trigger=until_cancelled)
+    with scope:
+        await serve(app, config, shutdown_trigger=stop.wait)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -157,8 +157,7 @@ class Host:
         """
         try:
             self._load()
-            sockets = await _bind(self.settings)
-            async with anyio.create_task_group() as lifespans:
+            async with _bound(self.settings) as sockets, anyio.create_task_group() as lifespans:
                 for registered in self.registry.registered():
                     await lifespans.start(self._hold_lifespan, registered)
                 await self._serve_connectors(sockets, task_status)
@@ -199,7 +198,7 @@ class Host:
             for name in _HEALTH_NAMES:
                 self.health.set(name, ServingStatus.SERVING)
             self.state = HostState.SERVING
-            task_status.started(Addresses(_names(sockets.grpc), _names(sockets.http)))
+            task_status.started(sockets.addresses)
             with anyio.move_on_after(self.settings.timeout):
                 await self._shutdown_requested.wait()
             await self._drain(server)
@@ -267,10 +266,15 @@ class _Sockets:
 
     grpc: list[socket.socket]
     http: list[socket.socket]
+    addresses: Addresses
 
 
-async def _bind(settings: HostSettings) -> _Sockets:
-    """:raises HostError: a port cannot be had"""
+@asynccontextmanager
+async def _bound(settings: HostSettings) -> AsyncIterator[_Sockets]:
+    """The ports, bound; whatever nobody has taken over is closed in the end.
+
+    :raises HostError: a port cannot be had
+    """
     with ExitStack() as stack:
         try:
             grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
@@ -279,10 +283,11 @@ async def _bind(settings: HostSettings) -> _Sockets:
             http = await bind_tcp(
                 settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
             )
+            for bound in http:
+                stack.callback(bound.close)
         except ListenError as error:
             raise HostError(str(error)) from error
-        stack.pop_all()
-    return _Sockets(grpc, http)
+        yield _Sockets(grpc, http, Addresses(_names(grpc), _names(http)))
 
 
 def _names(sockets: list[socket.socket]) -> tuple[tuple[str, int], ...]:
