@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from connectrio.idl.flyteidl2.core import Blob, BlobTypeBlobDimensionality, Literal, Scalar
@@ -47,6 +48,8 @@ def class_label(cls: type) -> str:
 
 def describe_value(value: Any) -> str:
     """A Python value in a few words: `int 5`, `str 'abc'`, `list of length 3`, `pandas.DataFrame`."""
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name}"
     describe = _VALUES.get(type(value))
     return describe(value) if describe else class_label(type(value))
 
@@ -81,7 +84,7 @@ def describe_literal(literal: Literal) -> str:
     if literal.collection is not None:
         return f"list of length {len(literal.collection.literals)}"
     if literal.map is not None:
-        return f"dict of length {len(literal.map.literals)}"
+        return f"map of length {len(literal.map.literals)}"
     if literal.offloaded_metadata is not None:
         return f"a literal stored at a URI {quoted(literal.offloaded_metadata.uri)}"
     return "an empty literal"
