@@ -1,15 +1,40 @@
-"""connectrio hosts Flyte connectors on anyio: asyncio, uvloop or trio."""
+"""connectrio hosts Flyte connectors on anyio: asyncio, uvloop or trio.
+
+Authors of connectors find their vocabulary here. `ConnectorService` and `HostSettings` are imported when they are first
+asked for, so that a connector's module does not load the host.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from connectrio._version import __version__
 from connectrio.connector import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
-from connectrio.registry import ConnectorRegistry
+from connectrio.registry import ConnectorRegistry, Registry
+
+if TYPE_CHECKING:
+    from connectrio.runner import ConnectorService
+    from connectrio.settings import HostSettings
 
 __all__ = [
     "AsyncConnector",
     "ConnectorRegistry",
+    "ConnectorService",
+    "HostSettings",
     "Phase",
+    "Registry",
     "Resource",
     "ResourceMeta",
     "TaskLog",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ConnectorService":
+        from connectrio.runner import ConnectorService
+
+        return ConnectorService
+    if name == "HostSettings":
+        from connectrio.settings import HostSettings
+
+        return HostSettings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
