@@ -54,6 +54,8 @@ class ServerConnection(Connection):
             return
         stream = self.streams[event.stream_id] = Stream(self, event.stream_id)
         stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
+        if event.stream_ended is not None:
+            stream.remote_ended()  # its own event comes too late for a request that is refused right here
         self._on_request(stream)
 
     def _goaway_received(self, event: ConnectionTerminated) -> None:
