@@ -37,10 +37,9 @@ from h2.settings import SettingCodes
 from connectrio.rpc._h2 import DrainableH2Connection
 from connectrio.rpc._stream import Headers, Stream, StreamState, Termination, TerminationCause
 from connectrio.rpc._wakeup import Wakeup
-from connectrio.rpc.options import ConnectionOptions
+from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 
 LAST_POSSIBLE_STREAM = 2**31 - 1
-_DEFAULT_WINDOW = 65_535
 
 
 class ConnectionState(enum.Enum):
@@ -100,7 +99,7 @@ class Connection(ABC):
     def start(self) -> None:
         """Put the preface and our settings into the output."""
         self.h2.initiate_connection()
-        extra = self.options.connection_window - _DEFAULT_WINDOW
+        extra = self.options.connection_window - PROTOCOL_WINDOW
         if extra > 0:
             self.h2.increment_flow_control_window(extra)
         self.output_ready.wake()
