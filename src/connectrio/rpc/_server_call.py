@@ -23,6 +23,7 @@ from grpclib.events import _DispatchServerEvents
 from grpclib.exceptions import GRPCError, ProtocolError
 from h2.errors import ErrorCodes
 
+from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, accepted_encodings, is_supported
 from connectrio.rpc._headers import (
     CONTENT_TYPE,
     decode_metadata,
@@ -89,6 +90,12 @@ class RefusedRequestError(Exception):
         """For a gRPC request: a response that is nothing but a status."""
         return cls(trailers_only(status, message))
 
+    @classmethod
+    def encoding(cls, name: str) -> RefusedRequestError:
+        """For messages that cannot be read, with those that could be."""
+        headers = trailers_only(Status.UNIMPLEMENTED, f"grpc-encoding {name!r} is not supported")
+        return cls([*headers, ("grpc-accept-encoding", ACCEPT_ENCODING)])
+
 
 def admit(stream: Stream, context: CallContext) -> ServerCall | None:
     """The call that the request on `stream` asks for; or None when it was answered right here, with a refusal."""
@@ -120,6 +127,9 @@ def _check_request(headers: Headers, context: CallContext) -> tuple[Handler, Cal
 
 
 def _describe_call(path: str, headers: Headers, values: dict[str, str], context: CallContext) -> Call:
+    encoding = values.get("grpc-encoding", IDENTITY)
+    if not is_supported(encoding):
+        raise RefusedRequestError.encoding(encoding)
     try:
         metadata = decode_metadata(headers)
         timeout = values.get("grpc-timeout")
@@ -134,6 +144,8 @@ def _describe_call(path: str, headers: Headers, values: dict[str, str], context:
         deadline=None if seconds is None else Deadline.from_timeout(seconds),
         peer=str(context.peer),
         user_agent=values.get("user-agent"),
+        request_encoding=encoding,
+        accepted_encodings=accepted_encodings(values.get("grpc-accept-encoding")),
     )
 
 

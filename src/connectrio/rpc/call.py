@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from connectrio.rpc._compression import ENCODINGS, IDENTITY, is_supported
+
 if TYPE_CHECKING:
     from connectrio.rpc._headers import Metadata
     from connectrio.rpc.deadline import Deadline
@@ -20,19 +22,60 @@ class Call:
     :ivar peer: the client's address, "127.0.0.1:50000", or "" for a transport that has none
     :ivar user_agent: what the client calls itself
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
+    :ivar request_encoding: how the client's messages are compressed: "identity", "gzip" or "deflate"
+    :ivar accepted_encodings: what the client can read
+    :ivar response_encoding: how the response's messages are compressed, see `compress_response`
+    :ivar compress_messages: whether the messages that are sent from now on are compressed; only means something
+        where `response_encoding` is not "identity"
     """
 
-    __slots__ = ("deadline", "metadata", "method", "peer", "trailing_metadata", "user_agent")
+    __slots__ = (
+        "accepted_encodings",
+        "compress_messages",
+        "deadline",
+        "metadata",
+        "method",
+        "peer",
+        "request_encoding",
+        "response_encoding",
+        "trailing_metadata",
+        "user_agent",
+    )
 
     def __init__(
-        self, method: str, metadata: Metadata, *, deadline: Deadline | None, peer: str, user_agent: str | None
+        self,
+        method: str,
+        metadata: Metadata,
+        *,
+        deadline: Deadline | None = None,
+        peer: str = "",
+        user_agent: str | None = None,
+        request_encoding: str = IDENTITY,
+        accepted_encodings: frozenset[str] = frozenset([IDENTITY]),
     ) -> None:
         self.method = method
         self.metadata = metadata
         self.deadline = deadline
         self.peer = peer
         self.user_agent = user_agent
+        self.request_encoding = request_encoding
+        self.accepted_encodings = accepted_encodings
+        self.response_encoding = IDENTITY
+        self.compress_messages = True
         self.trailing_metadata: list[tuple[str, str | bytes]] = []
+
+    def compress_response(self, encoding: str) -> bool:
+        """Compress the response's messages, if the client can read that; call it before anything is sent.
+
+        :param encoding: "gzip", "deflate" or "identity"
+        :returns: whether it will be so
+        :raises ValueError: an encoding that is not supported
+        """
+        if not is_supported(encoding):
+            raise ValueError(f"unknown encoding {encoding!r}; choose one of {', '.join(ENCODINGS)}")
+        if encoding in self.accepted_encodings:
+            self.response_encoding = encoding
+        return self.response_encoding == encoding
 
     def set_trailing_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
         """Send these along with the status, whatever it will be.

@@ -25,6 +25,7 @@ from multidict import MultiDict
 
 from connectrio._version import __version__
 from connectrio.rpc._client_status import check_response, error_from_termination, status_from_trailers
+from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
 from connectrio.rpc._framing import MessageReader, frame_message
 from connectrio.rpc._headers import CONTENT_TYPE, Metadata, decode_metadata, encode_timeout
 from connectrio.rpc._messages import read_message, write_bytes
@@ -104,6 +105,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if self._deadline is not None:
             headers.append(("grpc-timeout", encode_timeout(self._deadline.time_remaining())))
         headers += [("te", "trailers"), ("content-type", CONTENT_TYPE), ("user-agent", USER_AGENT)]
+        if self._channel.options.compression != IDENTITY:
+            headers.append(("grpc-encoding", self._channel.options.compression))
+        headers.append(("grpc-accept-encoding", ACCEPT_ENCODING))
         return [*headers, *encode_metadata(cast("Any", self._metadata))]
 
     async def send_message(self, message: _Send, *, end: bool = False) -> None:
@@ -123,13 +127,20 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if stream.local_is_done and stream.termination is None:
             raise ProtocolError("the request was ended already")
         (message,) = await self._channel.__dispatch__.send_message(message)
-        data = frame_message(self._channel.codec.encode(message, self._send_type))
+        data = self._encode(message)
         with self._until_deadline():
             try:
                 await write_bytes(stream, data, end_stream=end)
             except StreamTerminatedError:
                 self._raise_unless_answered()
         self._messages_sent += 1
+
+    def _encode(self, message: Any) -> bytes:
+        raw = self._channel.codec.encode(message, self._send_type)
+        encoding = self._channel.options.compression
+        if encoding == IDENTITY:
+            return frame_message(raw)
+        return frame_message(compress(raw, encoding), compressed=True)
 
     async def end(self) -> None:
         """Say that no more messages will be sent."""
@@ -202,7 +213,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
         if compressed:
-            raise GRPCError(Status.INTERNAL, "a message is marked as compressed, but grpc-encoding names no algorithm")
+            encoding = dict(self._opened().headers or []).get("grpc-encoding", IDENTITY)
+            raw = decompress(raw, encoding, self._channel.options.max_receive_message_size)
         try:
             return self._channel.codec.decode(raw, self._recv_type)
         except Exception as error:

@@ -9,12 +9,14 @@ from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 from grpclib.exceptions import GRPCError, ProtocolError
+from grpclib.metadata import encode_metadata
 from h2.errors import ErrorCodes
 from multidict import MultiDict
 
 from connectrio.rpc import _stream
+from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
 from connectrio.rpc._framing import MessageReader, frame_message
-from connectrio.rpc._headers import fit_status_message
+from connectrio.rpc._headers import CONTENT_TYPE, fit_status_message
 from connectrio.rpc._messages import read_message, write_bytes
 from connectrio.rpc.call import Call
 from connectrio.rpc.peer import Peer
@@ -75,6 +77,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._status_details_codec = status_details_codec
         self._dispatch = dispatch
         self._reader = MessageReader(max_message_size)
+        self._max_message_size = max_message_size
         self.deadline = call.deadline
         self.metadata = cast("Any", call.metadata)
         self.user_agent = call.user_agent
@@ -102,7 +105,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
         if compressed:
-            raise GRPCError(Status.INTERNAL, "a message is marked as compressed, but grpc-encoding names no algorithm")
+            raw = decompress(raw, self._call.request_encoding, self._max_message_size)
         try:
             return self._codec.decode(raw, self._recv_type)
         except Exception as error:
@@ -121,9 +124,30 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         if self._send_message_done and not self._cardinality.server_streaming:
             raise ProtocolError("a unary response is one message, and it was sent already")
         (message,) = await self._dispatch.send_message(message)
-        await write_bytes(self._http2, frame_message(self._codec.encode(message, self._send_type)))
+        await write_bytes(self._http2, self._encode(message))
         self._send_message_done = True
         self._messages_sent += 1
+
+    def _encode(self, message: Any) -> bytes:
+        raw = self._codec.encode(message, self._send_type)
+        if self._call.response_encoding == IDENTITY or not self._call.compress_messages:
+            return frame_message(raw)
+        return frame_message(compress(raw, self._call.response_encoding), compressed=True)
+
+    async def send_initial_metadata(self, *, metadata: Any = None) -> None:
+        """Send the response's headers. See `grpclib.server.Stream.send_initial_metadata`.
+
+        Nothing here waits, so it cannot be cancelled half-way.
+        """
+        if self._send_initial_metadata_done:
+            raise ProtocolError("the initial metadata was sent already")
+        (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
+        headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
+        if self._call.response_encoding != IDENTITY:
+            headers.append(("grpc-encoding", self._call.response_encoding))
+        headers += [("grpc-accept-encoding", ACCEPT_ENCODING), *encode_metadata(metadata)]
+        self._http2.send_headers(headers)
+        self._send_initial_metadata_done = True
 
     async def send_trailing_metadata(
         self,

@@ -1,0 +1,58 @@
+"""Message compression: gzip and deflate (zlib's format), a fresh context for each message.
+
+Source: gRPC's compression document, and "Compression" in gRPC over HTTP2.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+IDENTITY = "identity"
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+ENCODINGS = (IDENTITY, *_WINDOW_BITS)
+ACCEPT_ENCODING = ",".join(ENCODINGS)
+
+
+def is_supported(encoding: str) -> bool:
+    """Whether messages in that `grpc-encoding` can be read and written."""
+    return encoding in ENCODINGS
+
+
+def accepted_encodings(header: str | None) -> frozenset[str]:
+    """The encodings that a `grpc-accept-encoding` names; "identity" always is one of them."""
+    return frozenset([IDENTITY, *(name.strip() for name in (header or "").split(","))])
+
+
+def compress(message: bytes, encoding: str) -> bytes:
+    """`message` in `encoding`, which is "gzip" or "deflate"."""
+    compressor = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
+    return compressor.compress(message) + compressor.flush()
+
+
+def decompress(data: bytes, encoding: str, limit: int) -> bytes:
+    """The message that `data` is in `encoding`.
+
+    :param limit: bytes; no more than this is ever produced
+    :raises GRPCError: INTERNAL for a message marked as compressed without an encoding, or for corrupt data;
+        RESOURCE_EXHAUSTED for a message over the limit
+    """
+    bits = _WINDOW_BITS.get(encoding)
+    if bits is None:
+        raise GRPCError(Status.INTERNAL, "a message is marked as compressed, but grpc-encoding names no algorithm")
+    message = b""
+    try:
+        while data:  # gzip data may have several members
+            decompressor = zlib.decompressobj(wbits=bits)
+            message += decompressor.decompress(data, limit + 1 - len(message))
+            if len(message) > limit:
+                raise GRPCError(Status.RESOURCE_EXHAUSTED, f"decompressed message larger than max (over {limit} bytes)")
+            if not decompressor.eof:
+                raise GRPCError(Status.INTERNAL, f"a message in {encoding} is cut short")
+            data = decompressor.unused_data
+    except zlib.error as error:
+        raise GRPCError(Status.INTERNAL, f"a message in {encoding} is corrupt: {error}") from error
+    return message
