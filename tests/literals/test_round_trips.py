@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralType, VariableMap
@@ -82,12 +82,14 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.dictionaries(texts, values | st.binary(max_size=10), max_size=5))
 def test_outputs_come_back_as_they_were_without_a_declared_type(outputs):
     literals = Outputs.parse(bytes(outputs_to_literals(outputs))).literals
     assert same({named.name: literal_to_python(named.value) for named in literals}, outputs)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.dictionaries(texts, values, max_size=5))
 def test_values_come_back_as_they_were_by_their_guessed_types(everything):
     types = {name: literal_type_of(value) for name, value in everything.items()}
@@ -101,6 +103,7 @@ def as_guessed(value):
     return python_to_literal_as(value, literal_type_of(value))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(), st.integers(min_value=0, max_value=999_999_999))
 def test_every_timestamp_is_a_datetime_or_out_of_range(seconds, nanos):
     seconds %= 2**62
@@ -112,6 +115,7 @@ def test_every_timestamp_is_a_datetime_or_out_of_range(seconds, nanos):
         assert python_to_literal(value) == timestamp(seconds, nanos // 1000 * 1000)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_every_duration_is_a_timedelta_or_out_of_range(seconds, nanos):
     try:
@@ -166,12 +170,14 @@ def converted(convert, *arguments):
     return True
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(types, literals)
 def test_any_literal_of_any_declared_type_is_converted_or_refused(declared, literal):
     converted(literal_to_python, literal, declared)
     converted(literal_to_python, literal)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(types, types, literals, literals)
 def test_messages_that_hold_several_kinds_at_once_are_converted_or_refused(one, other, first, second):
     declared = LiteralType.parse(bytes(one) + bytes(other))
@@ -180,6 +186,7 @@ def test_messages_that_hold_several_kinds_at_once_are_converted_or_refused(one, 
     converted(literal_to_python, literal)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(types, values)
 def test_any_value_as_any_declared_type_is_readable_as_that_type_or_refused(declared, value):
     if converted(python_to_literal_as, value, declared):
