@@ -1,0 +1,278 @@
+"""Plain methods run in worker threads."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from contextvars import ContextVar
+from functools import partial
+
+import anyio
+import pytest
+from grpclib import GRPCError
+from structlog.testing import capture_logs
+
+from connectrio.service import OperationLimits, Workers
+from service.harness import OPERATIONS, Service, connector, log_lines
+
+variable: ContextVar[str] = ContextVar("variable")
+
+
+class Gate:
+    """Holds threads until it opens."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._entered = threading.Semaphore(0)
+
+    def pass_through(self, result=None):
+        self._entered.release()
+        assert self._open.wait(10)
+        return result
+
+    async def wait_entered(self, count: int = 1) -> None:
+        for _ in range(count):
+            await anyio.to_thread.run_sync(partial(self._entered.acquire, timeout=10))
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+async def abandon(workers: Workers, gate: Gate, function=None) -> None:
+    """Start a job, wait until its thread runs, and cancel whoever waits for it."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(workers.run, function or gate.pass_through, name="job"))
+        await gate.wait_entered()
+        tasks.cancel_scope.cancel()
+
+
+def test_there_is_at_least_one():
+    with pytest.raises(ValueError, match="at least one worker thread, not 0"):
+        Workers(0)
+
+
+async def test_result_and_error():
+    workers = Workers(1)
+    assert await workers.run(threading.current_thread, name="job") is not threading.current_thread()
+    with pytest.raises(SystemExit):
+        await workers.run(partial(exec, "raise SystemExit"), name="job")
+    assert workers.busy == 0
+
+
+async def test_a_limiter_made_outside_of_an_event_loop():
+    workers = await anyio.to_thread.run_sync(Workers, 1)
+    assert await workers.run(lambda: 5, name="job") == 5
+
+
+async def test_no_more_than_the_limit_at_once(gate):
+    workers = Workers(2)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(partial(workers.run, gate.pass_through, name="job"))
+        await gate.wait_entered(2)
+        await anyio.wait_all_tasks_blocked()
+        assert workers.busy == 2
+        assert not gate._entered.acquire(blocking=False)
+        gate.open()
+    assert workers.busy == 0
+
+
+async def test_an_abandoned_thread_is_busy_until_it_ends(gate):
+    workers = Workers(1)
+    with capture_logs() as logs:
+        await abandon(workers, gate)
+        assert workers.busy == 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(workers.run, lambda: 5, name="next"))
+            await anyio.wait_all_tasks_blocked()
+            assert workers.busy == 1
+            gate.open()
+        await workers.wait_idle()
+    [line] = logs
+    assert (line["event"], line["ran"], line["raised"]) == ("a worker thread ended after its call", "job", None)
+
+
+async def test_what_an_abandoned_thread_raises_is_logged(gate):
+    def fails():
+        gate.pass_through()
+        raise SystemExit("hunter2")
+
+    workers = Workers(1)
+    with capture_logs() as logs:
+        await abandon(workers, gate, fails)
+        gate.open()
+        await workers.wait_idle()
+    assert logs[0]["raised"] == "SystemExit"
+    assert "hunter2" not in str(logs)
+
+
+async def test_a_coroutine_that_nobody_waits_for_any_more(gate):
+    """It is closed: no warning about one that was never awaited."""
+
+    async def coroutine():
+        pass
+
+    def returns_coroutine():
+        return gate.pass_through(coroutine())
+
+    workers = Workers(1)
+    await abandon(workers, gate, returns_coroutine)
+    gate.open()
+    await workers.wait_idle()
+    gc.collect()
+
+
+async def test_cancelled_while_waiting_for_a_worker(gate):
+    workers = Workers(1)
+    ran = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(workers.run, gate.pass_through, name="job"))
+        await gate.wait_entered()
+        with anyio.move_on_after(0.01) as scope:
+            await workers.run(partial(ran.append, 1), name="never")
+        assert scope.cancelled_caught
+        gate.open()
+    await workers.wait_idle()
+    assert not ran
+
+
+async def test_cancelled_before_the_thread_starts():
+    workers = Workers(1)
+    ran = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await workers.run(partial(ran.append, 1), name="never")
+    assert workers.busy == 0
+    assert not ran
+
+
+async def test_wait_idle_of_the_idle():
+    await Workers(1).wait_idle()
+
+
+async def test_the_thread_can_ask_whether_anybody_waits(gate):
+    answers = []
+
+    def asks():
+        anyio.from_thread.check_cancelled()
+        gate.pass_through()
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - each backend has a class of its own
+            anyio.from_thread.check_cancelled()
+        answers.append(type(caught.value).__name__)
+
+    workers = Workers(1)
+    await abandon(workers, gate, asks)
+    gate.open()
+    await workers.wait_idle()
+    assert len(answers) == 1
+    assert "Cancelled" in answers[0]
+
+
+def test_a_thread_that_outlives_the_event_loop(anyio_backend, gate):
+    threads = []
+
+    def outlives():
+        threads.append(threading.current_thread())
+        gate.pass_through()
+
+    async def main():
+        await abandon(Workers(1), gate, outlives)
+
+    name, options = anyio_backend
+    with capture_logs() as logs:
+        anyio.run(main, backend=name, backend_options=options)
+        gate.open()
+        # trio keeps its threads for the next job
+        [thread] = threads
+        thread.join(timeout=10 if name == "asyncio" else 0.1)
+    assert [line["raised"] for line in logs] == [None]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_plain_methods_run_in_a_thread(operation):
+    seen = []
+
+    def method(self, **kwargs):
+        seen.append((threading.current_thread(), variable.get()))
+        raise LookupError("done")
+
+    variable.set("mine")
+    service = Service(connector(**{operation: method}))
+    with pytest.raises(GRPCError, match="done"):
+        await service.call(operation)
+    [(thread, value)] = seen
+    assert thread is not threading.current_thread()
+    assert value == "mine"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_plain_method_may_return_an_awaitable(operation):
+    threads = []
+
+    def method(self, **kwargs):
+        async def work():
+            threads.append(threading.current_thread())
+            raise LookupError("done")
+
+        return work()
+
+    service = Service(connector(**{operation: method}))
+    with pytest.raises(GRPCError, match="done"):
+        await service.call(operation)
+    assert threads == [threading.current_thread()]
+    assert service.workers.busy == 0
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_cancelled_call_is_answered_while_its_thread_goes_on(operation, gate):
+    def method(self, **kwargs):
+        gate.pass_through()
+
+    service = Service(
+        connector(**{operation: method}), limits=OperationLimits(**dict.fromkeys(OPERATIONS, 0.05)), workers=1
+    )
+    with pytest.raises(GRPCError, match="this host's own limit"):
+        await service.call(operation)
+    assert service.workers.busy == 1
+    gate.open()
+    await service.workers.wait_idle()
+
+
+async def test_coroutines_take_no_worker(gate):
+    def get(self, **kwargs):
+        gate.pass_through()
+
+    service = Service(connector(get=get), workers=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.get)
+        await gate.wait_entered()
+        await service.create()
+        await service.get_logs()
+        tasks.cancel_scope.cancel()
+    gate.open()
+    await service.workers.wait_idle()
+
+
+async def test_a_plain_generator_holds_one_worker_to_its_end():
+    threads = []
+
+    def get_logs(self, **kwargs):
+        for number in range(3):
+            threads.append(threading.current_thread())
+            yield log_lines(str(number))
+        threads.append(threading.current_thread())
+
+    service = Service(connector(get_logs=get_logs), workers=1)
+    sent = await service.get_logs()
+    assert [response.body.results for response in sent] == [["0"], ["1"], ["2"]]
+    assert len(threads) == 4
+    assert set(threads).isdisjoint({threading.current_thread()})
+    assert len(set(threads)) == 1
+    assert service.workers.busy == 0
