@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from enum import Enum
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -162,6 +163,7 @@ REFUSALS = [
     (FILE, Dir("a"), "expected File, got Dir 'a'"),
     (FILE, {}, "expected File, got dict of length 0: Object missing required field `path`"),
     (DATAFRAME, File("a"), "expected DataFrame, got File 'a'"),
+    (DATAFRAME, File(PurePosixPath("a")), "expected DataFrame, got File 'a'"),
     (DATAFRAME, "", "a DataFrame needs the uri at which its data are stored"),
     (list_of(INTEGER), "abc", "expected list[int], got str 'abc'"),
     (list_of(INTEGER), [1, "a"], "value[1]: expected int, got str 'a' (declared as list[int])"),

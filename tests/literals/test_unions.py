@@ -104,6 +104,7 @@ BARE = [
     (union_of(dict_of(INTEGER), dict_of(FLOAT)), mapping(a=integer(1)), {"a": 1}),
     (union_of(list_of(union_of(INTEGER, FLOAT)), NONE), collection(integer(1), number(1.5)), [1, 1.5]),
     (list_of(union_of(INTEGER, STRING)), collection(integer(1), string("a")), [1, "a"]),
+    (list_of(union_of(INTEGER, STRING)), msgpack([1, "a"]), [1, "a"]),
     (union_of(union_of(INTEGER, STRING), NONE), string("a"), "a"),
     (union_of(PICKLE, INTEGER), integer(1), 1),
 ]

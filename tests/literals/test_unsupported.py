@@ -34,6 +34,7 @@ from literals.makers import (
     integer,
     interface,
     list_of,
+    msgpack,
     nested,
     sent,
     string,
@@ -86,6 +87,11 @@ def test_a_declared_type_without_values_says_why(literal_type, problem):
     with pytest.raises(LiteralError) as caught:
         python_to_literal_as(1, sent(literal_type))
     assert str(caught.value) == problem
+
+
+def test_such_a_type_inside_another_has_no_values_in_messagepack_either():
+    with pytest.raises(LiteralError, match=r"^value\[0\]: the declared type pickle is not supported"):
+        literal_to_python(msgpack([1]), list_of(PICKLE))
 
 
 def test_a_variable_without_a_type_says_so():

@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from connectrio.idl.flyteidl2.core import Blob, BlobTypeBlobDimensionality, Literal, Scalar
+from connectrio.idl.flyteidl2.core import Blob, BlobTypeBlobDimensionality, Literal, Primitive, Scalar
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["class_label", "describe_literal", "describe_value", "quoted", "quoted_name", "quoted_names", "shortened"]
@@ -71,9 +71,9 @@ _VALUES: dict[type, Callable[[Any], str]] = {
     timedelta: lambda value: f"timedelta {value}",
     datetime: lambda value: f"datetime {value.isoformat()}",
     date: lambda value: f"date {value.isoformat()}",
-    File: lambda value: f"File {quoted(value.path)}",
-    Dir: lambda value: f"Dir {quoted(value.path)}",
-    DataFrame: lambda value: f"DataFrame {quoted(value.uri)}",
+    File: lambda value: f"File {quoted(str(value.path))}",
+    Dir: lambda value: f"Dir {quoted(str(value.path))}",
+    DataFrame: lambda value: f"DataFrame {quoted(str(value.uri))}",
 }
 
 
@@ -98,7 +98,7 @@ def _describe_scalar(scalar: Scalar) -> str:
     return "an empty literal"
 
 
-def _describe_primitive(primitive: Any) -> str:
+def _describe_primitive(primitive: Primitive) -> str:
     for kind in ("integer", "float_value", "string_value", "boolean"):
         value = getattr(primitive, kind)
         if value is not None:
@@ -120,7 +120,9 @@ _SCALARS: dict[str, Callable[[Any], str]] = {
     "blob": _describe_blob,
     "structured_dataset": lambda dataset: f"DataFrame {quoted(dataset.uri)}",
     "generic": lambda struct: f"struct of length {len(struct.fields)}",
-    "binary": lambda binary: f"binary data with tag {binary.tag!r}" if binary.tag else "untagged binary data",
+    "binary": lambda binary: (
+        f"binary data with tag {quoted_name(binary.tag)}" if binary.tag else "untagged binary data"
+    ),
     "union": lambda _: "a union value",
     "schema": lambda schema: f"schema {quoted(schema.uri)}",
     "error": lambda _: "an error value",

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from connectrio.idl.flyteidl2.core import Binary, Literal, Scalar
+from connectrio.literals.describe import quoted_name
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
 
 __all__ = ["msgpack_literal", "unpack"]
@@ -37,7 +38,7 @@ def unpack(binary: Binary) -> Any:
             " that the sender chose"
         )
     if binary.tag != _TAG:
-        raise LiteralError(f"got binary data with tag {binary.tag[:40]!r}; only {_TAG!r} is understood")
+        raise LiteralError(f"got binary data with tag {quoted_name(binary.tag)}; only {_TAG!r} is understood")
     try:
         data = _DECODER.decode(binary.value)
     except RecursionError:

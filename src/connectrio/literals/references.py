@@ -20,7 +20,7 @@ from connectrio.idl.flyteidl2.core import (
     StructuredDatasetType,
 )
 from connectrio.literals.codec import Codec
-from connectrio.literals.describe import describe_literal, describe_value
+from connectrio.literals.describe import describe_value
 from connectrio.literals.errors import LiteralError, mismatch
 from connectrio.literals.text import encodable
 from connectrio.literals.values import DataFrame, Dir, File
@@ -54,7 +54,7 @@ class BlobReference(Codec):
 
     def to_python(self, literal: Literal) -> File | Dir:
         if literal.scalar is not None and literal.scalar.blob is not None:
-            value = read_blob(literal)
+            value = read_blob(literal.scalar.blob, literal.hash)
             if isinstance(value, self.value_type):
                 return value
         reference: File | Dir = self.unusual(literal)
@@ -89,7 +89,7 @@ class DataFrameReference(Codec):
 
     def to_python(self, literal: Literal) -> DataFrame:
         if literal.scalar is not None and literal.scalar.structured_dataset is not None:
-            return read_dataframe(literal)
+            return read_dataframe(literal.scalar.structured_dataset, literal.hash)
         value: DataFrame = self.unusual(literal)
         return value
 
@@ -122,30 +122,25 @@ def _from_fields(fields: dict[Any, Any], value_type: type[T]) -> T:
         raise LiteralError(f"expected {value_type.__name__}, got {describe_value(fields)}: {error}") from None
 
 
-def read_blob(literal: Literal) -> File | Dir:
-    """The file or directory that a blob literal names.
+def read_blob(blob: Blob, digest: str) -> File | Dir:
+    """The file or directory that a blob names.
 
-    :raises LiteralError: the literal is no blob, or a blob of a kind that Flyte does not have
+    :param digest: the hash of the literal that holds the blob; "" for none
+    :raises LiteralError: it is a blob of a kind that Flyte does not have
     """
-    blob = None if literal.scalar is None else literal.scalar.blob
-    if blob is None:
-        raise mismatch("File or Dir", describe_literal(literal))
     kind = blob.metadata.type if blob.metadata is not None else None
     if kind is None:
-        return File(path=blob.uri, hash=literal.hash or None)
+        return File(path=blob.uri, hash=digest or None)
     value_type = BLOB_TYPES.get(kind.dimensionality)
     if value_type is None:
         raise LiteralError(f"expected File or Dir, got a blob of the unknown kind {int(kind.dimensionality)}")
-    return value_type(path=blob.uri, format=kind.format, hash=literal.hash or None)
+    return value_type(path=blob.uri, format=kind.format, hash=digest or None)
 
 
-def read_dataframe(literal: Literal) -> DataFrame:
-    """The data frame that a structured dataset literal names.
+def read_dataframe(dataset: StructuredDataset, digest: str) -> DataFrame:
+    """The data frame that a structured dataset names.
 
-    :raises LiteralError: the literal is no structured dataset
+    :param digest: the hash of the literal that holds the dataset; "" for none
     """
-    dataset = None if literal.scalar is None else literal.scalar.structured_dataset
-    if dataset is None:
-        raise mismatch("DataFrame", describe_literal(literal))
     kind = dataset.metadata.structured_dataset_type if dataset.metadata is not None else None
-    return DataFrame(uri=dataset.uri, format="" if kind is None else kind.format, hash=literal.hash or None)
+    return DataFrame(uri=dataset.uri, format="" if kind is None else kind.format, hash=digest or None)

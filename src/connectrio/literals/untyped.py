@@ -39,9 +39,9 @@ def _read_scalar(literal: Literal, scalar: Scalar, depth: int) -> Any:
     if scalar.union is not None:
         return read_untyped(Literal() if scalar.union.value is None else scalar.union.value, depth + 1)
     if scalar.blob is not None:
-        return read_blob(literal)
+        return read_blob(scalar.blob, literal.hash)
     if scalar.structured_dataset is not None:
-        return read_dataframe(literal)
+        return read_dataframe(scalar.structured_dataset, literal.hash)
     for kind, read in _SCALARS.items():
         value = getattr(scalar, kind)
         if value is not None:
