@@ -144,6 +144,19 @@ def test_a_response_is_exactly_its_frames():
     ]
 
 
+def test_spaces_around_header_values_are_not_sent():
+    """A peer may end the whole connection over them."""
+    client = BareClient()
+    request = client.call(b"")
+
+    request.send_headers([*RESPONSE, ("x-padded", "  a b "), ("x-blank", " ")])
+    request.send_headers([("grpc-status", "13"), ("grpc-message", "failed: ")], end_stream=True)
+
+    response, trailers, *_ = client.exchange()
+    assert response.headers[2:] == [("x-padded", "a b"), ("x-blank", "")]
+    assert trailers.headers == [("grpc-status", "13"), ("grpc-message", "failed:")]
+
+
 def test_streams_are_answered_in_any_order():
     server = ServerCore()
     first, second = server.request(1), server.request(3)

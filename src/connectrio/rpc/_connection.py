@@ -167,7 +167,9 @@ class Connection(ABC):
 
     def send_headers(self, stream: Stream, headers: Headers, *, end_stream: bool) -> None:
         """See `Stream.send_headers`."""
-        self.h2.send_headers(stream.id, headers, end_stream=end_stream)
+        # gRPC lets spaces around a value be stripped; HTTP/2 peers may end the connection over them (RFC 9113 §8.2.1)
+        stripped = [(name, value.strip(" ")) for name, value in headers]
+        self.h2.send_headers(stream.id, stripped, end_stream=end_stream)
         if end_stream:
             stream.local_ended()
         self.output_ready.wake()
