@@ -31,6 +31,8 @@ _BY_ERROR_CODE = {
     ErrorCodes.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
 }
 
+_STATUSES = {str(status.value): status for status in Status}
+
 
 def error_from_termination(termination: Termination) -> GRPCError:
     """For a call whose stream was cut short before a status came."""
@@ -64,6 +66,6 @@ def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:
     message = values.get("grpc-message")
     text = None if message is None else decode_grpc_message(message)
     try:
-        return Status(int(code)), text
-    except ValueError:
+        return _STATUSES[code], text
+    except KeyError:
         return Status.UNKNOWN, f"invalid grpc-status {code!r}" + (f": {text}" if text else "")
