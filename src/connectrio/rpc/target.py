@@ -9,7 +9,7 @@ from functools import partial
 import anyio
 from anyio.abc import AnyByteStream
 
-_ADDRESS = re.compile(r"(?:dns:(?:///)?)?(?P<host>\[[0-9a-fA-F:.%]+\]|[^\[\]:/]+):(?P<port>[0-9]+)")
+_ADDRESS = re.compile(r"(?:dns:(?:///)?)?(?P<host>\[[0-9a-fA-F:.]+(?:%[\w.~-]+)?\]|[^\[\]:/]+):(?P<port>[0-9]+)")
 
 
 def parse_target(target: str) -> tuple[Callable[[], Awaitable[AnyByteStream]], str]:
