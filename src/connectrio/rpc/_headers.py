@@ -5,6 +5,7 @@ Source: "Requests" and "Responses" in gRPC over HTTP2.
 
 from __future__ import annotations
 
+import math
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
@@ -17,7 +18,7 @@ from multidict import MultiDict
 from connectrio.rpc._stream import Headers
 
 CONTENT_TYPE = "application/grpc"
-_CONTENT_TYPES = re.compile(r"application/grpc(\+proto)?\s*(;.*)?", re.IGNORECASE)
+_CONTENT_TYPES = re.compile(r"application/grpc(\+[^;]*)?\s*(;.*)?", re.IGNORECASE)
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _LARGEST_TIMEOUT = 99_999_999
@@ -25,6 +26,9 @@ _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1
 
 # Not metadata: HTTP/2's and gRPC's own headers.
 _TRANSPORT_HEADERS = frozenset({"te", "content-type", "user-agent"})
+
+# A character is at most four bytes, each three characters once percent-encoded.
+_MAX_ENCODED_CHARACTER = 12
 
 # bytes of a percent-encoded grpc-message. Clients take 8 KiB of metadata by default (grpc's C core drops the whole
 # response beyond it), and custom trailers need room as well.
@@ -35,7 +39,7 @@ Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 
 
 def is_grpc_content_type(value: str | None) -> bool:
-    """Whether a request or response of that content type is gRPC with protobuf messages."""
+    """Whether a request or response of that content type is gRPC; how messages are encoded is the codec's affair."""
     return value is not None and _CONTENT_TYPES.fullmatch(value) is not None
 
 
@@ -52,6 +56,8 @@ def decode_timeout(value: str) -> float:
 
 def encode_timeout(seconds: float) -> str:
     """`seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
+    if seconds == math.inf:
+        return f"{_LARGEST_TIMEOUT}H"
     for unit, factor in (("n", 1e9), ("u", 1e6), ("m", 1e3), ("S", 1.0), ("M", 1 / 60), ("H", 1 / 3600)):
         value = int(seconds * factor)
         if value <= _LARGEST_TIMEOUT:
@@ -88,7 +94,7 @@ def fit_status_message(message: str, size: int = MAX_STATUS_MESSAGE_SIZE) -> str
 
     A client that gets more metadata than it allows drops the whole response, status and all.
     """
-    if len(message) * 9 <= size or len(encode_grpc_message(message)) <= size:
+    if len(message) * _MAX_ENCODED_CHARACTER <= size or len(encode_grpc_message(message)) <= size:
         return message
     room = size - len(_TRUNCATED)
     low, high = 0, min(len(message), room)
