@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import betterproto2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.wrappers_pb2 import BoolValue
 from hypothesis import strategies as st
 
 import connectrio.idl.flyteidl2.connector
@@ -102,19 +101,15 @@ def unknown_fields() -> st.SearchStrategy[bytes]:
     field = st.one_of(
         st.builds(wire.number, numbers, st.integers(0, 2**64 - 1)),
         st.builds(wire.delimited, numbers, st.binary(max_size=8)),
-        st.builds(
-            lambda number, value: wire.tag(number, wire.FIXED32) + value, numbers, st.binary(min_size=4, max_size=4)
-        ),
-        st.builds(
-            lambda number, value: wire.tag(number, wire.FIXED64) + value, numbers, st.binary(min_size=8, max_size=8)
-        ),
+        st.builds(wire.fixed32, numbers, st.binary(min_size=4, max_size=4)),
+        st.builds(wire.fixed64, numbers, st.binary(min_size=8, max_size=8)),
     )
     return st.lists(field, max_size=2).map(b"".join)
 
 
 def parts(message: Message) -> Iterator[Message]:
     """The message and all messages in it, but those that are plain Python values in our classes."""
-    if isinstance(message, BoolValue):
+    if is_wrapper(message.DESCRIPTOR):
         return
     yield message
     for field, value in message.ListFields():
@@ -129,6 +124,11 @@ def items_of(field: FieldDescriptor, value: Any) -> list[Message]:
     if not field.message_type:
         return []
     return list(value) if field.is_repeated else [value]
+
+
+def is_wrapper(descriptor: Descriptor | None) -> bool:
+    """True for the message that is a plain value, or None, in our classes."""
+    return descriptor is not None and descriptor.full_name == "google.protobuf.BoolValue"
 
 
 def class_of(descriptor: Descriptor) -> type[betterproto2.Message]:
@@ -155,7 +155,7 @@ def mirrored_value(field: FieldDescriptor, value: Any) -> Any:
 
 
 def mirrored_item(field: FieldDescriptor, value: Any) -> Any:
-    if isinstance(value, BoolValue):
+    if is_wrapper(field.message_type):
         return value.value
     return mirror(value) if field.message_type else value
 

@@ -1,6 +1,6 @@
-"""Our classes and protobuf's read each other's bytes and mean the same by them.
+"""Our classes and those of the flyteidl2 wheel read each other's bytes and mean the same by them.
 
-What betterproto2 makes of bytes that no protobuf library writes is in test_betterproto2_decoding.py.
+What betterproto2 makes of bytes that no protobuf library writes is in test_betterproto2_deviations.py.
 """
 
 from __future__ import annotations
@@ -10,39 +10,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idl.messages import canonical, class_of, is_map, messages, mirror, parts, unknown_fields
-from idl.wire_contract import PUBLISHED
-from idl.wire_facts import types_of
+from idl.wire_contract import PUBLISHED, main_messages, message_classes
 
-ALL = {
-    name: GetMessageClass(found)
-    for services in PUBLISHED.values()
-    for name, found in types_of(services).items()
-    if isinstance(found, Descriptor) and not found.GetOptions().map_entry
-}
-# Drawn on their own they come out deeper than as parts of requests.
-PARTS = ("flyteidl2.core.Literal", "flyteidl2.core.LiteralType", "flyteidl2.core.TaskTemplate")
-TYPES = {
-    message.full_name: ALL[message.full_name]
-    for services in PUBLISHED.values()
-    for service in services
-    for method in service.methods
-    for message in (method.input_type, method.output_type)
-} | {
-    name: ALL[name] for name in ("flyteidl2.core.Literal", "flyteidl2.core.LiteralType", "flyteidl2.core.TaskTemplate")
-}
+SERVICES = [service for services in PUBLISHED.values() for service in services]
+MESSAGES = message_classes(SERVICES)
 
-each_type = pytest.mark.parametrize("cls", TYPES.values(), ids=TYPES)
+MAIN_MESSAGES = {name: MESSAGES[name] for name in main_messages(SERVICES)}
+
+each_type = pytest.mark.parametrize("cls", MAIN_MESSAGES.values(), ids=MAIN_MESSAGES)
 # The first message of a class is slow: betterproto2 inspects the class then. Messages of this size are slow to draw.
-unhurried = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+unhurried = settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
 
 EXTREMES = {
     FieldDescriptor.TYPE_INT32: [0, -(2**31), 2**31 - 1],
@@ -76,7 +61,7 @@ def extremes(field: FieldDescriptor) -> list[Any]:
     return [values] if field.is_repeated else values
 
 
-@pytest.mark.parametrize("cls", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("cls", MESSAGES.values(), ids=MESSAGES)
 def test_every_field_of_every_message(cls):
     for message in messages_with_one_field(cls):
         assert class_of(cls.DESCRIPTOR).parse(message.SerializeToString()) == mirror(message)

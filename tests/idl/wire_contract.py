@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from flyteidl2.connector import service_pb2
+from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from packaging.version import Version
 
@@ -27,6 +32,31 @@ ADDED = {
 }
 
 
+def message_classes(services: Iterable[ServiceDescriptor]) -> dict[str, type[Message]]:
+    """protobuf's classes for all messages that a call of these services can carry, by full name."""
+    return {
+        name: GetMessageClass(found)
+        for name, found in types_of(services).items()
+        if isinstance(found, Descriptor) and not found.GetOptions().map_entry
+    }
+
+
+def main_messages(services: Iterable[ServiceDescriptor]) -> list[str]:
+    """The requests and responses, and what these mostly consist of: drawn on its own, it comes out deeper."""
+    methods = [method for service in services for method in service.methods]
+    calls = {message.full_name for method in methods for message in (method.input_type, method.output_type)}
+    return sorted(calls | {"flyteidl2.core.Literal", "flyteidl2.core.LiteralType", "flyteidl2.core.TaskTemplate"})
+
+
+def our_services(files: FileDescriptorSet, pool: DescriptorPool, package: str) -> list[ServiceDescriptor]:
+    return [
+        service
+        for file in files.file
+        if f"{file.package}.".startswith(f"{package}.")
+        for service in pool.FindFileByName(file.name).services_by_name.values()
+    ]
+
+
 def published_facts(package: str) -> Facts:
     """About the published services, and all that they refer to."""
     services = PUBLISHED[package]
@@ -42,12 +72,7 @@ def newer_than_the_wheel() -> Facts:
 def our_facts(files: FileDescriptorSet, package: str) -> Facts:
     """About all that the files of `package` declare, needed by a service or not, and all that they refer to."""
     pool = load(files)
-    services = [
-        service
-        for file in files.file
-        if f"{file.package}.".startswith(f"{package}.")
-        for service in pool.FindFileByName(file.name).services_by_name.values()
-    ]
+    services = our_services(files, pool, package)
     return facts_of(services, (declared_types(files, pool, package) | types_of(services)).values())
 
 
