@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from enum import Enum, IntEnum
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -161,7 +162,6 @@ REFUSALS = [
     ),
     ("\ud800", "str '\\ud800' is no valid Unicode text: surrogates not allowed"),
     (File("a\udcff"), "str 'a\\udcff' is no valid Unicode text: surrogates not allowed"),
-    (File(PurePosixPath("a/b")), "expected str, got pathlib.PurePosixPath"),
     (DataFrame(""), "a DataFrame needs the uri at which its data are stored"),
     ({(1, 2): 3}, "value[…]: the keys of a struct are str or int, not tuple"),
     ({"a": [{1, 2}]}, "value['a'][0]: set is not data that a struct can hold"),
@@ -191,7 +191,7 @@ def test_what_messagepack_cannot_hold_is_an_error(value):
         (bytearray(b"x"), "bytearray"),
         (Point, "type"),
         (core.TaskLog(), "connectrio.idl.flyteidl2.core.TaskLog"),
-        (PurePosixPath("a"), "pathlib.PurePosixPath"),
+        (Decimal(1), "decimal.Decimal"),
     ],
 )
 def test_an_object_without_a_literal_is_named_with_its_output(value, name):
@@ -201,6 +201,11 @@ def test_an_object_without_a_literal_is_named_with_its_output(value, name):
         f"output 'bad'[1]: Flyte has no literal for {name}: store it and return a File, Dir or DataFrame,"
         " or return numbers, texts, times, lists, dicts or dataclasses"
     )
+
+
+def test_a_path_object_is_no_path():
+    with pytest.raises(LiteralError, match=r"^expected str, got pathlib\.\S*PurePosixPath$"):
+        python_to_literal(File(PurePosixPath("a/b")))
 
 
 class TestOutputs:
