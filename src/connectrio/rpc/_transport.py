@@ -61,7 +61,8 @@ async def _then_set(
 
 async def _close_our_side(transport: ByteStream) -> None:
     """Tell the peer that nothing more will come. Closing outright could destroy what it has not read yet."""
-    with suppress(*LOST, NotImplementedError):  # TLS cannot close one side
+    # a peer that has gone is an OSError on trio; TLS cannot close one side
+    with suppress(*LOST, OSError, NotImplementedError):
         await transport.send_eof()
 
 
