@@ -61,8 +61,8 @@ async def _then_set(
 
 async def _close_our_side(transport: ByteStream) -> None:
     """Tell the peer that nothing more will come. Closing outright could destroy what it has not read yet."""
-    # a peer that has gone is an OSError on trio; TLS cannot close one side
-    with suppress(*LOST, OSError, NotImplementedError):
+    # a peer that has gone is an OSError on trio and a RuntimeError on uvloop; TLS cannot close one side
+    with suppress(*LOST, OSError, RuntimeError, NotImplementedError):
         await transport.send_eof()
 
 
