@@ -1,0 +1,243 @@
+"""Connectors that do as they are told, for our host and for flyte-sdk's alike.
+
+CONNECTOR_API is the package whose classes they use: "connectrio" unless it is set. What a call is to do is an order in
+JSON: the `output_prefix` of a create, the `resource_meta` of everything else. What happens is reported on standard
+output, a JSON line each, which the tests wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+if os.environ.get("CONNECTOR_API", "connectrio") == "connectrio":
+    from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+    from connectrio.idl.flyteidl2.connector import (
+        GetTaskLogsResponse,
+        GetTaskLogsResponseBody,
+        GetTaskMetricsResponse,
+    )
+else:
+    from flyte.connectors import AsyncConnector, ConnectorRegistry, Resource, ResourceMeta
+    from flyteidl2.connector.connector_pb2 import (
+        GetTaskLogsResponse,
+        GetTaskLogsResponseBody,
+        GetTaskMetricsResponse,
+    )
+    from flyteidl2.core.execution_pb2 import TaskExecution as Phase
+
+ERRORS = {
+    "CancelledError": lambda: asyncio.CancelledError("of my own"),
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
+    "KeyboardInterrupt": lambda: KeyboardInterrupt("boom"),
+    "NotImplementedError": NotImplementedError,
+    "SystemExit": lambda: SystemExit(3),
+    "ValueError": lambda: ValueError("boom"),
+}
+
+
+def report(event: str, **fields: Any) -> None:
+    # one write, so that lines of several threads do not mix
+    os.write(1, (json.dumps({"event": event, "at": time.monotonic(), **fields}) + "\n").encode())
+
+
+def describe(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | None) else repr(value)
+
+
+@dataclass
+class Order(ResourceMeta):
+    """What to do: a verb and its argument.
+
+    echo      report the arguments
+    raise X   raise X, a key of ERRORS
+    long N    raise an error whose text has N characters
+    big N     return N bytes
+    recurse   exceed the recursion limit
+    sleep S   wait for S seconds
+    gate      wait for a call that is told to open the gate
+    open      open the gate
+    junk      return something that no method may return
+    """
+
+    does: str = "echo"
+    argument: str = ""
+    id: str = ""
+
+
+class Gate:
+    """Holds calls until it is opened, and knows how many it held at once."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Condition()
+        self.is_open = False
+        self.now = 0
+        self.most = 0
+
+    def open(self) -> None:
+        with self._opened:
+            self.is_open = True
+            self._opened.notify_all()
+
+    def wait(self) -> None:
+        with self._opened:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self._opened.wait_for(lambda: self.is_open, timeout=60)
+            self.now -= 1
+
+
+GATE = Gate()
+
+
+def act(order: Order, arguments: dict[str, Any]) -> str:
+    """Whatever takes no time."""
+    match order.does:
+        case "raise":
+            raise ERRORS[order.argument]()
+        case "long":
+            raise RuntimeError("é" * int(order.argument))
+        case "recurse":
+            return act(order, arguments)
+        case "big":
+            return "x" * int(order.argument)
+        case "open":
+            GATE.open()
+    return json.dumps({name: describe(value) for name, value in arguments.items()})
+
+
+async def obey(operation: str, order: Order, **arguments: Any) -> str:
+    report("started", operation=operation, id=order.id)
+    outcome = "returned"
+    try:
+        if order.does == "sleep":
+            await anyio.sleep(float(order.argument))
+        return act(order, arguments)
+    except BaseException as error:
+        outcome = "cancelled" if isinstance(error, anyio.get_cancelled_exc_class()) else type(error).__name__
+        raise
+    finally:
+        report("ended", operation=operation, id=order.id, outcome=outcome)
+
+
+def obey_in_a_thread(operation: str, order: Order, **arguments: Any) -> str:
+    report("started", operation=operation, id=order.id)
+    if order.does == "sleep":
+        time.sleep(float(order.argument))
+    if order.does == "gate":
+        GATE.wait()
+    result = act(order, arguments)
+    report("ended", operation=operation, id=order.id, outcome="returned", most=GATE.most)
+    return result
+
+
+def finished(order: Order, message: str) -> Any:
+    return None if order.does == "junk" else Resource(phase=Phase.SUCCEEDED, message=message)
+
+
+def page(message: str, token: str) -> Any:
+    # the reference gives `results` as a deprecated list of strings, as we do
+    return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=[message, token]))
+
+
+class Probe(AsyncConnector):
+    """All methods are coroutines; logs come from an async generator."""
+
+    name = "Probe"
+    task_type_name = "probe"
+    metadata_type = Order
+
+    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        order = Order(**json.loads(output_prefix or "{}"))
+        echo = await obey("create", order, **(inputs or {}), **kwargs)
+        return None if order.does == "junk" else Order(does="echo", argument=echo, id=order.id)
+
+    async def get(self, resource_meta, **kwargs):
+        return finished(resource_meta, await obey("get", resource_meta, **kwargs))
+
+    async def delete(self, resource_meta, **kwargs):
+        await obey("delete", resource_meta, **kwargs)
+
+    async def get_metrics(self, resource_meta, **kwargs):
+        message = await obey("get_metrics", resource_meta, **kwargs)
+        return message if resource_meta.does == "junk" else GetTaskMetricsResponse()
+
+    async def get_logs(self, resource_meta, token="", **kwargs):
+        yield page("first", token)
+        yield page(await obey("get_logs", resource_meta, **kwargs), token)
+
+
+class Paged(Probe):
+    """Logs come from a coroutine; the methods take whatever a request has, where the host gives it to them."""
+
+    name = "Paged"
+    task_type_name = "paged"
+
+    async def get(self, resource_meta, output_prefix=None, **kwargs):
+        return await super().get(resource_meta, output_prefix=output_prefix, **kwargs)
+
+    async def get_logs(self, resource_meta, token="", lines=None, **kwargs):
+        return page(await obey("get_logs", resource_meta, lines=lines, **kwargs), token)
+
+    async def get_metrics(self, resource_meta, queries=None, start_time=None, end_time=None, step=None, **kwargs):
+        asked = {"queries": queries, "start_time": start_time, "end_time": end_time, "step": step}
+        await obey("get_metrics", resource_meta, **asked, **kwargs)
+        report("asked", id=resource_meta.id, **{name: describe(value) for name, value in asked.items()})
+        return GetTaskMetricsResponse()
+
+
+class Plain(AsyncConnector):
+    """All methods are plain functions."""
+
+    name = "Plain"
+    task_type_name = "plain"
+    metadata_type = Order
+
+    def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        return Order(argument=obey_in_a_thread("create", Order(**json.loads(output_prefix or "{}")), **kwargs))
+
+    def get(self, resource_meta, **kwargs):
+        return finished(resource_meta, obey_in_a_thread("get", resource_meta, **kwargs))
+
+    def delete(self, resource_meta, **kwargs):
+        obey_in_a_thread("delete", resource_meta, **kwargs)
+
+    def get_metrics(self, resource_meta, **kwargs):
+        obey_in_a_thread("get_metrics", resource_meta, **kwargs)
+        return GetTaskMetricsResponse()
+
+    def get_logs(self, resource_meta, **kwargs):
+        yield page("first", "")
+        yield page(obey_in_a_thread("get_logs", resource_meta, **kwargs), "")
+
+
+class Bare(AsyncConnector):
+    """Only what a connector must have."""
+
+    name = "Bare"
+    task_type_name = "bare"
+    metadata_type = Order
+
+    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        return Order()
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=Phase.RUNNING)
+
+    async def delete(self, resource_meta, **kwargs):
+        return None
+
+
+class BareInVersion2(Bare):
+    task_type_version = 2
+
+
+for connector in (Probe, Paged, Plain, Bare, BareInVersion2):
+    ConnectorRegistry.register(connector())

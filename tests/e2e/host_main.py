@@ -1,0 +1,40 @@
+"""A host as a process of its own: python host_main.py BACKEND SETTINGS, settings as JSON.
+
+It reports on standard output, a JSON line each, where it serves and why it could not start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from connectrio.host import HostError
+from connectrio.logs import configure_logging
+from connectrio.runner import exit_despite_busy_threads, run_host
+from connectrio.settings import HostSettings
+
+
+def report(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def announce(host: Any, addresses: Any) -> None:
+    report("serving", target=addresses.target, url=addresses.url, pid=os.getpid())
+
+
+def main(backend: Any, settings: str) -> int:
+    configure_logging("debug", "json")
+    try:
+        run_host(HostSettings(**json.loads(settings)), backend=backend, announce=announce)
+    except HostError as error:
+        report("failed", error=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(*sys.argv[1:])
+    exit_despite_busy_threads(code)
+    sys.exit(code)

@@ -1,0 +1,185 @@
+"""Programs under test: started, waited for, told to stop, and gone when their test is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from e2e.client import Client
+
+HERE = Path(__file__).parent
+CONNECTORS = HERE / "connectors"
+TESTS = HERE.parent
+
+# seconds; how long what must happen may take on a machine that is busy with other things
+PATIENCE = 30.0
+
+
+class Program:
+    """A process whose lines on standard output are JSON objects with an `event`, as far as tests wait for them.
+
+    :ivar pid: of the process
+    """
+
+    def __init__(self, command: Sequence[str | Path], *, cwd: Path = HERE, env: dict[str, str] | None = None) -> None:
+        self._changed = threading.Condition()
+        self._events: list[dict[str, Any]] = []
+        self._output: list[str] = []
+        self._errors: list[str] = []
+        self._process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+        self._readers = [
+            threading.Thread(target=self._read_output, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        for pipe in (self._process.stdout, self._process.stderr):
+            pipe.close()
+        if error is not None:
+            error.add_note(f"{' '.join(map(str, self._process.args))} wrote:\n{self.output}\n{self.errors}")
+
+    def _read_output(self) -> None:
+        for line in self._process.stdout:
+            with self._changed:
+                self._output.append(line)
+                if line.startswith("{"):
+                    self._events.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._output.append("")
+            self._changed.notify_all()
+
+    def _read_errors(self) -> None:
+        for line in self._process.stderr:
+            with self._changed:
+                self._errors.append(line)
+                self._changed.notify_all()
+
+    @property
+    def output(self) -> str:
+        """What it wrote to standard output so far."""
+        return "".join(self._output)
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to standard error so far."""
+        return "".join(self._errors)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log so far, which are JSON objects."""
+        return [json.loads(line) for line in list(self._errors) if line.startswith("{")]
+
+    def events(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """The events so far with that name and these fields."""
+        wanted = {"event": event, **fields}.items()
+        return [found for found in list(self._events) if wanted <= found.items()]
+
+    def wait_for(self, event: str, count: int = 1, *, patience: float = PATIENCE, **fields: Any) -> dict[str, Any]:
+        """The event number `count` of that name and these fields, as soon as it is there."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.events(event, **fields)) >= count, patience):
+                raise TimeoutError(f"{len(self.events(event, **fields))} of {count} events {event} {fields}")
+            return self.events(event, **fields)[count - 1]
+
+    def wait_for_log(self, event: str, *, patience: float = PATIENCE) -> dict[str, Any]:
+        """The first line of the log that says this, as soon as it is there."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: f'"{event}"' in self.errors, patience):
+                raise TimeoutError(f"nothing about {event!r} in the log")
+        return next(line for line in self.log if line["event"] == event)
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(signum)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self._process.kill()
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        """Its exit code, once it has ended; negative for a signal that killed it."""
+        code = self._process.wait(patience)
+        for reader in self._readers:
+            reader.join(patience)
+        return code
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+
+class HostProgram(Program):
+    """One of our hosts, serving the probes unless `settings` say otherwise.
+
+    :param wrapper: a command that the host's own is an argument of
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Path = HERE,
+        wrapper: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        settings = {
+            "host": "127.0.0.1",
+            "port": 0,
+            "prometheus_port": 0,
+            "entry_points": False,
+            "modules": [str(CONNECTORS / "probes.py")],
+            **settings,
+        }
+        super().__init__(
+            [*wrapper, sys.executable, HERE / "host_main.py", backend, json.dumps(settings)], cwd=cwd, env=env
+        )
+
+    def ready(self) -> Self:
+        """This, once it serves."""
+        self.wait_for("serving")
+        return self
+
+    def client(self, **options: Any) -> Client:
+        """A client of it, connected."""
+        return Client(self.target, **options).connect()
+
+    @property
+    def target(self) -> str:
+        """Where its gRPC server is."""
+        return str(self.wait_for("serving")["target"])
+
+    @property
+    def url(self) -> str:
+        """Where its exporter is."""
+        return str(self.wait_for("serving")["url"])
