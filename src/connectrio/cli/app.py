@@ -1,0 +1,126 @@
+"""The command lines of `connectrio` and `flyte-connector`. A command's module is imported when it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+
+from connectrio._version import __version__
+from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError
+from connectrio.cli.terminal import is_terminal, print_error
+
+__all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
+
+# 128 + SIGPIPE, as shells have it
+_BROKEN_PIPE = 141
+
+_COMMANDS = {
+    "Hosting": {
+        "serve": "connectrio serve --modules my_connector.py --port 8000\n  CONNECTRIO_GRACE=10 connectrio serve",
+        "demo": "connectrio demo --backend trio",
+    },
+    "Jobs of a host": {
+        "run": "connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result",
+        "create": "connectrio create duckdb --sql 'select $day as day' --input day:datetime=2024-01-01 --json",
+        "get": "connectrio get duckdb '{…}'\n  connectrio create duckdb --sql 'select 1' | connectrio get duckdb -",
+        "logs": "connectrio logs duckdb @meta.json --follow",
+        "metrics": "connectrio metrics duckdb @meta.json --json",
+        "delete": "connectrio delete duckdb @meta.json",
+    },
+    "Hosts": {
+        "ls": "connectrio ls --target 127.0.0.1:8000 --json",
+        "health": "connectrio health && echo ready\n  connectrio health --watch",
+    },
+}
+_MODULES = {"create": "jobs", "get": "jobs", "delete": "jobs"}
+
+_EXAMPLES = """\
+connectrio demo
+  connectrio serve --modules my_connector.py
+  connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result
+  connectrio ls"""
+
+
+def connectrio_app() -> cyclopts.App:
+    """The `connectrio` command."""
+    app = _app("connectrio", "Hosts Flyte connectors, and talks to hosts of connectors.", _EXAMPLES)
+    for order, (title, commands) in enumerate(_COMMANDS.items()):
+        group = cyclopts.Group(title, sort_key=order)
+        for name, example in commands.items():
+            app.command(
+                f"connectrio.cli.{_MODULES.get(name, name)}:{name}",
+                name=name,
+                group=group,
+                help_epilogue=_examples(example),
+                version_flags=(),  # --version is the task type's, where a command has it
+            )
+    app.command(_version, name="version", help_epilogue="")
+    return app
+
+
+def flyte_connector_app() -> cyclopts.App:
+    """The `flyte-connector` command, whose `c0` is how flyte-sdk's images start a host."""
+    app = _app("flyte-connector", "Hosts Flyte connectors.", "flyte-connector c0 --port 8000 --prometheus_port 9090")
+    app.command("connectrio.cli.serve:c0", name="c0", version_flags=())
+    return app
+
+
+def _app(name: str, summary: str, example: str) -> cyclopts.App:
+    return cyclopts.App(
+        name=name,
+        help=summary,
+        help_format="plaintext",
+        help_formatter="default" if is_terminal() else "plain",
+        help_epilogue=_examples(example),
+        version=__version__,
+        default_parameter=cyclopts.Parameter(negative_iterable=(), negative_none=()),
+    )
+
+
+def _examples(example: str) -> str:
+    return f"Examples:\n  {example}"
+
+
+def _version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` ask for; the exit code.
+
+    :param arguments: by default those of the process
+    """
+    try:
+        code = _run_command(app, sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except CommandError as error:
+        print_error(str(error), error.hint)
+        return error.code
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # nobody reads what was printed; what is left must not fail again when the interpreter flushes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return code
+
+
+def _run_command(app: cyclopts.App, arguments: list[str]) -> int:
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise UsageError(str(error).strip(), hint=_help_hint(app, arguments)) from error
+    except ValueError as error:  # from the validation of a dataclass of options
+        raise UsageError(str(error), hint=_help_hint(app, arguments)) from error
+    return command(*bound.args, **bound.kwargs) or 0
+
+
+def _help_hint(app: cyclopts.App, arguments: list[str]) -> str:
+    known = arguments[:1] if arguments and arguments[0] in app else []
+    return f"see: {' '.join([app.name[0], *known, '--help'])}"

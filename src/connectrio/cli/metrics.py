@@ -1,0 +1,52 @@
+"""`connectrio metrics`: the metrics of a job."""
+
+from __future__ import annotations
+
+from connectrio.cli.arguments import resource_meta
+from connectrio.cli.client import Client
+from connectrio.cli.errors import explained
+from connectrio.cli.render import struct_document, value_text
+from connectrio.cli.terminal import print_json, print_table
+from connectrio.idl.flyteidl2.connector import TaskCategory
+from connectrio.idl.flyteidl2.core import ExecutionMetricResult
+from connectrio.rpc import Channel
+
+__all__ = ["metrics", "print_metrics"]
+
+_CLIENT = Client()
+
+
+def metrics(
+    task_type: str,
+    meta: str,
+    /,
+    *,
+    query: list[str] | None = None,
+    version: int = 0,
+    client: Client = _CLIENT,
+) -> None:
+    """Print the metrics of a job.
+
+    :param task_type: by which the host finds the connector
+    :param meta: the resource meta that `create` printed; @FILE reads a file, - standard input
+    :param query: repeatable: ask for these metrics only
+    :param version: the version of the task type
+    """
+    handle = resource_meta(meta)
+    category = TaskCategory(name=task_type, version=version)
+
+    async def command(channel: Channel) -> list[ExecutionMetricResult]:
+        with explained():
+            return await client.jobs(channel, category).metrics(handle, query or ())
+
+    results = client.run(command)
+    if client.json:
+        print_json({"results": [{"metric": result.metric, "data": struct_document(result.data)} for result in results]})
+    else:
+        print_metrics(results)
+
+
+def print_metrics(results: list[ExecutionMetricResult]) -> None:
+    """The metrics for people."""
+    rows = [(result.metric, value_text(struct_document(result.data))) for result in results]
+    print_table("Metrics", ("Metric", "Data"), rows)

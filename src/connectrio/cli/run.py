@@ -1,0 +1,115 @@
+"""`connectrio run`: a job from its creation to its outputs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from connectrio.cli.aio import Interrupts
+from connectrio.cli.arguments import Credentials, resource_meta_text
+from connectrio.cli.calls import Jobs
+from connectrio.cli.client import Client
+from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, explained
+from connectrio.cli.follow import Follower
+from connectrio.cli.progress import JobView, job_view
+from connectrio.cli.render import meta_document, print_resource, resource_document
+from connectrio.cli.task import Task, category_of
+from connectrio.cli.terminal import print_json
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest, Resource
+from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
+from connectrio.rpc import Channel, GRPCError
+
+__all__ = ["run"]
+
+_ABORTED = 4
+_EXIT_CODES = {Phase.SUCCEEDED: 0, Phase.ABORTED: _ABORTED, Phase.RETRYABLE_FAILED: TEMPORARY_FAILURE}
+
+_CLIENT = Client()
+_CREDENTIALS = Credentials()
+_TASK = Task()
+
+
+def run(
+    task_type: str,
+    /,
+    *,
+    task: Task = _TASK,
+    credentials: Credentials = _CREDENTIALS,
+    client: Client = _CLIENT,
+) -> int:
+    """Create a job, follow it to its end and print its outputs. Ctrl-C, or SIGTERM, deletes the job.
+
+    Progress and log lines go to standard error, the outcome to standard output.
+
+    Exit codes: 0 SUCCEEDED, 1 FAILED or a call failed, 2 wrong usage, 4 ABORTED, 75 RETRYABLE_FAILED, 130 interrupted.
+
+    :param task_type: by which the host finds the connector
+    """
+    connection = credentials.connection(task_type)
+    request = task.request(task_type, connection)
+    interrupts = Interrupts()
+
+    async def command(channel: Channel) -> tuple[bytes, Resource]:
+        jobs = client.jobs(channel, category_of(request), connection, request.output_prefix)
+        with job_view(sys.stderr) as view:
+            return await _Run(jobs, view, interrupts).run(request)
+
+    meta, resource = client.run(command, interrupts)
+    if client.json:
+        print_json({**meta_document(meta), **resource_document(resource)})
+    else:
+        print_resource(resource)
+    return _EXIT_CODES.get(resource.phase, FAILURE)
+
+
+class _Run:
+    """One job of ours: whatever ends us ends it."""
+
+    def __init__(self, jobs: Jobs, view: JobView, interrupts: Interrupts) -> None:
+        self._jobs = jobs
+        self._view = view
+        self._interrupts = interrupts
+
+    async def run(self, request: CreateTaskRequest) -> tuple[bytes, Resource]:
+        """The job's resource meta, and its state at its end.
+
+        :raises CommandError: a call failed, or we were interrupted
+        """
+        meta = await self._create(request)
+        self._view.say(f"created {resource_meta_text(meta)}")
+        try:
+            await checkpoint()  # an interrupt may have come while the job was created
+            return meta, await Follower(self._jobs, meta, self._view).follow()
+        except anyio.get_cancelled_exc_class():
+            await self._delete(meta)
+            raise CommandError("interrupted; the job was deleted", code=INTERRUPTED) from None
+        except CommandError as error:
+            raise CommandError(str(error), hint=self._how_to_go_on(meta), code=error.code) from error
+
+    async def _create(self, request: CreateTaskRequest) -> bytes:
+        """The answer is waited for even when we are interrupted: without it the job could not be deleted."""
+        self._interrupts.notify = lambda: self._view.say("interrupted; waiting for the job's name, to delete it")
+        with self._interrupts.cleanup(), explained():
+            return await self._jobs.create(request)
+        raise CommandError("interrupted twice; if the job was created, it was not deleted", code=INTERRUPTED)
+
+    async def _delete(self, meta: bytes) -> None:
+        self._view.say("interrupted; deleting the job")
+        failure = "there was no time for it"
+        with self._interrupts.cleanup():
+            try:
+                await self._jobs.delete(meta)
+            except GRPCError as error:
+                failure = f"{error.status.name}: {error.message}"
+            else:
+                return
+        raise CommandError(
+            f"interrupted, and the job was not deleted: {failure}", hint=self._how_to_go_on(meta), code=INTERRUPTED
+        )
+
+    def _how_to_go_on(self, meta: bytes) -> str:
+        job = f"{self._jobs.category.name} {shlex.quote(resource_meta_text(meta))}"
+        return f"the job may still run. Look at it with: connectrio get {job}; end it with: connectrio delete {job}"

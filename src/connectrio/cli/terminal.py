@@ -1,0 +1,118 @@
+"""What commands print: tables and colours on a terminal, plain lines elsewhere, JSON for machines.
+
+rich is imported when something is drawn on a terminal, and not before.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "console",
+    "is_terminal",
+    "print_error",
+    "print_json",
+    "print_line",
+    "print_note",
+    "print_table",
+    "print_warning",
+    "printable",
+]
+
+
+def is_terminal(stream: IO[str] | None = None) -> bool:
+    """Whether a person looks at `stream` (by default standard output)."""
+    return (stream or sys.stdout).isatty()
+
+
+@cache
+def console(*, stderr: bool = False) -> Console:
+    """rich's view of standard output, or of standard error."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelled out: what a server sends must not steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else _spelled(character)
+        for character in text
+    )
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def print_line(text: str, style: str = "") -> None:
+    """One line on standard output, styled on a terminal."""
+    _print(text, style, sys.stdout)
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """What went wrong and what to do next, on standard error."""
+    _print(f"error: {message}", "red", sys.stderr)
+    if hint:
+        _print(f"hint: {hint}", "dim", sys.stderr)
+
+
+def print_warning(message: str) -> None:
+    """Something that a person should know but that ends nothing, on standard error."""
+    _print(f"warning: {message}", "yellow", sys.stderr)
+
+
+def print_note(message: str) -> None:
+    """Something that helps a person on, on standard error."""
+    _print(message, "dim", sys.stderr)
+
+
+def _print(text: str, style: str, stream: IO[str]) -> None:
+    if style and is_terminal(stream):
+        console(stderr=stream is sys.stderr).print(printable(text), style=style, soft_wrap=True)
+    else:
+        print(printable(text), file=stream, flush=True)
+
+
+def print_json(document: Any, *, indent: int = 2) -> None:
+    """A JSON document on standard output.
+
+    :param indent: spaces; 0 for one line
+    """
+    import msgspec
+
+    text = msgspec.json.encode(document)
+    print((msgspec.json.format(text, indent=indent) if indent else text).decode(), flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table: drawn on a terminal, aligned columns below a head line elsewhere."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if is_terminal():
+        _draw_table(title, columns, cells)
+        return
+    one_line = [[cell.replace("\n", " ") for cell in row] for row in [list(columns), *cells]]
+    widths = [max(map(len, column)) for column in zip(*one_line, strict=True)]
+    for row in one_line:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip(), flush=True)
+
+
+def _draw_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_style="bold", header_style="bold cyan")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
