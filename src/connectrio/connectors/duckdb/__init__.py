@@ -1,0 +1,53 @@
+"""SQL on the host itself: tasks of type `duckdb`, run by an embedded DuckDB (extra `duckdb`).
+
+A task has its SQL in `sql.statement`, and in `custom`:
+
+| key | meaning | default |
+|---|---|---|
+| `database` | a database file (a path or a `file://` URL), or `:memory:` | `:memory:` |
+
+**Parameters.** `$name` in the statement is the task's input of that name. Inputs that it does not name are not bound.
+A `File` or a `Dir` is bound as its path and a `DataFrame` as its URI, a `file://` URL as the path it stands for, so
+that `FROM read_parquet($frame)` works.
+
+**Several statements** may be given, separated by `;`: they run in order, and the last one's result is the result. Each
+commits by itself unless the SQL says `BEGIN`; a task on a database file that may be retried should.
+
+**Result.** It is written to `<output_prefix>/<output>.parquet` (`result.parquet` if the task declares no output), where
+nobody sees it before it is whole, and returned as a `DataFrame` for the declared output; a second output is refused.
+`output_prefix` is a path or a `file://` URL. A statement that yields no result set (`CREATE TABLE`, `INSERT`, …) makes
+no file, unless an output is declared: then DuckDB's own answer, the count of changed rows, is written.
+
+**Where jobs live.** In a directory, as one JSON record and one log each, so that finished jobs survive a restart.
+Several hosts may share it; whichever is asked answers. Settings are environment variables, see `DuckDBSettings`.
+
+**How a job ends:**
+
+| what happened | phase |
+|---|---|
+| the query ran | SUCCEEDED |
+| bad SQL, bad data, a parameter without input, no such file, no permission, a constraint | FAILED |
+| out of memory, a conflicting transaction | RETRYABLE_FAILED: other queries may have gone by then |
+| any other I/O error: a locked database file, a full disk, a network | RETRYABLE_FAILED |
+| an error inside DuckDB or this connector | RETRYABLE_FAILED |
+| the host was stopped, or died | RETRYABLE_FAILED |
+| deleted | ABORTED |
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from connectrio.connectors.duckdb._connector import DuckDBConnector, DuckDBJob
+from connectrio.connectors.duckdb._settings import DuckDBSettings
+from connectrio.connectors.duckdb._store import UnknownJobError
+from connectrio.connectors.duckdb._task import TaskError
+from connectrio.registry import ConnectorRegistry
+
+__all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "TaskError", "UnknownJobError"]
+
+# only looked for: importing DuckDB takes half a second and 20 MB, which a host that never runs a query need not pay
+if find_spec("duckdb") is None:
+    raise ImportError('the DuckDB connector needs DuckDB: pip install "connectrio[duckdb]"', name="duckdb")
+
+ConnectorRegistry.register(DuckDBConnector())

@@ -1,0 +1,223 @@
+"""The connector: an async shell around `Jobs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import structlog
+from anyio import from_thread, to_thread
+from anyio.abc import TaskGroup
+
+from connectrio.connector import AsyncConnector, Resource, ResourceMeta
+from connectrio.connectors.duckdb._job import Job
+from connectrio.connectors.duckdb._jobs import Jobs
+from connectrio.connectors.duckdb._report import log_page, metrics, resource
+from connectrio.connectors.duckdb._settings import DuckDBSettings
+from connectrio.connectors.duckdb._task import QueryTask, read_task
+from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
+from connectrio.idl.flyteidl2.core import TaskTemplate
+
+__all__ = ["DuckDBConnector", "DuckDBJob"]
+
+log = structlog.get_logger("connectrio.connectors.duckdb")
+
+# so that a `delete` that reached another host interrupts within a second, and so does one that DuckDB has dropped
+WATCH_SECONDS = 0.25
+
+TIDY_SECONDS = 3600.0
+
+# ids become names of directories
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class DuckDBJob(ResourceMeta):
+    """Which job it is.
+
+    :raises ValueError: `job_id` is not of the form that `create` gives it
+    """
+
+    job_id: str
+
+    def __post_init__(self) -> None:
+        if not _JOB_ID.fullmatch(self.job_id):
+            raise ValueError(f"{self.job_id!r} is no id of a DuckDB job: those have 32 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class _Open:
+    """What a connector has while its lifespan is open.
+
+    :ivar tasks: one for each job, waiting for a slot and then for its thread
+    :ivar slots: for the threads that run queries
+    :ivar files: for threads that only touch small files, so that they wait neither for those nor for the host's
+    """
+
+    jobs: Jobs
+    tasks: TaskGroup
+    slots: anyio.CapacityLimiter
+    files: anyio.CapacityLimiter
+
+    def submit(self, task: QueryTask) -> Job:
+        """Record a job and start it, in a worker thread, where no cancellation comes between the two."""
+        job = self.jobs.add(task)
+        from_thread.run_sync(self.tasks.start_soon, self._run, job)
+        return job
+
+    async def _run(self, job: Job) -> None:
+        # abandoned only once the host ends, and `Jobs.stop` has done what can be done
+        await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
+        await to_thread.run_sync(self.jobs.retire, job, limiter=self.files)
+
+    async def watch(self) -> None:
+        """See to the jobs that there are."""
+        while True:
+            await anyio.sleep(WATCH_SECONDS)
+            if self.jobs.any_live:
+                await self._housekeeping(self.jobs.watch)
+
+    async def tidy(self) -> None:
+        """Keep the store in order, in a host that lives for long."""
+        while True:
+            await anyio.sleep(TIDY_SECONDS)
+            await self._housekeeping(self.jobs.tidy)
+
+    async def _housekeeping(self, work: Callable[[], None]) -> None:
+        try:
+            await to_thread.run_sync(work, limiter=self.files)
+        except Exception:
+            # a full disk, say, must not end the host
+            log.warning("the DuckDB connector's housekeeping failed, and will be tried again", exc_info=True)
+
+
+class DuckDBConnector(AsyncConnector[DuckDBJob]):
+    """Runs SQL in the host's own process. The package's docstring says what a task can ask for.
+
+    :param settings: instead of those in the environment, which is read when the lifespan opens
+    """
+
+    name = "DuckDB Connector"
+    task_type_name = "duckdb"
+    metadata_type = DuckDBJob
+
+    def __init__(self, settings: DuckDBSettings | None = None) -> None:
+        self._settings = settings
+        self._open: _Open | None = None
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Hold the job store and the threads of the queries.
+
+        On leaving, queries that have not ended are interrupted and recorded as RETRYABLE_FAILED.
+
+        :raises OSError: the job store cannot be opened
+        :raises RuntimeError: the lifespan is open already; a second host needs a connector of its own
+        :raises ValueError: an environment variable does not hold what it should
+        """
+        if self._open is not None:
+            raise RuntimeError("this DuckDB connector is open already: register another instance with the other host")
+        settings = self._settings or DuckDBSettings.from_environment()
+        files = anyio.CapacityLimiter(4)
+        jobs = await to_thread.run_sync(_open_jobs, settings, limiter=files)
+        async with anyio.create_task_group() as tasks:
+            self._open = _Open(jobs, tasks, anyio.CapacityLimiter(settings.max_running), files)
+            tasks.start_soon(self._open.watch)
+            tasks.start_soon(self._open.tidy)
+            try:
+                yield
+            finally:
+                self._open = None
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(jobs.stop, limiter=files)
+                tasks.cancel_scope.cancel()
+
+    async def create(
+        self,
+        task_template: TaskTemplate,
+        output_prefix: str,
+        inputs: dict[str, Any] | None = None,
+        task_execution_metadata: TaskExecutionMetadata | None = None,  # noqa: ARG002 - part of the signature
+        **kwargs: Any,  # noqa: ARG002 - a connection's secrets, of which DuckDB needs none
+    ) -> DuckDBJob:
+        """Record the query and start it; it runs on when this call has ended.
+
+        :raises TaskError: the template or `output_prefix` is not one this connector can serve
+        :raises OSError: the job cannot be recorded
+        """
+        opened = self._opened()
+        task = read_task(task_template, output_prefix, inputs)
+        job = await to_thread.run_sync(opened.submit, task, limiter=opened.files)
+        return DuckDBJob(job.record.job_id)
+
+    def get(self, resource_meta: DuckDBJob, **kwargs: Any) -> Resource:  # noqa: ARG002 - part of the signature
+        """Report how the query stands.
+
+        `custom_info` has, where they are known: `job_id`, `database`, `statement` (a digest), `queued_at`, `started_at`
+        and `finished_at` (ISO 8601), `seconds` of running, `progress` in percent while it runs, `rows`, `columns` (name
+        and type of each) and `result` (where it is).
+
+        :raises UnknownJobError: there is no such job
+        """
+        return resource(self._opened().jobs.snapshot(resource_meta.job_id))
+
+    def delete(self, resource_meta: DuckDBJob, **kwargs: Any) -> None:  # noqa: ARG002 - part of the signature
+        """Interrupt the query, or take it out of the queue. Does nothing to one that has ended or is not known."""
+        self._opened().jobs.abort(resource_meta.job_id)
+
+    def get_metrics(
+        self,
+        resource_meta: DuckDBJob,
+        queries: Sequence[str] = (),
+        **kwargs: Any,  # noqa: ARG002 - part of the signature
+    ) -> GetTaskMetricsResponse:
+        """Report what the query has read, produced and used.
+
+        :param queries: names of metrics; all, if there are none
+        :raises UnknownJobError: there is no such job
+        :raises ValueError: there is no metric of such a name
+        """
+        return metrics(self._opened().jobs.snapshot(resource_meta.job_id).record, queries)
+
+    async def get_logs(
+        self,
+        resource_meta: DuckDBJob,
+        token: str = "",
+        lines: int = 0,
+        **kwargs: Any,  # noqa: ARG002 - part of the signature
+    ) -> AsyncIterator[GetTaskLogsResponse]:
+        """Report the log lines there are, then a header with the token of the next page.
+
+        The token is "" once the query has ended and its whole log has been read.
+
+        :param token: where to go on, from the header of the page before
+        :param lines: how many at most; 0 for all
+        :raises UnknownJobError: there is no such job
+        :raises ValueError: `token` is none of a DuckDB job's
+        """
+        opened = self._opened()
+        ended, entries = await to_thread.run_sync(opened.jobs.log, resource_meta.job_id, limiter=opened.files)
+        for response in log_page(entries, ended, token, lines):
+            yield response
+
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise RuntimeError(
+                "the DuckDB connector is not open: a connectrio host opens it before it serves,"
+                " any other program has to: `async with connector.lifespan(): …`"
+            )
+        return self._open
+
+
+def _open_jobs(settings: DuckDBSettings) -> Jobs:
+    try:
+        return Jobs(settings)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        raise OSError(
+            f"the DuckDB connector cannot keep its jobs in {settings.home}: {error};"
+            " set CONNECTRIO_DUCKDB_HOME to a directory that it may write"
+        ) from error

@@ -1,0 +1,118 @@
+"""Jobs as Flyte's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from connectrio.connector import Phase, Resource
+from connectrio.connectors.duckdb._jobs import Snapshot
+from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
+from connectrio.idl.flyteidl2.connector import (
+    GetTaskLogsResponse,
+    GetTaskLogsResponseBody,
+    GetTaskLogsResponseHeader,
+    GetTaskMetricsResponse,
+)
+from connectrio.idl.flyteidl2.core import ExecutionMetricResult
+from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
+from connectrio.idl.google.protobuf import Struct, Timestamp
+from connectrio.literals import DataFrame
+
+__all__ = ["log_page", "metrics", "resource"]
+
+# lines of at most 4 KiB each: a message stays far below the 4 MiB that gRPC clients accept
+LINES_PER_MESSAGE = 100
+
+
+def resource(snapshot: Snapshot) -> Resource:
+    """The state of a job, with its output once it has SUCCEEDED."""
+    record = snapshot.record
+    outputs = None
+    if record.state is JobState.SUCCEEDED and record.output is not None and record.result_bytes is not None:
+        outputs = {record.output: DataFrame(record.result_uri, format="parquet")}
+    return Resource(
+        phase=Phase[record.state.name], message=snapshot.message, outputs=outputs, custom_info=_custom_info(snapshot)
+    )
+
+
+def _custom_info(snapshot: Snapshot) -> dict[str, Any]:
+    """What is known of the job; times as ISO 8601 in UTC, `progress` in percent, `seconds` of running."""
+    record = snapshot.record
+    info = {
+        "job_id": record.job_id,
+        "database": record.database,
+        "statement": record.statement,
+        "queued_at": record.queued_at.isoformat(),
+        "started_at": record.started_at and record.started_at.isoformat(),
+        "finished_at": record.finished_at and record.finished_at.isoformat(),
+        "seconds": record.seconds,
+        "progress": snapshot.progress,
+        "rows": record.rows,
+        "columns": None if record.columns is None else [vars(column) for column in record.columns],
+        "result": record.result_uri if record.result_bytes is not None else None,
+    }
+    return {key: value for key, value in info.items() if value is not None}
+
+
+def _of_usage(name: str) -> Callable[[JobRecord], float | None]:
+    return lambda record: None if record.usage is None else getattr(record.usage, name)
+
+
+# name → unit, value; the names are what `queries` selects by
+_METRICS: dict[str, tuple[str, Callable[[JobRecord], float | None]]] = {
+    "rows_read": ("rows", _of_usage("rows_read")),
+    "rows_produced": ("rows", lambda record: record.rows),
+    "result_bytes": ("bytes", lambda record: record.result_bytes),
+    "elapsed_seconds": ("seconds", lambda record: record.seconds),
+    "cpu_seconds": ("seconds", _of_usage("cpu_seconds")),
+    "peak_memory_bytes": ("bytes", _of_usage("peak_memory_bytes")),
+    "peak_spilled_bytes": ("bytes", _of_usage("peak_spilled_bytes")),
+}
+
+
+def metrics(record: JobRecord, queries: Iterable[str]) -> GetTaskMetricsResponse:
+    """The metrics of a job: `{"value": number, "unit": text}` each, the value null while it is not known.
+
+    :param queries: names of metrics; all, if there are none
+    :raises ValueError: there is no metric of such a name; the text lists those there are
+    """
+    names = list(queries) or list(_METRICS)
+    unknown = [name for name in names if name not in _METRICS]
+    if unknown:
+        raise ValueError(
+            f"DuckDB jobs have no metric {', '.join(map(repr, unknown))}; there are: {', '.join(_METRICS)}"
+        )
+    return GetTaskMetricsResponse(results=[_metric(record, name) for name in names])
+
+
+def _metric(record: JobRecord, name: str) -> ExecutionMetricResult:
+    unit, value = _METRICS[name]
+    return ExecutionMetricResult(metric=name, data=Struct.from_dict({"value": value(record), "unit": unit}))
+
+
+def log_page(entries: list[LogEntry], ended: bool, token: str, lines: int) -> list[GetTaskLogsResponse]:
+    """Log lines after the first `token`, and a header whose token says where to go on.
+
+    :param ended: whether the log will grow no more; a log that is read to its end has then the empty token
+    :param token: "" for the beginning, or one from a header
+    :param lines: how many at most; 0 for all there are
+    :raises ValueError: `token` is none of this connector's
+    """
+    if token and not (token.isascii() and token.isdigit()):
+        raise ValueError(f"{token!r} is no token of a DuckDB job's log; take it from a header, or leave it empty")
+    start = min(int(token or 0), len(entries))
+    end = min(start + lines, len(entries)) if lines else len(entries)
+    page = [_line(entry) for entry in entries[start:end]]
+    messages = [
+        GetTaskLogsResponse(body=GetTaskLogsResponseBody(lines=page[first : first + LINES_PER_MESSAGE]))
+        for first in range(0, len(page), LINES_PER_MESSAGE)
+    ]
+    following = "" if ended and end == len(entries) else str(end)
+    return [*messages, GetTaskLogsResponse(header=GetTaskLogsResponseHeader(token=following))]
+
+
+def _line(entry: LogEntry) -> LogLine:
+    return LogLine(
+        timestamp=Timestamp.from_datetime(entry.at), message=entry.message, originator=LogLineOriginator.SYSTEM
+    )
