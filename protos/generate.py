@@ -1,9 +1,10 @@
-"""Compile the .proto files beside this script into betterproto2 stubs (`just gen`).
+"""Compile the .proto files beside this script into betterproto2 stubs and a file of descriptors (`just gen`).
 
 Usage: python protos/generate.py [OUTPUT_DIRECTORY]
 
 protoc (from grpcio-tools) parses the files, betterproto2's compiler renders them, ruff formats the result: all three
 from the environment of the Python that runs this script, so the result depends on nothing that is installed elsewhere.
+The descriptors, without comments, are what the server's reflection tells of its services.
 """
 
 from __future__ import annotations
@@ -30,20 +31,27 @@ OPTIONS = "client_generation=async,server_generation=async"
 # whole request undecodable. They stay messages; `connectrio.literals` converts them, with a clear error.
 KEPT_AS_MESSAGES = [("google.protobuf", "Timestamp"), ("google.protobuf", "Duration")]
 
+DESCRIPTORS = "descriptors.binpb"
+
 PACKAGE_DOCSTRING = '"""Messages and service bases generated from `protos/` by `just gen`; never edited by hand."""\n'
 
 
-def parse(protos: Path) -> FileDescriptorSet:
-    """Run protoc over all of `protos`; the descriptors come back in dependency order, with their comments."""
+def compile_descriptors(protos: Path, *options: str) -> bytes:
+    """Run protoc over all of `protos`; an encoded FileDescriptorSet of them and what they import, that before them."""
     files = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "descriptors.bin"
-        arguments = ["protoc", f"-I{protos}", f"-I{well_known}", f"--descriptor_set_out={out}"]
-        code = protoc.main([*arguments, "--include_imports", "--include_source_info", *files])
+        arguments = ["protoc", f"-I{protos}", f"-I{well_known}", f"--descriptor_set_out={out}", "--include_imports"]
+        code = protoc.main([*arguments, *options, *files])
         if code != 0:
             raise SystemExit(code)
-        descriptors = FileDescriptorSet.parse(out.read_bytes())
+        return out.read_bytes()
+
+
+def parse(protos: Path) -> FileDescriptorSet:
+    """The descriptors of `protos`, with their comments."""
+    descriptors = FileDescriptorSet.parse(compile_descriptors(protos, "--include_source_info"))
     for file in descriptors.file:
         if file.package.startswith("google."):
             file.source_code_info = SourceCodeInfo()  # the comments there are not ours to carry
@@ -79,7 +87,7 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
 
 
 def generate(output: Path) -> None:
-    """Make `output` hold freshly generated stubs, and no other Python file.
+    """Make `output` hold freshly generated stubs and descriptors, and no other Python file.
 
     A file is replaced only if its text changes, and at once, so a program that imports the stubs meanwhile never finds
     half of them.
@@ -88,20 +96,21 @@ def generate(output: Path) -> None:
     """
     if output.exists() and any(output.iterdir()) and not (output / "message_pool.py").exists():
         raise SystemExit(f"{output} holds something else than generated stubs: name an empty or a new directory")
-    files = {output / name: text for name, text in render(parse(PROTOS)).items()}
-    for path, text in files.items():
-        replace(path, text)
+    files = {output / name: text.encode() for name, text in render(parse(PROTOS)).items()}
+    files[output / DESCRIPTORS] = compile_descriptors(PROTOS)
+    for path, content in files.items():
+        replace(path, content)
     for stale in set(output.rglob("*.py")) - files.keys():
         stale.unlink()
 
 
-def replace(path: Path, text: str) -> None:
-    """Write `text` to `path` in one step, unless it is there already."""
+def replace(path: Path, content: bytes) -> None:
+    """Write `content` to `path` in one step, unless it is there already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    if path.exists() and path.read_bytes() == content:
         return
     new = path.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
+    new.write_bytes(content)
     new.replace(path)
 
 
