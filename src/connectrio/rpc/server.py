@@ -12,7 +12,6 @@ from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskS
 from anyio.streams.stapled import MultiListener
 from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
-from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import _DispatchServerEvents
 
 from connectrio.rpc import _transport
@@ -20,6 +19,7 @@ from connectrio.rpc._connection import ConnectionState
 from connectrio.rpc._server_call import CallContext, CancelCause, ServerCall, admit
 from connectrio.rpc._server_connection import ServerConnection
 from connectrio.rpc._stream import Stream
+from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 
@@ -43,7 +43,7 @@ class Server:
 
     :param servicers: what is served
     :param options: limits and time-outs
-    :param codec: how messages are encoded; by default anything with `SerializeToString` and `FromString`
+    :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
     :param status_details_codec: how `GRPCError.details` are encoded; by default they are not sent
     """
 
@@ -59,7 +59,7 @@ class Server:
         for servicer in servicers:
             self._mapping.update(servicer.__mapping__())
         self._options = options or ServerOptions()
-        self._codec = codec or ProtoCodec()
+        self._codec = codec or MessageCodec()
         self._status_details_codec = status_details_codec
         self._connections: set[_Connection] = set()
         self._accepting: anyio.CancelScope | None = None
