@@ -28,13 +28,18 @@ def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStre
 @asynccontextmanager
 async def memory_channel(server: Server, options: ChannelOptions | None = None) -> AsyncIterator[Channel]:
     """A channel to `server`, which serves each of its connections in memory while the block runs."""
-    async with anyio.create_task_group() as connections:
+    connections = anyio.create_task_group()
 
-        async def connect() -> AnyByteStream:
-            ours, theirs = memory_transport_pair()
-            connections.start_soon(server.serve_connection, theirs)
-            return ours
+    async def connect() -> AnyByteStream:
+        ours, theirs = memory_transport_pair()
+        connections.start_soon(server.serve_connection, theirs)
+        return ours
 
+    await connections.__aenter__()
+    try:
         async with Channel(connect, options=options) as channel:
             yield channel
+    finally:
         connections.cancel_scope.cancel()
+        # the block's own exception passes by the task group, which would wrap it into a group
+        await connections.__aexit__(None, None, None)
