@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2.events import ConnectionTerminated, PingAckReceived, RequestReceived, ResponseReceived
+from h2.events import ConnectionTerminated, PingAckReceived, RemoteSettingsChanged, RequestReceived, ResponseReceived
 from h2.settings import SettingCodes
 
 from connectrio.rpc._connection import Connection, ConnectionState
@@ -11,14 +11,22 @@ from connectrio.rpc.options import ChannelOptions
 
 
 class ClientConnection(Connection):
-    """A connection that we opened."""
+    """A connection that we opened.
+
+    :ivar is_ready: the server's settings are known, and with them how many streams it allows
+    """
 
     def __init__(self, options: ChannelOptions) -> None:
         super().__init__(options, client_side=True, settings={SettingCodes.ENABLE_PUSH: 0})
+        self.is_ready = False
 
     def can_open(self) -> bool:
         """Whether the server allows one more stream now."""
-        return self.state is ConnectionState.OPEN and len(self.streams) < self.h2.remote_settings.max_concurrent_streams
+        return (
+            self.is_ready
+            and self.state is ConnectionState.OPEN
+            and len(self.streams) < self.h2.remote_settings.max_concurrent_streams
+        )
 
     def open(self, headers: Headers, *, end_stream: bool) -> Stream:
         """Begin a stream with `headers`; ask `can_open` first."""
@@ -32,6 +40,10 @@ class ClientConnection(Connection):
         if stream is not None:
             stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
             stream.readable.wake()
+
+    def _settings_changed(self, event: RemoteSettingsChanged) -> None:
+        self.is_ready = True
+        super()._settings_changed(event)
 
     def _goaway_received(self, event: ConnectionTerminated) -> None:
         if self.state is ConnectionState.OPEN:

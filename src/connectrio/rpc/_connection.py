@@ -55,6 +55,7 @@ class Connection(ABC):
     """What a server's and a client's connection have in common.
 
     :ivar streams: the streams that are not released yet, by id
+    :ivar end_reason: why the state is CLOSED, for people
     :ivar output_ready: woken when there is something for the writer
     :ivar output_taken: woken when the writer has taken everything, so that there is room again
     :ivar changed: woken when the state changes or a stream is released
@@ -65,6 +66,7 @@ class Connection(ABC):
     ) -> None:
         self.options = options
         self.state = ConnectionState.OPEN
+        self.end_reason = ""
         self.streams: dict[int, Stream] = {}
         self.output_ready = Wakeup()
         self.output_taken = Wakeup()
@@ -139,6 +141,7 @@ class Connection(ABC):
         """The connection cannot go on: terminate its streams; the output that is there is still sent."""
         if self.state is ConnectionState.CLOSED:
             return
+        self.end_reason = reason
         self._enter(ConnectionState.CLOSED)
         termination = Termination(TerminationCause.CONNECTION_LOST, detail=reason)
         for stream in list(self.streams.values()):
