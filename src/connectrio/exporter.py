@@ -1,108 +1,178 @@
-"""The exporter: /metrics, /healthz and /readyz over HTTP, beside the gRPC server, on either backend."""
+"""The host's HTTP side: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import anyio
+import structlog
 from anyio.abc import TaskStatus
+from hypercorn.config import Config, Sockets
+from hypercorn.logging import Logger
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from connectrio.registry import LoadFailure
 
-if TYPE_CHECKING:
-    from hypercorn.config import Config
-    from prometheus_client import CollectorRegistry
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
-
 __all__ = ["ExporterSource", "make_app", "serve_exporter"]
 
-# seconds; a scrape takes milliseconds, and an idle keep-alive connection must not hold up the end of the host
-_STOP_TIMEOUT = 0.5
+logger = structlog.get_logger("connectrio.exporter")
+
+Address = tuple[str, int]
+
+# seconds that requests in flight get when the exporter stops; a scrape takes milliseconds
+_GRACE = 1.0
 
 
 class ExporterSource(Protocol):
-    """What the exporter tells about; a `Host` is one."""
+    """What the exporter asks of the host, at each request."""
 
     @property
-    def state(self) -> str: ...
+    def is_ready(self) -> bool:
+        """Whether new work is welcome: what /readyz turns into 200 or 503."""
+
     @property
-    def is_ready(self) -> bool: ...
+    def state(self) -> str:
+        """Where the host is in its life: "starting", "serving", "draining", "stopped"."""
+
     @property
-    def failures(self) -> Sequence[LoadFailure]: ...
+    def connectors(self) -> int:
+        """How many connectors are served."""
+
     @property
-    def connectors(self) -> int: ...
+    def failures(self) -> Sequence[LoadFailure]:
+        """What could not be loaded."""
+
     @property
-    def collectors(self) -> CollectorRegistry: ...
+    def collectors(self) -> CollectorRegistry:
+        """What /metrics shows."""
+
+
+async def serve_exporter(
+    sockets: Sequence[socket.socket],
+    source: ExporterSource,
+    *,
+    task_status: TaskStatus[list[Address]] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
+
+    Started with `TaskGroup.start`, this reports the (host, port) of each socket.
+
+    :param sockets: bound and listening; owned by the exporter from here on, and closed when this returns
+    """
+    stopping = anyio.Event()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_run_hypercorn, make_app(source), sockets, stopping)
+            task_status.started([each.getsockname()[:2] for each in sockets])
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopping.set()
+    finally:
+        for each in sockets:
+            each.close()
+
+
+async def _run_hypercorn(app: ASGIApp, sockets: Sequence[socket.socket], stopping: anyio.Event) -> None:
+    # hypercorn stops cleanly when it is told to, but not when it is cancelled
+    with anyio.CancelScope(shield=True) as scope:
+
+        async def stop() -> None:
+            await stopping.wait()
+            scope.deadline = anyio.current_time() + 2 * _GRACE
+
+        await _serve_function()(app, _Config(sockets), shutdown_trigger=stop)
+
+
+def _serve_function() -> Callable[..., Awaitable[None]]:
+    """Hypercorn's `serve` for the event loop that runs."""
+    if anyio.get_cancelled_exc_class().__module__.partition(".")[0] == "trio":
+        from hypercorn.trio import serve as serve_on_trio
+
+        return serve_on_trio
+    from hypercorn.asyncio import serve as serve_on_asyncio
+
+    return serve_on_asyncio
+
+
+class _Config(Config):
+    """Hypercorn's configuration for sockets that are bound already."""
+
+    include_server_header = False
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self.graceful_timeout = _GRACE
+        self._bound = list(sockets)
+        self.logger_class = _Log
+
+    def create_sockets(self) -> Sockets:
+        return Sockets(secure_sockets=[], insecure_sockets=self._bound, quic_sockets=[])
+
+
+class _Log(Logger):
+    """Sends what hypercorn has to say about failures to the host's log."""
+
+    def __init__(self, config: Config) -> None:
+        """The base's constructor would set handlers of its own on the loggers of the process."""
+
+    async def access(self, *args: Any, **_: Any) -> None:
+        """Probes and scrapes are not worth a line each."""
+
+    async def info(self, *args: Any, **_: Any) -> None:
+        """Hypercorn's banner tells to press Ctrl-C; the host has one of its own."""
+
+    debug = info
+
+    async def warning(self, message: str, *args: Any, **_: Any) -> None:
+        logger.warning(message, *args)
+
+    async def error(self, message: str, *args: Any, **_: Any) -> None:
+        logger.error(message, *args)
+
+    critical = error
+
+    async def exception(self, message: str, *args: Any, **_: Any) -> None:
+        logger.exception(message, *args)  # noqa: LOG004 - hypercorn calls this in its handlers
 
 
 def make_app(source: ExporterSource) -> Starlette:
-    """The ASGI application.
+    """The exporter as an ASGI application.
 
-    /metrics has the metrics in Prometheus' text format, or OpenMetrics where the scraper accepts it. /healthz is 200
-    for as long as the process answers, /readyz is 200 while new work is welcome and else 503; both say why in JSON.
+    /metrics, and as on flyte-sdk's port / as well, shows the metrics in Prometheus' text format, or in OpenMetrics
+    where the scraper accepts it. /healthz is 200 for as long as the process answers, /readyz is 200 while new work is
+    welcome and else 503; both say more in JSON.
     """
-    from prometheus_client import make_asgi_app
-    from starlette.applications import Starlette
-    from starlette.responses import JSONResponse
-    from starlette.routing import Mount, Route
+    metrics_app: ASGIApp = make_asgi_app(source.collectors)
 
-    def report() -> dict[str, Any]:
-        failures = [{"source": failure.source, "error": failure.error} for failure in source.failures]
-        return {"state": str(source.state), "connectors": source.connectors, "failures": failures}
+    async def metrics(_: Request) -> ASGIApp:
+        return metrics_app
 
-    async def healthz(request: Request) -> Response:  # noqa: ARG001 - starlette's signature
-        return JSONResponse(report())
+    async def healthz(_: Request) -> JSONResponse:
+        return JSONResponse(_report(source))
 
-    async def readyz(request: Request) -> Response:  # noqa: ARG001 - starlette's signature
-        return JSONResponse(report(), status_code=200 if source.is_ready else 503)
+    async def readyz(_: Request) -> JSONResponse:
+        return JSONResponse(_report(source), status_code=200 if source.is_ready else 503)
 
     return Starlette(
         routes=[
+            Route("/", metrics),
+            Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Mount("/metrics", make_asgi_app(source.collectors)),
         ]
     )
 
 
-async def serve_exporter(
-    sockets: Iterable[socket.socket],
-    source: ExporterSource,
-    *,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve until cancelled.
-
-    :param sockets: bound and listening; owned by the exporter from here on, and closed by it
-    """
-    from hypercorn.config import Config
-
-    config = Config()
-    config.bind = [f"fd://{bound.detach()}" for bound in sockets]
-    config.errorlog = config.accesslog = None
-    config.graceful_timeout = _STOP_TIMEOUT
-    async with anyio.create_task_group() as tasks:
-        stop = anyio.Event()
-        # shielded: hypercorn ends cleanly when it is asked to, but not when it is cancelled
-        scope = anyio.CancelScope(shield=True)
-        tasks.start_soon(_run_hypercorn, make_app(source), config, stop, scope)
-        task_status.started()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            stop.set()
-            scope.deadline = anyio.current_time() + 2 * _STOP_TIMEOUT
-
-
-async def _run_hypercorn(app: Starlette, config: Config, stop: anyio.Event, scope: anyio.CancelScope) -> None:
-    serve: Callable[..., Awaitable[None]]
-    if anyio.get_cancelled_exc_class().__module__.startswith("trio"):
-        from hypercorn.trio import serve
-    else:
-        from hypercorn.asyncio import serve
-    with scope:
-        await serve(app, config, shutdown_trigger=stop.wait)
+def _report(source: ExporterSource) -> dict[str, Any]:
+    return {
+        "state": str(source.state),
+        "connectors": source.connectors,
+        "failures": [{"source": failure.source, "error": failure.error} for failure in source.failures],
+    }

@@ -51,6 +51,8 @@ async def _send_async(responses: AsyncIterable[Any], deliver: Send) -> None:
     try:
         async for response in iterator:
             await deliver(response)
+            # sending need not wait: without this, a generator that does not either would keep the event loop to itself
+            await anyio.lowlevel.checkpoint()
     finally:
         close = getattr(iterator, "aclose", None)
         if close is not None:
