@@ -28,6 +28,8 @@ from connectrio.loading import ModuleLoadError, load_entry_points, load_modules
 from connectrio.registry import ConnectorRegistry, LoadFailure, RegisteredConnector, Registry
 from connectrio.rpc import Server, ServerOptions
 from connectrio.rpc.health import Health, ServingStatus
+from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
+from connectrio.rpc.server import Servicer
 from connectrio.service import (
     AsyncConnectorService,
     ConnectorMetadataService,
@@ -119,6 +121,7 @@ class Host:
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
+        self._reflection: Reflection | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
         self._lifespans_may_close = anyio.Event()
@@ -213,12 +216,16 @@ class Host:
             get_metrics=settings.metrics_limit,
             get_logs=settings.logs_limit,
         )
+        servicers: list[Servicer] = [
+            AsyncConnectorService(self.registry, metrics=self.metrics, workers=workers, limits=limits),
+            ConnectorMetadataService(self.registry),
+            self.health,
+        ]
+        if settings.reflection:
+            self._reflection = Reflection(service_names(servicers), bundled_descriptors())
+            servicers.append(self._reflection)
         return Server(
-            [
-                AsyncConnectorService(self.registry, metrics=self.metrics, workers=workers, limits=limits),
-                ConnectorMetadataService(self.registry),
-                self.health,
-            ],
+            servicers,
             options=ServerOptions(
                 max_receive_message_size=settings.max_receive_message_size,
                 max_concurrent_streams=settings.max_concurrent_streams,
@@ -232,6 +239,8 @@ class Host:
         await anyio.sleep(self.settings.drain_delay)
         server.stop_accepting()
         self.health.end_watches()
+        if self._reflection is not None:
+            self._reflection.end_streams()
         await server.shutdown(self._grace)
         log.info("drained")
 

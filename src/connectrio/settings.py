@@ -36,6 +36,8 @@ class HostSettings:
     :ivar logs_limit: for one GetTaskLogs stream; none unless given, because following takes as long as the job
     :ivar max_receive_message_size: of a request; grpc's own default
     :ivar max_concurrent_streams: calls at once on one connection; the executor makes all of its calls over one
+    :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
+        tells nothing that is not public, so it is on
     """
 
     host: str | None = None
@@ -54,6 +56,7 @@ class HostSettings:
     logs_limit: float | None = None
     max_receive_message_size: int = 4 * MIB
     max_concurrent_streams: int = 1000
+    reflection: bool = True
 
     def __post_init__(self) -> None:
         for name in ("port", "prometheus_port"):
