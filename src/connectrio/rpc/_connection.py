@@ -56,6 +56,7 @@ class Connection(ABC):
 
     :ivar streams: the streams that are not released yet, by id
     :ivar end_reason: why the state is CLOSED, for people
+    :ivar writing_since: when the write began that the peer has not taken yet, on the event loop's clock
     :ivar output_ready: woken when there is something for the writer
     :ivar output_taken: woken when the writer has taken everything, so that there is room again
     :ivar changed: woken when the state changes or a stream is released
@@ -67,6 +68,7 @@ class Connection(ABC):
         self.options = options
         self.state = ConnectionState.OPEN
         self.end_reason = ""
+        self.writing_since: float | None = None
         self.streams: dict[int, Stream] = {}
         self.output_ready = Wakeup()
         self.output_taken = Wakeup()

@@ -83,6 +83,10 @@ class DrainableH2Connection(H2Connection):
         """How many bytes `data_to_send` would return."""
         return len(self._data_to_send)
 
+    def is_inside_header_block(self) -> bool:
+        """Whether a header block has begun, in HEADERS or CONTINUATION frames, and not ended."""
+        return bool(self.incoming_buffer._headers_buffer)  # noqa: SLF001 - h2 does not tell otherwise
+
     def forget_stream(self, stream_id: int) -> None:
         """Drop h2's record of a closed stream, remembering only how it ended."""
         stream = self.streams.get(stream_id)

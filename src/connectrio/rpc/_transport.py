@@ -101,7 +101,9 @@ async def write(transport: ByteStream, connection: Connection) -> None:
     while True:
         if connection.h2.has_pending_output():
             try:
+                connection.writing_since = anyio.current_time()
                 await transport.send(connection.take_output())
+                connection.writing_since = None
             except LOST as error:
                 connection.fail(f"writing failed: {error.__cause__ or error!r}")
                 connection.take_output()

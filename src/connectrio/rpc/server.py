@@ -94,6 +94,10 @@ class Server:
 
     async def serve_connection(self, transport: AnyByteStream) -> None:
         """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
+        if len(self._connections) >= self._options.max_connections:
+            log.warning("too many connections; one more was closed", max_connections=self._options.max_connections)
+            await anyio.aclose_forcefully(transport)
+            return
         connection = _Connection(transport, self._context(transport))
         self._connections.add(connection)
         try:
@@ -177,7 +181,7 @@ class _Connection:
         self._context = context
         self._options = context.options
         self._transport = transport
-        self.core = ServerConnection(self._options, self._on_request)
+        self.core = ServerConnection(self._options, self._on_request, on_abort=self.abort, clock=anyio.current_time)
         self.ended = anyio.Event()
         self._calls: dict[Stream, ServerCall] = {}
         self._tasks: TaskGroup | None = None
@@ -187,9 +191,12 @@ class _Connection:
         try:
             async with (
                 _transport.run(self._transport, self.core, linger=self._options.linger),
-                anyio.create_task_group() as self._tasks,
+                anyio.create_task_group() as timing,
             ):
-                await self._until_over()
+                timing.start_soon(self._keep_time)
+                async with anyio.create_task_group() as self._tasks:
+                    await self._until_over()
+                timing.cancel_scope.cancel()
         finally:
             self.ended.set()
 
@@ -203,6 +210,13 @@ class _Connection:
         self.core.settle()
         for call in list(self._calls.values()):
             call.cancel(CancelCause.SHUTDOWN)
+
+    async def _keep_time(self) -> None:
+        lifetime = self.core.lifetime
+        while True:
+            now = anyio.current_time()
+            await anyio.sleep(max(0.0, min(lifetime.due() - now, lifetime.interval)))
+            lifetime.tick(anyio.current_time())
 
     async def _until_over(self) -> None:
         core = self.core

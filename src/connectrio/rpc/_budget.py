@@ -1,0 +1,63 @@
+"""What a peer may make a server do in a while, beyond answering calls. Synchronous, on whatever clock is given.
+
+Sources: CVE-2023-44487 (rapid reset), CVE-2025-8671 (made you reset), CVE-2019-9512 to 9518 (floods of frames that cost
+the sender little), gRFC A8 (pings).
+"""
+
+from __future__ import annotations
+
+_STRIKES = 2
+# gRFC A8: a client with no calls has little reason to ping
+IDLE_PING_INTERVAL = 7200.0
+
+
+class TokenBucket:
+    """`rate` things a second, and as many at once after a quiet time; what is earned comes on top.
+
+    :param rate: per second, and at most at once
+    :param now: seconds on the clock that later calls use
+    """
+
+    __slots__ = ("_at", "_left", "_rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._left = rate
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Use one up; False when there is none left."""
+        self._left = min(self._rate, self._left + (now - self._at) * self._rate) - 1
+        self._at = now
+        return self._left >= 0
+
+    def earn(self, count: int) -> None:
+        """The peer has reason for so many more, though never for more than twice the rate at once."""
+        self._left = min(2 * self._rate, self._left + count)
+
+
+class PingPolicy:
+    """How often a client may ping (gRFC A8): faster is a strike, and the third strike is one too many.
+
+    :param interval: seconds between pings while there are calls
+    """
+
+    __slots__ = ("_interval", "_last", "_strikes")
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._last: float | None = None
+        self._strikes = 0
+
+    def data_sent(self) -> None:
+        """A client may ping once for what it was just sent, to learn the connection's bandwidth."""
+        self._strikes = 0
+        self._last = None
+
+    def is_allowed(self, now: float, *, has_calls: bool) -> bool:
+        """A ping has come; False when the client has pinged too fast too often."""
+        interval = self._interval if has_calls else max(self._interval, IDLE_PING_INTERVAL)
+        if self._last is not None and now - self._last < interval:
+            self._strikes += 1
+        self._last = now
+        return self._strikes <= _STRIKES
