@@ -6,11 +6,12 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 import structlog
-from anyio import from_thread, to_thread
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from connectrio.connector import AsyncConnector, Resource, ResourceMeta
@@ -31,6 +32,8 @@ WATCH_SECONDS = 0.25
 
 TIDY_SECONDS = 3600.0
 
+T = TypeVar("T")
+
 # ids become names of directories
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -49,6 +52,17 @@ class DuckDBJob(ResourceMeta):
             raise ValueError(f"{self.job_id!r} is no id of a DuckDB job: those have 32 hexadecimal digits")
 
 
+class _Submission:
+    """A task on its way to a job: from the call that creates it to the task that carries it out."""
+
+    def __init__(self, task: QueryTask) -> None:
+        self.task = task
+        self.wanted = True
+        self.recorded = anyio.Event()
+        self.job: Job | None = None
+        self.error: Exception = RuntimeError("the DuckDB connector was closed while it recorded the job")
+
+
 @dataclass(frozen=True)
 class _Open:
     """What a connector has while its lifespan is open.
@@ -63,16 +77,38 @@ class _Open:
     slots: anyio.CapacityLimiter
     files: anyio.CapacityLimiter
 
-    def submit(self, task: QueryTask) -> Job:
-        """Record a job and start it, in a worker thread, where no cancellation comes between the two."""
-        job = self.jobs.add(task)
-        from_thread.run_sync(self.tasks.start_soon, self._run, job)
-        return job
+    async def submit(self, task: QueryTask) -> Job:
+        """Record a job and start it. If this is cancelled, the job, which nobody knows of, ends as ABORTED."""
+        submission = _Submission(task)
+        self.tasks.start_soon(self._carry_out, submission)
+        try:
+            await submission.recorded.wait()
+        except BaseException:
+            submission.wanted = False
+            if submission.job is not None:
+                self.tasks.start_soon(self._in_thread, submission.job.abort)
+            raise
+        if submission.job is None:
+            raise submission.error
+        return submission.job
 
-    async def _run(self, job: Job) -> None:
-        # abandoned only once the host ends, and `Jobs.stop` has done what can be done
+    async def _carry_out(self, submission: _Submission) -> None:
+        """A job's whole life, in a task of the connector, where no call's cancellation comes between its steps."""
+        try:
+            submission.job = job = await self._in_thread(partial(self.jobs.add, submission.task))
+        except Exception as error:  # noqa: BLE001 - raised in `submit`
+            submission.error = error
+            return
+        finally:
+            submission.recorded.set()
+        if not submission.wanted:
+            await self._in_thread(job.abort)
+        # abandoned only once the host ends and `Jobs.stop` has done what can be done
         await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
-        await to_thread.run_sync(self.jobs.retire, job, limiter=self.files)
+        await self._in_thread(partial(self.jobs.retire, job))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await to_thread.run_sync(work, limiter=self.files)
 
     async def watch(self) -> None:
         """See to the jobs that there are."""
@@ -89,7 +125,7 @@ class _Open:
 
     async def _housekeeping(self, work: Callable[[], None]) -> None:
         try:
-            await to_thread.run_sync(work, limiter=self.files)
+            await self._in_thread(work)
         except Exception:
             # a full disk, say, must not end the host
             log.warning("the DuckDB connector's housekeeping failed, and will be tried again", exc_info=True)
@@ -124,17 +160,21 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         settings = self._settings or DuckDBSettings.from_environment()
         files = anyio.CapacityLimiter(4)
         jobs = await to_thread.run_sync(_open_jobs, settings, limiter=files)
-        async with anyio.create_task_group() as tasks:
-            self._open = _Open(jobs, tasks, anyio.CapacityLimiter(settings.max_running), files)
-            tasks.start_soon(self._open.watch)
-            tasks.start_soon(self._open.tidy)
-            try:
-                yield
-            finally:
-                self._open = None
-                with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(jobs.stop, limiter=files)
-                tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._open = _Open(jobs, tasks, anyio.CapacityLimiter(settings.max_running), files)
+                tasks.start_soon(self._open.watch)
+                tasks.start_soon(self._open.tidy)
+                try:
+                    yield
+                finally:
+                    self._open = None
+                    with anyio.CancelScope(shield=True):
+                        await to_thread.run_sync(jobs.stop, limiter=files)
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(jobs.close, limiter=files)
 
     async def create(
         self,
@@ -151,7 +191,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         """
         opened = self._opened()
         task = read_task(task_template, output_prefix, inputs)
-        job = await to_thread.run_sync(opened.submit, task, limiter=opened.files)
+        job = await opened.submit(task)
         return DuckDBJob(job.record.job_id)
 
     def get(self, resource_meta: DuckDBJob, **kwargs: Any) -> Resource:  # noqa: ARG002 - part of the signature

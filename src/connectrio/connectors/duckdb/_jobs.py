@@ -36,7 +36,9 @@ class Snapshot:
 
 
 class Jobs:
-    """A host's jobs. Whoever makes this object must `stop` it. What dead hosts have left is settled by then.
+    """A host's jobs. Whoever makes this object must `stop` and then `close` it.
+
+    When it has been made, what dead hosts have left is settled.
 
     :raises OSError: the store cannot be opened
     """
@@ -128,7 +130,7 @@ class Jobs:
         self._store.tidy(self._settings.keep)
 
     def stop(self) -> None:
-        """Interrupt what runs, settle every job that has not ended, and leave the store.
+        """Interrupt what runs, and settle every job that has not ended, and any that is still added.
 
         A query that DuckDB does not let go of within five seconds is left to itself.
         """
@@ -139,6 +141,9 @@ class Jobs:
         while any(job.running for job in self._jobs().values()) and time.monotonic() < deadline:
             self._each(Job.watch)
             time.sleep(0.02)
+
+    def close(self) -> None:
+        """Leave the store, once nothing runs any more. Jobs that have not ended count as lost from here on."""
         self._store.close()
 
     def _each(self, act: Callable[[Job], None]) -> None:

@@ -72,6 +72,7 @@ class JobRecord:
     :ivar rows: how many rows the result has, or how many were changed
     :ivar columns: those of the result; None without a result set
     :ivar result_bytes: the size of the result's file; None without one
+    :ivar usage: None until it has ended, and where no statement ran to its end
     """
 
     job_id: str

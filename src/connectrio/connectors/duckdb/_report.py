@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from connectrio.connector import Phase, Resource
@@ -49,7 +50,7 @@ def _custom_info(snapshot: Snapshot) -> dict[str, Any]:
         "seconds": record.seconds,
         "progress": snapshot.progress,
         "rows": record.rows,
-        "columns": None if record.columns is None else [vars(column) for column in record.columns],
+        "columns": None if record.columns is None else [asdict(column) for column in record.columns],
         "result": record.result_uri if record.result_bytes is not None else None,
     }
     return {key: value for key, value in info.items() if value is not None}

@@ -52,7 +52,7 @@ class Session:
     :param database: a database file's path, or `IN_MEMORY`
     :param spill: a directory for what does not fit in memory, for a database that has none of its own
     :param memory_share: how much of the memory that DuckDB would take this session may, from 0 to 1
-    :ivar usage: what the statements took so far that ran to their end
+    :ivar usage: what the statements took so far that ran to their end; None before the first has
     """
 
     def __init__(self, database: str, spill: Path, memory_share: float) -> None:
@@ -70,7 +70,7 @@ class Session:
         self._connection: DuckDBPyConnection | None = None
         self._closing = Lock()  # a connection must not be interrupted while it is being closed
         self._interrupted = False
-        self.usage = Usage()
+        self.usage: Usage | None = None
 
     def run(self, task: QueryTask, file: Path) -> Answer:
         """Run the task's statements, and write the result of the last one to `file`, as Parquet.
@@ -165,7 +165,7 @@ class Session:
         """Add what the last statement took, unless the SQL itself has turned profiling off."""
         with suppress(msgspec.DecodeError):
             profile = msgspec.json.decode(connection.get_profiling_information(), type=_Profile)
-            self.usage = profile.added_to(self.usage)
+            self.usage = profile.added_to(self.usage or Usage())
 
 
 def _is_result_set(relation: DuckDBPyRelation, statement: Statement) -> bool:

@@ -1,0 +1,102 @@
+"""Task templates, and what tests of the DuckDB connector wait for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from connectrio import Phase, Resource
+from connectrio.connectors.duckdb import DuckDBConnector, DuckDBJob, DuckDBSettings
+from connectrio.idl.flyteidl2.core import (
+    LiteralType,
+    Sql,
+    StructuredDatasetType,
+    TaskTemplate,
+    TypedInterface,
+    Variable,
+    VariableEntry,
+    VariableMap,
+)
+from connectrio.idl.google.protobuf import Struct
+
+# 10¹² rows: many minutes on any machine
+ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b"
+
+FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
+
+
+def task(sql: str, custom: Mapping[str, Any] | None = None, outputs: Iterable[str] = ("result",)) -> TaskTemplate:
+    """A template of type `duckdb`, each of whose outputs is a structured dataset."""
+    dataset = LiteralType(structured_dataset_type=StructuredDatasetType())
+    variables = [VariableEntry(key=name, value=Variable(type=dataset)) for name in outputs]
+    return TaskTemplate(
+        type="duckdb",
+        sql=Sql(statement=sql),
+        interface=TypedInterface(outputs=VariableMap(variables=variables)),
+        custom=None if custom is None else Struct.from_dict(dict(custom)),
+    )
+
+
+@asynccontextmanager
+async def opened(home, **settings) -> AsyncIterator[DuckDBConnector]:
+    """A connector of its own, open, whose jobs are in `home`."""
+    connector = DuckDBConnector(DuckDBSettings(home=home, **settings))
+    async with connector.lifespan():
+        yield connector
+
+
+async def state(connector: DuckDBConnector, job: DuckDBJob) -> Resource:
+    """What `get` says, from a worker thread, as a host calls it."""
+    return await to_thread.run_sync(connector.get, job)
+
+
+async def wait_for(connector: DuckDBConnector, job: DuckDBJob, condition: Callable[[Resource], bool]) -> Resource:
+    """The first state that meets the condition."""
+    with anyio.fail_after(30):
+        while not condition(resource := await state(connector, job)):
+            await anyio.sleep(0.005)
+    return resource
+
+
+async def until(connector: DuckDBConnector, job: DuckDBJob, phase: Phase) -> Resource:
+    """The state in which the job is in `phase`."""
+    return await wait_for(connector, job, lambda resource: resource.phase is phase)
+
+
+async def end(connector: DuckDBConnector, job: DuckDBJob) -> Resource:
+    """The state in which the job has ended."""
+    return await wait_for(connector, job, lambda resource: resource.phase in FINAL)
+
+
+async def create(connector: DuckDBConnector, prefix, sql: str, inputs=None, **options) -> DuckDBJob:
+    """A new job; `options` are those of `task`."""
+    return await connector.create(task(sql, **options), str(prefix), inputs)
+
+
+async def run(connector: DuckDBConnector, prefix, sql: str, inputs=None, **options) -> Resource:
+    """A new job's end."""
+    return await end(connector, await create(connector, prefix, sql, inputs, **options))
+
+
+async def delete(connector: DuckDBConnector, job: DuckDBJob) -> None:
+    """`delete`, from a worker thread."""
+    await to_thread.run_sync(connector.delete, job)
+
+
+async def log_pages(connector: DuckDBConnector, job: DuckDBJob, token: str = "", lines: int = 0):
+    """The lines of a page of the log, and its header's token."""
+    responses = [response async for response in connector.get_logs(job, token=token, lines=lines)]
+    *bodies, last = responses
+    assert all(body.body is not None for body in bodies)
+    assert last.header is not None
+    return [line for body in bodies for line in body.body.lines], last.header.token
+
+
+async def log_text(connector: DuckDBConnector, job: DuckDBJob) -> list[str]:
+    """The messages of the whole log."""
+    lines, _ = await log_pages(connector, job)
+    return [line.message for line in lines]
