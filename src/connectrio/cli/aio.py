@@ -15,7 +15,7 @@ from connectrio.cli.errors import INTERRUPTED, CommandError
 if TYPE_CHECKING:
     from connectrio.settings import Backend
 
-__all__ = ["Interrupts", "run", "unwrapped"]
+__all__ = ["Interrupts", "event_loop", "run", "unwrapped"]
 
 T = TypeVar("T")
 
@@ -68,13 +68,21 @@ def run(command: Callable[[], Awaitable[T]], backend: Backend | None = None, int
     :param interrupts: for a command that has something to do when it is interrupted
     :raises CommandError: what the command raises; also when a signal ended it, or the backend is not installed
     """
+    name, options = event_loop(backend)
+    return anyio.run(_run, command, interrupts or Interrupts(), backend=name, backend_options=options)
+
+
+def event_loop(backend: Backend | None) -> tuple[str, dict[str, bool]]:
+    """What `anyio.run` takes as `backend` and `backend_options`.
+
+    :raises CommandError: the backend is not installed
+    """
     from connectrio.settings import anyio_backend, default_backend
 
     try:
-        name, options = anyio_backend(backend or default_backend())
+        return anyio_backend(backend or default_backend())
     except ValueError as error:
         raise CommandError(str(error)) from error
-    return anyio.run(_run, command, interrupts or Interrupts(), backend=name, backend_options=options)
 
 
 async def _run(command: Callable[[], Awaitable[T]], interrupts: Interrupts) -> T:

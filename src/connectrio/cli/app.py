@@ -18,11 +18,7 @@ __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
 _BROKEN_PIPE = 141
 
 _COMMANDS = {
-    "Hosting": {
-        "serve": "connectrio serve --modules my_connector.py --port 8000\n  CONNECTRIO_GRACE=10 connectrio serve",
-        "demo": "connectrio demo --backend trio",
-    },
-    "Jobs of a host": {
+    "Jobs": {
         "run": "connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result",
         "create": "connectrio create duckdb --sql 'select $day as day' --input day:datetime=2024-01-01 --json",
         "get": "connectrio get duckdb '{…}'\n  connectrio create duckdb --sql 'select 1' | connectrio get duckdb -",
@@ -47,7 +43,16 @@ connectrio demo
 def connectrio_app() -> cyclopts.App:
     """The `connectrio` command."""
     app = _app("connectrio", "Hosts Flyte connectors, and talks to hosts of connectors.", _EXAMPLES)
-    for order, (title, commands) in enumerate(_COMMANDS.items()):
+    hosting = cyclopts.Group("Hosting", sort_key=0)
+    app.command("connectrio.cli.serve:serve_app", name="serve", group=hosting)
+    app.command(
+        "connectrio.cli.demo:demo",
+        name="demo",
+        group=hosting,
+        help_epilogue=_examples("connectrio demo --backend trio"),
+        version_flags=(),
+    )
+    for order, (title, commands) in enumerate(_COMMANDS.items(), start=1):
         group = cyclopts.Group(title, sort_key=order)
         for name, example in commands.items():
             app.command(
@@ -64,7 +69,7 @@ def connectrio_app() -> cyclopts.App:
 def flyte_connector_app() -> cyclopts.App:
     """The `flyte-connector` command, whose `c0` is how flyte-sdk's images start a host."""
     app = _app("flyte-connector", "Hosts Flyte connectors.", "flyte-connector c0 --port 8000 --prometheus_port 9090")
-    app.command("connectrio.cli.serve:c0", name="c0", version_flags=())
+    app.command("connectrio.cli.serve:c0_app", name="c0")
     return app
 
 
@@ -112,6 +117,9 @@ def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(app: cyclopts.App, arguments: list[str]) -> int:
+    if not arguments or arguments[0] in app.help_flags:
+        for name in app:
+            app[name]  # imports it: the overview shows the first line of each command's docstring
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:

@@ -17,7 +17,19 @@ from cyclopts import Parameter
 from connectrio.cli.errors import UsageError
 from connectrio.idl.flyteidl2.core import Connection
 
-__all__ = ["Credentials", "json_or_text", "read_json", "read_text", "resource_meta", "resource_meta_text", "split_pair"]
+__all__ = [
+    "Credentials",
+    "Meta",
+    "json_or_text",
+    "read_json",
+    "read_text",
+    "resource_meta",
+    "resource_meta_text",
+    "split_pair",
+]
+
+Meta = Annotated[str, Parameter(name="RESOURCE_META", allow_leading_hyphen=True)]
+"""A resource meta argument, which may be "-"."""
 
 _BASE64 = "base64:"
 

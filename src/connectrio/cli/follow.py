@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol, cast
 
@@ -61,33 +61,43 @@ class Backoff:
 
 
 class LogReader:
-    """A job's log, read piece by piece: each piece begins where the one before it ended."""
+    """A job's log, read piece by piece: each piece begins where the one before it ended.
+
+    A connector that knows tokens ends each piece with one, and the last one with an empty token. Of a connector that
+    knows none, each piece is the whole log.
+
+    :ivar token: where the next piece begins
+    :ivar ended: there is no next piece
+    """
 
     def __init__(self, jobs: Jobs, meta: bytes, token: str = "", lines: int = 0) -> None:
         self.token = token
+        self.ended = False
         self._jobs = jobs
         self._meta = meta
         self._lines = lines
-        self._seen = 0
+        self._seen = 0  # lines since `token`
 
-    async def read(self) -> AsyncIterator[LogLine]:
-        """The lines that are new.
+    async def read(self) -> AsyncGenerator[LogLine]:
+        """The lines that are new. Close it, if it is left before its end.
 
-        :raises GRPCError: the call failed
+        :raises GRPCError: the call failed; what was read counts all the same
         """
-        # without tokens, each piece is the whole log
-        skip = 0 if self.token else self._seen
-        stream = cast("AsyncGenerator[GetTaskLogsResponse]", self._jobs.logs(self._meta, self.token, self._lines))
-        async with aclosing(stream):
-            async for response in stream:
+        began_at, following, skip = self.token, "", self._seen
+        stream = self._jobs.logs(self._meta, began_at, self._lines)
+        async with aclosing(cast("AsyncGenerator[GetTaskLogsResponse]", stream)) as responses:
+            async for response in responses:
                 if response.header is not None:
-                    self.token = response.header.token or self.token
+                    following = response.header.token
                 for line in _lines_of(response):
                     if skip:
                         skip -= 1
                         continue
                     self._seen += 1
                     yield line
+        if following not in ("", began_at):
+            self.token, self._seen = following, 0
+        self.ended = bool(began_at) and not following
 
 
 def _lines_of(response: GetTaskLogsResponse) -> list[LogLine]:
@@ -156,14 +166,15 @@ class Follower:
         while True:
             was_last = self._ended.is_set()
             try:
-                async for line in self._log.read():
-                    self._view.line(line)
-                    backoff.reset()
+                async with aclosing(self._log.read()) as lines:
+                    async for line in lines:
+                        self._view.line(line)
+                        backoff.reset()
             except GRPCError as error:
                 if error.status not in _TRANSIENT:
                     self._view.log_ended(error)
                     return
-            if was_last:
+            if was_last or self._log.ended:
                 return
             with anyio.move_on_after(backoff.next()):
                 await self._ended.wait()

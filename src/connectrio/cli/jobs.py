@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectrio.cli.arguments import Credentials, resource_meta, resource_meta_text
+from connectrio.cli.arguments import Credentials, Meta, resource_meta, resource_meta_text
 from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.render import meta_document, print_resource, resource_document
@@ -45,7 +45,7 @@ def create(
 
 def get(
     task_type: str,
-    meta: str,
+    meta: Meta,
     /,
     *,
     version: int = 0,
@@ -76,7 +76,7 @@ def get(
 
 def delete(
     task_type: str,
-    meta: str,
+    meta: Meta,
     /,
     *,
     version: int = 0,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from connectrio.cli.arguments import Credentials, resource_meta
+from contextlib import aclosing
+
+from connectrio.cli.arguments import Credentials, Meta, resource_meta
 from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.follow import Follower, LogReader
@@ -20,7 +22,7 @@ _CREDENTIALS = Credentials()
 
 def logs(
     task_type: str,
-    meta: str,
+    meta: Meta,
     /,
     *,
     follow: bool = False,
@@ -55,16 +57,20 @@ def logs(
 
 
 async def _print_log(log: LogReader, view: _Lines, *, is_one_piece: bool) -> None:
-    """Print every piece of the log; the last one has no lines, or no token that leads on."""
+    """Print every piece of the log; the last one has no lines, or no token that leads on.
+
+    :param is_one_piece: print the first one only
+    """
     while True:
         before, is_empty = log.token, True
         with explained():
-            async for line in log.read():
-                view.line(line)
-                is_empty = False
+            async with aclosing(log.read()) as piece:
+                async for line in piece:
+                    view.line(line)
+                    is_empty = False
         if is_one_piece and log.token:
             print_note(f"what comes next: --token {log.token}")
-        if is_one_piece or is_empty or log.token == before:
+        if is_one_piece or is_empty or log.ended or log.token == before:
             return
 
 

@@ -50,7 +50,7 @@ def _print_connectors(connectors: list[Connector]) -> None:
         print_line("the host serves no connector")
         return
     rows = [
-        (connector.name, ", ".join(f"{c.name} (v{c.version})" for c in connector.supported_task_categories))
+        (connector.name, ", ".join(f"{c.name} ({c.version})" for c in connector.supported_task_categories))
         for connector in connectors
     ]
     print_table("Connectors", ("Connector Name", "Task Types"), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectrio.cli.arguments import resource_meta
+from connectrio.cli.arguments import Meta, resource_meta
 from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.render import struct_document, value_text
@@ -18,7 +18,7 @@ _CLIENT = Client()
 
 def metrics(
     task_type: str,
-    meta: str,
+    meta: Meta,
     /,
     *,
     query: list[str] | None = None,

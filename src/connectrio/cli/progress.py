@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from connectrio.cli.render import line_text, phase_name, struct_document
+from connectrio.cli.render import FINAL, line_text, phase_name, struct_document
 from connectrio.cli.terminal import console, is_terminal, printable
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
@@ -31,10 +31,11 @@ class JobView:
         print(printable(text), file=self._stream, flush=True)
 
     def state(self, resource: Resource) -> None:
-        """Show the phase and how far the job has come, where that is news."""
-        parts = [phase_name(resource.phase), resource.message]
-        summary = ": ".join(part for part in parts if part)
-        if summary != self._shown:
+        """Show the phase and how far the job has come, where that is news. The outcome is for the command to show."""
+        percent = _percent_done(resource)
+        progress = "" if percent is None else f"{percent:.0f} %"
+        summary = "  ".join(part for part in (phase_name(resource.phase), progress, resource.message) if part)
+        if summary != self._shown and resource.phase not in FINAL:
             self._shown = summary
             self.say(summary)
 
@@ -66,13 +67,13 @@ class _LiveJobView(JobView):
 
     def state(self, resource: Resource) -> None:
         """Move on."""
-        fraction = fraction_done(resource)
+        percent = _percent_done(resource)
         self._progress.update(
             self._task,
             description=phase_name(resource.phase),
             detail=printable(resource.message.partition("\n")[0]),
-            total=None if fraction is None else 1.0,
-            completed=fraction or 0.0,
+            total=None if percent is None else 100.0,
+            completed=percent or 0.0,
         )
 
 
@@ -95,7 +96,7 @@ def job_view(stream: IO[str]) -> Iterator[JobView]:
         yield _LiveJobView(stream, progress)
 
 
-def fraction_done(resource: Resource) -> float | None:
-    """How much of the job is done, from 0 to 1; None if its connector does not say."""
+def _percent_done(resource: Resource) -> float | None:
+    """How much of the job is done; None if its connector does not say so, as `progress` in percent."""
     progress: Any = struct_document(resource.custom_info).get("progress")
-    return min(max(float(progress), 0.0), 1.0) if isinstance(progress, int | float) else None
+    return min(max(float(progress), 0.0), 100.0) if isinstance(progress, int | float) else None

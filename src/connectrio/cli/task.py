@@ -150,10 +150,11 @@ def category_of(request: CreateTaskRequest) -> TaskCategory:
     return TaskCategory(name=template.type, version=template.task_type_version)
 
 
-class _Text(str):
+@dataclass(frozen=True)
+class _Text:
     """A value as the command line has it: what it means depends on its type."""
 
-    __slots__ = ()
+    text: str
 
 
 def _typed(value: Any, type_text: str, declared: LiteralType | None) -> tuple[LiteralType, Any]:
@@ -163,9 +164,9 @@ def _typed(value: Any, type_text: str, declared: LiteralType | None) -> tuple[Li
     """
     literal_type = parse_type(type_text) if type_text else declared
     if literal_type is None:
-        value = json_or_text(value) if isinstance(value, _Text) else value
+        value = json_or_text(value.text) if isinstance(value, _Text) else value
         return literal_type_of(value), value
-    return literal_type, _meant(value, literal_type) if isinstance(value, _Text) else value
+    return literal_type, _meant(value.text, literal_type) if isinstance(value, _Text) else value
 
 
 def _meant(text: str, literal_type: LiteralType) -> Any:
@@ -174,7 +175,7 @@ def _meant(text: str, literal_type: LiteralType) -> Any:
     is_object = text.lstrip().startswith("{")
     is_reference = literal_type.blob is not None or literal_type.structured_dataset_type is not None
     is_text = literal_type.simple is SimpleType.STRING or literal_type.enum_type is not None
-    return str(text) if is_text or (is_reference and not is_object) else json_or_text(text)
+    return text if is_text or (is_reference and not is_object) else json_or_text(text)
 
 
 def _read_template(path: Path) -> TaskTemplate:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = [
     "console",
     "is_terminal",
+    "print_code",
     "print_error",
+    "print_heading",
     "print_json",
     "print_line",
     "print_note",
@@ -94,25 +96,51 @@ def print_json(document: Any, *, indent: int = 2) -> None:
     print((msgspec.json.format(text, indent=indent) if indent else text).decode(), flush=True)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table: drawn on a terminal, aligned columns below a head line elsewhere."""
+def print_heading(text: str) -> None:
+    """The title of what follows."""
+    if is_terminal():
+        from rich.rule import Rule
+
+        console().print(Rule(text, style="cyan", align="left"), style="bold")
+    else:
+        print(f"\n== {printable(text)}", flush=True)
+
+
+def print_code(code: str, language: str) -> None:
+    """A piece of code, coloured on a terminal."""
+    if is_terminal():
+        from rich.syntax import Syntax
+
+        console().print(Syntax(code, language, theme="ansi_dark", background_color="default", padding=(0, 2)))
+    else:
+        print("\n".join(f"  {line}" for line in code.splitlines()), flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
+    """A table: drawn on a terminal, aligned columns below a head line elsewhere.
+
+    :param right: the columns that are flush right, as numbers are
+    """
     cells = [[printable(cell) for cell in row] for row in rows]
     if is_terminal():
-        _draw_table(title, columns, cells)
+        _draw_table(title, columns, cells, right)
         return
     one_line = [[cell.replace("\n", " ") for cell in row] for row in [list(columns), *cells]]
     widths = [max(map(len, column)) for column in zip(*one_line, strict=True)]
     for row in one_line:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        padded = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, cell, width in zip(columns, row, widths, strict=True)
+        )
         print("  ".join(padded).rstrip(), flush=True)
 
 
-def _draw_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _draw_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str]) -> None:
     from rich.table import Table
 
-    table = Table(title=title, title_style="bold", header_style="bold cyan")
+    table = Table(title=title or None, title_style="bold", header_style="bold cyan")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
     for row in rows:
         table.add_row(*row)
     console().print(table)
