@@ -1,16 +1,23 @@
 """A host in a process of its own, to be killed: runs one query that does not end.
 
-Arguments: the backend, uvloop or not, the job store, the output prefix, the SQL. Prints the job's id once it runs and,
-where the SQL has a result set, once the first of it is on disk.
+Arguments: the backend, uvloop or not, the job store, the output prefix, the SQL. Prints the job's id once it runs
+and its result is being written.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import anyio
-from connectors.duckdb_tasks import create, opened, until
+from anyio import to_thread
 
+from connectors.duckdb_tasks import create, eventually, opened, until
 from connectrio import Phase
+
+
+def writes(prefix: Path) -> bool:
+    """Whether a result is being written there."""
+    return bool(list(prefix.glob(".*.tmp")))
 
 
 async def main(home: Path, prefix: Path, sql: str) -> None:
@@ -18,8 +25,7 @@ async def main(home: Path, prefix: Path, sql: str) -> None:
     async with opened(home) as connector:
         job = await create(connector, prefix, sql)
         await until(connector, job, Phase.RUNNING)
-        while not list(prefix.glob(".*.tmp")):
-            await anyio.sleep(0.01)
+        await eventually(partial(to_thread.run_sync, writes, prefix))
         print(job.job_id, flush=True)
         await anyio.sleep_forever()
 

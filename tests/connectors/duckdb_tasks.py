@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -54,12 +54,36 @@ async def state(connector: DuckDBConnector, job: DuckDBJob) -> Resource:
     return await to_thread.run_sync(connector.get, job)
 
 
+async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 30) -> None:
+    """Wait until the condition holds.
+
+    :raises TimeoutError: it still does not after so many seconds
+    """
+    with anyio.fail_after(seconds):
+        while not await condition():  # noqa: ASYNC110 - what is waited for is in other threads, processes and on disk
+            await anyio.sleep(0.005)
+
+
 async def wait_for(connector: DuckDBConnector, job: DuckDBJob, condition: Callable[[Resource], bool]) -> Resource:
     """The first state that meets the condition."""
-    with anyio.fail_after(30):
-        while not condition(resource := await state(connector, job)):
-            await anyio.sleep(0.005)
+
+    async def met() -> bool:
+        nonlocal resource
+        resource = await state(connector, job)
+        return condition(resource)
+
+    resource = Resource(Phase.UNDEFINED)
+    await eventually(met)
     return resource
+
+
+async def thread_freed(connector: DuckDBConnector, seconds: float = 30) -> None:
+    """Wait until no thread runs a query any more."""
+
+    async def free() -> bool:
+        return not connector._open.slots.borrowed_tokens
+
+    await eventually(free, seconds)
 
 
 async def until(connector: DuckDBConnector, job: DuckDBJob, phase: Phase) -> Resource:

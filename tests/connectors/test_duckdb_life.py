@@ -8,27 +8,29 @@ import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pyarrow.parquet as pq
 import pytest
 from anyio import to_thread
+
 from connectors.duckdb_tasks import (
     ENDLESS,
     create,
     delete,
     end,
+    eventually,
     log_pages,
     log_text,
     opened,
     run,
     state,
-    task,
+    thread_freed,
     until,
     wait_for,
 )
-
 from connectrio import Phase
 from connectrio.connector import ResourceMetaError
 from connectrio.connectors.duckdb import DuckDBConnector, DuckDBJob, DuckDBSettings, UnknownJobError
@@ -41,7 +43,11 @@ STREAM = "SELECT a.range AS a, b.range AS b FROM range(1000000) a, range(1000000
 
 def jobs_of(home: Path) -> list[DuckDBJob]:
     """Every job in a store."""
-    return [DuckDBJob(directory.name) for directory in (home / "jobs").iterdir()]
+    return [DuckDBJob(path.parent.name) for path in (home / "jobs").glob("*/record.json")]
+
+
+async def create_one(connector, job):
+    return await create(connector, "/nowhere", "SELECT 1")
 
 
 @pytest.fixture
@@ -88,8 +94,7 @@ async def test_delete_interrupts_within_a_second(home, tmp_path, sql):
         with anyio.fail_after(1):
             await delete(connector, job)
             assert (await state(connector, job)).phase is Phase.ABORTED
-            while connector._open.slots.borrowed_tokens:  # until its thread is free again
-                await anyio.sleep(0.005)
+            await thread_freed(connector)
         assert not list((tmp_path / "out").glob("*"))
         assert not list((tmp_path / "out").glob(".*"))
         assert (await state(connector, job)).message == "the query was deleted before it had ended"
@@ -101,9 +106,7 @@ async def test_an_interrupt_between_two_statements_is_not_lost(home, tmp_path):
         job = await create(connector, tmp_path, script)
         await until(connector, job, Phase.RUNNING)
         await delete(connector, job)
-        with anyio.fail_after(2):
-            while connector._open.slots.borrowed_tokens:
-                await anyio.sleep(0.005)
+        await thread_freed(connector, seconds=2)
 
 
 async def test_delete_again_of_an_ended_and_of_an_unknown_job_does_nothing(home, tmp_path):
@@ -216,16 +219,10 @@ async def test_a_cancelled_create_leaves_no_job_that_would_run(home, tmp_path, m
                 await to_thread.run_sync(entered.wait)
                 calls.cancel_scope.cancel()
             go_on.set()
-        await wait_for_jobs(home, 1)
+        await eventually(partial(to_thread.run_sync, jobs_of, home))
         [job] = jobs_of(home)
         assert (await end(connector, job)).phase is Phase.ABORTED
         assert not (tmp_path / "out").exists()
-
-
-async def wait_for_jobs(home: Path, count: int) -> None:
-    with anyio.fail_after(20):
-        while len(list((home / "jobs").glob("*/record.json"))) < count:
-            await anyio.sleep(0.005)
 
 
 async def test_a_job_that_cannot_be_recorded_is_an_error_and_leaves_nothing(home, tmp_path, monkeypatch):
@@ -248,9 +245,7 @@ async def test_a_query_whose_end_cannot_be_recorded_is_still_reported_by_its_hos
         with monkeypatch.context() as patch:
             patch.setattr(JobStore, "save", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
             await delete(connector, job)
-            with anyio.fail_after(20):
-                while connector._open.slots.borrowed_tokens:
-                    await anyio.sleep(0.005)
+            await thread_freed(connector)
         assert (await state(connector, job)).phase is Phase.ABORTED
 
 
@@ -283,12 +278,11 @@ async def test_stopping_the_host_interrupts_and_records_it(home, tmp_path):
 
 
 async def test_a_cancelled_host_stops_in_order_as_well(home, tmp_path):
-    async with anyio.create_task_group() as host:
-        async with opened(home) as connector:
-            job = await create(connector, tmp_path, ENDLESS)
-            await until(connector, job, Phase.RUNNING)
-            host.cancel_scope.cancel()
-            await anyio.sleep_forever()
+    async with anyio.create_task_group() as host, opened(home) as connector:
+        job = await create(connector, tmp_path, ENDLESS)
+        await until(connector, job, Phase.RUNNING)
+        host.cancel_scope.cancel()
+        await anyio.sleep_forever()
     assert not list((home / "hosts").iterdir())
     async with opened(home) as connector:
         assert (await state(connector, job)).message.startswith("the host was stopped")
@@ -301,7 +295,7 @@ async def doomed_host(backend, home, prefix, sql):
     script = Path(__file__).with_name("duckdb_host.py")
     command = [sys.executable, str(script), name, str("use_uvloop" in options), str(home), str(prefix), sql]
     tests = str(script.parents[1])
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - a test may wait for that
         command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": tests, "HOME": str(home), "PATH": ""}
     )
     with process:
@@ -333,12 +327,12 @@ async def test_a_query_whose_host_was_killed_is_to_be_tried_again(home, tmp_path
 
 
 async def test_a_host_that_lives_on_notices_that_another_died(home, tmp_path, anyio_backend):
-    async with opened(home) as connector:
-        async with doomed_host(anyio_backend, home, tmp_path / "out", ENDLESS) as (process, job):
-            assert (await state(connector, job)).phase is Phase.RUNNING
-            process.kill()
-            process.wait()
-            assert (await state(connector, job)).phase is Phase.RETRYABLE_FAILED
+    doomed = doomed_host(anyio_backend, home, tmp_path / "out", ENDLESS)
+    async with opened(home) as connector, doomed as (process, job):
+        assert (await state(connector, job)).phase is Phase.RUNNING
+        process.kill()
+        process.wait()
+        assert (await state(connector, job)).phase is Phase.RETRYABLE_FAILED
 
 
 async def test_hosts_that_share_a_store_leave_each_others_jobs_alone_and_answer_for_them(home, tmp_path):
@@ -361,8 +355,7 @@ async def test_a_delete_may_reach_another_host_than_the_one_that_runs_the_query(
         with anyio.fail_after(1):
             await delete(other, job)
             await until(other, job, Phase.ABORTED)
-            while one._open.slots.borrowed_tokens:
-                await anyio.sleep(0.005)
+            await thread_freed(one)
         assert (await state(one, job)).phase is Phase.ABORTED
 
 
@@ -378,16 +371,11 @@ async def test_old_jobs_are_forgotten_and_their_results_kept(home, tmp_path):
     assert pq.read_table(tmp_path / "result.parquet").num_rows == 1
 
 
-@pytest.mark.parametrize("call", ["create", "get", "delete", "get_metrics", "get_logs"])
-async def test_a_connector_that_is_not_open_says_so(home, tmp_path, call):
+@pytest.mark.parametrize("ask", [create_one, state, delete, log_pages], ids=lambda ask: ask.__name__)
+async def test_a_connector_that_is_not_open_says_so(home, ask):
     connector = DuckDBConnector(DuckDBSettings(home=home))
     with pytest.raises(RuntimeError, match=r"not open.*connector\.lifespan\(\)"):
-        if call == "create":
-            await connector.create(task("SELECT 1"), str(tmp_path))
-        elif call == "get_logs":
-            await anext(connector.get_logs(UNKNOWN))
-        else:
-            getattr(connector, call)(UNKNOWN)
+        await ask(connector, UNKNOWN)
     assert not home.exists()
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from connectors.duckdb_tasks import ENDLESS, create, delete, end, opened, run, task, until
 
+from connectors.duckdb_tasks import ENDLESS, create, delete, end, opened, run, task, until
 from connectrio import Phase
 from connectrio.connectors.duckdb import TaskError
 from connectrio.literals import DataFrame, Dir, File
@@ -106,6 +106,25 @@ async def test_an_input_without_form_in_sql_fails_naming_it(connector, tmp_path)
     )
 
 
+SETTING = "SELECT current_setting($name)::VARCHAR AS value"
+
+
+@pytest.mark.parametrize(("name", "value"), [("async_threads", "0"), ("TimeZone", "UTC")])
+async def test_duckdb_is_set_up_to_be_interrupted_safely_and_to_be_the_same_everywhere(
+    connector, tmp_path, name, value
+):
+    assert rows(await run(connector, tmp_path, SETTING, {"name": name})) == [{"value": value}]
+
+
+async def test_queries_that_run_at_once_share_the_memory(tmp_path):
+    limits = []
+    for share in (1, 4):
+        async with opened(tmp_path / "home", max_running=share) as connector:
+            [row] = rows(await run(connector, tmp_path, SETTING, {"name": "memory_limit"}))
+            limits.append(float(row["value"].removesuffix(" GiB")))
+    assert limits[1] == pytest.approx(limits[0] / 4, rel=0.1)
+
+
 async def test_python_variables_are_no_tables(connector, tmp_path):
     resource = await run(connector, tmp_path, "SELECT * FROM task")
     assert resource.phase is Phase.FAILED
@@ -122,7 +141,9 @@ async def test_a_result_can_be_the_input_of_the_next_query(connector, tmp_path):
 async def test_a_directory_of_parquet_files_can_be_read_too(connector, tmp_path):
     for name in ("0", "1"):
         await run(connector, tmp_path / "in", "SELECT 1 AS one", outputs=(name,))
-    resource = await run(connector, tmp_path, "SELECT count(*) AS n FROM read_parquet($in)", {"in": Dir(f"{tmp_path}/in")})
+    resource = await run(
+        connector, tmp_path, "SELECT count(*) AS n FROM read_parquet($in)", {"in": Dir(f"{tmp_path}/in")}
+    )
     assert rows(resource) == [{"n": 2}]
 
 

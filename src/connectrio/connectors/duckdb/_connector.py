@@ -86,7 +86,7 @@ class _Open:
         except BaseException:
             submission.wanted = False
             if submission.job is not None:
-                self.tasks.start_soon(self._in_thread, submission.job.abort)
+                self.tasks.start_soon(self.in_thread, submission.job.abort)
             raise
         if submission.job is None:
             raise submission.error
@@ -95,19 +95,20 @@ class _Open:
     async def _carry_out(self, submission: _Submission) -> None:
         """A job's whole life, in a task of the connector, where no call's cancellation comes between its steps."""
         try:
-            submission.job = job = await self._in_thread(partial(self.jobs.add, submission.task))
+            submission.job = job = await self.in_thread(partial(self.jobs.add, submission.task))
         except Exception as error:  # noqa: BLE001 - raised in `submit`
             submission.error = error
             return
         finally:
             submission.recorded.set()
         if not submission.wanted:
-            await self._in_thread(job.abort)
+            await self.in_thread(job.abort)
         # abandoned only once the host ends and `Jobs.stop` has done what can be done
         await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
-        await self._in_thread(partial(self.jobs.retire, job))
+        await self.in_thread(partial(self.jobs.retire, job))
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which touches only small files."""
         return await to_thread.run_sync(work, limiter=self.files)
 
     async def watch(self) -> None:
@@ -125,7 +126,7 @@ class _Open:
 
     async def _housekeeping(self, work: Callable[[], None]) -> None:
         try:
-            await self._in_thread(work)
+            await self.in_thread(work)
         except Exception:
             # a full disk, say, must not end the host
             log.warning("the DuckDB connector's housekeeping failed, and will be tried again", exc_info=True)
@@ -190,7 +191,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         :raises OSError: the job cannot be recorded
         """
         opened = self._opened()
-        task = read_task(task_template, output_prefix, inputs)
+        task = await opened.in_thread(partial(read_task, task_template, output_prefix, inputs))
         job = await opened.submit(task)
         return DuckDBJob(job.record.job_id)
 
@@ -240,7 +241,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         :raises ValueError: `token` is none of a DuckDB job's
         """
         opened = self._opened()
-        ended, entries = await to_thread.run_sync(opened.jobs.log, resource_meta.job_id, limiter=opened.files)
+        ended, entries = await opened.in_thread(partial(opened.jobs.log, resource_meta.job_id))
         for response in log_page(entries, ended, token, lines):
             yield response
 
