@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -24,6 +25,7 @@ __all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host"]
 
 Announce = Callable[[Host, Addresses], None]
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # seconds that a host that was told to stop at once gets to unwind, before the process is ended under it
 _UNWIND_TIMEOUT = 1.0
 
@@ -80,21 +82,43 @@ async def _serve(host: Host, tasks: TaskGroup, *, task_status: TaskStatus[Addres
 
 
 async def _watch_signals(host: Host, *, task_status: TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        _end_at_second_signal()
         task_status.started()
         async with anyio.create_task_group() as tasks:
             first = True
             async for signum in signals:
                 if not first:
-                    _end_soon(128 + signum)
                     raise SystemExit(128 + signum)
                 first = False
                 log.info("shutting down; send the signal again to stop at once", signal=signum.name)
                 tasks.start_soon(host.shutdown)
 
 
+def _end_at_second_signal() -> None:
+    """Let the second signal end the process, even while something does not let itself be cancelled.
+
+    Python calls these handlers between any two instructions of the main thread: also while a module that is being
+    loaded, or a connector that blocks the event loop, keeps the receiver of signals from its turn.
+    """
+    receivers = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    count = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            _end_soon(128 + signum)
+        receiver = receivers[signal.Signals(signum)]
+        if callable(receiver):
+            receiver(signum, frame)
+
+    for signum in _SIGNALS:
+        signal.signal(signum, handle)
+
+
 def _end_soon(code: int) -> None:
-    """End the process even if something does not let itself be cancelled."""
+    """End the process after a moment in which it may unwind."""
     timer = threading.Timer(_UNWIND_TIMEOUT, os._exit, [code])
     timer.daemon = True
     timer.start()

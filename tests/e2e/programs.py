@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,18 @@ TESTS = HERE.parent
 
 # seconds; how long what must happen may take on a machine that is busy with other things
 PATIENCE = 30.0
+
+
+def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for what nobody announces.
+
+    :raises TimeoutError: it does not come about
+    """
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("it did not come about")
+        time.sleep(0.02)
 
 
 class Program:
@@ -173,6 +186,10 @@ class HostProgram(Program):
     def client(self, **options: Any) -> Client:
         """A client of it, connected."""
         return Client(self.target, **options).connect()
+
+    def open_gate(self) -> None:
+        """Let go what the probes' gate holds. The gate has an outlet of its own: the host may not answer calls."""
+        self.send(signal.SIGUSR1)
 
     @property
     def target(self) -> str:

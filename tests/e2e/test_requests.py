@@ -42,12 +42,12 @@ def test_create_gets_the_inputs_and_answers_with_the_resource_meta(either_client
 
 
 def test_logs_of_a_generator_come_one_by_one(either_client):
-    responses = either_client.call("get_logs", token="after 7")  # noqa: S106 - where the last page ended
+    responses = either_client.call("get_logs", token="after 7")
     assert [list(response.body.results) for response in responses] == [["first", "after 7"], ["{}", "after 7"]]
 
 
 def test_logs_of_a_coroutine_come_at_once(either_client):
-    (response,) = either_client.call("get_logs", task_type="paged", token="after 7")  # noqa: S106 - as above
+    (response,) = either_client.call("get_logs", task_type="paged", token="after 7")
     assert list(response.body.results)[1] == "after 7"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Order(ResourceMeta):
     big N     return N bytes
     recurse   exceed the recursion limit
     sleep S   wait for S seconds
+    block S   hold up whatever thread this is for S seconds
     gate      wait for a call that is told to open the gate
     open      open the gate
     junk      return something that no method may return
@@ -95,17 +97,22 @@ class Gate:
 
 
 GATE = Gate()
+# for a host that answers no calls any more
+signal.signal(signal.SIGUSR1, lambda *_: GATE.open())
 
 
 def act(order: Order, arguments: dict[str, Any]) -> str:
     """Whatever takes no time."""
     match order.does:
         case "raise":
-            raise ERRORS[order.argument]()
+            error = ERRORS[order.argument]
+            raise error()
         case "long":
             raise RuntimeError("é" * int(order.argument))
         case "recurse":
             return act(order, arguments)
+        case "block":
+            time.sleep(float(order.argument))
         case "big":
             return "x" * int(order.argument)
         case "open":
@@ -239,5 +246,12 @@ class BareInVersion2(Bare):
     task_type_version = 2
 
 
-for connector in (Probe, Paged, Plain, Bare, BareInVersion2):
+class Metered(Probe):
+    """For tests that count calls: no other test calls it."""
+
+    name = "Metered"
+    task_type_name = "metered"
+
+
+for connector in (Probe, Paged, Plain, Bare, BareInVersion2, Metered):
     ConnectorRegistry.register(connector())

@@ -1,0 +1,189 @@
+"""How a host ends: what becomes of calls, of health, of the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from e2e.client import Client, fetch, order
+from e2e.programs import CONNECTORS, eventually
+
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+@contextmanager
+def within(seconds):
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_loses_no_call_in_flight(start_host, signum):
+    with start_host() as host, host.client() as client:
+        calls = [client.start("get", meta=order("sleep", 1, id="flight")) for _ in range(50)]
+        calls += [client.start("get", task_type="plain", meta=order("sleep", 1, id="flight")) for _ in range(5)]
+        stream = client.start("get_logs", meta=order("sleep", 1, id="flight"))
+        host.wait_for("started", 56, id="flight")
+        host.send(signum)
+        assert all(call.result().resource.message for call in calls)
+        assert len(list(stream)) == 2
+        assert host.wait() == 0
+        assert {ended["outcome"] for ended in host.events("ended", id="flight")} == {"returned"}
+
+
+def test_health_flips_and_new_calls_are_answered_during_the_delay(start_host):
+    with start_host(drain_delay=60) as host, host.client() as client:
+        watch = client.health.Watch(HealthCheckRequest(), timeout=30)
+        assert next(watch).status == HealthCheckResponse.SERVING
+        host.send(signal.SIGTERM)
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        for service in ("", "flyteidl2.connector.AsyncConnectorService"):
+            response = client.health.Check(HealthCheckRequest(service=service), timeout=30)
+            assert response.status == HealthCheckResponse.NOT_SERVING
+        status, text = fetch(f"{host.url}/readyz")
+        assert (status, json.loads(text)["state"]) == (503, "draining")
+        assert fetch(f"{host.url}/healthz")[0] == 200
+        with Client(host.target) as newcomer:
+            newcomer.call("get")
+        # nobody waits for the end of the delay
+        host.send(signal.SIGTERM)
+        with within(5):
+            assert host.wait() == 128 + signal.SIGTERM
+
+
+def test_watches_end_and_the_listener_closes_while_calls_are_in_flight(start_host):
+    with start_host() as host, host.client() as client:
+        watch = client.health.Watch(HealthCheckRequest(), timeout=30)
+        assert next(watch).status == HealthCheckResponse.SERVING
+        call = client.start("get", task_type="plain", meta=order("gate", id="gated"))
+        host.wait_for("started", id="gated")
+        host.send(signal.SIGTERM)
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as raised:
+            next(watch)
+        assert raised.value.code() is StatusCode.UNAVAILABLE
+        # the listener closes a moment later or earlier than the watch
+        eventually(lambda: refuses_connections(host.target))
+        assert fetch(f"{host.url}/readyz")[0] == 503
+        host.open_gate()
+        assert call.result().resource.message
+        assert host.wait() == 0
+
+
+def refuses_connections(target):
+    with Client(target) as client, pytest.raises(grpc.RpcError) as raised:
+        client.call("get")
+    return raised.value.code() is StatusCode.UNAVAILABLE
+
+
+def test_calls_beyond_the_grace_are_told_that_the_server_is_unavailable(start_host):
+    with start_host(grace=0.3) as host, host.client() as client:
+        patient = [client.start("get", meta=order("sleep", 60, id=str(number))) for number in range(3)]
+        stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
+        for name in ("0", "1", "2", "stuck"):
+            host.wait_for("started", id=name)
+        host.send(signal.SIGTERM)
+        for call in [*patient, stuck]:
+            assert call.exception().code() is StatusCode.UNAVAILABLE
+            assert call.exception().details() == "the server is shutting down"
+        with within(10):
+            assert host.wait() == 0
+        assert [host.wait_for("ended", id=name)["outcome"] for name in "012"] == ["cancelled"] * 3
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGINT), 130),
+    ],
+)
+def test_a_second_signal_stops_at_once(start_host, signals, code):
+    with start_host() as host, host.client() as client:
+        calls = [
+            client.start("get", meta=order("sleep", 60, id="patient")),
+            client.start("get", task_type="plain", meta=order("gate", id="stuck")),
+        ]
+        for name in ("patient", "stuck"):
+            host.wait_for("started", id=name)
+        host.send(signals[0])
+        host.wait_for_log("draining")
+        host.send(signals[1])
+        with within(5):
+            assert host.wait() == code
+        for call in calls:
+            assert call.exception().code() is StatusCode.UNAVAILABLE
+
+
+def test_a_second_signal_stops_a_host_whose_event_loop_is_blocked(start_host):
+    with start_host() as host, host.client() as client:
+        client.start("get", meta=order("block", 60, id="blocked"))
+        host.wait_for("started", id="blocked")
+        host.send(signal.SIGTERM)
+        time.sleep(0.1)  # two signals at once may be delivered as one
+        host.send(signal.SIGTERM)
+        with within(5):
+            assert host.wait() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_signals_while_modules_are_being_loaded(start_host, tmp_path, count):
+    os.mkfifo(tmp_path / "fifo")
+    module = str(CONNECTORS / "slow_to_load.py")
+    with start_host(modules=[module], env={"SLOW_TO_LOAD": str(tmp_path / "fifo")}) as host:
+        host.wait_for("loading")
+        host.send(signal.SIGTERM)
+        if count == 2:
+            time.sleep(0.1)  # as above
+            host.send(signal.SIGTERM)
+            with within(5):
+                assert host.wait() == 128 + signal.SIGTERM
+        else:
+            (tmp_path / "fifo").write_text("go on")
+            assert host.wait() == 0
+
+
+def test_as_process_1(start_host):
+    lacks = why_no_namespace()
+    if lacks:
+        pytest.skip(lacks)
+    with start_host(wrapper=UNSHARE) as host, host.client() as client:
+        assert host.wait_for("serving")["pid"] == 1
+        call = client.start("get", meta=order("sleep", 0.5, id="flight"))
+        host.wait_for("started", id="flight")
+        os.kill(child_of(host.pid), signal.SIGTERM)
+        assert call.result().resource.message
+        assert host.wait() == 0
+
+
+def why_no_namespace():
+    if shutil.which("unshare") is None:
+        return "there is no unshare on the PATH, which would make the host process 1"
+    tried = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True, text=True)
+    return f"no process namespace may be made here: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def child_of(pid):
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with_name, _, fields = status.read_text().rpartition(")")
+        if int(fields.split()[1]) == pid:
+            return int(with_name.split()[0])
+    raise LookupError(f"process {pid} has no child")
+
+
+def test_after_a_timeout(start_host):
+    with start_host(timeout=0.2) as host:
+        assert host.wait() == 0
+        assert host.errors.startswith("{")
