@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pyarrow.parquet as pq
 import pytest
+import structlog
 from anyio import to_thread
 
 from connectors.duckdb_tasks import (
@@ -34,6 +35,8 @@ from connectors.duckdb_tasks import (
 from connectrio import Phase
 from connectrio.connector import ResourceMetaError
 from connectrio.connectors.duckdb import DuckDBConnector, DuckDBJob, DuckDBSettings, UnknownJobError
+from connectrio.connectors.duckdb._connector import _Submission
+from connectrio.connectors.duckdb._session import Session
 from connectrio.connectors.duckdb._store import JobStore
 
 UNKNOWN = DuckDBJob("0" * 32)
@@ -223,6 +226,59 @@ async def test_a_cancelled_create_leaves_no_job_that_would_run(home, tmp_path, m
         [job] = jobs_of(home)
         assert (await end(connector, job)).phase is Phase.ABORTED
         assert not (tmp_path / "out").exists()
+
+
+class CancellingEvent:
+    """An event that cancels its waiters' scope in the moment in which it is set."""
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        self._event, self._scope = anyio.Event(), scope
+        self.wait = self._event.wait
+
+    def set(self) -> None:
+        self._event.set()
+        self._scope.cancel()
+
+
+async def test_a_create_that_is_cancelled_at_the_last_moment_returns_its_job_or_leaves_none(
+    home, tmp_path, monkeypatch
+):
+    returned = []
+
+    async def call():
+        returned.append(await create(connector, tmp_path / "out", ENDLESS))
+
+    class Submission(_Submission):
+        def __init__(self, task):
+            super().__init__(task)
+            self.recorded = CancellingEvent(calls.cancel_scope)
+
+    monkeypatch.setattr("connectrio.connectors.duckdb._connector._Submission", Submission)
+    async with opened(home) as connector:
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(call)
+        assert returned in ([], jobs_of(home))
+        if returned:
+            await until(connector, returned[0], Phase.RUNNING)
+            await delete(connector, returned[0])
+        await until(connector, jobs_of(home)[0], Phase.ABORTED)
+        await thread_freed(connector)
+
+
+async def test_a_bug_fails_the_job_and_not_the_host(home, tmp_path, monkeypatch):
+    def broken(*args):
+        raise KeyError("bug")
+
+    async with opened(home) as connector:
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(Session, "run", broken)
+            resource = await run(connector, tmp_path, "SELECT 1")
+        assert (resource.phase, resource.message) == (
+            Phase.RETRYABLE_FAILED,
+            "error in the DuckDB connector: KeyError: 'bug'",
+        )
+        assert [entry["log_level"] for entry in logs] == ["error"]
+        assert (await run(connector, tmp_path, "SELECT 1")).phase is Phase.SUCCEEDED
 
 
 async def test_a_job_that_cannot_be_recorded_is_an_error_and_leaves_nothing(home, tmp_path, monkeypatch):

@@ -149,6 +149,7 @@ PASSING = [
     duckdb.Error("Failed to download extension"),
     OSError(28, "No space left on device"),
     MemoryError(),
+    ImportError("libstdc++.so.6: version not found"),
 ]
 
 

@@ -61,7 +61,7 @@ async def test_custom_info_of_a_finished_query(connector, tmp_path):
     assert info == {
         "job_id": job.job_id,
         "database": ":memory:",
-        "statement": sha256(sql.encode()).hexdigest()[:32],
+        "statement_digest": sha256(sql.encode()).hexdigest()[:32],
         "rows": 1000,
         "columns": [
             {"name": "i", "type": "BIGINT"},

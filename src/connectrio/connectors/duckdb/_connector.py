@@ -86,7 +86,7 @@ class _Open:
         except BaseException:
             submission.wanted = False
             if submission.job is not None:
-                self.tasks.start_soon(self.in_thread, submission.job.abort)
+                submission.job.discard()
             raise
         if submission.job is None:
             raise submission.error
@@ -102,7 +102,7 @@ class _Open:
         finally:
             submission.recorded.set()
         if not submission.wanted:
-            await self.in_thread(job.abort)
+            job.discard()
         # abandoned only once the host ends and `Jobs.stop` has done what can be done
         await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
         await self.in_thread(partial(self.jobs.retire, job))
@@ -198,9 +198,9 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
     def get(self, resource_meta: DuckDBJob, **kwargs: Any) -> Resource:  # noqa: ARG002 - part of the signature
         """Report how the query stands.
 
-        `custom_info` has, where they are known: `job_id`, `database`, `statement` (a digest), `queued_at`, `started_at`
-        and `finished_at` (ISO 8601), `seconds` of running, `progress` in percent while it runs, `rows`, `columns` (name
-        and type of each) and `result` (where it is).
+        `custom_info` has, where they are known: `job_id`, `database`, `statement_digest`, `queued_at`, `started_at` and
+        `finished_at` (ISO 8601), `seconds` of running, `progress` in percent while it runs, `rows`, `columns` (name and
+        type of each) and `result` (where it is).
 
         :raises UnknownJobError: there is no such job
         """

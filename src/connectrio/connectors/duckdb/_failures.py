@@ -23,6 +23,9 @@ _LASTING_IO_ERRORS = (
 
 def state_after(error: Exception) -> tuple[JobState, str]:
     """The final state of a job that ended with `error`, and the message for the user."""
+    if isinstance(error, ImportError):
+        return JobState.RETRYABLE_FAILED, shorten(f"DuckDB cannot be loaded on this host: {error}")
+
     import duckdb
 
     match error:

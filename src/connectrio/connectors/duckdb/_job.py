@@ -47,6 +47,7 @@ class Job:
         self._session = Session(task.database, self._spill, memory_share)
         self._changing = Lock()
         self._percent_logged = 0
+        self._discarded = False
         self.running = False
         self.saved = True
 
@@ -63,6 +64,8 @@ class Job:
         """Run the query, unless the job has been settled in the queue. Raises nothing: the record says how it went."""
         self.running = True
         try:
+            if self._discarded:
+                self.abort()
             if self._start():
                 self._succeed(self._session.run(self._task, self._record.temporary_path))
         except Exception as error:  # noqa: BLE001 - recorded, and logged where it is a bug
@@ -77,6 +80,10 @@ class Job:
         """End the job as ABORTED, for good. One that has ended is left as it is."""
         self._settle(JobState.ABORTED, DELETED)
 
+    def discard(self) -> None:
+        """Have `run` or `watch` abort the job, which nobody knows of. Unlike `abort`, this does not block."""
+        self._discarded = True
+
     def stop(self) -> None:
         """End the job because its host ends."""
         self._settle(JobState.RETRYABLE_FAILED, HOST_STOPPED)
@@ -85,7 +92,7 @@ class Job:
         """To be called a few times a second until `run` has ended: repeats interrupts, notes progress."""
         if self._record.state.final:
             self._session.interrupt()
-        elif self._store.abort_requested(self._record.job_id):
+        elif self._discarded or self._store.abort_requested(self._record.job_id):
             self.abort()
         elif self._record.state is JobState.RUNNING:
             self._log_progress()

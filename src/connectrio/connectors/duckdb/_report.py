@@ -43,7 +43,7 @@ def _custom_info(snapshot: Snapshot) -> dict[str, Any]:
     info = {
         "job_id": record.job_id,
         "database": record.database,
-        "statement": record.statement,
+        "statement_digest": record.statement,
         "queued_at": record.queued_at.isoformat(),
         "started_at": record.started_at and record.started_at.isoformat(),
         "finished_at": record.finished_at and record.finished_at.isoformat(),

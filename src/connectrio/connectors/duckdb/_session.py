@@ -68,7 +68,7 @@ class Session:
         if database == IN_MEMORY:
             self._config["temp_directory"] = str(spill)
         self._connection: DuckDBPyConnection | None = None
-        self._closing = Lock()  # a connection must not be interrupted while it is being closed
+        self._closing = Lock()  # no other thread uses a connection that is being closed
         self._interrupted = False
         self.usage: Usage | None = None
 
@@ -155,7 +155,7 @@ class Session:
         finally:
             with self._closing:
                 self._connection = None
-                connection.close()
+            connection.close()  # not in the block: it may write a checkpoint, and an interrupt is not to wait for that
 
     def _check(self) -> None:
         if self._interrupted:
