@@ -22,6 +22,7 @@ from connectrio.rpc._stream import Stream
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
+from connectrio.rpc.tls import secure
 
 log = structlog.get_logger("connectrio.rpc")
 
@@ -185,28 +186,44 @@ class _Connection:
         self.ended = anyio.Event()
         self._calls: dict[Stream, ServerCall] = {}
         self._tasks: TaskGroup | None = None
+        self._securing = anyio.CancelScope()
+        self._draining = False
 
     async def run(self) -> None:
         """Serve until the connection is over and its last call has ended."""
         try:
-            async with (
-                _transport.run(self._transport, self.core, linger=self._options.linger),
-                anyio.create_task_group() as timing,
-            ):
-                timing.start_soon(self._keep_time)
-                async with anyio.create_task_group() as self._tasks:
-                    await self._until_over()
-                timing.cancel_scope.cancel()
+            secured = False
+            with self._securing:
+                secured = await secure(self._transport)
+            if secured:
+                await self._run_secured()
         finally:
             self.ended.set()
 
+    async def _run_secured(self) -> None:
+        async with (
+            _transport.run(self._transport, self.core, linger=self._options.linger),
+            anyio.create_task_group() as timing,
+        ):
+            timing.start_soon(self._keep_time)
+            async with anyio.create_task_group() as self._tasks:
+                if self._draining:
+                    self.core.drain()
+                await self._until_over()
+            timing.cancel_scope.cancel()
+
     def drain(self) -> None:
         """Announce the end; the connection closes when its calls have."""
-        self.core.drain()
+        self._draining = True
+        if self._tasks is not None:  # else it follows our settings, with which HTTP/2 begins
+            self.core.drain()
 
     def abort(self) -> None:
         """Cancel what is left, telling the client that the server is unavailable."""
-        self.core.drain()
+        self.drain()
+        if self._tasks is None:
+            self._securing.cancel()
+            return
         self.core.settle()
         for call in list(self._calls.values()):
             call.cancel(CancelCause.SHUTDOWN)
