@@ -79,6 +79,15 @@ async def test_progress_is_seen_while_the_query_runs_and_never_printed(home, tmp
     assert capfd.readouterr() == ("", "")
 
 
+async def test_progress_is_that_of_all_statements(home, tmp_path):
+    async with opened(home) as connector:
+        job = await create(connector, tmp_path, f"SELECT 1; SELECT 2; SELECT 3; {ENDLESS}")
+        resource = await wait_for(connector, job, lambda resource: resource.custom_info.get("progress", 0) > 75)
+        assert resource.phase is Phase.RUNNING
+        assert resource.custom_info["progress"] < 100
+        await delete(connector, job)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -133,7 +142,7 @@ async def test_queries_beyond_the_limit_wait_and_say_so(home, tmp_path):
             resource = await state(connector, job)
             assert resource.phase is Phase.QUEUED
             assert f"behind {ahead} more" in resource.message
-            assert "1 queries at once (CONNECTRIO_DUCKDB_MAX_RUNNING)" in resource.message
+            assert "at most 1 at once (CONNECTRIO_DUCKDB_MAX_RUNNING)" in resource.message
             assert "started_at" not in resource.custom_info
 
         await delete(connector, second)
@@ -240,9 +249,7 @@ class CancellingEvent:
         self._scope.cancel()
 
 
-async def test_a_create_that_is_cancelled_at_the_last_moment_returns_its_job_or_leaves_none(
-    home, tmp_path, monkeypatch
-):
+async def test_a_create_cancelled_at_the_last_moment_returns_its_job_or_leaves_none(home, tmp_path, monkeypatch):
     returned = []
 
     async def call():

@@ -57,7 +57,7 @@ class Job:
         return self._record
 
     def progress(self) -> float | None:
-        """How far the current statement is, in percent; None where DuckDB does not say."""
+        """How far the query is, in percent; None where that is not known."""
         return self._session.progress()
 
     def run(self) -> None:

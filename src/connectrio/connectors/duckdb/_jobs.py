@@ -27,7 +27,7 @@ class Snapshot:
     """A job at one moment.
 
     :ivar message: what a person should know now; that of the record unless there is something newer
-    :ivar progress: how far the running statement is, in percent; None where that is not known
+    :ivar progress: how far the query is, in percent; None where that is not known
     """
 
     record: JobRecord
@@ -157,6 +157,6 @@ class Jobs:
     def _queue_message(self, job: Job, live: list[Job]) -> str:
         ahead = sum(other.record.state is JobState.QUEUED for other in live[: live.index(job)])
         return (
-            f"queued, behind {ahead} more: this host runs {self._settings.max_running} queries at once"
+            f"queued, behind {ahead} more: this host runs at most {self._settings.max_running} at once"
             " (CONNECTRIO_DUCKDB_MAX_RUNNING)"
         )

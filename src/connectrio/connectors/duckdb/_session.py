@@ -70,6 +70,8 @@ class Session:
         self._connection: DuckDBPyConnection | None = None
         self._closing = Lock()  # no other thread uses a connection that is being closed
         self._interrupted = False
+        self._statements = 1
+        self._done = 0
         self.usage: Usage | None = None
 
     def run(self, task: QueryTask, file: Path) -> Answer:
@@ -84,11 +86,13 @@ class Session:
             if not statements:
                 raise TaskError("the task's SQL holds no statement")
             values = [select_parameters(statement.named_parameters, task.inputs) for statement in statements]
-            for statement, parameters in zip(statements[:-1], values, strict=False):
+            self._statements = len(statements)
+            for self._done, (statement, parameters) in enumerate(zip(statements[:-1], values, strict=False)):
                 self._check()
                 connection.execute(statement, parameters or None)
                 connection.complete()
                 self._account(connection)
+            self._done = len(statements) - 1
             self._check()
             return self._answer(connection, statements[-1], values[-1], file, task.output is not None)
 
@@ -103,10 +107,15 @@ class Session:
                 self._connection.interrupt()
 
     def progress(self) -> float | None:
-        """How far the current statement is, in percent, as DuckDB estimates it; None if it does not."""
+        """How far `run` is, in percent: each statement counts the same, and DuckDB estimates how far one is.
+
+        None where nothing is known, which is until DuckDB has an estimate of the first statement.
+        """
         with self._closing:
             percent = -1.0 if self._connection is None else self._connection.query_progress()
-        return percent if percent >= 0 else None
+        if percent < 0 and not self._done:
+            return None
+        return (100.0 * self._done + max(percent, 0.0)) / self._statements
 
     def _answer(
         self,
