@@ -187,12 +187,9 @@ async def test_the_event_loop_goes_on_while_queries_run(home, tmp_path):
     async with opened(home) as connector:
         job = await create(connector, tmp_path, ENDLESS)
         await until(connector, job, Phase.RUNNING)
-        slowest = 0.0
-        for _ in range(50):
-            before = time.monotonic()
-            await anyio.sleep(0.001)
-            slowest = max(slowest, time.monotonic() - before)
-        assert slowest < 0.5
+        with anyio.fail_after(10):  # a query that held Python's lock would hold it for minutes
+            for _ in range(100):
+                await anyio.sleep(0.001)
         await delete(connector, job)
 
 
