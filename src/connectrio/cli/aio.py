@@ -21,40 +21,38 @@ T = TypeVar("T")
 
 
 class Interrupts:
-    """What SIGINT and SIGTERM do to a command: the first cancels it, the second what it still does about that.
+    """What SIGINT and SIGTERM do to a command: they cancel it, and it ends as "interrupted".
 
-    :ivar notify: called at the first signal
+    :param graceful: the first signal cancels only the command's `cancellable` block, be it running or still to come,
+        so that the command can see to things; the second one cancels everything
+    :ivar notify: called when the first signal comes before there is anything that it may cancel
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, graceful: bool = False) -> None:
         self.notify: Callable[[], None] = _nothing
-        self._cleanups: list[anyio.CancelScope] = []
+        self._graceful = graceful
         self._count = 0
+        self._block: anyio.CancelScope | None = None
 
-    @contextmanager
-    def cleanup(self) -> Iterator[None]:
-        """A block that the first signal does not cancel, but the second does, and then leaves quietly."""
-        with anyio.CancelScope(shield=True) as scope:
-            self._cleanups.append(scope)
-            if self._count > 1:
-                scope.cancel()
-            try:
-                yield
-            finally:
-                self._cleanups.remove(scope)
+    def cancellable(self) -> anyio.CancelScope:
+        """A block that the first signal ends; the command goes on behind it."""
+        self._block = anyio.CancelScope()
+        if self._count:
+            self._block.cancel()
+        return self._block
 
-    async def watch(self, command: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
-        """Cancel `command` at the first signal, its clean-up at the second."""
+    async def watch(self, everything: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        """Wait for signals."""
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
                 self._count += 1
-                command.cancel()
-                if self._count == 1:
-                    self.notify()
+                if not self._graceful or self._count > 1:
+                    everything.cancel()
+                elif self._block is not None:
+                    self._block.cancel()
                 else:
-                    for scope in self._cleanups:
-                        scope.cancel()
+                    self.notify()
 
 
 def _nothing() -> None:
@@ -65,7 +63,7 @@ def run(command: Callable[[], Awaitable[T]], backend: Backend | None = None, int
     """Run `command` to its end.
 
     :param backend: uvloop where it is installed, else asyncio
-    :param interrupts: for a command that has something to do when it is interrupted
+    :param interrupts: for a command that has something to see to when it is interrupted
     :raises CommandError: what the command raises; also when a signal ended it, or the backend is not installed
     """
     name, options = event_loop(backend)

@@ -103,7 +103,7 @@ def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
         code = _run_command(app, sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
     except CommandError as error:
-        print_error(str(error), error.hint)
+        print_error(str(error), error.hint, failed=error.code != INTERRUPTED)
         return error.code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1

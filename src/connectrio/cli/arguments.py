@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import sys
 from collections.abc import Iterable
@@ -139,7 +138,7 @@ def resource_meta(argument: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     try:
         return base64.b64decode(text.removeprefix(_BASE64), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise UsageError(f"the resource meta is not base64: {error}") from error
 
 

@@ -18,7 +18,7 @@ from connectrio.cli import aio
 from connectrio.cli.calls import Jobs
 from connectrio.cli.client import Client
 from connectrio.cli.demo_query import OUTPUT, SQL, inputs
-from connectrio.cli.errors import CommandError, UsageError, explained
+from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError, explained
 from connectrio.cli.follow import Follower
 from connectrio.cli.metrics import print_metrics
 from connectrio.cli.progress import job_view
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 _TASK_TYPE = "duckdb"
-_ORDERS = 8_000_000
+_ORDERS = 6_000_000
 # seconds; more than a call takes on a busy machine
 _TIMEOUT = 30.0
 _WHAT_NEXT = """\
@@ -64,7 +64,12 @@ def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | 
         )
     configure_logging("warning")
     with _workspace(keep) as directory:
-        aio.run(lambda: _host_and_query(directory, backend or default_backend(), orders), backend)
+        interrupts = aio.Interrupts(graceful=True)
+        aio.run(
+            lambda: _host_and_query(directory, backend or default_backend(), orders, interrupts), backend, interrupts
+        )
+    if keep is not None:
+        print_line(f"kept in {keep}: result/{OUTPUT}.parquet, and the job store in jobs/")
     print_heading("Try next")
     print_code(_WHAT_NEXT, "console")
 
@@ -79,17 +84,21 @@ def _workspace(keep: Path | None) -> Iterator[Path]:
         yield Path(directory)
 
 
-async def _host_and_query(directory: Path, backend: Backend, orders: int) -> None:
+async def _host_and_query(directory: Path, backend: Backend, orders: int, interrupts: aio.Interrupts) -> None:
     host = _make_host(directory)
     with aio.unwrapped():
         async with anyio.create_task_group() as tasks:
             addresses = await tasks.start(host.serve)
             print_heading("Host")
             print_line(f"gRPC on {addresses.target}, metrics on {addresses.url}/metrics, running on {backend}")
-            await _query(addresses, directory, orders)
-            print_heading("Drain")
-            await host.shutdown()
-            print_line("the host has finished its calls and stopped")
+            with interrupts.cancellable():
+                await _query(addresses, directory, orders)
+                print_heading("Drain")
+                await host.shutdown()
+                print_line("the host has finished its calls and stopped")
+                return
+            await host.shutdown(grace=0)
+    raise CommandError("interrupted; the host has stopped", code=INTERRUPTED)
 
 
 def _make_host(directory: Path) -> Host:
@@ -137,7 +146,6 @@ async def _show_result(resource: Resource) -> None:
     columns, rows = await to_thread.run_sync(_read_parquet, result.uri)
     numbers = [column for column, cell in zip(columns, rows[-1], strict=True) if not isinstance(cell, str)]
     print_table("", columns, [[_cell(cell) for cell in row] for row in rows], right=numbers)
-    print_line(result.uri, "dim")
 
 
 def _read_parquet(uri: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -151,7 +159,9 @@ def _read_parquet(uri: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 async def _show_metrics(jobs: Jobs, meta: bytes, addresses: Addresses) -> None:

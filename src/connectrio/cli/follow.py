@@ -78,8 +78,22 @@ class LogReader:
         self._lines = lines
         self._seen = 0  # lines since `token`
 
+    async def read_all(self) -> AsyncGenerator[LogLine]:
+        """The lines that are new, piece by piece until a piece has none. Close it, if it is left before its end.
+
+        :raises GRPCError: a call failed; what was read counts all the same
+        """
+        is_more = True
+        while is_more:
+            before, is_empty = self.token, True
+            async with aclosing(self.read()) as lines:
+                async for line in lines:
+                    is_empty = False
+                    yield line
+            is_more = not (is_empty or self.ended or self.token == before)
+
     async def read(self) -> AsyncGenerator[LogLine]:
-        """The lines that are new. Close it, if it is left before its end.
+        """The lines of the next piece that are new. Close it, if it is left before its end.
 
         :raises GRPCError: the call failed; what was read counts all the same
         """
@@ -166,7 +180,7 @@ class Follower:
         while True:
             was_last = self._ended.is_set()
             try:
-                async with aclosing(self._log.read()) as lines:
+                async with aclosing(self._log.read_all()) as lines:
                     async for line in lines:
                         self._view.line(line)
                         backoff.reset()

@@ -57,21 +57,12 @@ def logs(
 
 
 async def _print_log(log: LogReader, view: _Lines, *, is_one_piece: bool) -> None:
-    """Print every piece of the log; the last one has no lines, or no token that leads on.
-
-    :param is_one_piece: print the first one only
-    """
-    while True:
-        before, is_empty = log.token, True
-        with explained():
-            async with aclosing(log.read()) as piece:
-                async for line in piece:
-                    view.line(line)
-                    is_empty = False
-        if is_one_piece and log.token:
-            print_note(f"what comes next: --token {log.token}")
-        if is_one_piece or is_empty or log.ended or log.token == before:
-            return
+    with explained():
+        async with aclosing(log.read() if is_one_piece else log.read_all()) as lines:
+            async for line in lines:
+                view.line(line)
+    if is_one_piece and log.token and not log.ended:
+        print_note(f"what comes next: --token {log.token}")
 
 
 class _Lines:

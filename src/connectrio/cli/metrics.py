@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from connectrio.cli.arguments import Meta, resource_meta
 from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
@@ -48,5 +50,11 @@ def metrics(
 
 def print_metrics(results: list[ExecutionMetricResult]) -> None:
     """The metrics for people."""
-    rows = [(result.metric, value_text(struct_document(result.data))) for result in results]
-    print_table("Metrics", ("Metric", "Data"), rows)
+    print_table(
+        "Metrics", ("Metric", "Data"), [(result.metric, _text(struct_document(result.data))) for result in results]
+    )
+
+
+def _text(data: dict[str, Any]) -> str:
+    """A single value with its unit is what connectors mostly report; all else is shown as it came."""
+    return f"{value_text(data['value'])} {data['unit']}" if data.keys() == {"value", "unit"} else value_text(data)

@@ -63,7 +63,10 @@ class _LiveJobView(JobView):
 
     def say(self, text: str, style: str = "") -> None:
         """Show a line above the one that moves."""
-        self._progress.console.print(printable(text), style=style, soft_wrap=True)
+        from rich.text import Text
+
+        # not `style=`: that would colour the moving line, too
+        self._progress.console.print(Text(printable(text), style=style))
 
     def state(self, resource: Resource) -> None:
         """Move on."""

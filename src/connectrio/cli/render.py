@@ -13,7 +13,7 @@ from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
 from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.google.protobuf import Struct, Timestamp
-from connectrio.literals import LiteralError, literal_to_python
+from connectrio.literals import DataFrame, Dir, File, LiteralError, literal_to_python
 
 __all__ = [
     "FINAL",
@@ -99,8 +99,15 @@ def print_pairs(title: str, values: dict[str, Any]) -> None:
 
 
 def value_text(value: Any) -> str:
-    """A value as a person reads it: texts as they are, all else as JSON."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    """A value as a person reads it: texts and references to stored data as they are, all else as JSON."""
+    match value:
+        case str():
+            return value
+        case File() | Dir():
+            return value.path
+        case DataFrame():
+            return value.uri
+    return msgspec.json.encode(value).decode()
 
 
 def line_text(line: LogLine) -> str:

@@ -6,7 +6,6 @@ import shlex
 import sys
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from connectrio.cli.aio import Interrupts
 from connectrio.cli.arguments import Credentials, resource_meta_text
@@ -50,7 +49,7 @@ def run(
     """
     connection = credentials.connection(task_type)
     request = task.request(task_type, connection)
-    interrupts = Interrupts()
+    interrupts = Interrupts(graceful=True)
 
     async def command(channel: Channel) -> tuple[bytes, Resource]:
         jobs = client.jobs(channel, category_of(request), connection, request.output_prefix)
@@ -80,35 +79,36 @@ class _Run:
         """
         meta = await self._create(request)
         self._view.say(f"created {resource_meta_text(meta)}")
-        try:
-            await checkpoint()  # an interrupt may have come while the job was created
-            return meta, await Follower(self._jobs, meta, self._view).follow()
-        except anyio.get_cancelled_exc_class():
-            await self._delete(meta)
-            raise CommandError("interrupted; the job was deleted", code=INTERRUPTED) from None
-        except CommandError as error:
-            raise CommandError(str(error), hint=self._how_to_go_on(meta), code=error.code) from error
+        with self._interrupts.cancellable():
+            return meta, await self._follow(meta)
+        await self._delete(meta)
+        raise CommandError("interrupted; the job was deleted", code=INTERRUPTED)
 
     async def _create(self, request: CreateTaskRequest) -> bytes:
         """The answer is waited for even when we are interrupted: without it the job could not be deleted."""
         self._interrupts.notify = lambda: self._view.say("interrupted; waiting for the job's name, to delete it")
-        with self._interrupts.cleanup(), explained():
+        with explained():
             return await self._jobs.create(request)
-        raise CommandError("interrupted twice; if the job was created, it was not deleted", code=INTERRUPTED)
+
+    async def _follow(self, meta: bytes) -> Resource:
+        try:
+            return await Follower(self._jobs, meta, self._view).follow()
+        except CommandError as error:
+            raise CommandError(str(error), hint=self._how_to_go_on(meta), code=error.code) from error
 
     async def _delete(self, meta: bytes) -> None:
         self._view.say("interrupted; deleting the job")
-        failure = "there was no time for it"
-        with self._interrupts.cleanup():
-            try:
-                await self._jobs.delete(meta)
-            except GRPCError as error:
-                failure = f"{error.status.name}: {error.message}"
-            else:
-                return
-        raise CommandError(
-            f"interrupted, and the job was not deleted: {failure}", hint=self._how_to_go_on(meta), code=INTERRUPTED
-        )
+        try:
+            await self._jobs.delete(meta)
+        except GRPCError as error:
+            raise CommandError(
+                f"interrupted, and the job was not deleted: {error.status.name}: {error.message}",
+                hint=self._how_to_go_on(meta),
+                code=INTERRUPTED,
+            ) from error
+        except anyio.get_cancelled_exc_class():
+            self._view.say(f"interrupted again; {self._how_to_go_on(meta)}")
+            raise
 
     def _how_to_go_on(self, meta: bytes) -> str:
         job = f"{self._jobs.category.name} {shlex.quote(resource_meta_text(meta))}"

@@ -61,9 +61,12 @@ def print_line(text: str, style: str = "") -> None:
     _print(text, style, sys.stdout)
 
 
-def print_error(message: str, hint: str = "") -> None:
-    """What went wrong and what to do next, on standard error."""
-    _print(f"error: {message}", "red", sys.stderr)
+def print_error(message: str, hint: str = "", *, failed: bool = True) -> None:
+    """Why the command ends early and what to do next, on standard error.
+
+    :param failed: it did not end because somebody wanted it to
+    """
+    _print(f"error: {message}" if failed else message, "red" if failed else "yellow", sys.stderr)
     if hint:
         _print(f"hint: {hint}", "dim", sys.stderr)
 
@@ -101,6 +104,7 @@ def print_heading(text: str) -> None:
     if is_terminal():
         from rich.rule import Rule
 
+        console().print()
         console().print(Rule(text, style="cyan", align="left"), style="bold")
     else:
         print(f"\n== {printable(text)}", flush=True)

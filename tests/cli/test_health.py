@@ -1,0 +1,70 @@
+"""`connectrio health`: exit codes fit for probes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+
+import pytest
+
+from cli.harness import Process, serving_toys
+
+FAILURE = "entry point broken (broken:main): ImportError: no módule named 'x'"
+
+
+@pytest.mark.parametrize("service", [[], ["flyteidl2.connector.AsyncConnectorService"]])
+def test_serving(ask, service):
+    outcome = ask("health", *service)
+    assert (outcome.code, outcome.out) == (0, "SERVING\n")
+    assert outcome.err == f"warning: not loaded: {FAILURE}\n"
+
+
+def test_serving_as_json(ask):
+    assert ask("health", "--json").document == {"service": "", "status": "SERVING", "load_failures": [FAILURE]}
+
+
+def test_an_unknown_service(ask):
+    outcome = ask("health", "no.such.Service")
+    assert outcome.code == 1
+    assert "error: NOT_FOUND: unknown service 'no.such.Service'" in outcome.err
+
+
+def test_no_host(run, free_target):
+    outcome = run("health", "--target", free_target)
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err.startswith("error: UNAVAILABLE: ")
+
+
+def test_a_host_that_does_not_answer(run):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        outcome = run("health", "--timeout", "0.2", "--target", f"127.0.0.1:{silent.getsockname()[1]}")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err.startswith(("error: DEADLINE_EXCEEDED: ", "error: UNAVAILABLE: "))
+
+
+def test_wrong_usage(run):
+    assert run("health", "--nope").code == 2
+
+
+def test_watching_a_host_that_drains(tmp_path):
+    with serving_toys(tmp_path) as (host, target):
+        with Process("health", "--watch", "--json", "--target", target, cwd=tmp_path) as watch:
+            assert json.loads(watch.line_with("SERVING")) == {"service": "", "status": "SERVING"}
+            host.signal(signal.SIGTERM)
+            outcome = watch.wait()
+        assert host.wait().code == 0
+    assert [json.loads(line)["status"] for line in outcome.out.splitlines()] == ["SERVING", "NOT_SERVING"]
+    assert outcome.code == 3
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_a_watch_is_ended_by_a_signal(tmp_path, host, backend):
+    with Process("health", "--watch", "--target", host.target, "--backend", backend, cwd=tmp_path) as watch:
+        watch.line_with("SERVING")
+        watch.signal(signal.SIGINT)
+        outcome = watch.wait()
+    assert (outcome.code, outcome.err) == (130, "interrupted\n")

@@ -1,0 +1,77 @@
+"""`connectrio serve` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import pytest
+
+from cli.harness import LOOPBACK, TOY_MODULE, Process, serving_toys
+
+
+def test_what_it_prints_at_start(tmp_path):
+    with serving_toys(tmp_path, "--backend", "asyncio") as (host, target):
+        host.signal(signal.SIGTERM)
+        outcome = host.wait()
+    assert outcome.code == 0
+    assert target.startswith("127.0.0.1:")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("connectrio ")
+    assert lines[1] == f"  gRPC     {target}"
+    assert lines[2].startswith("  metrics  http://127.0.0.1:")
+    assert lines[2].endswith("/metrics")
+    assert "/readyz" in lines[3]
+    assert lines[4:7] == [
+        "Connector Metadata",
+        "Connector Name  Support Task Types  Loaded from",
+        f"Toy             toy (0)             module {TOY_MODULE}",
+    ]
+    assert lines[7].startswith("In production: ")
+    assert all(line.startswith("{") for line in outcome.err.splitlines())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("backend", ["uvloop", "trio"])
+def test_a_signal_ends_it_without_a_traceback(tmp_path, backend, signum):
+    with serving_toys(tmp_path, "--backend", backend) as (host, _):
+        host.signal(signum)
+        outcome = host.wait()
+    assert outcome.code == 0
+    assert "Traceback" not in outcome.err
+
+
+def test_an_entry_point_that_fails_is_named(tmp_path):
+    package = tmp_path / "broken-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[flyte.connectors]\nbroken = no_such_module\n")
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    with Process("serve", *LOOPBACK, "--timeout", "0", cwd=tmp_path, environment=environment) as host:
+        outcome = host.wait()
+    assert outcome.code == 0
+    assert "not loaded: entry point broken (no_such_module): ModuleNotFoundError" in outcome.out
+
+
+def test_a_taken_port_is_an_error(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["serve", "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", "0"]
+        with Process(*arguments, cwd=tmp_path) as host:
+            outcome = host.wait()
+    assert outcome.code == 1
+    assert outcome.out == ""
+    [error] = [line for line in outcome.err.splitlines() if not line.startswith("{")]
+    assert error.startswith(f"error: cannot listen on 127.0.0.1:{port} for gRPC: another process has it.")
+    assert "--port" in error
+
+
+def test_a_module_that_cannot_be_loaded_is_an_error(tmp_path):
+    with Process("serve", *LOOPBACK, "--modules", "no_such_module", cwd=tmp_path) as host:
+        outcome = host.wait()
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("error: cannot load connectors from 'no_such_module': ModuleNotFoundError: ")
+    assert "Traceback" not in outcome.err
