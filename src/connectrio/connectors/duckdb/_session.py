@@ -63,7 +63,7 @@ class Session:
             # DuckDB 2.0.0 writes in threads of its own unless told not to, and an interrupted COPY and one of them can
             # wait for each other for ever (AsyncWriteQueue::AbortWrites; about one interrupt in fifty)
             "async_threads": 0,
-            "memory_limit": f"{80 * memory_share:.0f}%",
+            "memory_limit": f"{80 * memory_share:.2f}%",
         }
         if database == IN_MEMORY:
             self._config["temp_directory"] = str(spill)
@@ -87,12 +87,12 @@ class Session:
                 raise TaskError("the task's SQL holds no statement")
             values = [select_parameters(statement.named_parameters, task.inputs) for statement in statements]
             self._statements = len(statements)
-            for self._done, (statement, parameters) in enumerate(zip(statements[:-1], values, strict=False)):
+            for statement, parameters in zip(statements[:-1], values, strict=False):
                 self._check()
                 connection.execute(statement, parameters or None)
                 connection.complete()
                 self._account(connection)
-            self._done = len(statements) - 1
+                self._done += 1
             self._check()
             return self._answer(connection, statements[-1], values[-1], file, task.output is not None)
 
@@ -126,9 +126,8 @@ class Session:
         wanted: bool,
     ) -> Answer:
         relation = connection.sql(statement, params=parameters or None)
-        has_run = (
-            relation.type == "MATERIALIZED_RELATION"
-        )  # as all do that may write; the others run when they are read
+        # a statement that only reads runs when it is read; any other has run by now, and DuckDB holds its rows
+        has_run = relation.type == "MATERIALIZED_RELATION"
         if has_run:
             self._account(connection)
         if has_run and not _is_result_set(relation, statement):
