@@ -15,6 +15,7 @@ from grpclib.exceptions import GRPCError
 
 from connectrio.rpc.call import Call, current_call
 from connectrio.rpc.channel import Channel
+from connectrio.rpc.connectivity import ChannelState
 from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
 from connectrio.rpc.server import Server
@@ -23,6 +24,7 @@ __all__ = [
     "Call",
     "Channel",
     "ChannelOptions",
+    "ChannelState",
     "ConnectionOptions",
     "Deadline",
     "GRPCError",

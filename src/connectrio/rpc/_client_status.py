@@ -10,7 +10,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_grpc_message
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._headers import is_grpc_content_type
+from connectrio.rpc._headers import Metadata, decode_metadata, is_grpc_content_type
 from connectrio.rpc._stream import Headers, Termination, TerminationCause
 
 _BY_HTTP_STATUS = {
@@ -18,6 +18,7 @@ _BY_HTTP_STATUS = {
     "401": Status.UNAUTHENTICATED,
     "403": Status.PERMISSION_DENIED,
     "404": Status.UNIMPLEMENTED,
+    "431": Status.INTERNAL,
     "429": Status.UNAVAILABLE,
     "502": Status.UNAVAILABLE,
     "503": Status.UNAVAILABLE,
@@ -31,12 +32,14 @@ _BY_ERROR_CODE = {
     ErrorCodes.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
 }
 
+_UNAVAILABLE = (TerminationCause.CONNECTION_LOST, TerminationCause.UNPROCESSED, TerminationCause.NEVER_SENT)
+
 _STATUSES = {str(status.value): status for status in Status}
 
 
 def error_from_termination(termination: Termination) -> GRPCError:
     """For a call whose stream was cut short before a status came."""
-    if termination.cause in (TerminationCause.CONNECTION_LOST, TerminationCause.UNPROCESSED):
+    if termination.cause in _UNAVAILABLE:
         return GRPCError(Status.UNAVAILABLE, str(termination))
     status = Status.INTERNAL
     if isinstance(termination.error_code, ErrorCodes):
@@ -69,3 +72,16 @@ def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:
         return _STATUSES[code], text
     except KeyError:
         return Status.UNKNOWN, f"invalid grpc-status {code!r}" + (f": {text}" if text else "")
+
+
+def received_metadata(headers: Headers) -> Metadata:
+    """The custom metadata in a response's headers or trailers.
+
+    :raises GRPCError: INTERNAL, when it is malformed; the status that came with it, if any, is in the message
+    """
+    try:
+        return decode_metadata(headers)
+    except ValueError as error:
+        status = dict(headers).get("grpc-status")
+        came_with = f"; it came with grpc-status {status}" if status else ""
+        raise GRPCError(Status.INTERNAL, f"the server sent {error}{came_with}") from error

@@ -40,6 +40,7 @@ class TerminationCause(enum.Enum):
     RESET_BY_PEER = "the peer reset the stream"
     RESET_BY_US = "the stream was reset"
     UNPROCESSED = "the peer went away before it had processed the stream"
+    NEVER_SENT = "the connection was lost before the request was sent"
     CONNECTION_LOST = "the connection was lost"
 
 

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 import grpclib.metadata
-from anyio.abc import AnyByteStream, TaskGroup
+from anyio.abc import TaskGroup
 from grpclib.const import Cardinality, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.events import _DispatchChannelEvents
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
-from connectrio.rpc import _transport
-from connectrio.rpc._client_connection import ClientConnection
-from connectrio.rpc._connection import ConnectionState
+from connectrio.rpc._balancing import PickFirst, Policy, RoundRobin
+from connectrio.rpc._call_queue import CallQueue
 from connectrio.rpc._headers import Metadata
+from connectrio.rpc._keepalive import Keepalive
+from connectrio.rpc._stream import Headers, Stream
+from connectrio.rpc._subchannel import ChannelContext
+from connectrio.rpc._wakeup import Wakeup
 from connectrio.rpc.client_stream import ClientStream
 from connectrio.rpc.codec import MessageCodec
+from connectrio.rpc.connectivity import ChannelState
 from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ChannelOptions
 from connectrio.rpc.stubs import serve_bidirectional_stubs
-from connectrio.rpc.target import parse_target
+from connectrio.rpc.target import Connect, parse_target
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
-Connect: TypeAlias = Callable[[], Awaitable[AnyByteStream]]
+_POLICIES = {"pick_first": PickFirst, "round_robin": RoundRobin}
 
 serve_bidirectional_stubs()
 
 
 class Channel:
-    """A client's view of one server; give it to a stub: `GreeterStub(channel)`.
+    """A client's view of one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
 
-    An async context manager, because its connection lives in a task group. It connects when the first call is made,
+    An async context manager, because its connections live in a task group. It connects when the first call is made,
     and again when the connection was lost or the server has said that it goes away. Calls beyond what the server
-    allows at once wait for their turn.
+    allows at once wait for their turn, in order. A call that no server has seen is made again (gRFC A6). While there is
+    no server calls fail with UNAVAILABLE, unless they were told to wait (see `when_ready`).
 
-    :param target: "host:port", "[ipv6]:port", "unix:/path", or a function that opens a byte stream to the server
+    :param target: "host:port", "dns:///host:port", "[ipv6]:port", "ipv4:address:port,…", "ipv6:[address]:port,…",
+        "unix:/path", or a function that opens a byte stream to the server
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
+    :raises ValueError: the target is none of these
     """
 
     def __init__(
@@ -51,18 +59,20 @@ class Channel:
     ) -> None:
         self.options = options or ChannelOptions()
         self.codec = codec or MessageCodec()
-        if isinstance(target, str):
-            self._connect, self.authority = parse_target(target)
-            self._name = target
-        else:
-            self._connect, self.authority, self._name = target, "localhost", "the server"
+        self._target = parse_target(target)
+        self.authority = self._target.authority
         self._tasks: TaskGroup | None = None
-        self._attempt: _Attempt | None = None
-        self._connection: ClientConnection | None = None  # the one for new calls
-        self._connections: set[ClientConnection] = set()  # and those that finish theirs
+        self._policy: Policy | None = None
+        self._queue = CallQueue()
         self._call_scopes: set[anyio.CancelScope] = set()
+        self._state = ChannelState.IDLE
+        self._state_changed = Wakeup()
+        self._used = Wakeup()
+        self._changed = Wakeup()
         # grpclib.events.listen(channel, …) registers here
         self.__dispatch__ = _DispatchChannelEvents()
+
+    # calls
 
     def request(
         self,
@@ -74,6 +84,7 @@ class Channel:
         timeout: float | None = None,
         deadline: grpclib.metadata.Deadline | None = None,
         metadata: Any = None,
+        wait_for_ready: bool | None = None,
     ) -> ClientStream[_Send, _Recv]:
         """A call that is not opened yet; stubs use this.
 
@@ -81,6 +92,7 @@ class Channel:
         :param timeout: seconds the call may take from now
         :param deadline: when it must be done; with a `timeout` as well, the earlier of the two counts
         :param metadata: pairs, or a mapping, of lower-case keys to printable ASCII (`bytes` for keys ending in `-bin`)
+        :param wait_for_ready: whether it waits for a server, or fails when there is none; None is as the options say
         """
         limits = [Deadline.convert(deadline)] if deadline is not None else []
         if timeout is not None:
@@ -93,93 +105,37 @@ class Channel:
             reply_type,
             deadline=min(limits, default=None),
             metadata=cast("Metadata", MultiDict(metadata or ())),
+            wait_for_ready=self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
         )
 
-    async def connected(self) -> ClientConnection:
-        """A connection on which a stream can be opened right now.
+    @property
+    def when_ready(self) -> WhenReady:
+        """This channel for stubs whose calls wait until there is a server, for as long as their deadlines allow."""
+        return WhenReady(self)
 
-        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile
+    async def open_stream(self, headers: Callable[[], Headers], *, wait_for_ready: bool) -> Stream:
+        """Wait for a connection, and for the call's turn on it, then begin a stream.
+
+        Cancelled while it waits, nothing was sent and nobody's turn is lost.
+
+        :param headers: makes the request's headers, at the last moment
+        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile; what
+            `ClientConnection.open` raises
         """
         self._check_open()
-        while True:
-            connection = self._connection
-            if connection is None or connection.state is not ConnectionState.OPEN:
-                await self._wait_for_connection()
-            elif connection.can_open():
-                return connection
-            else:
-                await connection.changed.wait()
-
-    async def _wait_for_connection(self) -> None:
-        if self._tasks is None:
-            raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
-        if self._attempt is None:
-            self._attempt = _Attempt(anyio.current_time() + self.options.connect_timeout)
-            self._tasks.start_soon(self._run_connection, self._attempt)
-        attempt = self._attempt
-        await attempt.ended.wait()
-        if attempt.error is not None:
-            raise GRPCError(Status.UNAVAILABLE, f"cannot connect to {self._name}: {attempt.error}")
-
-    async def _run_connection(self, attempt: _Attempt) -> None:
-        try:
-            transport = await self._establish(attempt)
-            if transport is not None:
-                await self._converse(transport, attempt)
-        finally:
-            self._end_attempt(attempt, "the channel was closed")
-
-    async def _establish(self, attempt: _Attempt) -> AnyByteStream | None:
-        """Open a transport; None, and the attempt is over, when that failed."""
-        try:
-            with attempt.scope:
-                return await self._connect()
-            error = self._too_late
-        except Exception as failure:  # noqa: BLE001 - a function that the channel was given may raise anything
-            error = str(failure) or repr(failure)
-        if self._tasks is not None:
-            self._end_attempt(attempt, error)
-        return None
-
-    async def _converse(self, transport: AnyByteStream, attempt: _Attempt) -> None:
-        """Run a connection until it is lost, or the server goes away and its last call is done."""
-        connection = ClientConnection(self.options)
-        async with _transport.run(transport, connection, linger=self.options.close_timeout):
-            self._connections.add(connection)
-            try:
-                if self._tasks is None:
-                    connection.finish()
-                await self._until_ready(connection, attempt)
-                while connection.state is ConnectionState.OPEN or (
-                    connection.state is ConnectionState.GOING_AWAY and connection.streams
-                ):
-                    await connection.changed.wait()
-            finally:
-                self._connections.discard(connection)
-
-    async def _until_ready(self, connection: ClientConnection, attempt: _Attempt) -> None:
-        """Wait for the server's settings; whatever comes of it, the attempt is over then."""
-        with anyio.CancelScope(deadline=attempt.scope.deadline):
-            while connection.state is ConnectionState.OPEN and not connection.is_ready:
-                await connection.changed.wait()
-        if connection.state is ConnectionState.OPEN and not connection.is_ready:
-            connection.fail(self._too_late)
-        if connection.state is ConnectionState.OPEN:
-            self._connection = connection
-            self._end_attempt(attempt, None)
-        else:
-            self._end_attempt(attempt, connection.end_reason or "the server is going away")
-
-    @property
-    def _too_late(self) -> str:
-        return f"no answer within {self.options.connect_timeout:g} seconds"
-
-    def _end_attempt(self, attempt: _Attempt, error: str | None) -> None:
-        """Tell those who wait for the attempt; does nothing when it is over already."""
-        if not attempt.ended.is_set():
-            attempt.error = error
-            attempt.ended.set()
-            self._attempt = None
+        self._used.wake()
+        with self._queue.place() as place:
+            while True:
+                policy = self._policy
+                if policy is None:
+                    raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
+                policy.connect()
+                connection = policy.pick() if place.is_first() else None
+                if connection is not None:
+                    return connection.open(headers())
+                if self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
+                    raise GRPCError(Status.UNAVAILABLE, self.error)
+                await place.wait()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Run a call's own task (one that sends while another receives) until it ends or the channel is closed."""
@@ -195,37 +151,116 @@ class Channel:
             finally:
                 self._call_scopes.discard(scope)
 
+    # state
+
+    @property
+    def state(self) -> ChannelState:
+        """What the channel is up to. With several addresses, the best of their states."""
+        return self._state
+
+    @property
+    def error(self) -> str:
+        """Why there is no server, for people; "" while none is missed."""
+        error = self._policy.error if self._policy is not None else ""
+        return f"cannot connect to {self._target.name}: {error}" if error else ""
+
+    def connect(self) -> None:
+        """Connect now and not with the first call; does nothing when not IDLE."""
+        self._check_open()
+        self._used.wake()
+        if self._policy is not None:
+            self._policy.connect()
+
+    async def wait_for_state_change(self, seen: ChannelState) -> ChannelState:
+        """Wait until the state is another than `seen`; the state it is then.
+
+        States in between may pass unnoticed. SHUTDOWN never changes, so nothing waits for that.
+        """
+        while self._state is seen and seen is not ChannelState.SHUTDOWN:
+            await self._state_changed.wait()
+        return self._state
+
+    async def wait_until_ready(self) -> None:
+        """Connect, and wait until there is a connection, however long that takes.
+
+        :raises GRPCError: UNAVAILABLE, the channel was closed meanwhile
+        """
+        self.connect()
+        while self._state is not ChannelState.READY:
+            if await self.wait_for_state_change(self._state) is ChannelState.SHUTDOWN:
+                raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
+            if self._policy is not None:
+                self._policy.connect()
+
+    def _on_change(self) -> None:
+        """A connection's state has changed, or one more stream may be opened."""
+        state = ChannelState.SHUTDOWN if self._policy is None else self._policy.state
+        if state is not self._state:
+            self._state = state
+            self._state_changed.wake()
+        if state in (ChannelState.TRANSIENT_FAILURE, ChannelState.SHUTDOWN):
+            self._queue.wake_all()
+        else:
+            self._queue.wake_first()
+        self._changed.wake()
+
+    # life
+
+    async def _rest_when_idle(self, policy: Policy) -> None:
+        """Disconnect whenever there was no call for `idle_timeout`."""
+        while True:
+            while self._state is ChannelState.IDLE or self._queue or policy.is_busy:
+                await self._changed.wait()
+            with anyio.move_on_after(self.options.idle_timeout):
+                await self._used.wait()
+                continue
+            policy.rest()
+
     def _check_open(self) -> TaskGroup:
         if self._tasks is None:
             raise RuntimeError("the channel is not open; use it as `async with Channel(…) as channel:`")
         return self._tasks
 
     async def __aenter__(self) -> Self:
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
+        if self._state is ChannelState.SHUTDOWN:
+            raise RuntimeError("the channel was closed; make another")
+        options = self.options
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        keepalive = Keepalive(
+            options.keepalive_time, options.keepalive_timeout, without_calls=options.keepalive_without_calls
+        )
+        context = ChannelContext(options, keepalive, tasks, self._target.name, self._on_change)
+        self._tasks = tasks
+        self._policy = _POLICIES[options.load_balancing](self._target.resolve, context)
+        if options.idle_timeout != math.inf:
+            self.start_soon(self._rest_when_idle, self._policy)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         tasks, self._tasks = self._check_open(), None
-        if self._attempt is not None:
-            self._attempt.scope.cancel()
+        policy, self._policy = self._policy, None
         for scope in self._call_scopes:
             scope.cancel()
-        for connection in self._connections:
-            connection.finish()  # flushes what is written, within `close_timeout`
+        if policy is not None:
+            policy.close()  # flushes what is written, within `close_timeout`
+        self._on_change()
         # the block's own exception passes by the task group, which would wrap it into a group
         await tasks.__aexit__(None, None, None)
 
 
-class _Attempt:
-    """One try at a connection, that all calls that want one wait for.
+class WhenReady:
+    """A channel as stubs see it, whose calls wait for a server; see `Channel.when_ready`."""
 
-    :param deadline: on the event loop's clock, when it has failed
-    """
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
-    def __init__(self, deadline: float) -> None:
-        self.ended = anyio.Event()
-        self.error: str | None = None
-        self.scope = anyio.CancelScope(deadline=deadline)
+    def request(self, *args: Any, **kwargs: Any) -> ClientStream[Any, Any]:
+        """See `Channel.request`."""
+        return self._channel.request(*args, wait_for_ready=True, **kwargs)
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+        """See `Channel.start_soon`."""
+        self._channel.start_soon(function, *args)

@@ -4,14 +4,16 @@ Rules:
 1. Every wait is bounded by the call's deadline. When it passes, the stream is reset with CANCEL and the caller gets
    DEADLINE_EXCEEDED.
 2. Leaving the block before the status has come resets the stream, so that the server stops working for nobody.
-3. Whatever goes wrong with the connection reaches the caller as a `GRPCError`.
+3. Whatever goes wrong with the connection reaches the caller as a `GRPCError`; how a call has failed once is how it
+   has failed.
+4. Until the response's headers are here the call may move to another stream (see `_retry`); afterwards it may not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
@@ -24,11 +26,17 @@ from h2.errors import ErrorCodes
 from multidict import MultiDict
 
 from connectrio._version import __version__
-from connectrio.rpc._client_status import check_response, error_from_termination, status_from_trailers
+from connectrio.rpc._client_status import (
+    check_response,
+    error_from_termination,
+    received_metadata,
+    status_from_trailers,
+)
 from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
 from connectrio.rpc._framing import MessageReader, frame_message
-from connectrio.rpc._headers import CONTENT_TYPE, Metadata, decode_metadata, encode_timeout
-from connectrio.rpc._messages import read_message, write_bytes
+from connectrio.rpc._headers import CONTENT_TYPE, Metadata, encode_timeout
+from connectrio.rpc._messages import read_message
+from connectrio.rpc._retry import Outbox, Retries
 from connectrio.rpc._stream import Headers, Stream, StreamTerminatedError
 from connectrio.rpc.deadline import Deadline
 
@@ -37,6 +45,8 @@ if TYPE_CHECKING:
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
+
+_TOO_LATE = "the deadline passed before the call was done"
 
 USER_AGENT = f"grpc-python-connectrio/{__version__}"
 
@@ -58,6 +68,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         *,
         deadline: Deadline | None,
         metadata: Metadata,
+        wait_for_ready: bool,
     ) -> None:
         self.initial_metadata: Metadata | None = None
         self.trailing_metadata: Metadata | None = None
@@ -68,6 +79,10 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._recv_type = recv_type
         self._deadline = deadline
         self._metadata = metadata
+        self._wait_for_ready = wait_for_ready
+        self._outbox = Outbox(channel.options.retry_buffer_size)
+        self._retries = Retries()
+        self._repeating = anyio.Lock()
         self._reader = MessageReader(channel.options.max_receive_message_size)
         self._stream: Stream | None = None
         self._messages_sent = 0
@@ -90,10 +105,19 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             cast("Any", self._metadata), method_name=self._method, deadline=self._deadline, content_type=CONTENT_TYPE
         )
         self._metadata = cast("Metadata", metadata)
-        with self._until_deadline():
-            connection = await self._channel.connected()
-            # nothing waits between the connection's consent and the stream
-            self._stream = connection.open(self._request_headers(), end_stream=end)
+        with self._bounded():
+            self._stream = await self._open()
+        if end:
+            await self.end()
+
+    async def _open(self) -> Stream:
+        self._raise_if_failed()
+        stream = await self._channel.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
+        if self._status is not None:  # another task has ended the call meanwhile
+            stream.reset(ErrorCodes.CANCEL)
+            stream.release()
+            self._raise_if_failed()
+        return stream
 
     def _request_headers(self) -> Headers:
         headers = [
@@ -113,27 +137,25 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def send_message(self, message: _Send, *, end: bool = False) -> None:
         """Send a message; the request's headers first, if they are not sent yet.
 
-        Once the server has ended the call, messages are dropped: what it said comes from receiving.
+        Once the server has ended the call, messages are dropped: what it said comes from receiving. Cancelled while it
+        waits for the server's window, the message stays in line, and is sent before the next one or by `end`.
 
         :param end: this is the last message (always so for a unary request)
         """
         if self._stream is None:
             await self.send_request()
-        stream = self._opened()
         if not self._cardinality.client_streaming:
             if self._messages_sent:
                 raise ProtocolError("a unary request carries one message, and it was sent already")
             end = True
-        if stream.local_is_done and stream.termination is None:
+        if self._outbox.is_ended:
             raise ProtocolError("the request was ended already")
         (message,) = await self._channel.__dispatch__.send_message(message)
         data = self._encode(message)
-        with self._until_deadline():
-            try:
-                await write_bytes(stream, data, end_stream=end)
-            except StreamTerminatedError:
-                self._raise_unless_answered()
         self._messages_sent += 1
+        if not self._opened().is_complete:
+            self._outbox.add(data, end=end)
+            await self._flush()
 
     def _encode(self, message: Any) -> bytes:
         raw = self._channel.codec.encode(message, self._send_type)
@@ -145,11 +167,49 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def end(self) -> None:
         """Say that no more messages will be sent."""
         stream = self._opened()
-        if stream.local_is_done:
-            return
-        if not self._cardinality.client_streaming:
+        if not self._cardinality.client_streaming and not self._outbox.is_ended:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
-        stream.send_some(memoryview(b""), end_stream=True)
+        if not stream.is_complete:
+            self._outbox.end()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Send all that waits, on another stream if need be."""
+        with self._bounded():
+            while True:
+                stream = self._opened()
+                try:
+                    while not self._outbox.push(stream):
+                        await stream.writable.wait()
+                except StreamTerminatedError:
+                    if stream.is_complete:  # the server has answered, and needs no more
+                        return
+                    await self._repeat(stream)
+                else:
+                    return
+
+    async def _repeat(self, failed: Stream) -> None:
+        """Make the call again, after `failed` was cut short. Cancelled while it waits, it can be asked again.
+
+        :raises StreamTerminatedError: a server may have seen the call, or what it has sent is no longer here
+        """
+        async with self._repeating:
+            if self._stream is not failed:  # another task was faster
+                return
+            if not (self._outbox.is_replayable and self._retries.allow(failed)):
+                failed.raise_if_terminated()
+            self._stream = await self._open()
+            self._retries.count(failed)
+            failed.release()
+            self._outbox.rewind()
+            if not self._outbox.push(self._stream):
+                # whoever sent this may be waiting for the response now
+                self._channel.start_soon(self._replay, self._stream)
+
+    async def _replay(self, stream: Stream) -> None:
+        with suppress(StreamTerminatedError):
+            while self._stream is stream and not self._outbox.push(stream):
+                await stream.writable.wait()
 
     async def send_all(self, messages: AsyncIterable[_Send] | Iterable[_Send]) -> None:
         """Send every one of `messages`, then end the request."""
@@ -168,22 +228,30 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
         :raises GRPCError: the call has failed already
         """
-        stream = self._opened()
+        self._opened()
         if self.initial_metadata is not None:
             raise ProtocolError("the initial metadata was received already")
-        with self._until_deadline():
-            while stream.headers is None:
-                if stream.termination is not None:
-                    raise error_from_termination(stream.termination)
-                await stream.readable.wait()
-        headers = stream.headers
-        check_response(headers)
-        trailers_only = "grpc-status" in dict(headers)
-        metadata = MultiDict() if trailers_only else decode_metadata(headers)
+        self._raise_if_failed()
+        with self._bounded():
+            headers = await self._response_headers()
+            check_response(headers)
+            trailers_only = "grpc-status" in dict(headers)
+            metadata = cast("Metadata", MultiDict()) if trailers_only else received_metadata(headers)
         (received,) = await self._channel.__dispatch__.recv_initial_metadata(cast("Any", metadata))
         self.initial_metadata = cast("Metadata", received)
         if trailers_only:
             await self._settle(headers)
+
+    async def _response_headers(self) -> Headers:
+        while True:
+            stream = self._opened()
+            if stream.headers is not None:
+                self._outbox.commit()
+                return stream.headers
+            if stream.termination is not None:
+                await self._repeat(stream)
+            else:
+                await stream.readable.wait()
 
     async def recv_message(self) -> _Recv | None:
         """The next message; None when the server has sent its last.
@@ -194,21 +262,16 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         """
         if self.initial_metadata is None:
             await self.recv_initial_metadata()
-        stream = self._opened()
-        with self._until_deadline():
-            try:
-                raw = await read_message(stream, self._reader)
-            except StreamTerminatedError as error:
-                raise error_from_termination(error.termination) from error
-            except GRPCError as error:
-                stream.reset(ErrorCodes.CANCEL, error.message or "")
-                raise
-        if raw is None:
-            return None
+        self._raise_if_failed()
+        with self._bounded():
+            raw = await read_message(self._opened(), self._reader)
+            if raw is None:
+                return None
+            if self._messages_received and not self._cardinality.server_streaming:
+                raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has more")
+            decoded = self._decode(*raw)
         self._messages_received += 1
-        if self._messages_received > 1 and not self._cardinality.server_streaming:
-            raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has more")
-        (message,) = await self._channel.__dispatch__.recv_message(self._decode(*raw))
+        (message,) = await self._channel.__dispatch__.recv_message(decoded)
         return cast("_Recv", message)
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
@@ -230,11 +293,11 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         """
         if self.initial_metadata is None:
             await self.recv_initial_metadata()
+        self._raise_if_failed()
         stream = self._opened()
-        with self._until_deadline():
+        with self._bounded():
             while not stream.is_complete:
-                if stream.termination is not None:
-                    raise error_from_termination(stream.termination)
+                stream.raise_if_terminated()
                 if stream.take() is None:  # messages that nobody asked for must not keep the status away
                     await stream.readable.wait()
         if self._status is None:
@@ -244,24 +307,32 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def _settle(self, trailers: Headers | None) -> None:
         """Take the status from `trailers`."""
         status, message = status_from_trailers(trailers)
-        (metadata,) = await self._channel.__dispatch__.recv_trailing_metadata(
-            cast("Any", decode_metadata(trailers or [])), status=status, status_message=message, status_details=None
+        with self._bounded():
+            if status is Status.CANCELLED and self._is_late():
+                raise GRPCError(Status.DEADLINE_EXCEEDED, _TOO_LATE)
+            metadata = received_metadata(trailers or [])
+        (received,) = await self._channel.__dispatch__.recv_trailing_metadata(
+            cast("Any", metadata), status=status, status_message=message, status_details=None
         )
-        self.trailing_metadata = cast("Metadata", metadata)
+        self.trailing_metadata = cast("Metadata", received)
         self._status = (status, message)
         self._raise_for_status()
 
     def _raise_for_status(self) -> None:
-        if self._status is not None and self._status[0] is not Status.OK:
-            raise GRPCError(*self._status)
+        self._raise_if_failed()
         if not self._messages_received and not self._cardinality.server_streaming:
             raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has none")
+
+    def _raise_if_failed(self) -> None:
+        if self._status is not None and self._status[0] is not Status.OK:
+            raise GRPCError(*self._status)
 
     # the life of the call
 
     async def cancel(self) -> None:
         """Tell the server that nobody waits for this call any more."""
-        self._opened().reset(ErrorCodes.CANCEL, "the client cancelled the call")
+        self._opened()
+        self._fail(Status.CANCELLED, "the client cancelled the call")
 
     async def __aenter__(self) -> Self:
         return self
@@ -272,27 +343,56 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if self._stream is None:
             return
         try:
-            if exc_value is None and self._stream.termination is None and self._status is None:
+            if exc_value is None and self._status is None:
                 await self.recv_trailing_metadata()
         finally:
-            self._stream.reset(ErrorCodes.CANCEL, "the client left the call")
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave the call without waiting for anything; the server is told, unless it is done."""
+        self._fail(Status.CANCELLED, "the client left the call")
+        if self._stream is not None:
+            self._stream.reset(ErrorCodes.CANCEL)
             self._stream.release()
 
     @contextmanager
-    def _until_deadline(self) -> Iterator[None]:
-        """:raises GRPCError: DEADLINE_EXCEEDED, when the deadline passes inside this block"""
-        with anyio.CancelScope(deadline=math.inf if self._deadline is None else self._deadline.at) as scope:
-            yield
-        if scope.cancelled_caught:
-            if self._stream is not None:
-                self._stream.reset(ErrorCodes.CANCEL, "the deadline passed")
-            raise GRPCError(Status.DEADLINE_EXCEEDED, "the deadline passed before the call was done")
+    def _bounded(self) -> Iterator[None]:
+        """Within the deadline; what goes wrong inside this block is how the call ends.
 
-    def _raise_unless_answered(self) -> None:
-        """Sending failed: fine when the server has answered already, and else the call's end."""
-        stream = self._opened()
-        if not stream.is_complete and stream.termination is not None:
-            raise error_from_termination(stream.termination)
+        :raises GRPCError: DEADLINE_EXCEEDED, when the deadline passes; what else the call fails with
+        """
+        with anyio.CancelScope(deadline=math.inf if self._deadline is None else self._deadline.at) as scope:
+            try:
+                yield
+            except StreamTerminatedError as error:
+                failure = error_from_termination(error.termination)
+                raise self._fail(failure.status, failure.message) from error
+            except GRPCError as error:
+                failure = self._fail(error.status, error.message)
+                if failure.status is error.status:
+                    raise
+                raise failure from error
+        if scope.cancelled_caught:
+            raise self._fail(Status.DEADLINE_EXCEEDED, self._why_late())
+
+    def _fail(self, status: Status, message: str | None) -> GRPCError:
+        """Settle the call with what went wrong on this side, unless it is settled; the error to raise."""
+        if self._status is None:
+            if status is Status.CANCELLED and self._is_late():
+                status, message = Status.DEADLINE_EXCEEDED, _TOO_LATE
+            self._status = (status, message)
+            if self._stream is not None:
+                self._stream.reset(ErrorCodes.CANCEL, message or "")
+        return GRPCError(*self._status)
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and self._deadline.time_remaining() == 0
+
+    def _why_late(self) -> str:
+        error = self._channel.error
+        if self._stream is None and error:
+            return f"the deadline passed before there was a connection: {error}"
+        return _TOO_LATE
 
     def _opened(self) -> Stream:
         if self._stream is None:

@@ -152,8 +152,10 @@ class ChannelOptions(ConnectionOptions):
         if self.load_balancing not in ("pick_first", "round_robin"):
             raise ValueError(f'load_balancing is {self.load_balancing!r}; choose "pick_first" or "round_robin"')
         if self.initial_backoff <= 0 or self.backoff_multiplier < 1:
-            raise ValueError("initial_backoff must be more than 0, and backoff_multiplier at least 1: attempts to"
-                             " connect that follow each other without end and pause would be an attack")
+            raise ValueError(
+                "initial_backoff must be more than 0, and backoff_multiplier at least 1: attempts to"
+                " connect that follow each other without end and pause would be an attack"
+            )
         if not 0 <= self.backoff_jitter <= 1:
             raise ValueError(f"backoff_jitter is {self.backoff_jitter}, but a share is between 0 and 1")
         if self.keepalive_time < MIN_KEEPALIVE_TIME:

@@ -74,10 +74,10 @@ def serve_bidirectional_stubs() -> None:
 
     @wraps(original)
     def stream_stream(stub: ServiceStub, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        from connectrio.rpc.channel import Channel
+        from connectrio.rpc.channel import Channel, WhenReady
 
         channel: object = stub.channel
-        chosen = _stream_stream if isinstance(channel, Channel) else original
+        chosen = _stream_stream if isinstance(channel, Channel | WhenReady) else original
         return chosen(stub, *args, **kwargs)
 
     ServiceStub._stream_stream = stream_stream  # type: ignore[method-assign,assignment]  # noqa: SLF001 - see above
