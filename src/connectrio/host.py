@@ -14,12 +14,15 @@ from __future__ import annotations
 import enum
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from ssl import TLSVersion
+from typing import Any
 
 import anyio
 import structlog
-from anyio.abc import SocketListener, TaskStatus
+from anyio.abc import Listener, SocketListener, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.exporter import serve_exporter
@@ -30,6 +33,8 @@ from connectrio.rpc import Server, ServerOptions
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
 from connectrio.rpc.server import Servicer
+from connectrio.rpc.tls import ServerTLS, TLSFilesError
+from connectrio.rpc.unix import UnixSocketError, listen_unix
 from connectrio.service import (
     AsyncConnectorService,
     ConnectorMetadataService,
@@ -73,10 +78,12 @@ class Addresses:
 
     :ivar grpc: (host, port) of each interface
     :ivar http: (host, port) of the exporter, on each interface
+    :ivar unix_socket: gRPC's other address, if it has one
     """
 
     grpc: tuple[tuple[str, int], ...]
     http: tuple[tuple[str, int], ...]
+    unix_socket: Path | None = None
 
     @property
     def port(self) -> int:
@@ -196,8 +203,7 @@ class Host:
         server = self._make_server(workers)
         async with anyio.create_task_group() as siblings:
             await siblings.start(serve_exporter, sockets.http, self)
-            grpc = [await SocketListener.from_socket(bound) for bound in sockets.grpc]
-            await siblings.start(server.serve, grpc)
+            await siblings.start(server.serve, sockets.grpc)
             for name in _HEALTH_NAMES:
                 self.health.set(name, ServingStatus.SERVING)
             self.state = HostState.SERVING
@@ -271,9 +277,9 @@ class Host:
 
 @dataclass(frozen=True)
 class _Sockets:
-    """The bound ports of a host."""
+    """Where a host listens."""
 
-    grpc: list[socket.socket]
+    grpc: list[Listener[Any]]
     http: list[socket.socket]
     addresses: Addresses
 
@@ -282,21 +288,44 @@ class _Sockets:
 async def _bound(settings: HostSettings) -> AsyncIterator[_Sockets]:
     """The ports, bound; whatever nobody has taken over is closed in the end.
 
-    :raises HostError: a port cannot be had
+    :raises HostError: a port cannot be had, or the files for TLS cannot be used
     """
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         try:
-            grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
-            for bound in grpc:
-                stack.callback(bound.close)
-            http = await bind_tcp(
-                settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
-            )
-            for bound in http:
-                stack.callback(bound.close)
-        except ListenError as error:
+            sockets = await _bind(settings, stack)
+        except (ListenError, TLSFilesError, UnixSocketError) as error:
             raise HostError(str(error)) from error
-        yield _Sockets(grpc, http, Addresses(_names(grpc), _names(http)))
+        yield sockets
+
+
+async def _bind(settings: HostSettings, stack: AsyncExitStack) -> _Sockets:
+    tls = _tls(settings)
+    grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
+    for bound in grpc:
+        stack.callback(bound.close)
+    http = await bind_tcp(settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port")
+    for bound in http:
+        stack.callback(bound.close)
+    listeners: list[Listener[Any]] = [await SocketListener.from_socket(bound) for bound in grpc]
+    if tls is not None:
+        listeners = [tls.listen(listener) for listener in listeners]
+    if settings.unix_socket is not None:
+        unix = await listen_unix(settings.unix_socket, mode=int(settings.unix_socket_mode, 8))
+        stack.push_async_callback(unix.aclose)
+        listeners.append(unix)
+    return _Sockets(listeners, http, Addresses(_names(grpc), _names(http), settings.unix_socket))
+
+
+def _tls(settings: HostSettings) -> ServerTLS | None:
+    if settings.tls_cert is None:
+        return None
+    return ServerTLS(
+        settings.tls_cert,
+        settings.tls_key,
+        client_ca=settings.tls_client_ca,
+        minimum_version=TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else TLSVersion.TLSv1_2,
+        handshake_timeout=settings.tls_handshake_timeout,
+    )
 
 
 def _names(sockets: list[socket.socket]) -> tuple[tuple[str, int], ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from connectrio.rpc.options import MIB
@@ -38,6 +40,16 @@ class HostSettings:
     :ivar max_concurrent_streams: calls at once on one connection; the executor makes all of its calls over one
     :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
         tells nothing that is not public, so it is on
+    :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; TLS if
+        given. Read again when it changes, as are the next two
+    :ivar tls_key: PEM file with its private key, not encrypted; not needed if that is in `tls_cert`
+    :ivar tls_client_ca: PEM file with the authorities of which every client must show a certificate; none by default
+    :ivar tls_minimum: the oldest version of TLS; 1.2 is the least that HTTP/2 allows, and what old clients need
+    :ivar tls_handshake_timeout: for a client to begin TLS. It takes two round trips; ten seconds suffice for the
+        slowest links, and bound what clients that say nothing can hold
+    :ivar unix_socket: a Unix socket to listen on as well, for gRPC without TLS; removed in the end
+    :ivar unix_socket_mode: its permissions, octal; who may write may connect. By default only this user; 660 lets the
+        group in
     """
 
     host: str | None = None
@@ -57,6 +69,13 @@ class HostSettings:
     max_receive_message_size: int = 4 * MIB
     max_concurrent_streams: int = 1000
     reflection: bool = True
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_minimum: Literal["1.2", "1.3"] = "1.2"
+    tls_handshake_timeout: float = 10.0
+    unix_socket: Path | None = None
+    unix_socket_mode: str = "600"
 
     def __post_init__(self) -> None:
         for name in ("port", "prometheus_port"):
@@ -68,6 +87,16 @@ class HostSettings:
         for name in ("grace", "drain_delay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        self._check_ways_in()
+
+    def _check_ways_in(self) -> None:
+        if self.tls_handshake_timeout <= 0:
+            raise ValueError(f"tls_handshake_timeout must be more than 0, got {self.tls_handshake_timeout}")
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(self, name) is not None and self.tls_cert is None:
+                raise ValueError(f"{name} is of no use without tls_cert, the certificate")
+        if re.fullmatch("[0-7]{3}", self.unix_socket_mode) is None:
+            raise ValueError(f"unix_socket_mode must be three octal digits such as 660, got {self.unix_socket_mode!r}")
 
 
 def default_backend() -> Backend:
