@@ -215,6 +215,7 @@ class Connection(ABC):
         if stream.state is StreamState.CLOSED or self.state is ConnectionState.CLOSED:
             return
         self.h2.reset_stream(stream.id, error_code)
+        stream.on_terminated = None  # whoever resets a stream knows it
         stream.terminate(Termination(TerminationCause.RESET_BY_US, error_code, detail))
         self.output_ready.wake()
 
