@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from structlog.testing import capture_logs
 
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
 from connectrio.rpc.testing import memory_channel
@@ -37,12 +38,13 @@ async def turns(count: int = 20) -> None:
 async def leaving_nothing() -> AsyncIterator[None]:
     """Fail when the block takes for ever, or when a task that it started is still there after it.
 
-    What is garbage is collected, so that a resource nobody closed warns here and not in another test.
+    What is garbage is collected, so that a resource nobody closed warns here and not in another test. What is logged
+    is not rendered, which would take longer than most tests.
     """
     before = len(anyio.get_running_tasks())
-    with anyio.fail_after(PATIENCE):
+    with capture_logs(), anyio.fail_after(PATIENCE):
         yield
-    gc.collect()
+    gc.collect(1)  # what a test made is young
     await eventually(lambda: len(anyio.get_running_tasks()) <= before)
 
 
@@ -53,6 +55,16 @@ class Served:
     server: Server
     channel: Channel
     stub: ScriptStub
+
+
+def same_server(channel: Channel) -> Callable[[], Any]:
+    """What connects another channel to the server of `channel`."""
+
+    async def connect() -> Any:
+        [address] = await channel._target.resolve()
+        return await address.connect()
+
+    return connect
 
 
 Serving: TypeAlias = Callable[..., AbstractAsyncContextManager[Served]]

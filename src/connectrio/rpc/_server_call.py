@@ -198,8 +198,8 @@ class ServerCall:
             with self._scope:
                 outcome = await self._invoke()
         except BaseException as error:
-            # a group of which the scope took only the cancellation
-            if is_cancelled_from_outside():
+            # a group of which the scope took only the cancellation, or what a servicer made of one from outside
+            if is_cancelled_from_outside() and _is_cancellation(error):
                 raise
             outcome = self._raised(error)
         if self._scope.cancel_called and (outcome is None or outcome.status is not Status.OK):
@@ -222,15 +222,24 @@ class ServerCall:
             stream.metadata = metadata
             await method(stream)
         except GRPCError as error:
-            return Outcome(error.status, error.message, error.details)
+            return self._refused(error)
         except BaseException as error:
             if is_cancelled_from_outside():
                 raise
             return self._raised(error)
+        if stream.is_cut and not stream.is_finished:
+            log.error("the servicer returned in the middle of a message", method=call.method)
+            return Outcome(Status.INTERNAL, "the servicer returned in the middle of a message")
         if stream.lacks_response and not stream.is_finished:
             log.error("the servicer returned without a response", method=call.method)
             return Outcome(Status.UNKNOWN, "the servicer returned without sending the response")
         return Outcome(Status.OK)
+
+    def _refused(self, error: GRPCError) -> Outcome:
+        status: object = error.status  # servicers have been seen to put numbers here, and exceptions into the message
+        if not isinstance(status, Status):
+            return self._raised(error)
+        return Outcome(status, None if error.message is None else str(error.message), error.details)
 
     def _raised(self, error: BaseException) -> Outcome:
         """Anything a servicer raises, SystemExit included: it ends this call, never the server."""
@@ -254,13 +263,11 @@ class ServerCall:
             await stream.send_trailing_metadata(
                 status=outcome.status, status_message=outcome.message, status_details=outcome.details
             )
-        except (ProtocolError, ValueError, TypeError) as error:
-            # the servicer's trailing metadata cannot be sent; the status still can
-            log.exception("the trailing metadata cannot be sent", method=self._call.method)
-            self._call.trailing_metadata.clear()
-            await stream.send_trailing_metadata(
-                status=Status.INTERNAL, status_message=f"bad trailing metadata: {error}"
-            )
+        except Exception as error:
+            # any: metadata, listeners and the details' codec are the application's; a bare status can still be sent
+            log.exception("the trailers cannot be sent", method=self._call.method)
+            reason = error if isinstance(error, ProtocolError | ValueError | TypeError) else type(error).__name__
+            stream.send_bare_status(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
 
 
 def is_cancelled_from_outside() -> bool:
@@ -269,3 +276,10 @@ def is_cancelled_from_outside() -> bool:
     A servicer can raise `asyncio.CancelledError` of its own; nobody outside waits for that one to pass through.
     """
     return anyio.current_effective_deadline() == -math.inf
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(cancelled)[1] is None
+    return isinstance(error, cancelled)

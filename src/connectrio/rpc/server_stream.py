@@ -16,8 +16,8 @@ from multidict import MultiDict
 from connectrio.rpc import _stream
 from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
 from connectrio.rpc._framing import MessageReader, frame_message
-from connectrio.rpc._headers import CONTENT_TYPE, fit_status_message
-from connectrio.rpc._messages import read_message, write_bytes
+from connectrio.rpc._headers import CONTENT_TYPE, fit_status_message, status_headers, trailers_only
+from connectrio.rpc._messages import read_message
 from connectrio.rpc.call import Call
 from connectrio.rpc.peer import Peer
 
@@ -51,6 +51,8 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
 
     Beyond grpclib's: messages over the limit are refused before they are buffered, a unary request is exactly one
     message, and trailing metadata set through `current_call()` goes out with the status.
+
+    :ivar is_cut: a message was sent in part, and the rest never will be
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._dispatch = dispatch
         self._reader = MessageReader(max_message_size)
         self._max_message_size = max_message_size
+        self.is_cut = False
         self.deadline = call.deadline
         self.metadata = cast("Any", call.metadata)
         self.user_agent = call.user_agent
@@ -117,16 +120,31 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
     async def send_message(self, message: _Send) -> None:
         """Send a message, after the initial metadata. See `grpclib.server.Stream.send_message`.
 
-        Cancelled while it waits for the client's window, the message is cut and the call can only be ended.
+        Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
         """
+        self._check_can_go_on()
         if not self._send_initial_metadata_done:
             await self.send_initial_metadata()
         if self._send_message_done and not self._cardinality.server_streaming:
             raise ProtocolError("a unary response is one message, and it was sent already")
         (message,) = await self._dispatch.send_message(message)
-        await write_bytes(self._http2, self._encode(message))
+        await self._write(memoryview(self._encode(message)))
         self._send_message_done = True
         self._messages_sent += 1
+
+    def _check_can_go_on(self) -> None:
+        if self._send_trailing_metadata_done:
+            raise ProtocolError("the call was ended already")
+        if self.is_cut:
+            raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
+
+    async def _write(self, data: memoryview) -> None:
+        sent = self._http2.send_some(data)
+        while sent < len(data):
+            self.is_cut = sent > 0
+            await self._http2.writable.wait()
+            sent += self._http2.send_some(data[sent:])
+        self.is_cut = False
 
     def _encode(self, message: Any) -> bytes:
         raw = self._codec.encode(message, self._send_type)
@@ -139,6 +157,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
 
         Nothing here waits, so it cannot be cancelled half-way.
         """
+        self._check_can_go_on()
         if self._send_initial_metadata_done:
             raise ProtocolError("the initial metadata was sent already")
         (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
@@ -161,6 +180,8 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
 
         Nothing here waits, so it cannot be cancelled half-way.
         """
+        if status is Status.OK and not self._send_trailing_metadata_done:
+            self._check_can_go_on()
         trailing = MultiDict(metadata or ())
         trailing.extend(self._call.trailing_metadata)
         if status_message is not None:
@@ -168,6 +189,14 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         await super().send_trailing_metadata(
             status=status, status_message=status_message, status_details=status_details, metadata=trailing
         )
+
+    def send_bare_status(self, status: Status, message: str) -> None:
+        """End the call with a status and nothing that could be wrong with it."""
+        done = self._send_initial_metadata_done
+        headers = status_headers(status, message) if done else trailers_only(status, message)
+        self._http2.send_headers(headers, end_stream=True)
+        self._http2.reset(ErrorCodes.NO_ERROR)
+        self._send_trailing_metadata_done = True
 
     @property
     def is_finished(self) -> bool:
