@@ -22,6 +22,7 @@ from connectrio.rpc._stream import Stream
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
+from connectrio.rpc.servicers import adopt_servicers
 from connectrio.rpc.tls import secure
 
 log = structlog.get_logger("connectrio.rpc")
@@ -29,6 +30,8 @@ log = structlog.get_logger("connectrio.rpc")
 # accept() fails for want of something that other connections will give back
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1
+
+adopt_servicers()
 
 
 class Servicer(Protocol):
