@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import SocketAttribute
 from flyteidl2.connector import connector_pb2, service_pb2_grpc
 from grpclib import GRPCError
-from grpclib.const import Status
+from grpclib.const import Cardinality, Status
 
 from connectrio import Phase, Resource
 from connectrio.idl.flyteidl2.connector import (
@@ -19,6 +19,7 @@ from connectrio.idl.flyteidl2.connector import (
     ConnectorMetadataServiceStub,
     GetConnectorRequest,
     GetTaskLogsRequest,
+    GetTaskLogsResponse,
     GetTaskRequest,
     TaskCategory,
 )
@@ -26,7 +27,7 @@ from connectrio.registry import LoadFailure
 from connectrio.rpc import Server
 from connectrio.rpc.testing import memory_channel
 from connectrio.service import LOAD_FAILURE_KEY, ConnectorMetadataService
-from service.harness import META, Service, connector, failing, log_lines
+from service.harness import GET_TASK_LOGS, META, Service, connector, failing, log_lines
 
 GET = GetTaskRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))
 LOGS = GetTaskLogsRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))
@@ -83,11 +84,13 @@ async def test_a_client_that_leaves_closes_the_generator():
 
     service = Service(connector(get_logs=get_logs))
     async with memory_channel(server_of(service)) as channel:
-        with anyio.CancelScope() as scope:
-            async for _ in AsyncConnectorServiceStub(channel).get_task_logs(LOGS):
-                scope.cancel()
-        with anyio.fail_after(5):
-            await closed.wait()
+        call = channel.request(GET_TASK_LOGS, Cardinality.UNARY_STREAM, GetTaskLogsRequest, GetTaskLogsResponse)
+        async with call as stream:
+            await stream.send_message(LOGS, end=True)
+            await stream.recv_message()
+            await stream.cancel()
+        await closed.wait()
+    assert service.count("get_logs", "499") == 1
 
 
 async def test_an_asyncio_cancelled_error_of_the_connectors_gets_an_answer():
