@@ -22,7 +22,7 @@ from typing import Any
 
 import anyio
 import structlog
-from anyio.abc import Listener, SocketListener, TaskStatus
+from anyio.abc import Listener, SocketListener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.exporter import serve_exporter
@@ -161,16 +161,16 @@ class Host:
     async def serve(self, *, task_status: TaskStatus[Addresses] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until `shutdown` was called and everything has ended, or until cancelled (everything stops at once).
 
-        Started with `TaskGroup.start`, this reports the addresses once calls are answered.
+        Started with `TaskGroup.start`, this reports the addresses once calls are answered. Shut down before that, it
+        ends without.
 
         :raises HostError: a port is taken, or a module cannot be loaded
         """
         try:
             self._load()
             async with _bound(self.settings) as sockets, anyio.create_task_group() as lifespans:
-                for registered in self.registry.registered():
-                    await lifespans.start(self._hold_lifespan, registered)
-                await self._serve_connectors(sockets, task_status)
+                if await self._open_lifespans(lifespans):
+                    await self._serve_connectors(sockets, task_status)
                 self._lifespans_may_close.set()
                 lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
             if lifespans.cancel_scope.cancelled_caught:
@@ -196,6 +196,21 @@ class Host:
             load_modules(self.registry, self.settings.modules)
         except ModuleLoadError as error:
             raise HostError(str(error)) from error
+
+    async def _open_lifespans(self, lifespans: TaskGroup) -> bool:
+        """Whether the host may serve: `shutdown` does not wait for a lifespan that hangs while it opens."""
+        all_open = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cancel_at_shutdown, tasks.cancel_scope)
+            for registered in self.registry.registered():
+                await lifespans.start(self._hold_lifespan, registered)
+            all_open = True
+            tasks.cancel_scope.cancel()
+        return all_open
+
+    async def _cancel_at_shutdown(self, scope: anyio.CancelScope) -> None:
+        await self._shutdown_requested.wait()
+        scope.cancel()
 
     async def _serve_connectors(self, sockets: _Sockets, task_status: TaskStatus[Addresses]) -> None:
         """The gRPC server and the exporter, from the first call to the last."""

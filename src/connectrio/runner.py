@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from connectrio.host import Addresses, Host, HostError
 from connectrio.logs import configure_logging
@@ -71,14 +71,21 @@ async def _run(host: Host, announce: Announce | None) -> None:
     async with anyio.create_task_group() as tasks:
         # before anything is loaded: process 1 ignores a signal that nobody has asked for
         await tasks.start(_watch_signals, host)
-        addresses = await tasks.start(_serve, host, tasks)
-        if announce is not None:
-            announce(host, addresses)
+        await host.serve(task_status=_Announcement(host, announce))
+        tasks.cancel_scope.cancel()
 
 
-async def _serve(host: Host, tasks: TaskGroup, *, task_status: TaskStatus[Addresses]) -> None:
-    await host.serve(task_status=task_status)
-    tasks.cancel_scope.cancel()
+class _Announcement:
+    """Announces a host once it serves; one that is shut down before that ends without."""
+
+    def __init__(self, host: Host, announce: Announce | None) -> None:
+        self._host = host
+        self._announce = announce
+
+    def started(self, value: Addresses | None = None) -> None:
+        """What the host calls, as of any `anyio.abc.TaskStatus`."""
+        if self._announce is not None and value is not None:
+            self._announce(self._host, value)
 
 
 async def _watch_signals(host: Host, *, task_status: TaskStatus[None]) -> None:

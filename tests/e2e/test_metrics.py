@@ -40,7 +40,7 @@ def exposition(url):
 def without_times(text):
     """The lines about the calls that this module makes, and those about the families; times and dates are no matter."""
     lines = [line for line in text.splitlines() if "flyte_" in line and ("# " in line or '"metered"' in line)]
-    return [TIMES.search(line) and line.rpartition(" ")[0] or line for line in lines]
+    return [line.rpartition(" ")[0] if TIMES.search(line) else line for line in lines]
 
 
 @pytest.fixture(scope="session")
