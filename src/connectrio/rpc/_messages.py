@@ -1,4 +1,4 @@
-"""Messages over a stream, on either side: waiting for a whole one, and sending one through the windows."""
+"""Messages over a stream, on either side: waiting for a whole one."""
 
 from __future__ import annotations
 
@@ -31,18 +31,3 @@ async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, byt
             return None
         else:
             raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")
-
-
-async def write_bytes(stream: Stream, data: bytes, *, end_stream: bool = False) -> None:
-    """Send `data`, waiting for flow control windows and the write buffer as needed.
-
-    Cancelled while it waits, the bytes accepted so far are sent and the rest is not: the stream is then in the middle
-    of a message and can only be ended.
-
-    :raises StreamTerminatedError: the stream was cut short
-    """
-    view = memoryview(data)
-    sent = stream.send_some(view, end_stream=end_stream)
-    while sent < len(view):
-        await stream.writable.wait()
-        sent += stream.send_some(view[sent:], end_stream=end_stream)

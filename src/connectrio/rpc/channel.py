@@ -28,7 +28,7 @@ from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.connectivity import ChannelState
 from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ChannelOptions
-from connectrio.rpc.stubs import serve_bidirectional_stubs
+from connectrio.rpc.stubs import adopt_stubs
 from connectrio.rpc.target import Connect, parse_target
 
 _Send = TypeVar("_Send")
@@ -36,7 +36,7 @@ _Recv = TypeVar("_Recv")
 
 _POLICIES = {"pick_first": PickFirst, "round_robin": RoundRobin}
 
-serve_bidirectional_stubs()
+adopt_stubs()
 
 
 class Channel:

@@ -12,12 +12,13 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import anyio
+from anyio.lowlevel import checkpoint
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 from grpclib.metadata import encode_metadata
@@ -212,14 +213,29 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 await stream.writable.wait()
 
     async def send_all(self, messages: AsyncIterable[_Send] | Iterable[_Send]) -> None:
-        """Send every one of `messages`, then end the request."""
+        """Send every one of `messages`, then end the request; no more of them once the server has ended the call.
+
+        An asynchronous generator is closed afterwards, in any case.
+        """
         if isinstance(messages, AsyncIterable):
-            async for message in messages:
-                await self.send_message(message)
+            await self._send_async(messages)
         else:
             for message in messages:
                 await self.send_message(message)
+                if self._opened().is_complete:
+                    return
+                await checkpoint()  # nothing may ever wait, and the server must be heard
         await self.end()
+
+    async def _send_async(self, messages: AsyncIterable[_Send]) -> None:
+        async with AsyncExitStack() as stack:
+            if isinstance(messages, AsyncGenerator):
+                await stack.enter_async_context(aclosing(messages))
+            async for message in messages:
+                await self.send_message(message)
+                if self._opened().is_complete:
+                    return
+                await checkpoint()  # as above
 
     # receiving
 
@@ -296,10 +312,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._raise_if_failed()
         stream = self._opened()
         with self._bounded():
-            while not stream.is_complete:
-                stream.raise_if_terminated()
-                if stream.take() is None:  # messages that nobody asked for must not keep the status away
-                    await stream.readable.wait()
+            # messages that nobody asked for must not keep the status away
+            while await read_message(stream, self._reader) is not None:
+                self._messages_received += 1
         if self._status is None:
             await self._settle(stream.trailers)
         self._raise_for_status()
@@ -320,8 +335,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     def _raise_for_status(self) -> None:
         self._raise_if_failed()
-        if not self._messages_received and not self._cardinality.server_streaming:
-            raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has none")
+        if self._messages_received != 1 and not self._cardinality.server_streaming:
+            count = self._messages_received or "none"
+            raise GRPCError(Status.UNIMPLEMENTED, f"a unary response must carry one message, this one has {count}")
 
     def _raise_if_failed(self) -> None:
         if self._status is not None and self._status[0] is not Status.OK:
