@@ -37,6 +37,7 @@ class ChannelContext:
     :ivar tasks: where everything that runs in the background runs
     :ivar name: the channel's target, for people
     :ivar on_change: to be called when a state changes, and when one more stream may be opened
+    :ivar secure: puts TLS on a transport, if the channel has TLS; raises OSError if that fails
     """
 
     options: ChannelOptions
@@ -44,6 +45,7 @@ class ChannelContext:
     tasks: TaskGroup
     name: str
     on_change: Callable[[], None]
+    secure: Callable[[AnyByteStream], Awaitable[AnyByteStream]]
 
 
 class Subchannel:
@@ -60,6 +62,7 @@ class Subchannel:
         self._context = context
         self._on_change = on_change
         self._backoff = Backoff(context.options)
+        self._pause = 0.0
         self._next_attempt = 0.0
         self._fruitless = 0
         self._connecting: anyio.CancelScope | None = None
@@ -120,10 +123,10 @@ class Subchannel:
 
     async def _attempt(self, scope: anyio.CancelScope) -> bool:
         """Try to connect, once; whether there is nothing left to do."""
-        pause = self._backoff.next_delay()
-        limit = max(self._context.options.connect_timeout, pause)
+        limit = max(self._context.options.connect_timeout, self._pause)
+        self._pause = self._backoff.next_delay()
         now = anyio.current_time()
-        self._next_attempt = now + pause
+        self._next_attempt = now + self._pause
         connection, error = None, f"no answer within {limit:g} seconds"
         with anyio.CancelScope(deadline=now + limit):
             try:
@@ -149,7 +152,7 @@ class Subchannel:
         """
         context = self._context
         addresses = await self._resolve()
-        transport = await dial(addresses, delay=context.options.connection_attempt_delay)
+        transport = await context.secure(await dial(addresses, delay=context.options.connection_attempt_delay))
         connection = ClientConnection(context.options, clock=anyio.current_time)
         self._connections.add(connection)
         context.tasks.start_soon(self._run, connection, transport)
@@ -195,7 +198,7 @@ class Subchannel:
             self._context.keepalive.slow_down(self._context.name)
         if connection.has_answered or anyio.current_time() >= self._next_attempt:
             self._backoff.reset()
-            self._fruitless, self._next_attempt = 0, 0.0
+            self._fruitless, self._pause = 0, 0.0
         else:
             self._fruitless += 1
         if self._fruitless <= 1:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, cast
 
 import anyio
 import grpclib.metadata
-from anyio.abc import TaskGroup
+from anyio.abc import AnyByteStream, TaskGroup
 from grpclib.const import Cardinality, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.events import _DispatchChannelEvents
@@ -30,6 +30,7 @@ from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ChannelOptions
 from connectrio.rpc.stubs import adopt_stubs
 from connectrio.rpc.target import Connect, parse_target
+from connectrio.rpc.tls import ChannelTLS
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
@@ -51,16 +52,24 @@ class Channel:
         "unix:/path", or a function that opens a byte stream to the server
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
+    :param tls: how the server proves who it is; None for a plaintext connection
     :raises ValueError: the target is none of these
     """
 
     def __init__(
-        self, target: str | Connect, *, options: ChannelOptions | None = None, codec: CodecBase | None = None
+        self,
+        target: str | Connect,
+        *,
+        options: ChannelOptions | None = None,
+        codec: CodecBase | None = None,
+        tls: ChannelTLS | None = None,
     ) -> None:
         self.options = options or ChannelOptions()
         self.codec = codec or MessageCodec()
         self._target = parse_target(target)
-        self.authority = self._target.authority
+        self.authority = self._target.authority if tls is None else tls.server_hostname or self._target.authority
+        self.scheme = "http" if tls is None else "https"
+        self._tls = tls
         self._tasks: TaskGroup | None = None
         self._policy: Policy | None = None
         self._queue = CallQueue()
@@ -216,6 +225,9 @@ class Channel:
                 continue
             policy.rest()
 
+    async def _secure(self, transport: AnyByteStream) -> AnyByteStream:
+        return transport if self._tls is None else await self._tls.secure(transport, self._target.authority)
+
     def _check_open(self) -> TaskGroup:
         if self._tasks is None:
             raise RuntimeError("the channel is not open; use it as `async with Channel(…) as channel:`")
@@ -230,7 +242,7 @@ class Channel:
         keepalive = Keepalive(
             options.keepalive_time, options.keepalive_timeout, without_calls=options.keepalive_without_calls
         )
-        context = ChannelContext(options, keepalive, tasks, self._target.name, self._on_change)
+        context = ChannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
         self._tasks = tasks
         self._policy = _POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:

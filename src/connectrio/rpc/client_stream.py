@@ -123,7 +123,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     def _request_headers(self) -> Headers:
         headers = [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", self._channel.scheme),
             (":path", self._method),
             (":authority", self._channel.authority),
         ]
