@@ -13,6 +13,7 @@ from grpclib import GRPCError
 from structlog.testing import capture_logs
 
 from connectrio.service import OperationLimits, Workers
+from connectrio.service.workers import _Job
 from service.harness import OPERATIONS, Service, connector, log_lines
 
 variable: ContextVar[str] = ContextVar("variable")
@@ -151,6 +152,26 @@ async def test_cancelled_before_the_thread_starts():
         await workers.run(partial(ran.append, 1), name="never")
     assert workers.busy == 0
     assert not ran
+
+
+def test_a_job_that_is_abandoned_before_its_thread_comes_to_it_never_runs():
+    ran, freed = [], []
+    job = _Job(partial(ran.append, 1), "job", freed.append)
+    job.abandon()
+    job()
+    assert (ran, freed) == ([], [job])
+
+
+def test_a_job_that_is_abandoned_after_its_thread_has_ended_is_freed_once():
+    async def coroutine():
+        pass
+
+    freed = []
+    job = _Job(coroutine, "job", freed.append)
+    job()
+    job.abandon()
+    assert freed == [job]
+    gc.collect()
 
 
 async def test_wait_idle_of_the_idle():

@@ -62,10 +62,6 @@ class ConnectorMethod:
             self_name=None if function is bound else next(iter(inspect.signature(function).parameters), None),
         )
 
-    def accepts(self, name: str) -> bool:
-        """Whether a keyword argument of that name would reach the method, by name or through `**kwargs`."""
-        return self.takes_any or name in self.parameters
-
     def named(self, offered: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `offered` that the signature names; `**kwargs` does not count."""
         return {name: value for name, value in offered.items() if name in self.parameters}
