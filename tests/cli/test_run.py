@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
 
-from cli.harness import Process, serving_toys
+from cli.harness import PATIENCE, Process, serving_toys
 
 PHASES = [("SUCCEEDED", 0), ("FAILED", 1), ("ABORTED", 4), ("RETRYABLE_FAILED", 75)]
 
@@ -37,9 +38,16 @@ def test_a_connector_without_logs_is_run_all_the_same(ask):
     assert "UNIMPLEMENTED" not in outcome.err
 
 
+@pytest.fixture
+def host_process(tmp_path):
+    """A host in a process: that, and its target."""
+    with serving_toys(tmp_path) as (host, target):
+        yield host, target
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
-    """A host in a process."""
+    """The target of a host in a process."""
     with serving_toys(tmp_path_factory.mktemp("host")) as (_, target):
         yield target
 
@@ -62,8 +70,9 @@ def test_a_signal_deletes_the_job(tmp_path, target, backend, signum):
     assert "Traceback" not in outcome.err
 
 
-def test_a_job_that_cannot_be_deleted_is_named(tmp_path):
-    with serving_toys(tmp_path) as (host, target), running(tmp_path, target) as command:
+def test_a_job_that_cannot_be_deleted_is_named(tmp_path, host_process):
+    host, target = host_process
+    with running(tmp_path, target) as command:
         meta = command.error_with("created").removeprefix("created ")
         command.error_with("RUNNING")
         host.signal(signal.SIGKILL)
@@ -74,3 +83,33 @@ def test_a_job_that_cannot_be_deleted_is_named(tmp_path):
     assert "interrupted, and the job was not deleted: UNAVAILABLE: " in outcome.err
     assert json.loads(meta)["end"] == "NEVER"
     assert f"connectrio delete toy '{meta}'" in outcome.err
+
+
+@pytest.fixture
+def creating(tmp_path, host_process):
+    """A command whose job is being created, and goes on being so until somebody writes to the gate."""
+    host, target = host_process
+    os.mkfifo(tmp_path / "gate")
+    with running(tmp_path, target, "--input", "hold=true", "--timeout", str(PATIENCE)) as command:
+        host.line_with("creating")
+        yield command
+
+
+def test_an_interrupt_while_the_job_is_created_deletes_it(tmp_path, creating):
+    creating.signal(signal.SIGINT)
+    creating.error_with("interrupted; waiting for the job's name, to delete it")
+    (tmp_path / "gate").write_bytes(b"")
+    outcome = creating.wait()
+    assert outcome.code == 130
+    assert outcome.err.endswith("interrupted; deleting the job\ninterrupted; the job was deleted\n")
+    assert (tmp_path / "deleted").exists()
+
+
+def test_a_second_interrupt_ends_the_command_at_once(tmp_path, creating):
+    creating.signal(signal.SIGINT)
+    creating.error_with("interrupted")
+    creating.signal(signal.SIGINT)
+    outcome = creating.wait()
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == "interrupted"
+    assert not (tmp_path / "deleted").exists()

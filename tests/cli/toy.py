@@ -1,6 +1,7 @@
 """A connector whose jobs do what their inputs say: a module for `--modules`, and for hosts inside a test.
 
-Inputs: `end`, the phase that the second poll finds ("NEVER": none), and `message`.
+Inputs: `end`, the phase that the second poll finds ("NEVER": none), and `message`; `hold`: the creation prints
+"creating" and goes on once somebody has written to the named pipe `gate` under its output prefix.
 A job that is deleted leaves a file `deleted` under its output prefix, if that is a directory.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
+
+import anyio
 
 from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta, TaskLog
 from connectrio.idl.flyteidl2.connector import (
@@ -66,6 +68,9 @@ class Toy(AsyncConnector[ToyJob]):
 
     async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
         inputs = inputs or {}
+        if inputs.get("hold"):
+            print("creating", flush=True)
+            await anyio.Path(output_prefix, "gate").read_bytes()
         self.calls.append(Call(task_template, output_prefix, inputs, task_execution_metadata, kwargs))
         return ToyJob(len(self.calls), inputs.get("end", "SUCCEEDED"), inputs.get("message", ""), output_prefix)
 
@@ -83,9 +88,9 @@ class Toy(AsyncConnector[ToyJob]):
 
     async def delete(self, resource_meta, **kwargs):
         self.deleted.append(resource_meta.number)
-        prefix = Path(resource_meta.prefix)
-        if prefix.is_dir():
-            (prefix / "deleted").touch()
+        prefix = anyio.Path(resource_meta.prefix)
+        if await prefix.is_dir():
+            await (prefix / "deleted").touch()
 
     async def get_logs(self, resource_meta, token="", lines=0, **kwargs):
         start = int(token or 0)

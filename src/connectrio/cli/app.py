@@ -78,7 +78,6 @@ def _app(name: str, summary: str, example: str) -> cyclopts.App:
         name=name,
         help=summary,
         help_format="plaintext",
-        help_formatter="default" if is_terminal() else "plain",
         help_epilogue=_examples(example),
         version=__version__,
         default_parameter=cyclopts.Parameter(negative_iterable=(), negative_none=()),
@@ -117,9 +116,7 @@ def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(app: cyclopts.App, arguments: list[str]) -> int:
-    if not arguments or arguments[0] in app.help_flags:
-        for name in app:
-            app[name]  # imports it: the overview shows the first line of each command's docstring
+    _prepare_help(app, arguments)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -127,6 +124,18 @@ def _run_command(app: cyclopts.App, arguments: list[str]) -> int:
     except ValueError as error:  # from the validation of a dataclass of options
         raise UsageError(str(error), hint=_help_hint(app, arguments)) from error
     return command(*bound.args, **bound.kwargs) or 0
+
+
+def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
+    """What only help needs, and costs time."""
+    is_overview = not arguments or arguments[0] in app.help_flags
+    if is_overview:
+        for name in app:
+            app[name]  # imports it: the overview has the first line of each command's docstring
+    if not is_terminal() and (is_overview or any(flag in arguments for flag in app.help_flags)):
+        from cyclopts.help.formatters import PlainFormatter
+
+        app.help_formatter = PlainFormatter()
 
 
 def _help_hint(app: cyclopts.App, arguments: list[str]) -> str:

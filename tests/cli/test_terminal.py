@@ -1,0 +1,102 @@
+"""What is printed where: on terminals, in pipes, to readers that have gone."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+
+import pytest
+
+from cli.harness import CONNECTRIO
+from connectrio.cli.terminal import print_table, printable
+
+COLOUR = "\x1b["
+
+
+def on_a_terminal(*arguments, cwd):
+    """The exit code of a command whose standard output and error are a terminal, and what it shows."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen([*CONNECTRIO, *arguments], cwd=cwd, env=environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while data := os.read(ours, 65536):
+            shown += data
+    except OSError:
+        pass  # Linux's way to say that nobody has the other end any more
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, with ümlauts and 漢字", "plain, with ümlauts and 漢字"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x07\r\x00", "\\x07\\r\\x00"),
+        ("\u202egnihton", "\\u202egnihton"),
+        ("\udc80", "\\udc80"),
+    ],
+)
+def test_control_characters_are_spelled_out(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_table_in_a_pipe(capsys):
+    print_table("unseen", ("name", "n"), [("a", "5"), ("b\nc", "1,000")], right=("n",))
+    assert capsys.readouterr().out.splitlines() == ["name      n", "a         5", "b c   1,000"]
+
+
+def test_an_empty_table_in_a_pipe(capsys):
+    print_table("unseen", ("name", "value"), [])
+    assert capsys.readouterr().out == "name  value\n"
+
+
+def test_ls_on_a_terminal(tmp_path, host):
+    code, shown = on_a_terminal("ls", "--target", host.target, cwd=tmp_path)
+    assert code == 0
+    assert COLOUR in shown
+    assert "│ Toy            │ toy (0)    │" in plain(shown)
+    assert "warning: not loaded: entry point broken" in plain(shown)
+
+
+def test_run_on_a_terminal(tmp_path, host):
+    code, shown = on_a_terminal("run", "toy", "--target", host.target, cwd=tmp_path)
+    assert code == 0
+    text = plain(shown)
+    assert "created {" in text
+    assert "RUNNING" in text
+    assert "40%" in text or "at it" in text
+    assert "12:30:00.000 line 0" in text
+    assert "SUCCEEDED" in text
+    assert "│ answer" in text
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_an_error_on_a_terminal_is_red(tmp_path, free_target):
+    code, shown = on_a_terminal("ls", "--target", free_target, cwd=tmp_path)
+    assert code == 1
+    assert shown.startswith("\x1b[31merror: UNAVAILABLE: ")
+
+
+def test_json_has_no_colour_even_on_a_terminal(tmp_path, host):
+    _, shown = on_a_terminal("ls", "--json", "--target", host.target, cwd=tmp_path)
+    assert COLOUR not in shown
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path, host):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [*CONNECTRIO, "ls", "--target", host.target]
+    ended = subprocess.run(command, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert (ended.returncode, ended.stderr) == (141, "")
