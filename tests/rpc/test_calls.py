@@ -136,11 +136,15 @@ async def test_two_hundred_calls_at_once(serving: Serving):
 @in_both_ways
 async def test_more_calls_than_the_server_allows_wait_for_their_turn(serving: Serving):
     at_once = most = 0
+    met = anyio.Event()
 
     async def unary(stream):
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
+        if at_once == 5:
+            met.set()
+        await met.wait()
         await anyio.sleep(0.001)
         await stream.send_message(await stream.recv_message())
         at_once -= 1
@@ -188,11 +192,13 @@ async def test_a_client_that_does_not_read_does_not_hold_up_another_call(serving
         while True:
             await stream.send_message(Note("x" * 100_000))
 
-    async with serving(Script(server_streaming=flood)) as served:
-        async with aclosing(served.stub.server_streaming(Note())) as answers:
-            await anext(answers)
-            for _ in range(5):
-                assert await served.stub.unary(Note("x" * 500_000)) == Note("x" * 500_000)
+    async with (
+        serving(Script(server_streaming=flood)) as served,
+        aclosing(served.stub.server_streaming(Note())) as answers,
+    ):
+        await anext(answers)
+        for _ in range(5):
+            assert await served.stub.unary(Note("x" * 500_000)) == Note("x" * 500_000)
 
 
 # what a unary request must be

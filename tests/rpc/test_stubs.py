@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import Self
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from rpc.frames import Data, Reset
-from rpc.raw import RawServer
+from rpc.raw import RawPeer, RawServer
 from rpc.script import Note, Script, ScriptBase, ScriptStub
 from rpc.serving import eventually, in_both_ways, in_memory, leaving_nothing, turns
 from rpc.test_channel import RESPONSE, channel_to
@@ -24,7 +26,7 @@ class Ended:
         self.event = anyio.Event()
         self.how: type[BaseException] | None = None
 
-    def __enter__(self) -> Ended:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exc_type, *_: object) -> None:
@@ -81,18 +83,16 @@ async def test_a_stream_left_early_is_reset_at_once():
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
 
-        async def read_one() -> None:
-            async with aclosing(ScriptStub(channel).server_streaming(Note())) as answers:
-                assert await anext(answers) == Note("one")
-            left.append(channel._connection.streams)
+        async def answer() -> None:
+            peers.append(await raw.accept())
+            await peers[0].until(lambda frame: isinstance(frame, Data))
+            await peers[0].send(peers[0].make.headers(1, RESPONSE), peers[0].make.message(1, b"one"))
 
-        left: list[dict] = []
-        tasks.start_soon(read_one)
-        peer = await raw.accept()
-        await peer.until(lambda frame: isinstance(frame, Data))
-        await peer.send(peer.make.headers(1, RESPONSE), peer.make.message(1, b"one"))
-        await peer.until(lambda frame: frame == Reset(1, ErrorCodes.CANCEL))
-        await eventually(lambda: left == [{}])
+        peers: list[RawPeer] = []
+        tasks.start_soon(answer)
+        async with aclosing(ScriptStub(channel).server_streaming(Note())) as answers:
+            assert await anext(answers) == Note("one")
+        await peers[0].until(lambda frame: frame == Reset(1, ErrorCodes.CANCEL))
 
 
 async def test_a_sender_that_waits_for_the_window_is_stopped():
@@ -154,7 +154,7 @@ async def test_an_early_error_reaches_a_client_that_still_sends(initial_metadata
     async def questions():
         while True:
             yield Note("x")
-            await anyio.sleep(0)
+            await checkpoint()
 
     async with in_memory(Script(client_streaming=refuse, bidi=refuse)) as served:
         with pytest.raises(GRPCError, match="not now"):
