@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import anyio
-import structlog
 from anyio.abc import TaskStatus
 from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
@@ -18,11 +17,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from connectrio.logs import get_logger
 from connectrio.registry import LoadFailure
 
 __all__ = ["ExporterSource", "make_app", "serve_exporter"]
 
-logger = structlog.get_logger("connectrio.exporter")
+logger = get_logger("connectrio.exporter")
 
 Address = tuple[str, int]
 

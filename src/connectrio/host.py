@@ -21,13 +21,13 @@ from ssl import TLSVersion
 from typing import Any
 
 import anyio
-import structlog
 from anyio.abc import Listener, SocketListener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.exporter import serve_exporter
 from connectrio.listening import ListenError, bind_tcp
 from connectrio.loading import ModuleLoadError, load_entry_points, load_modules
+from connectrio.logs import get_logger
 from connectrio.registry import ConnectorRegistry, LoadFailure, RegisteredConnector, Registry
 from connectrio.rpc import Server, ServerOptions
 from connectrio.rpc.health import Health, ServingStatus
@@ -45,7 +45,7 @@ from connectrio.service import (
 )
 from connectrio.settings import HostSettings
 
-log = structlog.get_logger("connectrio.host")
+log = get_logger("connectrio.host")
 
 __all__ = ["Addresses", "Host", "HostError", "HostState"]
 

@@ -9,13 +9,12 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-import structlog
-
+from connectrio.logs import get_logger
 from connectrio.registry import LoadFailure, Registry
 
 ENTRY_POINT_GROUP = "flyte.connectors"
 
-log = structlog.get_logger("connectrio.loading")
+log = get_logger("connectrio.loading")
 
 __all__ = ["ENTRY_POINT_GROUP", "ModuleLoadError", "load_entry_points", "load_modules"]
 

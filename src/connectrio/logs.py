@@ -1,15 +1,57 @@
-"""How the host logs: readable lines on a terminal, JSON lines elsewhere, both on standard error."""
+"""Logging. A process that is a host writes readable lines on a terminal and JSON lines elsewhere, on standard error.
+
+Inside another program, log lines go where that program sends them: to structlog, if it has configured that, and else to
+the standard library's `logging`, under names that begin with "connectrio".
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
 import structlog
 
+__all__ = ["LogFormat", "LogLevel", "configure_logging", "get_logger"]
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
+
+
+class _Logger:
+    """Decides at each line where it goes, because the program may configure logging after this module is imported."""
+
+    def __init__(self, name: str) -> None:
+        self._structlog = structlog.get_logger(name)
+        self._logging = structlog.wrap_logger(
+            logging.getLogger(name),
+            wrapper_class=structlog.stdlib.BoundLogger,
+            processors=[
+                structlog.stdlib.filter_by_level,
+                _to_logging,
+            ],
+        )
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._structlog if structlog.is_configured() else self._logging, method)
+
+
+_render = structlog.processors.KeyValueRenderer(key_order=["event"])
+
+
+def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[Any], dict[str, Any]]:
+    """The arguments for a method of `logging`, which formats the traceback itself."""
+    exc_info = event.pop("exc_info", None)
+    return (_render(logger, method, event),), {"exc_info": exc_info}
+
+
+def get_logger(name: str) -> Any:
+    """A logger with structlog's interface.
+
+    :param name: "connectrio" and the part of it that writes, as `logging` names its loggers
+    """
+    return _Logger(name)
 
 
 def configure_logging(level: LogLevel = "info", form: LogFormat = "auto") -> None:

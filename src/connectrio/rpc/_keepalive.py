@@ -6,12 +6,12 @@ Source: gRFC A8, "Client-side Keepalive".
 from __future__ import annotations
 
 import anyio
-import structlog
 
+from connectrio.logs import get_logger
 from connectrio.rpc._client_connection import ClientConnection
 from connectrio.rpc._connection import ConnectionState
 
-log = structlog.get_logger("connectrio.rpc")
+log = get_logger("connectrio.rpc")
 
 
 class Keepalive:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import structlog
 from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 from grpclib.exceptions import GRPCError, ProtocolError
 from h2.errors import ErrorCodes
 
+from connectrio.logs import get_logger
 from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, accepted_encodings, is_supported
 from connectrio.rpc._headers import (
     CONTENT_TYPE,
@@ -38,7 +38,7 @@ from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.server_stream import ServerStream
 
-log = structlog.get_logger("connectrio.rpc")
+log = get_logger("connectrio.rpc")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-import structlog
-
+from connectrio.logs import get_logger
 from connectrio.rpc._tls_errors import TLSFilesError
 
-log = structlog.get_logger("connectrio.rpc")
+log = get_logger("connectrio.rpc")
 
 AnyPath: TypeAlias = str | PathLike[str]
 _Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import anyio
-import structlog
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
 from anyio.streams.stapled import MultiListener
 from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
+from connectrio.logs import get_logger
 from connectrio.rpc import _transport
 from connectrio.rpc._connection import ConnectionState
 from connectrio.rpc._server_call import CallContext, CancelCause, ServerCall, admit
@@ -25,7 +25,7 @@ from connectrio.rpc.peer import Peer
 from connectrio.rpc.servicers import adopt_servicers
 from connectrio.rpc.tls import secure
 
-log = structlog.get_logger("connectrio.rpc")
+log = get_logger("connectrio.rpc")
 
 # accept() fails for want of something that other connections will give back
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import structlog
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
+from connectrio.logs import get_logger
 from connectrio.rpc._tls_errors import HandshakeAbandonedError, TLSFilesError, TLSHandshakeError
 from connectrio.rpc._tls_files import AnyPath, ReloadingContext, load_authorities, load_certificate
 from connectrio.rpc._tls_stream import TLSByteStream
@@ -20,7 +20,7 @@ from connectrio.rpc.peer import Peer
 
 __all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
 
-log = structlog.get_logger("connectrio.rpc")
+log = get_logger("connectrio.rpc")
 
 # RFC 9113 §9.2.2 and its appendix A: of TLS 1.2's ciphers only those with ephemeral keys and authenticated encryption.
 # Those of TLS 1.3 are all allowed, and not named here.
@@ -68,9 +68,10 @@ class ServerTLS:
         """
         if isinstance(listener, MultiListener):
             return MultiListener([self.listen(each) for each in listener.listeners])
-        return TLSListener(listener, self._wrap)
+        return TLSListener(listener, self.wrap)
 
-    def _wrap(self, transport: AnyByteStream) -> TLSByteStream:
+    def wrap(self, transport: AnyByteStream) -> TLSByteStream:
+        """A connection that was accepted by other means, with TLS; for `Server.serve_connection`."""
         return TLSByteStream(transport, self._context.current(), timeout=self.handshake_timeout)
 
     def _make_context(self) -> ssl.SSLContext:

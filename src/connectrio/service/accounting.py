@@ -7,11 +7,11 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from grpclib.const import Status
 
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
+from connectrio.logs import get_logger
 from connectrio.rpc.call import current_call
 from connectrio.service.errors import Failure, RequestError, Severity
 from connectrio.service.metrics import Metrics
@@ -20,7 +20,7 @@ from connectrio.service.redaction import redact
 
 __all__ = ["Account", "TaskCall"]
 
-logger = structlog.get_logger("connectrio.service")
+logger = get_logger("connectrio.service")
 
 # the executor polls every job twice a minute; what it asks for once is worth a line of its own
 _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
-import structlog
 from grpclib import GRPCError
 from grpclib.const import Status
 
@@ -16,13 +15,14 @@ from connectrio.idl.flyteidl2.connector import (
     ListConnectorsRequest,
     ListConnectorsResponse,
 )
+from connectrio.logs import get_logger
 from connectrio.registry import ConnectorNotFoundError, LoadFailure, Registry
 from connectrio.rpc.call import current_call
 from connectrio.service.errors import fit_message
 
 __all__ = ["LOAD_FAILURE_KEY", "ConnectorMetadataService", "failure_metadata"]
 
-logger = structlog.get_logger("connectrio.service")
+logger = get_logger("connectrio.service")
 
 LOAD_FAILURE_KEY = "connectrio-load-failure"
 """The trailing metadata of ListConnectors that tells of entry points that could not be loaded: one each, in

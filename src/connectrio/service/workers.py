@@ -12,12 +12,13 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 import anyio
-import structlog
 from anyio import from_thread, to_thread
+
+from connectrio.logs import get_logger
 
 __all__ = ["Workers"]
 
-logger = structlog.get_logger("connectrio.service")
+logger = get_logger("connectrio.service")
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-import structlog
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
@@ -22,10 +21,11 @@ from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._task import QueryTask, read_task
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
 from connectrio.idl.flyteidl2.core import TaskTemplate
+from connectrio.logs import get_logger
 
 __all__ = ["DuckDBConnector", "DuckDBJob"]
 
-log = structlog.get_logger("connectrio.connectors.duckdb")
+log = get_logger("connectrio.connectors.duckdb")
 
 # so that a `delete` that reached another host interrupts within a second, and so does one that DuckDB has dropped
 WATCH_SECONDS = 0.25

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
-
 from connectrio.connectors.duckdb._records import JobState, shorten
 from connectrio.connectors.duckdb._task import TaskError
+from connectrio.logs import get_logger
 
 __all__ = ["state_after"]
 
-log = structlog.get_logger("connectrio.connectors.duckdb")
+log = get_logger("connectrio.connectors.duckdb")
 
 # DuckDB has one class for all errors of input and output; only the text tells which of them would happen again
 _LASTING_IO_ERRORS = (

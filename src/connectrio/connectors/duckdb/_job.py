@@ -10,17 +10,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import structlog
-
 from connectrio.connectors.duckdb._failures import state_after
 from connectrio.connectors.duckdb._records import JobRecord, JobState, now
 from connectrio.connectors.duckdb._session import Answer, Session
 from connectrio.connectors.duckdb._store import JobStore
 from connectrio.connectors.duckdb._task import QueryTask
+from connectrio.logs import get_logger
 
 __all__ = ["Job"]
 
-log = structlog.get_logger("connectrio.connectors.duckdb")
+log = get_logger("connectrio.connectors.duckdb")
 
 DELETED = "the query was deleted before it had ended"
 HOST_STOPPED = "the host was stopped before the query had ended; nothing of its result was kept, so it has to run again"

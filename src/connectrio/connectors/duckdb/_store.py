@@ -21,14 +21,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from connectrio.connectors.duckdb._hosts import HostLock, forget, if_dead
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
+from connectrio.logs import get_logger
 
 __all__ = ["JobStore", "UnknownJobError"]
 
-log = structlog.get_logger("connectrio.connectors.duckdb")
+log = get_logger("connectrio.connectors.duckdb")
 
 HOST_DIED = (
     "the host that had this query ({owner}) died before the query ended; nothing of its result was kept, so it has to"
