@@ -106,7 +106,7 @@ class ChannelOptions(ConnectionOptions):
         fail at once with UNAVAILABLE and the reason (gRPC's "Wait for Ready Semantics"); `Channel.when_ready` and
         `Channel.request` choose for each call
     :ivar connect_timeout: to establish a connection, name resolution and the server's settings included; an attempt
-        gets more when the next one is further away than that. 20 is MIN_CONNECT_TIMEOUT of gRPC's connection backoff
+        that followed a longer pause may take as long as that. 20 is MIN_CONNECT_TIMEOUT of gRPC's connection backoff
         document, whose are also the next four
     :ivar initial_backoff: from the start of the first failed attempt to the start of the next
     :ivar backoff_multiplier: how many times longer each further wait is
