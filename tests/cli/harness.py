@@ -170,4 +170,4 @@ def serving_toys(tmp_path: Path, *options: str) -> Iterator[tuple[Process, str]]
     """`connectrio serve` with the toy connector: the process and its target."""
     arguments = ["serve", *LOOPBACK, "--no-entry-points", "--modules", str(TOY_MODULE), *options]
     with Process(*arguments, cwd=tmp_path) as host:
-        yield host, host.line_with("gRPC").split()[-1]
+        yield host, host.line_with("gRPC").split()[1]

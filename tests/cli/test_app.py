@@ -9,6 +9,7 @@ import pytest
 
 from connectrio import __version__
 from connectrio.cli import app as cli_app
+from connectrio.cli import main
 
 COMMANDS = ["serve", "demo", "run", "create", "get", "logs", "metrics", "delete", "ls", "health", "version"]
 
@@ -55,9 +56,10 @@ def test_the_version_option_of_a_command_is_the_task_types(run):
     assert "--version requires an argument" in outcome.err
 
 
-def test_a_keyboard_interrupt_outside_of_an_event_loop_is_no_traceback(run, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BaseExceptionGroup("of a nursery", [KeyboardInterrupt()])])
+def test_a_keyboard_interrupt_outside_of_an_event_loop_is_no_traceback(run, monkeypatch, error):
     def interrupted(app, arguments):
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr(cli_app, "_run_command", interrupted)
     outcome = run("ls")
@@ -72,7 +74,16 @@ def test_a_bug_is_a_traceback(monkeypatch):
 
     monkeypatch.setattr(cli_app, "_run_command", broken)
     with pytest.raises(ZeroDivisionError):
-        cli_app.dispatch(cli_app.connectrio_app(), ["ls"])
+        main(["ls"])
+
+
+def test_a_bug_beside_a_keyboard_interrupt_is_a_traceback(monkeypatch):
+    def broken(app, arguments):
+        raise BaseExceptionGroup("of a nursery", [KeyboardInterrupt(), ZeroDivisionError()])
+
+    monkeypatch.setattr(cli_app, "_run_command", broken)
+    with pytest.raises(BaseExceptionGroup):
+        main(["ls"])
 
 
 HEAVY = ["duckdb", "hypercorn", "starlette", "prometheus_client", "connectrio.host", "connectrio.connectors"]

@@ -7,6 +7,7 @@ import signal
 import socket
 
 import pytest
+import trustme
 
 from cli.harness import LOOPBACK, TOY_MODULE, Process, serving_toys
 
@@ -75,3 +76,29 @@ def test_a_module_that_cannot_be_loaded_is_an_error(tmp_path):
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith("error: cannot load connectors from 'no_such_module': ModuleNotFoundError: ")
     assert "Traceback" not in outcome.err
+
+
+def test_a_host_with_tls(tmp_path, run):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "host.pem")
+    with serving_toys(tmp_path, "--tls-cert", "host.pem", "--unix-socket", "host.sock") as (host, target):
+        assert host.line_with("gRPC").endswith(" with TLS")
+        assert host.line_with("unix:").endswith("host.sock")
+        trusting = run("ls", "--target", target, "--tls-ca", str(tmp_path / "ca.pem"), "--tls-name", "localhost")
+        doubting = run("ls", "--target", target, "--tls", "--timeout", "5")
+        plaintext = run("ls", "--target", target, "--timeout", "5")
+        local = run("ls", "--target", f"unix:{tmp_path}/host.sock")
+    assert (trusting.code, local.code) == (0, 0)
+    assert (doubting.code, plaintext.code) == (1, 1)
+    assert "certificate" in doubting.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--tls-ca", "missing.pem"], "missing.pem"), (["--tls-key", "alone.key"], "alone.key is of no use without")],
+)
+def test_tls_options_that_are_wrong(run, options, message):
+    outcome = run("ls", *options)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err

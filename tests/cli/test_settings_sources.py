@@ -42,42 +42,46 @@ def serve(run, monkeypatch):
     return serve
 
 
-# a value for each setting in each source, all different, as written there and as it arrives
-SETTINGS = {
-    "host": (["127.0.0.1"], "127.0.0.2", '"127.0.0.3"', ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
-    "port": (["1"], "2", "3", [1, 2, 3]),
-    "prometheus_port": (["1"], "2", "3", [1, 2, 3]),
-    "worker": (["1"], "2", "3", [1, 2, 3]),
-    "timeout": (["1"], "2.5", "3", [1.0, 2.5, 3.0]),
-    "modules": (["a", "b"], "c d", '["e", "f.py"]', [["a", "b"], ["c", "d"], ["e", "f.py"]]),
-    "entry_points": (None, "false", "false", [True, False, False]),
-    "reflection": (None, "false", "false", [True, False, False]),
-    "grace": (["1"], "2", "3", [1.0, 2.0, 3.0]),
-    "drain_delay": (["1"], "2", "3.5", [1.0, 2.0, 3.5]),
-    "create_limit": (["1"], "2", "3", [1.0, 2.0, 3.0]),
-    "get_limit": (["1"], "2", "3", [1.0, 2.0, 3.0]),
-    "delete_limit": (["1"], "2", "3", [1.0, 2.0, 3.0]),
-    "metrics_limit": (["1"], "2", "3", [1.0, 2.0, 3.0]),
-    "logs_limit": (["1"], "2", "3", [1.0, 2.0, 3.0]),
-    "max_receive_message_size": (["1000001"], "1000002", "1000003", [1000001, 1000002, 1000003]),
-    "max_concurrent_streams": (["1"], "2", "3", [1, 2, 3]),
+# for the type of a setting: its value as a flag, as a variable and in TOML, all different, and as they arrive
+KINDS = {
+    "int": (["1000001"], "1000002", "1000003", [1000001, 1000002, 1000003]),
+    "float": (["1"], "2.5", "3", [1.0, 2.5, 3.0]),
+    "bool": ([], "false", "false", [True, False, False]),
+    "str": (["127.0.0.1"], "127.0.0.2", '"127.0.0.3"', ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+    "list[str]": (["a", "b"], "c d", '["e", "f.py"]', [["a", "b"], ["c", "d"], ["e", "f.py"]]),
 }
+PORT = (["1"], "2", "3", [1, 2, 3])
 
 
-def test_every_setting_of_a_host_is_tried_below():
-    assert set(SETTINGS) == {field.name for field in fields(HostSettings)}
+ALONE = [field for field in fields(HostSettings) if not field.name.startswith(("tls_", "unix_"))]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_flag_then_environment_then_toml_then_default(serve, monkeypatch, name):
-    flag, variable, toml, (from_flag, from_environment, from_toml) = SETTINGS[name]
+@pytest.mark.parametrize("field", ALONE, ids=lambda field: field.name)
+def test_flag_then_environment_then_toml_then_default(serve, monkeypatch, field):
+    name, kind = field.name, field.type.removesuffix(" | None")
+    flag, variable, toml, (from_flag, from_environment, from_toml) = PORT if "port" in name else KINDS[kind]
     option = "--" + name.replace("_", "-")
     assert getattr(serve().settings, name) == getattr(HostSettings(), name)
     Path("connectrio.toml").write_text(f"{name} = {toml}\n")
     assert getattr(serve().settings, name) == from_toml
     monkeypatch.setenv(f"CONNECTRIO_{name.upper()}", variable)
     assert getattr(serve().settings, name) == from_environment
-    assert getattr(serve(option, *(flag or [])).settings, name) == from_flag
+    assert getattr(serve(option, *flag).settings, name) == from_flag
+
+
+def test_settings_that_are_paths(serve, monkeypatch):
+    Path("connectrio.toml").write_text('tls_cert = "toml.pem"\ntls_key = "toml.key"\nunix_socket = "toml.sock"\n')
+    monkeypatch.setenv("CONNECTRIO_TLS_KEY", "environment.key")
+    settings = serve("--tls-cert", "flag.pem").settings
+    chosen = (settings.tls_cert, settings.tls_key, settings.unix_socket)
+    assert chosen == (Path("flag.pem"), Path("environment.key"), Path("toml.sock"))
+
+
+def test_every_setting_of_a_host_has_a_flag_and_a_variable(run):
+    text = run("serve", "--help").out
+    for field in fields(HostSettings):
+        assert f"  --{field.name.replace('_', '-')}" in text
+        assert f"CONNECTRIO_{field.name.upper()}]" in text
 
 
 def test_the_process_settings_come_from_the_same_sources(serve, monkeypatch):
@@ -150,6 +154,7 @@ def test_flyte_connector_without_options(serve):
         ('modules = "a"', "connectrio.toml: modules is 'a': Expected `array`, got `str`"),
         ("modules = [1]", "connectrio.toml: modules is [1]: Expected `str`, got `int`"),
         ('backend = "twisted"', "connectrio.toml: backend is 'twisted': Invalid enum value 'twisted'"),
+        ("tls_cert = 5", "connectrio.toml: tls_cert is 5: Expected `Path"),
         ("port = 65536", "port must be between 0 and 65535, got 65536"),
         ("port", "connectrio.toml is not TOML: "),
     ],

@@ -8,16 +8,29 @@ from typing import NoReturn
 
 __all__ = ["flyte_connector", "main"]
 
+# 128 + SIGINT, as shells have it
+_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The script `connectrio`; `arguments` are those of the process unless given."""
-    from connectrio.cli.app import connectrio_app, dispatch
-
-    sys.exit(dispatch(connectrio_app(), arguments))
+    sys.exit(_run("connectrio_app", arguments))
 
 
 def flyte_connector(arguments: Sequence[str] | None = None) -> NoReturn:
     """The script `flyte-connector`, by the name that flyte-sdk's documentation gives it."""
-    from connectrio.cli.app import dispatch, flyte_connector_app
+    sys.exit(_run("flyte_connector_app", arguments))
 
-    sys.exit(dispatch(flyte_connector_app(), arguments))
+
+def _run(name: str, arguments: Sequence[str] | None) -> int:
+    """The exit code of a script. Ctrl-C is no traceback, not even while this is still importing."""
+    try:
+        from connectrio.cli import app
+
+        return app.dispatch(getattr(app, name)(), arguments)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BaseExceptionGroup as group:  # where it comes while an event loop starts or ends
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return _INTERRUPTED

@@ -14,7 +14,9 @@ _TITLE = "Connector Metadata"
 def announce(host: Host, addresses: Addresses) -> None:
     """Print it, to standard output."""
     print_line(f"connectrio {__version__} is serving", "bold green")
-    print_line(f"  gRPC     {addresses.target}")
+    print_line(f"  gRPC     {addresses.target}" + (" with TLS" if host.settings.tls_cert is not None else ""))
+    if addresses.unix_socket is not None:
+        print_line(f"           unix:{addresses.unix_socket}")
     print_line(f"  metrics  {addresses.url}/metrics")
     print_line(f"  probes   {addresses.url}/healthz and {addresses.url}/readyz")
     _print_connectors(host)

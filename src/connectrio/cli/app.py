@@ -106,8 +106,6 @@ def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
         return error.code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         # nobody reads what was printed; what is left must not fail again when the interpreter flushes it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

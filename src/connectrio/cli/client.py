@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from connectrio.cli.errors import UsageError
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.rpc import Channel, ChannelOptions
+from connectrio.rpc.tls import ChannelTLS, TLSFilesError
 from connectrio.settings import Backend
 
 __all__ = ["Client", "Failures", "call_unary", "load_failures"]
@@ -34,12 +36,22 @@ class Client:
 
     :param target: the host's gRPC address: host:port, [ipv6]:port or unix:/path
     :param timeout: seconds that connecting, or one call, may take; streams of log lines may take longer
+    :param tls: use TLS, as do the next four options, and trust the system's certificate authorities
+    :param tls_ca: PEM file with the authorities to trust instead
+    :param tls_cert: PEM file with a certificate of our own, for hosts that ask for one
+    :param tls_key: PEM file with its private key, unless that is in --tls-cert
+    :param tls_name: whom the host's certificate must name, instead of the host in --target
     :param json: print JSON for machines
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
     """
 
     target: Annotated[str, Parameter(env_var="CONNECTRIO_TARGET")] = "127.0.0.1:8000"
     timeout: float = 10.0
+    tls: Annotated[bool, Parameter(negative=())] = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_name: str | None = None
     json: Annotated[bool, Parameter(negative=())] = False
     backend: Backend | None = None
 
@@ -51,14 +63,19 @@ class Client:
     async def connect(self) -> AsyncIterator[Channel]:
         """A channel to the host. It connects when the first call is made.
 
-        :raises UsageError: the target is no address
+        :raises UsageError: the target is no address, or a file of the TLS options cannot be used
         """
         try:
-            channel = Channel(self.target, options=ChannelOptions(connect_timeout=self.timeout))
-        except ValueError as error:
+            channel = Channel(self.target, options=ChannelOptions(connect_timeout=self.timeout), tls=self._tls())
+        except (ValueError, TLSFilesError) as error:
             raise UsageError(str(error)) from error
         async with channel:
             yield channel
+
+    def _tls(self) -> ChannelTLS | None:
+        if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key or self.tls_name):
+            return None
+        return ChannelTLS(self.tls_ca, self.tls_cert, self.tls_key, server_hostname=self.tls_name)
 
     def jobs(
         self,

@@ -102,6 +102,13 @@ def _checked_key(path: Path, key: str, known: dict[str, Argument]) -> str:
 
 def _check_value(path: Path, key: str, value: Any, argument: Argument) -> None:
     try:
-        msgspec.convert(value, argument.hint)
+        msgspec.convert(value, argument.hint, dec_hook=_convert_path)
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {key} is {value!r}: {error}") from error
+
+
+def _convert_path(expected: type, value: Any) -> Any:
+    """For the one type of settings that msgspec does not know."""
+    if expected is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"Expected `{expected.__name__}`, got `{type(value).__name__}`")
