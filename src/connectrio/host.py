@@ -57,6 +57,8 @@ _HEALTH_NAMES = (
 )
 # seconds; a lifespan that hangs while it closes must not keep a drained host from ending
 _LIFESPAN_CLOSE_TIMEOUT = 10.0
+# seconds; threads whose calls were cancelled still use their connectors, which close next. They cannot be stopped
+_WORKERS_TIMEOUT = 2.0
 
 
 class HostError(Exception):
@@ -226,6 +228,8 @@ class Host:
             with anyio.move_on_after(self.settings.timeout):
                 await self._shutdown_requested.wait()
             await self._drain(server)
+            with anyio.move_on_after(_WORKERS_TIMEOUT):
+                await workers.wait_idle()
             siblings.cancel_scope.cancel()
 
     def _make_server(self, workers: Workers) -> Server:

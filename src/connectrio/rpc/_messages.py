@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyio.lowlevel import checkpoint_if_cancelled
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -12,11 +13,13 @@ from connectrio.rpc._stream import Stream
 async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, bytes] | None:
     """The next message and whether it is compressed; None when the peer has ended its side.
 
-    Cancelled while it waits, what has arrived stays in the reader for the next call.
+    Cancelled, whether it has to wait or not, it takes no message: what has arrived is there for the next call.
 
     :raises GRPCError: INTERNAL when the peer ended inside a message; what `MessageReader.next_message` raises
     :raises StreamTerminatedError: the stream was cut short
     """
+    # or else whoever reads messages as fast as they come could not be cancelled
+    await checkpoint_if_cancelled()
     while True:
         message = reader.next_message()
         if message is not None:
