@@ -84,9 +84,13 @@ class HostSettings:
         for name in ("worker", "max_receive_message_size", "max_concurrent_streams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("grace", "drain_delay"):
-            if getattr(self, name) < 0:
+        for name in ("grace", "drain_delay", "timeout"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("create_limit", "get_limit", "delete_limit", "metrics_limit", "logs_limit"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name} must be more than 0, got {seconds}")
         self._check_ways_in()
 
     def _check_ways_in(self) -> None:
