@@ -49,12 +49,18 @@ class ResourceMeta:
     def encode(self) -> bytes:
         """This object as JSON.
 
-        :raises ResourceMetaError: a field holds something that JSON has no form for
+        :raises ResourceMetaError: a field holds something that JSON has no form for, or not what it is declared to
+            hold, so that `decode` would refuse it at each poll
         """
+        name = type(self).__name__
         try:
-            return msgspec.json.encode(self)
+            data = msgspec.json.encode(self)
+            msgspec.json.decode(data, type=type(self))
+        except msgspec.DecodeError as error:
+            raise ResourceMetaError(f"{name} cannot be read back from JSON: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
-            raise ResourceMetaError(f"{type(self).__name__} cannot be encoded as JSON: {error}") from error
+            raise ResourceMetaError(f"{name} cannot be encoded as JSON: {error}") from error
+        return data
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
