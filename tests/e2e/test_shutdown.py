@@ -129,13 +129,14 @@ def test_a_second_signal_stops_at_once(start_host, signals, code):
 
 def test_a_second_signal_stops_a_host_whose_event_loop_is_blocked(start_host):
     with start_host() as host, host.client() as client:
-        client.start("get", meta=order("block", 60, id="blocked"))
+        blocked = client.start("get", meta=order("block", 60, id="blocked"))
         host.wait_for("started", id="blocked")
         host.send(signal.SIGTERM)
         time.sleep(0.1)  # two signals at once may be delivered as one
         host.send(signal.SIGTERM)
         with within(5):
             assert host.wait() == 128 + signal.SIGTERM
+        assert blocked.exception().code() is StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -1,0 +1,76 @@
+"""A host inside a plain asyncio program, with a task of the program's own beside it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import anyio
+
+from connectrio import AsyncConnector, ConnectorService, HostSettings, Phase, Registry, Resource, ResourceMeta
+from connectrio.idl.flyteidl2.connector import (
+    AsyncConnectorServiceStub,
+    CreateTaskRequest,
+    GetTaskRequest,
+    TaskCategory,
+)
+from connectrio.idl.flyteidl2.core import TaskTemplate
+from connectrio.logs import configure_logging
+from connectrio.rpc import Channel
+
+
+@dataclass
+class Timer(ResourceMeta):
+    rings_at: float
+
+
+class TimerConnector(AsyncConnector[Timer]):
+    name = "Timer Connector"
+    task_type_name = "timer"
+    metadata_type = Timer
+
+    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        return Timer(rings_at=time.time() + 0.5)
+
+    async def get(self, resource_meta, **kwargs):
+        rings = time.time() >= resource_meta.rings_at
+        return Resource(phase=Phase.SUCCEEDED if rings else Phase.RUNNING)
+
+    async def delete(self, resource_meta, **kwargs):
+        pass
+
+
+async def work_of_your_own():
+    while True:
+        print("working", flush=True)
+        await asyncio.sleep(0.1)
+
+
+async def run_a_job(target):
+    async with Channel(target) as channel:
+        tasks = AsyncConnectorServiceStub(channel)
+        created = await tasks.create_task(CreateTaskRequest(template=TaskTemplate(type="timer")))
+        request = GetTaskRequest(task_category=TaskCategory(name="timer"), resource_meta=created.resource_meta)
+        while True:
+            answer = await tasks.get_task(request)
+            if answer.resource.phase is Phase.SUCCEEDED:
+                break
+            await asyncio.sleep(0.1)
+    print("the job has succeeded", flush=True)
+
+
+async def main():
+    configure_logging("warning")
+    registry = Registry()
+    registry.register(TimerConnector())
+    service = ConnectorService(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)
+    mine = asyncio.create_task(work_of_your_own())
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(service.serve)
+        print(f"serving on {addresses.target}", flush=True)
+        await run_a_job(addresses.target)
+        await service.shutdown(grace=5)
+        print("the host has stopped", flush=True)
+    mine.cancel()
+
+
+asyncio.run(main())
