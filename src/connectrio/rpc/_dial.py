@@ -5,7 +5,7 @@ Source: "Happy Eyeballs" (RFC 8305), as gRFC A61 has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain, zip_longest
 
 import anyio
@@ -13,20 +13,23 @@ from anyio.abc import AnyByteStream
 
 from connectrio.rpc.target import Address, TcpAddress
 
+Secure = Callable[[AnyByteStream], Awaitable[AnyByteStream]]
+
 
 class ConnectError(OSError):
     """None of the addresses could be connected to. The message has the reason for each."""
 
 
-async def dial(addresses: Sequence[Address], *, delay: float) -> AnyByteStream:
+async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) -> AnyByteStream:
     """A transport to the first address that answers; the others are left alone, or hung up on.
 
     The next address is tried when the one before has failed, and after `delay` seconds in any case. Cancelled, nothing
     stays open.
 
+    :param secure: makes a transport secure, or closes it and raises: then the address counts as failed
     :raises ConnectError: none answered
     """
-    race = _Race()
+    race = _Race(secure)
     try:
         async with anyio.create_task_group() as race.attempts:
             for address in interleaved(addresses):
@@ -56,13 +59,14 @@ class _Race:
 
     attempts: anyio.abc.TaskGroup
 
-    def __init__(self) -> None:
+    def __init__(self, secure: Secure) -> None:
         self.winner: AnyByteStream | None = None
+        self._secure = secure
         self._errors: dict[Address, str] = {}
 
     async def attempt(self, address: Address, failed: anyio.Event) -> None:
         try:
-            transport = await address.connect()
+            transport = await self._secure(await address.connect())
         except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
             self._errors[address] = str(error) or repr(error)
             failed.set()

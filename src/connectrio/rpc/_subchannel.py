@@ -152,7 +152,7 @@ class Subchannel:
         """
         context = self._context
         addresses = await self._resolve()
-        transport = await context.secure(await dial(addresses, delay=context.options.connection_attempt_delay))
+        transport = await dial(addresses, delay=context.options.connection_attempt_delay, secure=context.secure)
         connection = ClientConnection(context.options, clock=anyio.current_time)
         self._connections.add(connection)
         context.tasks.start_soon(self._run, connection, transport)

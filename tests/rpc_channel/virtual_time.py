@@ -1,0 +1,46 @@
+"""Backends whose clock jumps to the next deadline when nobody has anything to do: hours pass in no time.
+
+uvloop's clock cannot be moved; what needs this runs on asyncio and trio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+
+import pytest
+import trio.testing
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Never waits: reports how long it should have waited instead."""
+
+    skipped = 0.0
+
+    def select(self, timeout: float | None = None):
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise RuntimeError("nothing will ever happen again")
+        if not ready and timeout is not None:
+            self.skipped += timeout
+        return ready
+
+
+class JumpingEventLoop(asyncio.SelectorEventLoop):
+    """An event loop for tests without sockets, threads and signals."""
+
+    def __init__(self) -> None:
+        self._jumping_selector = _JumpingSelector()
+        super().__init__(self._jumping_selector)
+
+    def time(self) -> float:
+        return super().time() + self._jumping_selector.skipped
+
+
+in_virtual_time = pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        pytest.param(("asyncio", {"loop_factory": JumpingEventLoop}), id="asyncio"),
+        pytest.param(("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}), id="trio"),
+    ],
+)
