@@ -79,3 +79,10 @@ def test_without_duckdb(run, monkeypatch):
 
 def test_no_orders(run):
     assert run("demo", "--orders", "0").err.startswith("error: --orders must be at least 1, got 0")
+
+
+def test_a_place_where_nothing_can_be_kept(run, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = run("demo", "--keep", "file/in/a/file")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: cannot keep anything in file/in/a/file: ")

@@ -22,7 +22,7 @@ from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError, explain
 from connectrio.cli.follow import Follower
 from connectrio.cli.metrics import print_metrics
 from connectrio.cli.progress import job_view
-from connectrio.cli.render import outputs_of, phase_name, struct_document
+from connectrio.cli.render import outputs_of, phase_name
 from connectrio.cli.task import Task, category_of
 from connectrio.cli.terminal import print_code, print_heading, print_line, print_table
 from connectrio.idl.flyteidl2.connector import Resource
@@ -77,7 +77,10 @@ def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | 
 @contextmanager
 def _workspace(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot keep anything in {keep}: {error.strerror}") from error
         yield keep.absolute()
         return
     with tempfile.TemporaryDirectory(prefix="connectrio-demo-", ignore_cleanup_errors=True) as directory:
@@ -134,14 +137,13 @@ async def _query(addresses: Addresses, directory: Path, orders: int) -> None:
 
 
 async def _show_result(resource: Resource) -> None:
-    details = struct_document(resource.custom_info)
     summary = f"{phase_name(resource.phase)}: {resource.message}"
     if resource.phase is not Phase.SUCCEEDED:
         raise CommandError(f"the query ended as {summary}")
     print_line(summary, "green")
     result = outputs_of(resource.outputs).get(OUTPUT)
     if not isinstance(result, DataFrame):
-        raise CommandError(f"the query has no output {OUTPUT!r}: {details}")
+        raise CommandError(f"the job has no output {OUTPUT!r}, but {result!r}")
     print_heading("Result")
     columns, rows = await to_thread.run_sync(_read_parquet, result.uri)
     numbers = [column for column, cell in zip(columns, rows[-1], strict=True) if not isinstance(cell, str)]
@@ -175,5 +177,6 @@ async def _show_metrics(jobs: Jobs, meta: bytes, addresses: Addresses) -> None:
 
 
 def _scrape(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=_TIMEOUT) as response:  # noqa: S310 - our own host
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with directly.open(f"{url}/metrics", timeout=_TIMEOUT) as response:
         return str(response.read().decode())

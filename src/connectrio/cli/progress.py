@@ -87,13 +87,15 @@ def job_view(stream: IO[str]) -> Iterator[JobView]:
         yield JobView(stream)
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
+    one_line = Column(no_wrap=True, overflow="ellipsis")
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", style="bold cyan", markup=False),
         BarColumn(bar_width=30),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", style="dim", markup=False),
+        TextColumn("{task.fields[detail]}", style="dim", markup=False, table_column=one_line),
     )
     with Progress(*columns, console=console(stderr=stream is sys.stderr), transient=True) as progress:
         yield _LiveJobView(stream, progress)

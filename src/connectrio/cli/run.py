@@ -65,7 +65,7 @@ def run(
 
 
 class _Run:
-    """One job of ours: whatever ends us ends it."""
+    """One job of ours, which an interrupt ends as well."""
 
     def __init__(self, jobs: Jobs, view: JobView, interrupts: Interrupts) -> None:
         self._jobs = jobs
