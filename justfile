@@ -42,6 +42,18 @@ format:
 bench *arguments:
     {{python}} tests/bench/run.py "$@"
 
+# the outside judges: h2spec, grpc-go's interoperability client, grpcurl; arguments go to pytest
+interop *arguments:
+    {{python}} -m pytest tests/interop tests/rpc_reflection tests/rpc_tls tests/rpc_channel "$@"
+
+# install the outside judges that are Go programs, with the ordinary `go install`
+interop-tools:
+    go install github.com/summerwind/h2spec/cmd/h2spec@latest
+    go install google.golang.org/grpc/interop/client@latest
+    go install google.golang.org/grpc/interop/http2@latest
+    go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
+    go install github.com/grpc-ecosystem/grpc-health-probe@latest
+
 # everything that must never break
 ci:
     .ci/run
