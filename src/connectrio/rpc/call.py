@@ -19,7 +19,7 @@ class Call:
     :ivar method: the full method name, "/package.Service/Method"
     :ivar deadline: when the client stops waiting; None when it did not say
     :ivar metadata: what the client sent along
-    :ivar peer: the client's address, "127.0.0.1:50000", or "" for a transport that has none
+    :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none
     :ivar user_agent: what the client calls itself
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
     :ivar request_encoding: how the client's messages are compressed: "identity", "gzip" or "deflate"

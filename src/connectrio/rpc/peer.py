@@ -25,7 +25,7 @@ class Peer:
             return None
 
     def cert(self) -> dict[str, Any] | None:
-        """The certificate that the peer has proved to own, in `ssl.SSLSocket.getpeercert`'s form; None without TLS."""
+        """The certificate that the peer has proved to own, as `ssl.SSLSocket.getpeercert` has it; None if there is none."""
         certificate = self._transport.extra(TLSAttribute.peer_certificate, None)
         return None if certificate is None else dict(certificate)
 
@@ -34,4 +34,4 @@ class Peer:
         if isinstance(address, tuple):
             host, port = address[0], address[1]
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return "" if address is None else str(address)
+        return "" if address is None else f"unix:{address}"
