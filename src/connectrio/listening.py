@@ -32,7 +32,9 @@ async def bind_tcp(host: str | None, port: int, *, purpose: str, setting: str) -
         found = await anyio.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
         )
-        return _bind_all(dict.fromkeys((family, address) for family, _, _, _, address in found), any_will_do=host is None)
+        return _bind_all(
+            dict.fromkeys((family, address) for family, _, _, _, address in found), any_will_do=host is None
+        )
     except OSError as error:
         where = f"port {port}" if host is None else f"{host}:{port}"
         raise ListenError(f"cannot listen on {where} for {purpose}: {_explain(error, setting)}") from error

@@ -11,15 +11,14 @@ from types import FrameType
 from typing import Any
 
 import anyio
-import structlog
 from anyio.abc import TaskStatus
 
 from connectrio.host import Addresses, Host, HostError
-from connectrio.logs import configure_logging
+from connectrio.logs import configure_logging, get_logger
 from connectrio.registry import Registry
 from connectrio.settings import Backend, HostSettings, anyio_backend, default_backend
 
-log = structlog.get_logger("connectrio.host")
+log = get_logger("connectrio.host")
 
 __all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host"]
 
