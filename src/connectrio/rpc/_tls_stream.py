@@ -62,15 +62,15 @@ class TLSByteStream(ByteStream):
         :raises TLSHandshakeError: it failed; the message says why
         """
         try:
-            try:
-                with anyio.fail_after(self._timeout):
-                    await self._shake_hands()
-            except TimeoutError as error:
-                reason = f"{self._peer} did not finish the TLS handshake within {self._timeout:g} seconds"
-                raise TLSHandshakeError(reason) from error
+            with anyio.fail_after(self._timeout):
+                await self._shake_hands()
         except TLSHandshakeError:
             await self._take_leave()
             raise
+        except TimeoutError as error:
+            await anyio.aclose_forcefully(self._transport)
+            reason = f"{self._peer} did not finish the TLS handshake within {self._timeout:g} seconds"
+            raise TLSHandshakeError(reason) from error
         except BaseException:
             await anyio.aclose_forcefully(self._transport)
             raise
@@ -100,7 +100,8 @@ class TLSByteStream(ByteStream):
     async def _take_leave(self) -> None:
         """Let the peer read the alert that says what TLS can say of a failure, and close."""
         try:
-            with suppress(*_LOST), anyio.move_on_after(_ALERT_LINGER):
+            # a peer that has gone is a RuntimeError on uvloop
+            with suppress(*_LOST, RuntimeError), anyio.move_on_after(_ALERT_LINGER):
                 await self.send_eof()
                 await self._drop_the_rest()
         finally:
