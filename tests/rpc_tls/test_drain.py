@@ -105,7 +105,7 @@ async def test_a_call_that_takes_too_long_is_told_so(pki: Pki):
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_the_client_hears_the_end_in_tls_as_well(pki: Pki, version: ssl.TLSVersion):
     """A TLS stream that insists on close_notify would raise for a connection that was just closed."""
-    async with serving(server_tls(pki)) as served:
+    async with serving(server_tls(pki), options=ServerOptions(drain_ping_timeout=0.05)) as served:
         client = await raw_client(served, pki, maximum=version)
         client.transport.standard_compatible = True
         async with anyio.create_task_group() as tasks:

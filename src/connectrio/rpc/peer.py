@@ -25,7 +25,7 @@ class Peer:
             return None
 
     def cert(self) -> dict[str, Any] | None:
-        """The certificate that the peer has proved to own, in `ssl.SSLSocket.getpeercert`'s form; None if it has not."""
+        """The certificate that the peer has proved to own, as `ssl.SSLSocket.getpeercert` gives it; None for none."""
         certificate = self._transport.extra(TLSAttribute.peer_certificate, None)
         return None if certificate is None else dict(certificate)
 
