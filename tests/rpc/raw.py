@@ -91,7 +91,10 @@ class RawServer:
     """Takes the connections of a channel; give its `connect` to the channel. A context manager that closes them.
 
     :ivar connections: how many there were
+    :ivar pair: makes the two ends of a connection
     """
+
+    pair = staticmethod(memory_transport_pair)
 
     def __init__(self) -> None:
         self.connections = 0
@@ -99,7 +102,7 @@ class RawServer:
         self._transports = AsyncExitStack()
 
     async def connect(self) -> AnyByteStream:
-        ours, theirs = memory_transport_pair()
+        ours, theirs = self.pair()
         self._transports.push_async_callback(theirs.aclose)
         self.connections += 1
         self._send.send_nowait(RawPeer(theirs))

@@ -35,14 +35,14 @@ async def turns(count: int = 20) -> None:
 
 
 @asynccontextmanager
-async def leaving_nothing() -> AsyncIterator[None]:
+async def leaving_nothing(patience: float = PATIENCE) -> AsyncIterator[None]:
     """Fail when the block takes for ever, or when a task that it started is still there after it.
 
     What is garbage is collected, so that a resource nobody closed warns here and not in another test. What is logged
     is not rendered, which would take longer than most tests.
     """
     before = len(anyio.get_running_tasks())
-    with capture_logs(), anyio.fail_after(PATIENCE):
+    with capture_logs(), anyio.fail_after(patience):
         yield
     gc.collect(1)  # what a test made is young
     await eventually(lambda: len(anyio.get_running_tasks()) <= before)

@@ -11,6 +11,9 @@ import selectors
 import pytest
 import trio.testing
 
+# seconds of patience where time costs nothing
+LONG = 1e6
+
 
 class _JumpingSelector(selectors.DefaultSelector):
     """Never waits: reports how long it should have waited instead."""
