@@ -165,7 +165,7 @@ class ConnectorService(Host):
         :param settings: further fields of `HostSettings`
         :raises HostError: the host cannot start
         """
-        from connectrio.banner import announce
+        from connectrio.announce import announce
 
         configure_logging()
         run_host(
