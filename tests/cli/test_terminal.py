@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from cli.harness import CONNECTRIO
-from connectrio.cli.terminal import print_table, printable
+from connectrio.terminal import print_table, printable
 
 COLOUR = "\x1b["
 

@@ -10,7 +10,7 @@ import cyclopts
 
 from connectrio._version import __version__
 from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError
-from connectrio.cli.terminal import is_terminal, print_error
+from connectrio.terminal import is_terminal, print_error
 
 __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
 

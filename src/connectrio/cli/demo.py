@@ -24,12 +24,12 @@ from connectrio.cli.metrics import print_metrics
 from connectrio.cli.progress import job_view
 from connectrio.cli.render import outputs_of, phase_name
 from connectrio.cli.task import Task, category_of
-from connectrio.cli.terminal import print_code, print_heading, print_line, print_table
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.literals import DataFrame
 from connectrio.logs import configure_logging
 from connectrio.settings import Backend, HostSettings, default_backend
+from connectrio.terminal import print_code, print_heading, print_line, print_table
 
 if TYPE_CHECKING:
     from connectrio.host import Addresses, Host

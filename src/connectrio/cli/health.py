@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from connectrio.cli.client import Client, Failures, call_unary
 from connectrio.cli.errors import FAILURE, UNREACHABLE, explained
-from connectrio.cli.terminal import print_json, print_line, print_warning
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthCheckResponse, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
 from connectrio.rpc import Channel
+from connectrio.terminal import print_json, print_line, print_warning
 
 __all__ = ["health"]
 

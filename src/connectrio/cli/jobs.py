@@ -7,9 +7,9 @@ from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.render import meta_document, print_resource, resource_document
 from connectrio.cli.task import Task, category_of
-from connectrio.cli.terminal import print_json, print_line
 from connectrio.idl.flyteidl2.connector import Resource, TaskCategory
 from connectrio.rpc import Channel
+from connectrio.terminal import print_json, print_line
 
 __all__ = ["create", "delete", "get"]
 

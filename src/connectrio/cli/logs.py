@@ -9,10 +9,10 @@ from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.follow import Follower, LogReader
 from connectrio.cli.render import line_document, line_text
-from connectrio.cli.terminal import print_json, print_line, print_note, print_warning
 from connectrio.idl.flyteidl2.connector import Resource, TaskCategory
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import Channel, GRPCError
+from connectrio.terminal import print_json, print_line, print_note, print_warning
 
 __all__ = ["logs"]
 

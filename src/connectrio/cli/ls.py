@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from connectrio.cli.client import Client, Failures, call_unary
 from connectrio.cli.errors import explained
-from connectrio.cli.terminal import print_json, print_line, print_table, print_warning
 from connectrio.idl.flyteidl2.connector import Connector, ListConnectorsRequest, ListConnectorsResponse
 from connectrio.rpc import Channel
+from connectrio.terminal import print_json, print_line, print_table, print_warning
 
 __all__ = ["ls"]
 

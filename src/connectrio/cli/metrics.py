@@ -8,10 +8,10 @@ from connectrio.cli.arguments import Meta, resource_meta
 from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.render import struct_document, value_text
-from connectrio.cli.terminal import print_json, print_table
 from connectrio.idl.flyteidl2.connector import TaskCategory
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult
 from connectrio.rpc import Channel
+from connectrio.terminal import print_json, print_table
 
 __all__ = ["metrics", "print_metrics"]
 

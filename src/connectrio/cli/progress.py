@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from connectrio.cli.render import FINAL, line_text, phase_name, struct_document
-from connectrio.cli.terminal import console, is_terminal, printable
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import GRPCError, Status
+from connectrio.terminal import console, is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

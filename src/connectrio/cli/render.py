@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from connectrio.cli.terminal import print_line, print_table, printable
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
 from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.google.protobuf import Struct, Timestamp
 from connectrio.literals import DataFrame, Dir, File, LiteralError, literal_to_python
+from connectrio.terminal import print_line, print_table, printable
 
 __all__ = [
     "FINAL",

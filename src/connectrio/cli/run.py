@@ -16,10 +16,10 @@ from connectrio.cli.follow import Follower
 from connectrio.cli.progress import JobView, job_view
 from connectrio.cli.render import meta_document, print_resource, resource_document
 from connectrio.cli.task import Task, category_of
-from connectrio.cli.terminal import print_json
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, Resource
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.rpc import Channel, GRPCError
+from connectrio.terminal import print_json
 
 __all__ = ["run"]
 

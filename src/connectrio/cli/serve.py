@@ -58,7 +58,7 @@ def serve(
     :param log_format: auto is console on a terminal and json elsewhere
     :param config: the TOML file; by default connectrio.toml in the working directory, if there is one
     """
-    from connectrio.cli.announce import announce
+    from connectrio.announce import announce
     from connectrio.host import HostError
     from connectrio.runner import exit_despite_busy_threads, run_host
 

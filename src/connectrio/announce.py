@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from connectrio._version import __version__
-from connectrio.cli.terminal import is_terminal, print_line, print_table
 from connectrio.host import Addresses, Host
+from connectrio.terminal import is_terminal, print_line, print_table
 
 __all__ = ["announce"]
 
