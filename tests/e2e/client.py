@@ -71,12 +71,15 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; calls in flight are cancelled."""
         self.channel.close()
 
-    def connect(self) -> Self:
-        """This, once it is connected."""
-        grpc.channel_ready_future(self.channel).result(DEADLINE)
-        return self
+    def connecting(self) -> Any:
+        """A future that is done once there is a connection."""
+        return grpc.channel_ready_future(self.channel)
 
     def start(self, operation: str, *, deadline: float = DEADLINE, compression: Any = None, **fields: Any) -> Any:
         """A call that is on its way: a future, or for logs an iterator of responses."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ TESTS = HERE.parent
 
 # seconds; how long what must happen may take on a machine that is busy with other things
 PATIENCE = 30.0
+
+# for a server that is not there yet: gRPC would wait for longer and longer
+IMPATIENT = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 100}
 
 
 def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
@@ -152,7 +156,33 @@ class Program:
         return self._process.poll() is None
 
 
-class HostProgram(Program):
+class Reachable(Program):
+    """A program that serves.
+
+    :ivar target: where its gRPC server is
+    :ivar url: where its exporter is
+    """
+
+    target: str
+    url: str
+
+    def client(self, **options: Any) -> Client:
+        """A client of it, connected."""
+        client = Client(self.target, **options)
+        client.connecting().result(PATIENCE)
+        return client
+
+    def ready(self) -> Self:
+        """This, once it serves."""
+        with Client(self.target, **IMPATIENT) as client:
+            connected = client.connecting()
+            eventually(lambda: connected.done() or not self.is_running)
+        if not self.is_running:
+            raise ChildProcessError(f"it ended with exit code {self.wait()}")
+        return self
+
+
+class HostProgram(Reachable):
     """One of our hosts, serving the probes unless `settings` say otherwise.
 
     :param wrapper: a command that the host's own is an argument of
@@ -184,20 +214,34 @@ class HostProgram(Program):
         self.wait_for("serving")
         return self
 
-    def client(self, **options: Any) -> Client:
-        """A client of it, connected."""
-        return Client(self.target, **options).connect()
-
     def open_gate(self) -> None:
-        """Let go what the probes' gate holds. The gate has an outlet of its own: the host may not answer calls."""
+        """Let go what the probes' gate holds, also while the host answers no calls any more."""
         self.send(signal.SIGUSR1)
 
     @property
-    def target(self) -> str:
+    def target(self) -> str:  # type: ignore[override]  # known once it serves
         """Where its gRPC server is."""
         return str(self.wait_for("serving")["target"])
 
     @property
-    def url(self) -> str:
+    def url(self) -> str:  # type: ignore[override]  # as above
         """Where its exporter is."""
         return str(self.wait_for("serving")["url"])
+
+
+class CommandProgram(Reachable):
+    """A host that is started by a command which has to be told the ports.
+
+    :param command: makes the command of the two ports, gRPC's and the exporter's
+    """
+
+    def __init__(self, command: Callable[[str, str], Sequence[str | Path]], **options: Any) -> None:
+        port, exporter_port = free_ports()
+        self.target, self.url = f"127.0.0.1:{port}", f"http://127.0.0.1:{exporter_port}"
+        super().__init__(command(str(port), str(exporter_port)), **options)
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports that were free a moment ago, for programs that cannot pick them themselves."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]

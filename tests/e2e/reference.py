@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
-from typing import Self
 
-import grpc
 import pytest
 
-from e2e.client import Client
-from e2e.programs import CONNECTORS, PATIENCE, Program
+from e2e.programs import CONNECTORS, CommandProgram
 
 VERSION = "2.12.1"
 START = "from flyte._bin.connect import main; main()"
@@ -59,31 +55,22 @@ def _installed(directory: Path) -> Path:
     return python
 
 
-class ReferenceProgram(Program):
+class ReferenceProgram(CommandProgram):
     """flyte-sdk's host, serving the probes."""
 
     def __init__(self, python: Path) -> None:
-        self.target = f"127.0.0.1:{free_port()}"
-        exporter = free_port()
-        self.url = f"http://127.0.0.1:{exporter}"
-        ports = ["--port", self.target.rpartition(":")[2], "--prometheus_port", str(exporter)]
         super().__init__(
-            [python, "-c", START, *ports, "--modules", "probes"],
+            lambda port, exporter_port: [
+                python,
+                "-c",
+                START,
+                "--port",
+                port,
+                "--prometheus_port",
+                exporter_port,
+                "--modules",
+                "probes",
+            ],
             cwd=CONNECTORS,
             env={"CONNECTOR_API": "flyte.connectors", "NO_COLOR": "1"},
         )
-
-    def ready(self) -> Self:
-        """This, once it serves."""
-        with Client(
-            self.target, **{"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 100}
-        ) as c:
-            grpc.channel_ready_future(c.channel).result(2 * PATIENCE)
-        return self
-
-
-def free_port() -> int:
-    """A port that was free a moment ago, for programs that cannot pick one themselves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,98 @@
+"""The ways in which people start a host: the command line that deployments have, and the call in the documentation."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from flyteidl2.connector.connector_pb2 import ListConnectorsRequest
+from grpc import StatusCode
+
+from e2e.client import fetch, order
+from e2e.programs import CONNECTORS, CommandProgram
+
+FLYTE_CONNECTOR = Path(sys.executable).with_name("flyte-connector")
+RUN = """
+from connectrio import ConnectorService
+
+ConnectorService.run(
+    port={}, prometheus_port={}, worker=10, timeout=None, modules=["probes"], host="127.0.0.1", backend="trio"
+)
+"""
+HERE_ONLY = {"CONNECTRIO_HOST": "127.0.0.1"}
+
+
+def c0(*options):
+    """The command line that deployments have, and further options."""
+
+    def command(port, exporter_port):
+        return [
+            FLYTE_CONNECTOR, "c0", "--port", port, "--prometheus_port", exporter_port, "--worker", "10", *options
+        ]  # fmt: skip
+
+    return command
+
+
+def check_a_host_from_its_start_to_its_end(host):
+    with host.ready().client() as client:
+        assert host.target in host.output
+        meta = client.call("create").resource_meta
+        assert json.loads(client.call("get", meta=meta).resource.message) == {}
+        assert 'requests_success_total{operation="get",task_type="probe"} 1.0' in fetch(f"{host.url}/metrics")[1]
+        call = client.start("get", meta=order("sleep", 0.5, id="flight"))
+        host.wait_for("started", id="flight")
+        host.send(signal.SIGTERM)
+        assert call.result().resource.message
+        assert host.wait() == 0
+        assert "Traceback" not in host.errors
+
+
+def test_the_command_of_deployments(backend):
+    with CommandProgram(
+        c0("--modules", "probes"), cwd=CONNECTORS, env={**HERE_ONLY, "CONNECTRIO_BACKEND": backend}
+    ) as host:
+        check_a_host_from_its_start_to_its_end(host)
+
+
+def test_the_call_in_the_documentation():
+    def command(*ports):
+        return [sys.executable, "-c", RUN.format(*ports)]
+
+    with CommandProgram(command, cwd=CONNECTORS) as host:
+        check_a_host_from_its_start_to_its_end(host)
+
+
+def test_a_second_signal_stops_it_at_once():
+    with (
+        CommandProgram(c0("--modules", "probes"), cwd=CONNECTORS, env=HERE_ONLY) as host,
+        host.ready().client() as client,
+    ):
+        call = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
+        host.wait_for("started", id="stuck")
+        host.send(signal.SIGINT)
+        host.wait_for_log("draining")
+        host.send(signal.SIGINT)
+        assert host.wait() == 128 + signal.SIGINT
+        assert call.exception().code() is StatusCode.UNAVAILABLE
+
+
+def task_types(host):
+    with host.ready().client() as client:
+        listed = client.connectors.ListConnectors(ListConnectorsRequest(), timeout=30).connectors
+    return {category.name for connector in listed for category in connector.supported_task_categories}
+
+
+@pytest.mark.parametrize(
+    "modules", [["--modules", "probes", "lifespans"], ["--modules", "probes", "--modules", "lifespans"]]
+)
+def test_several_modules(modules):
+    with CommandProgram(c0(*modules), cwd=CONNECTORS, env={**HERE_ONLY, "LIFESPAN": "fine"}) as host:
+        assert {"probe", "holder"} <= task_types(host)
+
+
+def test_a_timeout():
+    with CommandProgram(c0("--timeout", "1"), env=HERE_ONLY) as host:
+        assert host.wait() == 0
