@@ -160,7 +160,6 @@ def test_a_pushed_stream_ends_the_connection():
         lambda peer: peer.headers(3, RESPONSE),  # to a request that was never made
         lambda peer: peer.data(1, b"before headers"),
         lambda peer: peer.headers(1, RESPONSE) + peer.headers(1, [("not", "the end")]),
-        lambda peer: peer.headers(1, [("no", "status")]),
     ],
 )
 def test_a_violation_ends_the_connection_and_its_calls(frames):
@@ -173,6 +172,20 @@ def test_a_violation_ends_the_connection_and_its_calls(frames):
     assert [type(frame) for frame in answers] == [GoAway]
     assert stream.termination is not None
     assert stream.termination.cause is TerminationCause.CONNECTION_LOST
+
+
+@pytest.mark.parametrize("odd", [("no", "status"), ("Upper", "case"), ("spaces", "at the end ")])
+def test_odd_headers_are_one_response_s_own_affair(odd):
+    client = ClientCore()
+    stream = client.connection.open(request_headers(), end_stream=True)
+    other = client.connection.open(request_headers(), end_stream=True)
+    client.sent()
+
+    assert client.exchange(client.peer.headers(stream.id, [odd]), client.peer.headers(other.id, RESPONSE)) == []
+
+    assert client.connection.state is ConnectionState.OPEN
+    assert stream.headers == [odd]
+    assert other.headers == RESPONSE
 
 
 # GOAWAY
