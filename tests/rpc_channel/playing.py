@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import AnyByteStream, TaskGroup
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 
 from connectrio.rpc import Channel, ChannelOptions
+from connectrio.rpc.target import Target
 from connectrio.rpc.testing import memory_transport_pair
 from rpc.raw import RawPeer, RawServer
 from rpc.script import UNARY, Note
 from rpc.serving import PATIENCE, leaving_nothing, turns
+from rpc_channel.addresses import Names
+from rpc_channel.virtual_time import LONG
 
 # a server that the test plays does not hang up by itself
 PROMPT = {"close_timeout": 0.02}
@@ -93,6 +96,29 @@ class Played:
         return await (self.raw.accept() if settings is None else self.raw.accept(settings))
 
 
+class Place(RawServer):
+    """An address where the test plays the server, or is away.
+
+    :ivar error: why nobody is there
+    :ivar tried: when somebody tried to connect
+    """
+
+    def __init__(self, name: str = "place", error: Exception | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.error = error
+        self.tried: list[float] = []
+
+    async def connect(self) -> AnyByteStream:
+        self.tried.append(anyio.current_time())
+        if self.error is not None:
+            raise self.error
+        return await super().connect()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class UnreadServer(RawServer):
     """Whatever is sent to it stays in the sender's hands until the test reads it."""
 
@@ -112,6 +138,20 @@ async def playing(
     ):
         yield Played(raw, channel, tasks)
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def playing_at(names: Names, *, patience: float = LONG, **options: Any) -> AsyncIterator[Played]:
+    """A channel to a name, and what the test plays at the addresses that it has, for use in virtual time."""
+    places = list(names.addresses)
+    async with leaving_nothing(patience), AsyncExitStack() as stack:
+        for place in places:
+            await stack.enter_async_context(place)
+        channel = Channel(places[0].connect, options=ChannelOptions(**{**PROMPT, "backoff_jitter": 0, **options}))
+        channel._target = Target("connectors.test", "connectors.test", names)
+        async with channel, anyio.create_task_group() as tasks:
+            yield Played(places[0], channel, tasks)
+            tasks.cancel_scope.cancel()
 
 
 async def answer(peer: RawPeer, stream_id: int, text: str = "") -> None:
