@@ -13,7 +13,6 @@ from connectrio.idl.flyteidl2.connector import (
     TaskCategory,
 )
 from connectrio.idl.flyteidl2.core import TaskTemplate
-from connectrio.logs import configure_logging
 from connectrio.rpc import Channel
 
 
@@ -58,7 +57,6 @@ async def run_a_job(target):
 
 
 async def main():
-    configure_logging("warning")
     registry = Registry()
     registry.register(TimerConnector())
     service = ConnectorService(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)
