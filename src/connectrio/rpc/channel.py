@@ -17,7 +17,8 @@ from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
 from connectrio.rpc._balancing import PickFirst, Policy, RoundRobin
-from connectrio.rpc._call_queue import CallQueue
+from connectrio.rpc._call_queue import CallQueue, Place
+from connectrio.rpc._client_connection import ClientConnection
 from connectrio.rpc._headers import Metadata
 from connectrio.rpc._keepalive import Keepalive
 from connectrio.rpc._stream import Headers, Stream
@@ -133,18 +134,24 @@ class Channel:
         """
         self._check_open()
         self._used.wake()
-        with self._queue.place() as place:
-            while True:
-                policy = self._policy
-                if policy is None:
-                    raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
-                policy.connect()
-                connection = policy.pick() if place.is_first() else None
-                if connection is not None:
-                    return connection.open(headers())
-                if self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
-                    raise GRPCError(Status.UNAVAILABLE, self.error)
-                await place.wait()
+        try:
+            with self._queue.place() as place:
+                while True:
+                    connection = self._pick(place, wait_for_ready=wait_for_ready)
+                    if connection is not None:
+                        return connection.open(headers())
+                    await place.wait()
+        finally:
+            self._changed.wake()
+
+    def _pick(self, place: Place, *, wait_for_ready: bool) -> ClientConnection | None:
+        if self._policy is None:
+            raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
+        self._policy.connect()
+        connection = self._policy.pick() if place.is_first() else None
+        if connection is None and self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
+            raise GRPCError(Status.UNAVAILABLE, self.error)
+        return connection
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Run a call's own task (one that sends while another receives) until it ends or the channel is closed."""
