@@ -11,6 +11,8 @@ from e2e.client import Client
 from e2e.programs import HostProgram
 from e2e.reference import ReferenceProgram, find_reference
 
+# of the hosts that tests share: few, so that a test can keep all of them busy
+WORKERS = 3
 BACKENDS = ["asyncio", "uvloop", "trio"]
 REFERENCE = "flyte-sdk"
 
@@ -39,7 +41,7 @@ def running(pytestconfig):
 @contextmanager
 def our_host(backend):
     """A host that must be able to end in good order after everything that was done to it."""
-    with HostProgram(backend) as program:
+    with HostProgram(backend, worker=WORKERS) as program:
         yield program
         assert program.is_running
         program.send(signal.SIGTERM)

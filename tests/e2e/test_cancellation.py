@@ -10,7 +10,7 @@ import pytest
 from grpc import StatusCode
 
 from e2e.client import OPERATIONS, order
-from e2e.programs import TESTS, Program
+from e2e.programs import TESTS, HostProgram, Program
 
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
@@ -66,8 +66,8 @@ def test_a_client_that_is_killed(host):
             check_seen(host, operation, "killed", moment)
 
 
-def test_the_hosts_own_limit(start_host):
-    with start_host(get_limit=0.3) as host, host.client() as client:
+def test_the_hosts_own_limit():
+    with HostProgram("asyncio", get_limit=0.3) as host, host.client() as client:
         with pytest.raises(grpc.RpcError) as raised:
             client.call("get", meta=order("sleep", 60, id="limit"))
         assert raised.value.code() is StatusCode.DEADLINE_EXCEEDED

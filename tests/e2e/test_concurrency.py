@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from e2e.client import order
+from e2e.conftest import WORKERS
 
 
 def seconds_for_200_calls_that_sleep(client):
@@ -21,12 +22,11 @@ def test_200_calls_that_sleep_for_a_second(client):
     assert any(seconds_for_200_calls_that_sleep(client) < 2 for _ in range(3))
 
 
-def test_plain_functions_run_in_as_many_threads_as_there_are_workers(start_host):
-    with start_host(worker=3) as host, host.client() as client:
-        gated = [client.start("get", task_type="plain", meta=order("gate", id="gated")) for _ in range(7)]
-        host.wait_for("started", 3, id="gated")
-        # the event loop is free meanwhile; and this was sent last, so all of the others have arrived
-        client.call("get", meta=order("open"))
-        for call in gated:
-            call.result()
-        assert host.wait_for("ended", 7, id="gated")["most"] == 3
+def test_plain_functions_run_in_as_many_threads_as_there_are_workers(host, client):
+    gated = [client.start("get", task_type="plain", meta=order("gate", id="crowd")) for _ in range(2 * WORKERS + 1)]
+    host.wait_for("started", WORKERS, id="crowd")
+    # the event loop is free meanwhile; and this was sent last, so all of the others have arrived
+    client.call("get", meta=order("open", id="crowd"))
+    for call in gated:
+        call.result()
+    assert host.wait_for("ended", 2 * WORKERS + 1, id="crowd", outcome="returned")["most"] == WORKERS

@@ -42,7 +42,7 @@ def test_an_answer_of_50_mb(client):
 
 def test_threads_that_never_end(start_host):
     with start_host(worker=2, grace=0.5) as host, host.client() as client:
-        stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"), deadline=1)
+        stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"), deadline=0.3)
         host.wait_for("started", id="stuck")
         # the other thread is free for everybody else
         assert client.call("get", task_type="plain").resource.message
@@ -62,12 +62,11 @@ def test_threads_that_never_end(start_host):
         assert host.wait() == 0
 
 
-def test_a_connector_that_blocks_the_event_loop(start_host):
+def test_a_connector_that_blocks_the_event_loop(host, client):
     """It holds up everybody, for as long as it blocks; nothing is lost."""
-    with start_host() as host, host.client() as client:
-        client.call("get")
-        blocking = client.start("get", meta=order("block", 1, id="blocking"))
-        host.wait_for("started", id="blocking")
-        others = [client.start("get", meta=order("echo")) for _ in range(20)]
-        assert blocking.result().resource.message == "{}"
-        assert {call.result().resource.message for call in others} == {"{}"}
+    client.call("get")
+    blocking = client.start("get", meta=order("block", 1, id="blocking"))
+    host.wait_for("started", id="blocking")
+    others = [client.start("get") for _ in range(20)]
+    assert blocking.result().resource.message == "{}"
+    assert {call.result().resource.message for call in others} == {"{}"}

@@ -29,14 +29,13 @@ def within(seconds):
     assert time.monotonic() - started < seconds
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_loses_no_call_in_flight(start_host, signum):
+def test_sigterm_loses_no_call_in_flight(start_host):
     with start_host() as host, host.client() as client:
         calls = [client.start("get", meta=order("sleep", 1, id="flight")) for _ in range(50)]
         calls += [client.start("get", task_type="plain", meta=order("sleep", 1, id="flight")) for _ in range(5)]
         stream = client.start("get_logs", meta=order("sleep", 1, id="flight"))
         host.wait_for("started", 56, id="flight")
-        host.send(signum)
+        host.send(signal.SIGTERM)
         assert all(call.result().resource.message for call in calls)
         assert len(list(stream)) == 2
         assert host.wait() == 0
@@ -63,13 +62,13 @@ def test_health_flips_and_new_calls_are_answered_during_the_delay(start_host):
             assert host.wait() == 128 + signal.SIGTERM
 
 
-def test_watches_end_and_the_listener_closes_while_calls_are_in_flight(start_host):
+def test_sigint_closes_the_listener_and_ends_watches_while_calls_are_in_flight(start_host):
     with start_host() as host, host.client() as client:
         watch = client.health.Watch(HealthCheckRequest(), timeout=30)
         assert next(watch).status == HealthCheckResponse.SERVING
         call = client.start("get", task_type="plain", meta=order("gate", id="gated"))
         host.wait_for("started", id="gated")
-        host.send(signal.SIGTERM)
+        host.send(signal.SIGINT)
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
         with pytest.raises(grpc.RpcError) as raised:
             next(watch)
@@ -103,14 +102,7 @@ def test_calls_beyond_the_grace_are_told_that_the_server_is_unavailable(start_ho
         assert [host.wait_for("ended", id=name)["outcome"] for name in "012"] == ["cancelled"] * 3
 
 
-@pytest.mark.parametrize(
-    ("signals", "code"),
-    [
-        ((signal.SIGTERM, signal.SIGTERM), 143),
-        ((signal.SIGTERM, signal.SIGINT), 130),
-    ],
-)
-def test_a_second_signal_stops_at_once(start_host, signals, code):
+def test_a_second_signal_stops_at_once(start_host):
     with start_host() as host, host.client() as client:
         calls = [
             client.start("get", meta=order("sleep", 60, id="patient")),
@@ -118,11 +110,11 @@ def test_a_second_signal_stops_at_once(start_host, signals, code):
         ]
         for name in ("patient", "stuck"):
             host.wait_for("started", id=name)
-        host.send(signals[0])
+        host.send(signal.SIGTERM)
         host.wait_for_log("draining")
-        host.send(signals[1])
+        host.send(signal.SIGINT)
         with within(5):
-            assert host.wait() == code
+            assert host.wait() == 128 + signal.SIGINT
         for call in calls:
             assert call.exception().code() is StatusCode.UNAVAILABLE
 
@@ -139,21 +131,14 @@ def test_a_second_signal_stops_a_host_whose_event_loop_is_blocked(start_host):
         assert blocked.exception().code() is StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_signals_while_modules_are_being_loaded(start_host, tmp_path, count):
+def test_a_signal_while_modules_are_being_loaded(start_host, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     module = str(CONNECTORS / "slow_to_load.py")
     with start_host(modules=[module], env={"SLOW_TO_LOAD": str(tmp_path / "fifo")}) as host:
         host.wait_for("loading")
         host.send(signal.SIGTERM)
-        if count == 2:
-            time.sleep(0.1)  # as above
-            host.send(signal.SIGTERM)
-            with within(5):
-                assert host.wait() == 128 + signal.SIGTERM
-        else:
-            (tmp_path / "fifo").write_text("go on")
-            assert host.wait() == 0
+        (tmp_path / "fifo").write_text("go on")
+        assert host.wait() == 0
 
 
 def test_as_process_1(start_host):
@@ -182,9 +167,3 @@ def child_of(pid):
         if int(fields.split()[1]) == pid:
             return int(with_name.split()[0])
     raise LookupError(f"process {pid} has no child")
-
-
-def test_after_a_timeout(start_host):
-    with start_host(timeout=0.2) as host:
-        assert host.wait() == 0
-        assert host.errors.startswith("{")

@@ -74,8 +74,8 @@ def test_an_entry_point_that_cannot_be_loaded(tmp_path):
         assert (line["level"], line["event"]) == ("warning", "an entry point failed to load")
 
 
-def test_lifespans_are_open_from_before_the_first_call_till_after_the_last(start_host):
-    with start_host(modules=[LIFESPANS], env={"LIFESPAN": "fine"}) as host, host.client() as client:
+def test_lifespans_are_open_from_before_the_first_call_till_after_the_last():
+    with HostProgram("uvloop", modules=[LIFESPANS], env={"LIFESPAN": "fine"}) as host, host.client() as client:
         call = client.start("get", task_type="holder", meta=b'{"seconds": 0.5}')
         host.wait_for("called")
         host.send(signal.SIGTERM)
@@ -85,8 +85,8 @@ def test_lifespans_are_open_from_before_the_first_call_till_after_the_last(start
         assert order == ["opening", "opened", "serving", "called", "answered", "closed"]
 
 
-def test_a_signal_while_a_lifespan_hangs_as_it_opens(start_host):
-    with start_host(modules=[LIFESPANS], env={"LIFESPAN": "hangs"}) as host:
+def test_a_signal_while_a_lifespan_hangs_as_it_opens():
+    with HostProgram("trio", modules=[LIFESPANS], env={"LIFESPAN": "hangs"}) as host:
         host.wait_for("opening")
         host.send(signal.SIGTERM)
         assert host.wait() == 0

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +66,8 @@ class Order(ResourceMeta):
     recurse   exceed the recursion limit
     sleep S   wait for S seconds
     block S   hold up whatever thread this is for S seconds
-    gate      wait for a call that is told to open the gate
-    open      open the gate
+    gate      wait for an order of the same id to open the gate
+    open      open it
     junk      return something that no method may return
     """
 
@@ -79,27 +80,35 @@ class Gate:
     """Holds calls until it is opened, and knows how many it held at once."""
 
     def __init__(self) -> None:
-        self._opened = threading.Condition()
-        self.is_open = False
-        self.now = 0
+        self._changed = threading.Condition()
+        self._is_open = False
+        self._now = 0
         self.most = 0
 
     def open(self) -> None:
-        with self._opened:
-            self.is_open = True
-            self._opened.notify_all()
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
 
     def wait(self) -> None:
-        with self._opened:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            self._opened.wait_for(lambda: self.is_open, timeout=60)
-            self.now -= 1
+        with self._changed:
+            self._now += 1
+            self.most = max(self.most, self._now)
+            self._changed.wait_for(lambda: self._is_open)
+            self._now -= 1
 
 
-GATE = Gate()
+# by the id of the order
+GATES: defaultdict[str, Gate] = defaultdict(Gate)
+
+
+def open_all(*_: object) -> None:
+    for gate in list(GATES.values()):
+        gate.open()
+
+
 if API == "connectrio":  # the other one loads modules in a thread, which may not handle signals
-    signal.signal(signal.SIGUSR1, lambda *_: GATE.open())
+    signal.signal(signal.SIGUSR1, open_all)
 
 
 def act(order: Order, arguments: dict[str, Any]) -> str:
@@ -117,7 +126,7 @@ def act(order: Order, arguments: dict[str, Any]) -> str:
         case "big":
             return "x" * int(order.argument)
         case "open":
-            GATE.open()
+            GATES[order.id].open()
     return json.dumps({name: describe(value) for name, value in arguments.items()})
 
 
@@ -140,9 +149,9 @@ def obey_in_a_thread(operation: str, order: Order, **arguments: Any) -> str:
     if order.does == "sleep":
         time.sleep(float(order.argument))
     if order.does == "gate":
-        GATE.wait()
+        GATES[order.id].wait()
     result = act(order, arguments)
-    report("ended", operation=operation, id=order.id, outcome="returned", most=GATE.most)
+    report("ended", operation=operation, id=order.id, outcome="returned", most=GATES[order.id].most)
     return result
 
 
