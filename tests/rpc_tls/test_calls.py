@@ -10,7 +10,7 @@ from anyio.streams.tls import TLSAttribute
 
 from connectrio.rpc import Channel, ServerOptions
 from connectrio.rpc.testing import memory_transport_pair
-from connectrio.rpc.tls import ChannelTLS, ServerTLS, secure
+from connectrio.rpc.tls import ChannelTLS, ServerTLS, _hostname, secure
 from rpc.frames import Headers
 from rpc.raw import RawPeer
 from rpc.script import Note, Script, ScriptStub
@@ -126,6 +126,21 @@ async def test_the_peers_address_is_that_below_tls(pki: Pki):
 async def test_the_certificate_may_name_a_host_or_an_address(pki: Pki, host: str):
     async with serving(server_tls(pki)) as served, calling(f"{host}:{served.port}", ChannelTLS(pki.ca)) as stub:
         assert await stub.unary(Note("a")) == Note("a")
+
+
+@pytest.mark.parametrize(
+    ("authority", "hostname"),
+    [
+        ("example.com:443", "example.com"),
+        ("example.com.:443", "example.com"),
+        ("localhost", "localhost"),
+        ("127.0.0.1:443", "127.0.0.1"),
+        ("[::1]:443", "::1"),
+        ("[fe80::1%eth0]:443", "fe80::1"),
+    ],
+)
+def test_whom_the_certificate_must_name(authority: str, hostname: str):
+    assert _hostname(authority) == hostname
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,18 @@ async def test_every_refusal_names_the_client(pki: Pki):
         assert (entry["peer"], entry["log_level"]) == (name, "info")
 
 
+async def test_a_client_that_stops_speaking_tls_after_the_handshake(pki: Pki):
+    async with serving(server_tls(pki)) as served, calling(served.target, ChannelTLS(pki.ca)) as stub:
+        assert await stub.unary(Note("a")) == Note("a")
+        transport = await anyio.connect_tcp("127.0.0.1", served.port)
+        context = client_context(pki, alpn=["h2"])
+        await TLSStream.wrap(transport, hostname="localhost", ssl_context=context, standard_compatible=False)
+        await transport.send(PREFACE)
+        assert await ended(transport)
+        await transport.aclose()
+        assert await stub.unary(Note("b")) == Note("b")
+
+
 # client certificates
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -45,6 +45,15 @@ async def read(stream: TLSByteStream, size: int) -> bytes:
     while len(data) < size:
         data += await stream.receive()
     return data
+
+
+async def rest(stream: TLSByteStream) -> list[bytes]:
+    """What still arrives, to the end."""
+    found = []
+    with suppress(anyio.EndOfStream):
+        while True:
+            found.append(await stream.receive())
+    return found
 
 
 def in_single_bytes() -> tuple[AnyByteStream, AnyByteStream]:
@@ -208,6 +217,26 @@ async def test_a_receive_that_is_cancelled_loses_nothing(pki: Pki):
                 tasks.cancel_scope.cancel()
             await client._transport.send(record[7:])
             assert await server.receive() == b"whole"
+
+
+async def test_a_send_that_is_cancelled_ends_sending_and_nothing_else(pki: Pki):
+    transports = memory_transport_pair(3)
+    async with tls_pair(pki, transports=transports) as (client, server), anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(cancel_when_blocked, scope)
+            while True:
+                await client.send(b"x" * 100)
+        with pytest.raises(anyio.BrokenResourceError):
+            await client.send(b"after a gap")
+        await server.send(b"still read")
+        assert await client.receive() == b"still read"
+        await client.send_eof()
+        assert set(await rest(server)) == {b"x" * 100}
+
+
+async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
+    await anyio.wait_all_tasks_blocked()
+    scope.cancel()
 
 
 async def test_a_handshake_that_is_cancelled_closes_the_transport(pki: Pki):

@@ -19,17 +19,22 @@ from connectrio.rpc.connectivity import ChannelState
 from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
 from connectrio.rpc.server import Server
+from connectrio.rpc.tls import ChannelTLS, ServerTLS
+from connectrio.rpc.unix import listen_unix
 
 __all__ = [
     "Call",
     "Channel",
     "ChannelOptions",
     "ChannelState",
+    "ChannelTLS",
     "ConnectionOptions",
     "Deadline",
     "GRPCError",
     "Server",
     "ServerOptions",
+    "ServerTLS",
     "Status",
     "current_call",
+    "listen_unix",
 ]

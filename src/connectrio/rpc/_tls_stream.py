@@ -55,6 +55,7 @@ class TLSByteStream(ByteStream):
             self._incoming, self._outgoing, server_side=hostname is None, server_hostname=hostname
         )
         self._eof_sent = False
+        self._is_torn = False  # a send was cancelled: the peer can make nothing of what would follow
 
     async def handshake(self) -> None:
         """Agree with the peer on keys, and to speak HTTP/2 (ALPN, RFC 7301). If that fails, the transport is closed.
@@ -127,7 +128,9 @@ class TLSByteStream(ByteStream):
         raise anyio.EndOfStream
 
     async def send(self, item: bytes) -> None:
-        """See `ByteStream.send`. Cancelled while it waits, the stream is broken: a part of a record may be missing."""
+        """See `ByteStream.send`. Cancelled while it waits, a part of a record may be missing: sending is over then."""
+        if self._is_torn:
+            raise anyio.BrokenResourceError
         try:
             self._engine.write(item)
         except ssl.SSLError as error:
@@ -141,7 +144,8 @@ class TLSByteStream(ByteStream):
         self._eof_sent = True
         with suppress(ssl.SSLError):  # it goes on to look for the peer's close_notify, which need not be here
             self._engine.unwrap()
-        await self._flush()
+        if not self._is_torn:
+            await self._flush()
         await self._transport.send_eof()
 
     async def aclose(self) -> None:
@@ -150,7 +154,9 @@ class TLSByteStream(ByteStream):
 
     async def _flush(self) -> None:
         if self._outgoing.pending:
+            self._is_torn = True
             await self._transport.send(self._outgoing.read())
+            self._is_torn = False
 
     async def _fill(self) -> bool:
         """Wait for bytes from the peer; False when there will be none."""
