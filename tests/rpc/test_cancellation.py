@@ -136,8 +136,8 @@ async def test_what_had_arrived_before_the_reset_cannot_hold_the_slot():
     async def method(stream):
         started.set()
         with suppress(StreamTerminatedError):
-            while True:
-                await stream.recv_message()
+            async for _ in stream:
+                pass
 
     async with leaving_nothing():
         server = Server([Script(bidi=method)], options=ServerOptions(max_concurrent_streams=1))
