@@ -203,6 +203,19 @@ async def test_receiving_goes_on_while_sending_is_stuck(pki: Pki):
         tasks.cancel_scope.cancel()
 
 
+async def test_answers_to_key_updates_wait_for_a_send_but_not_without_bound(pki: Pki):
+    """Python's TLS cannot ask for new keys: the answers are put where OpenSSL would put them."""
+    async with tls_pair(pki) as (client, server):
+        server._outgoing.write(b"?" * 4096)
+        await client.send(b"a")
+        assert await server.receive() == b"a"
+        server._outgoing.write(b"?")
+        await client.send(b"b")
+        with pytest.raises(anyio.BrokenResourceError) as raised:
+            await server.receive()
+        assert str(raised.value.__cause__) == "the client updates its keys without end"
+
+
 async def test_a_receive_that_is_cancelled_loses_nothing(pki: Pki):
     async with tls_pair(pki, transports=in_single_bytes()) as (client, server):
         for _ in range(3):

@@ -27,6 +27,10 @@ from connectrio.rpc._tls_errors import HandshakeAbandonedError, TLSHandshakeErro
 # seconds that a peer has to read why the handshake failed; closing at once could destroy the alert
 _ALERT_LINGER = 1.0
 
+# bytes that TLS may want to say while nothing is sent. The answer to a key update takes 27, and honest peers update
+# their keys once in millions of records; without a bound, one that does nothing else would fill our memory
+_MAX_UNASKED = 4096
+
 _LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
@@ -111,6 +115,8 @@ class TLSByteStream(ByteStream):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """See `ByteStream.receive`. Cancelled while it waits, nothing is lost."""
         while not self._eof_sent:
+            if self._outgoing.pending > _MAX_UNASKED:
+                raise anyio.BrokenResourceError from ConnectionError(f"{self._peer} updates its keys without end")
             try:
                 data = self._engine.read(max_bytes)
             except ssl.SSLWantReadError:
