@@ -24,8 +24,8 @@ MISBEHAVIOUR = {
 @pytest.mark.parametrize("task_type", ["probe", "plain"])
 @pytest.mark.parametrize("meta", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
 def test_other_calls_do_not_notice(host, client, meta, task_type):
-    other = client.start("get", meta=order("sleep", 0.2))
-    stream = client.start("get_logs", meta=order("sleep", 0.2))
+    other = client.start("get", meta=order("sleep", 0.1))
+    stream = client.start("get_logs", meta=order("sleep", 0.1))
     misbehaving = [client.start("get", task_type=task_type, meta=meta) for _ in range(3)]
     assert {call.exception().code() for call in misbehaving} == {StatusCode.INTERNAL}
     assert other.result().resource.message == "{}"
@@ -34,7 +34,7 @@ def test_other_calls_do_not_notice(host, client, meta, task_type):
 
 
 def test_an_answer_of_50_mb(client):
-    others = [client.start("get", meta=order("sleep", 0.2)) for _ in range(5)]
+    others = [client.start("get", meta=order("sleep", 0.1)) for _ in range(5)]
     large = client.start("get", meta=order("big", 50_000_000))
     assert {call.result().resource.message for call in others} == {"{}"}
     assert len(large.result().resource.message) == 50_000_000
