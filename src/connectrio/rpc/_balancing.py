@@ -123,9 +123,8 @@ class RoundRobin(Policy):
     @property
     def error(self) -> str:
         """See `Policy.error`."""
-        return self._resolution_error or "; ".join(
-            f"{address}: {subchannel.error}" for address, subchannel in self._subchannels.items() if subchannel.error
-        )
+        errors = [f"{address}: {one.error}" for address, one in self._subchannels.items() if one.error]
+        return "; ".join(filter(None, [self._resolution_error, *errors]))
 
     @property
     def is_busy(self) -> bool:
