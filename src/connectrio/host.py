@@ -29,7 +29,7 @@ from connectrio.listening import ListenError, bind_tcp
 from connectrio.loading import ModuleLoadError, load_entry_points, load_modules
 from connectrio.logs import get_logger
 from connectrio.registry import ConnectorRegistry, LoadFailure, RegisteredConnector, Registry
-from connectrio.rpc import Server, ServerOptions
+from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
 from connectrio.rpc.server import Servicer
@@ -249,13 +249,7 @@ class Host:
         if settings.reflection:
             self._reflection = Reflection(service_names(servicers), bundled_descriptors())
             servicers.append(self._reflection)
-        return Server(
-            servicers,
-            options=ServerOptions(
-                max_receive_message_size=settings.max_receive_message_size,
-                max_concurrent_streams=settings.max_concurrent_streams,
-            ),
-        )
+        return Server(servicers, options=settings)
 
     async def _drain(self, server: Server) -> None:
         log.info("draining", calls=server.active_calls, grace_seconds=self._grace)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from connectrio.rpc.options import MIB
+from connectrio.rpc.options import ServerOptions
 
 Backend = Literal["asyncio", "uvloop", "trio"]
 
@@ -16,8 +16,8 @@ __all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostSettings:
-    """How a host serves. Times are in seconds, sizes in bytes.
+class HostSettings(ServerOptions):
+    """How a host serves: what follows, and what bounds its gRPC server. Times are in seconds, sizes in bytes.
 
     :ivar host: the address to listen on, for gRPC and HTTP alike; all interfaces if not given
     :ivar port: of the gRPC server; 0 picks a free one
@@ -36,8 +36,6 @@ class HostSettings:
     :ivar delete_limit: for one DeleteTask
     :ivar metrics_limit: for one GetTaskMetrics
     :ivar logs_limit: for one GetTaskLogs stream; none unless given, because following takes as long as the job
-    :ivar max_receive_message_size: of a request; grpc's own default
-    :ivar max_concurrent_streams: calls at once on one connection; the executor makes all of its calls over one
     :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
         tells nothing that is not public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; TLS if
@@ -66,8 +64,6 @@ class HostSettings:
     delete_limit: float = 60.0
     metrics_limit: float = 30.0
     logs_limit: float | None = None
-    max_receive_message_size: int = 4 * MIB
-    max_concurrent_streams: int = 1000
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -78,12 +74,12 @@ class HostSettings:
     unix_socket_mode: str = "600"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("port", "prometheus_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
-        for name in ("worker", "max_receive_message_size", "max_concurrent_streams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.worker < 1:
+            raise ValueError(f"worker must be at least 1, got {self.worker}")
         for name in ("grace", "drain_delay", "timeout"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -24,15 +24,23 @@ F = TypeVar("F", bound=Callable[..., object])
 
 _IVAR = re.compile(r":ivar (\w+): (.*?)(?=\n *:ivar |\Z)", re.DOTALL)
 _UNITS = {"float": "seconds", "float | None": "seconds"}
+_SIZES = (
+    "max_receive_message_size",
+    "max_header_list_size",
+    "stream_window",
+    "connection_window",
+    "write_buffer",
+    "max_control_backlog",
+)
 _SETTINGS = HostSettings()
 
 
 def _with_help_of_settings(command: F) -> F:
     """Add what `HostSettings` says of its fields to the help of `command`, where its parameter is `settings`."""
     units = {field.name: _UNITS.get(str(field.type), "") for field in fields(HostSettings)}
-    units["max_receive_message_size"] = "bytes"
+    units |= dict.fromkeys(_SIZES, "bytes")
     lines = [inspect.cleandoc(command.__doc__ or "")]
-    for name, text in _IVAR.findall(HostSettings.__doc__ or ""):
+    for name, text in (found for layer in HostSettings.__mro__ for found in _IVAR.findall(layer.__doc__ or "")):
         unit = f" ({units[name]})" if units.get(name) else ""
         lines.append(f":param settings.{name}: {' '.join(text.split())}{unit}")
     command.__doc__ = "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 KIB = 1024
@@ -88,6 +88,12 @@ class ServerOptions(ConnectionOptions):
     max_connection_age_grace: float = math.inf
     drain_ping_timeout: float = 1.0
     linger: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for bound in fields(ServerOptions):
+            if not getattr(self, bound.name) > 0:
+                raise ValueError(f"{bound.name} must be more than 0, got {getattr(self, bound.name)}")
 
 
 # gRFC A8: what a client may ping at most. Faster would be an attack on the server, and servers treat it as one.
