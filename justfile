@@ -8,9 +8,9 @@ python := "python"
 default:
     @{{just_executable()}} --list
 
-# run the tests; arguments go to pytest
+# run the tests, in two processes; arguments go to pytest
 test *arguments:
-    {{python}} -m pytest "$@"
+    {{python}} -m pytest -q --numprocesses 2 --dist loadscope "$@"
 
 # check style, formatting and unused code
 lint:
