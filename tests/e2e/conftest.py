@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from e2e.client import Client
-from e2e.programs import HostProgram
+from e2e.programs import HostProgram, left_over
 from e2e.reference import ReferenceProgram, find_reference
 
 # of the hosts that tests share: few, so that a test can keep all of them busy
@@ -23,15 +23,26 @@ def backend(request):
     return request.param
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left():
+    """No test leaves a process behind, and so no port either."""
+    yield
+    assert left_over() == []
+
+
 @pytest.fixture(scope="session")
-def running(pytestconfig):
+def running(pytestconfig, tmp_path_factory):
     """The hosts that tests share, each started when it is first asked for, by backend; "flyte-sdk" is the reference."""
     started = {}
     with ExitStack() as stack:
 
         def get(name):
             if name not in started:
-                host = ReferenceProgram(find_reference(pytestconfig)) if name == REFERENCE else our_host(name)
+                host = (
+                    ReferenceProgram(find_reference(pytestconfig))
+                    if name == REFERENCE
+                    else our_host(name, tmp_path_factory)
+                )
                 started[name] = stack.enter_context(host).ready()
             return started[name]
 
@@ -39,13 +50,15 @@ def running(pytestconfig):
 
 
 @contextmanager
-def our_host(backend):
+def our_host(backend, tmp_path_factory):
     """A host that must be able to end in good order after everything that was done to it."""
-    with HostProgram(backend, worker=WORKERS) as program:
+    temporary = tmp_path_factory.mktemp(f"tmp-of-{backend}")
+    with HostProgram(backend, worker=WORKERS, env={"TMPDIR": str(temporary)}) as program:
         yield program
         assert program.is_running
         program.send(signal.SIGTERM)
         assert program.wait() == 0
+        assert list(temporary.iterdir()) == []
         strays = [line for line in program.errors.splitlines() if not line.startswith("{")]
         assert not strays, "a host writes log lines to standard error, and nothing else"
 

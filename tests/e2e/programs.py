@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,9 @@ TESTS = HERE.parent
 
 # seconds; how long what must happen may take on a machine that is busy with other things
 PATIENCE = 30.0
+
+# in the environment of all that is started here, and of all that those start
+MARK = {"STARTED_BY_TESTS": str(os.getpid())}
 
 # for a server that is not there yet: gRPC would wait for longer and longer
 IMPATIENT = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 100}
@@ -54,7 +58,7 @@ class Program:
         self._process = subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**os.environ, **MARK, "PYTHONUNBUFFERED": "1", **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -245,3 +249,26 @@ def free_ports() -> tuple[int, int]:
     """Two ports that were free a moment ago, for programs that cannot pick them themselves."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that process `pid` has started, and that have not ended or not been waited for."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # "pid (name) state parent …", and names may have anything in them
+            before, _, after = status.read_text().rpartition(")")
+            if int(after.split()[1]) == pid:
+                found.append(int(before.split()[0]))
+    return found
+
+
+def left_over() -> list[int]:
+    """The processes that have the mark."""
+    ((name, value),) = MARK.items()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"{name}={value}".encode() in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+    return found
