@@ -98,7 +98,7 @@ async def test_a_server_that_says_nothing(silent: str):
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
 
         async def call() -> None:
-            error = await expired(ScriptStub(channel).unary(Note(), timeout=0.05))
+            error = await expired(ScriptStub(channel).unary(Note(), timeout=0.5))
             assert "deadline" in str(error.message)
 
         tasks.start_soon(call)
@@ -114,7 +114,7 @@ async def test_a_server_that_says_nothing(silent: str):
 async def test_a_window_that_stays_shut():
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
-        tasks.start_soon(expired, ScriptStub(channel).unary(Note("x" * 1000), timeout=0.05))
+        tasks.start_soon(expired, ScriptStub(channel).unary(Note("x" * 1000), timeout=0.5))
         peer = await raw.accept({4: 10})
         await peer.until(lambda frame: frame == Reset(1, ErrorCodes.CANCEL))
         assert [len(frame.data) for frame in peer.seen if isinstance(frame, Data)] == [10]

@@ -280,7 +280,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             await self.recv_initial_metadata()
         self._raise_if_failed()
         with self._bounded():
-            raw = await read_message(self._opened(), self._reader)
+            raw = await self._read()
             if raw is None:
                 return None
             if self._messages_received and not self._cardinality.server_streaming:
@@ -289,6 +289,16 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._messages_received += 1
         (message,) = await self._channel.__dispatch__.recv_message(decoded)
         return cast("_Recv", message)
+
+    async def _read(self) -> tuple[bool, bytes] | None:
+        stream = self._opened()
+        try:
+            return await read_message(stream, self._reader)
+        except GRPCError:
+            # a server that fails in the middle of a message says why
+            if stream.trailers and status_from_trailers(stream.trailers)[0] is not Status.OK:
+                await self._settle(stream.trailers)
+            raise
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
         if compressed:
@@ -313,7 +323,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         stream = self._opened()
         with self._bounded():
             # messages that nobody asked for must not keep the status away
-            while await read_message(stream, self._reader) is not None:
+            while await self._read() is not None:
                 self._messages_received += 1
         if self._status is None:
             await self._settle(stream.trailers)
