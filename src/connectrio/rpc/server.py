@@ -87,6 +87,8 @@ class Server:
         try:
             async with anyio.create_task_group() as connections:
                 with anyio.CancelScope() as self._accepting:
+                    if self._draining:  # shut down before it began
+                        self._accepting.cancel()
                     async with anyio.create_task_group() as accepting:
                         for listener in listeners:
                             accepting.start_soon(self._accept, listener, connections)
@@ -98,10 +100,15 @@ class Server:
 
     async def serve_connection(self, transport: AnyByteStream) -> None:
         """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
-        if len(self._connections) >= self._options.max_connections:
-            log.warning("too many connections; one more was closed", max_connections=self._options.max_connections)
+        try:
+            if len(self._connections) < self._options.max_connections:
+                await self._serve_connection(transport)
+            else:
+                log.warning("too many connections; one more was closed", max_connections=self._options.max_connections)
+        finally:
             await anyio.aclose_forcefully(transport)
-            return
+
+    async def _serve_connection(self, transport: AnyByteStream) -> None:
         connection = _Connection(transport, self._context(transport))
         self._connections.add(connection)
         try:
