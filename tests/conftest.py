@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -14,3 +15,10 @@ BACKENDS = [
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request):
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A test that sets up logging, as a host's process does, sets it up for itself alone."""
+    yield
+    structlog.reset_defaults()
