@@ -219,7 +219,10 @@ class _Connection:
             async with anyio.create_task_group() as self._tasks:
                 if self._draining:
                     self.core.drain()
-                await self._until_over()
+                try:
+                    await self._until_over()
+                finally:
+                    self.core.finish()  # cancelled, it may still be reading, but nobody would answer a request
             timing.cancel_scope.cancel()
 
     def drain(self) -> None:
