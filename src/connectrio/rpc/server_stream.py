@@ -79,6 +79,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._status_details_codec = status_details_codec
         self._dispatch = dispatch
         self._reader = MessageReader(max_message_size)
+        self._first: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
         self._max_message_size = max_message_size
         self.is_cut = False
         self.deadline = call.deadline
@@ -94,7 +95,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         :raises GRPCError: UNIMPLEMENTED when a unary request is not exactly one message, RESOURCE_EXHAUSTED for a
             message over the limit, INTERNAL for one that cannot be decoded
         """
-        raw = await read_message(self._http2, self._reader)
+        raw = self._first = self._first or await read_message(self._http2, self._reader)
         unary = not self._cardinality.client_streaming
         if raw is None:
             if unary and not self._messages_received:
@@ -102,6 +103,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
             return None
         if unary and await read_message(self._http2, self._reader) is not None:
             raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
+        self._first = None
         (message,) = await self._dispatch.recv_message(self._decode(*raw))
         self._messages_received += 1
         return cast("_Recv", message)
