@@ -90,7 +90,7 @@ class Stream:
     :ivar termination: set once the stream has been cut short
     :ivar readable: woken when something arrives or the stream ends
     :ivar writable: woken when more may be sent or the stream ends
-    :ivar on_terminated: called once, when the stream is cut short
+    :ivar on_terminated: called once, when the stream is cut short by anything but `reset`
     """
 
     __slots__ = (
