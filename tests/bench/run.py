@@ -73,8 +73,8 @@ def running(peer: Peer) -> Iterator[int]:
         env={**os.environ, "PYTHONPATH": str(HERE)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE % (os.cpu_count() or 1)}),
     )
+    _pin(process.pid, SERVER_CORE)
     try:
         _wait_until_listening(port, process)
         yield port
@@ -102,14 +102,18 @@ def _wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def measure(port: int, streams: int, seconds: float) -> Result:
     """Load the host on `port` with so many calls at once for so long."""
-    client = subprocess.run(
-        [sys.executable, str(HERE / "load.py"), str(port), str(streams), str(seconds)],
-        check=True,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE % (os.cpu_count() or 1)}),
-    )
-    return Result(**json.loads(client.stdout))
+    command = [sys.executable, str(HERE / "load.py"), str(port), str(streams), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+        _pin(client.pid, CLIENT_CORE)
+        output, _ = client.communicate()
+    if client.returncode != 0:
+        raise SystemExit(f"the client ended with {client.returncode}")
+    return Result(**json.loads(output))
+
+
+def _pin(process: int, core: int) -> None:
+    """Keep a process that has just been started, and the threads that it will start, on one core."""
+    os.sched_setaffinity(process, {core % (os.cpu_count() or 1)})
 
 
 def main() -> None:
@@ -146,7 +150,7 @@ def report(streams: int, everyone: list[Peer], results: dict[tuple[int, str], li
         )
         print(
             f"  {peer.name:20} {rate:8.0f} calls/s  p50 {median:7.2f} ms  p99 {p99:7.2f} ms"
-            f"  ×{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            f"  {statistics.median(ratios):.2f} of it ({min(ratios):.2f}-{max(ratios):.2f})"
         )
 
 
