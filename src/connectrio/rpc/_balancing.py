@@ -213,8 +213,7 @@ class RoundRobin(Policy):
         subchannel.connect()
 
     def _subchannel_changed(self, subchannel: Subchannel) -> None:
-        if subchannel.state in (ChannelState.IDLE, ChannelState.TRANSIENT_FAILURE):
+        if subchannel in self._turns and subchannel.state in (ChannelState.IDLE, ChannelState.TRANSIENT_FAILURE):
             self._failed.wake()
-            if subchannel in self._turns:
-                subchannel.connect()
+            subchannel.connect()
         self._context.on_change()
