@@ -18,7 +18,7 @@ from connectrio.rpc.testing import memory_channel
 from rpc.script import ScriptStub
 
 # seconds; nothing here takes long, but machines may be slow
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
