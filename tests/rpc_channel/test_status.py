@@ -248,3 +248,17 @@ async def test_a_call_that_was_cancelled_by_its_caller_is_left_in_peace():
                 await stream.recv_message()
             assert raised.value.status is Status.CANCELLED
         assert (await peer.whole(1))[-1] is not None
+
+
+@in_virtual_time
+async def test_what_is_done_stays_done_when_the_deadline_passes():
+    async with playing(patience=LONG) as played:
+        peer = await played.connected()
+        async with played.channel.request(UNARY, Cardinality.UNARY_UNARY, Note, Note, timeout=10) as stream:
+            await stream.send_message(Note())
+            await answer(peer, 1, "in time")
+            assert await stream.recv_message() == Note("in time")
+            await stream.recv_trailing_metadata()
+            await anyio.sleep(20)
+            assert await stream.recv_message() is None
+            await stream.recv_trailing_metadata()

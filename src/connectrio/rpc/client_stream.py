@@ -6,14 +6,14 @@ Rules:
 2. Leaving the block before the status has come resets the stream, so that the server stops working for nobody.
 3. Whatever goes wrong with the connection reaches the caller as a `GRPCError`; how a call has failed once is how it
    has failed.
-4. Until the response's headers are here the call may move to another stream (see `_retry`); afterwards it may not.
+4. Until the response's headers are here the call may move to another stream (see `_attempts`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
@@ -23,10 +23,10 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 from grpclib.metadata import encode_metadata
 from grpclib.stream import StreamIterator
-from h2.errors import ErrorCodes
 from multidict import MultiDict
 
 from connectrio._version import __version__
+from connectrio.rpc._attempts import Attempts
 from connectrio.rpc._client_status import (
     check_response,
     error_from_termination,
@@ -37,8 +37,8 @@ from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, dec
 from connectrio.rpc._framing import MessageReader, frame_message
 from connectrio.rpc._headers import CONTENT_TYPE, Metadata, encode_timeout
 from connectrio.rpc._messages import read_message
-from connectrio.rpc._retry import Outbox, Retries
-from connectrio.rpc._stream import Headers, Stream, StreamTerminatedError
+from connectrio.rpc._outcome import Outcome
+from connectrio.rpc._stream import Headers, StreamTerminatedError
 from connectrio.rpc.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
-
-_TOO_LATE = "the deadline passed before the call was done"
 
 USER_AGENT = f"grpc-python-connectrio/{__version__}"
 
@@ -78,17 +76,12 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._cardinality = cardinality
         self._send_type = send_type
         self._recv_type = recv_type
-        self._deadline = deadline
         self._metadata = metadata
-        self._wait_for_ready = wait_for_ready
-        self._outbox = Outbox(channel.options.retry_buffer_size)
-        self._retries = Retries()
-        self._repeating = anyio.Lock()
+        self._outcome = Outcome(deadline)
+        self._attempts = Attempts(channel, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
         self._reader = MessageReader(channel.options.max_receive_message_size)
-        self._stream: Stream | None = None
         self._messages_sent = 0
         self._messages_received = 0
-        self._status: tuple[Status, str | None] | None = None
 
     # sending
 
@@ -98,27 +91,21 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         :param end: nothing will be sent; only for calls that stream their requests
         :raises GRPCError: UNAVAILABLE when there is no connection to be had
         """
-        if self._stream is not None:
+        if self._attempts.is_open:
             raise ProtocolError("the request was sent already")
         if end and not self._cardinality.client_streaming:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
         (metadata,) = await self._channel.__dispatch__.send_request(
-            cast("Any", self._metadata), method_name=self._method, deadline=self._deadline, content_type=CONTENT_TYPE
+            cast("Any", self._metadata),
+            method_name=self._method,
+            deadline=self._outcome.deadline,
+            content_type=CONTENT_TYPE,
         )
         self._metadata = cast("Metadata", metadata)
         with self._bounded():
-            self._stream = await self._open()
+            await self._attempts.open()
         if end:
             await self.end()
-
-    async def _open(self) -> Stream:
-        self._raise_if_failed()
-        stream = await self._channel.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
-        if self._status is not None:  # another task has ended the call meanwhile
-            stream.reset(ErrorCodes.CANCEL)
-            stream.release()
-            self._raise_if_failed()
-        return stream
 
     def _request_headers(self) -> Headers:
         headers = [
@@ -127,8 +114,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             (":path", self._method),
             (":authority", self._channel.authority),
         ]
-        if self._deadline is not None:
-            headers.append(("grpc-timeout", encode_timeout(self._deadline.time_remaining())))
+        deadline = self._outcome.deadline
+        if deadline is not None:
+            headers.append(("grpc-timeout", encode_timeout(deadline.time_remaining())))
         headers += [("te", "trailers"), ("content-type", CONTENT_TYPE), ("user-agent", USER_AGENT)]
         if self._channel.options.compression != IDENTITY:
             headers.append(("grpc-encoding", self._channel.options.compression))
@@ -143,20 +131,21 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
         :param end: this is the last message (always so for a unary request)
         """
-        if self._stream is None:
+        if not self._attempts.is_open:
             await self.send_request()
         if not self._cardinality.client_streaming:
             if self._messages_sent:
                 raise ProtocolError("a unary request carries one message, and it was sent already")
             end = True
-        if self._outbox.is_ended:
+        if self._attempts.outbox.is_ended:
             raise ProtocolError("the request was ended already")
         (message,) = await self._channel.__dispatch__.send_message(message)
         data = self._encode(message)
         self._messages_sent += 1
-        if not self._opened().is_complete:
-            self._outbox.add(data, end=end)
-            await self._flush()
+        if not self._attempts.stream.is_complete:
+            self._attempts.outbox.add(data, end=end)
+            with self._bounded():
+                await self._attempts.flush()
 
     def _encode(self, message: Any) -> bytes:
         raw = self._channel.codec.encode(message, self._send_type)
@@ -167,50 +156,13 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     async def end(self) -> None:
         """Say that no more messages will be sent."""
-        stream = self._opened()
-        if not self._cardinality.client_streaming and not self._outbox.is_ended:
+        stream = self._attempts.stream
+        if not self._cardinality.client_streaming and not self._attempts.outbox.is_ended:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
         if not stream.is_complete:
-            self._outbox.end()
-            await self._flush()
-
-    async def _flush(self) -> None:
-        """Send all that waits, on another stream if need be."""
-        with self._bounded():
-            while True:
-                stream = self._opened()
-                try:
-                    while not self._outbox.push(stream):
-                        await stream.writable.wait()
-                except StreamTerminatedError:
-                    if stream.is_complete:  # the server has answered, and needs no more
-                        return
-                    await self._repeat(stream)
-                else:
-                    return
-
-    async def _repeat(self, failed: Stream) -> None:
-        """Make the call again, after `failed` was cut short. Cancelled while it waits, it can be asked again.
-
-        :raises StreamTerminatedError: a server may have seen the call, or what it has sent is no longer here
-        """
-        async with self._repeating:
-            if self._stream is not failed:  # another task was faster
-                return
-            if not (self._outbox.is_replayable and self._retries.allow(failed)):
-                failed.raise_if_terminated()
-            self._stream = await self._open()
-            self._retries.count(failed)
-            failed.release()
-            self._outbox.rewind()
-            if not self._outbox.push(self._stream):
-                # whoever sent this may be waiting for the response now
-                self._channel.start_soon(self._replay, self._stream)
-
-    async def _replay(self, stream: Stream) -> None:
-        with suppress(StreamTerminatedError):
-            while self._stream is stream and not self._outbox.push(stream):
-                await stream.writable.wait()
+            self._attempts.outbox.end()
+            with self._bounded():
+                await self._attempts.flush()
 
     async def send_all(self, messages: AsyncIterable[_Send] | Iterable[_Send]) -> None:
         """Send every one of `messages`, then end the request; no more of them once the server has ended the call.
@@ -222,7 +174,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         else:
             for message in messages:
                 await self.send_message(message)
-                if self._opened().is_complete:
+                if self._attempts.stream.is_complete:
                     return
                 await checkpoint()  # nothing may ever wait, and the server must be heard
         await self.end()
@@ -233,7 +185,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 await stack.enter_async_context(aclosing(messages))
             async for message in messages:
                 await self.send_message(message)
-                if self._opened().is_complete:
+                if self._attempts.stream.is_complete:
                     return
                 await checkpoint()  # as above
 
@@ -244,12 +196,11 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
         :raises GRPCError: the call has failed already
         """
-        self._opened()
         if self.initial_metadata is not None:
             raise ProtocolError("the initial metadata was received already")
-        self._raise_if_failed()
+        self._outcome.raise_if_failed()
         with self._bounded():
-            headers = await self._response_headers()
+            headers = await self._attempts.headers()
             check_response(headers)
             trailers_only = "grpc-status" in dict(headers)
             metadata = cast("Metadata", MultiDict()) if trailers_only else received_metadata(headers)
@@ -257,17 +208,6 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self.initial_metadata = cast("Metadata", received)
         if trailers_only:
             await self._settle(headers)
-
-    async def _response_headers(self) -> Headers:
-        while True:
-            stream = self._opened()
-            if stream.headers is not None:
-                self._outbox.commit()
-                return stream.headers
-            if stream.termination is not None:
-                await self._repeat(stream)
-            else:
-                await stream.readable.wait()
 
     async def recv_message(self) -> _Recv | None:
         """The next message; None when the server has sent its last.
@@ -278,7 +218,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         """
         if self.initial_metadata is None:
             await self.recv_initial_metadata()
-        self._raise_if_failed()
+        self._outcome.raise_if_failed()
+        if self._outcome.is_settled:  # nothing is left, late as it may be
+            return None
         with self._bounded():
             raw = await self._read()
             if raw is None:
@@ -291,7 +233,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         return cast("_Recv", message)
 
     async def _read(self) -> tuple[bool, bytes] | None:
-        stream = self._opened()
+        stream = self._attempts.stream
         try:
             return await read_message(stream, self._reader)
         except GRPCError:
@@ -302,7 +244,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
         if compressed:
-            encoding = dict(self._opened().headers or []).get("grpc-encoding", IDENTITY)
+            encoding = dict(self._attempts.stream.headers or []).get("grpc-encoding", IDENTITY)
             raw = decompress(raw, encoding, self._channel.options.max_receive_message_size)
         try:
             return self._channel.codec.decode(raw, self._recv_type)
@@ -319,45 +261,42 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         """
         if self.initial_metadata is None:
             await self.recv_initial_metadata()
-        self._raise_if_failed()
-        stream = self._opened()
+        self._outcome.raise_if_failed()
+        if not self._outcome.is_settled:
+            await self._drain()
+            await self._settle(self._attempts.stream.trailers)
+        self._raise_for_status()
+
+    async def _drain(self) -> None:
         with self._bounded():
             # messages that nobody asked for must not keep the status away
             while await self._read() is not None:
                 self._messages_received += 1
-        if self._status is None:
-            await self._settle(stream.trailers)
-        self._raise_for_status()
 
     async def _settle(self, trailers: Headers | None) -> None:
         """Take the status from `trailers`."""
         status, message = status_from_trailers(trailers)
         with self._bounded():
-            if status is Status.CANCELLED and self._is_late():
-                raise GRPCError(Status.DEADLINE_EXCEEDED, _TOO_LATE)
             metadata = received_metadata(trailers or [])
         (received,) = await self._channel.__dispatch__.recv_trailing_metadata(
             cast("Any", metadata), status=status, status_message=message, status_details=None
         )
         self.trailing_metadata = cast("Metadata", received)
-        self._status = (status, message)
+        self._outcome.settle(status, message)
         self._raise_for_status()
 
     def _raise_for_status(self) -> None:
-        self._raise_if_failed()
+        self._outcome.raise_if_failed()
         if self._messages_received != 1 and not self._cardinality.server_streaming:
             count = self._messages_received or "none"
             raise GRPCError(Status.UNIMPLEMENTED, f"a unary response must carry one message, this one has {count}")
-
-    def _raise_if_failed(self) -> None:
-        if self._status is not None and self._status[0] is not Status.OK:
-            raise GRPCError(*self._status)
 
     # the life of the call
 
     async def cancel(self) -> None:
         """Tell the server that nobody waits for this call any more."""
-        self._opened()
+        if not self._attempts.is_open:
+            raise ProtocolError("the request was not sent yet")
         self._fail(Status.CANCELLED, "the client cancelled the call")
 
     async def __aenter__(self) -> Self:
@@ -366,10 +305,10 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._stream is None:
+        if not self._attempts.is_open:
             return
         try:
-            if exc_value is None and self._status is None:
+            if exc_value is None and not self._outcome.is_settled:
                 await self.recv_trailing_metadata()
         finally:
             self.abandon()
@@ -377,9 +316,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     def abandon(self) -> None:
         """Leave the call without waiting for anything; the server is told, unless it is done."""
         self._fail(Status.CANCELLED, "the client left the call")
-        if self._stream is not None:
-            self._stream.reset(ErrorCodes.CANCEL)
-            self._stream.release()
+        self._attempts.release()
 
     @contextmanager
     def _bounded(self) -> Iterator[None]:
@@ -387,7 +324,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
         :raises GRPCError: DEADLINE_EXCEEDED, when the deadline passes; what else the call fails with
         """
-        with anyio.CancelScope(deadline=math.inf if self._deadline is None else self._deadline.at) as scope:
+        deadline = self._outcome.deadline
+        with anyio.CancelScope(deadline=math.inf if deadline is None else deadline.at) as scope:
             try:
                 yield
             except StreamTerminatedError as error:
@@ -399,28 +337,12 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                     raise
                 raise failure from error
         if scope.cancelled_caught:
-            raise self._fail(Status.DEADLINE_EXCEEDED, self._why_late())
+            failure = self._outcome.expire("" if self._attempts.is_open else self._channel.error)
+            self._attempts.reset(failure.message or "")
+            raise failure
 
     def _fail(self, status: Status, message: str | None) -> GRPCError:
         """Settle the call with what went wrong on this side, unless it is settled; the error to raise."""
-        if self._status is None:
-            if status is Status.CANCELLED and self._is_late():
-                status, message = Status.DEADLINE_EXCEEDED, _TOO_LATE
-            self._status = (status, message)
-            if self._stream is not None:
-                self._stream.reset(ErrorCodes.CANCEL, message or "")
-        return GRPCError(*self._status)
-
-    def _is_late(self) -> bool:
-        return self._deadline is not None and self._deadline.time_remaining() == 0
-
-    def _why_late(self) -> str:
-        error = self._channel.error
-        if self._stream is None and error:
-            return f"the deadline passed before there was a connection: {error}"
-        return _TOO_LATE
-
-    def _opened(self) -> Stream:
-        if self._stream is None:
-            raise ProtocolError("the request was not sent yet")
-        return self._stream
+        failure = self._outcome.settle(status, message)
+        self._attempts.reset(failure.message or "")
+        return failure
