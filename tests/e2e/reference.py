@@ -1,14 +1,17 @@
 """flyte-sdk's own host, to run beside ours.
 
-It needs an environment of its own. CONNECTRIO_REFERENCE_PYTHON names the Python of one that has `flyte[connector]`;
-with CONNECTRIO_REFERENCE=1 one is made with uv, in pytest's cache. Without either, the comparisons are skipped.
+With CONNECTRIO_REFERENCE=1 it is installed with uv, in an environment of its own in pytest's cache. Otherwise it is
+looked for in the environment of the Python that CONNECTRIO_REFERENCE_PYTHON names, or else of the one that runs the
+tests, and where it is not there the comparisons are skipped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,24 +24,14 @@ START = "from flyte._bin.connect import main; main()"
 
 def find_reference(config: pytest.Config) -> Path:
     """The Python of an environment with flyte-sdk; skips the test where there is none."""
-    named = os.environ.get("CONNECTRIO_REFERENCE_PYTHON")
-    if named:
-        return _checked(Path(named))
     if os.environ.get("CONNECTRIO_REFERENCE") == "1":
         return _installed(Path(config.cache.mkdir(f"flyte-{VERSION}")))
-    pytest.skip(
-        "no flyte-sdk to compare with: set CONNECTRIO_REFERENCE=1 to install it, or CONNECTRIO_REFERENCE_PYTHON"
-    )
-
-
-def _checked(python: Path) -> Path:
-    found = subprocess.run(
-        [python, "-c", "import flyte.connectors._server"], check=False, capture_output=True, text=True
-    )
+    python = Path(os.environ.get("CONNECTRIO_REFERENCE_PYTHON") or sys.executable)
+    command = [python, "-c", "import flyte.connectors._server"]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
     if found.returncode != 0:
-        pytest.skip(
-            f"CONNECTRIO_REFERENCE_PYTHON: {python} cannot import flyte-sdk's connectors: {found.stderr[-200:]}"
-        )
+        reason = (found.stderr.splitlines() or ["?"])[-1]
+        pytest.skip(f"no flyte-sdk to compare with: {python}: {reason}; CONNECTRIO_REFERENCE=1 installs one")
     return python
 
 
@@ -47,11 +40,13 @@ def _installed(directory: Path) -> Path:
     if uv is None:
         pytest.skip("uv, which would install flyte-sdk to compare with, is not on the PATH")
     python, done = directory / "venv" / "bin" / "python", directory / "done"
-    if not done.exists():
-        subprocess.run([uv, "venv", "--quiet", "--clear", directory / "venv"], check=True)
-        package = f"flyte[connector]=={VERSION}"
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, package], check=True)
-        done.touch()
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that run tests, one installs it
+        if not done.exists():
+            subprocess.run([uv, "venv", "--quiet", "--clear", directory / "venv"], check=True)
+            package = f"flyte[connector]=={VERSION}"
+            subprocess.run([uv, "pip", "install", "--quiet", "--python", python, package], check=True)
+            done.touch()
     return python
 
 
@@ -61,16 +56,8 @@ class ReferenceProgram(CommandProgram):
     def __init__(self, python: Path) -> None:
         super().__init__(
             lambda port, exporter_port: [
-                python,
-                "-c",
-                START,
-                "--port",
-                port,
-                "--prometheus_port",
-                exporter_port,
-                "--modules",
-                "probes",
+                python, "-c", START, "--port", port, "--prometheus_port", exporter_port, "--modules", "probes"
             ],
             cwd=CONNECTORS,
             env={"CONNECTOR_API": "flyte.connectors", "NO_COLOR": "1"},
-        )
+        )  # fmt: skip

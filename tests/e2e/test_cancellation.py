@@ -46,6 +46,15 @@ def test_a_cancel(host, client, operation):
     check_seen(host, operation, "cancel", moment)
 
 
+@every_operation
+def test_a_cancel_is_seen_by_plain_functions_that_look_for_it(host, client, operation):
+    call = client.start(operation, task_type="plain", meta=order("watch", id="watching"))
+    host.wait_for("started", operation=operation, id="watching")
+    moment = time.monotonic()
+    call.cancel()
+    check_seen(host, operation, "watching", moment)
+
+
 CLIENT = """
 import sys
 from e2e.client import Client, order

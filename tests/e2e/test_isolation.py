@@ -6,10 +6,12 @@ import signal
 
 import grpc
 import pytest
+from flyteidl2.connector.connector_pb2 import ListConnectorsRequest
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from e2e.client import fetch, order
+from e2e.conftest import WORKERS
 
 MISBEHAVIOUR = {
     "SystemExit": order("raise", "SystemExit"),
@@ -38,6 +40,16 @@ def test_an_answer_of_50_mb(client):
     large = client.start("get", meta=order("big", 50_000_000))
     assert {call.result().resource.message for call in others} == {"{}"}
     assert len(large.result().resource.message) == 50_000_000
+
+
+def test_busy_threads_hold_up_neither_health_nor_listings_nor_coroutines(host, client):
+    busy = [client.start("get", task_type="plain", meta=order("gate", id="busy")) for _ in range(20)]
+    host.wait_for("started", WORKERS, id="busy")
+    assert client.health.Check(HealthCheckRequest(), timeout=30).status == HealthCheckResponse.SERVING
+    assert client.connectors.ListConnectors(ListConnectorsRequest(), timeout=30).connectors
+    assert fetch(f"{host.url}/healthz")[0] == 200
+    client.call("get", meta=order("open", id="busy"))
+    assert all(call.result().resource.message for call in busy)
 
 
 def test_threads_that_never_end(start_host):

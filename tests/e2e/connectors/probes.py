@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+from anyio import from_thread
 
 API = os.environ.get("CONNECTOR_API", "connectrio")
 if API == "connectrio":
@@ -66,6 +67,7 @@ class Order(ResourceMeta):
     recurse   exceed the recursion limit
     sleep S   wait for S seconds
     block S   hold up whatever thread this is for S seconds
+    watch     in a thread: wait until nobody waits for the answer any more
     gate      wait for an order of the same id to open the gate
     open      open it
     junk      return something that no method may return
@@ -150,9 +152,21 @@ def obey_in_a_thread(operation: str, order: Order, **arguments: Any) -> str:
         time.sleep(float(order.argument))
     if order.does == "gate":
         GATES[order.id].wait()
+    if order.does == "watch":
+        watch(operation, order)
     result = act(order, arguments)
     report("ended", operation=operation, id=order.id, outcome="returned", most=GATES[order.id].most)
     return result
+
+
+def watch(operation: str, order: Order) -> None:
+    try:
+        while True:
+            from_thread.check_cancelled()
+            time.sleep(0.02)
+    except BaseException:  # whatever each kind of event loop raises there
+        report("ended", operation=operation, id=order.id, outcome="cancelled")
+        raise
 
 
 def finished(order: Order, message: str) -> Any:
@@ -160,7 +174,6 @@ def finished(order: Order, message: str) -> Any:
 
 
 def page(message: str, token: str) -> Any:
-    # the reference gives `results` as a deprecated list of strings, as we do
     return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=[message, token]))
 
 
