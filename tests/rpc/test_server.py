@@ -252,7 +252,7 @@ async def test_shutdown_waits_for_what_servicers_have_to_do():
             cleaned_up = True
 
     async with leaving_nothing():
-        server = Server([Script(method)])
+        server = Server([Script(method)], options=ServerOptions(linger=0.05))
         async with raw_client(server) as client:
             await client.send(client.make.request(1, end_stream=True))
             await eventually(lambda: server.active_calls == 1)
