@@ -8,11 +8,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from e2e.client import Client
-from e2e.programs import HostProgram, left_over
+from e2e.programs import WORKERS, HostProgram, left_over
 from e2e.reference import ReferenceProgram, find_reference
 
-# of the hosts that tests share: few, so that a test can keep all of them busy
-WORKERS = 3
 BACKENDS = ["asyncio", "uvloop", "trio"]
 REFERENCE = "flyte-sdk"
 

@@ -25,6 +25,9 @@ TESTS = HERE.parent
 # seconds; how long what must happen may take on a machine that is busy with other things
 PATIENCE = 30.0
 
+# of the hosts that tests share: few, so that a test can keep all of them busy
+WORKERS = 3
+
 # in the environment of all that is started here, and of all that those start
 MARK = {"STARTED_BY_TESTS": str(os.getpid())}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from e2e.client import order
-from e2e.conftest import WORKERS
+from e2e.programs import WORKERS
 
 
 def seconds_for_200_calls_that_sleep(client):

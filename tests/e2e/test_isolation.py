@@ -11,7 +11,7 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from e2e.client import fetch, order
-from e2e.conftest import WORKERS
+from e2e.programs import WORKERS
 
 MISBEHAVIOUR = {
     "SystemExit": order("raise", "SystemExit"),
