@@ -43,16 +43,16 @@ def decompress(data: bytes, encoding: str, limit: int) -> bytes:
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
         raise GRPCError(Status.INTERNAL, "a message is marked as compressed, but grpc-encoding names no algorithm")
-    message = b""
+    decompressor = zlib.decompressobj(wbits=bits)
     try:
-        while data:  # gzip data may have several members
-            decompressor = zlib.decompressobj(wbits=bits)
-            message += decompressor.decompress(data, limit + 1 - len(message))
-            if len(message) > limit:
-                raise GRPCError(Status.RESOURCE_EXHAUSTED, f"decompressed message larger than max (over {limit} bytes)")
-            if not decompressor.eof:
-                raise GRPCError(Status.INTERNAL, f"a message in {encoding} is cut short")
-            data = decompressor.unused_data
+        message = decompressor.decompress(data, limit + 1)
     except zlib.error as error:
         raise GRPCError(Status.INTERNAL, f"a message in {encoding} is corrupt: {error}") from error
+    if len(message) > limit:
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, f"decompressed message larger than max (over {limit} bytes)")
+    if not decompressor.eof:
+        raise GRPCError(Status.INTERNAL, f"a message in {encoding} is cut short")
+    if decompressor.unused_data:
+        # gzip may have further members, but no client makes them, and many small ones would take very long
+        raise GRPCError(Status.INTERNAL, f"a message in {encoding} has bytes after its end")
     return message
