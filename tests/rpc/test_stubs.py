@@ -223,20 +223,28 @@ async def test_a_message_that_cannot_be_encoded_reaches_the_receiver():
 
 async def test_cancelling_the_receiver_cancels_the_call_and_the_sender():
     sender, servicer = Ended(), Ended()
+    asking, answering = anyio.Event(), anyio.Event()
 
     async def questions():
         with sender:
             yield Note("one")
+            asking.set()
             await anyio.sleep_forever()
 
     async def silent(stream):
         with servicer:
+            answering.set()
             await anyio.sleep_forever()
 
+    async def receive():
+        [note async for note in served.stub.bidi(questions())]
+
     async with in_memory(Script(bidi=silent)) as served:
-        with anyio.move_on_after(0.05) as scope:
-            [note async for note in served.stub.bidi(questions())]
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await asking.wait()
+            await answering.wait()
+            tasks.cancel_scope.cancel()
         await sender.event.wait()
         await servicer.event.wait()
 
