@@ -71,6 +71,7 @@ async def test_the_states_of_a_bad_one():
         place.error = None
         await played.accept()
         await played.channel.wait_until_ready()
+        assert played.channel.error == ""
         await turns()
         # it may be too short for anybody to see that it is connecting
         assert [state for state in diary.states if state is not ChannelState.CONNECTING] == [
@@ -186,6 +187,31 @@ async def test_a_channel_without_calls_stops_trying_to_connect():
         tried = len(place.tried)
         await anyio.sleep(1000)
         assert len(place.tried) == tried
+
+
+@in_virtual_time
+async def test_rest_does_not_shorten_the_pause_between_attempts():
+    place = Place(error=DOWN)
+    async with playing_at(Names(place), idle_timeout=5, initial_backoff=100) as played:
+        assert await played.call().status() is Status.UNAVAILABLE
+        await anyio.sleep(6)
+        assert played.channel.state is ChannelState.IDLE
+        call = played.call()
+        assert await call.status() is Status.UNAVAILABLE
+        assert "nobody is there" in str(call.error)
+        assert len(place.tried) == 1
+
+
+@in_virtual_time
+async def test_a_channel_that_rests_early_connects_again_at_once():
+    place = Place()
+    async with playing_at(Names(place), idle_timeout=0.1) as played:
+        for number in range(5):
+            call = played.call(str(number))
+            await echo(await played.accept(), 1)
+            assert await call.answer() == str(number)
+            assert await played.channel.wait_for_state_change(ChannelState.READY) is ChannelState.IDLE
+        assert place.tried[-1] - place.tried[0] < 1
 
 
 @in_virtual_time

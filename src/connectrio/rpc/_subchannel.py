@@ -52,7 +52,7 @@ class Subchannel:
     """Keeps a connection to the first of some addresses that answers.
 
     :param resolve: finds the addresses, again for each attempt
-    :ivar error: why there is no connection, for people; what failed last
+    :ivar error: why there is no connection, for people; "" while there is one, or none was tried for
     """
 
     def __init__(self, resolve: Resolve, context: ChannelContext, on_change: Callable[[], None]) -> None:
@@ -74,7 +74,8 @@ class Subchannel:
     def connect(self) -> None:
         """Leave IDLE; does nothing in another state."""
         if self.state is ChannelState.IDLE:
-            self._connect(ChannelState.CONNECTING)
+            may_begin = anyio.current_time() >= self._next_attempt
+            self._connect(ChannelState.CONNECTING if may_begin else ChannelState.TRANSIENT_FAILURE)
 
     def available(self) -> ClientConnection | None:
         """The connection, if a stream can be opened on it right now."""
@@ -91,6 +92,7 @@ class Subchannel:
         self._stop_connecting()
         current, self._current = self._current, None
         if current is not None:
+            self._next_attempt = 0.0
             current.retire()
         self._enter(ChannelState.IDLE)
 
@@ -141,7 +143,7 @@ class Subchannel:
             self.error = error
             self._enter(ChannelState.TRANSIENT_FAILURE)
             return False
-        self._current, self._connecting = connection, None
+        self._current, self._connecting, self.error = connection, None, ""
         self._enter(ChannelState.READY)
         return True
 
