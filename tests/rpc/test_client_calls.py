@@ -291,7 +291,7 @@ async def test_leaving_with_an_exception_resets():
         with pytest.raises(ZeroDivisionError):
             await leave(channel)
         # the next request finds it there
-        with anyio.move_on_after(0.05):
+        with anyio.move_on_after(0.5):
             await ScriptStub(channel).unary(Note())
         assert answer.peer is not None
         assert Reset(1, ErrorCodes.CANCEL) in answer.peer.seen

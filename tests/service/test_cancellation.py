@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from grpclib import GRPCError
 from grpclib.const import Status
 from multidict import MultiDict
@@ -82,16 +85,15 @@ async def test_the_hosts_limit(operation):
 
 
 async def test_the_hosts_limit_when_all_workers_are_busy():
-    release = anyio.Event()
-
-    def get(self, resource_meta, **kwargs):
-        anyio.from_thread.run(release.wait)
-
-    service = Service(connector(get=get), limits=OperationLimits(get=0.01), workers=1)
-    with pytest.raises(GRPCError, match="All 1 worker threads were busy"):
-        await service.get()
-    release.set()
-    await service.workers.wait_idle()
+    release = threading.Event()
+    service = Service(connector(get=lambda self, **kwargs: None), limits=OperationLimits(get=0.01), workers=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.workers.run, release.wait, name="another call"))
+        while not service.workers.busy:
+            await checkpoint()
+        with pytest.raises(GRPCError, match="All 1 worker threads were busy"):
+            await service.get()
+        release.set()
 
 
 @every_operation
