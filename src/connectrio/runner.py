@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Any
 
@@ -156,6 +156,8 @@ class ConnectorService(Host):
     ) -> None:
         """Serve the installed connectors, and those of `modules`, until SIGTERM or SIGINT. It blocks.
 
+        When a connector's thread has not ended by then, nor can be stopped, this does not return: the process ends.
+
         :param port: of the gRPC server
         :param prometheus_port: of the metrics
         :param worker: how many plain `def` methods of connectors may run at once
@@ -168,6 +170,7 @@ class ConnectorService(Host):
         from connectrio.announce import announce
 
         configure_logging()
+        others = threading.enumerate()
         run_host(
             HostSettings(
                 port=port,
@@ -180,13 +183,16 @@ class ConnectorService(Host):
             backend=backend,
             announce=announce,
         )
+        exit_despite_busy_threads(0, others)
 
 
-def exit_despite_busy_threads(code: int) -> None:
-    """Leave the process now, when worker threads that nobody can stop would otherwise hold it up."""
-    busy = [
-        thread.name for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon
-    ]
+def exit_despite_busy_threads(code: int, others: Collection[threading.Thread] = ()) -> None:
+    """Leave the process now, when worker threads that nobody can stop would otherwise hold it up.
+
+    :param others: threads that are none of the host's, and may hold it up
+    """
+    mine = set(threading.enumerate()) - {threading.main_thread(), *others}
+    busy = [thread.name for thread in mine if not thread.daemon]
     if busy:
         log.warning("worker threads still run; the process ends without them", threads=busy)
         sys.stdout.flush()

@@ -18,8 +18,10 @@ RUN = """
 from connectrio import ConnectorService
 
 ConnectorService.run(
-    port={}, prometheus_port={}, worker=10, timeout=None, modules=["probes"], host="127.0.0.1", backend="trio"
+    port={}, prometheus_port={}, worker=10, timeout=None, modules=["probes"],
+    host="127.0.0.1", backend="asyncio", grace=1,
 )
+print("it returned", flush=True)
 """
 HERE_ONLY = {"CONNECTRIO_HOST": "127.0.0.1"}
 FINE = {**HERE_ONLY, "LIFESPAN": "fine"}
@@ -57,12 +59,24 @@ def test_the_command_of_deployments(backend):
         check_a_host_from_its_start_to_its_end(host)
 
 
-def test_the_call_in_the_documentation():
-    def command(*ports):
-        return [sys.executable, "-c", RUN.format(*ports)]
+def run_in_the_documentation(port, exporter_port):
+    return [sys.executable, "-c", RUN.format(port, exporter_port)]
 
-    with CommandProgram(command, cwd=CONNECTORS) as host:
+
+def test_the_call_in_the_documentation():
+    with CommandProgram(run_in_the_documentation, cwd=CONNECTORS) as host:
         check_a_host_from_its_start_to_its_end(host)
+        assert host.output.endswith("it returned\n")
+
+
+def test_the_call_in_the_documentation_while_a_thread_is_stuck():
+    with CommandProgram(run_in_the_documentation, cwd=CONNECTORS) as host, host.ready().client() as client:
+        call = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
+        host.wait_for("started", id="stuck")
+        host.send(signal.SIGTERM)
+        assert call.exception().code() is StatusCode.UNAVAILABLE
+        assert host.wait() == 0
+        assert "worker threads still run" in host.errors
 
 
 def test_several_modules():
