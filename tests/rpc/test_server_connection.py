@@ -264,7 +264,23 @@ def test_padding_is_credited():
     assert take_all(stream) == b"x" * 200
 
     credited = [frame for frame in server.sent() if frame.stream_id == 1]
-    assert credited == [WindowUpdate(1, 128 * 257)]
+    assert credited == [WindowUpdate(1, 200 * 257)]
+
+
+def test_a_window_full_of_tiny_frames_takes_little_more_than_the_window():
+    server = ServerCore(stream_window=DEFAULT_WINDOW, connection_window=DEFAULT_WINDOW, control_budget=10**9)
+    stream = server.request(1)
+    server.receive(server.peer.data(1, b"ab") * (DEFAULT_WINDOW // 2))
+    server.receive(server.peer.data(1, b"") * 1000)
+    server.sent()
+
+    chunks = []
+    while (chunk := stream.take()) is not None:
+        chunks.append(chunk)
+
+    assert b"".join(chunks) == b"ab" * (DEFAULT_WINDOW // 2)
+    assert len(chunks) <= 5
+    assert WindowUpdate(1, 32_768) in server.sent()
 
 
 def test_data_that_is_nothing_but_padding_is_credited():
@@ -274,7 +290,7 @@ def test_data_that_is_nothing_but_padding_is_credited():
     server.receive(server.peer.data(1, padding=255) * 200)
 
     assert take_all(stream) == b""
-    assert WindowUpdate(1, 128 * 256) in server.sent()
+    assert WindowUpdate(1, 200 * 256) in server.sent()
 
 
 def test_a_request_larger_than_the_windows_gets_through():

@@ -28,7 +28,7 @@ class MessageReader:
         self._buffer = bytearray()
         self._limit = limit
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Take in the next bytes."""
         self._buffer += data
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[str, str]]
 
+# A window full of frames of one byte each must not take a hundred times the window in memory.
+_MERGED_CHUNK_SIZE = 16 * 1024
+
 
 class StreamState(enum.Enum):
     """RFC 9113 §5.1, as far as a stream that was opened goes."""
@@ -118,13 +121,19 @@ class Stream:
         self.writable = Wakeup()
         self.on_terminated: Callable[[], None] | None = None
         self._connection = connection
-        self._chunks: deque[tuple[bytes, int]] = deque()
+        self._chunks: deque[tuple[bytes | bytearray, int]] = deque()
 
     # what the connection tells
 
     def received(self, data: bytes, flow_controlled_length: int) -> None:
         """Data has arrived; padding counts in `flow_controlled_length`."""
-        self._chunks.append((data, flow_controlled_length))
+        if self._chunks and len(self._chunks[-1][0]) + len(data) <= _MERGED_CHUNK_SIZE:
+            held, length = self._chunks[-1]
+            merged = held if isinstance(held, bytearray) else bytearray(held)
+            merged += data
+            self._chunks[-1] = merged, length + flow_controlled_length
+        elif flow_controlled_length:
+            self._chunks.append((data, flow_controlled_length))
         self.readable.wake()
 
     def remote_ended(self) -> None:
@@ -155,7 +164,7 @@ class Stream:
         """Whether nothing more may be sent."""
         return self.state in (StreamState.HALF_CLOSED_LOCAL, StreamState.CLOSED)
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes | bytearray | None:
         """The next bytes that have arrived, credited to the windows as consumed; None when there are none now."""
         if not self._chunks:
             return None
