@@ -78,7 +78,7 @@ async def test_deadlines(client: Any, cardinality: Cardinality):
     servicer = Commanded()
     result = await call(client, cardinality, ["sleep"], servicer=servicer, timeout=0.3)
     assert result.status is Status.DEADLINE_EXCEEDED
-    assert servicer.sleeps.cancelled.is_set()
+    assert servicer.sleeps.cancelled.is_set() == servicer.sleeps.begun.is_set()  # a slow machine may not get so far
 
 
 @each_client
