@@ -17,7 +17,7 @@ from connectrio.rpc.client_stream import ClientStream
 from rpc.frames import Data, Reset
 from rpc.raw import RawPeer, RawServer
 from rpc.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Note, Script, ScriptStub
-from rpc.serving import eventually, in_memory
+from rpc.serving import in_memory
 from rpc.test_channel import RESPONSE, channel_to, request_on
 
 OK = [("grpc-status", "0")]

@@ -48,7 +48,7 @@ async def test_a_call_that_takes_too_long(serving):
             cleaned_up.set()
 
     async with serving(Script(slow)) as served:
-        await expired(served.stub.unary(Note(), timeout=0.05))
+        await expired(served.stub.unary(Note(), timeout=0.5))
         await cleaned_up.wait()
         await eventually(lambda: served.server.active_calls == 0)
         assert await served.stub.client_streaming([Note("on")]) == Note("on")
