@@ -13,14 +13,17 @@ from connectrio.rpc.testing import memory_transport_pair
 
 
 class Fake:
-    """Answers, or fails, after some seconds.
+    """Answers, or fails, after some seconds, or when a gate is opened.
 
     :ivar begun: when attempts at it began
-    :ivar open: how many transports to it are open
+    :ivar given_up: how many of them were cancelled
     """
 
-    def __init__(self, name: str, seconds: float = 0, error: Exception | None = None) -> None:
+    def __init__(
+        self, name: str, seconds: float = 0, error: Exception | None = None, gate: anyio.Event | None = None
+    ) -> None:
         self.name = name
+        self.gate = gate
         self.seconds = seconds
         self.error = error
         self.begun: list[float] = []
@@ -30,7 +33,12 @@ class Fake:
     async def connect(self) -> AnyByteStream:
         self.begun.append(anyio.current_time())
         try:
-            await (anyio.sleep_forever() if self.seconds == math.inf else anyio.sleep(self.seconds))
+            if self.gate is not None:
+                await self.gate.wait()
+            elif self.seconds == math.inf:
+                await anyio.sleep_forever()
+            else:
+                await anyio.sleep(self.seconds)
         except anyio.get_cancelled_exc_class():
             self.given_up += 1
             raise

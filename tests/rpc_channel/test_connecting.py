@@ -217,6 +217,18 @@ async def test_those_that_do_not_wait_are_not_held_up_by_those_that_do():
 
 
 @in_virtual_time
+async def test_those_that_do_not_wait_fail_together_whoever_is_first_in_line():
+    async with playing_at(Names(Place()), connect_timeout=5) as played:
+        patient = await played.called(wait_for_ready=True)
+        hasty = [await played.called() for _ in range(3)]
+        began = anyio.current_time()
+        for call in hasty:
+            assert await call.status() is Status.UNAVAILABLE
+        assert anyio.current_time() - began == pytest.approx(5, abs=0.1)
+        assert not patient.ended.is_set()
+
+
+@in_virtual_time
 async def test_waiting_can_be_the_channels_habit_and_a_calls_exception():
     async with playing_at(Names(Place(error=DOWN)), wait_for_ready=True) as played:
         patient = await played.called()

@@ -73,11 +73,20 @@ async def test_a_slow_one_that_began_first_may_still_win():
     await first.open()
 
 
-@in_virtual_time
 async def test_two_that_answer_together_do_not_both_stay_open():
-    first, second = Fake("first", seconds=0.5), Fake("second", seconds=0.25)
-    transport = await dial([first, second], delay=0.25, secure=plain)
-    assert await first.open() + await second.open() == 1
+    gate = anyio.Event()
+    addresses = [Fake("a", gate=gate), Fake("b", gate=gate)]
+    async with anyio.create_task_group() as tasks:
+
+        async def open_gate() -> None:
+            while not addresses[1].begun:
+                await anyio.sleep(0.001)
+            gate.set()
+
+        tasks.start_soon(open_gate)
+        transport = await dial(addresses, delay=0.001, secure=plain)
+    assert await addresses[0].open() + await addresses[1].open() == 1
+    assert len(addresses[0].others) + len(addresses[1].others) == 2, "both have answered"
     await transport.aclose()
 
 

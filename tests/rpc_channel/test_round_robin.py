@@ -219,6 +219,27 @@ async def test_an_address_that_is_gone_finishes_its_calls_and_gets_no_more():
 
 
 @in_virtual_time
+async def test_closing_ends_calls_at_addresses_that_are_gone():
+    goes, fails = two()
+    stays = Place("stays")
+    names = Names(goes, fails)
+    async with stays, playing_at(names, **ROUND_ROBIN) as played:
+        played.channel.connect()
+        peer, failing = await goes.accept(), await fails.accept()
+        await turns()
+        slow = await played.called("slow")
+        await peer.whole(1)
+        names.addresses = [stays]
+        await failing.transport.aclose()
+        await stays.accept()
+        await turns()
+        assert not slow.ended.is_set()
+        played.channel._policy.close()
+        assert await slow.status() is Status.UNAVAILABLE
+        await peer.until_closed()
+
+
+@in_virtual_time
 async def test_a_name_that_cannot_be_resolved_any_more_keeps_its_addresses():
     place = Place()
     names = Names(place)

@@ -292,6 +292,39 @@ async def test_a_sender_that_waits_for_a_window_begins_again_on_the_next_stream(
         assert await call.answer() == LARGE
 
 
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_two_tasks_that_see_the_refusal_make_the_call_again_once(connections: int):
+    """One waits for a window, the other for the response."""
+    async with playing() as played, streaming(played) as stream:
+        first = await played.connected({SettingCodes.INITIAL_WINDOW_SIZE: 1000})
+        replies = []
+
+        async def send() -> None:
+            await stream.send_message(Note(LARGE), end=True)
+
+        async def receive() -> None:
+            replies.append(await stream.recv_message())
+
+        await stream.send_request()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            tasks.start_soon(receive)
+            await first.until(carries(b"x"))
+            if connections == 1:
+                await first.send(first.make.settings({SettingCodes.INITIAL_WINDOW_SIZE: 1}))
+                await first.send(first.make.window_update(0, 2**30))
+                await first.send(first.make.reset(1, ErrorCodes.REFUSED_STREAM))
+                await first.send(first.make.settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1}))
+                peer, stream_id = first, 3
+            else:
+                await first.send(first.make.goaway(0))
+                peer, stream_id = await played.accept(), 1
+            await echo(peer, stream_id)
+        assert replies == [Note(LARGE)]
+        await turns()
+        assert len([frame for frame in peer.seen if isinstance(frame, Headers)]) == (2 if connections == 1 else 1)
+
+
 async def test_what_must_wait_is_replayed_while_the_response_is_read():
     """The server answers before it takes the rest, and the call is not stuck for that."""
     async with playing() as played, streaming(played) as stream:
