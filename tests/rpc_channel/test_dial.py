@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from connectrio.rpc._dial import ConnectError, dial, interleaved
 from connectrio.rpc.target import TcpAddress, UnixAddress
-from rpc.serving import turns
+from rpc.serving import eventually, turns
 from rpc_channel.addresses import Fake
 from rpc_channel.virtual_time import in_virtual_time
 
@@ -79,8 +79,7 @@ async def test_two_that_answer_together_do_not_both_stay_open():
     async with anyio.create_task_group() as tasks:
 
         async def open_gate() -> None:
-            while not addresses[1].begun:
-                await anyio.sleep(0.001)
+            await eventually(lambda: bool(addresses[1].begun))
             gate.set()
 
         tasks.start_soon(open_gate)
