@@ -243,15 +243,28 @@ class CommandProgram(Reachable):
     """
 
     def __init__(self, command: Callable[[str, str], Sequence[str | Path]], **options: Any) -> None:
-        port, exporter_port = free_ports()
+        self._held = [hold_port(), hold_port()]
+        port, exporter_port = (held.getsockname()[1] for held in self._held)
         self.target, self.url = f"127.0.0.1:{port}", f"http://127.0.0.1:{exporter_port}"
         super().__init__(command(str(port), str(exporter_port)), **options)
 
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        for held in self._held:
+            held.close()
 
-def free_ports() -> tuple[int, int]:
-    """Two ports that were free a moment ago, for programs that cannot pick them themselves."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
+
+def hold_port() -> socket.socket:
+    """A socket on a free port of 127.0.0.1 that does not listen.
+
+    While it is open, nobody who asks for any free port gets this one, and a program that is told to may bind it. Hosts
+    take seconds to start; a port that is only known to have been free may be another test's by then.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as gRPC's C core binds
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def children_of(pid: int) -> list[int]:

@@ -92,10 +92,13 @@ class Gate:
             self._is_open = True
             self._changed.notify_all()
 
-    def wait(self) -> None:
+    def enter(self) -> None:
         with self._changed:
             self._now += 1
             self.most = max(self.most, self._now)
+
+    def wait(self) -> None:
+        with self._changed:
             self._changed.wait_for(lambda: self._is_open)
             self._now -= 1
 
@@ -147,6 +150,8 @@ async def obey(operation: str, order: Order, **arguments: Any) -> str:
 
 
 def obey_in_a_thread(operation: str, order: Order, **arguments: Any) -> str:
+    if order.does == "gate":
+        GATES[order.id].enter()
     report("started", operation=operation, id=order.id)
     if order.does == "sleep":
         time.sleep(float(order.argument))
