@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 import connectrio.host
 from connectrio import Phase, Registry, Resource
 from connectrio.host import Addresses, Host, HostError, HostState
+from connectrio.hosting import worker_limit
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
@@ -273,6 +274,19 @@ def raising(error):
         raise error
 
     return step
+
+
+async def test_a_lifespan_is_told_how_many_threads_it_may_use():
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(_):
+        seen.append(worker_limit.get())
+        yield
+
+    async with serving(make_host(connector(lifespan=lifespan), worker=3)):
+        assert seen == [3]
+    assert worker_limit.get() == 10
 
 
 async def test_a_lifespan_is_open_for_as_long_as_calls_run():

@@ -23,6 +23,8 @@ from connectrio.idl.flyteidl2.connector import (
 )
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.core import TaskLog, TaskTemplate
+from connectrio.idl.flyteidl2.task import Outputs
+from connectrio.idl.google.protobuf import Struct
 
 __all__ = [
     "AsyncConnector",
@@ -91,15 +93,15 @@ class Resource:
     :ivar message: shown to the user for failed and queued jobs
     :ivar log_links: links to the job's logs or console
     :ivar outputs: output name → value; only read once the job has SUCCEEDED. None leaves the outputs unset, and the
-        executor then reads `output_prefix/outputs.pb`
-    :ivar custom_info: anything else about the job that JSON can hold
+        executor then reads `output_prefix/outputs.pb`. An `Outputs` message goes out as it is
+    :ivar custom_info: anything else about the job that JSON can hold. A `Struct` message goes out as it is
     """
 
     phase: Phase
     message: str | None = None
     log_links: list[TaskLog] | None = None
-    outputs: Mapping[str, Any] | None = None
-    custom_info: Mapping[str, Any] | None = None
+    outputs: Mapping[str, Any] | Outputs | None = None
+    custom_info: Mapping[str, Any] | Struct | None = None
 
 
 LogsResult: TypeAlias = Awaitable[GetTaskLogsResponse] | AsyncIterator[GetTaskLogsResponse] | GetTaskLogsResponse
@@ -117,12 +119,15 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar task_type_name: the task type this connector serves
     :cvar task_type_version: the version of that task type
     :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
+    :cvar converts_inputs: whether `create` converts the inputs itself, because another type system rules them: it is
+        then given the request's `Inputs` message in place of the values
     """
 
     name: ClassVar[str] = "Async Connector"
     task_type_name: ClassVar[str]
     task_type_version: ClassVar[int] = 0
     metadata_type: type[M]
+    converts_inputs: ClassVar[bool] = False
 
     @abstractmethod
     def create(

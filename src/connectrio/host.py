@@ -25,6 +25,7 @@ from anyio.abc import Listener, SocketListener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.exporter import serve_exporter
+from connectrio.hosting import worker_limit
 from connectrio.listening import ListenError, bind_tcp
 from connectrio.loading import ModuleLoadError, load_entry_points, load_modules
 from connectrio.logs import get_logger
@@ -268,6 +269,7 @@ class Host:
     ) -> None:
         """Hold a connector's lifespan open, in a task of its own: its failure is the connector's, not the host's."""
         opened = False
+        worker_limit.set(self.settings.worker)
         try:
             async with registered.connector.lifespan():
                 opened = True

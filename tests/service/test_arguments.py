@@ -13,7 +13,8 @@ from grpclib.const import Status
 
 from connectrio import Phase, Resource
 from connectrio.idl.flyteidl2.connector import GetTaskMetricsResponse
-from connectrio.idl.flyteidl2.core import Connection
+from connectrio.idl.flyteidl2.core import Connection, Literal
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.idl.google.protobuf import Duration, Timestamp
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.operations import Operation
@@ -168,6 +169,21 @@ async def test_get_metrics_takes_queries_and_times():
     }
     await Service(connector(get_metrics=get_metrics)).get_metrics()
     assert (seen["queries"], seen["start_time"], seen["end_time"], seen["step"]) == ([], None, None, None)
+
+
+async def test_a_connector_that_converts_inputs_itself_gets_them_as_they_came():
+    seen = {}
+
+    async def create(self, **kwargs):
+        seen.update(kwargs)
+        return RESULTS["create"]
+
+    inputs = Inputs(literals=[NamedLiteral(name="x", value=Literal())])
+    service = Service(connector(create=create, converts_inputs=True))
+    await service.create(inputs=inputs)
+    assert seen["inputs"] is inputs
+    await service.create()
+    assert seen["inputs"] is None
 
 
 def with_retries(function):

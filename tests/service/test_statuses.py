@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from grpclib.const import Status
 from connectrio import Phase, Resource, TaskLog
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, GetTaskMetricsRequest, GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.core import Literal, Primitive, Scalar, TaskTemplate
-from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.idl.google.protobuf import Struct
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral, Outputs
+from connectrio.idl.google.protobuf import Struct, Value
 from service.harness import META, OPERATIONS, Base, Job, Service, connector, failing, log_lines
 
 PHRASES = {
@@ -66,6 +67,18 @@ async def test_get_answers_with_the_resource():
     ]
     sent = Struct.parse(bytes(resource.custom_info)).to_dict()
     assert sent == {"rows": 3.0, "deep": {"list": [None, True, "x", 1.5]}}
+
+
+async def test_messages_as_outputs_and_custom_info_go_out_as_they_are():
+    outputs = Outputs(literals=[NamedLiteral(name="x", value=Literal(hash="h"))])
+    custom_info = Struct(fields={"x": Value(number_value=math.nan)})
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=Phase.SUCCEEDED, outputs=outputs, custom_info=custom_info)
+
+    resource = (await Service(connector(get=get)).get()).resource
+    assert resource.outputs is outputs
+    assert resource.custom_info is custom_info
 
 
 @pytest.mark.parametrize("empty", [None, {}])

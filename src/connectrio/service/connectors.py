@@ -73,7 +73,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             arguments = {
                 "task_template": template,
                 "output_prefix": message.output_prefix,
-                "inputs": _inputs(message, template),
+                "inputs": message.inputs if connector.converts_inputs else _inputs(message, template),
                 "task_execution_metadata": message.task_execution_metadata,
             }
             meta = await method(method.with_connection(arguments, connection), self._workers)

@@ -87,6 +87,8 @@ def _log_links(links: Any, claim: str) -> list[TaskLog]:
 
 
 def _outputs(outputs: Any, claim: str) -> Outputs | None:
+    if isinstance(outputs, Outputs):
+        return outputs
     if not outputs:
         return None
     try:
@@ -96,6 +98,8 @@ def _outputs(outputs: Any, claim: str) -> Outputs | None:
 
 
 def _custom_info(custom_info: Any, claim: str) -> Struct | None:
+    if isinstance(custom_info, Struct):
+        return custom_info
     if not custom_info:
         return None
     mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
