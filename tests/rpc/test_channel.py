@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -14,11 +15,12 @@ from grpclib.exceptions import GRPCError
 from h2.settings import SettingCodes
 
 from connectrio.rpc import Channel, ChannelOptions, Deadline, Server
+from connectrio.rpc._framing import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
-from rpc.frames import Data, Headers, Settings
+from rpc.frames import AnyFrame, Data, Headers, Settings
 from rpc.raw import RawPeer, RawServer
 from rpc.script import BIDI, UNARY, Note, Script, ScriptStub
-from rpc.serving import PATIENCE, eventually, in_both_ways, in_memory, leaving_nothing, listening, same_server, turns
+from rpc.serving import PATIENCE, in_both_ways, in_memory, leaving_nothing, listening, same_server, turns
 
 # a server that the test plays does not hang up by itself
 PROMPT = {"close_timeout": 0.02}
@@ -516,19 +518,31 @@ async def test_leaving_ends_tasks_that_send():
         await answers.aclose()
 
 
-async def test_what_was_sent_before_leaving_arrives():
-    received = []
+@pytest.mark.parametrize("buffered_sends", [math.inf, 0], ids=["taken at once", "taken late"])
+async def test_what_was_sent_before_leaving_arrives(buffered_sends: float):
+    """On the wire: what a server makes of a request that is followed by the connection's end is its own affair."""
 
-    async def collect(stream):
-        received.extend([note.text async for note in stream])
+    class Server(RawServer):
+        pair = staticmethod(partial(memory_transport_pair, buffered_sends))
 
-    async with in_memory(Script(bidi=collect)) as served:
-        async with Channel(same_server(served.channel)) as channel:
+    async def collect() -> None:
+        peer = await raw.accept()
+        await peer.until_closed()
+        await peer.transport.aclose()
+        frames.extend(peer.of(1))
+
+    frames: list[AnyFrame] = []
+    note = Note("x" * 200_000)
+    async with leaving_nothing(), Server() as raw, anyio.create_task_group() as tasks:
+        tasks.start_soon(collect)
+        async with Channel(raw.connect, options=ChannelOptions(close_timeout=PATIENCE)) as channel:
             stream = channel.request(BIDI, Cardinality.STREAM_STREAM, Note, Note)
-            await stream.send_message(Note("x" * 200_000))
+            await stream.send_message(note)
             await stream.end()
-        await eventually(lambda: bool(received))
-    assert received == ["x" * 200_000]
+    assert b"".join(frame.data for frame in frames if isinstance(frame, Data)) == frame_message(
+        note.SerializeToString()
+    )
+    assert [frame for frame in frames if getattr(frame, "end_stream", False)] == frames[-1:]
 
 
 async def test_a_channel_that_is_not_open_says_so():
