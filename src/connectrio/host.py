@@ -37,10 +37,13 @@ from connectrio.rpc.server import Servicer
 from connectrio.rpc.tls import ServerTLS, TLSFilesError
 from connectrio.rpc.unix import UnixSocketError, listen_unix
 from connectrio.service import (
+    AgentMetadataService,
+    AsyncAgentService,
     AsyncConnectorService,
     ConnectorMetadataService,
     Metrics,
     OperationLimits,
+    SyncAgentService,
     Workers,
     failure_metadata,
 )
@@ -52,6 +55,9 @@ __all__ = ["Addresses", "Host", "HostError", "HostState"]
 
 _HEALTH_NAMES = (
     "",
+    "flyteidl.service.AgentMetadataService",
+    "flyteidl.service.AsyncAgentService",
+    "flyteidl.service.SyncAgentService",
     "flyteidl2.connector.AsyncConnectorService",
     "flyteidl2.connector.ConnectorMetadataService",
     "grpc.health.v1.Health",
@@ -242,9 +248,13 @@ class Host:
             get_metrics=settings.metrics_limit,
             get_logs=settings.logs_limit,
         )
+        connectors = AsyncConnectorService(self.registry, metrics=self.metrics, workers=workers, limits=limits)
         servicers: list[Servicer] = [
-            AsyncConnectorService(self.registry, metrics=self.metrics, workers=workers, limits=limits),
+            connectors,
             ConnectorMetadataService(self.registry),
+            AsyncAgentService(connectors),
+            SyncAgentService(connectors, limit=settings.execute_limit),
+            AgentMetadataService(self.registry),
             self.health,
         ]
         if settings.reflection:

@@ -12,6 +12,8 @@ from connectrio.rpc.options import ServerOptions
 
 Backend = Literal["asyncio", "uvloop", "trio"]
 
+_LIMITS = ("create_limit", "get_limit", "delete_limit", "metrics_limit", "logs_limit", "execute_limit")
+
 __all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
 
 
@@ -36,6 +38,8 @@ class HostSettings(ServerOptions):
     :ivar delete_limit: for one DeleteTask
     :ivar metrics_limit: for one GetTaskMetrics
     :ivar logs_limit: for one GetTaskLogs stream; none unless given, because following takes as long as the job
+    :ivar execute_limit: for one ExecuteTaskSync of Flyte 1: a whole job, for which its client waits. Ten minutes are
+        more than anybody should wait so; the executor of Flyte 1 gives up after ten seconds by default
     :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
         tells nothing that is not public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; TLS if
@@ -64,6 +68,7 @@ class HostSettings(ServerOptions):
     delete_limit: float = 60.0
     metrics_limit: float = 30.0
     logs_limit: float | None = None
+    execute_limit: float = 600.0
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -83,7 +88,7 @@ class HostSettings(ServerOptions):
         for name in ("grace", "drain_delay", "timeout"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("create_limit", "get_limit", "delete_limit", "metrics_limit", "logs_limit"):
+        for name in _LIMITS:
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name} must be more than 0, got {seconds}")

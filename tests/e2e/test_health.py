@@ -17,6 +17,7 @@ SERVICES = [
     "flyteidl2.connector.ConnectorMetadataService",
     "grpc.health.v1.Health",
 ]
+FLYTE_1 = [f"flyteidl.service.{name}" for name in ("AgentMetadataService", "AsyncAgentService", "SyncAgentService")]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -43,7 +44,7 @@ def test_a_watch_begins_with_the_present(either_client):
 def test_the_list(client):
     statuses = client.health.List(HealthListRequest(), timeout=30).statuses
     assert {name: found.status for name, found in statuses.items()} == dict.fromkeys(
-        SERVICES, HealthCheckResponse.SERVING
+        SERVICES + FLYTE_1, HealthCheckResponse.SERVING
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from grpclib.const import Cardinality
 
+from connectrio.idl.flyteidl.service import AgentMetadataServiceBase, AsyncAgentServiceBase, SyncAgentServiceBase
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceBase, ConnectorMetadataServiceBase
 from connectrio.idl.grpc.health.v1 import HealthBase
 from idl.wire_contract import PUBLISHED, compare, newer_than_the_wheel, published_facts
@@ -332,6 +333,14 @@ def test_the_comparison_finds(tmp_path, path, old, new, expected):
     assert compare(parse_protos(tmp_path)) == expected
 
 
+BASES = (
+    AgentMetadataServiceBase,
+    AsyncAgentServiceBase,
+    SyncAgentServiceBase,
+    AsyncConnectorServiceBase,
+    ConnectorMetadataServiceBase,
+    HealthBase,
+)
 CARDINALITIES = {
     (False, False): Cardinality.UNARY_UNARY,
     (False, True): Cardinality.UNARY_STREAM,
@@ -352,7 +361,7 @@ def route(method: MethodDescriptor):
 
 def test_the_generated_bases_serve_the_published_routes():
     handlers = {}
-    for base in (AsyncConnectorServiceBase, ConnectorMetadataServiceBase, HealthBase):
+    for base in BASES:
         handlers |= base().__mapping__()
     found = {
         (path, handler.cardinality, *(package_and_name(t) for t in (handler.request_type, handler.reply_type)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import version
 
+from flyteidl.service import agent_pb2
 from flyteidl2.connector import service_pb2
 from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -17,6 +18,7 @@ from packaging.version import Version
 from idl.wire_facts import Facts, declared_types, differences, facts_of, load, types_of
 
 PUBLISHED = {
+    "flyteidl": list(agent_pb2.DESCRIPTOR.services_by_name.values()),
     "flyteidl2": list(service_pb2.DESCRIPTOR.services_by_name.values()),
     "grpc.health": list(health_pb2.DESCRIPTOR.services_by_name.values()),
 }

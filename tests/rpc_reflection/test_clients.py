@@ -32,6 +32,7 @@ needs_grpcio_reflection = pytest.mark.skipif(descriptor_database is None, reason
 
 CONNECTOR = "flyteidl2.connector.AsyncConnectorService"
 METADATA = "flyteidl2.connector.ConnectorMetadataService"
+FLYTE_1 = [f"flyteidl.service.{name}" for name in ("AgentMetadataService", "AsyncAgentService", "SyncAgentService")]
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
 
@@ -62,7 +63,7 @@ async def serving_the_zoo() -> AsyncIterator[str]:
 async def test_grpcurl_lists_and_describes_all_of_a_host():
     async with hosting() as target:
         listed = (await grpcurl("-plaintext", target, "list")).split()
-        assert listed == [CONNECTOR, METADATA, HEALTH, *REFLECTION]
+        assert listed == [*FLYTE_1, CONNECTOR, METADATA, HEALTH, *REFLECTION]
         described = await grpcurl("-plaintext", target, "describe")
         for name in listed:
             assert f"{name} is a service" in described
@@ -105,7 +106,7 @@ async def test_grpcios_own_client():
     def explore(target: str) -> None:
         with grpc.insecure_channel(target) as channel:
             database = descriptor_database.ProtoReflectionDescriptorDatabase(channel)
-            assert database.get_services() == [CONNECTOR, METADATA, HEALTH, *REFLECTION]
+            assert database.get_services() == [*FLYTE_1, CONNECTOR, METADATA, HEALTH, *REFLECTION]
             pool = DescriptorPool(database)
             service = pool.FindServiceByName(CONNECTOR)
             template = service.methods_by_name["CreateTask"].input_type.fields_by_name["template"].message_type
