@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -134,6 +135,15 @@ class Program:
             if not self._changed.wait_for(lambda: len(self.events(event, **fields)) >= count, patience):
                 raise TimeoutError(f"{len(self.events(event, **fields))} of {count} events {event} {fields}")
             return self.events(event, **fields)[count - 1]
+
+    def wait_for_output(self, pattern: re.Pattern[str], *, patience: float = PATIENCE) -> re.Match[str]:
+        """Where its standard output matches, as soon as it does."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: pattern.search(self.output), patience):
+                raise TimeoutError(f"nothing like {pattern.pattern!r} in the output")
+        found = pattern.search(self.output)
+        assert found is not None
+        return found
 
     def wait_for_log(self, event: str, *, patience: float = PATIENCE) -> dict[str, Any]:
         """The first line of the log that says this, as soon as it is there."""

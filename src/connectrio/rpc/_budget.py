@@ -12,28 +12,32 @@ IDLE_PING_INTERVAL = 7200.0
 
 
 class TokenBucket:
-    """`rate` things a second, and as many at once after a quiet time; what is earned comes on top.
+    """So many things at once after a quiet time, and `rate` a second in the long run; what is earned comes on top.
 
-    :param rate: per second, and at most at once
+    :param size: at most at once
     :param now: seconds on the clock that later calls use
+    :param rate: per second; `size` if not given
     """
 
-    __slots__ = ("_at", "_left", "_rate")
+    __slots__ = ("_at", "_left", "_rate", "_size")
 
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._left = rate
+    def __init__(self, size: float, now: float, *, rate: float | None = None) -> None:
+        self._size = size
+        self._rate = size if rate is None else rate
+        self._left = size
         self._at = now
 
     def take(self, now: float) -> bool:
         """Use one up; False when there is none left."""
-        self._left = min(self._rate, self._left + (now - self._at) * self._rate) - 1
+        if self._left < self._size:
+            self._left = min(self._size, self._left + (now - self._at) * self._rate)
+        self._left -= 1
         self._at = now
         return self._left >= 0
 
     def earn(self, count: int) -> None:
-        """The peer has reason for so many more, though never for more than twice the rate at once."""
-        self._left = min(2 * self._rate, self._left + count)
+        """The peer has reason for so many more, though never for more than twice the size at once."""
+        self._left = min(2 * self._size, self._left + count)
 
 
 class PingPolicy:

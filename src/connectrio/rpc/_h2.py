@@ -16,10 +16,15 @@ from h2.events import ConnectionTerminated, Event
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hyperframe.exceptions import InvalidPaddingError
-from hyperframe.frame import Frame, GoAwayFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame
 
 if TYPE_CHECKING:
     from h2.config import H2Configuration
+
+
+class FrameWithoutEffect(Event):
+    """A frame that meant nothing, such as a WINDOW_UPDATE of a stream that is over. It still took time to read."""
+
 
 # What an encoder may be made to hold by the peer's SETTINGS_HEADER_TABLE_SIZE; 4096 is the protocol's default, and
 # gRPC's few headers fit in it (h2 would accept any number up to 2³²-1).
@@ -63,11 +68,15 @@ class DrainableH2Connection(H2Connection):
     def next_events(self) -> list[Event] | None:
         """What the next whole frame means, or None when there is none yet.
 
+        Data of a stream that is over is no event: a client cannot know how much of what it sends comes too late.
+
         :raises ProtocolError: the peer broke the protocol; a GOAWAY is waiting to be sent, and this connection is over
         """
         try:
             frame = next(self.incoming_buffer, None)
-            return None if frame is None else self._receive_frame(frame)
+            if frame is None:
+                return None
+            return self._receive_frame(frame) or ([] if _has_data(frame) else [FrameWithoutEffect()])
         except InvalidPaddingError as error:
             self._terminate_connection(ErrorCodes.PROTOCOL_ERROR)
             raise ProtocolError("Received frame with invalid padding.") from error
@@ -115,3 +124,7 @@ class DrainableH2Connection(H2Connection):
         if self.encoder.header_table_size > MAX_ENCODER_TABLE_SIZE:
             self.encoder.header_table_size = MAX_ENCODER_TABLE_SIZE
         return frames
+
+
+def _has_data(frame: Frame) -> bool:
+    return isinstance(frame, DataFrame) and bool(frame.data)

@@ -17,12 +17,14 @@ from h2.events import (
     ResponseReceived,
     SettingsAcknowledged,
     StreamReset,
+    UnknownFrameReceived,
     WindowUpdated,
 )
 from h2.settings import SettingCodes
 
 from connectrio.rpc._budget import PingPolicy, TokenBucket
 from connectrio.rpc._connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
+from connectrio.rpc._h2 import FrameWithoutEffect
 from connectrio.rpc._lifetime import Lifetime
 from connectrio.rpc._stream import Headers, Stream
 from connectrio.rpc.options import ServerOptions
@@ -32,6 +34,15 @@ _KEEPALIVE_PING = b"keepaliv"
 
 # frames that a client may send for each DATA frame it was sent: a WINDOW_UPDATE for the stream and for the connection
 _EARNED = 2
+# bytes; less than this, and not the end of a message, is what the client's window let through. Windows that open by a
+# byte at a time are an attack of their own (CVE-2019-9511)
+_DRIBBLE = 1024
+
+# seconds; a call that lasted as long had to be within MAX_CONCURRENT_STREAMS, and its reset is what deadlines and
+# impatience look like when a host is slow
+_RAPID = 1.0
+# seconds until a budget for resets that was used up is whole again, as in nghttp2: 1,000 at once, and 33 a second
+_RESET_RECOVERY = 30.0
 
 
 class ServerConnection(Connection):
@@ -69,13 +80,15 @@ class ServerConnection(Connection):
         self._on_request = on_request
         self._on_abort = on_abort
         self._clock = clock
-        self._resets = TokenBucket(options.reset_budget, now)
+        self._resets = TokenBucket(options.reset_budget, now, rate=options.reset_budget / _RESET_RECOVERY)
         self._control_frames = TokenBucket(options.control_budget, now)
         self._ping_policy = PingPolicy(options.min_ping_interval)
         self._handlers |= {
             PingReceived: self._ping_received,
             PriorityUpdated: self._control_frame_received,
             SettingsAcknowledged: self._control_frame_received,
+            UnknownFrameReceived: self._control_frame_received,
+            FrameWithoutEffect: self._control_frame_received,
         }
 
     # the end of a connection
@@ -138,7 +151,8 @@ class ServerConnection(Connection):
         """See `Stream.send_some`."""
         sent = super().send_data(stream, data, end_stream=end_stream)
         self._ping_policy.data_sent()
-        self._control_frames.earn(_EARNED * (1 + sent // self.h2.max_outbound_frame_size))
+        if sent == len(data) or sent >= _DRIBBLE:
+            self._control_frames.earn(_EARNED * (1 + sent // self.h2.max_outbound_frame_size))
         return sent
 
     def forget(self, stream: Stream, unread: int) -> None:
@@ -155,14 +169,17 @@ class ServerConnection(Connection):
             self._reset_happened()
             return
         stream = self.streams[event.stream_id] = Stream(self, event.stream_id)
+        stream.opened_at = self._clock()
         stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
         if event.stream_ended is not None:
             stream.remote_ended()  # its own event comes too late for a request that is refused right here
         self._on_request(stream)
 
     def _stream_reset(self, event: StreamReset) -> None:
+        stream = self.streams.get(event.stream_id)
         super()._stream_reset(event)
-        self._reset_happened()
+        if stream is None or not event.remote_reset or self._clock() - stream.opened_at < _RAPID:
+            self._reset_happened()
 
     def _reset_happened(self) -> None:
         if not self._resets.take(self._clock()):
@@ -193,7 +210,9 @@ class ServerConnection(Connection):
 
     def _goaway_received(self, event: ConnectionTerminated) -> None:
         """A client that goes away closes the connection when its calls are done; nothing to do before."""
+        self._control_frame_received(event)
 
     def _ping_acknowledged(self, event: PingAckReceived) -> None:
+        self._control_frame_received(event)
         if event.ping_data == _DRAIN_PING:
             self.settle()

@@ -89,6 +89,7 @@ class Stream:
 
     :ivar headers: what the peer opened with (the request, or the response's initial metadata)
     :ivar trailers: what the peer ended with, for a response that was not trailers-only
+    :ivar opened_at: when the peer opened it, on a server; on the connection's clock
     :ivar is_complete: END_STREAM has arrived: nothing the peer had to say is missing, however the stream ended
     :ivar termination: set once the stream has been cut short
     :ivar readable: woken when something arrives or the stream ends
@@ -103,6 +104,7 @@ class Stream:
         "id",
         "is_complete",
         "on_terminated",
+        "opened_at",
         "readable",
         "state",
         "termination",
@@ -115,6 +117,7 @@ class Stream:
         self.state = StreamState.OPEN
         self.headers: Headers | None = None
         self.trailers: Headers | None = None
+        self.opened_at = 0.0
         self.is_complete = False
         self.termination: Termination | None = None
         self.readable = Wakeup()

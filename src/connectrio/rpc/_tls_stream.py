@@ -22,6 +22,7 @@ import anyio
 from anyio.abc import AnyByteStream, ByteStream
 from anyio.streams.tls import TLSAttribute
 
+from connectrio.rpc._read_ahead import stop_reading_ahead
 from connectrio.rpc._tls_errors import HandshakeAbandonedError, TLSHandshakeError, explain
 
 # seconds that a peer has to read why the handshake failed; closing at once could destroy the alert
@@ -50,6 +51,7 @@ class TLSByteStream(ByteStream):
         hostname: str | None = None,
         timeout: float = math.inf,
     ) -> None:
+        stop_reading_ahead(transport)
         self._transport = transport
         self._timeout = timeout
         self._peer = "the client" if hostname is None else "the server"

@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteStream
 
 from connectrio.rpc._connection import Connection, ConnectionState
+from connectrio.rpc._read_ahead import stop_reading_ahead
 
 _READ_SIZE = 64 * 1024
 # One read can hold thousands of tiny frames; other tasks get a turn after so many.
@@ -26,6 +27,7 @@ async def run(transport: AnyByteStream, connection: Connection, *, linger: float
     When the block is left, what is in the output is flushed and the peer is given `linger` seconds to read it and to
     close its side; then the transport is closed. Cancelled, or left with an exception, the transport is closed at once.
     """
+    stop_reading_ahead(transport)
     # in-memory transports carry objects of any size; the buffer cuts them to what is asked for
     byte_stream = transport if isinstance(transport, ByteStream) else BufferedByteStream(transport)
     reader_ended, writer_ended = anyio.Event(), anyio.Event()

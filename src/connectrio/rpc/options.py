@@ -51,10 +51,12 @@ class ServerOptions(ConnectionOptions):
         clients retry. The executor sends all its calls over one connection, so this is also the most it can have in
         flight; 1,000 bounds the tasks a peer can make us start
     :ivar max_connections: at once, over all listeners; one more is closed as soon as it is accepted
-    :ivar reset_budget: streams a second that a client may reset, or make us reset, before its connection is ended with
-        ENHANCE_YOUR_CALM; as many as it may have open, so that cancelling everything at once is always allowed
-    :ivar control_budget: frames a second that carry no call (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE)
-        before a connection is ended. Data that we send earns more, because it makes honest clients send them
+    :ivar reset_budget: streams that a client may reset in their first second, or make us reset, before its connection
+        is ended with ENHANCE_YOUR_CALM. As many as it may have open, so that cancelling everything at once is always
+        allowed; what was used comes back within 30 seconds
+    :ivar control_budget: frames a second that carry no call (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE,
+        unknown frames, and all but data for streams that are over) before a connection is ended. Data that we send
+        earns more, because it makes honest clients send them
     :ivar min_ping_interval: seconds that a client with calls must leave between its PINGs (gRFC A8). Go's default is
         five minutes; the executor pings every 30 s and must always pass
     :ivar handshake_timeout: seconds from accepting a connection to the client's first SETTINGS
