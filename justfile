@@ -38,7 +38,7 @@ format:
     ruff check --fix --select I
     ruff format
 
-# measure calls per second beside flyte-sdk's own host, in one run
+# measure beside flyte-sdk's own host and other peers, in one run; --help tells what
 bench *arguments:
     {{python}} tests/bench/run.py "$@"
 

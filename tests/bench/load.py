@@ -1,51 +1,136 @@
-"""The client of the benchmark: keeps so many GetTask calls in flight for so long, and prints what it saw as JSON.
-
-python load.py PORT STREAMS SECONDS
-"""
+"""Load by h2load (Debian: nghttp2-client): a C program, so that the client is never what is measured."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-import time
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
-import grpc
-from flyteidl2.connector import connector_pb2, service_pb2_grpc
+from accounting import CpuClock
+from call import verify
+from peers import CLIENT_CORE, Running
+from work import Work
 
-REQUEST = connector_pb2.GetTaskRequest(
-    resource_meta=b'{"job_id": "0123456789abcdef"}',
-    task_category=connector_pb2.TaskCategory(name="bench"),
-    output_prefix="s3://bucket/some/prefix",
-)
-
-
-async def load(port: int, streams: int, seconds: float) -> dict[str, float]:
-    """Run the load after half a second of warm-up."""
-    latencies: list[float] = []
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = service_pb2_grpc.AsyncConnectorServiceStub(channel)
-
-        async def caller(until: float) -> None:
-            while (started := time.perf_counter()) < until:
-                await stub.GetTask(REQUEST)
-                latencies.append(time.perf_counter() - started)
-
-        async def phase(length: float) -> float:
-            latencies.clear()
-            started = time.perf_counter()
-            await asyncio.gather(*(caller(started + length) for _ in range(streams)))
-            return time.perf_counter() - started
-
-        await phase(0.5)
-        elapsed = await phase(seconds)
-    latencies.sort()
-    return {
-        "calls_per_second": len(latencies) / elapsed,
-        "median_ms": latencies[len(latencies) // 2] * 1000,
-        "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
-    }
+_LINES = {
+    "requests": re.compile(r"requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed"),
+    "traffic": re.compile(r"\((\d+)\) data"),
+    "seconds": re.compile(r"finished in ([\d.]+)(us|ms|s|m)"),
+}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60}
 
 
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(load(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))))
+@dataclass(frozen=True)
+class Turn:
+    """What one load of one host showed, after the warm-up.
+
+    :ivar rate: calls per second
+    :ivar median: latency of a call in seconds; `p99` as well
+    :ivar cpu: processor seconds of the server for each call
+    :ivar utilization: of its core by the server; well below 1, it was kept from it by others, or the client is slow
+    """
+
+    rate: float
+    median: float
+    p99: float
+    cpu: float
+    utilization: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a host is loaded.
+
+    :ivar streams: calls at once, over all connections
+    """
+
+    streams: int
+    connections: int = 1
+
+
+def measure(host: Running, work: Work, shape: Shape, seconds: float, *, warm_up: float = 0.5) -> Turn:
+    """Load a host for so long after the warm-up.
+
+    :raises SystemExit: an answer was wrong: one call's before and after is looked at, the others' sizes are added up
+    """
+    expected = verify(host.port, work)
+    clock = CpuClock(host.pid)
+    with tempfile.TemporaryDirectory() as directory, clock.recording():
+        log = Path(directory, "log")
+        output = _h2load(host.port, work, shape, "--duration", _number(warm_up + seconds), "--log-file", str(log))
+        calls = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    verify(host.port, work)
+    _check(output, work, shape, expected)
+    began = min((start for start, _, _ in calls), default=0) / 1e6
+    since, until, cpu = clock.window(began + warm_up, began + warm_up + seconds)
+    latencies = sorted(took / 1e6 for start, _, took in calls if since <= (start + took) / 1e6 < until)
+    if not latencies:
+        raise SystemExit(f"{host.peer.name}: no {work.title} was answered in {seconds} s")
+    return Turn(
+        rate=len(latencies) / (until - since),
+        median=latencies[len(latencies) // 2],
+        p99=latencies[math.ceil(len(latencies) * 0.99) - 1],
+        cpu=cpu / len(latencies),
+        utilization=cpu / (until - since),
+        calls=len(latencies),
+    )
+
+
+def make(port: int, work: Work, shape: Shape, calls: int) -> float:
+    """Make so many calls; how many seconds they took.
+
+    :raises SystemExit: an answer was wrong
+    """
+    expected = verify(port, work)
+    output = _h2load(port, work, shape, "--requests", str(calls))
+    _check(output, work, shape, expected, calls)
+    value, unit = _found(output, "seconds").groups()
+    return float(value) * _SECONDS[unit]
+
+
+def _h2load(port: int, work: Work, shape: Shape, *options: str) -> str:
+    h2load = shutil.which("h2load")
+    if h2load is None:
+        raise SystemExit("h2load is not on the PATH; on Debian: apt-get install nghttp2-client")
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(work.body)
+        body.flush()
+        command = [
+            "taskset", "-c", str(CLIENT_CORE), h2load,
+            "--clients", str(shape.connections),
+            "--max-concurrent-streams", str(max(1, shape.streams // shape.connections)),
+            "--data", body.name,
+            "--header", "content-type: application/grpc",
+            "--header", "te: trailers",
+            *options,
+            f"http://127.0.0.1:{port}{work.path}",
+        ]  # fmt: skip
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _check(output: str, work: Work, shape: Shape, size: int, calls: int | None = None) -> None:
+    """An error has no DATA, so that right answers can be told by their sizes: all calls have the same one."""
+    total, _, _, succeeded, failed = map(int, _found(output, "requests").groups())
+    received = int(_found(output, "traffic").group(1))
+    if calls is not None:
+        is_right = succeeded == total == calls and received == calls * size
+    else:  # the calls that the end has cut off have sent some of theirs
+        cut_off = 2 * shape.streams * size
+        is_right = failed == 0 and succeeded > 0 and succeeded * size <= received <= succeeded * size + cut_off
+    if not is_right:
+        raise SystemExit(f"{work.title}: not all answers were right; {size} bytes each were expected:\n{output}")
+
+
+def _found(output: str, line: str) -> re.Match[str]:
+    found = _LINES[line].search(output)
+    if found is None:
+        raise SystemExit(f"h2load ended without figures:\n{output}")
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{math.ceil(value)}" if value >= 1 else f"{value * 1000:.0f}ms"

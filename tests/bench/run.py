@@ -1,157 +1,212 @@
-"""Calls per second and latency of our host beside flyte-sdk's `c0`, in one interleaved run.
+"""Our host beside its peers, in one interleaved run.
 
-    uv run just bench [--seconds 3] [--rounds 3] [--streams 1 64]
+    uv run just bench                                        # GetTask, 1 and 64 at once, beside flyte-sdk's c0
+    uv run just bench create --backend trio --streams 64 --rounds 5
+    uv run just bench get --peers connectrio.rpc grpc.aio grpclib purerpc
+    uv run just bench --all --json bench.json --plot bench.svg
 
-Each host is a process pinned to one core, the client (grpcio, the executor's own stack) to another. Within a round
-every host has its turn, so that whatever else the machine does hits all of them; what counts is the ratio, with its
-spread over the rounds. flyte-sdk is installed into an environment of its own, `.venv-reference`, on the first run.
+Each server is a process pinned to one core, the client (h2load) to another. In each round every peer has its turn, so
+that whatever else the machine does hits all of them; every other round goes the other way round. What counts is the
+ratio to the first peer, which is given with its spread over the rounds: (median; lowest-highest). On a machine that
+does other things too, processor time per call says more than calls per second.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
-import socket
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-REFERENCE = ROOT / ".venv-reference"
-REFERENCE_PACKAGE = "flyte[connector]==2.12.1"
-SERVER_CORE, CLIENT_CORE = 0, 1
+import figures
+import work
+from accounting import cpu_seconds, resident_bytes
+from figures import Figure, Table
+from instructions import instructions_per_call
+from load import Shape, make, measure
+from peers import ALL, BACKENDS, Peer, Running, chosen, ours, running
+from plot import plot
+
+CONNECTIONS = (1, 100, 1000)
+STREAMS = (1, 8, 64, 256)
+MANY_CALLS = 1_000_000
+_SETTLED = 0.1
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A host under test: its name, and the command that starts it with `bench_connector` on a port."""
+class Bench:
+    """Something to measure.
 
-    name: str
-    command: list[str]
+    :ivar title: of its table
+    :ivar turn: measures one peer once
+    :ivar fits: whether the peer can do it
+    """
 
-
-@dataclass(frozen=True)
-class Result:
-    """One turn of one host."""
-
-    calls_per_second: float
-    median_ms: float
-    p99_ms: float
+    title: str
+    turn: Callable[[Hosts, Peer], dict[Figure, float]]
+    fits: Callable[[Peer], bool] = lambda peer: peer.is_whole
 
 
-def peers() -> list[Peer]:
-    """flyte-sdk first, as the one that the others are compared with."""
-    module = ["--modules", "bench_connector"]
-    ours = [sys.executable, "-m", "connectrio", "serve", "--no-entry-points", "--log-level", "warning"]
-    return [
-        Peer("flyte-sdk c0", [str(REFERENCE / "bin" / "c0"), *module]),
-        *(Peer(f"connectrio {name}", [*ours, *module, "--backend", name]) for name in ("uvloop", "asyncio", "trio")),
-    ]
+class Hosts:
+    """The peers as processes, each started when it is first needed."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, Running] = {}
+
+    def __getitem__(self, peer: Peer) -> Running:
+        if peer.name not in self._running:
+            self._running[peer.name] = self._stack.enter_context(running(peer))
+        return self._running[peer.name]
 
 
-def install_reference() -> None:
-    """Make the environment that flyte-sdk runs in, unless it is there."""
-    if not (REFERENCE / "bin" / "c0").exists():
-        subprocess.run(["uv", "venv", "--quiet", str(REFERENCE)], check=True)
-        subprocess.run(["uv", "pip", "install", "--quiet", "--python", str(REFERENCE), REFERENCE_PACKAGE], check=True)
+def loaded(kind: work.Work, shape: Shape, seconds: float, title: str) -> Bench:
+    """A load of one shape; a bare servicer knows two methods only."""
+
+    def turn(hosts: Hosts, peer: Peer) -> dict[Figure, float]:
+        warm_up = 0.5 + shape.connections / 200
+        seen = measure(hosts[peer], kind, shape, seconds, warm_up=warm_up)
+        return {
+            figures.RATE: seen.rate,
+            figures.MEDIAN: seen.median,
+            figures.P99: seen.p99,
+            figures.CPU: seen.cpu,
+            figures.BUSY: seen.utilization,
+        }
+
+    return Bench(title, turn, lambda peer: peer.is_whole or kind in (work.GET, work.CREATE))
 
 
-@contextlib.contextmanager
-def running(peer: Peer) -> Iterator[int]:
-    """`peer` as a process pinned to the server's core; yields its port once it answers."""
-    port, metrics_port = _free_port(), _free_port()
-    process = subprocess.Popen(
-        [*peer.command, "--port", str(port), "--prometheus_port", str(metrics_port)],
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _pin(process.pid, SERVER_CORE)
-    try:
-        _wait_until_listening(port, process)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+def start(_: Hosts, peer: Peer) -> dict[Figure, float]:
+    """Cold start to SERVING, and what it then has in memory while nobody calls."""
+    with running(peer) as host:
+        used = cpu_seconds(host.pid)
+        time.sleep(1)
+        return {
+            figures.COLD_START: host.cold_start,
+            figures.START_CPU: used,
+            figures.RESIDENT: resident_bytes(host.pid),
+        }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def blocking(hosts: Hosts, peer: Peer) -> dict[Figure, float]:
+    """So many calls at once to a connector that blocks."""
+    calls = work.BLOCKING_CALLS
+    return {figures.WALL: make(hosts[peer].port, work.BLOCKING, Shape(calls), calls)}
 
 
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise SystemExit(f"{process.args} does not listen")
+def memory(calls: int) -> Bench:
+    """What the process has in memory after many calls, and by how much that grew after the first tenth of them."""
+
+    def turn(_: Hosts, peer: Peer) -> dict[Figure, float]:
+        with running(peer) as host:
+            make(host.port, work.GET, Shape(64), calls // 10)
+            before = resident_bytes(host.pid)
+            make(host.port, work.GET, Shape(64), calls - calls // 10)
+            after = resident_bytes(host.pid)
+        return {figures.RESIDENT: after, figures.GROWTH: after - before}
+
+    return Bench(f"Memory after {calls:,} calls, and its growth after the first {calls // 10:,}", turn)
 
 
-def measure(port: int, streams: int, seconds: float) -> Result:
-    """Load the host on `port` with so many calls at once for so long."""
-    command = [sys.executable, str(HERE / "load.py"), str(port), str(streams), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-        _pin(client.pid, CLIENT_CORE)
-        output, _ = client.communicate()
-    if client.returncode != 0:
-        raise SystemExit(f"the client ended with {client.returncode}")
-    return Result(**json.loads(output))
+def counted(kind: work.Work) -> Bench:
+    """Instructions, which do not wobble."""
+
+    def turn(_: Hosts, peer: Peer) -> dict[Figure, float]:
+        return {figures.INSTRUCTIONS: instructions_per_call(peer, kind)}
+
+    return Bench(f"{kind.title}: instructions of the server for each call", turn, lambda _: True)
 
 
-def _pin(process: int, core: int) -> None:
-    """Keep a process that has just been started, and the threads that it will start, on one core."""
-    os.sched_setaffinity(process, {core % (os.cpu_count() or 1)})
+def benches(options: argparse.Namespace) -> Iterator[Bench]:
+    """What the command line asks for."""
+    seconds = options.seconds
+    plans: dict[str, list[Bench]] = {
+        **{
+            kind.name: [loaded(kind, Shape(n), seconds, f"{kind.title}, {n} at once") for n in options.streams]
+            for kind in (work.GET, work.CREATE)
+        },
+        "logs": [loaded(work.LOGS, Shape(8), seconds, f"{work.LOGS.title}, 8 at once")],
+        "large": [loaded(work.LARGE, Shape(4), seconds, f"{work.LARGE.title}, 4 at once")],
+        "connections": [connected(number, seconds) for number in options.connections],
+        "start": [Bench("Start, and idle", start)],
+        "blocking": [Bench(work.BLOCKING.title, blocking)],
+        "memory": [memory(options.calls)],
+        "instructions": [counted(work.GET), counted(work.CREATE)],
+    }
+    for name in options.work:
+        yield from plans[name]
+
+
+def connected(number: int, seconds: float) -> Bench:
+    """GetTask over so many connections, one call at a time on each; at least 64 at once."""
+    shape = Shape(max(64, number), number)
+    return loaded(work.GET, shape, seconds, f"GetTask, {number} connections, {shape.streams} at once")
+
+
+def run(plan: list[Bench], peers: list[Peer], rounds: int) -> list[Table]:
+    """Measure, and print each table when it is complete."""
+    tables = []
+    with contextlib.ExitStack() as stack:
+        hosts = Hosts(stack)
+        for bench in plan:
+            fitting = [peer for peer in peers if bench.fits(peer)]
+            table = Table(bench.title, {peer.name: [] for peer in fitting})
+            for number in range(rounds):
+                for peer in fitting if number % 2 == 0 else reversed(fitting):
+                    print(f"\r{bench.title}: round {number + 1}, {peer.name}\033[K", end="", file=sys.stderr)
+                    table.add(peer.name, bench.turn(hosts, peer))
+                    time.sleep(_SETTLED)
+            print("\r\033[K", end="", file=sys.stderr)
+            print(table.to_markdown(), flush=True)
+            tables.append(table)
+    return tables
+
+
+WORKS = ("get", "create", "logs", "large", "connections", "start", "blocking", "memory", "instructions")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", nargs="*", help=f"what to measure: {', '.join(WORKS)} (get)")
+    parser.add_argument("--all", action="store_true", help="everything, beside every peer; takes hours")
+    parser.add_argument("--peers", nargs="+", default=["c0", "connectrio"], help=", ".join(p.name for p in ALL))
+    parser.add_argument("--backend", nargs="+", choices=BACKENDS, help="of our host, instead of all three")
+    parser.add_argument("--streams", type=int, nargs="+", help="calls at once (1 64)")
+    parser.add_argument("--connections", type=int, nargs="+", default=list(CONNECTIONS))
+    parser.add_argument("--calls", type=int, default=MANY_CALLS, help="for memory")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of load for each turn, after the warm-up")
+    parser.add_argument("--json", type=Path, help="write all figures there, beside those of other runs")
+    parser.add_argument("--plot", type=Path, help="draw the rates of GetTask and CreateTask into this SVG file")
+    options = parser.parse_args()
+    unknown = set(options.work) - set(WORKS)
+    if unknown:
+        parser.error(f"cannot measure {', '.join(sorted(unknown))}; choose from {', '.join(WORKS)}")
+    if options.all:
+        options.work, options.peers = list(WORKS), [peer.name for peer in ALL]
+    options.work = options.work or ["get"]
+    options.streams = options.streams or list(STREAMS if options.all else (1, 64))
+    return options
 
 
 def main() -> None:
-    """Measure, and print a table for each number of streams."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of load for each turn")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64], help="calls at once")
-    options = parser.parse_args()
-    install_reference()
-    everyone = peers()
-    results: dict[tuple[int, str], list[Result]] = {}
-    with contextlib.ExitStack() as stack:
-        ports = {peer.name: stack.enter_context(running(peer)) for peer in everyone}
-        for _ in range(options.rounds):
-            for streams in options.streams:
-                for peer in everyone:
-                    turn = measure(ports[peer.name], streams, options.seconds)
-                    results.setdefault((streams, peer.name), []).append(turn)
-    for streams in options.streams:
-        report(streams, everyone, results)
-
-
-def report(streams: int, everyone: list[Peer], results: dict[tuple[int, str], list[Result]]) -> None:
-    """Print the medians over the rounds, and the ratio to the first peer with its spread."""
-    print(f"\nGetTask, {streams} at once (median of the rounds; ratio to {everyone[0].name}, lowest to highest)")
-    base = results[streams, everyone[0].name]
-    for peer in everyone:
-        turns = results[streams, peer.name]
-        ratios = [turn.calls_per_second / other.calls_per_second for turn, other in zip(turns, base, strict=True)]
-        rate, median, p99 = (
-            statistics.median(getattr(turn, field) for turn in turns)
-            for field in ("calls_per_second", "median_ms", "p99_ms")
-        )
-        print(
-            f"  {peer.name:20} {rate:8.0f} calls/s  p50 {median:7.2f} ms  p99 {p99:7.2f} ms"
-            f"  {statistics.median(ratios):.2f} of it ({min(ratios):.2f}-{max(ratios):.2f})"
-        )
+    """Measure, print, write."""
+    options = parse()
+    peers = chosen(options.peers)
+    if options.backend:
+        wanted = {ours(backend).name for backend in options.backend}
+        peers = [peer for peer in peers if not peer.name.startswith("connectrio ") or peer.name in wanted]
+    tables = run(list(benches(options)), peers, options.rounds)
+    if options.json:
+        figures.save(tables, options.json)
+        tables = figures.load(options.json)
+    if options.plot:
+        options.plot.write_text(plot(tables))
 
 
 if __name__ == "__main__":
