@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+# a busy machine is no failure
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),

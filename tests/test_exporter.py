@@ -136,7 +136,8 @@ async def test_other_paths_and_methods():
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /rea", b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"])
-async def test_open_connections_do_not_delay_the_end(sent):
+async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
+    monkeypatch.setattr("connectrio.exporter._GRACE", 10.0)
     async with exporter(View()) as address:
         stream = await anyio.connect_tcp(*address)
         if sent:
@@ -144,7 +145,7 @@ async def test_open_connections_do_not_delay_the_end(sent):
         # the connection has been accepted when a later one has been served
         await get(address, "/readyz")
         started = time.monotonic()
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 9
     async with stream:
         received = b"".join([chunk async for chunk in stream])
     assert received.startswith(b"HTTP/1.1 200") == sent.endswith(b"\r\n\r\n")
@@ -165,7 +166,7 @@ async def test_a_request_that_never_ends_does_not_either(monkeypatch):
         await stream.receive()
         await stream.receive()
         started = time.monotonic()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 async def test_the_address_is_reported():

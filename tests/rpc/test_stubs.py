@@ -17,6 +17,7 @@ from rpc.raw import RawPeer, RawServer
 from rpc.script import Note, Script, ScriptBase, ScriptStub
 from rpc.serving import eventually, in_both_ways, in_memory, leaving_nothing, turns
 from rpc.test_channel import RESPONSE, channel_to
+from rpc_channel.virtual_time import in_virtual_time
 
 
 class Ended:
@@ -249,6 +250,7 @@ async def test_cancelling_the_receiver_cancels_the_call_and_the_sender():
         await servicer.event.wait()
 
 
+@in_virtual_time
 async def test_a_deadline_ends_both_directions():
     sender = Ended()
 

@@ -20,7 +20,7 @@ from connectrio.rpc.testing import memory_transport_pair
 from rpc.frames import Data, Headers, Reset
 from rpc.raw import RawPeer
 from rpc.script import Note, Script, ScriptStub
-from rpc.serving import eventually, in_memory, leaving_nothing, turns
+from rpc.serving import PATIENCE, eventually, in_memory, leaving_nothing, turns
 
 STEPS = range(40)
 LARGE = Note("x" * 100_000)
@@ -65,7 +65,7 @@ async def test_on_a_connection_with_one_slot(victim: Victim):
         await served.stub.unary(Note())
         for steps in STEPS:
             await cancel_after(steps, served.channel, victim)
-            assert await served.stub.unary(Note(str(steps)), timeout=5) == Note(str(steps))
+            assert await served.stub.unary(Note(str(steps)), timeout=PATIENCE) == Note(str(steps))
             assert not served.channel._policy.is_busy
             assert not served.channel._queue
 
@@ -88,7 +88,7 @@ async def test_while_connecting():
             [address] = await served.channel._target.resolve()
             async with Channel(address.connect, options=ChannelOptions(close_timeout=0.01)) as channel:
                 await cancel_after(steps, channel, unary)
-                assert await ScriptStub(channel).unary(Note("next"), timeout=5) == Note("next")
+                assert await ScriptStub(channel).unary(Note("next"), timeout=PATIENCE) == Note("next")
 
 
 @pytest.mark.parametrize("steps", range(0, 30, 3))
@@ -173,7 +173,7 @@ async def test_while_it_is_made_again(victim: Victim):
             await cancel_after(steps, channel, victim)
             call = ScriptStub(channel)
             # a cancelled call may leave the even number that is refused to this one, once
-            assert await call.unary(Note("0123456789"), timeout=5) == Note("0123456789")
+            assert await call.unary(Note("0123456789"), timeout=PATIENCE) == Note("0123456789")
             assert not channel._policy.is_busy
             assert not channel._queue
     assert server.refused > 20

@@ -11,7 +11,7 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc import Channel, ChannelOptions, ChannelState, GRPCError, Server
 from rpc.script import Note, Script, ScriptStub
-from rpc.serving import leaving_nothing, listening, turns
+from rpc.serving import PATIENCE, eventually, leaving_nothing, listening, turns
 from rpc_channel.addresses import Names
 from rpc_channel.playing import Place, answer, echo, playing, playing_at
 from rpc_channel.virtual_time import LONG, in_virtual_time
@@ -301,7 +301,7 @@ async def test_the_server_is_killed_and_started_again_on_the_same_port():
             assert f"cannot connect to 127.0.0.1:{port}" in str(raised.value.message)
             for number in range(5):
                 async with listening(Server([Script()]), port):
-                    assert await patient.unary(Note(f"life {number}"), timeout=5) == Note(f"life {number}")
+                    assert await patient.unary(Note(f"life {number}"), timeout=PATIENCE) == Note(f"life {number}")
                     assert await hasty.unary(Note("and again")) == Note("and again")
                 await channel.wait_for_state_change(ChannelState.READY)
                 assert channel.state is ChannelState.IDLE
@@ -314,7 +314,7 @@ async def test_calls_through_restarts_of_the_server_arrive_when_they_wait():
     async def caller(stub: ScriptStub) -> None:
         while len(replies) < 200:
             try:
-                replies.append((await stub.unary(Note("x"), timeout=5)).text)
+                replies.append((await stub.unary(Note("x"), timeout=PATIENCE)).text)
             except GRPCError as error:
                 # cut off in the middle, which a graceful server would not do
                 assert error.status is Status.UNAVAILABLE, error  # noqa: PT017 - it may also not happen
@@ -327,5 +327,6 @@ async def test_calls_through_restarts_of_the_server_arrive_when_they_wait():
                 tasks.start_soon(caller, ScriptStub(channel))
             while len(replies) < 200:
                 async with listening(Server([Script()]), port):
-                    await anyio.sleep(0.03)
+                    enough = min(len(replies) + 20, 200)
+                    await eventually(lambda: len(replies) >= enough)  # noqa: B023 - before the next one
     assert set(replies) == {"x"}

@@ -11,7 +11,7 @@ from h2.settings import SettingCodes
 from connectrio.rpc import Channel, ChannelOptions, ChannelState, Server
 from rpc.raw import RawPeer
 from rpc.script import Note, Script, ScriptStub
-from rpc.serving import leaving_nothing, listening, turns
+from rpc.serving import eventually, leaving_nothing, listening, turns
 from rpc_channel.addresses import Names
 from rpc_channel.playing import Place, echo, playing_at
 from rpc_channel.virtual_time import in_virtual_time
@@ -303,6 +303,11 @@ async def test_closing_right_after_connecting():
             await turns(waiting)
 
 
+def ready(channel: Channel) -> int:
+    """How many addresses are connected."""
+    return sum(subchannel.state is ChannelState.READY for subchannel in channel._policy._turns)
+
+
 async def test_three_servers_over_sockets_one_of_which_restarts():
     answered: dict[str, int] = {}
 
@@ -328,6 +333,6 @@ async def test_three_servers_over_sockets_one_of_which_restarts():
                 while len(answered) < 3:
                     await stub.unary(Note())
                     await anyio.sleep(0.001)
-            await turns()
+            await eventually(lambda: ready(channel) == 2)
             for _ in range(10):
                 await stub.unary(Note())

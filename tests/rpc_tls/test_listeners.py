@@ -13,7 +13,7 @@ from connectrio.rpc.tls import ChannelTLS, ServerTLS
 from connectrio.rpc.unix import listen_unix
 from rpc.script import Note, Script
 from rpc_tls.certificates import Pki, issue
-from rpc_tls.serving import answers, calling, serving
+from rpc_tls.serving import PATIENCE, answers, calling, serving
 
 
 async def test_tls_plaintext_and_unix_sockets_together(pki: Pki):
@@ -82,6 +82,7 @@ async def test_a_tls_listener_serves_other_protocols_than_ours_as_well(pki: Pki)
         async with await anyio.connect_tcp("127.0.0.1", port) as silent:
             with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 await silent.receive()
+        tls.handshake_timeout = PATIENCE
         async with await ChannelTLS(pki.ca).secure(await anyio.connect_tcp("127.0.0.1", port), "localhost") as stream:
             assert await stream.receive() == b"hello"
         tasks.cancel_scope.cancel()

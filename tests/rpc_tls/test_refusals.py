@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import ssl
 
 import anyio
@@ -111,13 +112,22 @@ async def test_our_own_client_without_tls(pki: Pki):
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
 async def test_a_client_that_says_nothing_is_cut_off_while_others_are_served(pki: Pki, said: bytes):
-    tls = server_tls(pki, handshake_timeout=0.2)
-    async with serving(tls) as served, await anyio.connect_tcp("127.0.0.1", served.port) as transport:
-        await transport.send(said or b"\x16")
-        assert await answers(served.target, ChannelTLS(pki.ca))
-        assert not served.refusals()
-        assert await served.refusal() == "the client did not finish the TLS handshake within 0.2 seconds"
-        assert await ended(transport)
+    tls = server_tls(pki, handshake_timeout=math.inf)
+    async with serving(tls) as served:
+        async with await anyio.connect_tcp("127.0.0.1", served.port) as transport:
+            await transport.send(said or b"\x16")
+            assert await answers(served.target, ChannelTLS(pki.ca))
+            assert not served.refusals()
+        assert await served.refusal() == "the client closed the connection during the TLS handshake"
+
+        tls.handshake_timeout = 0.05
+        async with await anyio.connect_tcp("127.0.0.1", served.port) as transport:
+            await transport.send(said or b"\x16")
+            assert await ended(transport)
+        await eventually(lambda: len(served.refusals()) == 2)
+        assert await served.refusal() == "the client did not finish the TLS handshake within 0.05 seconds"
+
+        tls.handshake_timeout = math.inf
         assert await answers(served.target, ChannelTLS(pki.ca))
 
 
