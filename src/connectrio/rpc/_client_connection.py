@@ -61,6 +61,7 @@ class ClientConnection(Connection):
         self._clock = clock
         self._unwritten: list[Stream] = []
         self._goodbye = ""
+        self._handlers |= {RequestReceived: self._request_received}
 
     def feed(self, data: bytes) -> None:
         """See `Connection.feed`."""
@@ -154,6 +155,11 @@ class ClientConnection(Connection):
         if stream is not None:
             stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
             stream.readable.wake()
+
+    def _request_received(self, event: RequestReceived) -> None:
+        """A server opens no streams (RFC 9113 §8.4); h2 would keep what it opens for ever."""
+        self.h2.send_goaway(ErrorCodes.PROTOCOL_ERROR, 0)
+        self.fail(f"the peer broke the protocol: a server cannot open a stream, and this one opened {event.stream_id}")
 
     def _stream_ended(self, event: StreamEnded) -> None:
         super()._stream_ended(event)

@@ -34,7 +34,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from connectrio.rpc._h2 import DrainableH2Connection
+from connectrio.rpc._h2 import DrainableH2Connection, MalformedMessage
 from connectrio.rpc._stream import Headers, Stream, StreamState, Termination, TerminationCause
 from connectrio.rpc._wakeup import Wakeup
 from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
@@ -81,8 +81,7 @@ class Connection(ABC):
                 # what we send is ours, and checked where it is made
                 validate_outbound_headers=False,
                 normalize_outbound_headers=False,
-                # h2 ends the whole connection over one header that is not as it should be. A server must be strict; a
-                # client takes what there is, and spares its other calls (grpc's C core sends values that end in spaces)
+                # a server must be strict; a client takes what there is (grpc's C core sends values that end in spaces)
                 validate_inbound_headers=not client_side,
             )
         )
@@ -97,6 +96,7 @@ class Connection(ABC):
             DataReceived: self._data_received,
             StreamEnded: self._stream_ended,
             StreamReset: self._stream_reset,
+            MalformedMessage: self._malformed_received,
             WindowUpdated: self._window_updated,
             RemoteSettingsChanged: self._settings_changed,
             ConnectionTerminated: self._goaway_received,
@@ -259,6 +259,14 @@ class Connection(ABC):
         if stream is not None:
             cause = TerminationCause.RESET_BY_PEER if event.remote_reset else TerminationCause.RESET_BY_US
             stream.terminate(Termination(cause, event.error_code))
+
+    def _malformed_received(self, event: MalformedMessage) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            self.h2.forget_stream(event.stream_id)
+        else:
+            reason = f"the peer sent a malformed message: {event.reason}"
+            stream.terminate(Termination(TerminationCause.RESET_BY_US, ErrorCodes.PROTOCOL_ERROR, reason))
 
     def _window_updated(self, event: WindowUpdated) -> None:
         if event.stream_id == 0:

@@ -2,21 +2,28 @@
 
 h2 closes its state machine when a GOAWAY is sent or received, so that nothing can follow it; a gRPC server drains
 instead (gRFC A9), and RFC 9113 §6.8 lets streams that were begun before it finish. h2 also ends the whole connection
-when a peer opens one stream too many, and counts its streams by walking through all of them. Here GOAWAY is a frame
-like another, and our core counts, refuses and forgets streams.
+when a peer opens one stream too many or sends one malformed message, and counts its streams by walking through all of
+them. Here GOAWAY is a frame like another, a malformed message ends its own stream alone (RFC 9113 §8.1.1), and our core
+counts, refuses and forgets streams.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event
-from h2.exceptions import ProtocolError
+from h2.exceptions import InvalidBodyLengthError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
+from hpack.exceptions import HPACKError
 from hyperframe.exceptions import InvalidPaddingError
+<<<<<<< Updated upstream
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame
+=======
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame
+>>>>>>> Stashed changes
 
 if TYPE_CHECKING:
     from h2.config import H2Configuration
@@ -29,6 +36,14 @@ class FrameWithoutEffect(Event):
 # What an encoder may be made to hold by the peer's SETTINGS_HEADER_TABLE_SIZE; 4096 is the protocol's default, and
 # gRPC's few headers fit in it (h2 would accept any number up to 2³²-1).
 MAX_ENCODER_TABLE_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class MalformedMessage(Event):
+    """The peer sent headers, trailers or a body that HTTP forbids; its stream was reset with PROTOCOL_ERROR."""
+
+    stream_id: int
+    reason: str
 
 
 class DrainableH2Connection(H2Connection):
@@ -107,6 +122,31 @@ class DrainableH2Connection(H2Connection):
         """Send a GOAWAY (RFC 9113 §6.8) and stay open for the streams up to `last_stream_id`."""
         frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=error_code, additional_data=reason)
         self._prepare_for_sending([frame])
+
+    def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        try:
+            return super()._receive_headers_frame(frame)
+        except ProtocolError as error:
+            is_compression_error = isinstance(
+                error.__cause__, HPACKError
+            )  # its table is lost, and so is the connection
+            is_open = frame.stream_id in self.streams and not isinstance(error, StreamClosedError)
+            if is_compression_error or not is_open:
+                raise
+            return [], [self._refuse_malformed(frame.stream_id, error)]
+
+    def _receive_data_frame(self, frame: DataFrame) -> tuple[list[Frame], list[Event]]:
+        try:
+            return super()._receive_data_frame(frame)
+        except InvalidBodyLengthError as error:  # another length than content-length has
+            event = self._refuse_malformed(frame.stream_id, error)
+            self.acknowledge_received_data(frame.flow_controlled_length, frame.stream_id)
+            return [], [event]
+
+    def _refuse_malformed(self, stream_id: int, error: ProtocolError) -> MalformedMessage:
+        if not self.streams[stream_id].closed:
+            self.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+        return MalformedMessage(stream_id, str(error))
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
         try:

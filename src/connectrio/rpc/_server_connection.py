@@ -24,7 +24,11 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._budget import PingPolicy, TokenBucket
 from connectrio.rpc._connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
+<<<<<<< Updated upstream
 from connectrio.rpc._h2 import FrameWithoutEffect
+=======
+from connectrio.rpc._h2 import MalformedMessage
+>>>>>>> Stashed changes
 from connectrio.rpc._lifetime import Lifetime
 from connectrio.rpc._stream import Headers, Stream
 from connectrio.rpc.options import ServerOptions
@@ -180,6 +184,10 @@ class ServerConnection(Connection):
         super()._stream_reset(event)
         if stream is None or not event.remote_reset or self._clock() - stream.opened_at < _RAPID:
             self._reset_happened()
+
+    def _malformed_received(self, event: MalformedMessage) -> None:
+        super()._malformed_received(event)
+        self._reset_happened()
 
     def _reset_happened(self) -> None:
         if not self._resets.take(self._clock()):
