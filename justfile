@@ -42,6 +42,10 @@ format:
 bench *arguments:
     {{python}} tests/bench/run.py "$@"
 
+# where the time of a call goes, layer by layer; --help tells more
+layers *arguments:
+    {{python}} tests/bench/layers.py "$@"
+
 # the outside judges: h2spec, grpc-go's interoperability client, grpcurl; arguments go to pytest
 interop *arguments:
     {{python}} -m pytest tests/interop tests/rpc_reflection tests/rpc_tls tests/rpc_channel "$@"

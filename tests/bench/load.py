@@ -15,6 +15,13 @@ from call import verify
 from peers import CLIENT_CORE, Running
 from work import Work
 
+# as the executor's, with its default deadline
+REQUEST_HEADERS = [
+    ("content-type", "application/grpc"),
+    ("user-agent", "grpc-go/1.76.0"),
+    ("te", "trailers"),
+    ("grpc-timeout", "10S"),
+]
 _LINES = {
     "requests": re.compile(r"requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed"),
     "traffic": re.compile(r"\((\d+)\) data"),
@@ -104,8 +111,7 @@ def _h2load(port: int, work: Work, shape: Shape, *options: str) -> str:
             "--clients", str(shape.connections),
             "--max-concurrent-streams", str(max(1, shape.streams // shape.connections)),
             "--data", body.name,
-            "--header", "content-type: application/grpc",
-            "--header", "te: trailers",
+            *(f"--header={name}: {value}" for name, value in REQUEST_HEADERS),
             *options,
             f"http://127.0.0.1:{port}{work.path}",
         ]  # fmt: skip
