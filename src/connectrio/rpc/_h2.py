@@ -19,11 +19,7 @@ from h2.exceptions import InvalidBodyLengthError, ProtocolError, StreamClosedErr
 from h2.settings import SettingCodes
 from hpack.exceptions import HPACKError
 from hyperframe.exceptions import InvalidPaddingError
-<<<<<<< Updated upstream
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame
-=======
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame
->>>>>>> Stashed changes
 
 if TYPE_CHECKING:
     from h2.config import H2Configuration

@@ -24,11 +24,7 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._budget import PingPolicy, TokenBucket
 from connectrio.rpc._connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
-<<<<<<< Updated upstream
-from connectrio.rpc._h2 import FrameWithoutEffect
-=======
-from connectrio.rpc._h2 import MalformedMessage
->>>>>>> Stashed changes
+from connectrio.rpc._h2 import FrameWithoutEffect, MalformedMessage
 from connectrio.rpc._lifetime import Lifetime
 from connectrio.rpc._stream import Headers, Stream
 from connectrio.rpc.options import ServerOptions
