@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from connectrio._version import __version__
 from connectrio.connector import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
+from connectrio.context import CurrentCall, current_call
+from connectrio.failures import ConnectorError, InvalidRequestError, PermanentFailure, TransientError, UnknownJobError
+from connectrio.phases import PhaseMap
 from connectrio.registry import ConnectorRegistry, Registry
 
 if TYPE_CHECKING:
@@ -16,15 +19,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncConnector",
+    "ConnectorError",
     "ConnectorRegistry",
     "ConnectorService",
+    "CurrentCall",
     "HostSettings",
+    "InvalidRequestError",
+    "PermanentFailure",
     "Phase",
+    "PhaseMap",
     "Registry",
     "Resource",
     "ResourceMeta",
     "TaskLog",
+    "TransientError",
+    "UnknownJobError",
     "__version__",
+    "current_call",
 ]
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
 
+from connectrio.failures import passes
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
@@ -121,6 +122,11 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
     :cvar converts_inputs: whether `create` converts the inputs itself, because another type system rules them: it is
         then given the request's `Inputs` message in place of the values
+    :cvar create_is_idempotent: calling `create` again under the same `current_call().key` finds the job that is there
+        already. Then the host calls it again after errors that pass, within the call's deadline
+    :cvar adopts_lost_jobs: when the answer to an attempt was lost, its job may serve the next attempt. Its
+        `output_prefix` is another one: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs
+        are taken over in any case
     """
 
     name: ClassVar[str] = "Async Connector"
@@ -128,6 +134,8 @@ class AsyncConnector(ABC, Generic[M]):
     task_type_version: ClassVar[int] = 0
     metadata_type: type[M]
     converts_inputs: ClassVar[bool] = False
+    create_is_idempotent: ClassVar[bool] = False
+    adopts_lost_jobs: ClassVar[bool] = False
 
     @abstractmethod
     def create(
@@ -156,6 +164,15 @@ class AsyncConnector(ABC, Generic[M]):
     @abstractmethod
     def delete(self, resource_meta: M, **kwargs: Any) -> Awaitable[None] | None:
         """Cancel the job. Deleting a job that has ended, or twice, is not an error."""
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether a failed `get` may succeed in a moment, so that the host tries again and keeps the error back.
+
+        By default: connection errors and time-outs, Python's own and those of well-known HTTP clients,
+        `TransientError`, and a `GRPCError` with UNAVAILABLE or DEADLINE_EXCEEDED. Override it to name others. It is
+        called on the event loop, so it must not block.
+        """
+        return passes(error)
 
     def get_metrics(
         self, resource_meta: M, **kwargs: Any

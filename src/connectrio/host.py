@@ -37,12 +37,15 @@ from connectrio.rpc.server import Servicer
 from connectrio.rpc.tls import ServerTLS, TLSFilesError
 from connectrio.rpc.unix import UnixSocketError, listen_unix
 from connectrio.service import (
+    Admission,
     AgentMetadataService,
     AsyncAgentService,
     AsyncConnectorService,
     ConnectorMetadataService,
+    Creates,
     Metrics,
     OperationLimits,
+    Polls,
     SyncAgentService,
     Workers,
     failure_metadata,
@@ -137,6 +140,7 @@ class Host:
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
+        self._creates = Creates(most=self.settings.create_memory_size, age=self.settings.create_memory)
         self._reflection: Reflection | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
@@ -232,9 +236,13 @@ class Host:
                 self.health.set(name, ServingStatus.SERVING)
             self.state = HostState.SERVING
             task_status.started(sockets.addresses)
-            with anyio.move_on_after(self.settings.timeout):
-                await self._shutdown_requested.wait()
-            await self._drain(server)
+            try:
+                with anyio.move_on_after(self.settings.timeout):
+                    await self._shutdown_requested.wait()
+                await self._drain(server)
+            finally:
+                # cancelled from outside, the host does not wait for what is shielded from its callers' cancellation
+                self._creates.end_by(anyio.current_time())
             with anyio.move_on_after(_WORKERS_TIMEOUT):
                 await workers.wait_idle()
             siblings.cancel_scope.cancel()
@@ -248,7 +256,15 @@ class Host:
             get_metrics=settings.metrics_limit,
             get_logs=settings.logs_limit,
         )
-        connectors = AsyncConnectorService(self.registry, metrics=self.metrics, workers=workers, limits=limits)
+        connectors = AsyncConnectorService(
+            self.registry,
+            metrics=self.metrics,
+            workers=workers,
+            limits=limits,
+            admission=self._admission(),
+            creates=self._creates,
+            polls=Polls(retry=settings.poll_retry, absorb=settings.poll_absorb),
+        )
         servicers: list[Servicer] = [
             connectors,
             ConnectorMetadataService(self.registry),
@@ -262,6 +278,17 @@ class Host:
             servicers.append(self._reflection)
         return Server(servicers, options=settings)
 
+    def _admission(self) -> Admission:
+        settings = self.settings
+        admission = Admission(
+            calls=settings.max_calls,
+            calls_each=settings.max_calls_per_connector,
+            waiting=settings.max_waiting_calls,
+            log_streams=settings.max_log_streams,
+        )
+        admission.show(self.metrics.registry)
+        return admission
+
     async def _drain(self, server: Server) -> None:
         log.info("draining", calls=server.active_calls, grace_seconds=self._grace)
         self.state = HostState.DRAINING
@@ -271,6 +298,7 @@ class Host:
         self.health.end_watches()
         if self._reflection is not None:
             self._reflection.end_streams()
+        self._creates.end_by(anyio.current_time() + self._grace)
         await server.shutdown(self._grace)
         log.info("drained")
 

@@ -17,6 +17,19 @@ _LIMITS = ("create_limit", "get_limit", "delete_limit", "metrics_limit", "logs_l
 __all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
 
 
+_COUNTS = ("worker", "create_memory_size", "max_calls", "max_calls_per_connector", "max_log_streams")
+_MAY_BE_ZERO = (
+    "grace",
+    "drain_delay",
+    "timeout",
+    "create_memory",
+    "poll_retry",
+    "poll_absorb",
+    "max_waiting_calls",
+    "watchdog",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostSettings(ServerOptions):
     """How a host serves: what follows, and what bounds its gRPC server. Times are in seconds, sizes in bytes.
@@ -24,7 +37,8 @@ class HostSettings(ServerOptions):
     :ivar host: the address to listen on, for gRPC and HTTP alike; all interfaces if not given
     :ivar port: of the gRPC server; 0 picks a free one
     :ivar prometheus_port: of /metrics, /healthz and /readyz; 0 picks a free one
-    :ivar worker: how many plain `def` methods of connectors may run at once, each in a thread
+    :ivar worker: how many plain `def` methods of connectors may run at once, each in a thread. While others have taken
+        what would be a connector's equal share of these, it may use threads beyond, of which there can be as many again
     :ivar timeout: shut down, gracefully, after so many seconds; for tests
     :ivar modules: module names or .py files to load connectors from, beside the installed entry points
     :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`
@@ -40,6 +54,22 @@ class HostSettings(ServerOptions):
     :ivar logs_limit: for one GetTaskLogs stream; none unless given, because following takes as long as the job
     :ivar execute_limit: for one ExecuteTaskSync of Flyte 1: a whole job, for which its client waits. Ten minutes are
         more than anybody should wait so; the executor of Flyte 1 gives up after ten seconds by default
+    :ivar create_memory: for which a CreateTask that is sent again is answered with the job that is there, and a lost
+        job is kept for the next attempt. The executor asks again within seconds, or when it has restarted
+    :ivar create_memory_size: the most jobs that are remembered so; about a kilobyte each
+    :ivar poll_retry: for which a GetTask that failed for a reason that passes is tried again, within half of what is
+        left until its deadline. The executor waits 10 s; 0 turns it off
+    :ivar poll_absorb: for which such failures are answered with the last known phase. The executor gives a task up
+        after the sixth error in its whole life, and incidents of other systems last minutes; 0 turns it off
+    :ivar max_calls: calls that may be with connectors at once, not counting streams of logs. Half of that is divided
+        equally among the connectors, so that none takes all; the other half is for whoever needs it
+    :ivar max_calls_per_connector: those of one task type
+    :ivar max_waiting_calls: calls that may wait for room, each connector an equal part of them; one more is answered
+        RESOURCE_EXHAUSTED. With max_calls and max_log_streams this is less than max_concurrent_streams, so that health
+        checks and listings find room on any connection
+    :ivar max_log_streams: GetTaskLogs streams at once; they can last as long as a job, so none waits for another's end
+    :ivar watchdog: for which a method may block the event loop before it is named in the log and /readyz turns 503; 0
+        turns it off. A connection is missed by its peer after a few
     :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
         tells nothing that is not public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; TLS if
@@ -69,6 +99,15 @@ class HostSettings(ServerOptions):
     metrics_limit: float = 30.0
     logs_limit: float | None = None
     execute_limit: float = 600.0
+    create_memory: float = 600.0
+    create_memory_size: int = 4096
+    poll_retry: float = 4.0
+    poll_absorb: float = 600.0
+    max_calls: int = 700
+    max_calls_per_connector: int = 400
+    max_waiting_calls: int = 150
+    max_log_streams: int = 100
+    watchdog: float = 1.0
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -83,9 +122,10 @@ class HostSettings(ServerOptions):
         for name in ("port", "prometheus_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
-        if self.worker < 1:
-            raise ValueError(f"worker must be at least 1, got {self.worker}")
-        for name in ("grace", "drain_delay", "timeout"):
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in _MAY_BE_ZERO:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in _LIMITS:

@@ -34,10 +34,11 @@ from connectors.duckdb_tasks import (
 )
 from connectrio import Phase
 from connectrio.connector import ResourceMetaError
-from connectrio.connectors.duckdb import DuckDBConnector, DuckDBJob, DuckDBSettings, UnknownJobError
+from connectrio.connectors.duckdb import DuckDBConnector, DuckDBJob, DuckDBSettings
 from connectrio.connectors.duckdb._connector import _Submission
 from connectrio.connectors.duckdb._session import Session
 from connectrio.connectors.duckdb._store import JobStore
+from connectrio.failures import UnknownJobError
 
 UNKNOWN = DuckDBJob("0" * 32)
 

@@ -76,7 +76,7 @@ def test_a_client_that_is_killed(host):
 
 
 def test_the_hosts_own_limit():
-    with HostProgram("asyncio", get_limit=0.3) as host, host.client() as client:
+    with HostProgram("asyncio", get_limit=0.3, poll_absorb=0) as host, host.client() as client:
         with pytest.raises(grpc.RpcError) as raised:
             client.call("get", meta=order("sleep", 60, id="limit"))
         assert raised.value.code() is StatusCode.DEADLINE_EXCEEDED

@@ -88,7 +88,7 @@ async def test_the_hosts_limit_when_all_workers_are_busy():
     release = threading.Event()
     service = Service(connector(get=lambda self, **kwargs: None), limits=OperationLimits(get=0.01), workers=1)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(service.workers.run, release.wait, name="another call"))
+        tasks.start_soon(partial(service.workers.run, release.wait, name="another call", owner="tiny"))
         while not service.workers.busy:
             await checkpoint()
         with pytest.raises(GRPCError, match="All 1 worker threads were busy"):

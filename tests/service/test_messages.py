@@ -10,7 +10,7 @@ from grpclib.metadata import encode_grpc_message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.service.errors import MAX_MESSAGE_BYTES, fit_message
+from connectrio.rpc.status_message import MAX_STATUS_MESSAGE_SIZE, fit_status_message
 from service.harness import OPERATIONS, Service, failing
 
 
@@ -22,23 +22,23 @@ async def test_a_long_error_is_cut_and_marked(operation, character):
         await service.call(operation)
     message = caught.value.message
     assert message.startswith("failed to ")
-    assert message.endswith(" characters in all, see the host's log]")
-    assert MAX_MESSAGE_BYTES - 12 <= len(encode_grpc_message(message)) <= MAX_MESSAGE_BYTES
+    assert message.endswith(" characters in all]")
+    assert MAX_STATUS_MESSAGE_SIZE - 12 <= len(encode_grpc_message(message)) <= MAX_STATUS_MESSAGE_SIZE
 
 
 async def test_a_short_one_is_left_alone():
-    assert fit_message("x" * MAX_MESSAGE_BYTES) == "x" * MAX_MESSAGE_BYTES
-    assert fit_message("🚀" * (MAX_MESSAGE_BYTES // 12)) == "🚀" * (MAX_MESSAGE_BYTES // 12)
-    assert fit_message("x" * (MAX_MESSAGE_BYTES + 1)).endswith("6145 characters in all, see the host's log]")
+    assert fit_status_message("x" * MAX_STATUS_MESSAGE_SIZE) == "x" * MAX_STATUS_MESSAGE_SIZE
+    assert fit_status_message("🚀" * (MAX_STATUS_MESSAGE_SIZE // 12)) == "🚀" * (MAX_STATUS_MESSAGE_SIZE // 12)
+    assert fit_status_message("x" * (MAX_STATUS_MESSAGE_SIZE + 1)).endswith("6145 characters in all]")
 
 
 def test_lone_surrogates_are_escaped():
-    assert fit_message("no file \udcff") == "no file \\udcff"
+    assert fit_status_message("no file \udcff") == "no file \\udcff"
 
 
 @given(text=st.text(st.characters(), max_size=400), size=st.integers(100, 300))
 def test_the_encoded_form_fits(text, size):
-    fitted = fit_message(text, size)
+    fitted = fit_status_message(text, size)
     encoded = encode_grpc_message(fitted)
     assert len(encoded) <= size
     assert unquote(encoded, errors="strict") == fitted

@@ -156,7 +156,7 @@ async def test_cancelled_before_the_thread_starts():
 
 def test_a_job_that_is_abandoned_before_its_thread_comes_to_it_never_runs():
     ran, freed = [], []
-    job = _Job(partial(ran.append, 1), "job", freed.append)
+    job = _Job(partial(ran.append, 1), "job", "", freed.append)
     job.abandon()
     job()
     assert (ran, freed) == ([], [job])
@@ -167,7 +167,7 @@ def test_a_job_that_is_abandoned_after_its_thread_has_ended_is_freed_once():
         pass
 
     freed = []
-    job = _Job(coroutine, "job", freed.append)
+    job = _Job(coroutine, "job", "", freed.append)
     job()
     job.abandon()
     assert freed == [job]

@@ -16,6 +16,7 @@ from grpclib.metadata import encode_grpc_message
 from multidict import MultiDict
 
 from connectrio.rpc._stream import Headers
+from connectrio.rpc.status_message import fit_status_message
 
 CONTENT_TYPE = "application/grpc"
 _CONTENT_TYPES = re.compile(r"application/grpc(\+[^;]*)?\s*(;.*)?", re.IGNORECASE)
@@ -26,14 +27,6 @@ _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1
 
 # Not metadata: HTTP/2's and gRPC's own headers.
 _TRANSPORT_HEADERS = frozenset({"te", "content-type", "user-agent"})
-
-# A character is at most four bytes, each three characters once percent-encoded.
-_MAX_ENCODED_CHARACTER = 12
-
-# bytes of a percent-encoded grpc-message. Clients take 8 KiB of metadata by default (grpc's C core drops the whole
-# response beyond it), and custom trailers need room as well.
-MAX_STATUS_MESSAGE_SIZE = 6 * 1024
-_TRUNCATED = " [truncated]"
 
 Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 
@@ -89,34 +82,12 @@ def _decode_binary(key: str, value: str) -> bytes:
         raise ValueError(f"malformed binary metadata {key!r}: {error}") from error
 
 
-def fit_status_message(message: str, size: int = MAX_STATUS_MESSAGE_SIZE) -> str:
-    """`message`, cut and marked so that its percent-encoded form takes at most `size` bytes.
-
-    A client that gets more metadata than it allows drops the whole response, status and all.
-    """
-    if len(message) * _MAX_ENCODED_CHARACTER <= size or len(encode_grpc_message(message)) <= size:
-        return message
-    room = size - len(_TRUNCATED)
-    low, high = 0, min(len(message), room)
-    while low < high:  # the longest prefix that fits; encoding only ever grows with the prefix
-        middle = (low + high + 1) // 2
-        if len(encode_grpc_message(message[:middle])) <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return message[:low] + _TRUNCATED
-
-
 def status_headers(status: Status, message: str | None) -> Headers:
     """The trailers that carry a status."""
     headers = [("grpc-status", str(status.value))]
     if message:
-        headers.append(("grpc-message", encode_grpc_message(fit_status_message(_without_surrogates(message)))))
+        headers.append(("grpc-message", encode_grpc_message(fit_status_message(message))))
     return headers
-
-
-def _without_surrogates(message: str) -> str:
-    return message.encode("utf-8", "replace").decode("utf-8")
 
 
 def trailers_only(status: Status, message: str | None) -> Headers:

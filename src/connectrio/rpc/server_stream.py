@@ -16,10 +16,11 @@ from multidict import MultiDict
 from connectrio.rpc import _stream
 from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
 from connectrio.rpc._framing import MessageReader, frame_message
-from connectrio.rpc._headers import CONTENT_TYPE, fit_status_message, status_headers, trailers_only
+from connectrio.rpc._headers import CONTENT_TYPE, status_headers, trailers_only
 from connectrio.rpc._messages import read_message
 from connectrio.rpc.call import Call
 from connectrio.rpc.peer import Peer
+from connectrio.rpc.status_message import fit_status_message
 
 _Recv = TypeVar("_Recv")
 _Send = TypeVar("_Send")
@@ -187,7 +188,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         trailing = MultiDict(metadata or ())
         trailing.extend(self._call.trailing_metadata)
         if status_message is not None:
-            status_message = fit_status_message(status_message.encode("utf-8", "replace").decode())
+            status_message = fit_status_message(status_message)
         await super().send_trailing_metadata(
             status=status, status_message=status_message, status_details=status_details, metadata=trailing
         )

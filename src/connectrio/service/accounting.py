@@ -9,11 +9,12 @@ from typing import Any
 
 from grpclib.const import Status
 
+from connectrio.failures import PermanentFailure
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.logs import get_logger
 from connectrio.rpc.call import current_call
-from connectrio.service.errors import Failure, RequestError, Severity
+from connectrio.service.errors import Failure, RequestError, Severity, only_leaf
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation
 from connectrio.service.redaction import redact
@@ -73,6 +74,19 @@ class Account:
         """The client has its answer."""
         log = logger.debug if self._call.operation in _ROUTINE else logger.info
         log("call finished", **self._end(Status.OK))
+
+    def recovered(self, failure: Failure, error: BaseException) -> None:
+        """The client gets an answer in place of an error.
+
+        :param error: what `failure` was made of
+        """
+        if isinstance(only_leaf(error), PermanentFailure):
+            self._metrics.failed_for_good(self._label, self._call.operation)
+            self.failed(failure, error)
+            return
+        self._metrics.poll_absorbed(self._label)
+        fields = self._end(Status.OK) | {"error": self._presentable(failure.message), "kept_back": failure.status.name}
+        logger.warning("poll failed, answered with the last known phase", **fields)
 
     def cancelled(self) -> None:
         """The client went away, its deadline passed, or the host is stopping."""

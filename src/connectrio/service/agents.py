@@ -30,8 +30,8 @@ from connectrio.idl.flyteidl2.connector import (
     TaskCategory,
 )
 from connectrio.registry import ConnectorNotFoundError, Registry
+from connectrio.rpc.status_message import fit_status_message
 from connectrio.service.connectors import AsyncConnectorService
-from connectrio.service.errors import fit_message
 
 __all__ = ["AgentMetadataService", "AsyncAgentService"]
 
@@ -126,7 +126,7 @@ class AgentMetadataService(AgentMetadataServiceBase):
         try:
             return flyte1.GetAgentResponse(agent=_agent(self._registry.describe_one(message.name)))
         except ConnectorNotFoundError as error:
-            raise GRPCError(Status.NOT_FOUND, fit_message(str(error))) from error
+            raise GRPCError(Status.NOT_FOUND, fit_status_message(str(error))) from error
 
 
 def _unary(method: Callable[[Q], Awaitable[R]], request: type[Q], response: type[R]) -> Handler:

@@ -12,19 +12,23 @@ from grpclib.const import Status
 
 from connectrio.connector import AsyncConnector
 from connectrio.registry import ConnectorNotFoundError, Registry
+from connectrio.rpc.call import current_call
+from connectrio.rpc.status_message import fit_status_message
 from connectrio.service.accounting import Account, TaskCall
+from connectrio.service.admission import Admission
 from connectrio.service.errors import (
     DeliveryError,
+    OverloadError,
     RequestError,
     TimeLimitError,
     classify,
-    fit_message,
     is_cancellation,
     only_leaf,
 )
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, OperationLimits
 from connectrio.service.redaction import redact
+from connectrio.service.slots import NoRoomError
 from connectrio.service.workers import Workers
 
 __all__ = ["Calls"]
@@ -32,27 +36,50 @@ __all__ = ["Calls"]
 T = TypeVar("T")
 
 Work = Callable[[AsyncConnector[Any]], Awaitable[T]]
+Recover = Callable[[AsyncConnector[Any], BaseException, str], T | None]
+
+# seconds before the client's deadline that a poll gives up, so that its answer still arrives. Flyte's executor waits
+# ten; a client that waits for less than twice this gets what can be had
+_MARGIN = 1.0
 
 
 class Calls:
-    """Lets connectors do the work of calls, and answers for whatever they raise."""
+    """Lets connectors do the work of calls, and answers for whatever they raise.
 
-    def __init__(self, registry: Registry, *, metrics: Metrics, workers: Workers, limits: OperationLimits) -> None:
+    :param early_polls: whether polls that are not answered in time are answered by `recover`, before the client's
+        deadline
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        metrics: Metrics,
+        workers: Workers,
+        limits: OperationLimits,
+        admission: Admission,
+        early_polls: bool,
+    ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._workers = workers
         self._limits = limits
+        self._admission = admission
+        self._early_polls = early_polls
 
-    async def perform(self, call: TaskCall, work: Work[T]) -> T:
+    async def perform(self, call: TaskCall, work: Work[T], recover: Recover[T] | None = None) -> T:
         """Let the connector that `call` is for do `work`, and account for the call.
 
+        :param recover: what to answer in place of an error, given the connector, the error and its text; None: nothing
         :raises GRPCError: it failed, whatever the connector has raised
         """
         account = Account(call, self._label(call), self._metrics)
+        connector: AsyncConnector[Any] | None = None
         try:
             if call.operation is Operation.CREATE:
                 account.observe_inputs()
-            result = await self._within_limit(call, work, self._find(call))
+            connector = self._find(call)
+            result = await self._within_limit(call, work, connector)
         except BaseException as error:
             if is_cancellation(error):
                 account.cancelled()
@@ -62,9 +89,13 @@ class Calls:
                 account.cancelled()
                 raise cause.reason from None
             failure = classify(cause, call.operation, call.task_type)
-            account.failed(failure, error)
-            message = fit_message(redact(failure.message, call.connection))
-            raise GRPCError(failure.status, message, failure.details) from error
+            message = fit_status_message(redact(failure.message, call.connection))
+            answer = None if connector is None or recover is None else recover(connector, cause, message)
+            if answer is None:
+                account.failed(failure, error)
+                raise GRPCError(failure.status, message, failure.details) from error
+            account.recovered(failure, error)
+            return answer
         account.succeeded()
         return result
 
@@ -87,21 +118,51 @@ class Calls:
         return call.task_type if self._versions(call.task_type) else UNREGISTERED
 
     async def _within_limit(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
-        """:raises TimeLimitError: the host's limit has passed; `__cause__` is what the connector made of that"""
-        seconds = self._limits.seconds(call.operation)
-        scope = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
+        """:raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that"""
+        began = anyio.current_time()
+        scope = anyio.CancelScope(deadline=self._deadline(call, began))
         try:
             with scope:
-                return await work(connector)
+                return await self._in_its_place(call, work, connector)
         except BaseException as error:
             if scope.cancel_called and not is_cancellation(error):
-                raise self._too_slow(call, seconds) from error
+                raise self._too_slow(call, scope.deadline - began) from error
             raise
-        raise self._too_slow(call, seconds)
+        raise self._too_slow(call, scope.deadline - began)
 
-    def _too_slow(self, call: TaskCall, seconds: float | None) -> TimeLimitError:
-        message = f"{call.operation.of(call.task_type)}: stopped after {seconds:g} s, this host's own limit for"
-        message += f" {call.operation.value}; the client's deadline was later, or it had set none"
+    def _deadline(self, call: TaskCall, now: float) -> float:
+        seconds = self._limits.seconds(call.operation)
+        deadline = math.inf if seconds is None else now + seconds
+        if call.operation is Operation.GET and self._early_polls:
+            rpc = current_call()
+            if rpc is not None and rpc.deadline is not None and rpc.deadline.at - now > 2 * _MARGIN:
+                return min(deadline, rpc.deadline.at - _MARGIN)
+        return deadline
+
+    async def _in_its_place(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
+        """:raises OverloadError: there is none, and as many wait for one as may"""
+        slots = self._admission.slots(call.operation)
+        name = connector.task_type_name
+        if not slots.try_enter(name):
+            try:
+                await slots.enter(name)
+            except NoRoomError:
+                raise OverloadError(
+                    f"{call.operation.of(name)}: this host is busy with as many calls to this connector as it may be,"
+                    " and as many wait; try again later"
+                ) from None
+        try:
+            return await work(connector)
+        finally:
+            slots.leave(name)
+
+    def _too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
+        limit = self._limits.seconds(call.operation)
+        if limit is not None and math.isclose(seconds, limit):
+            why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value};"
+            why += " the client's deadline was later, or it had set none"
+        else:
+            why = f"stopped after {seconds:.3g} s, to have an answer before the client's deadline"
         if self._workers.busy >= self._workers.limit:
-            message += f". All {self._workers.limit} worker threads were busy: the host may need more of them"
-        return TimeLimitError(message)
+            why += f". All {self._workers.limit} worker threads were busy: the host may need more of them"
+        return TimeLimitError(f"{call.operation.of(call.task_type)}: {why}")

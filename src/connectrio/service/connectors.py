@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from grpclib.const import Handler
 from grpclib.server import Stream
 
-from connectrio.connector import AsyncConnector
+from connectrio.connector import AsyncConnector, Phase
+from connectrio.context import set_key
+from connectrio.failures import PermanentFailure
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceBase,
     CreateTaskRequest,
@@ -18,10 +21,12 @@ from connectrio.idl.flyteidl2.connector import (
     DeleteTaskResponse,
     GetTaskLogsRequest,
     GetTaskLogsResponse,
+    GetTaskLogsResponseBody,
     GetTaskMetricsRequest,
     GetTaskMetricsResponse,
     GetTaskRequest,
     GetTaskResponse,
+    Resource,
     TaskCategory,
 )
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
@@ -30,17 +35,26 @@ from connectrio.literals import LiteralError, inputs_to_python
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.registry import Registry
 from connectrio.service.accounting import TaskCall
+from connectrio.service.admission import Admission
 from connectrio.service.calls import Calls
-from connectrio.service.errors import RequestError, describe_error
+from connectrio.service.creates import Creates, Wanted
+from connectrio.service.errors import OverloadError, RequestError, TimeLimitError, describe_error
+from connectrio.service.identity import JobIdentity, identify
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, OperationLimits
+from connectrio.service.permanent import encode_failure, failed_resource, failure_in, is_failure
+from connectrio.service.polls import Polls, name_of
 from connectrio.service.responses import Send, send_responses
 from connectrio.service.results import encode_resource_meta, expect, resource_to_message
+from connectrio.service.retries import is_transient, try_again
 from connectrio.service.workers import Workers
 
 __all__ = ["AsyncConnectorService"]
 
+T = TypeVar("T")
+
+_FAILED = {Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
 _GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 
 
@@ -54,51 +68,161 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param metrics: where calls are counted
     :param workers: the threads for methods that are plain functions
     :param limits: how long operations may take
+    :param admission: how many may be going on
+    :param creates: the jobs that were created lately
+    :param polls: how polls that fail are answered; not at all, unless given
     """
 
     def __init__(
-        self, registry: Registry, *, metrics: Metrics, workers: Workers, limits: OperationLimits | None = None
+        self,
+        registry: Registry,
+        *,
+        metrics: Metrics,
+        workers: Workers,
+        limits: OperationLimits | None = None,
+        admission: Admission | None = None,
+        creates: Creates | None = None,
+        polls: Polls | None = None,
     ) -> None:
-        self._calls = Calls(registry, metrics=metrics, workers=workers, limits=limits or OperationLimits())
+        admission = admission or Admission()
+        admission.expect(registered.connector.task_type_name for registered in registry.registered())
+        self._calls = Calls(
+            registry,
+            metrics=metrics,
+            workers=workers,
+            limits=limits or OperationLimits(),
+            admission=admission,
+            early_polls=polls is not None and polls.absorb > 0,
+        )
+        self._limits = limits or OperationLimits()
+        self._metrics = metrics
         self._workers = workers
         self._methods = ConnectorMethods()
+        self._creates = creates or Creates()
+        self._polls = polls or Polls(retry=0, absorb=0)
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
         template = message.template or TaskTemplate()
-        connection = message.connection
+        call = TaskCall(Operation.CREATE, template.type, template.task_type_version, message.connection, message.inputs)
 
         async def create(connector: AsyncConnector[Any]) -> CreateTaskResponse:
-            method = self._methods.get(connector, Operation.CREATE)
-            arguments = {
-                "task_template": template,
-                "output_prefix": message.output_prefix,
-                "inputs": message.inputs if connector.converts_inputs else _inputs(message, template),
-                "task_execution_metadata": message.task_execution_metadata,
-            }
-            meta = await method(method.with_connection(arguments, connection), self._workers)
-            return CreateTaskResponse(resource_meta=encode_resource_meta(connector, meta, method.label))
+            identity = identify(message)
+            if identity is None:
+                return CreateTaskResponse(resource_meta=await self._create(connector, message, template))
+            wanted = self._wanted(connector, identity, message, template)
+            return CreateTaskResponse(resource_meta=await self._creates.once(wanted))
 
-        call = TaskCall(Operation.CREATE, template.type, template.task_type_version, connection, message.inputs)
-        return await self._calls.perform(call, create)
+        def recover(_: AsyncConnector[Any], cause: BaseException, text: str) -> CreateTaskResponse | None:
+            failed = isinstance(cause, PermanentFailure)
+            return CreateTaskResponse(resource_meta=encode_failure(text)) if failed else None
+
+        return await self._calls.perform(call, create, recover)
+
+    def _wanted(
+        self,
+        connector: AsyncConnector[Any],
+        identity: JobIdentity,
+        message: CreateTaskRequest,
+        template: TaskTemplate,
+    ) -> Wanted:
+        async def create() -> bytes:
+            set_key(identity.key)
+            if not connector.create_is_idempotent:
+                return await self._create(connector, message, template)
+            return await self._with_retries(connector, partial(self._create, connector, message, template))
+
+        return Wanted(
+            identity=identity,
+            create=create,
+            adopts=connector.adopts_lost_jobs or not identity.declares_outputs,
+            is_alive=partial(self._is_alive, connector, message),
+            limit=self._limits.create,
+            count=partial(self._metrics.job_created, connector.task_type_name),
+        )
+
+    async def _create(
+        self, connector: AsyncConnector[Any], message: CreateTaskRequest, template: TaskTemplate
+    ) -> bytes:
+        method = self._methods.get(connector, Operation.CREATE)
+        arguments = {
+            "task_template": template,
+            "output_prefix": message.output_prefix,
+            "inputs": message.inputs if connector.converts_inputs else _inputs(message, template),
+            "task_execution_metadata": message.task_execution_metadata,
+        }
+        meta = await method(method.with_connection(arguments, message.connection), self._workers)
+        return encode_resource_meta(connector, meta, method.label)
+
+    async def _is_alive(self, connector: AsyncConnector[Any], message: CreateTaskRequest, resource_meta: bytes) -> bool:
+        """Whether a job can serve a later attempt than the one that it was created for."""
+        request = GetTaskRequest(
+            resource_meta=resource_meta, output_prefix=message.output_prefix, connection=message.connection
+        )
+        try:
+            resource = await self._with_retries(connector, partial(self._poll, connector, request))
+        except Exception as error:  # noqa: BLE001 - whatever the connector raises
+            # one that cannot be reached just now is as good as alive: polls will tell
+            return is_transient(connector, error)
+        return resource.phase not in _FAILED
 
     async def get_task(self, message: GetTaskRequest) -> GetTaskResponse:
         """Report the state of a task."""
 
         async def get(connector: AsyncConnector[Any]) -> GetTaskResponse:
-            method = self._methods.get(connector, Operation.GET)
-            offered = {"output_prefix": message.output_prefix}
-            result = await self._call(connector, method, message.resource_meta, offered, message.connection)
-            return GetTaskResponse(resource=resource_to_message(result, method.label))
+            if is_failure(message.resource_meta):
+                return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
+            self._creates.asked_for(message.resource_meta)
+            try:
+                resource = await self._poll(connector, message)
+            except Exception as error:
+                if not self._is_worth_retrying(connector, error):
+                    raise
+                resource = await self._try_again(connector, partial(self._poll, connector, message), error)
+            self._polls.succeeded(name_of(connector, message.resource_meta), resource)
+            return GetTaskResponse(resource=resource)
 
-        return await self._calls.perform(_task_call(Operation.GET, message.task_category, message.connection), get)
+        def recover(connector: AsyncConnector[Any], cause: BaseException, text: str) -> GetTaskResponse | None:
+            if isinstance(cause, PermanentFailure):
+                return GetTaskResponse(resource=failed_resource(text))
+            if not isinstance(cause, TimeLimitError | OverloadError) and not is_transient(connector, cause):
+                return None
+            resource = self._polls.failed(name_of(connector, message.resource_meta), text)
+            return None if resource is None else GetTaskResponse(resource=resource)
+
+        call = _task_call(Operation.GET, message.task_category, message.connection)
+        return await self._calls.perform(call, get, recover)
+
+    async def _poll(self, connector: AsyncConnector[Any], message: GetTaskRequest) -> Resource:
+        method = self._methods.get(connector, Operation.GET)
+        offered = {"output_prefix": message.output_prefix}
+        result = await self._call(connector, method, message.resource_meta, offered, message.connection)
+        return resource_to_message(result, method.label)
+
+    async def _with_retries(self, connector: AsyncConnector[Any], work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns, which is done again while it fails for reasons that pass."""
+        try:
+            return await work()
+        except Exception as error:
+            if not self._is_worth_retrying(connector, error):
+                raise
+            return await self._try_again(connector, work, error)
+
+    def _is_worth_retrying(self, connector: AsyncConnector[Any], error: Exception) -> bool:
+        return self._polls.retry > 0 and is_transient(connector, error)
+
+    async def _try_again(self, connector: AsyncConnector[Any], work: Callable[[], Awaitable[T]], error: Exception) -> T:
+        count = partial(self._metrics.poll_retried, connector.task_type_name)
+        return await try_again(work, error, connector, seconds=self._polls.retry, count=count)
 
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
 
         async def delete(connector: AsyncConnector[Any]) -> DeleteTaskResponse:
-            method = self._methods.get(connector, Operation.DELETE)
-            await self._call(connector, method, message.resource_meta, {}, message.connection)
+            if not is_failure(message.resource_meta):
+                self._creates.asked_for(message.resource_meta)
+                method = self._methods.get(connector, Operation.DELETE)
+                await self._call(connector, method, message.resource_meta, {}, message.connection)
             return DeleteTaskResponse()
 
         call = _task_call(Operation.DELETE, message.task_category, message.connection)
@@ -108,6 +232,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         """Report the metrics of a task."""
 
         async def get_metrics(connector: AsyncConnector[Any]) -> GetTaskMetricsResponse:
+            if is_failure(message.resource_meta):
+                return GetTaskMetricsResponse()
             method = self._methods.get(connector, Operation.GET_METRICS)
             result = await self._call(connector, method, message.resource_meta, _metrics_query(message), None)
             return expect(result, GetTaskMetricsResponse, f"{method.label} returned")
@@ -122,10 +248,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
         async def get_logs(connector: AsyncConnector[Any]) -> None:
             method = self._methods.get(connector, Operation.GET_LOGS)
+            if is_failure(message.resource_meta):
+                await send_responses(_only_line(failure_in(message.resource_meta)), send, self._workers, method)
+                return
             offered = {"token": message.token, "lines": message.lines}
             always = {"token": message.token} if method.takes_any else {}
             result = await self._call(connector, method, message.resource_meta, offered, None, always)
-            await send_responses(result, send, self._workers, method.label)
+            await send_responses(result, send, self._workers, method)
 
         await self._calls.perform(_task_call(Operation.GET_LOGS, message.task_category), get_logs)
 
@@ -163,6 +292,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 def _task_call(operation: Operation, category: TaskCategory | None, connection: Connection | None = None) -> TaskCall:
     category = category or TaskCategory()
     return TaskCall(operation, category.name, category.version, connection)
+
+
+def _only_line(text: str) -> GetTaskLogsResponse:
+    return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=[text]))
 
 
 def _decode_resource_meta(connector: AsyncConnector[Any], data: bytes) -> Any:

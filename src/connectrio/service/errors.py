@@ -11,25 +11,22 @@ import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
+from connectrio.failures import ConnectorError
 from connectrio.service.operations import Operation
 
 __all__ = [
     "ConnectorFault",
     "DeliveryError",
     "Failure",
+    "OverloadError",
     "RequestError",
     "Severity",
     "TimeLimitError",
     "classify",
     "describe_error",
-    "fit_message",
     "is_cancellation",
     "only_leaf",
 ]
-
-# gRPC's C core lets 8 KiB of metadata through by default and answers RESOURCE_EXHAUSTED in place of the real status
-# beyond that; the rest is for the other trailers
-MAX_MESSAGE_BYTES = 6 * 1024
 
 
 class RequestError(Exception):
@@ -38,6 +35,13 @@ class RequestError(Exception):
     def __init__(self, message: str, status: Status = Status.INVALID_ARGUMENT) -> None:
         super().__init__(message)
         self.status = status
+
+
+class OverloadError(RequestError):
+    """As much is going on as may; the client can come back later."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Status.RESOURCE_EXHAUSTED)
 
 
 class ConnectorFault(Exception):  # noqa: N818 - the field's word for "the other side is at fault"
@@ -107,6 +111,8 @@ def classify(error: BaseException, operation: Operation, task_type: str) -> Fail
     match error:
         case RequestError():
             return Failure(error.status, str(error), Severity.REFUSED)
+        case ConnectorError():
+            return Failure(error.status, describe_error(error), Severity.REFUSED, error.__cause__ is not None)
         case TimeLimitError():
             return Failure(Status.DEADLINE_EXCEEDED, str(error), Severity.REFUSED, error.__cause__ is not None)
         case GRPCError() if error.status is not Status.OK:
@@ -154,25 +160,3 @@ def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
     for error in group.exceptions:
         leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return leaves
-
-
-def fit_message(message: str, size: int = MAX_MESSAGE_BYTES) -> str:
-    """`message`, cut and marked where its percent-encoded form would take more than `size` bytes."""
-    message = message.encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(message) * 12 <= size or _encoded_size(message) <= size:
-        return message
-    mark = f" [truncated: {len(message)} characters in all, see the host's log]"
-    room = size - len(mark)
-    end = 0
-    for character in message:
-        room -= _encoded_size(character)
-        if room < 0:
-            break
-        end += 1
-    return message[:end] + mark
-
-
-def _encoded_size(text: str) -> int:
-    """The bytes of `text` in a `grpc-message`: printable ASCII but "%" as it is, each other byte of UTF-8 as three."""
-    data = text.encode()
-    return len(data) + 2 * sum(1 for byte in data if not 0x20 <= byte <= 0x7E or byte == 0x25)

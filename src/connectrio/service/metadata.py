@@ -18,7 +18,7 @@ from connectrio.idl.flyteidl2.connector import (
 from connectrio.logs import get_logger
 from connectrio.registry import ConnectorNotFoundError, LoadFailure, Registry
 from connectrio.rpc.call import current_call
-from connectrio.service.errors import fit_message
+from connectrio.rpc.status_message import fit_status_message
 
 __all__ = ["LOAD_FAILURE_KEY", "ConnectorMetadataService", "failure_metadata"]
 
@@ -59,7 +59,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         try:
             return GetConnectorResponse(connector=self._registry.describe_one(message.name))
         except ConnectorNotFoundError as error:
-            raise GRPCError(Status.NOT_FOUND, fit_message(str(error))) from error
+            raise GRPCError(Status.NOT_FOUND, fit_status_message(str(error))) from error
 
 
 def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
 
 def _encode(text: str) -> str:
     """As `grpc-message` is encoded: printable ASCII as it is, the rest percent-encoded."""
-    return quote(fit_message(text.strip(), _LONGEST_FAILURE), safe=_PRINTABLE)
+    return quote(fit_status_message(text.strip(), _LONGEST_FAILURE), safe=_PRINTABLE)
 
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")

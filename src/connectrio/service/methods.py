@@ -26,6 +26,7 @@ class ConnectorMethod:
     """One method of one connector.
 
     :ivar label: "DuckDBConnector.create"
+    :ivar owner: the connector's task type
     :ivar overridden: whether the connector has this method of its own
     :ivar blocking: whether calling it may block, so that it needs a worker thread
     :ivar parameters: the names its signature has
@@ -36,6 +37,7 @@ class ConnectorMethod:
 
     function: Callable[..., Any]
     label: str
+    owner: str
     overridden: bool
     blocking: bool
     parameters: frozenset[str]
@@ -54,6 +56,7 @@ class ConnectorMethod:
         return cls(
             function=bound,
             label=f"{type(connector).__qualname__}.{operation.value}",
+            owner=connector.task_type_name,
             overridden=overridden,
             blocking=overridden and not _returns_at_once(bound),
             parameters=frozenset(parameter.name for parameter in named),
@@ -95,7 +98,7 @@ class ConnectorMethod:
         :raises BaseException: whatever the connector raises
         """
         if self.blocking:
-            result = await workers.run(partial(self.function, **arguments), name=self.label)
+            result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
         elif self.overridden:
             result = self.function(**arguments)
         else:

@@ -1,4 +1,5 @@
-"""The metrics of the service. Names, labels and help texts are flyte-sdk's, so that dashboards keep working."""
+"""The metrics of the service. Those called flyte_connector_… are flyte-sdk's to the letter, so that dashboards keep
+working; those called connectrio_… are beyond them."""
 
 from __future__ import annotations
 
@@ -71,6 +72,53 @@ class Metrics:
         self._input_bytes = Summary(
             "flyte_connector_input_literal_bytes", "Size of input literal", ["task_type"], registry=self.registry
         )
+
+        self._creates = self._counter(
+            "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
+        )
+        self._permanent_failures = self._counter(
+            "permanent_failures", "Tasks that a connector has given up for good", "operation"
+        )
+        self._poll_retries = self._counter("poll_retries", "Polls that were tried again after a transient error")
+        self._absorbed_polls = self._counter(
+            "absorbed_polls", "Failed polls that were answered with the last known phase"
+        )
+        self._loop_blocks = self._counter(
+            "event_loop_blocks", "Times that a method has blocked the event loop", "operation"
+        )
+        self._loop_blocked_seconds = self._counter(
+            "event_loop_blocked_seconds", "How long methods have blocked the event loop", "operation"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"connectrio_{name}_total", text, ["task_type", *labels], registry=self.registry)
+
+    def job_created(self, task_type: str, origin: str) -> None:
+        """Count a CreateTask that was given a job.
+
+        :param origin: "fresh", "joined", "replayed" or "adopted"
+        """
+        self._creates.labels(task_type, origin).inc()
+
+    def failed_for_good(self, task_type: str, operation: str) -> None:
+        """Count a task that its connector has given up in `create` or `get`."""
+        self._permanent_failures.labels(task_type, operation).inc()
+
+    def poll_retried(self, task_type: str) -> None:
+        """Count one more attempt at a poll."""
+        self._poll_retries.labels(task_type).inc()
+
+    def poll_absorbed(self, task_type: str) -> None:
+        """Count a poll that failed, of which the client does not know."""
+        self._absorbed_polls.labels(task_type).inc()
+
+    def loop_blocked(self, task_type: str, operation: str) -> None:
+        """Count one time that the event loop stood still."""
+        self._loop_blocks.labels(task_type, operation).inc()
+
+    def loop_was_blocked(self, task_type: str, operation: str, seconds: float) -> None:
+        """Add what the event loop stood still for."""
+        self._loop_blocked_seconds.labels(task_type, operation).inc(seconds)
 
     def request_ended(self, task_type: str, operation: str, status: Status, seconds: float) -> None:
         """Count a call that took `seconds`.

@@ -11,6 +11,7 @@ from anyio import from_thread
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
 from connectrio.service.errors import ConnectorFault, DeliveryError, is_cancellation
+from connectrio.service.methods import ConnectorMethod
 from connectrio.service.results import expect, sort_of
 from connectrio.service.workers import Workers
 
@@ -19,8 +20,8 @@ __all__ = ["Send", "send_responses"]
 Send = Callable[[GetTaskLogsResponse], Awaitable[None]]
 
 
-async def send_responses(result: Any, send: Send, workers: Workers, label: str) -> None:
-    """Send the response, or each of the responses, that the method `label` has returned.
+async def send_responses(result: Any, send: Send, workers: Workers, method: ConnectorMethod) -> None:
+    """Send the response, or each of the responses, that `method` has returned.
 
     Iterators are closed before this returns, however it does. Plain ones run in a worker thread, from first to last in
     the same one; no response is fetched before the one before it has been sent.
@@ -30,7 +31,7 @@ async def send_responses(result: Any, send: Send, workers: Workers, label: str) 
     """
 
     async def deliver(response: Any) -> None:
-        checked = expect(response, GetTaskLogsResponse, f"{label} returned")
+        checked = expect(response, GetTaskLogsResponse, f"{method.label} returned")
         try:
             await send(checked)
         except OSError as error:
@@ -41,9 +42,11 @@ async def send_responses(result: Any, send: Send, workers: Workers, label: str) 
     elif isinstance(result, AsyncIterable):
         await _send_async(result, deliver)
     elif isinstance(result, Iterator):
-        await _send_from_thread(result, deliver, workers, label)
+        await _send_from_thread(result, deliver, workers, method)
     else:
-        raise ConnectorFault(f"{label} returned {sort_of(result)}, not a GetTaskLogsResponse or a generator of them")
+        raise ConnectorFault(
+            f"{method.label} returned {sort_of(result)}, not a GetTaskLogsResponse or a generator of them"
+        )
 
 
 async def _send_async(responses: AsyncIterable[Any], deliver: Send) -> None:
@@ -59,14 +62,15 @@ async def _send_async(responses: AsyncIterable[Any], deliver: Send) -> None:
             await close()
 
 
-async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Workers, label: str) -> None:
+async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Workers, method: ConnectorMethod) -> None:
     outbox, inbox = anyio.create_memory_object_stream[Any](0)
     failures: list[BaseException] = []
 
     async def iterate() -> None:
         with outbox:
             try:
-                await workers.run(partial(_iterate, responses, outbox.send), name=label)
+                work = partial(_iterate, responses, outbox.send)
+                await workers.run(work, name=method.label, owner=method.owner)
             except BaseException as error:
                 if is_cancellation(error):
                     raise

@@ -13,6 +13,7 @@ from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
 from connectrio.literals import LiteralError, outputs_to_literals
 from connectrio.literals.plain import plain
 from connectrio.service.errors import ConnectorFault, describe_error
+from connectrio.service.permanent import is_failure
 
 __all__ = ["encode_resource_meta", "expect", "resource_to_message", "sort_of"]
 
@@ -47,7 +48,10 @@ def encode_resource_meta(connector: AsyncConnector[Any], value: Any, label: str)
         raise ConnectorFault(
             f"{label} returned an object of class {type(meta).__qualname__} that {_refusal(error)}"
         ) from error
-    return expect(data, bytes, f"{type(meta).__qualname__}.encode returned")
+    encoded = expect(data, bytes, f"{type(meta).__qualname__}.encode returned")
+    if is_failure(encoded):
+        raise ConnectorFault(f"{type(meta).__qualname__}.encode returned what the host marks failed tasks with")
+    return encoded
 
 
 def _refusal(error: Exception) -> str:

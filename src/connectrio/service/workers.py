@@ -15,6 +15,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from connectrio.logs import get_logger
+from connectrio.service.slots import Slots
 
 __all__ = ["Workers"]
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 class Workers:
     """Runs functions in threads, at most `limit` at once.
+
+    Each owner has an equal share of them. One that finds its own share taken by others gets it nevertheless, in threads
+    beyond the limit, of which there can be as many again.
 
     A cancelled `run` returns at once. Its thread cannot be stopped and goes on; until it ends, it counts as busy. The
     function can ask `anyio.from_thread.check_cancelled` whether anybody still waits for it.
@@ -37,7 +41,7 @@ class Workers:
         if limit < 1:
             raise ValueError(f"there must be at least one worker thread, not {limit}")
         self.limit = limit
-        self._tokens = anyio.CapacityLimiter(limit)
+        self._slots = Slots(limit, elastic=True)
         # never the bound: on asyncio, anyio releases its limiter as soon as a thread is abandoned
         self._unbounded = anyio.CapacityLimiter(math.inf)
         self._freed: anyio.Event | None = None
@@ -45,16 +49,17 @@ class Workers:
     @property
     def busy(self) -> int:
         """How many threads run now, those that nobody waits for any more included."""
-        return int(self._tokens.borrowed_tokens)
+        return self._slots.active
 
-    async def run(self, function: Callable[[], T], *, name: str) -> T:
+    async def run(self, function: Callable[[], T], *, name: str, owner: str = "") -> T:
         """Wait for a free worker and call `function` in it, with the caller's context variables.
 
         :param name: what runs, for the log
+        :param owner: whose share of the workers it takes
         :raises BaseException: whatever `function` raises, `SystemExit` included
         """
-        job = _Job(function, name, self._free)
-        await self._tokens.acquire_on_behalf_of(job)
+        job = _Job(function, name, owner, self._free)
+        await self._slots.enter(owner)
         try:
             await to_thread.run_sync(job, abandon_on_cancel=True, limiter=self._unbounded)
         except BaseException:
@@ -71,7 +76,7 @@ class Workers:
             await self._freed.wait()
 
     def _free(self, job: _Job[T]) -> None:
-        self._tokens.release_on_behalf_of(job)
+        self._slots.leave(job.owner)
         if self._freed is not None:
             self._freed.set()
             self._freed = None
@@ -87,9 +92,10 @@ class _State(Enum):
 class _Job(Generic[T]):
     """One function on its way through a thread. Whoever is last, the task or the thread, frees the worker."""
 
-    def __init__(self, function: Callable[[], T], name: str, free: Callable[[_Job[T]], None]) -> None:
+    def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Job[T]], None]) -> None:
         self._function = function
         self._name = name
+        self.owner = owner
         self._free = free
         self._lock = Lock()
         self._state = _State.PENDING

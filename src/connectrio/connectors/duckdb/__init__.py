@@ -40,11 +40,10 @@ from importlib.util import find_spec
 
 from connectrio.connectors.duckdb._connector import DuckDBConnector, DuckDBJob
 from connectrio.connectors.duckdb._settings import DuckDBSettings
-from connectrio.connectors.duckdb._store import UnknownJobError
 from connectrio.connectors.duckdb._task import TaskError
 from connectrio.registry import ConnectorRegistry
 
-__all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "TaskError", "UnknownJobError"]
+__all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "TaskError"]
 
 # only looked for: importing DuckDB takes half a second and 20 MB, which a host that never runs a query need not pay
 if find_spec("duckdb") is None:

@@ -220,7 +220,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
 
         :param queries: names of metrics; all, if there are none
         :raises UnknownJobError: there is no such job
-        :raises ValueError: there is no metric of such a name
+        :raises InvalidRequestError: there is no metric of such a name
         """
         return metrics(self._opened().jobs.snapshot(resource_meta.job_id).record, queries)
 
@@ -238,7 +238,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         :param token: where to go on, from the header of the page before
         :param lines: how many at most; 0 for all
         :raises UnknownJobError: there is no such job
-        :raises ValueError: `token` is none of a DuckDB job's
+        :raises InvalidRequestError: `token` is none of a DuckDB job's
         """
         opened = self._opened()
         ended, entries = await opened.in_thread(partial(opened.jobs.log, resource_meta.job_id))

@@ -9,6 +9,7 @@ from typing import Any
 from connectrio.connector import Phase, Resource
 from connectrio.connectors.duckdb._jobs import Snapshot
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
+from connectrio.failures import InvalidRequestError
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
@@ -76,12 +77,12 @@ def metrics(record: JobRecord, queries: Iterable[str]) -> GetTaskMetricsResponse
     """The metrics of a job: `{"value": number, "unit": text}` each, the value null while it is not known.
 
     :param queries: names of metrics; all, if there are none
-    :raises ValueError: there is no metric of such a name; the text lists those there are
+    :raises InvalidRequestError: there is no metric of such a name; the text lists those there are
     """
     names = list(queries) or list(_METRICS)
     unknown = [name for name in names if name not in _METRICS]
     if unknown:
-        raise ValueError(
+        raise InvalidRequestError(
             f"DuckDB jobs have no metric {', '.join(map(repr, unknown))}; there are: {', '.join(_METRICS)}"
         )
     return GetTaskMetricsResponse(results=[_metric(record, name) for name in names])
@@ -98,10 +99,12 @@ def log_page(entries: list[LogEntry], ended: bool, token: str, lines: int) -> li
     :param ended: whether the log will grow no more; a log that is read to its end has then the empty token
     :param token: "" for the beginning, or one from a header
     :param lines: how many at most; 0 for all there are
-    :raises ValueError: `token` is none of this connector's
+    :raises InvalidRequestError: `token` is none of this connector's
     """
     if token and not (token.isascii() and token.isdigit()):
-        raise ValueError(f"{token!r} is no token of a DuckDB job's log; take it from a header, or leave it empty")
+        raise InvalidRequestError(
+            f"{token!r} is no token of a DuckDB job's log; take it from a header, or leave it empty"
+        )
     start = min(int(token or 0), len(entries))
     end = min(start + lines, len(entries)) if lines else len(entries)
     page = [_line(entry) for entry in entries[start:end]]

@@ -24,9 +24,10 @@ import msgspec
 
 from connectrio.connectors.duckdb._hosts import HostLock, forget, if_dead
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
+from connectrio.failures import UnknownJobError
 from connectrio.logs import get_logger
 
-__all__ = ["JobStore", "UnknownJobError"]
+__all__ = ["JobStore"]
 
 log = get_logger("connectrio.connectors.duckdb")
 
@@ -34,10 +35,6 @@ HOST_DIED = (
     "the host that had this query ({owner}) died before the query ended; nothing of its result was kept, so it has to"
     " run again"
 )
-
-
-class UnknownJobError(LookupError):
-    """The store has no job of that id."""
 
 
 class JobStore:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from connectrio.connectors.duckdb._locations import in_same_form, local_path, path_or_url
+from connectrio.failures import InvalidRequestError
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import DataFrame, Dir, File
 
@@ -21,7 +22,7 @@ IN_MEMORY = ":memory:"
 CUSTOM_KEYS = ("database",)
 
 
-class TaskError(ValueError):
+class TaskError(InvalidRequestError):
     """The task cannot run as it is written; trying again would not help."""
 
 

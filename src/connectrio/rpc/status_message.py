@@ -1,0 +1,37 @@
+"""Status messages that clients take: a client that gets more metadata than it allows drops the status with it."""
+
+from __future__ import annotations
+
+# bytes of a percent-encoded grpc-message. Clients take 8 KiB of metadata by default (grpc's C core answers
+# RESOURCE_EXHAUSTED in place of the real status beyond it), and custom trailers need room as well
+MAX_STATUS_MESSAGE_SIZE = 6 * 1024
+
+# a character is at most four bytes, each three characters once percent-encoded
+_MAX_ENCODED_CHARACTER = 12
+
+
+def fit_status_message(message: str, size: int = MAX_STATUS_MESSAGE_SIZE) -> str:
+    """`message`, cut and marked where its percent-encoded form would take more than `size` bytes.
+
+    Lone surrogates, as in undecodable file names, are escaped.
+
+    :param size: bytes, at least as many as the mark takes (about 50)
+    """
+    message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(message) * _MAX_ENCODED_CHARACTER <= size or _encoded_size(message) <= size:
+        return message
+    mark = f" [truncated: {len(message)} characters in all]"
+    room = size - len(mark)
+    end = 0
+    for character in message:
+        room -= _encoded_size(character)
+        if room < 0:
+            break
+        end += 1
+    return message[:end] + mark
+
+
+def _encoded_size(text: str) -> int:
+    """The bytes of `text` in a `grpc-message`: printable ASCII but "%" as it is, each other byte of UTF-8 as three."""
+    data = text.encode()
+    return len(data) + 2 * sum(1 for byte in data if not 0x20 <= byte <= 0x7E or byte == 0x25)
