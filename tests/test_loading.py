@@ -202,7 +202,7 @@ def test_entry_points_are_loaded_by_name(install):
         ("raise RuntimeError('no license')", "RuntimeError: no license"),
         ("raise SystemExit('no license')", "SystemExit: no license"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("", "ModuleLoadError: it registered no connector with connectrio.ConnectorRegistry"),
+        ("", "ModuleLoadError: it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's"),
     ],
 )
 def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, source, error):

@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry
 from connectrio.exporter import serve_exporter
 from connectrio.hosting import worker_limit
 from connectrio.listening import ListenError, bind_tcp
-from connectrio.loading import ModuleLoadError, load_entry_points, load_modules
+from connectrio.loading import ModuleLoadError, host_registered, load_entry_points, load_modules
 from connectrio.logs import get_logger
 from connectrio.registry import ConnectorRegistry, LoadFailure, RegisteredConnector, Registry
 from connectrio.rpc import Server
@@ -136,7 +136,7 @@ class Host:
     def __init__(self, settings: HostSettings | None = None, *, registry: Registry | None = None) -> None:
         self.settings = settings or HostSettings()
         self.registry = registry if registry is not None else ConnectorRegistry.default
-        self._uses_entry_points = registry is None and self.settings.entry_points
+        self._is_process_wide = registry is None
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
@@ -203,8 +203,10 @@ class Host:
         await self._stopped.wait()
 
     def _load(self) -> None:
-        if self._uses_entry_points:
-            load_entry_points(self.registry)
+        if self._is_process_wide:
+            host_registered(self.registry)
+            if self.settings.entry_points:
+                load_entry_points(self.registry)
         try:
             load_modules(self.registry, self.settings.modules)
         except ModuleLoadError as error:

@@ -1,0 +1,152 @@
+"""Connectors for flyte-sdk, as connectors of ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+from flyte.connectors import AsyncConnector as FlyteConnector
+
+from connectrio.connector import AsyncConnector, Resource, ResourceMeta
+from connectrio.flyte import _conversion as conversion
+from connectrio.flyte._calls import Emit
+from connectrio.flyte._pools import LoopPools
+from connectrio.flyte.affinity import root_package
+from connectrio.hosting import worker_limit
+from connectrio.idl.flyteidl2.connector import (
+    GetTaskLogsResponse,
+    GetTaskMetricsResponse,
+    TaskExecutionMetadata,
+)
+from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
+from connectrio.idl.flyteidl2.core import TaskTemplate
+from connectrio.idl.flyteidl2.task import Inputs
+
+__all__ = ["HostedConnector", "HostedMeta"]
+
+_POOLS = LoopPools()
+
+
+@dataclass
+class HostedMeta(ResourceMeta):
+    """A job's resource meta, which only the hosted connector can read."""
+
+    data: bytes
+
+    def encode(self) -> bytes:
+        """What the hosted connector's own resource meta is encoded to."""
+        return self.data
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Anything: the hosted connector decodes it, where its code runs."""
+        return cls(data)
+
+
+class HostedConnector(AsyncConnector[HostedMeta]):
+    """A connector for flyte-sdk, unmodified.
+
+    Its methods get what flyte-sdk's own service gives them: `flyteidl2`'s messages, and inputs that flyte-sdk's type
+    engine has converted. They run on asyncio loops of its package's own (see `_loops.py`), whatever the host runs on.
+
+    :param connector: what to host
+    """
+
+    metadata_type = HostedMeta
+    converts_inputs = True
+
+    def __init__(self, connector: FlyteConnector[Any]) -> None:
+        self.connector = connector
+        self.name = connector.name  # type: ignore[misc]  # class variables, but of a class that hosts many
+        self.task_type_name = connector.task_type_name  # type: ignore[misc]  # as above
+        self.task_type_version = connector.task_type_version  # type: ignore[misc]  # as above
+        self._package = root_package(type(connector).__module__)
+
+    @classmethod
+    def of(cls, connector: FlyteConnector[Any]) -> HostedConnector:
+        """`connector`, hosted by a class of its own, so that logs and errors have the name of the connector's."""
+        own = type(connector)
+        hosting: type[HostedConnector] = type(
+            own.__name__, (cls,), {"__module__": own.__module__, "__qualname__": own.__qualname__}
+        )
+        return hosting(connector)
+
+    async def create(
+        self,
+        task_template: TaskTemplate,
+        output_prefix: str,
+        inputs: Inputs | Mapping[str, Any] | None = None,
+        task_execution_metadata: TaskExecutionMetadata | None = None,
+        **kwargs: Any,
+    ) -> HostedMeta:
+        """Start the job.
+
+        :param inputs: the request's message, for flyte-sdk's type engine to convert; or Python values
+        """
+        data = await self._run(
+            "create",
+            conversion.create,
+            bytes(task_template),
+            inputs if isinstance(inputs, Mapping) else bytes(inputs or Inputs()),
+            output_prefix,
+            bytes(task_execution_metadata or TaskExecutionMetadata()),
+            kwargs,
+        )
+        return HostedMeta(data)
+
+    async def get(self, resource_meta: HostedMeta, **kwargs: Any) -> Resource:
+        """Report the state of the job; its outputs are what flyte-sdk's type engine makes of them."""
+        data = await self._run("get", conversion.get, resource_meta.data, kwargs)
+        message = ResourceMessage.parse(data)
+        return Resource(
+            phase=message.phase,
+            message=message.message,
+            log_links=message.log_links,
+            outputs=message.outputs,
+            custom_info=message.custom_info,
+        )
+
+    async def delete(self, resource_meta: HostedMeta, **kwargs: Any) -> None:
+        """Cancel the job."""
+        await self._run("delete", conversion.delete, resource_meta.data, kwargs)
+
+    async def get_metrics(self, resource_meta: HostedMeta, **kwargs: Any) -> GetTaskMetricsResponse:  # noqa: ARG002
+        """Report the job's metrics. flyte-sdk's service passes nothing else, and so neither do we."""
+        return GetTaskMetricsResponse.parse(await self._run("get_metrics", conversion.get_metrics, resource_meta.data))
+
+    async def get_logs(
+        self,
+        resource_meta: HostedMeta,
+        token: str = "",
+        **kwargs: Any,  # noqa: ARG002 - flyte-sdk's service passes the token alone
+    ) -> AsyncIterator[GetTaskLogsResponse]:
+        """Report the job's log lines."""
+
+        async def emit_all(emit: Emit) -> None:
+            async with aclosing(conversion.get_logs(self.connector, resource_meta.data, token)) as responses:
+                async for response in responses:
+                    await emit(response)
+
+        call = _POOLS.get(self._package).start(emit_all, name=self._label("get_logs"))
+        try:
+            async with aclosing(call.items()) as items:
+                async for data in items:
+                    yield GetTaskLogsResponse.parse(data)
+        finally:
+            await call.cancel()
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """The loops of the connector's package; all its connectors share them."""
+        async with _POOLS.open(self._package, worker_limit.get(), self.connector):
+            yield
+
+    async def _run(self, method: str, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+        coroutine = partial(function, self.connector, *arguments)
+        return await _POOLS.get(self._package).run(coroutine, name=self._label(method))
+
+    def _label(self, method: str) -> str:
+        return f"{type(self.connector).__qualname__}.{method}"

@@ -1,0 +1,332 @@
+"""Connectors for flyte-sdk, hosted: what they are given, what the client is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from flyte.connectors import Resource
+from flyte.io import DataFrame, File
+from flyteidl2.connector.connector_pb2 import GetTaskMetricsResponse, TaskExecutionMetadata
+from flyteidl2.core.execution_pb2 import TaskExecution, TaskLog
+from flyteidl2.core.tasks_pb2 import TaskTemplate
+from grpclib import GRPCError
+from grpclib.const import Status
+
+from connectrio import Phase
+from connectrio.flyte import HostedConnector, HostedMeta
+from connectrio.idl.flyteidl2 import core
+from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
+from connectrio.literals.outputs import write_value
+from connectrio.service import OperationLimits
+from flyte_sdk.harness import META, Base, Waiting, connector, eventually, hosting, log_lines
+from service.harness import OPERATIONS, Job, Service, secrets
+from service.harness import connector as native_connector
+
+every_operation = pytest.mark.parametrize("operation", OPERATIONS)
+
+
+async def call(service, operation, **arguments):
+    return await service.call(operation, resource_meta=META, **arguments)
+
+
+async def failure(service, operation, **arguments):
+    with pytest.raises(GRPCError) as caught:
+        await call(service, operation, **arguments)
+    return caught.value
+
+
+def template(*types, **fields):
+    """A task template whose inputs have these types."""
+    names = [core.VariableEntry(key=f"i{index}", value=core.Variable(type=each)) for index, each in enumerate(types)]
+    interface = core.TypedInterface(inputs=core.VariableMap(variables=names))
+    return core.TaskTemplate(type="tiny", interface=interface, **fields)
+
+
+def simple(name):
+    return core.LiteralType(simple=core.SimpleType[name])
+
+
+def inputs(*values):
+    return Inputs(
+        literals=[NamedLiteral(name=f"i{index}", value=write_value(each)) for index, each in enumerate(values)]
+    )
+
+
+def recording(operation, result=None):
+    """A connector whose method for `operation` notes its arguments, and these."""
+    seen = {}
+
+    async def method(self, **kwargs):
+        seen.update(kwargs)
+        return result if result is not None else await getattr(Base, operation)(self, **kwargs)
+
+    return connector(**{operation: method}), seen
+
+
+# what works
+
+
+@every_operation
+async def test_a_success(operation):
+    async with hosting() as service:
+        await call(service, operation)
+        assert service.count(operation) == 1
+
+
+async def test_create_is_given_messages_and_native_values():
+    hosted, seen = recording("create")
+    async with hosting(hosted) as service:
+        answer = await service.create(
+            template=template(simple("INTEGER"), simple("STRING"), custom=None),
+            inputs=inputs(3, "three"),
+            output_prefix="s3://x",
+            task_execution_metadata=OurMetadata(namespace="ns"),
+            connection=secrets(token="t"),
+        )
+    assert answer.resource_meta == b'{"id": "7"}'
+    assert list(seen) == ["task_template", "inputs", "output_prefix", "task_execution_metadata", "token"]
+    assert type(seen["task_template"]) is TaskTemplate
+    assert seen["task_template"].type == "tiny"
+    assert (seen["inputs"], seen["output_prefix"], seen["token"]) == ({"i0": 3, "i1": "three"}, "s3://x", "t")
+    assert seen["task_execution_metadata"] == TaskExecutionMetadata(namespace="ns")
+
+
+async def test_what_a_request_does_not_have():
+    hosted, seen = recording("create")
+    async with hosting(hosted) as service:
+        await service.create()
+    assert seen["inputs"] == {}
+    assert seen["task_execution_metadata"] == TaskExecutionMetadata()
+
+
+@pytest.mark.parametrize("operation", ["get", "delete"])
+async def test_other_methods_are_given_the_meta_and_the_connection(operation):
+    hosted, seen = recording(operation)
+    async with hosting(hosted) as service:
+        await call(service, operation, connection=secrets(token="t"))
+    assert list(seen) == ["resource_meta", "token"]
+    assert (type(seen["resource_meta"]), seen["resource_meta"].id) == (hosted.metadata_type, "7")
+
+
+async def test_metrics_and_logs():
+    metrics, seen = recording("get_metrics", GetTaskMetricsResponse())
+    async with hosting(metrics) as service:
+        await service.get_metrics(resource_meta=META, queries=["cpu"])
+    assert list(seen) == ["resource_meta"]
+    logs, seen = recording("get_logs", log_lines("one", "two"))
+    async with hosting(logs) as service:
+        (response,) = await service.get_logs(resource_meta=META, token="t", lines=9)
+    assert response.body.results == ["one", "two"]
+    assert list(seen) == ["resource_meta", "token"]
+    assert seen["token"] == "t"
+
+
+async def test_logs_of_an_async_generator():
+    events = []
+
+    async def get_logs(self, resource_meta, token):
+        try:
+            for line in range(3):
+                yield log_lines(str(line))
+        finally:
+            await asyncio.sleep(0)
+            events.append("closed")
+
+    async with hosting(connector(get_logs=get_logs)) as service:
+        responses = await service.get_logs(resource_meta=META)
+        assert [response.body.results for response in responses] == [["0"], ["1"], ["2"]]
+        assert events == ["closed"]
+
+        async def send(_):
+            raise ConnectionError("the client is gone")
+
+        with pytest.raises(ConnectionError):
+            await service.get_logs(resource_meta=META, send=send)
+        assert events == ["closed"] * 2
+
+
+async def test_a_resource():
+    async def get(self, resource_meta):
+        return Resource(
+            phase=TaskExecution.SUCCEEDED,
+            message="done",
+            log_links=[TaskLog(uri="http://x", name="console", ready=True, link_type=TaskLog.DASHBOARD)],
+            outputs={
+                "number": 7,
+                "list": [1, 2],
+                "file": File(path="s3://b/f", hash="h"),
+                "frame": DataFrame(uri="bq://p:d.t"),
+            },
+            custom_info={"rows": 7, "nested": {"x": [None, True]}},
+        )
+
+    async with hosting(connector(get=get)) as service:
+        resource = (await call(service, "get")).resource
+    assert (resource.phase, resource.message) == (Phase.SUCCEEDED, "done")
+    assert resource.log_links == [
+        core.TaskLog(uri="http://x", name="console", ready=True, link_type=core.TaskLogLinkType.DASHBOARD)
+    ]
+    assert resource.custom_info.to_dict() == {"rows": 7.0, "nested": {"x": [None, True]}}
+    outputs = {literal.name: literal.value for literal in resource.outputs.literals}
+    assert outputs["number"].scalar.primitive.integer == 7
+    assert outputs["list"].scalar.binary.tag == "", "flyte-sdk pickles lists of no declared type"
+    assert (outputs["file"].scalar.blob.uri, outputs["file"].hash) == ("s3://b/f", "h")
+    assert outputs["frame"].scalar.structured_dataset.uri == "bq://p:d.t"
+
+
+async def test_a_resource_that_says_only_its_phase():
+    async def get(self, resource_meta):
+        return Resource(phase=TaskExecution.QUEUED)
+
+    async with hosting(connector(get=get)) as service:
+        resource = (await call(service, "get")).resource
+    assert (resource.phase, resource.message, resource.log_links) == (Phase.QUEUED, "", [])
+    assert (resource.outputs, resource.custom_info) == (None, None)
+
+
+async def test_a_cycle_without_a_host():
+    """As a program calls any connector."""
+    hosted = HostedConnector.of(connector())
+    async with hosted.lifespan():
+        meta = await hosted.create(core.TaskTemplate(type="tiny"), "s3://x", {"x": object()})
+        assert meta == HostedMeta(b'{"id": "7"}')
+        assert (await hosted.get(meta)).message == "7"
+        await hosted.delete(meta)
+
+
+# what does not
+
+
+@every_operation
+async def test_errors(operation):
+    async def fail(self, **kwargs):
+        raise ValueError("boom")
+
+    async with hosting(connector(**{operation: fail})) as service:
+        error = await failure(service, operation)
+        assert error.status is Status.INTERNAL
+        assert "boom" in error.message
+        assert service.count(operation, "500") == 1
+
+
+@every_operation
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt("x"), asyncio.CancelledError("mine"), ExceptionGroup("x", [OSError()])]
+)
+async def test_errors_that_would_end_more_than_a_call(operation, error):
+    async def fail(self, **kwargs):
+        raise error
+
+    async with hosting(connector(**{operation: fail})) as service:
+        assert (await failure(service, operation)).status is Status.INTERNAL
+        with anyio.fail_after(30):
+            assert (await failure(service, operation)).status is Status.INTERNAL
+
+
+@every_operation
+async def test_a_recursion_error_is_one_call_s(operation):
+    async def recurse(self, **kwargs):
+        await recurse(self, **kwargs)
+
+    async with hosting(connector(**{operation: recurse})) as service:
+        assert (await failure(service, operation)).status is Status.INTERNAL
+
+
+@pytest.mark.parametrize("operation", ["get_metrics", "get_logs"])
+async def test_methods_that_a_connector_does_not_have(operation):
+    async with hosting(connector(Base)) as service:
+        assert (await failure(service, operation)).status is Status.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("operation", ["get_metrics", "get_logs"])
+async def test_answers_of_the_wrong_kind(operation):
+    async def junk(self, **kwargs):
+        return "junk"
+
+    async with hosting(connector(**{operation: junk})) as service:
+        error = await failure(service, operation)
+    assert error.status is Status.INTERNAL
+    assert f"Tiny.{operation} returned an object of class str" in error.message
+
+
+@pytest.mark.parametrize("operation", ["get", "delete", "get_metrics", "get_logs"])
+async def test_a_meta_of_somebody_else(operation):
+    async with hosting() as service:
+        with pytest.raises(GRPCError) as caught:
+            await service.call(operation, resource_meta=b"junk")
+    assert caught.value.status is Status.INVALID_ARGUMENT
+    assert caught.value.message.startswith("the resource_meta of this tiny task was not made by this connector: ")
+
+
+async def test_inputs_that_flyte_sdk_refuses():
+    async with hosting() as service:
+        with pytest.raises(GRPCError) as caught:
+            await service.create(template=template(simple("INTEGER")), inputs=inputs("text"))
+    assert caught.value.status is Status.INVALID_ARGUMENT
+    assert caught.value.message.startswith("flyte-sdk cannot convert the inputs of this tiny task: ")
+
+
+async def test_secrets_do_not_show():
+    async def fail(self, token, **kwargs):
+        raise ValueError(f"the token {token} is wrong")
+
+    async with hosting(connector(get=fail)) as service:
+        error = await failure(service, "get", connection=secrets(token="hush-hush"))
+    assert "the token [secret token] is wrong" in error.message
+
+
+# cancellation
+
+
+@every_operation
+async def test_a_cancelled_call_cancels_the_method(operation):
+    waiting = Waiting()
+    async with hosting(connector(**{operation: waiting.method()})) as service:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: call(service, operation))
+            await eventually(lambda: waiting.events)
+            tasks.cancel_scope.cancel()
+        assert waiting.events == ["begun", "cancelled"]
+
+
+async def test_the_host_s_limit_cancels_the_method():
+    waiting = Waiting()
+    limits = OperationLimits(get=0.5)
+    async with hosting(connector(get=waiting.method()), limits=limits) as service:
+        error = await failure(service, "get")
+    assert error.status is Status.DEADLINE_EXCEEDED
+    assert waiting.events == ["begun", "cancelled"]
+
+
+# isolation
+
+
+async def test_the_host_s_loop_is_free_while_a_connector_blocks():
+    inside, release = [], threading.Event()
+
+    async def get(self, resource_meta, **kwargs):
+        inside.append(1)
+        release.wait(30)
+        return await Base.get(self, resource_meta)
+
+    native = native_connector(task_type_name="native")
+    async with hosting(connector(get=get)) as hosted:
+        service = Service(*(each.connector for each in hosted.registry.registered()), native)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: call(service, "get"))
+            await eventually(lambda: inside)
+            await checkpoint()
+            await service.get("native", resource_meta=Job("7").encode())
+            release.set()
+
+
+async def test_a_connector_outside_of_its_lifespan():
+    service = Service(HostedConnector.of(connector()))
+    error = await failure(service, "get")
+    assert error.status is Status.INTERNAL
+    assert "call them within their lifespan()" in error.message

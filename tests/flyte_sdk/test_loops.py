@@ -1,0 +1,467 @@
+"""The loops that hosted code runs on: which call goes where, how calls end, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from types import SimpleNamespace
+
+import anyio
+import anyio.lowlevel
+import pytest
+import sniffio
+from anyio import to_thread
+from structlog.testing import capture_logs
+
+from connectrio.flyte import _calls
+from connectrio.flyte._loops import LoopPool
+from connectrio.flyte._pools import LoopPools
+
+# seconds; what must come about may take so long on a machine that is busy with other things
+PATIENCE = 30.0
+LIMIT = 3
+
+
+@asynccontextmanager
+async def a_pool(limit=LIMIT, bound_state=lambda: None):
+    """An open pool of its own."""
+    pools = LoopPools()
+    connector = object()
+    with anyio.fail_after(PATIENCE):
+        async with pools.open("no.such.package", limit, connector):
+            pool = pools.get("no.such.package")
+            pool._bound_state = bound_state
+            yield pool
+
+
+async def eventually(condition):
+    while not condition():  # noqa: ASYNC110 - it happens in another thread
+        await anyio.sleep(0.01)
+
+
+class Gate:
+    """Blocks the threads that come through until it is opened."""
+
+    def __init__(self):
+        self.inside = []
+        self._opened = threading.Event()
+
+    async def block(self):
+        """A hosted coroutine whose one step takes long; what it ran on."""
+        loop = asyncio.get_running_loop()
+        self.inside.append(loop)
+        self._opened.wait(PATIENCE)
+        return loop
+
+    def open(self):
+        self._opened.set()
+
+
+@asynccontextmanager
+async def blocked(pool, calls):
+    """So many calls on the pool that block, and the loops they ran on, once they have ended."""
+    gate, loops = Gate(), []
+
+    async def call():
+        loops.append(await pool.run(gate.block, name="block"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(calls):
+            tasks.start_soon(call)
+        try:
+            yield SimpleNamespace(gate=gate, loops=loops)
+        finally:
+            gate.open()
+
+
+async def home_of(pool):
+    return await pool.run(current_loop, name="home")
+
+
+async def current_loop():
+    return asyncio.get_running_loop()
+
+
+# where calls run
+
+
+async def test_results_and_errors():
+    async def fail():
+        raise ValueError("mine")
+
+    async with a_pool() as pool:
+        assert isinstance(await home_of(pool), asyncio.AbstractEventLoop)
+        with pytest.raises(ValueError, match="mine"):
+            await pool.run(fail, name="fail")
+
+
+async def test_calls_that_do_not_block_share_one_loop():
+    async def wait(event):
+        await event.wait()
+        return asyncio.get_running_loop()
+
+    loops = []
+
+    async def call():
+        loops.append(await pool.run(lambda: wait(event), name="wait"))
+
+    async with a_pool() as pool:
+        event = asyncio.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(call)
+            await eventually(lambda: len(event._waiters) == 20)
+            await pool.run(lambda: set_event(event), name="set")
+        assert len(loops) == 20
+        assert set(loops) == {await home_of(pool)}
+        assert pool.loops == 1
+
+
+async def set_event(event):
+    event.set()
+
+
+async def test_calls_that_wait_for_a_blocked_loop_go_to_others():
+    async with a_pool() as pool:
+        async with blocked(pool, 10) as calls:
+            await eventually(lambda: len(calls.gate.inside) == 1 + LIMIT)
+            assert len(set(calls.gate.inside)) == 1 + LIMIT
+        assert len(calls.loops) == 10
+        assert pool.loops == 1 + LIMIT
+        home = calls.gate.inside[0]
+        assert await home_of(pool) is home
+
+
+async def test_the_loop_that_blocks_is_not_waited_for():
+    """One call blocks; all others, one after the other, do not."""
+    async with a_pool() as pool, blocked(pool, 1) as calls:
+        await eventually(lambda: calls.gate.inside)
+        for _ in range(5):
+            assert await home_of(pool) is not calls.gate.inside[0]
+        assert pool.loops == 2
+
+
+async def test_calls_stay_at_home_where_something_belongs_to_that_loop():
+    async with a_pool(bound_state=lambda: "package.lock") as pool:
+        with capture_logs() as logs:
+            async with blocked(pool, 3) as calls:
+                await eventually(lambda: logs)
+                assert len(calls.gate.inside) == 1
+        assert len(set(calls.loops)) == 1
+        assert len(calls.loops) == 3
+    (line,) = logs
+    assert line["state"] == "package.lock"
+    assert "wait" in line["position"]
+
+
+async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that():
+    async def use(lock):
+        async with lock:
+            pass
+
+    async with a_pool() as pool:
+        lock = await pool.run(make_a_contended_lock, name="lock")
+        with capture_logs() as logs:
+            async with blocked(pool, 1) as calls:
+                await eventually(lambda: calls.gate.inside)
+                with pytest.raises(RuntimeError, match="different event loop"):
+                    await pool.run(lambda: use(lock), name="use")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(home_of, pool)
+                    await anyio.sleep(0.1)  # a while in which it could go elsewhere
+                    assert pool._pending
+                    calls.gate.open()
+        assert [line["log_level"] for line in logs] == ["warning"]
+        assert pool.loops == 2
+
+
+async def make_a_contended_lock():
+    """A lock that has noted its loop, as it does when somebody has to wait for it, and that somebody still holds."""
+    lock = asyncio.Lock()
+    await lock.acquire()
+    waiting = asyncio.ensure_future(lock.acquire())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    return lock
+
+
+# contexts
+
+
+async def test_context_variables_come_along():
+    variable = ContextVar("variable")
+    variable.set("the caller's")
+
+    async def read():
+        value = variable.get()
+        variable.set("the hosted code's")
+        return value
+
+    async with a_pool() as pool:
+        assert await pool.run(read, name="read") == "the caller's"
+        assert variable.get() == "the caller's"
+
+
+async def test_hosted_code_finds_itself_on_asyncio():
+    async def library():
+        await anyio.lowlevel.checkpoint()
+        return sniffio.current_async_library()
+
+    async with a_pool() as pool:
+        before = sniffio.current_async_library()
+        assert await pool.run(library, name="library") == "asyncio"
+        assert sniffio.current_async_library() == before
+
+
+# cancellation
+
+
+class Cancelled:
+    """A hosted coroutine that waits, and what became of it."""
+
+    def __init__(self, then=None):
+        self.events = []
+        self._then = then
+
+    async def __call__(self):
+        self.events.append("begun")
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            self.events.append("cancelled")
+            if self._then is not None:
+                return await self._then()
+            raise
+
+
+async def cancel_once_begun(pool, function):
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: pool.run(function, name="cancelled"))
+        await eventually(lambda: function.events)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_call_cancels_the_coroutine_and_waits_for_its_end():
+    async def clean_up():
+        await asyncio.sleep(0.01)
+        function.events.append("clean")
+
+    function = Cancelled(clean_up)
+    async with a_pool() as pool:
+        await cancel_once_begun(pool, function)
+        assert function.events == ["begun", "cancelled", "clean"]
+
+
+async def test_what_a_cancelled_coroutine_raises_instead_is_raised():
+    async def fail():
+        raise ValueError("while cleaning up")
+
+    async with a_pool() as pool:
+        with pytest.raises(ExceptionGroup) as caught:
+            await cancel_once_begun(pool, Cancelled(fail))
+    assert str(caught.value.exceptions[0]) == "while cleaning up"
+
+
+async def test_a_call_that_was_not_begun_never_is():
+    ran = []
+
+    async def note():
+        ran.append("ran")
+
+    async with a_pool(limit=0) as pool, blocked(pool, 1) as calls:
+        await eventually(lambda: calls.gate.inside)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: pool.run(note, name="note"))
+            await eventually(lambda: pool._pending)
+            tasks.cancel_scope.cancel()
+        assert not pool._pending
+        calls.gate.open()
+        await home_of(pool)
+    assert ran == []
+
+
+async def test_a_call_that_is_cancelled_on_its_way_to_a_loop_never_runs():
+    """It has been taken, but does not know its loop yet."""
+    function = Cancelled()
+    async with a_pool() as pool:
+        begin, reached = _calls.Call.begin, threading.Event()
+
+        def begin_late(self, *args):
+            reached.set()
+            while not self._is_cancelled:
+                time.sleep(0.01)
+            begin(self, *args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_calls.Call, "begin", begin_late)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: pool.run(function, name="late"))
+                await to_thread.run_sync(reached.wait, PATIENCE)
+                tasks.cancel_scope.cancel()
+        assert function.events == []
+
+
+async def test_a_coroutine_that_does_not_end_is_left_alone(monkeypatch):
+    monkeypatch.setattr(_calls, "_CANCEL_TIMEOUT", 0.05)
+    async with a_pool() as pool:
+        gate = Gate()
+        with capture_logs() as logs:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: pool.run(gate.block, name="Some.get"))
+                await eventually(lambda: gate.inside)
+                tasks.cancel_scope.cancel()
+        assert [(line["ran"], line["log_level"]) for line in logs] == [("Some.get", "warning")]
+        assert "wait in " in logs[0]["position"]
+        gate.open()
+        assert await home_of(pool) is gate.inside[0]
+
+
+async def test_cancelled_errors_of_the_coroutines_own_are_errors():
+    async def fail():
+        raise asyncio.CancelledError("of my own")
+
+    async with a_pool() as pool:
+        with pytest.raises(asyncio.CancelledError, match="of my own"):
+            await pool.run(fail, name="fail")
+
+
+# hosted code that goes wrong
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("boom"), GeneratorExit()], ids=repr)
+async def test_what_would_end_a_loop_ends_its_call(error):
+    async def fail():
+        raise error
+
+    async with a_pool() as pool:
+        home = await home_of(pool)
+        with pytest.raises(type(error)):
+            await pool.run(fail, name="fail")
+        assert await home_of(pool) is home
+
+
+async def test_a_task_of_hosted_code_does_not_end_the_loop():
+    async def fail():
+        raise SystemExit(3)
+
+    async def start_one():
+        task = asyncio.ensure_future(fail())
+        await asyncio.wait([task])
+        return type(task.exception())
+
+    async with a_pool() as pool:
+        with capture_logs() as logs:
+            assert await pool.run(start_one, name="start") is SystemExit
+            assert await home_of(pool)
+    assert [line["log_level"] for line in logs] == ["warning"]
+
+
+# streams
+
+
+async def items_of(pool, function, take=100):
+    """The first items of what `function` emits."""
+    call = pool.start(function, name="stream")
+    taken = []
+    try:
+        async with aclosing(call.items()) as items:
+            async for item in items:
+                taken.append(item)
+                if len(taken) == take:
+                    break
+    finally:
+        await call.cancel()
+    return taken
+
+
+async def test_items_are_made_as_they_are_taken():
+    made = []
+
+    async def stream(emit):
+        for item in range(1000):
+            made.append(item)
+            await emit(item)
+
+    async with a_pool() as pool:
+        assert await items_of(pool, stream, take=3) == [0, 1, 2]
+        assert made == [0, 1, 2]
+        made.clear()
+        assert await items_of(pool, stream, take=1000) == list(range(1000))
+
+
+async def test_the_end_of_a_stream_and_its_errors():
+    async def none(emit):
+        pass
+
+    async def fail(emit):
+        await emit(1)
+        raise ValueError("half-way")
+
+    async with a_pool() as pool:
+        assert await items_of(pool, none) == []
+        with pytest.raises(ValueError, match="half-way"):
+            await items_of(pool, fail)
+
+
+# the end
+
+
+async def test_nothing_is_left():
+    before = set(threading.enumerate())
+
+    async def use_the_executor():
+        await asyncio.to_thread(lambda: None)
+
+    async with a_pool() as pool:
+        async with blocked(pool, 3) as calls:
+            await eventually(lambda: len(calls.gate.inside) == 3)
+        await pool.run(use_the_executor, name="executor")
+        loops = [pool._home.loop, *(thread.loop for thread in pool._further)]
+        assert len(loops) == 3
+    ours = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in ours if "package" in name}
+    assert all(loop.is_closed() for loop in loops)
+
+
+async def test_tasks_that_calls_have_left_are_cancelled_at_the_end():
+    function, tasks = Cancelled(), []
+
+    async def leave_one():
+        tasks.append(asyncio.ensure_future(function()))
+        await asyncio.sleep(0)
+
+    async with a_pool() as pool:
+        await pool.run(leave_one, name="leave")
+    assert function.events == ["begun", "cancelled"]
+
+
+async def test_a_thread_that_does_not_end_is_reported_and_left_alone(monkeypatch):
+    monkeypatch.setattr(_calls, "_CANCEL_TIMEOUT", 0.05)
+    monkeypatch.setattr("connectrio.flyte._pools._CLOSE_TIMEOUT", 0.05)
+    gate = Gate()
+    with capture_logs() as logs:
+        async with a_pool() as pool, anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: pool.run(gate.block, name="Some.get"))
+            await eventually(lambda: gate.inside)
+            tasks.cancel_scope.cancel()
+    assert [line["event"] for line in logs] == [
+        "a hosted call was cancelled and goes on",
+        "a hosted connector's thread did not end",
+    ]
+    gate.open()
+    await to_thread.run_sync(pool._home.join)
+
+
+async def test_a_pool_is_open_until_the_last_one_leaves():
+    pools, one, other = LoopPools(), object(), object()
+    async with pools.open("package", 1, one):
+        pool = pools.get("package")
+        async with pools.open("package", 1, other), pools.open("package", 1, one):
+            assert pools.get("package") is pool
+            assert isinstance(pool, LoopPool)
+        await home_of(pool)
+    with pytest.raises(RuntimeError, match=r"the hosted connectors of package have no event loop"):
+        pools.get("package")
