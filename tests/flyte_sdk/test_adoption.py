@@ -118,7 +118,7 @@ def test_one_that_overrides_another(tmp_path):
 
 
 def test_what_a_program_has_registered_itself():
-    native = native_connector(task_type_name="taken")
+    native = native_connector(task_type_name="taken", __module__="natives")
     FlyteRegistry.register(connector(task_type_name="mine"))
     FlyteRegistry.register(connector(task_type_name="taken"))
     registry = Registry()
@@ -126,7 +126,7 @@ def test_what_a_program_has_registered_itself():
     with capture_logs() as logs:
         host_registered(registry)
         host_registered(registry)
-    assert served(registry) == {"taken": "module service.harness", "mine": "module flyte_sdk.harness"}
+    assert served(registry) == {"taken": "module natives", "mine": "module flyte_sdk.harness"}
     assert registry.get_connector("taken") is native
     assert [failure.source for failure in registry.failures] == ["flyte-sdk's ConnectorRegistry"]
     assert {line["log_level"] for line in logs} == {"warning"}
