@@ -18,8 +18,8 @@ from flyte.types import TypeEngine
 from flyteidl2.connector.connector_pb2 import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
 from flyteidl2.core.tasks_pb2 import TaskTemplate
 from flyteidl2.task.common_pb2 import Inputs as InputsMessage
-from grpclib import GRPCError
-from grpclib.const import Status
+
+from connectrio.failures import InvalidRequestError
 
 __all__ = ["create", "delete", "get", "get_logs", "get_metrics"]
 
@@ -85,7 +85,7 @@ async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenera
 
 
 async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any]:
-    """:raises GRPCError: flyte-sdk's type engine does not take them"""
+    """:raises InvalidRequestError: flyte-sdk's type engine does not take them"""
     try:
         types: Any = {
             variable.key: (TypeEngine.guess_python_type(variable.value.type), inspect.Parameter.empty)
@@ -98,7 +98,7 @@ async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any
 
 
 def _decoded(connector: Connector, meta: bytes) -> Any:
-    """:raises GRPCError: this connector has not made it"""
+    """:raises InvalidRequestError: this connector has not made it"""
     try:
         return connector.metadata_type.decode(meta)
     except Exception as error:
@@ -106,8 +106,8 @@ def _decoded(connector: Connector, meta: bytes) -> Any:
         raise _refused(what, error) from error
 
 
-def _refused(what: str, error: Exception) -> GRPCError:
-    return GRPCError(Status.INVALID_ARGUMENT, f"{what}: {str(error) or type(error).__name__}")
+def _refused(what: str, error: Exception) -> InvalidRequestError:
+    return InvalidRequestError(f"{what}: {str(error) or type(error).__name__}")
 
 
 def _serialized(message: Any, cls: Any, label: str) -> bytes:
