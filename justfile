@@ -54,6 +54,7 @@ interop *arguments:
 interop-tools:
     go install github.com/summerwind/h2spec/cmd/h2spec@latest
     go install google.golang.org/grpc/interop/client@latest
+    go install google.golang.org/grpc/interop/server@latest
     go install google.golang.org/grpc/interop/http2@latest
     go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
     go install github.com/grpc-ecosystem/grpc-health-probe@latest

@@ -57,18 +57,24 @@ class InteropServicer:
 
     async def unary_call(self, stream):
         request = await stream.recv_message()
+        check_compression(request)
+        if request.response_compressed is not None and request.response_compressed.value:
+            current_call().compress_response("gzip")
         await echo_metadata(stream)
         raise_status(request.response_status)
         await stream.send_message(SimpleResponse(payload=payload(request.response_size)))
 
     async def streaming_output_call(self, stream):
         request = await stream.recv_message()
+        if any(parameters.compressed and parameters.compressed.value for parameters in request.response_parameters):
+            current_call().compress_response("gzip")
         await echo_metadata(stream)
         await answer(stream, request)
 
     async def streaming_input_call(self, stream):
         total = 0
         async for request in stream:
+            check_compression(request)
             total += len(request.payload.body)
         await stream.send_message(StreamingInputCallResponse(aggregated_payload_size=total))
 
@@ -82,7 +88,14 @@ class InteropServicer:
 async def answer(stream, request):
     for parameters in request.response_parameters:
         await anyio.sleep(parameters.interval_us / 1e6)
+        current_call().compress_messages = parameters.compressed is None or parameters.compressed.value
         await stream.send_message(StreamingOutputCallResponse(payload=payload(parameters.size)))
+
+
+def check_compression(request):
+    expected = request.expect_compressed
+    if expected is not None and expected.value is not current_call().message_was_compressed:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"compressed: {not expected.value}, expected: {expected.value}")
 
 
 def payload(size):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-
-import anyio
 import pytest
 
-from connectrio.rpc import Server
-from interop.servicer import InteropServicer
+from interop.serving import serving
 from interop.tools import run_tool
 
 CASES = [
@@ -29,17 +25,6 @@ CASES = [
     "rpc_soak",
     "channel_soak",
 ]
-
-
-@asynccontextmanager
-async def serving():
-    async with anyio.create_task_group() as tasks:
-        server = Server([InteropServicer()])
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        [(_, port)] = await tasks.start(server.serve, listener)
-        yield port
-        await server.shutdown(grace=5)
-        assert server.active_calls == 0
 
 
 @pytest.mark.parametrize("case", CASES)

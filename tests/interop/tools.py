@@ -13,6 +13,7 @@ import pytest
 MODULES = {
     "h2spec": "github.com/summerwind/h2spec/cmd/h2spec@latest",
     "client": "google.golang.org/grpc/interop/client@latest",
+    "server": "google.golang.org/grpc/interop/server@latest",
     "http2": "google.golang.org/grpc/interop/http2@latest",
     "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@latest",
     "grpc-health-probe": "github.com/grpc-ecosystem/grpc-health-probe@latest",

@@ -123,11 +123,8 @@ class DrainableH2Connection(H2Connection):
         try:
             return super()._receive_headers_frame(frame)
         except ProtocolError as error:
-            is_compression_error = isinstance(
-                error.__cause__, HPACKError
-            )  # its table is lost, and so is the connection
             is_open = frame.stream_id in self.streams and not isinstance(error, StreamClosedError)
-            if is_compression_error or not is_open:
+            if not is_open or isinstance(error.__cause__, HPACKError):  # whose table is lost, with the connection
                 raise
             return [], [self._refuse_malformed(frame.stream_id, error)]
 

@@ -23,6 +23,7 @@ class Call:
     :ivar user_agent: what the client calls itself
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
     :ivar request_encoding: how the client's messages are compressed: "identity", "gzip" or "deflate"
+    :ivar message_was_compressed: whether the message that was read last came compressed: each may or may not
     :ivar accepted_encodings: what the client can read
     :ivar response_encoding: how the response's messages are compressed, see `compress_response`
     :ivar compress_messages: whether the messages that are sent from now on are compressed; only means something
@@ -33,6 +34,7 @@ class Call:
         "accepted_encodings",
         "compress_messages",
         "deadline",
+        "message_was_compressed",
         "metadata",
         "method",
         "peer",
@@ -59,6 +61,7 @@ class Call:
         self.peer = peer
         self.user_agent = user_agent
         self.request_encoding = request_encoding
+        self.message_was_compressed = False
         self.accepted_encodings = accepted_encodings
         self.response_encoding = IDENTITY
         self.compress_messages = True

@@ -55,6 +55,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     :ivar initial_metadata: what came with the response's headers; None until they are here
     :ivar trailing_metadata: what came with the status; None until it is here
+    :ivar compress_messages: whether the messages that are sent from now on are compressed; only means something where
+        the channel's `compression` is not "identity"
+    :ivar message_was_compressed: whether the message that was received last came compressed: each may or may not
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     ) -> None:
         self.initial_metadata: Metadata | None = None
         self.trailing_metadata: Metadata | None = None
+        self.compress_messages = True
+        self.message_was_compressed = False
         self._channel = channel
         self._method = method
         self._cardinality = cardinality
@@ -150,7 +155,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     def _encode(self, message: Any) -> bytes:
         raw = self._channel.codec.encode(message, self._send_type)
         encoding = self._channel.options.compression
-        if encoding == IDENTITY:
+        if encoding == IDENTITY or not self.compress_messages:
             return frame_message(raw)
         return frame_message(compress(raw, encoding), compressed=True)
 
@@ -243,6 +248,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             raise
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
+        self.message_was_compressed = compressed
         if compressed:
             encoding = dict(self._attempts.stream.headers or []).get("grpc-encoding", IDENTITY)
             raw = decompress(raw, encoding, self._channel.options.max_receive_message_size)

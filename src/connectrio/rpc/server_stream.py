@@ -110,6 +110,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         return cast("_Recv", message)
 
     def _decode(self, compressed: bool, raw: bytes) -> Any:
+        self._call.message_was_compressed = compressed
         if compressed:
             raw = decompress(raw, self._call.request_encoding, self._max_message_size)
         try:
