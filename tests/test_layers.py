@@ -1,0 +1,124 @@
+"""Which part of the package may know of which, and how little `import connectrio` loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import connectrio
+
+PACKAGE = Path(connectrio.__file__).parent
+API = {"connector", "failures", "idl", "literals", "logs", "registry"}
+
+# each part of the package, and the parts that it may import, now or later in a function
+MAY_IMPORT: dict[str, set[str]] = {
+    "_version": set(),
+    "idl": set(),
+    "logs": set(),
+    "terminal": set(),
+    "listening": set(),
+    "failures": set(),
+    "hosting": set(),
+    "rpc": {"_version", "idl", "logs"},
+    "literals": {"idl"},
+    "phases": {"idl", "logs"},
+    "context": {"rpc"},
+    "connector": {"failures", "idl"},
+    "registry": {"connector", "idl"},
+    "connectors": API,
+    "flyte": API | {"hosting"},
+    "loading": {"flyte", "logs", "registry"},
+    "settings": {"rpc"},
+    "service": API | {"context", "rpc"},
+    "exporter": {"logs", "registry"},
+    "host": {
+        "exporter", "hosting", "listening", "loading", "logs", "registry", "rpc", "service", "settings",
+    },
+    "announce": {"_version", "host", "terminal"},
+    "runner": {"announce", "host", "logs", "registry", "settings"},
+    "testing": API | {"host", "rpc", "settings"},
+    "cli": {
+        "_version", "announce", "connectors", "host", "idl", "literals", "logs", "registry", "rpc", "runner",
+        "settings", "terminal",
+    },
+    "__main__": {"cli"},
+    "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},
+}  # fmt: skip
+
+# what could be published alone needs nothing else
+RPC_REQUIRES = {"anyio", "betterproto2", "grpclib", "h2", "hpack", "hyperframe", "multidict"}
+
+
+def modules(part: str) -> list[Path]:
+    folder = PACKAGE / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The full names that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = file.relative_to(PACKAGE.parent).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def test_the_table_has_all_parts():
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert found - MAY_IMPORT.keys() == set(), "say in MAY_IMPORT where it belongs"
+
+
+def test_the_table_has_no_circles():
+    assert list(TopologicalSorter(MAY_IMPORT).static_order())
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_a_part_knows_only_of_those_below_it(part: str):
+    for file in filter(Path.exists, modules(part)):
+        known = {name.split(".")[1] for name in imports(file) if name.startswith("connectrio.")}
+        assert known - {part} - MAY_IMPORT[part] == set(), file
+
+
+def test_the_grpc_layer_needs_nothing_else():
+    for file in modules("rpc"):
+        names = {name.split(".")[0] for name in imports(file)} - sys.stdlib_module_names - {"connectrio"}
+        assert names - RPC_REQUIRES == set(), file
+        messages = {name for name in imports(file) if name.startswith("connectrio.idl.")}
+        assert all(name.startswith("connectrio.idl.grpc.") for name in messages), file
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules that a new interpreter has loaded after `program`."""
+    program += "\nimport sys; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    return set(ran.stdout.split())
+
+
+def test_the_grpc_layer_loads_nothing_of_flyte():
+    """As if it were published alone: without what `connectrio/__init__.py` loads for authors of connectors."""
+    loaded = loaded_by(
+        "import sys, types\n"
+        "parent = sys.modules['connectrio'] = types.ModuleType('connectrio')\n"
+        f"parent.__path__ = [{str(PACKAGE)!r}]\n"
+        "import connectrio.rpc, connectrio.rpc.health, connectrio.rpc.reflection, connectrio.rpc.testing"
+    )
+    ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
+    assert ours == {"rpc", "idl", "logs", "_version"}
+    assert not [name for name in loaded if "flyte" in name]
+
+
+def test_what_import_connectrio_loads():
+    """What authors of connectors write against, and nothing that serves, prints, measures or encrypts."""
+    loaded = loaded_by("import connectrio")
+    ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
+    assert ours <= MAY_IMPORT["__init__"] - {"runner", "settings"} | {"idl", "logs"}
+    heavy = {"cyclopts", "duckdb", "flyte", "hypercorn", "prometheus_client", "starlette", "trio", "uvloop"}
+    assert heavy & loaded == set()
