@@ -131,9 +131,17 @@ class Host:
     :param settings: see `HostSettings`
     :param registry: whose connectors are hosted; by default the process's own, into which the installed entry points
         are loaded. A registry given here holds what you registered, and what `settings.modules` register
+    :param listeners: what to listen on, in place of the settings' ports and sockets; there is no exporter then
     """
 
-    def __init__(self, settings: HostSettings | None = None, *, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        settings: HostSettings | None = None,
+        *,
+        registry: Registry | None = None,
+        listeners: Sequence[Listener[Any]] | None = None,
+    ) -> None:
+        self._listeners = listeners
         self.settings = settings or HostSettings()
         self.registry = registry if registry is not None else ConnectorRegistry.default
         self._is_process_wide = registry is None
@@ -181,7 +189,7 @@ class Host:
         """
         try:
             self._load()
-            async with _bound(self.settings) as sockets, anyio.create_task_group() as lifespans:
+            async with _bound(self.settings, self._listeners) as sockets, anyio.create_task_group() as lifespans:
                 if await self._open_lifespans(lifespans):
                     await self._serve_connectors(sockets, task_status)
                 self._lifespans_may_close.set()
@@ -232,7 +240,8 @@ class Host:
         workers = Workers(self.settings.worker)
         server = self._make_server(workers)
         async with anyio.create_task_group() as siblings:
-            await siblings.start(serve_exporter, sockets.http, self)
+            if sockets.http:
+                await siblings.start(serve_exporter, sockets.http, self)
             await siblings.start(server.serve, sockets.grpc)
             for name in _HEALTH_NAMES:
                 self.health.set(name, ServingStatus.SERVING)
@@ -340,12 +349,17 @@ class _Sockets:
 
 
 @asynccontextmanager
-async def _bound(settings: HostSettings) -> AsyncIterator[_Sockets]:
-    """The ports, bound; whatever nobody has taken over is closed in the end.
+async def _bound(settings: HostSettings, listeners: Sequence[Listener[Any]] | None) -> AsyncIterator[_Sockets]:
+    """The ports, bound, or the listeners given in their place; what nobody has taken over is closed in the end.
 
     :raises HostError: a port cannot be had, or the files for TLS cannot be used
     """
     async with AsyncExitStack() as stack:
+        if listeners is not None:
+            for listener in listeners:
+                stack.push_async_callback(listener.aclose)
+            yield _Sockets(list(listeners), [], Addresses((), ()))
+            return
         try:
             sockets = await _bind(settings, stack)
         except (ListenError, TLSFilesError, UnixSocketError) as error:

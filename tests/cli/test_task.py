@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.task import Task, category_of
+from connectrio.cli.task import Task
+from connectrio.client.requests import category_of
 from connectrio.literals import DataFrame, Dir, File, inputs_to_python, type_name
 
 

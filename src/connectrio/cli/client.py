@@ -13,8 +13,8 @@ from cyclopts import Parameter
 from grpclib.const import Cardinality
 
 from connectrio.cli import aio
-from connectrio.cli.calls import Jobs
 from connectrio.cli.errors import UsageError
+from connectrio.client.jobs import Jobs
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.rpc import Channel, ChannelOptions

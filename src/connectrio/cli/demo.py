@@ -15,7 +15,6 @@ import anyio
 from anyio import to_thread
 
 from connectrio.cli import aio
-from connectrio.cli.calls import Jobs
 from connectrio.cli.client import Client
 from connectrio.cli.demo_query import OUTPUT, SQL, inputs
 from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError, explained
@@ -23,7 +22,9 @@ from connectrio.cli.follow import Follower
 from connectrio.cli.metrics import print_metrics
 from connectrio.cli.progress import job_view
 from connectrio.cli.render import outputs_of, phase_name
-from connectrio.cli.task import Task, category_of
+from connectrio.cli.task import Task
+from connectrio.client.jobs import Jobs
+from connectrio.client.requests import category_of
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.literals import DataFrame

@@ -9,9 +9,9 @@ from typing import Protocol, cast
 import anyio
 
 from connectrio.cli.aio import unwrapped
-from connectrio.cli.calls import Jobs
 from connectrio.cli.errors import explained
 from connectrio.cli.render import FINAL
+from connectrio.client.jobs import Jobs
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import GRPCError, Status

@@ -6,7 +6,8 @@ from connectrio.cli.arguments import Credentials, Meta, resource_meta, resource_
 from connectrio.cli.client import Client
 from connectrio.cli.errors import explained
 from connectrio.cli.render import meta_document, print_resource, resource_document
-from connectrio.cli.task import Task, category_of
+from connectrio.cli.task import Task
+from connectrio.client.requests import category_of
 from connectrio.idl.flyteidl2.connector import Resource, TaskCategory
 from connectrio.rpc import Channel
 from connectrio.terminal import print_json, print_line

@@ -9,13 +9,14 @@ import anyio
 
 from connectrio.cli.aio import Interrupts
 from connectrio.cli.arguments import Credentials, resource_meta_text
-from connectrio.cli.calls import Jobs
 from connectrio.cli.client import Client
 from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, explained
 from connectrio.cli.follow import Follower
 from connectrio.cli.progress import JobView, job_view
 from connectrio.cli.render import meta_document, print_resource, resource_document
-from connectrio.cli.task import Task, category_of
+from connectrio.cli.task import Task
+from connectrio.client.jobs import Jobs
+from connectrio.client.requests import category_of
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, Resource
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.rpc import Channel, GRPCError

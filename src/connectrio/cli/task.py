@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,30 +12,32 @@ from cyclopts import Parameter
 from connectrio.cli.arguments import json_or_text, read_json, read_text, split_pair
 from connectrio.cli.errors import UsageError
 from connectrio.cli.type_names import parse_type
-from connectrio.idl.flyteidl2.connector import CreateTaskRequest, TaskCategory, TaskExecutionMetadata
+from connectrio.client.requests import (
+    MissingSecretError,
+    declare,
+    declared_types,
+    interface_of,
+    new_execution,
+    new_output_prefix,
+    with_named_secrets,
+)
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import (
     Connection,
     Identifier,
     Literal,
     LiteralType,
-    NodeExecutionIdentifier,
     ResourceType,
     SimpleType,
     Sql,
     SqlDialect,
-    TaskExecutionIdentifier,
     TaskTemplate,
-    TypedInterface,
-    Variable,
-    VariableEntry,
-    VariableMap,
-    WorkflowExecutionIdentifier,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.idl.google.protobuf import Struct
 from connectrio.literals import LiteralError, literal_type_of, python_to_literal_as
 
-__all__ = ["Task", "category_of"]
+__all__ = ["Task"]
 
 _REPEATABLE = Parameter(show_default=False)
 
@@ -69,7 +69,9 @@ class Task:
     def request(self, task_type: str, connection: Connection | None = None) -> CreateTaskRequest:
         """The request that creates the task's job.
 
-        :raises UsageError: an option, or what it names, cannot be understood
+        Secrets that the template's configuration names, as flyte-sdk's tasks do, join those of `connection`.
+
+        :raises UsageError: an option, or what it names, cannot be understood; an environment variable is not set
         """
         template = self._template(task_type)
         literals = self._declare_inputs(template)
@@ -78,8 +80,8 @@ class Task:
             inputs=Inputs(literals=literals) if literals else None,
             template=template,
             output_prefix=self._output_prefix(),
-            task_execution_metadata=_new_execution(template),
-            connection=connection,
+            task_execution_metadata=new_execution(template, domain="cli"),
+            connection=_with_named_secrets(template, connection),
         )
 
     def _template(self, task_type: str) -> TaskTemplate:
@@ -100,8 +102,8 @@ class Task:
 
     def _declare_inputs(self, template: TaskTemplate) -> list[NamedLiteral]:
         """The literals of the inputs, each of which the template declares afterwards."""
-        interface = _interface(template)
-        declared = _types(interface.inputs)
+        interface = interface_of(template)
+        declared = declared_types(interface.inputs)
         types: dict[str, LiteralType] = {}
         literals: dict[str, Literal] = {}
         for key, given in self._given_inputs():
@@ -113,7 +115,7 @@ class Task:
                 raise UsageError(
                     f"input {name!r}: {error}", hint=f"say of which type it is, such as {name}:datetime=…"
                 ) from error
-        interface.inputs = _declare(interface.inputs, types)
+        interface.inputs = declare(interface.inputs, types)
         return [NamedLiteral(name=name, value=literal) for name, literal in literals.items()]
 
     def _given_inputs(self) -> Iterator[tuple[str, Any]]:
@@ -134,20 +136,14 @@ class Task:
             if not name:
                 raise UsageError(f"--output takes NAME or NAME=TYPE, got {text!r}")
             outputs[name] = parse_type(type_text or "dataframe")
-        interface = _interface(template)
-        interface.outputs = _declare(interface.outputs, outputs)
+        interface = interface_of(template)
+        interface.outputs = declare(interface.outputs, outputs)
 
     def _output_prefix(self) -> str:
         if self.output_prefix is None:
-            return str(Path(tempfile.gettempdir()) / f"connectrio-{uuid.uuid4().hex[:12]}")
+            return new_output_prefix()
         # the host has another working directory
         return self.output_prefix if "://" in self.output_prefix else str(Path(self.output_prefix).absolute())
-
-
-def category_of(request: CreateTaskRequest) -> TaskCategory:
-    """The task type and version that `request` is for."""
-    template = request.template or TaskTemplate()
-    return TaskCategory(name=template.type, version=template.task_type_version)
 
 
 @dataclass(frozen=True)
@@ -178,42 +174,18 @@ def _meant(text: str, literal_type: LiteralType) -> Any:
     return text if is_text or (is_reference and not is_object) else json_or_text(text)
 
 
+def _with_named_secrets(template: TaskTemplate, connection: Connection | None) -> Connection | None:
+    try:
+        return with_named_secrets(template, connection)
+    except MissingSecretError as error:
+        raise UsageError(
+            f"custom['secrets']: {error}", hint=f"export it, or give the secret with --secret {error.secret}=VARIABLE"
+        ) from error
+
+
 def _read_template(path: Path) -> TaskTemplate:
     document = read_json(path)
     try:
         return TaskTemplate.from_dict(document)
     except Exception as error:  # what betterproto raises on a malformed document is not declared
         raise UsageError(f"{path} is no TaskTemplate in proto-JSON: {error}") from error
-
-
-def _interface(template: TaskTemplate) -> TypedInterface:
-    if template.interface is None:
-        template.interface = TypedInterface()
-    return template.interface
-
-
-def _types(variables: VariableMap | None) -> dict[str, LiteralType]:
-    entries = () if variables is None else variables.variables
-    return {entry.key: literal_type for entry in entries if (literal_type := _type_of(entry)) is not None}
-
-
-def _type_of(entry: VariableEntry) -> LiteralType | None:
-    return None if entry.value is None else entry.value.type
-
-
-def _declare(variables: VariableMap | None, types: dict[str, LiteralType]) -> VariableMap | None:
-    """`variables` with those of `types` added or replaced."""
-    known = {} if variables is None else {entry.key: entry for entry in variables.variables}
-    for name, literal_type in types.items():
-        if name not in known or _type_of(known[name]) != literal_type:
-            known[name] = VariableEntry(key=name, value=Variable(type=literal_type))
-    return VariableMap(variables=list(known.values())) if known else variables
-
-
-def _new_execution(template: TaskTemplate) -> TaskExecutionMetadata:
-    """Identifiers of a task that runs under no workflow; new for each job, as hosts take equal ones for a retry."""
-    execution = WorkflowExecutionIdentifier(project="connectrio", domain="cli", name=uuid.uuid4().hex)
-    node = NodeExecutionIdentifier(node_id="n0", execution_id=execution)
-    return TaskExecutionMetadata(
-        task_execution_id=TaskExecutionIdentifier(task_id=template.id, node_execution_id=node), max_attempts=1
-    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
-from anyio.abc import AnyByteStream
+from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import StapledObjectStream
 
 from connectrio.rpc.channel import Channel
@@ -23,6 +24,36 @@ def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStre
     a_sends, b_receives = anyio.create_memory_object_stream[bytes](buffered_sends)
     b_sends, a_receives = anyio.create_memory_object_stream[bytes](buffered_sends)
     return StapledObjectStream(a_sends, a_receives), StapledObjectStream(b_sends, b_receives)
+
+
+class MemoryListener(Listener[AnyByteStream]):
+    """Listens in memory: what `connect` is to a client, the handler is to a server."""
+
+    def __init__(self) -> None:
+        self._waiting, self._connections = anyio.create_memory_object_stream[AnyByteStream](math.inf)
+
+    async def connect(self) -> AnyByteStream:
+        """The client's end of a new connection; what a `Channel` takes in place of a target.
+
+        :raises OSError: nobody listens any more
+        """
+        ours, theirs = memory_transport_pair()
+        try:
+            await self._waiting.send(theirs)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise ConnectionRefusedError("the listener in memory is closed") from None
+        return ours
+
+    async def serve(self, handler: Callable[[AnyByteStream], Any], task_group: TaskGroup | None = None) -> None:
+        """Run `handler` for each connection, in a task of `task_group`."""
+        async with self._connections, anyio.create_task_group() as own:
+            async for connection in self._connections:
+                (task_group or own).start_soon(handler, connection)
+
+    async def aclose(self) -> None:
+        """Refuse further connections."""
+        self._waiting.close()
+        self._connections.close()
 
 
 @asynccontextmanager

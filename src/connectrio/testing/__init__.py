@@ -1,0 +1,21 @@
+"""Drives a connector through a job's whole life, without a server process: for the tests of connectors.
+
+    async def test_a_greeting():
+        async with hosting(Hello()) as host:
+            job = await host.create(Task(inputs={"name": "Flyte"}))
+            state = await job.wait()
+        assert state.succeeded, state
+        assert state.outputs == {"greeting": "Hello, Flyte!"}
+
+The host is the real one, with its errors, limits, metrics and lifespans, and the calls are real gRPC calls; only the
+network is a piece of memory. It runs on asyncio and on trio, under whatever runs async tests: anyio's pytest plugin,
+pytest-asyncio, pytest-trio.
+"""
+
+from connectrio.client.requests import MissingSecretError
+from connectrio.rpc import GRPCError, Status
+from connectrio.testing._host import LocalHost, hosting
+from connectrio.testing._job import Job, LogPage, State
+from connectrio.testing._task import Task
+
+__all__ = ["GRPCError", "Job", "LocalHost", "LogPage", "MissingSecretError", "State", "Status", "Task", "hosting"]

@@ -1,0 +1,200 @@
+"""A host in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar, cast
+
+import anyio
+from grpclib import GRPCError
+from grpclib.const import Status
+
+from connectrio.client.jobs import Jobs
+from connectrio.client.requests import category_of
+from connectrio.connector import AsyncConnector
+from connectrio.host import Host, HostError
+from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, CreateTaskRequest
+from connectrio.registry import Registry
+from connectrio.rpc import Channel
+from connectrio.rpc.testing import MemoryListener
+from connectrio.service.operations import Operation
+from connectrio.settings import HostSettings
+from connectrio.testing._job import Job, State
+from connectrio.testing._task import Task
+
+__all__ = ["LocalHost", "hosting", "serving_in_memory"]
+
+T = TypeVar("T")
+
+_LATENCY = "flyte_connector_request_latency_seconds"
+# seconds for a connector to end a call whose client has vanished
+_END_TIMEOUT = 10.0
+
+
+class LocalHost:
+    """A host in memory, and the client of it that a test is.
+
+    :ivar host: the host itself: its metrics, its registry
+    :ivar channel: for calls of your own
+    """
+
+    def __init__(self, host: Host, channel: Channel) -> None:
+        self.host = host
+        self.channel = channel
+        self._lost: frozenset[Operation] = frozenset()
+
+    async def create(self, task: Task | None = None, *, timeout: float = 30.0) -> Job:  # noqa: ASYNC109 - see below
+        """Start a task's job.
+
+        :param timeout: seconds, for this call and each of the job's: the client's deadline, which the host enforces
+        :raises GRPCError: the call failed
+        :raises LiteralError: an input does not fit its type, or Flyte has no type for it
+        :raises MissingSecretError: a secret's environment variable is not set
+        """
+        request = (task or Task()).request(*self._only_category())
+        jobs = self._jobs(request, timeout)
+        return Job(jobs, await self._perform(Operation.CREATE, jobs.create(request)), self._perform)
+
+    async def run(self, task: Task | None = None, *, seconds: float = 60.0) -> State:
+        """Start a task's job, and poll it to its end.
+
+        :param seconds: how long the job may take
+        :raises GRPCError: a call failed
+        :raises TimeoutError: it took longer
+        """
+        return await (await self.create(task)).wait(seconds=seconds)
+
+    def attach(self, meta: bytes, task: Task | None = None, *, timeout: float = 30.0) -> Job:
+        """A job that was created elsewhere, by its resource meta: the way a host finds a job after a restart.
+
+        :param task: what was created, as its secrets go with every call
+        """
+        request = (task or Task()).request(*self._only_category())
+        return Job(self._jobs(request, timeout), meta, self._perform)
+
+    @contextmanager
+    def losing_answers(self, *operations: str) -> Iterator[None]:
+        """In this block the connector does what it is asked, and the client never hears of it: it gets UNAVAILABLE.
+
+        :param operations: "create", "get", "delete", "get_logs", "get_metrics"; all of them, if there are none
+        """
+        before = self._lost
+        self._lost = frozenset(map(Operation, operations)) or frozenset(Operation)
+        try:
+            yield
+        finally:
+            self._lost = before
+
+    async def vanish(self, call: Callable[[], Awaitable[Any]], *, when: Callable[[], Awaitable[Any]]) -> None:
+        """Make a call, and leave before its answer: the client's process was killed, say.
+
+        Returns when the connector has ended the call, so that what it has left behind can be looked at.
+
+            await host.vanish(job.get, when=vendor.was_asked.wait)
+
+        :param call: makes one call; no other may be under way meanwhile
+        :param when: returns when it is time to leave
+        :raises GRPCError: the call failed before it was time to leave
+        :raises RuntimeError: the call was answered before that
+        :raises TimeoutError: the connector goes on although its call is cancelled
+        """
+        before = self._ended_calls()
+        early = await _leave(call, when)
+        if early:
+            raise RuntimeError("the call was at its end before it was time to leave")
+        with anyio.move_on_after(_END_TIMEOUT):
+            while self._ended_calls() == before:  # noqa: ASYNC110 - a counter, which wakes nobody
+                await anyio.sleep(0.001)
+            return
+        raise TimeoutError(f"the connector still answers a call {_END_TIMEOUT:g} s after its client has left")
+
+    def _ended_calls(self) -> float:
+        """How many calls the connectors have ended."""
+        families = self.host.metrics.registry.collect()
+        samples = (sample for family in families if family.name == _LATENCY for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == f"{_LATENCY}_count")
+
+    async def _perform(self, operation: Operation, call: Awaitable[T]) -> T:
+        answer = await call
+        if operation in self._lost:
+            raise GRPCError(Status.UNAVAILABLE, f"the answer to {operation.value} was lost, as the test has asked for")
+        return answer
+
+    def _jobs(self, request: CreateTaskRequest, timeout: float) -> Jobs:
+        stub = AsyncConnectorServiceStub(cast("Any", self.channel))
+        return Jobs(stub, category_of(request), request.connection, timeout, request.output_prefix)
+
+    def _only_category(self) -> tuple[str, int]:
+        """The task type and version of the only connector; no task type if there are several."""
+        connectors = [registered.connector for registered in self.host.registry.registered()]
+        if len(connectors) != 1:
+            return "", 0
+        return connectors[0].task_type_name, connectors[0].task_type_version
+
+
+async def _leave(call: Callable[[], Awaitable[Any]], when: Callable[[], Awaitable[Any]]) -> bool:
+    """Cancel `call` once `when` has returned; whether it had ended by itself.
+
+    What the call raises comes out as it is, and not in a task group's group.
+    """
+    outcomes: list[Exception | None] = []
+
+    async def make() -> None:
+        try:
+            await call()
+        except Exception as error:  # noqa: BLE001 - raised below
+            outcomes.append(error)
+        else:
+            outcomes.append(None)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(make)
+        await when()
+        tasks.cancel_scope.cancel()
+    if outcomes and outcomes[0] is not None:
+        raise outcomes[0]
+    return bool(outcomes)
+
+
+@asynccontextmanager
+async def hosting(*connectors: AsyncConnector[Any], settings: HostSettings | None = None) -> AsyncIterator[LocalHost]:
+    """A host of these connectors, whose lifespans are open in the block.
+
+    :param settings: see `HostSettings`; those about ports, sockets and TLS have no effect here
+    :raises HostError: a lifespan could not be opened
+    :raises ValueError: two connectors are for the same task type and version
+    """
+    registry = Registry()
+    for connector in connectors:
+        registry.register(connector)
+    async with serving_in_memory(settings, registry) as host:
+        yield host
+
+
+@asynccontextmanager
+async def serving_in_memory(settings: HostSettings | None, registry: Registry | None) -> AsyncIterator[LocalHost]:
+    """A host in memory that serves in the block; see `Host` for the arguments.
+
+    :raises HostError: a module cannot be loaded, or a lifespan cannot be opened
+    """
+    listener = MemoryListener()
+    # without reflection: it takes time to set up, and nobody asks
+    host = Host(
+        dataclasses.replace(settings or HostSettings(), reflection=False), registry=registry, listeners=[listener]
+    )
+    tasks = anyio.create_task_group()
+    await tasks.__aenter__()
+    try:
+        await tasks.start(host.serve)
+        if host.failures:
+            raise HostError("; ".join(failure.error for failure in host.failures))
+        async with Channel(listener.connect) as channel:
+            yield LocalHost(host, channel)
+        await host.shutdown()
+    finally:
+        tasks.cancel_scope.cancel()
+        # the block's own exception passes by the task group, which would wrap it into a group
+        await tasks.__aexit__(None, None, None)

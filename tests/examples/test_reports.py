@@ -1,0 +1,75 @@
+"""Tests of a connector as its author writes them: docs/authors.md shows them."""
+
+import pytest
+from anyio import Event, sleep_forever
+
+from connectrio.testing import GRPCError, Status, Task, hosting
+from examples.reports import DesktopVendor, Reports, desktop
+
+
+@pytest.fixture
+def task(monkeypatch):
+    monkeypatch.setenv("VENDOR_TOKEN", "xyzzy")
+    return Task(inputs={"subject": "sales"}, secrets={"token": "VENDOR_TOKEN"})
+
+
+async def test_a_report_is_made(task):
+    async with hosting(Reports(desktop)) as host:
+        job = await host.create(task)
+        state = await job.wait()
+        assert state.succeeded, state
+        assert state.outputs == {"url": "https://reports.example/sales"}
+        await job.delete()
+        await job.delete()  # twice is no error
+    assert b"xyzzy" not in job.meta
+
+
+async def test_the_token_is_needed():
+    async with hosting(Reports(desktop)) as host:
+        with pytest.raises(GRPCError, match="token") as caught:
+            await host.create(Task(inputs={"subject": "sales"}))
+        assert caught.value.status is Status.INVALID_ARGUMENT
+
+
+class SlowVendor(DesktopVendor):
+    def __init__(self):
+        super().__init__()
+        self.asked = Event()
+        self.left = Event()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc_info):
+        return None
+
+    async def status(self, id):  # noqa: A002 - the vendor's own word
+        self.asked.set()
+        try:
+            await sleep_forever()
+        finally:
+            self.left.set()
+
+
+async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task):
+    vendor = SlowVendor()
+    async with hosting(Reports(lambda: vendor)) as host:
+        job = await host.create(task)
+        await host.vanish(job.get, when=vendor.asked.wait)
+        assert vendor.left.is_set()
+
+
+async def test_a_deadline_passes(task):
+    vendor = SlowVendor()
+    async with hosting(Reports(lambda: vendor)) as host:
+        job = await host.create(task)
+        with pytest.raises(GRPCError) as caught:
+            await host.attach(job.meta, timeout=0.2).get()
+        assert caught.value.status is Status.DEADLINE_EXCEEDED
+
+
+async def test_an_answer_is_lost(task):
+    async with hosting(Reports(desktop)) as host:
+        with host.losing_answers("create"), pytest.raises(GRPCError):
+            await host.create(task)
+        assert (await host.run(task)).succeeded

@@ -1,0 +1,22 @@
+"""What docs/authors.md shows is what runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "authors.md").read_text()
+EXAMPLES = [path.read_text() for path in (ROOT / "tests" / "examples").glob("*.py")]
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
+def test_every_program_is_part_of_an_example_that_the_tests_run(block):
+    assert any(block in text for text in EXAMPLES)
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", TEXT):
+        assert (ROOT / "docs" / target).exists(), target
