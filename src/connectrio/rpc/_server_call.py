@@ -43,7 +43,10 @@ log = get_logger("connectrio.rpc")
 
 @dataclass(frozen=True)
 class CallContext:
-    """What the calls of a connection have in common."""
+    """What the calls of a connection have in common.
+
+    :ivar decoding: how many large messages are decoded at once, in threads, where they leave the event loop its turns
+    """
 
     mapping: Mapping[str, Handler]
     codec: CodecBase
@@ -51,6 +54,7 @@ class CallContext:
     dispatch: _DispatchServerEvents
     options: ServerOptions
     peer: Peer
+    decoding: anyio.CapacityLimiter
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class ServerCall:
             dispatch=context.dispatch,
             peer=context.peer,
             max_message_size=context.options.max_receive_message_size,
+            decoding=context.decoding,
         )
         stream.on_terminated = self._client_is_gone
 

@@ -68,6 +68,8 @@ class Server:
         self._connections: set[_Connection] = set()
         self._accepting: anyio.CancelScope | None = None
         self._draining = False
+        # one thread: with more, the event loop would wait longer for its turn of the interpreter
+        self._decoding = anyio.CapacityLimiter(1)
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
 
@@ -182,6 +184,7 @@ class Server:
             dispatch=self.__dispatch__,
             options=self._options,
             peer=Peer(transport),
+            decoding=self._decoding,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import grpclib.server
+from anyio import CapacityLimiter, to_thread
 from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
@@ -19,8 +20,13 @@ from connectrio.rpc._framing import MessageReader, frame_message
 from connectrio.rpc._headers import CONTENT_TYPE, status_headers, trailers_only
 from connectrio.rpc._messages import read_message
 from connectrio.rpc.call import Call
+from connectrio.rpc.options import KIB
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.status_message import fit_status_message
+
+# bytes. A message can be made so that decoding it takes half a microsecond for each of its bytes, and the event loop
+# should not stand still for more than a few hundredths of a second
+_LARGE = 64 * KIB
 
 _Recv = TypeVar("_Recv")
 _Send = TypeVar("_Send")
@@ -67,6 +73,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         dispatch: _DispatchServerEvents,
         peer: Peer,
         max_message_size: int,
+        decoding: CapacityLimiter,
     ) -> None:
         # grpclib's constructor is not called: it reaches into grpclib's own connection
         self._stream = cast("Any", _GrpclibPort(stream))
@@ -82,6 +89,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._reader = MessageReader(max_message_size)
         self._first: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
         self._max_message_size = max_message_size
+        self._decoding = decoding
         self.is_cut = False
         self.deadline = call.deadline
         self.metadata = cast("Any", call.metadata)
@@ -104,15 +112,26 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
             return None
         if unary and await read_message(self._http2, self._reader) is not None:
             raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
+        try:
+            decoded = await self._decode(*raw)
+        except GRPCError:
+            self._first = None
+            raise
         self._first = None
-        (message,) = await self._dispatch.recv_message(self._decode(*raw))
+        (message,) = await self._dispatch.recv_message(decoded)
         self._messages_received += 1
         return cast("_Recv", message)
 
-    def _decode(self, compressed: bool, raw: bytes) -> Any:
+    async def _decode(self, compressed: bool, raw: bytes) -> Any:
+        """The message; cancelled while it waits, it can be decoded again."""
         self._call.message_was_compressed = compressed
         if compressed:
             raw = decompress(raw, self._call.request_encoding, self._max_message_size)
+        if len(raw) < _LARGE:
+            return self._decode_now(raw)
+        return await to_thread.run_sync(self._decode_now, raw, limiter=self._decoding)
+
+    def _decode_now(self, raw: bytes) -> Any:
         try:
             return self._codec.decode(raw, self._recv_type)
         except Exception as error:

@@ -14,6 +14,7 @@ from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.logs import get_logger
 from connectrio.rpc.call import current_call
+from connectrio.rpc.codec import EncodeError, encode
 from connectrio.service.errors import Failure, RequestError, Severity, only_leaf
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation
@@ -65,8 +66,8 @@ class Account:
         """
         inputs = self._call.inputs
         try:
-            size = 0 if inputs is None else len(bytes(inputs))
-        except RecursionError as error:
+            size = 0 if inputs is None else len(encode(inputs))
+        except EncodeError as error:
             raise RequestError("the inputs are nested too deeply") from error
         self._metrics.inputs_received(self._label, size)
 
