@@ -37,14 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"rpc"},
     "service": API | {"context", "rpc"},
     "exporter": {"logs", "registry"},
+    "client": {"idl"},
     "host": {
         "exporter", "hosting", "listening", "loading", "logs", "registry", "rpc", "service", "settings",
     },
     "announce": {"_version", "host", "terminal"},
     "runner": {"announce", "host", "logs", "registry", "settings"},
-    "testing": API | {"host", "rpc", "settings"},
+    "testing": API | {"client", "host", "rpc", "service", "settings"},
     "cli": {
-        "_version", "announce", "connectors", "host", "idl", "literals", "logs", "registry", "rpc", "runner",
+        "_version", "announce", "client", "connectors", "host", "idl", "literals", "logs", "registry", "rpc", "runner",
         "settings", "terminal",
     },
     "__main__": {"cli"},
