@@ -17,8 +17,16 @@ from connectrio.idl.flyteidl2.connector import (
     GetTaskMetricsResponse,
     GetTaskRequest,
     TaskCategory,
+    TaskExecutionMetadata,
 )
-from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
+from connectrio.idl.flyteidl2.core import (
+    Connection,
+    Identifier,
+    NodeExecutionIdentifier,
+    TaskExecutionIdentifier,
+    TaskTemplate,
+    WorkflowExecutionIdentifier,
+)
 from connectrio.registry import Registry
 from connectrio.service import AsyncConnectorService, Metrics, OperationLimits, Workers
 
@@ -81,13 +89,21 @@ def failing(error: Callable[[], BaseException], *, plain: bool = False) -> Async
 class Service:
     """The service under test, with all that it is made of."""
 
-    def __init__(self, *connectors: AsyncConnector[Any], limits: OperationLimits | None = None, workers: int = 4):
+    def __init__(
+        self,
+        *connectors: AsyncConnector[Any],
+        limits: OperationLimits | None = None,
+        workers: int = 4,
+        **parts: Any,
+    ):
         self.registry = Registry()
         for each in connectors or (connector(),):
             self.registry.register(each)
         self.metrics = Metrics()
         self.workers = Workers(workers)
-        self.servicer = AsyncConnectorService(self.registry, metrics=self.metrics, workers=self.workers, limits=limits)
+        self.servicer = AsyncConnectorService(
+            self.registry, metrics=self.metrics, workers=self.workers, limits=limits, **parts
+        )
 
     async def create(self, task_type="tiny", version=0, *, connection=None, resource_meta=None, **fields):
         template = fields.pop("template", None) or TaskTemplate(type=task_type, task_type_version=version)
@@ -131,6 +147,11 @@ class Service:
             labels["error_code"] = error_code
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
+    def sample(self, name: str, **labels: str) -> float:
+        """The value of one of our own metrics."""
+        labels = {"task_type": "tiny", **labels}
+        return self.metrics.registry.get_sample_value(f"connectrio_{name}", labels) or 0.0
+
 
 class FakeStream:
     """The server's side of a streaming call, as a handler sees it."""
@@ -147,6 +168,18 @@ class FakeStream:
         if self._send is not None:
             await self._send(message)
         self.sent.append(message)
+
+
+def attempt(number: int = 0, *, node: str = "n0", execution: str = "run") -> TaskExecutionMetadata:
+    """Who a job is created for."""
+    execution_id = WorkflowExecutionIdentifier(project="p", domain="d", name=execution)
+    return TaskExecutionMetadata(
+        task_execution_id=TaskExecutionIdentifier(
+            task_id=Identifier(project="p", domain="d", name="task", version="v1"),
+            node_execution_id=NodeExecutionIdentifier(node_id=node, execution_id=execution_id),
+            retry_attempt=number,
+        )
+    )
 
 
 def secrets(**values: str) -> Connection:

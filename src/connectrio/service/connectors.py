@@ -98,8 +98,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self._metrics = metrics
         self._workers = workers
         self._methods = ConnectorMethods()
-        self._creates = creates or Creates()
-        self._polls = polls or Polls(retry=0, absorb=0)
+        self._creates = Creates() if creates is None else creates
+        self._polls = Polls(retry=0, absorb=0) if polls is None else polls
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""

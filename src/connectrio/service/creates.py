@@ -63,7 +63,7 @@ class Wanted:
 class _Record:
     """A job, from the first request for it."""
 
-    __slots__ = ("asked_for", "began", "error", "finished", "identity", "meta", "waiting")
+    __slots__ = ("asked_for", "began", "error", "finished", "identity", "is_shared", "meta", "waiting")
 
     def __init__(self, identity: JobIdentity) -> None:
         self.identity = identity
@@ -72,7 +72,9 @@ class _Record:
         self.meta: bytes | None = None
         self.error: BaseException | None = None
         self.asked_for = False
+        # how many wait, beside the first; and whether any did when there was an answer
         self.waiting = 0
+        self.is_shared = False
 
 
 class Creates:
@@ -141,7 +143,7 @@ class Creates:
         try:
             await checkpoint_if_cancelled()
         except BaseException:
-            if record.meta is not None and not record.waiting:
+            if record.meta is not None and not record.is_shared:
                 logger.warning("a job was created that nobody waits for any more", key=record.identity.key)
             raise
         if record.error is not None:
@@ -174,6 +176,7 @@ class Creates:
 
     def _succeeded(self, record: _Record, meta: bytes) -> None:
         record.meta = meta
+        record.is_shared = record.waiting > 0
         record.finished.set()
         if len(meta) > _LARGEST_META or self._age == 0:
             self._drop(record)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from betterproto2 import Message
@@ -91,9 +92,20 @@ def _canonical(value: Any) -> Any:
 
 
 def _fields(message: Message) -> list[tuple[str, Any]]:
-    names = [field.name for field in fields(message) if not field.name.startswith("_")]  # type: ignore[arg-type]  # a dataclass
-    found = ((name, getattr(message, name)) for name in names)
-    return [(name, _canonical(value)) for name, value in found if value is not None and value != []]
+    """Those that are set, as on the wire: a field that a later release adds changes nothing until somebody sets it."""
+    found = []
+    for name, default in _defaults(type(message)):
+        value = getattr(message, name)
+        if value or value != default:
+            found.append((name, _canonical(value)))
+    return found
+
+
+@cache
+def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
+    empty = cls()
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # all messages are dataclasses
+    return [(name, getattr(empty, name)) for name in names if not name.startswith("_")]
 
 
 def _sorted_entries(items: list[Any]) -> list[Any]:
