@@ -203,12 +203,14 @@ class HostProgram(Reachable):
     """One of our hosts, serving the probes unless `settings` say otherwise.
 
     :param wrapper: a command that the host's own is an argument of
+    :param python: of the environment that it runs in
     """
 
     def __init__(
         self,
         backend: str,
         *,
+        python: str | Path = sys.executable,
         env: dict[str, str] | None = None,
         cwd: Path = HERE,
         wrapper: Sequence[str] = (),
@@ -222,9 +224,7 @@ class HostProgram(Reachable):
             "modules": [str(CONNECTORS / "probes.py")],
             **settings,
         }
-        super().__init__(
-            [*wrapper, sys.executable, HERE / "host_main.py", backend, json.dumps(settings)], cwd=cwd, env=env
-        )
+        super().__init__([*wrapper, python, HERE / "host_main.py", backend, json.dumps(settings)], cwd=cwd, env=env)
 
     def ready(self) -> Self:
         """This, once it serves."""
