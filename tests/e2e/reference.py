@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -51,13 +52,14 @@ def _installed(directory: Path) -> Path:
 
 
 class ReferenceProgram(CommandProgram):
-    """flyte-sdk's host, serving the probes."""
+    """flyte-sdk's host, serving the probes unless it is given other modules, which are in `cwd`."""
 
-    def __init__(self, python: Path) -> None:
+    def __init__(self, python: Path, *, modules: Sequence[str] = ("probes",), cwd: Path = CONNECTORS) -> None:
         super().__init__(
             lambda port, exporter_port: [
-                python, "-c", START, "--port", port, "--prometheus_port", exporter_port, "--modules", "probes"
+                python, "-c", START, "--port", port, "--prometheus_port", exporter_port,
+                *(part for module in modules for part in ("--modules", module)),
             ],
-            cwd=CONNECTORS,
+            cwd=cwd,
             env={"CONNECTOR_API": "flyte.connectors", "NO_COLOR": "1"},
         )  # fmt: skip
