@@ -13,6 +13,7 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 from connectrio import Phase, Resource, TransientError, UnknownJobError, current_call
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import (
     Literal,
     Primitive,
@@ -25,6 +26,9 @@ from connectrio.idl.flyteidl2.core import (
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.service import Creates, OperationLimits, Polls
+from connectrio.service.creates import Wanted
+from connectrio.service.identity import identify
+from rpc_channel.virtual_time import in_virtual_time
 from service.harness import Base, Job, Service, attempt, connector, secrets
 
 ORIGINS = ("fresh", "joined", "replayed", "adopted")
@@ -400,6 +404,57 @@ async def test_the_next_attempt_waits_for_a_create_that_still_goes_on():
         vendor.go_on.set()
     assert vendor.jobs == ["0"]
     assert origins(service) == {"fresh": 1, "adopted": 1}
+
+
+@in_virtual_time
+async def test_a_job_that_hangs_when_it_is_asked_for_will_do():
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep_forever()
+
+    vendor = Vendor()
+    service = Service(vendor.connector(get=get))
+    first = await service.create(**restarted(0))
+    with anyio.fail_after(10):
+        assert await service.create(**restarted(1)) == first
+
+
+async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
+    """The third attempt waits for the second, which fails, and takes over the first one's job."""
+    vendor = Vendor()
+    service = Service(vendor.connector(), limits=OperationLimits(create=60))
+    first = await service.create(**restarted(0))
+    creates = service.servicer._creates
+    [earlier] = creates._records.values()
+    blocked = anyio.Event()
+
+    async def is_alive(resource_meta):
+        blocked.set()
+        await anyio.sleep_forever()
+
+    answers = []
+
+    async def second():
+        wanted = Wanted(identify(request(1)), vendor_create, True, is_alive, 0.2, lambda origin: None)
+        with pytest.raises(GRPCError):
+            await creates.once(wanted)
+
+    async def vendor_create():
+        raise AssertionError("nothing is to be created")
+
+    async def third():
+        answers.append(await service.create(**restarted(2)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second)
+        await blocked.wait()
+        tasks.start_soon(third)
+    assert answers == [first]
+    assert earlier.asked_for
+    assert vendor.jobs == ["0"]
+
+
+def request(number: int) -> CreateTaskRequest:
+    return CreateTaskRequest(template=TaskTemplate(type="tiny"), **restarted(number))
 
 
 async def test_an_earlier_attempt_never_gets_a_later_ones_job():

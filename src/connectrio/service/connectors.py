@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
 
@@ -55,6 +56,8 @@ __all__ = ["AsyncConnectorService"]
 T = TypeVar("T")
 
 _FAILED = {Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
+# seconds to ask for a job of an earlier attempt, within the ten that its client waits
+_LIFE_SIGN_TIMEOUT = 5.0
 _GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 
 
@@ -159,12 +162,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         request = GetTaskRequest(
             resource_meta=resource_meta, output_prefix=message.output_prefix, connection=message.connection
         )
-        try:
-            resource = await self._with_retries(connector, partial(self._poll, connector, request))
-        except Exception as error:  # noqa: BLE001 - whatever the connector raises
-            # one that cannot be reached just now is as good as alive: polls will tell
-            return is_transient(connector, error)
-        return resource.phase not in _FAILED
+        phase = None
+        with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
+            try:
+                phase = (await self._with_retries(connector, partial(self._poll, connector, request))).phase
+            except Exception as error:  # noqa: BLE001 - whatever the connector raises
+                return is_transient(connector, error)
+        # one that cannot be reached just now is as good as alive: polls will tell
+        return phase not in _FAILED
 
     async def get_task(self, message: GetTaskRequest) -> GetTaskResponse:
         """Report the state of a task."""

@@ -63,10 +63,11 @@ class Wanted:
 class _Record:
     """A job, from the first request for it."""
 
-    __slots__ = ("asked_for", "began", "error", "finished", "identity", "is_shared", "meta", "waiting")
+    __slots__ = ("asked_for", "began", "earlier", "error", "finished", "identity", "is_shared", "meta", "waiting")
 
-    def __init__(self, identity: JobIdentity) -> None:
+    def __init__(self, identity: JobIdentity, earlier: _Record | None) -> None:
         self.identity = identity
+        self.earlier = earlier
         self.began = anyio.current_time()
         self.finished = anyio.Event()
         self.meta: bytes | None = None
@@ -116,7 +117,7 @@ class Creates:
         self._forget()
         record = self._records.get(wanted.identity.key)
         if record is None:
-            return await self._first(_Record(wanted.identity), wanted)
+            return await self._first(_Record(wanted.identity, self._latest.get(wanted.identity.task)), wanted)
         wanted.count(Origin.REPLAYED if record.finished.is_set() else Origin.JOINED)
         record.waiting += 1
         try:
@@ -128,15 +129,14 @@ class Creates:
         return _known(record.meta)
 
     async def _first(self, record: _Record, wanted: Wanted) -> bytes:
-        earlier = self._latest.get(record.identity.task)
         self._records[record.identity.key] = self._latest[record.identity.task] = record
         seconds = math.inf if wanted.limit is None else wanted.limit
         with anyio.CancelScope(shield=True, deadline=min(anyio.current_time() + seconds, self._end)) as scope:
             self._scopes.add(scope)
             try:
-                self._succeeded(record, await self._make(wanted, earlier))
+                self._succeeded(record, await self._make(wanted, record.earlier))
             except BaseException as error:
-                self._failed(record, _shared(error), earlier)
+                self._failed(record, _shared(error))
                 raise
             finally:
                 self._scopes.discard(scope)
@@ -160,11 +160,18 @@ class Creates:
 
     async def _adopt(self, wanted: Wanted, earlier: _Record | None) -> bytes | None:
         """The job of an earlier attempt that nobody but this host knows of, if there is one that will do."""
-        if earlier is None or not wanted.adopts or earlier.identity.attempt >= wanted.identity.attempt:
+        if not wanted.adopts:
             return None
-        await earlier.finished.wait()
-        meta = earlier.meta
-        if meta is None or earlier.asked_for or not await wanted.is_alive(meta):
+        while earlier is not None:
+            # may still be going on: its client has waited for ten seconds, say, and given up
+            await earlier.finished.wait()
+            if earlier.meta is not None:
+                return await self._take_over(wanted, earlier, earlier.meta)
+            earlier = earlier.earlier
+        return None
+
+    async def _take_over(self, wanted: Wanted, earlier: _Record, meta: bytes) -> bytes | None:
+        if earlier.asked_for or earlier.identity.attempt >= wanted.identity.attempt or not await wanted.is_alive(meta):
             return None
         earlier.asked_for = True
         logger.warning(
@@ -176,6 +183,7 @@ class Creates:
 
     def _succeeded(self, record: _Record, meta: bytes) -> None:
         record.meta = meta
+        record.earlier = None
         record.is_shared = record.waiting > 0
         record.finished.set()
         if len(meta) > _LARGEST_META or self._age == 0:
@@ -183,12 +191,12 @@ class Creates:
         else:
             self._unasked[meta] = record
 
-    def _failed(self, record: _Record, error: BaseException, earlier: _Record | None) -> None:
+    def _failed(self, record: _Record, error: BaseException) -> None:
         record.error = error
         record.finished.set()
         self._drop(record)
-        if earlier is not None and earlier.identity.key in self._records:
-            self._latest.setdefault(earlier.identity.task, earlier)
+        if record.earlier is not None and record.earlier.identity.key in self._records:
+            self._latest.setdefault(record.identity.task, record.earlier)
 
     def _forget(self) -> None:
         """Make room for one more record."""

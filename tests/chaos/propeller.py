@@ -1,0 +1,142 @@
+"""Flyte's executor, as far as connectors know it: its deadlines, its polls, its counter of errors, its attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+import anyio
+from grpclib import GRPCError
+
+from connectrio import Phase
+from connectrio.idl.flyteidl2.connector import (
+    AsyncConnectorServiceStub,
+    CreateTaskRequest,
+    GetTaskRequest,
+    TaskCategory,
+    TaskExecutionMetadata,
+)
+from connectrio.idl.flyteidl2.core import (
+    LiteralType,
+    NodeExecutionIdentifier,
+    SimpleType,
+    TaskExecutionIdentifier,
+    TaskTemplate,
+    TypedInterface,
+    Variable,
+    VariableEntry,
+    VariableMap,
+    WorkflowExecutionIdentifier,
+)
+
+# seconds: its defaults
+TIMEOUT = 10.0
+POLL_INTERVAL = 30.0
+MAX_ERRORS = 5
+
+FAILED = {Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
+NUMBER = Variable(type=LiteralType(simple=SimpleType.INTEGER))
+INTERFACE = TypedInterface(outputs=VariableMap(variables=[VariableEntry(key="result", value=NUMBER)]))
+
+
+@dataclass
+class Task:
+    """What became of a task.
+
+    :ivar attempts: how many there were
+    :ivar errors: what GetTask has failed with, over all attempts; the executor's counter never goes back
+    """
+
+    name: str
+    attempts: int = 0
+    errors: list[str] = field(default_factory=list)
+    phase: Phase | None = None
+    result: int | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the executor has given it up."""
+        return self.phase is None
+
+
+class AnswerLostError(Exception):
+    """The host's answer has not arrived, although it was sent."""
+
+
+class Propeller:
+    """Runs tasks.
+
+    :param lost: the part of the answers to CreateTask that never arrives
+    :param restarts: how likely it is that it has restarted when one was lost: then it sends the same request again
+    :param max_attempts: of a task, retries of the system included
+    """
+
+    def __init__(
+        self, stub: AsyncConnectorServiceStub, random: Random, *, lost: float, restarts: float = 0.5, max_attempts: int
+    ) -> None:
+        self._stub = stub
+        self._random = random
+        self._lost = lost
+        self._restarts = restarts
+        self._max_attempts = max_attempts
+
+    async def run(self, task: Task) -> None:
+        """See a task through, or give it up."""
+        for number in range(self._max_attempts):
+            task.attempts += 1
+            meta = await self._create(task, number)
+            if meta is not None and await self._poll_to_the_end(task, meta, number):
+                return
+
+    async def _create(self, task: Task, number: int) -> bytes | None:
+        """The `resource_meta`; None: this attempt has failed."""
+        while True:
+            try:
+                response = await self._stub.create_task(self._request(task, number), timeout=TIMEOUT)
+                if self._random.random() < self._lost:
+                    raise AnswerLostError
+            except GRPCError:
+                return None
+            except AnswerLostError:
+                if self._random.random() < self._restarts:
+                    continue
+                return None
+            return response.resource_meta
+
+    async def _poll_to_the_end(self, task: Task, meta: bytes, number: int) -> bool:
+        """Whether the task is at its end; otherwise this attempt is."""
+        category = TaskCategory(name="chaos")
+        request = GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=_prefix(task, number))
+        errors = 0
+        while errors <= MAX_ERRORS:
+            await anyio.sleep(POLL_INTERVAL)
+            try:
+                resource = (await self._stub.get_task(request, timeout=TIMEOUT)).resource
+            except GRPCError as error:
+                errors += 1
+                task.errors.append(f"{error.status.name}: {error.message}")
+                continue
+            if resource.phase is Phase.SUCCEEDED:
+                task.phase = resource.phase
+                [output] = resource.outputs.literals
+                task.result = output.value.scalar.primitive.integer
+                return True
+            if resource.phase in FAILED:
+                task.phase = resource.phase if resource.phase is Phase.FAILED else None
+                return task.phase is not None
+        return True
+
+    def _request(self, task: Task, number: int) -> CreateTaskRequest:
+        execution = WorkflowExecutionIdentifier(project="chaos", domain="test", name=task.name)
+        node = NodeExecutionIdentifier(node_id="n0", execution_id=execution)
+        return CreateTaskRequest(
+            template=TaskTemplate(type="chaos", interface=INTERFACE),
+            output_prefix=_prefix(task, number),
+            task_execution_metadata=TaskExecutionMetadata(
+                task_execution_id=TaskExecutionIdentifier(node_execution_id=node, retry_attempt=number)
+            ),
+        )
+
+
+def _prefix(task: Task, number: int) -> str:
+    return f"s3://bucket/{task.name}/{number}"
