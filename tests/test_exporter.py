@@ -28,10 +28,14 @@ class View:
     connectors: int = 2
     failures: list[LoadFailure] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
+    processes: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def collectors(self):
         return self.metrics.registry
+
+    async def refresh(self):
+        """Always up to date."""
 
 
 @dataclass

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 import connectrio.host
 from connectrio import Phase, Registry, Resource
-from connectrio.host import Addresses, Host, HostError, HostState
-from connectrio.hosting import worker_limit
+from connectrio.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
+from connectrio.hosting import process_count, worker_limit
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
@@ -25,12 +25,12 @@ from service.harness import META, connector
 PATIENCE = 30.0
 
 
-def make_host(*connectors, **settings):
+def make_host(*connectors, one_of=None, **settings):
     registry = Registry()
     for each in connectors:
         registry.register(each)
     local = {"host": "127.0.0.1", "port": 0, "prometheus_port": 0}
-    return Host(HostSettings(**{**local, **settings}), registry=registry)
+    return Host(HostSettings(**{**local, **settings}), registry=registry, one_of=one_of)
 
 
 @asynccontextmanager
@@ -296,6 +296,20 @@ async def test_a_lifespan_is_told_how_many_threads_it_may_use():
     async with serving(make_host(connector(lifespan=lifespan), worker=3)):
         assert seen == [3]
     assert worker_limit.get() == 10
+
+
+async def test_a_lifespan_is_told_how_many_processes_share_the_machine():
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(_):
+        seen.append(process_count.get())
+        yield
+
+    place = ProcessOfSeveral(3, (("127.0.0.1", 9090),))
+    async with serving(make_host(connector(lifespan=lifespan), one_of=place)) as addresses:
+        assert seen == [3]
+        assert addresses.prometheus_port == 9090
 
 
 async def test_a_lifespan_is_open_for_as_long_as_calls_run():

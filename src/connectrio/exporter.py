@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -52,6 +52,13 @@ class ExporterSource(Protocol):
     @property
     def collectors(self) -> CollectorRegistry:
         """What /metrics shows."""
+
+    @property
+    def processes(self) -> Sequence[Mapping[str, Any]]:
+        """How each process is, where several host; else nothing."""
+
+    async def refresh(self) -> None:
+        """Bring all of the above up to date."""
 
 
 async def serve_exporter(
@@ -152,12 +159,14 @@ def make_app(source: ExporterSource) -> Starlette:
     metrics_app: ASGIApp = make_asgi_app(source.collectors)
 
     async def metrics(_: Request) -> ASGIApp:
+        await source.refresh()
         return metrics_app
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse(_report(source))
 
     async def readyz(_: Request) -> JSONResponse:
+        await source.refresh()
         return JSONResponse(_report(source), status_code=200 if source.is_ready else 503)
 
     return Starlette(
@@ -171,8 +180,9 @@ def make_app(source: ExporterSource) -> Starlette:
 
 
 def _report(source: ExporterSource) -> dict[str, Any]:
-    return {
+    report: dict[str, Any] = {
         "state": str(source.state),
         "connectors": source.connectors,
         "failures": [{"source": failure.source, "error": failure.error} for failure in source.failures],
     }
+    return {**report, "processes": list(source.processes)} if source.processes else report

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from anyio.abc import Listener, SocketListener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.exporter import serve_exporter
-from connectrio.hosting import worker_limit
+from connectrio.hosting import process_count, worker_limit
 from connectrio.listening import ListenError, bind_tcp
 from connectrio.loading import ModuleLoadError, host_registered, load_entry_points, load_modules
 from connectrio.logs import get_logger
@@ -118,6 +118,18 @@ class Addresses:
         return f"http://{_local_target(self.http[0])}"
 
 
+@dataclass(frozen=True)
+class ProcessOfSeveral:
+    """A host's place beside others of its kind, which listen on the same port in processes of their own.
+
+    :ivar processes: how many they are
+    :ivar http: (host, port) of each interface of the exporter that shows the metrics of all of them
+    """
+
+    processes: int
+    http: tuple[tuple[str, int], ...]
+
+
 def _local_target(address: tuple[str, int]) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address[0], address[0])  # noqa: S104 - a name, not a binding
     return f"[{host}]:{address[1]}" if ":" in host and not host.startswith("[") else f"{host}:{address[1]}"
@@ -132,6 +144,7 @@ class Host:
     :param registry: whose connectors are hosted; by default the process's own, into which the installed entry points
         are loaded. A registry given here holds what you registered, and what `settings.modules` register
     :param listeners: what to listen on, in place of the settings' ports and sockets; there is no exporter then
+    :param one_of: it is one of several, which share the port; then it has no exporter of its own
     """
 
     def __init__(
@@ -140,9 +153,11 @@ class Host:
         *,
         registry: Registry | None = None,
         listeners: Sequence[Listener[Any]] | None = None,
+        one_of: ProcessOfSeveral | None = None,
     ) -> None:
-        self._listeners = listeners
         self.settings = settings or HostSettings()
+        self._listeners = listeners
+        self._one_of = one_of
         self.registry = registry if registry is not None else ConnectorRegistry.default
         self._is_process_wide = registry is None
         self.state = HostState.STARTING
@@ -177,6 +192,14 @@ class Host:
         """The metrics."""
         return self.metrics.registry
 
+    @property
+    def processes(self) -> Sequence[Mapping[str, Any]]:
+        """None beside this one; see `connectrio.processes` for several."""
+        return ()
+
+    async def refresh(self) -> None:
+        """What a host says of itself is always up to date."""
+
     # the life cycle
 
     async def serve(self, *, task_status: TaskStatus[Addresses] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -189,11 +212,14 @@ class Host:
         """
         try:
             self._load()
-            async with _bound(self.settings, self._listeners) as sockets, anyio.create_task_group() as lifespans:
-                if await self._open_lifespans(lifespans):
-                    await self._serve_connectors(sockets, task_status)
-                self._lifespans_may_close.set()
-                lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
+            async with AsyncExitStack() as ports:
+                # one of several gets its part of the connections as soon as it listens; the others answer until it can
+                sockets = None if self._one_of else await self._bind(ports)
+                async with anyio.create_task_group() as lifespans:
+                    if await self._open_lifespans(lifespans):
+                        await self._serve_connectors(sockets or await self._bind(ports), task_status)
+                    self._lifespans_may_close.set()
+                    lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
             if lifespans.cancel_scope.cancelled_caught:
                 log.warning("a connector's lifespan did not close in time", timeout_seconds=_LIFESPAN_CLOSE_TIMEOUT)
         finally:
@@ -209,6 +235,9 @@ class Host:
             self._grace = grace
         self._shutdown_requested.set()
         await self._stopped.wait()
+
+    async def _bind(self, ports: AsyncExitStack) -> _Sockets:
+        return await ports.enter_async_context(_bound(self.settings, self._listeners, self._one_of))
 
     def _load(self) -> None:
         if self._is_process_wide:
@@ -319,6 +348,7 @@ class Host:
         """Hold a connector's lifespan open, in a task of its own: its failure is the connector's, not the host's."""
         opened = False
         worker_limit.set(self.settings.worker)
+        process_count.set(self._one_of.processes if self._one_of else 1)
         try:
             async with registered.connector.lifespan():
                 opened = True
@@ -349,7 +379,9 @@ class _Sockets:
 
 
 @asynccontextmanager
-async def _bound(settings: HostSettings, listeners: Sequence[Listener[Any]] | None) -> AsyncIterator[_Sockets]:
+async def _bound(
+    settings: HostSettings, listeners: Sequence[Listener[Any]] | None, one_of: ProcessOfSeveral | None
+) -> AsyncIterator[_Sockets]:
     """The ports, bound, or the listeners given in their place; what nobody has taken over is closed in the end.
 
     :raises HostError: a port cannot be had, or the files for TLS cannot be used
@@ -361,18 +393,19 @@ async def _bound(settings: HostSettings, listeners: Sequence[Listener[Any]] | No
             yield _Sockets(list(listeners), [], Addresses((), ()))
             return
         try:
-            sockets = await _bind(settings, stack)
+            sockets = await _bind(settings, stack, one_of)
         except (ListenError, TLSFilesError, UnixSocketError) as error:
             raise HostError(str(error)) from error
         yield sockets
 
 
-async def _bind(settings: HostSettings, stack: AsyncExitStack) -> _Sockets:
+async def _bind(settings: HostSettings, stack: AsyncExitStack, one_of: ProcessOfSeveral | None) -> _Sockets:
     tls = _tls(settings)
-    grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
+    shared = one_of is not None
+    grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=shared)
     for bound in grpc:
         stack.callback(bound.close)
-    http = await bind_tcp(settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port")
+    http = [] if shared else await bind_exporter(settings)
     for bound in http:
         stack.callback(bound.close)
     listeners: list[Listener[Any]] = [await SocketListener.from_socket(bound) for bound in grpc]
@@ -382,7 +415,16 @@ async def _bind(settings: HostSettings, stack: AsyncExitStack) -> _Sockets:
         unix = await listen_unix(settings.unix_socket, mode=int(settings.unix_socket_mode, 8))
         stack.push_async_callback(unix.aclose)
         listeners.append(unix)
-    return _Sockets(listeners, http, Addresses(_names(grpc), _names(http), settings.unix_socket))
+    exporter = _names(http) if one_of is None else one_of.http
+    return _Sockets(listeners, http, Addresses(_names(grpc), exporter, settings.unix_socket))
+
+
+async def bind_exporter(settings: HostSettings) -> list[socket.socket]:
+    """Sockets for the exporter, which the caller closes.
+
+    :raises ListenError: its port cannot be had
+    """
+    return await bind_tcp(settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port")
 
 
 def _tls(settings: HostSettings) -> ServerTLS | None:

@@ -54,11 +54,12 @@ def get_logger(name: str) -> Any:
     return _Logger(name)
 
 
-def configure_logging(level: LogLevel = "info", form: LogFormat = "auto") -> None:
+def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, process: int | None = None) -> None:
     """Set up structlog for a process that is a host. A program that embeds one keeps its own set-up.
 
     :param level: the least severe lines that are written
     :param form: "auto" is "console" on a terminal and "json" elsewhere
+    :param process: which of several processes this is; each line says so
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
@@ -66,11 +67,20 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto") -> Non
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if process is None else [_say_process(process)]),
             *(_for_people() if console else _for_machines()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _say_process(number: int) -> structlog.typing.Processor:
+    def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("process", number)
+        return event
+
+    return add
 
 
 # Both write tracebacks without local variables, which is not structlog's default: they hold tokens and passwords.

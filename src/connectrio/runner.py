@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
-from types import FrameType
 from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
 
 from connectrio.host import Addresses, Host, HostError
 from connectrio.logs import configure_logging, get_logger
 from connectrio.registry import Registry
 from connectrio.settings import Backend, HostSettings, anyio_backend, default_backend
+from connectrio.signals import watch_signals
 
 log = get_logger("connectrio.host")
 
-__all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host"]
+__all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host", "what_to_act_on"]
 
 Announce = Callable[[Host, Addresses], None]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# seconds that a host that was told to stop at once gets to unwind, before the process is ended under it
-_UNWIND_TIMEOUT = 1.0
 
 
 def run_host(
@@ -52,11 +46,13 @@ def run_host(
     try:
         anyio.run(_run, host, announce, backend=name, backend_options=options)
     except BaseExceptionGroup as group:
-        # the group is an accident of how tasks are held; what the caller can act on is in it
-        found = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
-        if found is None:
-            raise
-        raise _first_leaf(found) from None
+        raise what_to_act_on(group) from None
+
+
+def what_to_act_on(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The reason why a host did not start, or was stopped, in a group that is an accident of how tasks are held."""
+    found = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
+    return group if found is None else _first_leaf(found)
 
 
 def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -69,7 +65,7 @@ def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
 async def _run(host: Host, announce: Announce | None) -> None:
     async with anyio.create_task_group() as tasks:
         # before anything is loaded: process 1 ignores a signal that nobody has asked for
-        await tasks.start(_watch_signals, host)
+        await tasks.start(watch_signals, host.shutdown)
         await host.serve(task_status=_Announcement(host, announce))
         tasks.cancel_scope.cancel()
 
@@ -85,49 +81,6 @@ class _Announcement:
         """What the host calls, as of any `anyio.abc.TaskStatus`."""
         if self._announce is not None and value is not None:
             self._announce(self._host, value)
-
-
-async def _watch_signals(host: Host, *, task_status: TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
-        _end_at_second_signal()
-        task_status.started()
-        async with anyio.create_task_group() as tasks:
-            first = True
-            async for signum in signals:
-                if not first:
-                    raise SystemExit(128 + signum)
-                first = False
-                log.info("shutting down; send the signal again to stop at once", signal=signum.name)
-                tasks.start_soon(host.shutdown)
-
-
-def _end_at_second_signal() -> None:
-    """Let the second signal end the process, even while something does not let itself be cancelled.
-
-    Python calls these handlers between any two instructions of the main thread: also while a module that is being
-    loaded, or a connector that blocks the event loop, keeps the receiver of signals from its turn.
-    """
-    receivers = {signum: signal.getsignal(signum) for signum in _SIGNALS}
-    count = 0
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count == 2:
-            _end_soon(128 + signum)
-        receiver = receivers[signal.Signals(signum)]
-        if callable(receiver):
-            receiver(signum, frame)
-
-    for signum in _SIGNALS:
-        signal.signal(signum, handle)
-
-
-def _end_soon(code: int) -> None:
-    """End the process after a moment in which it may unwind."""
-    timer = threading.Timer(_UNWIND_TIMEOUT, os._exit, [code])
-    timer.daemon = True
-    timer.start()
 
 
 class ConnectorService(Host):

@@ -52,6 +52,7 @@ def serve(
     *,
     settings: Annotated[HostSettings, Parameter(name="*", consume_multiple=True)] = _SETTINGS,
     backend: Backend | None = None,
+    processes: int = 1,
     log_level: LogLevel = "info",
     log_format: LogFormat = "auto",
     config: Path | None = None,  # noqa: ARG001 - read by TomlFile, before the others have their values
@@ -62,20 +63,33 @@ def serve(
     environment, the environment before the file.
 
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
+    :param processes: how many processes host the connectors, each on a core of its own where there are as many; they
+        share the port, and one more shows the metrics and the health of all. Each new connection goes to one of them,
+        so it takes several connections to keep them busy; --worker and every limit are for each process
     :param log_level: the least severe log lines that are written, to standard error
     :param log_format: auto is console on a terminal and json elsewhere
     :param config: the TOML file; by default connectrio.toml in the working directory, if there is one
     """
-    from connectrio.announce import announce
     from connectrio.host import HostError
-    from connectrio.runner import exit_despite_busy_threads, run_host
 
     configure_logging(log_level, log_format)
     event_loop(backend)  # whether there is one
     try:
-        run_host(settings, backend=backend, announce=announce)
+        if processes == 1:
+            _serve_alone(settings, backend)
+        else:
+            from connectrio.processes import run_processes
+
+            run_processes(settings, processes, backend=backend, log_level=log_level, log_format=log_format)
     except HostError as error:
         raise CommandError(str(error)) from error
+
+
+def _serve_alone(settings: HostSettings, backend: Backend | None) -> None:
+    from connectrio.announce import announce
+    from connectrio.runner import exit_despite_busy_threads, run_host
+
+    run_host(settings, backend=backend, announce=announce)
     exit_despite_busy_threads(0)
 
 

@@ -64,6 +64,7 @@ class Order(ResourceMeta):
     raise X   raise X, a key of ERRORS
     long N    raise an error whose text has N characters
     big N     return N bytes
+    pid       return the number of the process
     recurse   exceed the recursion limit
     sleep S   wait for S seconds
     block S   hold up whatever thread this is for S seconds
@@ -130,6 +131,8 @@ def act(order: Order, arguments: dict[str, Any]) -> str:
             time.sleep(float(order.argument))
         case "big":
             return "x" * int(order.argument)
+        case "pid":
+            return json.dumps(os.getpid())
         case "open":
             GATES[order.id].open()
     return json.dumps({name: describe(value) for name, value in arguments.items()})

@@ -13,6 +13,7 @@ from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
 from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._store import JobStore
 from connectrio.connectors.duckdb._task import QueryTask
+from connectrio.hosting import process_count
 
 __all__ = ["Jobs", "Snapshot"]
 
@@ -45,6 +46,7 @@ class Jobs:
 
     def __init__(self, settings: DuckDBSettings) -> None:
         self._settings = settings
+        self._memory_share = 1 / (settings.max_running * process_count.get())
         self._store = JobStore(settings.home)
         try:
             self._store.tidy(settings.keep)
@@ -67,7 +69,7 @@ class Jobs:
             result_uri=task.result_uri,
         )
         self._store.add(record, f"queued: statement {record.statement} on {record.database}")
-        job = Job(record, task, self._store, 1 / self._settings.max_running)
+        job = Job(record, task, self._store, self._memory_share)
         with self._changing:
             self._live[record.job_id] = job
             stopping = self._stopping

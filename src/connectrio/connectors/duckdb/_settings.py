@@ -27,7 +27,7 @@ class DuckDBSettings:
         the host, finished jobs do too
     :ivar max_running: how many queries run at once (`CONNECTRIO_DUCKDB_MAX_RUNNING`); the others are QUEUED. A query
         alone uses every core, so more at once makes none of them faster; two let a short one pass a long one. Each gets
-        an equal share of the memory DuckDB would take
+        an equal share of the memory DuckDB would take. Of a host of several processes, each process runs so many
     :ivar keep: how long jobs are remembered once they have ended (`CONNECTRIO_DUCKDB_KEEP_DAYS`). A week lets Monday
         look at Friday's failures. Results are the user's and are never removed
     """

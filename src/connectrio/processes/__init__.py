@@ -1,0 +1,15 @@
+"""Several processes that host the same connectors on one port, for machines with more cores than one.
+
+    supervisor   keeps the processes running, shows the metrics and the health of all; hosts nothing itself
+     ├─ process 0    a host, which listens on the gRPC port with SO_REUSEPORT
+     ├─ process 1    another one; the kernel gives each new connection to one of them
+     └─ …
+
+The supervisor and each process talk over a pair of sockets (`control`). A process whose supervisor is gone drains.
+"""
+
+from __future__ import annotations
+
+from connectrio.processes._supervisor import Supervisor, run_processes
+
+__all__ = ["Supervisor", "run_processes"]

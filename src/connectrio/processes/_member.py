@@ -1,0 +1,237 @@
+"""One of the supervisor's processes: started, asked, started again when it has ended, and stopped."""
+
+from __future__ import annotations
+
+import enum
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import Process
+
+from connectrio.host import HostError
+from connectrio.logs import get_logger
+from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving
+
+log = get_logger("connectrio.processes")
+
+__all__ = ["Member", "MemberState", "restart_delay"]
+
+_PROGRAM = "from connectrio.processes._worker import main; main()"
+# seconds; what a process gets to answer: probes have a second by default, and a host answers within milliseconds
+_REPORT_TIMEOUT = 0.5
+# seconds that a process which was told to stop at once gets before it is killed; it takes one by itself at most
+_KILL_AFTER = 1.5
+# seconds; a process that has served for as long had no fault that would show again at once
+_LONG_ENOUGH = 10.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+
+
+class MemberState(enum.StrEnum):
+    """Where one of the processes is."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    WAITING = "waiting to start again"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a process has ended.
+
+    :ivar served: for how many seconds it has answered calls
+    :ivar error: why it could not start, if it has said so
+    """
+
+    code: int
+    served: float
+    error: str | None
+
+
+def restart_delay(attempt: int) -> float:
+    """Seconds before a process is started again that has failed so many times in a row."""
+    return 0.0 if attempt == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (attempt - 1))
+
+
+class Member:
+    """One of the processes. `run` keeps it alive.
+
+    :param order: what it is to do
+    :param on_end: called when a process has ended, before another takes its place
+
+    :ivar serving: set once it has answered calls for the first time
+    :ivar addresses: where it then did
+    :ivar restarts: how often it was started again
+    :ivar report: its last one; None while it has given none
+    """
+
+    def __init__(self, order: Order, on_end: Callable[[], None]) -> None:
+        self._order = order
+        self._on_end = on_end
+        self._process: Process | None = None
+        self._control: Control | None = None
+        self._reported = anyio.Event()
+        self._stopping = anyio.Event()
+        self._error: str | None = None
+        self._served_since: float | None = None
+        self._state = MemberState.STARTING
+        self._answers = True
+        self.number = order.number
+        self.serving = anyio.Event()
+        self.addresses: list[tuple[str, int]] = []
+        self.restarts = 0
+        self.report: Report | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process answers calls, and welcomes more."""
+        return self._state is MemberState.SERVING and self._answers and (self.report is None or self.report.is_ready)
+
+    @property
+    def state(self) -> str:
+        """How it is, for people."""
+        if self._state is not MemberState.SERVING:
+            return str(self._state)
+        if not self._answers:
+            return "not answering"
+        return self.report.state if self.report else str(self._state)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self) -> None:
+        """Keep a process running until `stop`, and then until it has ended. Cancelled, it is stopped at once.
+
+        :raises HostError: the first one has ended before it served
+        """
+        failures = 0
+        while not self._stopping.is_set():
+            self._state = MemberState.STARTING
+            end = await self._live()
+            if self._stopping.is_set():
+                break
+            if not self.serving.is_set():
+                raise HostError(end.error or f"process {self.number} ended with {_code(end.code)} before it served")
+            failures = 0 if end.served >= _LONG_ENOUGH else failures + 1
+            await self._pause(end, restart_delay(failures))
+        self._state = MemberState.STOPPED
+
+    def stop(self) -> None:
+        """Let the process drain, as SIGTERM does; a second time, let it stop at once."""
+        self._stopping.set()
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    async def ask(self, what: str) -> None:
+        """Say something to the process that runs now, if there is one."""
+        if self._control is not None:
+            await self._control.send(Request(what))
+
+    async def refresh(self) -> None:
+        """Have a new `report`; without one in time, the process is not ready."""
+        if self._control is None:
+            return
+        reported = self._reported
+        with anyio.move_on_after(_REPORT_TIMEOUT):
+            await self.ask("report")
+            await reported.wait()
+        self._answers = reported.is_set()
+
+    async def _pause(self, end: _End, delay: float) -> None:
+        self._state = MemberState.WAITING
+        self.restarts += 1
+        log.error(
+            "a process ended; it is started again",
+            ended=self.number,
+            reason=end.error or _code(end.code),
+            delay_seconds=delay,
+        )
+        with anyio.move_on_after(delay):
+            await self._stopping.wait()
+
+    async def _live(self) -> _End:
+        """A process, from its start to its end."""
+        self._error, self._served_since, self._answers = None, None, True
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = self._process = await _start(theirs)
+        try:
+            self._stop_if_late()
+            self._control = await Control.over(ours)
+            await self._control.send(self._order)
+            await self._listen_to(self._control)
+            code = await process.wait()
+        finally:
+            await self._end(process)
+        return _End(code, self._seconds_served(), self._error)
+
+    def _seconds_served(self) -> float:
+        return 0.0 if self._served_since is None else anyio.current_time() - self._served_since
+
+    def _stop_if_late(self) -> None:
+        """`stop` was called while the process was being started, so that it was not told."""
+        if self._stopping.is_set():
+            self.stop()
+
+    async def _listen_to(self, control: Control) -> None:
+        while (message := await control.receive()) is not None:
+            match message:
+                case Serving(grpc=addresses):
+                    self.addresses = addresses
+                    self._served_since = anyio.current_time()
+                    self._state = MemberState.SERVING
+                    self.serving.set()
+                case Failed(error=error):
+                    self._error = error
+                case Report():
+                    self.report = message
+                    self._reported.set()
+                    self._reported = anyio.Event()
+
+    async def _end(self, process: Process) -> None:
+        with anyio.CancelScope(shield=True):
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+                with anyio.move_on_after(_KILL_AFTER):
+                    await process.wait()
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            if self._control is not None:
+                await self._control.aclose()
+        self._process = self._control = self.report = None
+        self._on_end()
+
+
+async def _start(end: socket.socket) -> Process:
+    # -P: what lies in the working directory does not shadow the standard library; the host adds it when it loads
+    command = [sys.executable, "-P", "-c", _PROGRAM, str(end.fileno())]
+    # a session of its own: Ctrl-C is for the supervisor, or each process would get it twice
+    return await anyio.open_process(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=None,
+        stderr=None,
+        pass_fds=[end.fileno()],
+        start_new_session=True,
+    )
+
+
+def _code(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

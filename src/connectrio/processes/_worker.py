@@ -1,0 +1,99 @@
+"""One of several processes: a host that a supervisor has started. python -m connectrio.processes._worker FD"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import suppress
+
+import anyio
+from anyio.abc import TaskGroup
+
+from connectrio.announce import announce
+from connectrio.host import Addresses, Host, HostError, ProcessOfSeveral
+from connectrio.logs import configure_logging, get_logger
+from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, encode, receive_order
+from connectrio.processes.exposition import snapshot
+from connectrio.runner import exit_despite_busy_threads, what_to_act_on
+from connectrio.settings import anyio_backend
+from connectrio.signals import watch_signals
+
+log = get_logger("connectrio.processes")
+
+
+class _Worker:
+    """A host, and its talk with the supervisor."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._host = Host(order.settings, one_of=ProcessOfSeveral(order.processes, tuple(order.http)))
+        self._addresses: Addresses | None = None
+        self._tasks: TaskGroup | None = None
+        self._control: Control | None = None
+
+    async def run(self, end: socket.socket) -> None:
+        """Host until told to stop by a signal, or left alone."""
+        self._control = await Control.over(end)
+        async with anyio.create_task_group() as self._tasks:
+            await self._tasks.start(watch_signals, self._host.shutdown)
+            self._tasks.start_soon(self._listen_to, self._control)
+            await self._host.serve(task_status=self)
+            self._tasks.cancel_scope.cancel()
+        await self._control.aclose()
+
+    def started(self, value: Addresses | None = None) -> None:
+        """What the host calls when it serves, as of any `anyio.abc.TaskStatus`."""
+        if value is not None and self._tasks is not None and self._control is not None:
+            self._addresses = value
+            self._tasks.start_soon(self._control.send, Serving(list(value.grpc)))
+
+    async def _listen_to(self, control: Control) -> None:
+        while (message := await control.receive()) is not None:
+            match message:
+                case Request(what="report"):
+                    await control.send(self._report())
+                case Request(what="announce") if self._addresses is not None:
+                    announce(self._host, self._addresses)
+                    sys.stdout.flush()
+        log.warning("the supervisor is gone; shutting down")
+        await self._host.shutdown()
+
+    def _report(self) -> Report:
+        host = self._host
+        failures = [(failure.source, failure.error) for failure in host.failures]
+        return Report(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
+
+
+def main() -> None:
+    """Host as the supervisor orders, over the socket whose number is the argument."""
+    end = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(end.fileno(), False)  # what connectors start would keep the supervisor from seeing our end
+    order = receive_order(end)
+    configure_logging(order.log_level, order.log_format, process=order.number)
+    with end.dup() as last_words:
+        code = _run(order, end, last_words)
+    exit_despite_busy_threads(code)
+    sys.exit(code)
+
+
+def _run(order: Order, end: socket.socket, last_words: socket.socket) -> int:
+    backend, options = anyio_backend(order.backend)
+    worker = _Worker(order)
+    try:
+        anyio.run(worker.run, end, backend=backend, backend_options=options)
+    except BaseExceptionGroup as group:
+        reason = what_to_act_on(group)
+        if isinstance(reason, SystemExit):
+            return reason.code if isinstance(reason.code, int) else 1
+        if not isinstance(reason, HostError):
+            raise reason from None
+        last_words.setblocking(True)
+        with suppress(OSError):
+            last_words.sendall(encode(Failed(str(reason))))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Ending a process in order at the first SIGTERM or SIGINT, and at once at the second."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from connectrio.logs import get_logger
+
+log = get_logger("connectrio.host")
+
+__all__ = ["watch_signals"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# seconds that a process that was told to stop at once gets to unwind, before it is ended under its tasks
+_UNWIND_TIMEOUT = 1.0
+
+
+async def watch_signals(
+    shutdown: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    unwind: float = _UNWIND_TIMEOUT,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call `shutdown` at the first signal; runs until cancelled.
+
+    :param unwind: seconds from the second signal to the end of the process, however busy it is
+    :raises SystemExit: at the second signal; the code is 128 and the signal's number
+    """
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        _end_at_second_signal(unwind)
+        task_status.started()
+        async with anyio.create_task_group() as tasks:
+            first = True
+            async for signum in signals:
+                if not first:
+                    raise SystemExit(128 + signum)
+                first = False
+                log.info("shutting down; send the signal again to stop at once", signal=signum.name)
+                tasks.start_soon(shutdown)
+
+
+def _end_at_second_signal(unwind: float) -> None:
+    """Let the second signal end the process, even while something does not let itself be cancelled.
+
+    Python calls these handlers between any two instructions of the main thread: also while a module that is being
+    loaded, or a connector that blocks the event loop, keeps the receiver of signals from its turn.
+    """
+    receivers = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    count = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            _end_soon(128 + signum, unwind)
+        receiver = receivers[signal.Signals(signum)]
+        if callable(receiver):
+            receiver(signum, frame)
+
+    for signum in _SIGNALS:
+        signal.signal(signum, handle)
+
+
+def _end_soon(code: int, unwind: float) -> None:
+    """End the process after a moment in which it may unwind."""
+    timer = threading.Timer(unwind, os._exit, [code])
+    timer.daemon = True
+    timer.start()

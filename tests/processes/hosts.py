@@ -1,0 +1,85 @@
+"""Hosts of several processes, serving the end-to-end tests' probes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from contextlib import ExitStack
+
+from e2e.client import Client, fetch, order
+from e2e.programs import CONNECTORS, HERE, Program, eventually
+
+ANNOUNCED = re.compile(r"gRPC +(\S+)\n +metrics +(\S+)/metrics\n(?s:.*)In production")
+PROBES = str(CONNECTORS / "probes.py")
+
+
+class Processes(Program):
+    """`connectrio serve --processes`.
+
+    :param options: further flags of it
+    """
+
+    def __init__(self, backend, *options, processes=2, modules=PROBES, port=0, wrapper=(), env=None):
+        super().__init__(
+            [
+                *wrapper, sys.executable, "-m", "connectrio", "serve", "--backend", backend, "--host", "127.0.0.1",
+                "--port", str(port), "--prometheus_port", "0", "--no-entry-points", "--modules", modules,
+                "--processes", str(processes), "--log-format", "json", *options,
+            ],
+            cwd=HERE,
+            env=env,
+        )  # fmt: skip
+
+    def ready(self):
+        """This, once it serves."""
+        self.target, self.url = self.wait_for_output(ANNOUNCED).groups()
+        return self
+
+    def report(self):
+        """What /readyz says: the status, and the rest."""
+        status, text = fetch(f"{self.url}/readyz")
+        return status, json.loads(text)
+
+    @property
+    def pids(self):
+        """The process ids, by number."""
+        return [process["pid"] for process in self.report()[1]["processes"]]
+
+    @property
+    def all_serve(self):
+        """Whether all processes answer calls."""
+        return all(process["state"] == "serving" for process in self.report()[1]["processes"])
+
+    def metric(self, name):
+        """The value of a sample, named as the text format does; 0 where there is none."""
+        _, text = fetch(f"{self.url}/metrics")
+        found = [line.rpartition(" ")[2] for line in text.splitlines() if line.rpartition(" ")[0] == name]
+        return float(found[0]) if found else 0.0
+
+    def clients_of_all(self, stack: ExitStack, number=2):
+        """Connections to so many processes, by process id."""
+        found = {}
+
+        def connect():
+            client = stack.enter_context(Client(self.target))
+            found.setdefault(pid_behind(client), client)
+            return len(found) == number
+
+        eventually(connect)
+        return found
+
+
+def pid_behind(client):
+    """The process that a connection leads to."""
+    return client.echo(meta=order("pid"))
+
+
+def is_alive(pid):
+    """Whether there is such a process, and it has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
