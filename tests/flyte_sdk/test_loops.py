@@ -426,6 +426,21 @@ async def test_nothing_is_left():
     assert all(loop.is_closed() for loop in loops)
 
 
+async def test_calls_that_were_not_begun_end_with_the_pool():
+    pools, connector, gate = LoopPools(), object(), Gate()
+    async with anyio.create_task_group() as tasks:
+        async with pools.open("package", 0, connector):
+            pool = pools.get("package")
+            tasks.start_soon(lambda: pool.run(gate.block, name="block"))
+            await eventually(lambda: gate.inside)
+            call = pool.start(lambda _: gate.block(), name="late")
+            assert pool.stop()
+            gate.open()
+        await call.wait()
+        with pytest.raises(RuntimeError, match="the event loop of package has closed"):
+            call.result()
+
+
 async def test_tasks_that_calls_have_left_are_cancelled_at_the_end():
     function, tasks = Cancelled(), []
 

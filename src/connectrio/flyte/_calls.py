@@ -41,7 +41,8 @@ _WRONG_LOOP = re.compile(r"(different|another|other|across)( event)? loops?\b|bo
 class Call(Generic[T]):
     """One coroutine of hosted code.
 
-    Made in a task of the host, which alone uses what has no leading underscore but `begin`: that is the hosted loop's.
+    Made in a task of the host, which alone uses what has no leading underscore but `begin` and `refuse`: these are the
+    pool's.
 
     :param function: makes the coroutine; what it emits, `items` yields
     :param name: what runs, for the log
@@ -150,6 +151,12 @@ class Call(Generic[T]):
         self._task.add_done_callback(partial(self._finish, then))
         if self._is_cancelled:  # while it was on its way to this loop
             self._task.cancel()
+
+    def refuse(self, reason: str) -> None:
+        """End the call, which has not been begun. In any thread."""
+        self._error = RuntimeError(reason)
+        with suppress(RuntimeError):  # as in _finish
+            self._wake(self._end)
 
     async def _emit(self, item: Any) -> None:
         taken = asyncio.get_running_loop().create_future()

@@ -231,10 +231,12 @@ class LoopPool:
             )
 
     def stop(self) -> list[LoopThread]:
-        """Stop all loops; their threads. Returns at once."""
+        """Stop all loops; their threads. Returns at once, and no call is begun any more."""
         with self._lock:
-            self._pending.clear()
+            pending, self._pending = self._pending, deque()
             threads = [self._home, *self._further]
+        for call in pending:
+            call.refuse(f"the event loop of {self.name} has closed")
         for thread in threads:
             thread.stop()
         return threads

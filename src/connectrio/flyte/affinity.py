@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - its locks and queues are what is looked for
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = ["loop_bound_state", "root_package"]
 _BOUND = (asyncio.Lock, asyncio.Event, asyncio.Condition, asyncio.Semaphore, asyncio.Queue, asyncio.Future)
 # packages whose decorated functions keep tasks or locks of the loop they were first called on
 _CACHES = {"async_lru", "aiocache"}
+# of a collection; the event loop of the host does this, so it must not take long
+_MOST_ITEMS = 1000
 
 
 def root_package(module: str) -> str:
@@ -58,13 +61,11 @@ def _of_module(name: str, names: dict[str, Any]) -> Iterator[tuple[str, Mapping[
             yield f"{name}.{value.__qualname__}", dict(vars(value))
 
 
-def _with_items(value: Any) -> list[Any]:
-    # exactly these: what a subclass does when it is iterated is not ours to know
-    if type(value) is dict:
-        return [value, *value.copy().values()]
-    if type(value) in (list, tuple, set):
-        return [value, *value.copy()] if type(value) is not tuple else [value, *value]
-    return [value]
+def _with_items(value: Any) -> Iterator[Any]:
+    yield value
+    # exactly these: what a subclass does when it is iterated is not ours to know. Copied, for other threads change them
+    if type(value) in (list, tuple, set, dict):
+        yield from islice(list(value.values() if type(value) is dict else value), _MOST_ITEMS)
 
 
 def _is_bound(value: Any) -> bool:
