@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connector": {"failures", "idl"},
     "registry": {"connector", "idl"},
     "connectors": API,
-    "flyte": API | {"hosting"},
+    "flyte": API | {"hosting", "rpc"},
     "loading": {"flyte", "logs", "registry"},
     "settings": {"rpc"},
     "service": API | {"context", "rpc"},

@@ -195,6 +195,14 @@ def test_everything_else_of_a_create(ours, reference):
     assert told(create(ours)) == told(create(reference))
 
 
+def test_fields_that_are_newer_than_we_are(ours, reference):
+    newer = b"\xf8\x07\x01"  # field 127
+    template = TaskTemplate.FromString(TaskTemplate(type="mirror").SerializeToString() + newer)
+    theirs, answer = (client.call("create", template=template, meta=b"s3://x") for client in (reference, ours))
+    assert newer.hex() in theirs.resource_meta.decode()
+    assert answer == theirs
+
+
 def told(response):
     return sorted(json.loads(json.loads(response.resource_meta)["said"]))
 

@@ -20,7 +20,7 @@ from connectrio.logs import get_logger
 if TYPE_CHECKING:
     from connectrio.flyte._loops import LoopPool, LoopThread
 
-__all__ = ["Call", "Emit", "resolve"]
+__all__ = ["PATIENCE", "Call", "Emit", "resolve"]
 
 logger = get_logger("connectrio.flyte")
 
@@ -29,11 +29,12 @@ T = TypeVar("T")
 Emit = Callable[[Any], Coroutine[Any, Any, None]]
 """Hands an item over, and waits until somebody comes back for the next one."""
 
+PATIENCE = 0.03
+"""Seconds that one step may keep the home loop before calls that wait for it go elsewhere. A step that only computes
+takes a few milliseconds; ten times that is still far below what a call to another system takes."""
+
 # seconds; a call's slot is held until the hosted coroutine has ended, but not for longer than this
 _CANCEL_TIMEOUT = 2.0
-# seconds; how often a call that waits asks whether the home loop needs relief
-_ASK_EVERY = 0.03
-
 # what asyncio, async_lru and others say of an object that is used on another loop than its own
 _WRONG_LOOP = re.compile(r"(different|another|other|across)( event)? loops?\b|bound to a different")
 
@@ -114,7 +115,7 @@ class Call(Generic[T]):
 
     async def _wait_for_change(self) -> None:
         while self._thread is None and not self._changed.is_set():
-            with anyio.move_on_after(_ASK_EVERY):
+            with anyio.move_on_after(PATIENCE):
                 await self._changed.wait()
             self._pool.relieve_home()
         await self._changed.wait()

@@ -1,7 +1,8 @@
-"""What flyte-sdk's own service does around a connector's method: protobuf's bytes in, bytes out.
+"""What flyte-sdk's own service does around a connector's method: messages of ours in, messages of ours out.
 
-Runs on a hosted loop. The order and the names of the arguments are flyte-sdk's (`flyte/connectors/_server.py`), and so
-are the functions that convert inputs and outputs: connectors get what they got there.
+Runs on a hosted loop, the conversion between our messages and protobuf's included, which takes long for large ones. The
+order and the names of the arguments are flyte-sdk's (`flyte/connectors/_server.py`), and so are the functions that
+convert inputs and outputs: connectors get what they got there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from flyteidl2.core.tasks_pb2 import TaskTemplate
 from flyteidl2.task.common_pb2 import Inputs as InputsMessage
 
 from connectrio.failures import InvalidRequestError
+from connectrio.idl.flyteidl2 import connector as idl
+from connectrio.idl.flyteidl2 import core, task
+from connectrio.rpc.codec import decode, encode
 
 __all__ = ["create", "delete", "get", "get_logs", "get_metrics"]
 
@@ -29,34 +33,34 @@ Connection = Mapping[str, str]
 
 async def create(
     connector: Connector,
-    template: bytes,
-    inputs: bytes | Mapping[str, Any],
+    template: core.TaskTemplate,
+    inputs: task.Inputs | Mapping[str, Any],
     output_prefix: str,
-    metadata: bytes,
+    metadata: idl.TaskExecutionMetadata,
     connection: Connection,
 ) -> bytes:
     """Start a job; the encoded resource meta.
 
-    :param inputs: the `Inputs` message, or Python values
+    :param inputs: the request's message, or Python values
     """
-    message = TaskTemplate.FromString(template)
-    values = await _native_inputs(message, inputs) if isinstance(inputs, bytes) else dict(inputs)
+    message = TaskTemplate.FromString(encode(template))
+    values = dict(inputs) if isinstance(inputs, Mapping) else await _native_inputs(message, encode(inputs))
     meta = await connector.create(
         task_template=message,
         inputs=values,
         output_prefix=output_prefix,
-        task_execution_metadata=TaskExecutionMetadata.FromString(metadata),
+        task_execution_metadata=TaskExecutionMetadata.FromString(encode(metadata)),
         **connection,
     )
     data: bytes = meta.encode()
     return data
 
 
-async def get(connector: Connector, meta: bytes, connection: Connection) -> bytes:
-    """The `Resource` message of a job."""
+async def get(connector: Connector, meta: bytes, connection: Connection) -> idl.Resource:
+    """The state of a job."""
     resource = await connector.get(resource_meta=_decoded(connector, meta), **connection)
-    data: bytes = (await get_resource_proto(resource)).SerializeToString()
-    return data
+    message: idl.Resource = decode((await get_resource_proto(resource)).SerializeToString(), idl.Resource)
+    return message
 
 
 async def delete(connector: Connector, meta: bytes, connection: Connection) -> None:
@@ -64,22 +68,24 @@ async def delete(connector: Connector, meta: bytes, connection: Connection) -> N
     await connector.delete(resource_meta=_decoded(connector, meta), **connection)
 
 
-async def get_metrics(connector: Connector, meta: bytes) -> bytes:
-    """The `GetTaskMetricsResponse` of a job."""
+async def get_metrics(connector: Connector, meta: bytes) -> idl.GetTaskMetricsResponse:
+    """The metrics of a job."""
     response = await connector.get_metrics(resource_meta=_decoded(connector, meta))
-    return _serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
+    data = _serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
+    message: idl.GetTaskMetricsResponse = decode(data, idl.GetTaskMetricsResponse)
+    return message
 
 
-async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenerator[bytes, None]:
-    """The `GetTaskLogsResponse`s of a job."""
+async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenerator[idl.GetTaskLogsResponse, None]:
+    """The log lines of a job."""
     label = f"{type(connector).__qualname__}.get_logs"
     result: Any = connector.get_logs(resource_meta=_decoded(connector, meta), token=token)
     if not inspect.isasyncgen(result):
-        yield _serialized(await result, GetTaskLogsResponse, label)
+        yield _log_lines(await result, label)
         return
     try:
         async for response in result:
-            yield _serialized(response, GetTaskLogsResponse, label)
+            yield _log_lines(response, label)
     finally:
         await result.aclose()
 
@@ -108,6 +114,13 @@ def _decoded(connector: Connector, meta: bytes) -> Any:
 
 def _refused(what: str, error: Exception) -> InvalidRequestError:
     return InvalidRequestError(f"{what}: {str(error) or type(error).__name__}")
+
+
+def _log_lines(response: Any, label: str) -> idl.GetTaskLogsResponse:
+    message: idl.GetTaskLogsResponse = decode(
+        _serialized(response, GetTaskLogsResponse, label), idl.GetTaskLogsResponse
+    )
+    return message
 
 
 def _serialized(message: Any, cls: Any, label: str) -> bytes:

@@ -21,7 +21,6 @@ from connectrio.idl.flyteidl2.connector import (
     GetTaskMetricsResponse,
     TaskExecutionMetadata,
 )
-from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs
 
@@ -89,18 +88,17 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         data = await self._run(
             "create",
             conversion.create,
-            bytes(task_template),
-            inputs if isinstance(inputs, Mapping) else bytes(inputs or Inputs()),
+            task_template,
+            Inputs() if inputs is None else inputs,
             output_prefix,
-            bytes(task_execution_metadata or TaskExecutionMetadata()),
+            task_execution_metadata or TaskExecutionMetadata(),
             kwargs,
         )
         return HostedMeta(data)
 
     async def get(self, resource_meta: HostedMeta, **kwargs: Any) -> Resource:
         """Report the state of the job; its outputs are what flyte-sdk's type engine makes of them."""
-        data = await self._run("get", conversion.get, resource_meta.data, kwargs)
-        message = ResourceMessage.parse(data)
+        message = await self._run("get", conversion.get, resource_meta.data, kwargs)
         return Resource(
             phase=message.phase,
             message=message.message,
@@ -115,7 +113,8 @@ class HostedConnector(AsyncConnector[HostedMeta]):
 
     async def get_metrics(self, resource_meta: HostedMeta, **kwargs: Any) -> GetTaskMetricsResponse:  # noqa: ARG002
         """Report the job's metrics. flyte-sdk's service passes nothing else, and so neither do we."""
-        return GetTaskMetricsResponse.parse(await self._run("get_metrics", conversion.get_metrics, resource_meta.data))
+        response: GetTaskMetricsResponse = await self._run("get_metrics", conversion.get_metrics, resource_meta.data)
+        return response
 
     async def get_logs(
         self,
@@ -133,8 +132,8 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         call = _POOLS.get(self._package).start(emit_all, name=self._label("get_logs"))
         try:
             async with aclosing(call.items()) as items:
-                async for data in items:
-                    yield GetTaskLogsResponse.parse(data)
+                async for response in items:
+                    yield response
         finally:
             await call.cancel()
 

@@ -35,16 +35,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from connectrio.flyte._calls import Call, Emit, resolve
+from connectrio.flyte._calls import PATIENCE, Call, Emit, resolve
 from connectrio.logs import get_logger
 
-__all__ = ["PATIENCE", "LoopPool", "LoopThread"]
+__all__ = ["LoopPool", "LoopThread"]
 
 logger = get_logger("connectrio.flyte")
-
-PATIENCE = 0.03
-"""Seconds that one step may keep the home loop before calls that wait for it go elsewhere. A step that only computes
-takes a few milliseconds; ten times that is still far below what a call to another system takes."""
 
 # seconds; for tasks that are cancelled because their loop closes
 _UNWIND_TIMEOUT = 1.0
