@@ -64,8 +64,7 @@ class Codec(ABC):
             return self.from_plain(unpack(literal.scalar.binary))
         if literal.offloaded_metadata is not None:
             raise LiteralError(
-                f"expected {self.label}, got {describe_literal(literal)}, which connectrio does not fetch:"
-                " pass large values as File or DataFrame"
+                f"expected {self.label}, got {describe_literal(literal)}, which is fetched for the inputs of a task alone"
             )
         raise mismatch(self.label, describe_literal(literal))
 

@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from connectrio.idl.flyteidl2.core import (
-    BlobType,
-    EnumType,
-    LiteralType,
-    SimpleType,
-    StructuredDatasetType,
-    UnionType,
-)
+from connectrio.idl.flyteidl2.core import BlobType, LiteralType, SimpleType, UnionType
+from connectrio.idl.google.protobuf import Struct
 from connectrio.literals.codec import Codec, Unsupported
 from connectrio.literals.containers import Collection, Map
-from connectrio.literals.describe import quoted_name
-from connectrio.literals.errors import MAX_DEPTH
+from connectrio.literals.errors import MAX_DEPTH, LiteralError
 from connectrio.literals.kinds import kind_of
 from connectrio.literals.references import BLOB_TYPES, PICKLE_FORMAT, BlobReference, DataFrameReference
 from connectrio.literals.scalars import Boolean, Datetime, Duration, Enumeration, Float, Integer, Nothing, String
-from connectrio.literals.structs import Binary, UntypedStruct
+from connectrio.literals.schemas import is_schema, shape_of
+from connectrio.literals.structs import Binary, UntypedStruct, struct_to_dict
+from connectrio.literals.typed_structs import TypedStruct
 from connectrio.literals.unions import Union, Variant
 from connectrio.literals.values import File
 
 __all__ = ["codec_for", "type_name"]
 
 
-def codec_for(literal_type: LiteralType | None) -> Codec:
-    """The codec of a declared type. It never fails: for a type that has no values here, it is one that says why."""
-    return _compile(literal_type, 0)
+def codec_for(literal_type: LiteralType | None, *, pickle: Codec | None = None) -> Codec:
+    """The codec of a declared type. It never fails: for a type that has no values here, it is one that says why.
+
+    :param pickle: the codec of pickles, where they are allowed
+    """
+    return _Compiler(pickle).compile(literal_type, 0)
 
 
 def type_name(literal_type: LiteralType | None) -> str:
@@ -37,68 +35,79 @@ def type_name(literal_type: LiteralType | None) -> str:
     return codec_for(literal_type).label
 
 
-def _compile(literal_type: LiteralType | None, depth: int) -> Codec:
-    if literal_type is None:
-        return _UNSET
-    if depth > MAX_DEPTH:
-        return Unsupported("…", f"it is nested more than {MAX_DEPTH} levels deep")
-    kind, value = kind_of(literal_type)
-    if kind == "simple":
-        return _simple(value, literal_type)
-    compile_kind = _KINDS.get(kind)
-    return _UNSET if compile_kind is None else compile_kind(value, depth)
+class _Compiler:
+    """Makes codecs, with a method for each kind of type.
+
+    :param pickle: the codec of pickles, where they are allowed
+    """
+
+    def __init__(self, pickle: Codec | None) -> None:
+        self._pickle = pickle
+        self._kinds: dict[str, Callable[[Any, int], Codec]] = {
+            "collection_type": lambda item, depth: Collection(self.compile(item, depth + 1)),
+            "map_value_type": lambda value, depth: Map(self.compile(value, depth + 1)),
+            "union_type": self._union,
+            "enum_type": lambda enum, _: Enumeration(tuple(enum.values)),
+            "blob": self._blob,
+            "structured_dataset_type": lambda dataset, _: DataFrameReference(dataset),
+            "schema": lambda _schema, _: _SCHEMA,
+        }
+
+    def compile(self, literal_type: LiteralType | None, depth: int) -> Codec:
+        """The codec of a type that is `depth` levels inside another."""
+        if literal_type is None:
+            return _UNSET
+        if depth > MAX_DEPTH:
+            return Unsupported("…", f"it is nested more than {MAX_DEPTH} levels deep")
+        kind, value = kind_of(literal_type)
+        if kind == "simple":
+            return self._simple(value, literal_type)
+        compile_kind = self._kinds.get(kind)
+        return _UNSET if compile_kind is None else compile_kind(value, depth)
+
+    def _simple(self, simple: SimpleType, literal_type: LiteralType) -> Codec:
+        if simple == SimpleType.STRUCT and literal_type.metadata is not None:
+            return _struct(literal_type.metadata)
+        if simple == SimpleType.BINARY and self._pickle is not None:
+            return self._pickle
+        codec = _SIMPLE.get(simple)
+        return (
+            Unsupported(f"simple type {int(simple)}", "this version of Flyte's types is not known")
+            if codec is None
+            else codec
+        )
+
+    def _union(self, union: UnionType, depth: int) -> Codec:
+        if not union.variants:
+            return Unsupported("union", "it has no variants")
+        variants = [Variant(variant, self.compile(variant, depth + 1)) for variant in union.variants]
+        # flyte-sdk declares what it has no type for as a union of two ways to store a pickle
+        if self._pickle is not None and all(variant.codec is self._pickle for variant in variants):
+            return self._pickle
+        return Union(variants)
+
+    def _blob(self, blob: BlobType, _depth: int) -> Codec:
+        value_type = BLOB_TYPES.get(blob.dimensionality)
+        if value_type is None:
+            return Unsupported("blob", f"its dimensionality {int(blob.dimensionality)} is not known")
+        is_pickle = value_type is File and blob.format == PICKLE_FORMAT
+        return (self._pickle or _PICKLE) if is_pickle else BlobReference(value_type, blob.format)
 
 
-def _simple(simple: SimpleType, literal_type: LiteralType) -> Codec:
-    if simple == SimpleType.STRUCT and literal_type.metadata is not None and literal_type.metadata.fields:
-        title = literal_type.metadata.fields.get("title")
-        name = "" if title is None or title.string_value is None else f" {quoted_name(title.string_value)}"
-        return Unsupported(f"struct{name}", "it has a JSON schema; declare it as an untyped dict")
-    codec = _SIMPLE.get(simple)
-    return (
-        Unsupported(f"simple type {int(simple)}", "this version of Flyte's types is not known")
-        if codec is None
-        else codec
-    )
-
-
-def _collection(item: LiteralType, depth: int) -> Codec:
-    return Collection(_compile(item, depth + 1))
-
-
-def _map(value: LiteralType, depth: int) -> Codec:
-    return Map(_compile(value, depth + 1))
-
-
-def _union(union: UnionType, depth: int) -> Codec:
-    if not union.variants:
-        return Unsupported("union", "it has no variants")
-    return Union([Variant(variant, _compile(variant, depth + 1)) for variant in union.variants])
-
-
-def _enum(enum: EnumType, _depth: int) -> Codec:
-    return Enumeration(tuple(enum.values))
-
-
-def _blob(blob: BlobType, _depth: int) -> Codec:
-    value_type = BLOB_TYPES.get(blob.dimensionality)
-    if value_type is None:
-        return Unsupported("blob", f"its dimensionality {int(blob.dimensionality)} is not known")
-    is_pickle = value_type is File and blob.format == PICKLE_FORMAT
-    return _PICKLE if is_pickle else BlobReference(value_type, blob.format)
-
-
-def _structured_dataset(dataset: StructuredDatasetType, _depth: int) -> Codec:
-    return DataFrameReference(dataset)
-
-
-def _schema(_schema: Any, _depth: int) -> Codec:
-    return Unsupported("schema", "Flyte replaced schemas by structured datasets; declare a DataFrame")
+def _struct(metadata: Struct) -> Codec:
+    try:
+        schema = struct_to_dict(metadata)
+    except LiteralError as error:
+        return Unsupported("struct", f"its JSON schema cannot be read: {error}")
+    return TypedStruct(shape_of(schema)) if is_schema(schema) else UntypedStruct()
 
 
 _UNSET = Unsupported("unset type", "the interface does not say what it is")
+_SCHEMA = Unsupported("schema", "Flyte replaced schemas by structured datasets; declare a DataFrame")
 _PICKLE = Unsupported(
-    "pickle", "reading a Python pickle would run code that the sender chose; declare a type that is data"
+    "pickle",
+    "reading a Python pickle would run code that the sender chose; declare a type that is data, or let the host trust"
+    " those who send to it (--unsafe-pickle)",
 )
 
 _SIMPLE: dict[int, Codec] = {
@@ -112,14 +121,4 @@ _SIMPLE: dict[int, Codec] = {
     SimpleType.BINARY: Binary(),
     SimpleType.ERROR: Unsupported("error", "errors are not passed to tasks"),
     SimpleType.STRUCT: UntypedStruct(),
-}
-
-_KINDS: dict[str, Callable[[Any, int], Codec]] = {
-    "collection_type": _collection,
-    "map_value_type": _map,
-    "union_type": _union,
-    "enum_type": _enum,
-    "blob": _blob,
-    "structured_dataset_type": _structured_dataset,
-    "schema": _schema,
 }

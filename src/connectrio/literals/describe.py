@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from connectrio.idl.flyteidl2.core import Blob, BlobTypeBlobDimensionality, Literal, Primitive, Scalar
+from connectrio.literals.records import Record
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["class_label", "describe_literal", "describe_value", "quoted", "quoted_name", "quoted_names", "shortened"]
@@ -68,6 +69,7 @@ _VALUES: dict[type, Callable[[Any], str]] = {
     list: lambda value: f"list of length {len(value)}",
     tuple: lambda value: f"tuple of length {len(value)}",
     dict: lambda value: f"dict of length {len(value)}",
+    Record: lambda value: f"object with {len(value)} fields",
     timedelta: lambda value: f"timedelta {value}",
     datetime: lambda value: f"datetime {value.isoformat()}",
     date: lambda value: f"date {value.isoformat()}",

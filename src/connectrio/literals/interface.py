@@ -7,24 +7,33 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralType, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral, Outputs
+from connectrio.literals.codec import Codec
 from connectrio.literals.compile import codec_for
 from connectrio.literals.describe import quoted_name, quoted_names
 from connectrio.literals.errors import LiteralError
+from connectrio.literals.offloaded import fetched, is_stored, may_be_pickle
 from connectrio.literals.outputs import write_value
+from connectrio.literals.pickles import Pickle
+from connectrio.literals.storage import Storage
 from connectrio.literals.text import encodable
 
-__all__ = ["inputs_to_python", "outputs_to_literals"]
+__all__ = ["inputs_to_python", "needs_storage", "outputs_to_literals"]
 
 
-def inputs_to_python(inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
+def inputs_to_python(
+    inputs: Inputs | None, variables: VariableMap | None, *, storage: Storage | None = None, pickles: bool = False
+) -> dict[str, Any]:
     """The inputs of a task as Python values, by the types that its interface declares, in the interface's order.
 
     An input that did not come is absent. Of several literals with one name the last one counts.
 
     :param inputs: the literals that came; None for none
     :param variables: the declared inputs; None for none
+    :param storage: what reads literals that are stored elsewhere, which blocks; without it they are refused
+    :param pickles: whether to read Python pickles, **which run whatever code their sender likes**; needs `storage`
     :raises LiteralError: an input is not declared, or its literal does not fit its declared type
     """
+    pickle = Pickle(storage) if pickles and storage is not None else None
     if inputs is None or not inputs.literals:
         return {}
     literals = {named.name: named.value for named in inputs.literals}
@@ -32,7 +41,7 @@ def inputs_to_python(inputs: Inputs | None, variables: VariableMap | None) -> di
     if not literals.keys() <= declared.keys():
         raise _undeclared(literals.keys(), declared.keys())
     return {
-        name: _read_input(name, literals[name], literal_type)
+        name: _read_input(name, literals[name], codec_for(literal_type, pickle=pickle), storage)
         for name, literal_type in declared.items()
         if name in literals
     }
@@ -52,10 +61,16 @@ def _undeclared(came: Iterable[str], declared: Iterable[str]) -> LiteralError:
     return LiteralError(f"{which} not declared in the task's interface: {interface}{count}")
 
 
-def _read_input(name: str, literal: Literal | None, literal_type: LiteralType | None) -> Any:
-    codec = codec_for(literal_type)
+def needs_storage(inputs: Inputs | None, *, pickles: bool = False) -> bool:
+    """Whether reading these inputs may block, because some of them are stored elsewhere, or are pickles."""
+    literals = () if inputs is None else [named.value for named in inputs.literals]
+    return any(is_stored(literal) or (pickles and may_be_pickle(literal)) for literal in literals)
+
+
+def _read_input(name: str, literal: Literal | None, codec: Codec, storage: Storage | None) -> Any:
+    literal = Literal() if literal is None else literal
     try:
-        return codec.to_python(Literal() if literal is None else literal)
+        return codec.to_python(literal if storage is None else fetched(literal, storage))
     except LiteralError as error:
         error.about(f"input {quoted_name(name)}", codec.label)
         raise

@@ -7,7 +7,7 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import LiteralType, StructuredDatasetType
 from connectrio.literals.errors import MAX_DEPTH
 
-__all__ = ["kind_of", "same_type", "tag_of"]
+__all__ = ["kind_of", "same_type", "tag_of", "title_of"]
 
 _KINDS = (
     "simple",
@@ -33,6 +33,13 @@ def kind_of(literal_type: LiteralType) -> tuple[str, Any]:
 def tag_of(literal_type: LiteralType) -> str:
     """The name that the type's writer gave it within a union; "" for none."""
     return "" if literal_type.structure is None else literal_type.structure.tag
+
+
+def title_of(literal_type: LiteralType) -> str:
+    """What a struct's JSON schema is called; "" for nothing."""
+    metadata = literal_type.metadata
+    title = None if metadata is None else metadata.fields.get("title")
+    return "" if title is None else title.string_value or ""
 
 
 def same_type(one: LiteralType | None, other: LiteralType | None, depth: int = 0) -> bool:

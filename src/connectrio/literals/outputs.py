@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from connectrio.idl.flyteidl2.core import Binary, Literal, LiteralCollection, Primitive, Scalar, StructuredDatasetType
+from connectrio.idl.flyteidl2.core import Binary, Literal, LiteralCollection, Primitive, Scalar
 from connectrio.idl.google.protobuf import Struct
 from connectrio.literals.codec import Codec
 from connectrio.literals.containers import each_item
@@ -90,7 +90,7 @@ _WRITERS: dict[type, Write] = {
     bytes: lambda value, _: Literal(scalar=Scalar(binary=Binary(value=value))),
     File: _by(BlobReference(File)),
     Dir: _by(BlobReference(Dir)),
-    DataFrame: _by(DataFrameReference(StructuredDatasetType())),
+    DataFrame: _by(DataFrameReference.any()),
     Struct: lambda value, _: Literal(scalar=Scalar(generic=value)),
     Literal: lambda value, _: value,
 }

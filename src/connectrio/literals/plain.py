@@ -13,6 +13,7 @@ from betterproto2 import Message
 from connectrio.literals.describe import class_label
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
 from connectrio.literals.per_class import per_class
+from connectrio.literals.records import Record
 
 __all__ = ["fields_reader", "plain"]
 
@@ -23,10 +24,13 @@ FieldsReader = Callable[[Any], Mapping[Any, Any]]
 def fields_reader(cls: type) -> FieldsReader | None:
     """How to read the fields of an object that Flyte takes as a struct; None if it takes none of this class.
 
-    Those are dictionaries, dataclasses, named tuples and pydantic models (which pydantic need not be imported for).
+    Those are dictionaries, records, dataclasses, named tuples and pydantic models (which pydantic need not be imported
+    for).
     """
     if issubclass(cls, dict):
         return _itself
+    if issubclass(cls, Record):
+        return vars
     if issubclass(cls, Message):
         return None
     if dataclasses.is_dataclass(cls):

@@ -87,6 +87,11 @@ class DataFrameReference(Codec):
     converts: bool = True
     label = "DataFrame"
 
+    @classmethod
+    def any(cls) -> DataFrameReference:
+        """Data frames of any format, with any columns."""
+        return cls(StructuredDatasetType())
+
     def to_python(self, literal: Literal) -> DataFrame:
         if literal.scalar is not None and literal.scalar.structured_dataset is not None:
             return read_dataframe(literal.scalar.structured_dataset, literal.hash)
@@ -117,7 +122,7 @@ class DataFrameReference(Codec):
 
 def _from_fields(fields: dict[Any, Any], value_type: type[T]) -> T:
     try:
-        return msgspec.convert(fields, value_type)
+        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, value_type)
     except msgspec.ValidationError as error:
         raise LiteralError(f"expected {value_type.__name__}, got {describe_value(fields)}: {error}") from None
 

@@ -23,9 +23,13 @@ _GREATEST_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True)
 class Integer(Codec):
-    """64-bit integers. A float is taken where it is integral: user interfaces send `5.0` for 5."""
+    """64-bit integers. A float is taken where it is integral: user interfaces send `5.0` for 5.
+
+    :ivar greatest: those of literals have a sign; MessagePack has greater ones
+    """
 
     converts: bool = True
+    greatest: int = _GREATEST_INTEGER
     label = "int"
 
     def to_python(self, literal: Literal) -> int:
@@ -43,7 +47,7 @@ class Integer(Codec):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise mismatch(self.label, describe_value(value))
-        if not _LEAST_INTEGER <= value <= _GREATEST_INTEGER:
+        if not _LEAST_INTEGER <= value <= self.greatest:
             raise LiteralError(f"{describe_value(value)} is out of range (64 bits with sign)")
         return value
 

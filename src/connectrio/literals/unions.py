@@ -12,8 +12,9 @@ from connectrio.idl.flyteidl2.core import Union as UnionValue
 from connectrio.literals.codec import Codec
 from connectrio.literals.describe import describe_literal, describe_value
 from connectrio.literals.errors import LiteralError, MismatchError, mismatch
-from connectrio.literals.kinds import kind_of, same_type, tag_of
+from connectrio.literals.kinds import kind_of, same_type, tag_of, title_of
 from connectrio.literals.msgpack import unpack
+from connectrio.literals.pickles import Pickle
 
 __all__ = ["Union", "Variant"]
 
@@ -81,13 +82,15 @@ class Union(Codec):
         if not equal:
             came = f"a union value of a type that is not among them ({describe_literal(value)})"
             raise mismatch(self.label, came)
-        return equal
+        # all dataclasses have one tag, and all pydantic models another
+        return [variant for variant in equal if title_of(variant.declared) == title_of(sent)] or equal
 
     def _read_bare(self, variants: Sequence[Variant], literal: Literal) -> Any:
         if len(variants) == 1:
             return variants[0].codec.to_python(literal)
-        if literal.scalar is not None and literal.scalar.binary is not None:
-            return self._read_plain(variants, unpack(literal.scalar.binary))
+        binary = None if literal.scalar is None else literal.scalar.binary
+        if binary is not None and (binary.tag or not any(isinstance(variant.codec, Pickle) for variant in variants)):
+            return self._read_plain(variants, unpack(binary))
         return self._choose(variants, lambda codec: codec.to_python(literal), lambda: describe_literal(literal))[1]
 
     def _read_plain(self, variants: Sequence[Variant], value: Any) -> Any:
