@@ -43,6 +43,7 @@ from connectrio.service import (
     AsyncConnectorService,
     ConnectorMetadataService,
     Creates,
+    InputReader,
     Metrics,
     OperationLimits,
     Polls,
@@ -304,6 +305,7 @@ class Host:
             admission=self._admission(),
             creates=self._creates,
             polls=Polls(retry=settings.poll_retry, absorb=settings.poll_absorb),
+            inputs=InputReader(max_stored_size=settings.max_stored_input_size, pickles=settings.unsafe_pickle),
         )
         servicers: list[Servicer] = [
             connectors,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from connectrio.rpc.options import ServerOptions
+from connectrio.rpc.options import MIB, ServerOptions
 
 Backend = Literal["asyncio", "uvloop", "trio"]
 
@@ -27,6 +27,7 @@ _MAY_BE_ZERO = (
     "poll_absorb",
     "max_waiting_calls",
     "watchdog",
+    "max_stored_input_size",
 )
 
 
@@ -70,6 +71,12 @@ class HostSettings(ServerOptions):
     :ivar max_log_streams: GetTaskLogs streams at once; they can last as long as a job, so none waits for another's end
     :ivar watchdog: for which a method may block the event loop before it is named in the log and /readyz turns 503; 0
         turns it off. A connection is missed by its peer after a few
+    :ivar max_stored_input_size: bytes read for one task of inputs that were too large for its request, which then says
+        only where they are stored. Flyte stores what is larger than 10 MB; the values take several times as much
+        memory as their bytes
+    :ivar unsafe_pickle: **let whoever can send requests to this host run any code in it.** Flyte sends values that it
+        has no type for as Python pickles, and reading a pickle runs what its sender has put in it. Only for hosts that
+        nobody but a trusted Flyte can reach; it needs cloudpickle, and the modules that the values are of
     :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
         tells nothing that is not public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; TLS if
@@ -108,6 +115,8 @@ class HostSettings(ServerOptions):
     max_waiting_calls: int = 150
     max_log_streams: int = 100
     watchdog: float = 1.0
+    max_stored_input_size: int = 32 * MIB
+    unsafe_pickle: bool = False
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -60,7 +60,7 @@ TYPES = [
         PICKLE,
         (
             "the declared type pickle is not supported: reading a Python pickle would run code that the sender chose;"
-            " declare a type that is data"
+            " declare a type that is data, or let the host trust those who send to it (--unsafe-pickle)"
         ),
     ),
     (

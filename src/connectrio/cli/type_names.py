@@ -20,9 +20,9 @@ from connectrio.idl.flyteidl2.core import (
     LiteralType,
     SimpleType,
     StructuredDatasetType,
-    TypeStructure,
     UnionType,
 )
+from connectrio.literals.kinds import tagged
 
 __all__ = ["parse_type"]
 
@@ -44,28 +44,6 @@ _SIMPLE = {
     "binary": SimpleType.BINARY,
 }
 _BLOBS = {"file": BlobTypeBlobDimensionality.SINGLE, "dir": BlobTypeBlobDimensionality.MULTIPART}
-
-# the names that flyte-sdk gives the variants of a union, and by which it finds them
-_TAGS = {
-    "int": "int",
-    "integer": "int",
-    "float": "float",
-    "str": "str",
-    "string": "str",
-    "bool": "bool",
-    "boolean": "bool",
-    "datetime": "datetime",
-    "duration": "timedelta",
-    "timedelta": "timedelta",
-    "none": "none",
-    "dict": "Typed Dict",
-    "struct": "Typed Dict",
-    "list": "Typed List",
-    "enum": "DefaultEnumTransformer",
-    "file": "File",
-    "dir": "Dir",
-    "dataframe": "DataFrame Transformer",
-}
 
 _NAME = re.compile(r"\s*([A-Za-z]+)\s*")
 _IN_PARENTHESES = re.compile(r"\(([^()]*)\)\s*")
@@ -94,22 +72,15 @@ class _Parser:
         while self._take("|"):
             variants.append(self._variant())
         if len(variants) == 1:
-            return variants[0][1]
-        tagged = []
-        for name, variant in variants:
-            variant.structure = TypeStructure(tag=_TAGS[name]) if name in _TAGS else None
-            tagged.append(variant)
-        return LiteralType(union_type=UnionType(variants=tagged))
+            return variants[0]
+        return LiteralType(union_type=UnionType(variants=[tagged(variant) for variant in variants]))
 
     def expect_end(self) -> None:
         if self._rest.strip():
             raise self._error(f"{self._rest.strip()!r} is left over")
 
-    def _variant(self) -> tuple[str, LiteralType]:
+    def _variant(self) -> LiteralType:
         name = self._name()
-        return name, self._of_name(name)
-
-    def _of_name(self, name: str) -> LiteralType:
         if name == "list":
             return self._list()
         if name == "dict" and self._rest.startswith("["):

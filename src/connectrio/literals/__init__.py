@@ -1,8 +1,8 @@
-"""Flyte literals ↔ Python values. Synchronous, without I/O.
+"""Flyte literals ↔ Python values. Synchronous; without I/O, but for inputs that a `Storage` is given for.
 
 What comes in is read by its declared type, for which `compile.codec_for` finds a codec; a codec per kind of type lives
-in `scalars`, `containers`, `unions`, `structs` and `references`. What goes out is written by the class of the value, in
-`outputs`. Everything raises `LiteralError` alone.
+in `scalars`, `containers`, `unions`, `structs`, `typed_structs` and `references`. What goes out is written by the class
+of the value, in `outputs`. Everything raises `LiteralError` alone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from connectrio.idl.flyteidl2.core import Literal, LiteralType
 from connectrio.literals.compile import codec_for, type_name
 from connectrio.literals.errors import MAX_DEPTH, LiteralError
 from connectrio.literals.guess import guess_type
-from connectrio.literals.interface import inputs_to_python, outputs_to_literals
+from connectrio.literals.interface import inputs_to_python, needs_storage, outputs_to_literals
 from connectrio.literals.outputs import write_value
+from connectrio.literals.records import Record
+from connectrio.literals.storage import Storage, StorageError
 from connectrio.literals.untyped import read_untyped
 from connectrio.literals.values import DataFrame, Dir, File
 
@@ -24,9 +26,13 @@ __all__ = [
     "Dir",
     "File",
     "LiteralError",
+    "Record",
+    "Storage",
+    "StorageError",
     "inputs_to_python",
     "literal_to_python",
     "literal_type_of",
+    "needs_storage",
     "outputs_to_literals",
     "python_to_literal",
     "python_to_literal_as",

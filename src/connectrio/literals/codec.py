@@ -64,7 +64,7 @@ class Codec(ABC):
             return self.from_plain(unpack(literal.scalar.binary))
         if literal.offloaded_metadata is not None:
             raise LiteralError(
-                f"expected {self.label}, got {describe_literal(literal)}, which is fetched for the inputs of a task alone"
+                f"expected {self.label}, got {describe_literal(literal)}: it is fetched for a task's inputs alone"
             )
         raise mismatch(self.label, describe_literal(literal))
 

@@ -16,13 +16,12 @@ from connectrio.idl.flyteidl2.core import (
     LiteralType,
     SimpleType,
     StructuredDatasetType,
-    TypeStructure,
     UnionType,
 )
 from connectrio.literals.containers import each_item
 from connectrio.literals.describe import class_label
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
-from connectrio.literals.kinds import kind_of, same_type
+from connectrio.literals.kinds import kind_of, same_type, tagged
 from connectrio.literals.plain import fields_reader
 from connectrio.literals.values import DataFrame, Dir, File
 
@@ -96,7 +95,7 @@ def _join(one: LiteralType, other: LiteralType) -> LiteralType:
             variants.append(candidate)
     if len(variants) < 2:
         return variants[0] if variants else LiteralType()
-    return LiteralType(union_type=UnionType(variants=[_tagged(variant) for variant in variants]))
+    return LiteralType(union_type=UnionType(variants=[tagged(variant) for variant in variants]))
 
 
 def _variants(literal_type: LiteralType) -> list[LiteralType]:
@@ -127,29 +126,3 @@ def _known(literal_type: LiteralType) -> LiteralType:
         variants = [_known(variant) for variant in literal_type.union_type.variants]
         return dataclasses.replace(literal_type, union_type=UnionType(variants=variants))
     return literal_type if kind_of(literal_type)[0] else LiteralType(simple=SimpleType.NONE)
-
-
-def _tagged(variant: LiteralType) -> LiteralType:
-    """The variant with the tag that flyte-sdk gives it, by which its readers find the variant of a union literal."""
-    kind, value = kind_of(variant)
-    tag = _SIMPLE_TAGS.get(value) if kind == "simple" else _TAGS.get(kind)
-    if kind == "blob":
-        tag = "Dir" if value.dimensionality == BlobTypeBlobDimensionality.MULTIPART else "File"
-    return variant if tag is None else dataclasses.replace(variant, structure=TypeStructure(tag=tag))
-
-
-_SIMPLE_TAGS: dict[int, str] = {
-    SimpleType.NONE: "none",
-    SimpleType.INTEGER: "int",
-    SimpleType.FLOAT: "float",
-    SimpleType.STRING: "str",
-    SimpleType.BOOLEAN: "bool",
-    SimpleType.DATETIME: "datetime",
-    SimpleType.DURATION: "timedelta",
-    SimpleType.STRUCT: "Typed Dict",
-}
-_TAGS = {
-    "collection_type": "Typed List",
-    "enum_type": "DefaultEnumTransformer",
-    "structured_dataset_type": "DataFrame Transformer",
-}

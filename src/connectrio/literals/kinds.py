@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from connectrio.idl.flyteidl2.core import LiteralType, StructuredDatasetType
+from connectrio.idl.flyteidl2.core import (
+    BlobTypeBlobDimensionality,
+    LiteralType,
+    SimpleType,
+    StructuredDatasetType,
+    TypeStructure,
+)
 from connectrio.literals.errors import MAX_DEPTH
 
-__all__ = ["kind_of", "same_type", "tag_of", "title_of"]
+__all__ = ["kind_of", "same_type", "tag_of", "tagged", "title_of"]
 
 _KINDS = (
     "simple",
@@ -68,3 +75,30 @@ def _same_table(one: StructuredDatasetType, other: StructuredDatasetType) -> boo
     return one.format == other.format and [column.name for column in one.columns] == [
         column.name for column in other.columns
     ]
+
+
+def tagged(variant: LiteralType) -> LiteralType:
+    """The variant with the tag that flyte-sdk gives it, by which its readers find the variant of a union literal."""
+    kind, value = kind_of(variant)
+    tag = _SIMPLE_TAGS.get(value) if kind == "simple" else _TAGS.get(kind)
+    if kind == "blob":
+        tag = "Dir" if value.dimensionality == BlobTypeBlobDimensionality.MULTIPART else "File"
+    return variant if tag is None else dataclasses.replace(variant, structure=TypeStructure(tag=tag))
+
+
+_SIMPLE_TAGS: dict[int, str] = {
+    SimpleType.NONE: "none",
+    SimpleType.INTEGER: "int",
+    SimpleType.FLOAT: "float",
+    SimpleType.STRING: "str",
+    SimpleType.BOOLEAN: "bool",
+    SimpleType.DATETIME: "datetime",
+    SimpleType.DURATION: "timedelta",
+    SimpleType.STRUCT: "Typed Dict",
+}
+_TAGS = {
+    "map_value_type": "Typed Dict",
+    "collection_type": "Typed List",
+    "enum_type": "DefaultEnumTransformer",
+    "structured_dataset_type": "DataFrame Transformer",
+}

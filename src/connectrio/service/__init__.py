@@ -4,6 +4,7 @@ from connectrio.service.admission import Admission
 from connectrio.service.agents import AgentMetadataService, AsyncAgentService
 from connectrio.service.connectors import AsyncConnectorService
 from connectrio.service.creates import Creates
+from connectrio.service.inputs import InputReader
 from connectrio.service.metadata import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import OperationLimits
@@ -19,6 +20,7 @@ __all__ = [
     "AsyncConnectorService",
     "ConnectorMetadataService",
     "Creates",
+    "InputReader",
     "Metrics",
     "OperationLimits",
     "Polls",

@@ -30,9 +30,10 @@ from connectrio.idl.flyteidl2.connector import (
     Resource,
     TaskCategory,
 )
-from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
+from connectrio.idl.flyteidl2.core import Connection, TaskTemplate, VariableMap
+from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.idl.google.protobuf import Duration, Timestamp
-from connectrio.literals import LiteralError, inputs_to_python
+from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.registry import Registry
 from connectrio.service.accounting import TaskCall
@@ -41,6 +42,7 @@ from connectrio.service.calls import Calls
 from connectrio.service.creates import Creates, Wanted
 from connectrio.service.errors import OverloadError, RequestError, TimeLimitError, describe_error
 from connectrio.service.identity import JobIdentity, identify
+from connectrio.service.inputs import InputReader
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, OperationLimits
@@ -74,6 +76,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param admission: how many may be going on
     :param creates: the jobs that were created lately
     :param polls: how polls that fail are answered; not at all, unless given
+    :param inputs: converts the inputs of tasks
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         admission: Admission | None = None,
         creates: Creates | None = None,
         polls: Polls | None = None,
+        inputs: InputReader | None = None,
     ) -> None:
         admission = admission or Admission()
         admission.expect(registered.connector.task_type_name for registered in registry.registered())
@@ -100,6 +104,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self._limits = limits or OperationLimits()
         self._metrics = metrics
         self._workers = workers
+        self._inputs = inputs or InputReader()
         self._methods = ConnectorMethods()
         self._creates = Creates() if creates is None else creates
         self._polls = Polls(retry=0, absorb=0) if polls is None else polls
@@ -151,7 +156,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         arguments = {
             "task_template": template,
             "output_prefix": message.output_prefix,
-            "inputs": message.inputs if connector.converts_inputs else _inputs(message, template),
+            "inputs": await self._read_inputs(connector, message.inputs, _variables(template)),
             "task_execution_metadata": message.task_execution_metadata,
         }
         meta = await method(method.with_connection(arguments, message.connection), self._workers)
@@ -275,6 +280,11 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         if message is not None:
             await self.send_task_logs(message, stream.send_message)
 
+    async def _read_inputs(
+        self, connector: AsyncConnector[Any], inputs: Inputs | None, variables: VariableMap | None
+    ) -> Any:
+        return inputs if connector.converts_inputs else await self._inputs.read(inputs, variables)
+
     async def _call(
         self,
         connector: AsyncConnector[Any],
@@ -314,11 +324,8 @@ def _decode_resource_meta(connector: AsyncConnector[Any], data: bytes) -> Any:
         ) from error
 
 
-def _inputs(message: CreateTaskRequest, template: TaskTemplate) -> dict[str, Any]:
-    try:
-        return inputs_to_python(message.inputs, template.interface.inputs if template.interface else None)
-    except LiteralError as error:
-        raise RequestError(str(error)) from error
+def _variables(template: TaskTemplate) -> VariableMap | None:
+    return template.interface.inputs if template.interface else None
 
 
 def _metrics_query(message: GetTaskMetricsRequest) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""A task's inputs, as a connector gets them; what is stored elsewhere is read in a thread."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from grpclib.const import Status
+
+from connectrio.idl.flyteidl2.core import VariableMap
+from connectrio.idl.flyteidl2.task import Inputs
+from connectrio.literals import LiteralError, Storage, StorageError, inputs_to_python, needs_storage
+from connectrio.service.errors import RequestError
+from connectrio.service.workers import Workers
+
+__all__ = ["InputReader"]
+
+# threads that may read at once. They are not the connectors': a file server that hangs takes none of those
+_READERS = 4
+_MIB = 2**20
+
+
+class InputReader:
+    """Converts the literals of requests to Python values.
+
+    :param max_stored_size: bytes that may be read for one task of what its inputs only refer to
+    :param pickles: whether Python pickles among the inputs are read, which lets whoever sends them run code here
+    """
+
+    def __init__(self, *, max_stored_size: int = 32 * _MIB, pickles: bool = False) -> None:
+        self._max_stored_size = max_stored_size
+        self._pickles = pickles
+        self._readers = Workers(_READERS)
+
+    async def read(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
+        """The inputs as Python values, in the order in which `variables` declares them.
+
+        :raises RequestError: they do not fit what is declared, or cannot be read
+        """
+        try:
+            if not needs_storage(inputs, pickles=self._pickles):
+                return inputs_to_python(inputs, variables)
+            storage = Storage(self._max_stored_size)
+            convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
+            return await self._readers.run(convert, name="reading stored inputs")
+        except StorageError as error:
+            raise RequestError(str(error), Status.UNAVAILABLE) from error
+        except LiteralError as error:
+            raise RequestError(str(error)) from error
