@@ -206,6 +206,14 @@ DIFFERENCES: list[Difference] = [
         ),
     ),
     Difference(
+        "a time in MessagePack's own form, in a struct",
+        "an object of the msgpack package",
+        "a datetime",
+        "a connector need not know how its inputs have travelled",
+        CHANGED,
+        ("edge: struct of a date",),
+    ),
+    Difference(
         "a struct with metadata that are no JSON schema",
         "an error",
         "a dict",

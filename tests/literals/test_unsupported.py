@@ -10,10 +10,8 @@ from connectrio.idl.flyteidl2.core import (
     LiteralOffloadedMetadata,
     LiteralType,
     SchemaType,
-    SimpleType,
     UnionType,
 )
-from connectrio.idl.google.protobuf import Struct
 from connectrio.literals import (
     MAX_DEPTH,
     LiteralError,
@@ -41,10 +39,6 @@ from literals.makers import (
     union_of,
 )
 
-POINT = LiteralType(
-    simple=SimpleType.STRUCT, metadata=Struct.from_dict({"title": "Point", "type": "object", "properties": {}})
-)
-
 TYPES = [
     (ERROR, "the declared type error is not supported: errors are not passed to tasks"),
     (
@@ -62,14 +56,6 @@ TYPES = [
             "the declared type pickle is not supported: reading a Python pickle would run code that the sender chose;"
             " declare a type that is data, or let the host trust those who send to it (--unsafe-pickle)"
         ),
-    ),
-    (
-        POINT,
-        "the declared type struct 'Point' is not supported: it has a JSON schema; declare it as an untyped dict",
-    ),
-    (
-        LiteralType(simple=SimpleType.STRUCT, metadata=Struct.from_dict({"type": "object"})),
-        "the declared type struct is not supported: it has a JSON schema; declare it as an untyped dict",
     ),
     (
         LiteralType(blob=BlobType(dimensionality=BlobTypeBlobDimensionality(7))),
@@ -122,8 +108,8 @@ def test_a_literal_that_is_stored_elsewhere_is_refused_by_name():
     with pytest.raises(LiteralError) as caught:
         inputs_to_python(inputs(xs=offloaded), interface(xs=list_of(INTEGER)))
     assert str(caught.value) == (
-        "input 'xs': expected list[int], got a literal stored at a URI 's3://a/b', which connectrio does not fetch:"
-        " pass large values as File or DataFrame"
+        "input 'xs': expected list[int], got a literal stored at a URI 's3://a/b': it is fetched for a task's inputs"
+        " alone"
     )
     with pytest.raises(LiteralError, match=r"^got a literal stored at a URI 's3://a/b', which has no value here$"):
         literal_to_python(offloaded)

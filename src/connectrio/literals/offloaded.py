@@ -58,12 +58,7 @@ def fetched(literal: Literal, storage: Storage, depth: int = 0) -> Literal:
 
 
 def _fetch(uri: str, storage: Storage) -> Literal:
-    data = storage.read(uri)
-    try:
-        literal = Literal.parse(data)
-    except Exception as error:
-        # any: which errors the parser has for bytes that are no message is not said anywhere
-        raise LiteralError(f"what is stored at {quoted(uri)} is no literal") from error
+    literal = storage.literal(uri)
     if literal.offloaded_metadata is not None:
         raise LiteralError(f"what is stored at {quoted(uri)} is only where another literal is stored")
     return literal

@@ -125,7 +125,7 @@ def _mapping_of(name: str, explicit: Schema, parts: list[Any], scope: _Scope) ->
     mapping = {said: _reference({"$ref": target}, scope) for said, target in explicit.items()}
     if not mapping:
         for part in parts:
-            target = _mapping(scope.definitions.get(str(part.get("$ref", "")).rpartition("/")[2]) or part)
+            target = _mapping(scope.definitions.get(str(_mapping(part).get("$ref")).rpartition("/")[2], part))
             declared = _mapping(_mapping(target.get("properties")).get(name))
             for said in _members(declared):
                 mapping[said] = _compile(part, scope)
@@ -214,7 +214,8 @@ def _stored(schema: Schema) -> Codec | None:
 def _fields(schema: Schema, title: str, scope: _Scope) -> Shape:
     properties = _mapping(schema.get("properties"))
     required = schema.get("required")
-    ordered = [name for name in required if name in properties] if isinstance(required, list) else []
+    listed = required if isinstance(required, list) else []
+    ordered = [name for name in listed if isinstance(name, str) and name in properties]
     # a protobuf Struct has no order; what the schema lists as required has kept its own
     names = [*dict.fromkeys(ordered), *sorted(properties.keys() - set(ordered))]
     name, make, is_tuple = maker_of(title, names)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from connectrio.idl.flyteidl2.core import Literal
 from connectrio.literals.describe import quoted, shortened
 from connectrio.literals.errors import LiteralError
 
@@ -22,11 +24,26 @@ class Storage:
     """Reads files, by path or `file://` URL, and whatever else fsspec has a filesystem for.
 
     :param limit: how many bytes may be read in all
+    :param decode: makes a literal of its bytes; whatever it raises says that they are none
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, decode: Callable[[bytes], Literal]) -> None:
         self._limit = limit
         self._left = limit
+        self._decode = decode
+
+    def literal(self, uri: str) -> Literal:
+        """The literal that is stored at `uri`.
+
+        :raises StorageError: it cannot be read now
+        :raises LiteralError: it cannot be read at all, is too large, or is no literal
+        """
+        data = self.read(uri)
+        try:
+            return self._decode(data)
+        except Exception as error:
+            # any: it is for the decoder to say which
+            raise LiteralError(f"what is stored at {quoted(uri)} is no literal: {_reason(error)}") from error
 
     def read(self, uri: str) -> bytes:
         """What is stored at `uri`.

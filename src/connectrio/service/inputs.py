@@ -7,9 +7,10 @@ from typing import Any
 
 from grpclib.const import Status
 
-from connectrio.idl.flyteidl2.core import VariableMap
+from connectrio.idl.flyteidl2.core import Literal, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals import LiteralError, Storage, StorageError, inputs_to_python, needs_storage
+from connectrio.rpc.codec import decode
 from connectrio.service.errors import RequestError
 from connectrio.service.workers import Workers
 
@@ -40,10 +41,19 @@ class InputReader:
         try:
             if not needs_storage(inputs, pickles=self._pickles):
                 return inputs_to_python(inputs, variables)
-            storage = Storage(self._max_stored_size)
+            storage = Storage(self._max_stored_size, _decode)
             convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
             return await self._readers.run(convert, name="reading stored inputs")
         except StorageError as error:
             raise RequestError(str(error), Status.UNAVAILABLE) from error
         except LiteralError as error:
             raise RequestError(str(error)) from error
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is being read any more, for calls that were cancelled either."""
+        await self._readers.wait_idle()
+
+
+def _decode(data: bytes) -> Literal:
+    literal: Literal = decode(data, Literal)
+    return literal
