@@ -30,7 +30,8 @@ def input_requests(directory: Path) -> Iterator[Request]:
     """
     for type_name, literal_type in TYPES.items():
         for literal_name, literal in wire.LITERALS.items():
-            yield one(f"{type_name} <- {literal_name}", literal_type, literal)
+            if type_name not in wire.STRICT or literal_name in wire.TELLING:
+                yield one(f"{type_name} <- {literal_name}", literal_type, literal)
     for name, literal_type, literal in wire.EDGES:
         yield one(f"edge: {name}", literal_type, literal)
     yield from of_flyte_types()

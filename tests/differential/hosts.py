@@ -13,8 +13,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 
 def our_host(backend: str) -> HostProgram:
-    """A host of ours."""
-    return HostProgram(backend, modules=[str(PROGRAMS / "mirror.py")])
+    """A host of ours. What it would try again for some seconds, it does not, so that its answers come at once."""
+    return HostProgram(backend, modules=[str(PROGRAMS / "mirror.py")], poll_retry=0)
 
 
 def their_host(python: Path) -> CommandProgram:

@@ -456,6 +456,15 @@ DIFFERENCES: list[Difference] = [
             "*Task: raises no text", "*Task: raises KeyError", "*Task: raises ExceptionGroup",
             "*Task: raises TimeoutError",
         ),
+        but=("GetTask: raises TimeoutError",),
+    ),
+    Difference(
+        "a poll that fails for a reason that passes, such as a time-out",
+        "INTERNAL",
+        "the last known phase, with a message, for a bounded time; before that it is tried again for some seconds",
+        "Flyte's executor gives a task up after the sixth error in its whole life",
+        TAKEN,
+        ("GetTask: raises TimeoutError",),
     ),
     Difference(
         "an error text of 20 kB",

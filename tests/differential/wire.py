@@ -196,6 +196,16 @@ LITERALS: dict[str, Literal] = {
     "pickle": binary(pickle.dumps({1, 2})),
 }
 
+# types of which both hosts refuse almost every literal, and the literals that are tried with them nevertheless
+STRICT = frozenset({"text", "datetime", "duration", "none", "pickle", "perhaps an int", "int or float"})
+TELLING = frozenset(
+    {
+        "integer 7", "float 5.0", "float 5.9", "text", "true", "timestamp", "duration", "none", "empty", "list",
+        "struct", "file", "union of int", "union of no type", "msgpack 7", "msgpack 5.0", "msgpack true",
+        "msgpack text", "msgpack null", "msgpack time", "pickle",
+    }
+)  # fmt: skip
+
 FLYTE_TYPES: dict[str, tuple[LiteralType, list[Literal]]] = {
     name: (
         json_format.ParseDict(found["type"], LiteralType()),
