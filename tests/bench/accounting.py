@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _INTERVAL = 0.02
 
@@ -22,14 +23,27 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of the threads that live, to the nanosecond, as the scheduler has it."""
-    total = 0
+class Used(NamedTuple):
+    """What the threads of a process had of the processors, in seconds.
+
+    :ivar ran: for how long they ran
+    :ivar waited: for how long they could have run, but others did
+    """
+
+    ran: float
+    waited: float
+
+
+def used(pid: int) -> Used:
+    """Of the threads that live, to the nanosecond, as the scheduler has it."""
+    ran = waited = 0
     for member in family(pid):
         for statistics in Path(f"/proc/{member}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):
-                total += int(statistics.read_text().split()[0])
-    return total / 1e9
+                words = statistics.read_text().split()
+                ran += int(words[0])
+                waited += int(words[1])
+    return Used(ran / 1e9, waited / 1e9)
 
 
 def resident_bytes(pid: int) -> int:
@@ -45,12 +59,12 @@ def _resident(pid: int) -> int:
 
 
 class CpuClock:
-    """How much processor time a process had used at which time."""
+    """What a process had used at which time."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._times: list[float] = []
-        self._used: list[float] = []
+        self._used: list[Used] = []
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -72,11 +86,12 @@ class CpuClock:
             self._sample()
 
     def _sample(self) -> None:
-        self._used.append(cpu_seconds(self._pid))
+        self._used.append(used(self._pid))
         self._times.append(time.time())
 
-    def window(self, since: float, until: float) -> tuple[float, float, float]:
-        """The widest window of samples within; when it begins and ends, and the processor time used between."""
+    def window(self, since: float, until: float) -> tuple[float, float, Used]:
+        """The widest window of samples within; when it begins and ends, and what was used between."""
         first = min(bisect_left(self._times, since), len(self._times) - 2)
         last = max(bisect_left(self._times, until) - 1, first + 1)
-        return self._times[first], self._times[last], self._used[last] - self._used[first]
+        before, after = self._used[first], self._used[last]
+        return self._times[first], self._times[last], Used(after.ran - before.ran, after.waited - before.waited)

@@ -32,7 +32,7 @@ RATE = Figure("calls/s", _fixed(0))
 MEDIAN = Figure("p50 ms", _fixed(2, 1e3))
 P99 = Figure("p99 ms", _fixed(2, 1e3))
 CPU = Figure("CPU µs/call", _fixed(0, 1e6))
-BUSY = Figure("of its core", _fixed(2), is_compared=False)
+KEPT = Figure("kept waiting", _fixed(2), is_compared=False)
 COLD_START = Figure("cold start s", _fixed(2))
 START_CPU = Figure("of it CPU s", _fixed(2))
 RESIDENT = Figure("RSS MB", _fixed(1, 1e-6))
@@ -41,7 +41,7 @@ WALL = Figure("wall s", _fixed(2))
 INSTRUCTIONS = Figure("instructions/call", _fixed(0))
 FIGURES = {
     figure.name: figure
-    for figure in (RATE, MEDIAN, P99, CPU, BUSY, COLD_START, START_CPU, RESIDENT, GROWTH, WALL, INSTRUCTIONS)
+    for figure in (RATE, MEDIAN, P99, CPU, KEPT, COLD_START, START_CPU, RESIDENT, GROWTH, WALL, INSTRUCTIONS)
 }
 
 Round = dict[str, float]

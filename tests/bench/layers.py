@@ -13,6 +13,7 @@ load of 64 calls at once, less all of the above: its sockets and its part of the
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import subprocess
@@ -240,6 +241,7 @@ async def time_layers(kind: works.Work) -> dict[str, float]:
     costs = {}
     for layer in layers(Case(kind)):
         await layer.run(layer.prepare(_WARM_UP))
+        _forget_garbage()
         batches = []
         for _ in range(_BATCHES):
             prepared = layer.prepare(_CALLS)
@@ -250,11 +252,18 @@ async def time_layers(kind: works.Work) -> dict[str, float]:
     return costs
 
 
+def _forget_garbage() -> None:
+    """Let the collector's next runs see what the calls leave, and not all that this process has loaded."""
+    gc.collect()
+    gc.freeze()
+
+
 async def mark_layers(kind: works.Work) -> None:
     """Run each layer between two calls of getppid, at which callgrind writes down what it has counted so far."""
     for layer in layers(Case(kind)):
         await layer.run(layer.prepare(_WARM_UP))
         prepared = layer.prepare(_CALLS)
+        _forget_garbage()
         os.getppid()
         await layer.run(prepared)
         os.getppid()

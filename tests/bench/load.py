@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accounting import CpuClock
 from call import verify
-from peers import CLIENT_CORE, Running
+from peers import CLIENT_CORE, Running, pinned
 from work import Work
 
 # as the executor's, with its default deadline
@@ -37,14 +37,15 @@ class Turn:
     :ivar rate: calls per second
     :ivar median: latency of a call in seconds; `p99` as well
     :ivar cpu: processor seconds of the server for each call
-    :ivar utilization: of its core by the server; well below 1, it was kept from it by others, or the client is slow
+    :ivar kept: for which part of the time the server could have run, but something else did, its own threads included;
+        much above 0, rates and latencies are those of a busy machine, and only `cpu` says something of the server
     """
 
     rate: float
     median: float
     p99: float
     cpu: float
-    utilization: float
+    kept: float
     calls: int
 
 
@@ -59,8 +60,12 @@ class Shape:
     connections: int = 1
 
 
-def measure(host: Running, work: Work, shape: Shape, seconds: float, *, warm_up: float = 0.5) -> Turn:
+def measure(
+    host: Running, work: Work, shape: Shape, seconds: float, *, warm_up: float = 0.5, core: int | None = CLIENT_CORE
+) -> Turn:
     """Load a host for so long after the warm-up.
+
+    :param core: of the client; None lets it have them all
 
     :raises SystemExit: an answer was wrong: one call's before and after is looked at, the others' sizes are added up
     """
@@ -68,12 +73,13 @@ def measure(host: Running, work: Work, shape: Shape, seconds: float, *, warm_up:
     clock = CpuClock(host.pid)
     with tempfile.TemporaryDirectory() as directory, clock.recording():
         log = Path(directory, "log")
-        output = _h2load(host.port, work, shape, "--duration", _number(warm_up + seconds), "--log-file", str(log))
+        options = ["--duration", _number(warm_up + seconds), "--log-file", str(log)]
+        output = _h2load(host.port, work, shape, *options, core=core)
         calls = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
     verify(host.port, work)
     _check(output, work, shape, expected)
     began = min((start for start, _, _ in calls), default=0) / 1e6
-    since, until, cpu = clock.window(began + warm_up, began + warm_up + seconds)
+    since, until, used = clock.window(began + warm_up, began + warm_up + seconds)
     latencies = sorted(took / 1e6 for start, _, took in calls if since <= (start + took) / 1e6 < until)
     if not latencies:
         raise SystemExit(f"{host.peer.name}: no {work.title} was answered in {seconds} s")
@@ -81,8 +87,8 @@ def measure(host: Running, work: Work, shape: Shape, seconds: float, *, warm_up:
         rate=len(latencies) / (until - since),
         median=latencies[len(latencies) // 2],
         p99=latencies[math.ceil(len(latencies) * 0.99) - 1],
-        cpu=cpu / len(latencies),
-        utilization=cpu / (until - since),
+        cpu=used.ran / len(latencies),
+        kept=used.waited / (until - since),
         calls=len(latencies),
     )
 
@@ -99,7 +105,7 @@ def make(port: int, work: Work, shape: Shape, calls: int) -> float:
     return float(value) * _SECONDS[unit]
 
 
-def _h2load(port: int, work: Work, shape: Shape, *options: str) -> str:
+def _h2load(port: int, work: Work, shape: Shape, *options: str, core: int | None = CLIENT_CORE) -> str:
     h2load = shutil.which("h2load")
     if h2load is None:
         raise SystemExit("h2load is not on the PATH; on Debian: apt-get install nghttp2-client")
@@ -107,7 +113,7 @@ def _h2load(port: int, work: Work, shape: Shape, *options: str) -> str:
         body.write(work.body)
         body.flush()
         command = [
-            "taskset", "-c", str(CLIENT_CORE), h2load,
+            *pinned(core), h2load,
             "--clients", str(shape.connections),
             "--max-concurrent-streams", str(max(1, shape.streams // shape.connections)),
             "--data", body.name,

@@ -115,7 +115,7 @@ def running(peer: Peer, *, core: int | None = SERVER_CORE, wrapper: Sequence[str
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            [*_pinned(core), *command], cwd=SERVERS, env=_environment(), stdout=output, stderr=output
+            [*pinned(core), *command], cwd=SERVERS, env=_environment(), stdout=output, stderr=output
         )
         try:
             _wait_until_serving(peer, port, process, output, slow=bool(wrapper))
@@ -133,7 +133,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SERVERS), "PYTHONHASHSEED": "0"}
 
 
-def _pinned(core: int | None) -> list[str]:
+def pinned(core: int | None) -> list[str]:
+    """What to put before a command to keep it on a core; nothing for None."""
     # taskset becomes the program, so that the process is on its core from its first instruction
     return [] if core is None else ["taskset", "-c", str(core % (os.cpu_count() or 1))]
 

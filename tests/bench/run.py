@@ -23,11 +23,11 @@ from pathlib import Path
 
 import figures
 import work
-from accounting import cpu_seconds, resident_bytes
+from accounting import resident_bytes, used
 from figures import Figure, Table
 from instructions import instructions_per_call
-from load import Shape, make, measure
-from peers import ALL, BACKENDS, Peer, Running, chosen, ours, running
+from load import Shape, Turn, make, measure
+from peers import ALL, BACKENDS, SERVER_CORE, Peer, Running, chosen, ours, running
 from plot import plot
 
 CONNECTIONS = (1, 100, 1000)
@@ -43,11 +43,13 @@ class Bench:
     :ivar title: of its table
     :ivar turn: measures one peer once
     :ivar fits: whether the peer can do it
+    :ivar peers: who is measured, where these are not those that the command line names
     """
 
     title: str
     turn: Callable[[Hosts, Peer], dict[Figure, float]]
     fits: Callable[[Peer], bool] = lambda peer: peer.is_whole
+    peers: tuple[Peer, ...] = ()
 
 
 class Hosts:
@@ -55,12 +57,16 @@ class Hosts:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self._running: dict[str, Running] = {}
+        self._running: dict[tuple[Peer, int | None], Running] = {}
 
     def __getitem__(self, peer: Peer) -> Running:
-        if peer.name not in self._running:
-            self._running[peer.name] = self._stack.enter_context(running(peer))
-        return self._running[peer.name]
+        return self.get(peer, SERVER_CORE)
+
+    def get(self, peer: Peer, core: int | None) -> Running:
+        """The peer on a core; None lets it have them all."""
+        if (peer, core) not in self._running:
+            self._running[peer, core] = self._stack.enter_context(running(peer, core=core))
+        return self._running[peer, core]
 
 
 def loaded(kind: work.Work, shape: Shape, seconds: float, title: str) -> Bench:
@@ -68,26 +74,40 @@ def loaded(kind: work.Work, shape: Shape, seconds: float, title: str) -> Bench:
 
     def turn(hosts: Hosts, peer: Peer) -> dict[Figure, float]:
         warm_up = 0.5 + shape.connections / 200
-        seen = measure(hosts[peer], kind, shape, seconds, warm_up=warm_up)
-        return {
-            figures.RATE: seen.rate,
-            figures.MEDIAN: seen.median,
-            figures.P99: seen.p99,
-            figures.CPU: seen.cpu,
-            figures.BUSY: seen.utilization,
-        }
+        return _shown(measure(hosts[peer], kind, shape, seconds, warm_up=warm_up))
 
     return Bench(title, turn, lambda peer: peer.is_whole or kind in (work.GET, work.CREATE))
+
+
+def _shown(seen: Turn) -> dict[Figure, float]:
+    return {
+        figures.RATE: seen.rate,
+        figures.MEDIAN: seen.median,
+        figures.P99: seen.p99,
+        figures.CPU: seen.cpu,
+        figures.KEPT: seen.kept,
+    }
+
+
+def several(seconds: float, backend: str) -> Bench:
+    """One process and several, on all cores, which the client shares."""
+
+    def turn(hosts: Hosts, peer: Peer) -> dict[Figure, float]:
+        host = hosts.get(peer, None)
+        return _shown(measure(host, work.GET, Shape(64, 32), seconds, core=None))
+
+    one, two = ours(backend), ours(backend, "--processes", "2")
+    return Bench(f"GetTask over 32 connections, 64 at once, on all cores: {backend}", turn, peers=(one, two))
 
 
 def start(_: Hosts, peer: Peer) -> dict[Figure, float]:
     """Cold start to SERVING, and what it then has in memory while nobody calls."""
     with running(peer) as host:
-        used = cpu_seconds(host.pid)
+        needed = used(host.pid).ran
         time.sleep(1)
         return {
             figures.COLD_START: host.cold_start,
-            figures.START_CPU: used,
+            figures.START_CPU: needed,
             figures.RESIDENT: resident_bytes(host.pid),
         }
 
@@ -131,6 +151,7 @@ def benches(options: argparse.Namespace) -> Iterator[Bench]:
         },
         "logs": [loaded(work.LOGS, Shape(8), seconds, f"{work.LOGS.title}, 8 at once")],
         "large": [loaded(work.LARGE, Shape(4), seconds, f"{work.LARGE.title}, 4 at once")],
+        "processes": [several(seconds, backend) for backend in options.backend or BACKENDS],
         "connections": [connected(number, seconds) for number in options.connections],
         "start": [Bench("Start, and idle", start)],
         "blocking": [Bench(work.BLOCKING.title, blocking)],
@@ -153,7 +174,7 @@ def run(plan: list[Bench], peers: list[Peer], rounds: int) -> list[Table]:
     with contextlib.ExitStack() as stack:
         hosts = Hosts(stack)
         for bench in plan:
-            fitting = [peer for peer in peers if bench.fits(peer)]
+            fitting = [peer for peer in bench.peers or peers if bench.fits(peer)]
             table = Table(bench.title, {peer.name: [] for peer in fitting})
             for number in range(rounds):
                 for peer in fitting if number % 2 == 0 else reversed(fitting):
@@ -166,7 +187,9 @@ def run(plan: list[Bench], peers: list[Peer], rounds: int) -> list[Table]:
     return tables
 
 
-WORKS = ("get", "create", "logs", "large", "connections", "start", "blocking", "memory", "instructions")
+WORKS = (
+    "get", "create", "logs", "large", "connections", "processes", "start", "blocking", "memory", "instructions",
+)  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
