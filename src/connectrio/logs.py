@@ -71,7 +71,8 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
             *(_for_people() if console else _for_machines()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # a line and its end in one write: processes that share standard error would write between two
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
 
 
