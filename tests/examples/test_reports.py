@@ -1,5 +1,8 @@
 """Tests of a connector as its author writes them: docs/authors.md shows them."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 from anyio import Event, sleep_forever
 
@@ -37,12 +40,6 @@ class SlowVendor(DesktopVendor):
         self.asked = Event()
         self.left = Event()
 
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *exc_info):
-        return None
-
     async def status(self, id):  # noqa: A002 - the vendor's own word
         self.asked.set()
         try:
@@ -53,7 +50,7 @@ class SlowVendor(DesktopVendor):
 
 async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task):
     vendor = SlowVendor()
-    async with hosting(Reports(lambda: vendor)) as host:
+    async with hosting(Reports(lambda: nullcontext(vendor))) as host:
         job = await host.create(task)
         await host.vanish(job.get, when=vendor.asked.wait)
         assert vendor.left.is_set()
@@ -61,7 +58,7 @@ async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task):
 
 async def test_a_deadline_passes(task):
     vendor = SlowVendor()
-    async with hosting(Reports(lambda: vendor)) as host:
+    async with hosting(Reports(lambda: nullcontext(vendor))) as host:
         job = await host.create(task)
         with pytest.raises(GRPCError) as caught:
             await host.attach(job.meta, timeout=0.2).get()
@@ -69,7 +66,10 @@ async def test_a_deadline_passes(task):
 
 
 async def test_an_answer_is_lost(task):
-    async with hosting(Reports(desktop)) as host:
+    vendor = DesktopVendor()
+    nightly = replace(task, execution="nightly")
+    async with hosting(Reports(lambda: nullcontext(vendor))) as host:
         with host.losing_answers("create"), pytest.raises(GRPCError):
-            await host.create(task)
-        assert (await host.run(task)).succeeded
+            await host.create(nightly)
+        assert (await host.run(nightly)).succeeded
+    assert len(vendor.subjects) == 1

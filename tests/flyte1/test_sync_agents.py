@@ -10,18 +10,26 @@ from grpclib import GRPCError
 from grpclib.const import Cardinality, Status
 from structlog.testing import capture_logs
 
-from connectrio.idl.flyteidl.admin import CreateRequestHeader, ExecuteTaskSyncRequest, ExecuteTaskSyncResponse
+from connectrio.idl.flyteidl.admin import (
+    CreateRequestHeader,
+    ExecuteTaskSyncRequest,
+    ExecuteTaskSyncResponse,
+    TaskExecutionMetadata,
+)
 from connectrio.idl.flyteidl.core import (
     Literal,
     LiteralMap,
     LiteralType,
+    NodeExecutionIdentifier,
     Primitive,
     Scalar,
     SimpleType,
+    TaskExecutionIdentifier,
     TaskTemplate,
     TypedInterface,
     Variable,
     VariableMap,
+    WorkflowExecutionIdentifier,
 )
 from connectrio.idl.flyteidl.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl.service import SyncAgentServiceStub
@@ -104,6 +112,32 @@ async def test_a_client_that_leaves_takes_its_job_with_it():
             tasks.start_soon(execute, channel, *parts(polls=-1))
             await jobs.polled.wait()
             tasks.cancel_scope.cancel()
+        await jobs.ended.wait()
+    assert jobs.deleted == [1]
+
+
+async def test_a_client_that_leaves_while_its_job_is_created_takes_it_along():
+    began, go_on = anyio.Event(), anyio.Event()
+
+    class Held(Jobs):
+        async def create(self, *args, **kwargs):
+            began.set()
+            await go_on.wait()
+            return await super().create(*args, **kwargs)
+
+    header, inputs = parts(polls=-1)
+    execution = WorkflowExecutionIdentifier(project="p", domain="d", name="n")
+    node = NodeExecutionIdentifier(node_id="n0", execution_id=execution)
+    header.header.task_execution_metadata = TaskExecutionMetadata(
+        task_execution_id=TaskExecutionIdentifier(node_execution_id=node)
+    )
+    jobs = Held()
+    async with calling(jobs) as channel:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(execute, channel, header, inputs)
+            await began.wait()
+            tasks.cancel_scope.cancel()
+        go_on.set()
         await jobs.ended.wait()
     assert jobs.deleted == [1]
 

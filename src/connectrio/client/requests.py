@@ -93,9 +93,12 @@ def new_execution(
     return TaskExecutionMetadata(task_execution_id=identifier, max_attempts=attempt + 1)
 
 
-def new_output_prefix() -> str:
-    """A name for a directory that is not there yet, among the temporary ones."""
-    return str(Path(tempfile.gettempdir()) / f"connectrio-{uuid.uuid4().hex[:12]}")
+def new_output_prefix(execution: str | None = None) -> str:
+    """A name for a directory among the temporary ones, which is not made.
+
+    :param execution: whose directory it is; a new one by default
+    """
+    return str(Path(tempfile.gettempdir()) / f"connectrio-{execution or uuid.uuid4().hex[:12]}")
 
 
 def read_secrets(variables: Mapping[str, str]) -> dict[str, str]:

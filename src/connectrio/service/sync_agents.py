@@ -24,6 +24,7 @@ from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.logs import get_logger
 from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
 from connectrio.service.connectors import AsyncConnectorService
+from connectrio.service.identity import identify
 
 __all__ = ["SyncAgentService"]
 
@@ -89,7 +90,9 @@ class SyncAgentService:
     async def _execute(self, request: CreateTaskRequest) -> Resource:
         template = request.template or TaskTemplate()
         category = TaskCategory(name=template.type, version=template.task_type_version)
-        meta = (await self._connectors.create_task(request)).resource_meta
+        # a job with an identity is created to the end in any case; then its name is needed, to delete it
+        with anyio.CancelScope(shield=identify(request) is not None):
+            meta = (await self._connectors.create_task(request)).resource_meta
         try:
             return await self._poll(
                 GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)

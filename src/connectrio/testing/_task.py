@@ -37,13 +37,13 @@ class Task:
     :ivar custom: the task's own configuration
     :ivar sql: the statement, for connectors that run one
     :ivar template: what the other fields complete; it is not changed
-    :ivar output_prefix: where outputs are to be written; by default a name for a directory that is not there yet
+    :ivar output_prefix: where outputs are to be written; by default a name for a directory, of each execution its own
     :ivar secrets: secret name → the environment variable that holds it
     :ivar configs: plain settings, which arrive beside the secrets
     :ivar task_type: by default that of the host's only connector
     :ivar version: the version of the task type; by default the template's, or else that of the only connector
-    :ivar execution: the name of the execution. Tasks with equal names and attempts are, to a host, one request that
-        was repeated; by default each is new
+    :ivar execution: the name of the execution. Equal tasks of one execution and attempt are, to a host, one request
+        that was repeated; by default each is new
     :ivar attempt: which of the execution's attempts this is, from 0
     """
 
@@ -74,7 +74,7 @@ class Task:
         return CreateTaskRequest(
             inputs=Inputs(literals=literals) if literals else None,
             template=template,
-            output_prefix=self.output_prefix or new_output_prefix(),
+            output_prefix=self.output_prefix or new_output_prefix(self.execution),
             task_execution_metadata=new_execution(
                 template, domain="testing", name=self.execution, attempt=self.attempt
             ),
