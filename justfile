@@ -42,6 +42,10 @@ format:
 bench *arguments:
     {{python}} tests/bench/run.py "$@"
 
+# what is to be reached beside what was, from a run's JSON
+targets figures:
+    {{python}} tests/bench/targets.py "$@"
+
 # where the time of a call goes, layer by layer; --help tells more
 layers *arguments:
     {{python}} tests/bench/layers.py "$@"
