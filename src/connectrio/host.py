@@ -267,6 +267,8 @@ class Host:
 
     async def _serve_connectors(self, sockets: _Sockets, task_status: TaskStatus[Addresses]) -> None:
         """The gRPC server and the exporter, from the first call to the last."""
+        if self.settings.unsafe_pickle:
+            log.warning("pickles are read: whoever can send requests to this host can run any code in it")
         workers = Workers(self.settings.worker)
         server = self._make_server(workers)
         async with anyio.create_task_group() as siblings:

@@ -74,8 +74,8 @@ class HostSettings(ServerOptions):
     :ivar max_stored_input_size: bytes read for one task of inputs that were too large for its request, which then says
         only where they are stored. Flyte stores what is larger than 10 MB; the values take several times as much
         memory as their bytes
-    :ivar unsafe_pickle: **let whoever can send requests to this host run any code in it.** Flyte sends values that it
-        has no type for as Python pickles, and reading a pickle runs what its sender has put in it. Only for hosts that
+    :ivar unsafe_pickle: LET WHOEVER CAN SEND REQUESTS TO THIS HOST RUN ANY CODE IN IT. Flyte sends values that it has
+        no type for as Python pickles, and reading a pickle runs what its sender has put in it. Only for hosts that
         nobody but a trusted Flyte can reach; it needs cloudpickle, and the modules that the values are of
     :ivar reflection: answer clients that ask what is served, so that grpcurl and its like need no .proto files. It
         tells nothing that is not public, so it is on
