@@ -91,7 +91,7 @@ class Lifetime:
         return math.inf if since is None else since + self._options.write_stall_timeout
 
     def _keepalive_limit(self) -> float:
-        if self._pinged_at is not None and self._connection.heard_at <= self._pinged_at:
+        if self._pinged_at is not None and self._connection.heard_at < self._pinged_at:
             return self._pinged_at + self._options.keepalive_timeout
         return self._connection.heard_at + self._options.keepalive_time
 
@@ -107,7 +107,7 @@ class Lifetime:
             self._idle_since = self._connection.released_at or now
 
     def _keep_alive(self, now: float) -> None:
-        if self._pinged_at is not None and self._connection.heard_at <= self._pinged_at:
+        if self._pinged_at is not None and self._connection.heard_at < self._pinged_at:
             self._connection.fail("the client did not answer a keepalive ping in time")
         else:
             self._pinged_at = now

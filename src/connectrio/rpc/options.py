@@ -25,7 +25,8 @@ class ConnectionOptions:
         At least 65,535, the protocol's own, which a peer may use before it has read our settings
     :ivar connection_window: bytes of flow control window for all calls of a connection together. It bounds the memory
         that unread data can take, and lets a whole message of the default maximum size be in flight. At least 65,535
-    :ivar write_buffer: bytes that may wait for the socket before calls are paused
+    :ivar write_buffer: bytes that may wait for the socket before calls are paused. More than a socket takes at once, so
+        that it is never idle; little enough for a thousand connections
     :ivar max_control_backlog: bytes of unsent output beyond which nothing more is read, so that a peer that makes us
         answer (PING, SETTINGS, refused streams) but does not read cannot fill our memory
     """
@@ -50,7 +51,8 @@ class ServerOptions(ConnectionOptions):
     :ivar max_concurrent_streams: calls at once on one connection; one more is refused with REFUSED_STREAM, which
         clients retry. The executor sends all its calls over one connection, so this is also the most it can have in
         flight; 1,000 bounds the tasks a peer can make us start
-    :ivar max_connections: at once, over all listeners; one more is closed as soon as it is accepted
+    :ivar max_connections: at once, over all listeners; one more is closed as soon as it is accepted. 1,000 leaves room
+        below the 1,024 files that a process may have open by default
     :ivar reset_budget: streams that a client may reset in their first second, or make us reset, before its connection
         is ended with ENHANCE_YOUR_CALM. As many as it may have open, so that cancelling everything at once is always
         allowed; what was used comes back within 30 seconds
@@ -59,8 +61,10 @@ class ServerOptions(ConnectionOptions):
         earns more, because it makes honest clients send them
     :ivar min_ping_interval: seconds that a client with calls must leave between its PINGs (gRFC A8). Go's default is
         five minutes; the executor pings every 30 s and must always pass
-    :ivar handshake_timeout: seconds from accepting a connection to the client's first SETTINGS
-    :ivar header_block_timeout: seconds from the first frame of a header block to its last
+    :ivar handshake_timeout: seconds from accepting a connection to the client's first SETTINGS. Clients send them at
+        once; 20 is what gRPC's clients give a connection to be established
+    :ivar header_block_timeout: seconds from the first frame of a header block to its last. It is sent as one, and until
+        it ends nothing else can come; ten seconds is long for 16 KiB on the slowest link
     :ivar write_stall_timeout: seconds that a client may leave what is sent to it unread. Closing is the only cure: what
         waits for it holds memory, and its calls
     :ivar keepalive_time: seconds of silence after which the client is pinged; two hours is gRPC's default

@@ -246,7 +246,7 @@ class _Connection:
 
     async def _keep_time(self) -> None:
         lifetime = self.core.lifetime
-        while True:
+        while self.core.state is not ConnectionState.CLOSED:  # then nothing is due any more, however long calls take
             now = anyio.current_time()
             await anyio.sleep(max(0.0, min(lifetime.due() - now, lifetime.interval)))
             lifetime.tick(anyio.current_time())
