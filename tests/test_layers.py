@@ -14,7 +14,7 @@ import pytest
 import connectrio
 
 PACKAGE = Path(connectrio.__file__).parent
-API = {"connector", "failures", "idl", "literals", "logs", "registry"}
+API = {"connector", "failures", "hosting", "idl", "literals", "logs", "registry"}
 
 # each part of the package, and the parts that it may import, now or later in a function
 MAY_IMPORT: dict[str, set[str]] = {
@@ -41,12 +41,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "host": {
         "exporter", "hosting", "listening", "loading", "logs", "registry", "rpc", "service", "settings",
     },
+    "signals": {"logs"},
     "announce": {"_version", "host", "terminal"},
-    "runner": {"announce", "host", "logs", "registry", "settings"},
+    "runner": {"announce", "host", "logs", "registry", "settings", "signals"},
+    "processes": {
+        "announce", "exporter", "host", "listening", "logs", "registry", "runner", "settings", "signals",
+    },
     "testing": API | {"client", "host", "rpc", "service", "settings"},
     "cli": {
-        "_version", "announce", "client", "connectors", "host", "idl", "literals", "logs", "registry", "rpc", "runner",
-        "settings", "terminal",
+        "_version", "announce", "client", "connectors", "host", "idl", "literals", "logs", "processes", "registry",
+        "rpc", "runner", "settings", "terminal",
     },
     "__main__": {"cli"},
     "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},
