@@ -36,10 +36,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": {"flyte", "logs", "registry"},
     "settings": {"rpc"},
     "service": API | {"context", "rpc"},
+    "watchdog": {"logs", "registry", "service"},
     "exporter": {"logs", "registry"},
     "client": {"idl"},
     "host": {
         "exporter", "hosting", "listening", "loading", "logs", "registry", "rpc", "service", "settings",
+        "watchdog",
     },
     "signals": {"logs"},
     "announce": {"_version", "host", "terminal"},

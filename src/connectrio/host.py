@@ -52,6 +52,7 @@ from connectrio.service import (
     failure_metadata,
 )
 from connectrio.settings import HostSettings
+from connectrio.watchdog import Culprit, Watchdog
 
 log = get_logger("connectrio.host")
 
@@ -165,6 +166,7 @@ class Host:
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
         self._creates = Creates(most=self.settings.create_memory_size, age=self.settings.create_memory)
+        self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
@@ -176,7 +178,7 @@ class Host:
     @property
     def is_ready(self) -> bool:
         """Whether new work is welcome."""
-        return self.state is HostState.SERVING
+        return self.state is HostState.SERVING and self._watchdog_culprit is None
 
     @property
     def failures(self) -> Sequence[LoadFailure]:
@@ -200,6 +202,10 @@ class Host:
 
     async def refresh(self) -> None:
         """What a host says of itself is always up to date."""
+
+    @property
+    def _watchdog_culprit(self) -> Culprit | None:
+        return None if self._watchdog is None else self._watchdog.culprit
 
     # the life cycle
 
@@ -278,6 +284,7 @@ class Host:
             for name in _HEALTH_NAMES:
                 self.health.set(name, ServingStatus.SERVING)
             self.state = HostState.SERVING
+            self._start_watchdog(siblings, sockets)
             task_status.started(sockets.addresses)
             try:
                 with anyio.move_on_after(self.settings.timeout):
@@ -289,6 +296,14 @@ class Host:
             with anyio.move_on_after(_WORKERS_TIMEOUT):
                 await workers.wait_idle()
             siblings.cancel_scope.cancel()
+
+    def _start_watchdog(self, siblings: TaskGroup, sockets: _Sockets) -> None:
+        if self.settings.watchdog == 0:
+            return
+        self._watchdog = Watchdog(
+            self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=sockets.http
+        )
+        siblings.start_soon(self._watchdog.run)
 
     def _make_server(self, workers: Workers) -> Server:
         settings = self.settings

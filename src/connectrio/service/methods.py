@@ -27,6 +27,7 @@ class ConnectorMethod:
 
     :ivar label: "DuckDBConnector.create"
     :ivar owner: the connector's task type
+    :ivar operation: what it is for
     :ivar overridden: whether the connector has this method of its own
     :ivar blocking: whether calling it may block, so that it needs a worker thread
     :ivar parameters: the names its signature has
@@ -38,6 +39,7 @@ class ConnectorMethod:
     function: Callable[..., Any]
     label: str
     owner: str
+    operation: Operation
     overridden: bool
     blocking: bool
     parameters: frozenset[str]
@@ -57,6 +59,7 @@ class ConnectorMethod:
             function=bound,
             label=f"{type(connector).__qualname__}.{operation.value}",
             owner=connector.task_type_name,
+            operation=operation,
             overridden=overridden,
             blocking=overridden and not _returns_at_once(bound),
             parameters=frozenset(parameter.name for parameter in named),

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -68,6 +69,7 @@ class Order(ResourceMeta):
     recurse   exceed the recursion limit
     sleep S   wait for S seconds
     block S   hold up whatever thread this is for S seconds
+    until P   hold up whatever thread this is until there is a file P
     watch     in a thread: wait until nobody waits for the answer any more
     gate      wait for an order of the same id to open the gate
     open      open it
@@ -129,6 +131,9 @@ def act(order: Order, arguments: dict[str, Any]) -> str:
             return act(order, arguments)
         case "block":
             time.sleep(float(order.argument))
+        case "until":
+            while not Path(order.argument).exists():
+                time.sleep(0.01)
         case "big":
             return "x" * int(order.argument)
         case "pid":
