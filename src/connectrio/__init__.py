@@ -1,19 +1,26 @@
 """connectrio hosts Flyte connectors on anyio: asyncio, uvloop or trio.
 
-Authors of connectors find their vocabulary here. `ConnectorService` and `HostSettings` are imported when they are first
-asked for, so that a connector's module does not load the host.
+Authors of connectors find their vocabulary here. Each name is imported when it is first asked for: a connector's module
+does not load the host, and what only starts hosts does not load connectors.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from connectrio._version import __version__
-from connectrio.connector import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
-from connectrio.context import CurrentCall, current_call
-from connectrio.failures import ConnectorError, InvalidRequestError, PermanentFailure, TransientError, UnknownJobError
-from connectrio.phases import PhaseMap
-from connectrio.registry import ConnectorRegistry, Registry
 
 if TYPE_CHECKING:
+    from connectrio.connector import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
+    from connectrio.context import CurrentCall, current_call
+    from connectrio.failures import (
+        ConnectorError,
+        InvalidRequestError,
+        PermanentFailure,
+        TransientError,
+        UnknownJobError,
+    )
+    from connectrio.phases import PhaseMap
+    from connectrio.registry import ConnectorRegistry, Registry
     from connectrio.runner import ConnectorService
     from connectrio.settings import HostSettings
 
@@ -39,13 +46,29 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "AsyncConnector": "connectrio.connector",
+    "ConnectorError": "connectrio.failures",
+    "ConnectorRegistry": "connectrio.registry",
+    "ConnectorService": "connectrio.runner",
+    "CurrentCall": "connectrio.context",
+    "HostSettings": "connectrio.settings",
+    "InvalidRequestError": "connectrio.failures",
+    "PermanentFailure": "connectrio.failures",
+    "Phase": "connectrio.connector",
+    "PhaseMap": "connectrio.phases",
+    "Registry": "connectrio.registry",
+    "Resource": "connectrio.connector",
+    "ResourceMeta": "connectrio.connector",
+    "TaskLog": "connectrio.connector",
+    "TransientError": "connectrio.failures",
+    "UnknownJobError": "connectrio.failures",
+    "current_call": "connectrio.context",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "ConnectorService":
-        from connectrio.runner import ConnectorService
-
-        return ConnectorService
-    if name == "HostSettings":
-        from connectrio.settings import HostSettings
-
-        return HostSettings
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from connectrio.lifecycle import LoadFailure
 from connectrio.logs import get_logger
-from connectrio.registry import LoadFailure
 
 __all__ = ["ExporterSource", "make_app", "serve_exporter"]
 

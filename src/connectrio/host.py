@@ -11,12 +11,10 @@ The life of a host, which `HostState` names:
 
 from __future__ import annotations
 
-import enum
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from ssl import TLSVersion
 from typing import Any
 
@@ -24,8 +22,8 @@ import anyio
 from anyio.abc import Listener, SocketListener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from connectrio.exporter import serve_exporter
 from connectrio.hosting import process_count, worker_limit
+from connectrio.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral
 from connectrio.listening import ListenError, bind_tcp
 from connectrio.loading import ModuleLoadError, host_registered, load_entry_points, load_modules
 from connectrio.logs import get_logger
@@ -71,70 +69,6 @@ _HEALTH_NAMES = (
 _LIFESPAN_CLOSE_TIMEOUT = 10.0
 # seconds; threads whose calls were cancelled still use their connectors, which close next. They cannot be stopped
 _WORKERS_TIMEOUT = 2.0
-
-
-class HostError(Exception):
-    """The host cannot start; the message says why, and what to do."""
-
-
-class HostState(enum.StrEnum):
-    """Where a host is in its life."""
-
-    STARTING = "starting"
-    SERVING = "serving"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where a host can be reached.
-
-    :ivar grpc: (host, port) of each interface
-    :ivar http: (host, port) of the exporter, on each interface
-    :ivar unix_socket: gRPC's other address, if it has one
-    """
-
-    grpc: tuple[tuple[str, int], ...]
-    http: tuple[tuple[str, int], ...]
-    unix_socket: Path | None = None
-
-    @property
-    def port(self) -> int:
-        """The gRPC port."""
-        return self.grpc[0][1]
-
-    @property
-    def prometheus_port(self) -> int:
-        """The exporter's port."""
-        return self.http[0][1]
-
-    @property
-    def target(self) -> str:
-        """The gRPC server as a client on this machine names it."""
-        return _local_target(self.grpc[0])
-
-    @property
-    def url(self) -> str:
-        """The exporter's base URL for a client on this machine."""
-        return f"http://{_local_target(self.http[0])}"
-
-
-@dataclass(frozen=True)
-class ProcessOfSeveral:
-    """A host's place beside others of its kind, which listen on the same port in processes of their own.
-
-    :ivar processes: how many they are
-    :ivar http: (host, port) of each interface of the exporter that shows the metrics of all of them
-    """
-
-    processes: int
-    http: tuple[tuple[str, int], ...]
-
-
-def _local_target(address: tuple[str, int]) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address[0], address[0])  # noqa: S104 - a name, not a binding
-    return f"[{host}]:{address[1]}" if ":" in host and not host.startswith("[") else f"{host}:{address[1]}"
 
 
 class Host:
@@ -279,6 +213,8 @@ class Host:
         server = self._make_server(workers)
         async with anyio.create_task_group() as siblings:
             if sockets.http:
+                from connectrio.exporter import serve_exporter  # not before a host has one
+
                 await siblings.start(serve_exporter, sockets.http, self)
             await siblings.start(server.serve, sockets.grpc)
             for name in _HEALTH_NAMES:
@@ -424,7 +360,12 @@ async def _bind(settings: HostSettings, stack: AsyncExitStack, one_of: ProcessOf
     grpc = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=shared)
     for bound in grpc:
         stack.callback(bound.close)
-    http = [] if shared else await bind_exporter(settings)
+    metrics_port = [] if shared else [settings.prometheus_port]
+    http = [
+        bound
+        for port in metrics_port
+        for bound in await bind_tcp(settings.host, port, purpose="the metrics", setting="--prometheus_port")
+    ]
     for bound in http:
         stack.callback(bound.close)
     listeners: list[Listener[Any]] = [await SocketListener.from_socket(bound) for bound in grpc]
@@ -436,14 +377,6 @@ async def _bind(settings: HostSettings, stack: AsyncExitStack, one_of: ProcessOf
         listeners.append(unix)
     exporter = _names(http) if one_of is None else one_of.http
     return _Sockets(listeners, http, Addresses(_names(grpc), exporter, settings.unix_socket))
-
-
-async def bind_exporter(settings: HostSettings) -> list[socket.socket]:
-    """Sockets for the exporter, which the caller closes.
-
-    :raises ListenError: its port cannot be had
-    """
-    return await bind_tcp(settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port")
 
 
 def _tls(settings: HostSettings) -> ServerTLS | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from connectrio.connector import AsyncConnector
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
+from connectrio.lifecycle import LoadFailure
 
 __all__ = ["ConnectorNotFoundError", "ConnectorRegistry", "LoadFailure", "RegisteredConnector", "Registry"]
 
@@ -23,14 +24,6 @@ class RegisteredConnector:
 
     connector: AsyncConnector[Any]
     source: str
-
-
-@dataclass(frozen=True)
-class LoadFailure:
-    """An entry point that could not be loaded, and why."""
-
-    source: str
-    error: str
 
 
 class Registry:

@@ -10,7 +10,8 @@ from typing import Any
 
 import anyio
 
-from connectrio.host import Addresses, Host, HostError
+from connectrio.host import Addresses, Host
+from connectrio.lifecycle import what_to_act_on
 from connectrio.logs import configure_logging, get_logger
 from connectrio.registry import Registry
 from connectrio.settings import Backend, HostSettings, anyio_backend, default_backend
@@ -18,7 +19,7 @@ from connectrio.signals import watch_signals
 
 log = get_logger("connectrio.host")
 
-__all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host", "what_to_act_on"]
+__all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host"]
 
 Announce = Callable[[Host, Addresses], None]
 
@@ -47,19 +48,6 @@ def run_host(
         anyio.run(_run, host, announce, backend=name, backend_options=options)
     except BaseExceptionGroup as group:
         raise what_to_act_on(group) from None
-
-
-def what_to_act_on(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The reason why a host did not start, or was stopped, in a group that is an accident of how tasks are held."""
-    found = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
-    return group if found is None else _first_leaf(found)
-
-
-def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def _run(host: Host, announce: Announce | None) -> None:

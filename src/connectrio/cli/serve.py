@@ -16,7 +16,7 @@ from connectrio.cli.aio import event_loop
 from connectrio.cli.errors import CommandError
 from connectrio.cli.sources import Environment, TomlFile
 from connectrio.logs import LogFormat, LogLevel, configure_logging
-from connectrio.settings import Backend, HostSettings
+from connectrio.settings import Backend, HostSettings, default_backend
 
 __all__ = ["c0_app", "serve", "serve_app"]
 
@@ -70,7 +70,7 @@ def serve(
     :param log_format: auto is console on a terminal and json elsewhere
     :param config: the TOML file; by default connectrio.toml in the working directory, if there is one
     """
-    from connectrio.host import HostError
+    from connectrio.lifecycle import HostError
 
     configure_logging(log_level, log_format)
     event_loop(backend)  # whether there is one
@@ -78,9 +78,10 @@ def serve(
         if processes == 1:
             _serve_alone(settings, backend)
         else:
-            from connectrio.processes import run_processes
+            from connectrio.processes.control import Task
+            from connectrio.processes.supervisor import become_supervisor
 
-            run_processes(settings, processes, backend=backend, log_level=log_level, log_format=log_format)
+            become_supervisor(Task(settings, processes, backend or default_backend(), log_level, log_format))
     except HostError as error:
         raise CommandError(str(error)) from error
 

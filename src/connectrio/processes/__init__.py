@@ -5,11 +5,6 @@
      ├─ process 1    another one; the kernel gives each new connection to one of them
      └─ …
 
-The supervisor and each process talk over a pair of sockets (`control`). A process whose supervisor is gone drains.
+The supervisor's process holds no more than it needs, so nothing is imported here. It and each process talk over a pair
+of sockets (`control`). A process whose supervisor is gone drains.
 """
-
-from __future__ import annotations
-
-from connectrio.processes._supervisor import Supervisor, run_processes
-
-__all__ = ["Supervisor", "run_processes"]

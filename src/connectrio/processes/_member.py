@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import anyio
 from anyio.abc import Process
 
-from connectrio.host import HostError
+from connectrio.lifecycle import HostError
 from connectrio.logs import get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving
 
@@ -22,7 +22,6 @@ log = get_logger("connectrio.processes")
 
 __all__ = ["Member", "MemberState", "restart_delay"]
 
-_PROGRAM = "from connectrio.processes._worker import main; main()"
 # seconds; what a process gets to answer: probes have a second by default, and a host answers within milliseconds
 _REPORT_TIMEOUT = 0.5
 # seconds that a process which was told to stop at once gets before it is killed; it takes one by itself at most
@@ -216,7 +215,7 @@ class Member:
 
 async def _start(end: socket.socket) -> Process:
     # -P: what lies in the working directory does not shadow the standard library; the host adds it when it loads
-    command = [sys.executable, "-P", "-c", _PROGRAM, str(end.fileno())]
+    command = [sys.executable, "-P", "-m", "connectrio.processes", "host", str(end.fileno())]
     # a session of its own: Ctrl-C is for the supervisor, or each process would get it twice
     return await anyio.open_process(
         command,

@@ -1,4 +1,4 @@
-"""One of several processes: a host that a supervisor has started. python -m connectrio.processes._worker FD"""
+"""One of several processes: a host that a supervisor has started."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
 
 from connectrio.announce import announce
-from connectrio.host import Addresses, Host, HostError, ProcessOfSeveral
+from connectrio.host import Host
+from connectrio.lifecycle import Addresses, HostError, ProcessOfSeveral, what_to_act_on
 from connectrio.logs import configure_logging, get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, encode, receive_order
 from connectrio.processes.exposition import snapshot
-from connectrio.runner import exit_despite_busy_threads, what_to_act_on
+from connectrio.runner import exit_despite_busy_threads
 from connectrio.settings import anyio_backend
 from connectrio.signals import watch_signals
 
@@ -65,9 +67,9 @@ class _Worker:
         return Report(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
 
 
-def main() -> None:
-    """Host as the supervisor orders, over the socket whose number is the argument."""
-    end = socket.socket(fileno=int(sys.argv[1]))
+def main(descriptor: int) -> NoReturn:
+    """Host as the supervisor orders over that socket."""
+    end = socket.socket(fileno=descriptor)
     os.set_inheritable(end.fileno(), False)  # what connectors start would keep the supervisor from seeing our end
     order = receive_order(end)
     configure_logging(order.log_level, order.log_format, process=order.number)
@@ -93,7 +95,3 @@ def _run(order: Order, end: socket.socket, last_words: socket.socket) -> int:
             last_words.sendall(encode(Failed(str(reason))))
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    main()

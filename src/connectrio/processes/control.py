@@ -8,7 +8,9 @@ process → supervisor   Serving once, or Failed; a Report for each "report"
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
 from connectrio.settings import Backend, HostSettings
 
-__all__ = ["Control", "Failed", "Message", "Order", "Report", "Request", "Serving"]
+__all__ = ["Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task"]
 
 M = TypeVar("M")
 
@@ -45,6 +47,16 @@ class Order(msgspec.Struct, tag=True, frozen=True):
     log_level: LogLevel
     log_format: LogFormat
     http: list[tuple[str, int]]
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a supervisor is to do."""
+
+    settings: HostSettings
+    processes: int
+    backend: Backend
+    log_level: LogLevel
+    log_format: LogFormat
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):
@@ -145,6 +157,23 @@ class Control:
     async def aclose(self) -> None:
         """Close this end."""
         await anyio.aclose_forcefully(self._stream)
+
+
+def write_task(task: Task) -> int:
+    """Put a task where the program that replaces this one can read it; the number of the descriptor."""
+    with tempfile.TemporaryFile() as file:
+        file.write(_encoder.encode(task))
+        file.flush()
+        file.seek(0)
+        descriptor = os.dup(file.fileno())
+    os.set_inheritable(descriptor, True)
+    return descriptor
+
+
+def read_task(descriptor: int) -> Task:
+    """The task that `write_task` has written; the descriptor is closed."""
+    with os.fdopen(descriptor, "rb") as file:
+        return msgspec.msgpack.decode(file.read(), type=Task, dec_hook=_decode_path)
 
 
 def receive_order(end: socket.socket) -> Order:

@@ -10,17 +10,21 @@
 It knows nothing of Flyte.
 """
 
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from connectrio.rpc.call import Call, current_call
-from connectrio.rpc.channel import Channel
-from connectrio.rpc.connectivity import ChannelState
-from connectrio.rpc.deadline import Deadline
-from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
-from connectrio.rpc.server import Server
-from connectrio.rpc.tls import ChannelTLS, ServerTLS
-from connectrio.rpc.unix import listen_unix
+if TYPE_CHECKING:
+    from grpclib.const import Status
+    from grpclib.exceptions import GRPCError
+
+    from connectrio.rpc.call import Call, current_call
+    from connectrio.rpc.channel import Channel
+    from connectrio.rpc.connectivity import ChannelState
+    from connectrio.rpc.deadline import Deadline
+    from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
+    from connectrio.rpc.server import Server
+    from connectrio.rpc.tls import ChannelTLS, ServerTLS
+    from connectrio.rpc.unix import listen_unix
 
 __all__ = [
     "Call",
@@ -38,3 +42,28 @@ __all__ = [
     "current_call",
     "listen_unix",
 ]
+
+# each is imported when it is first asked for: what only needs the options does not load the server
+_HOMES = {
+    "Call": "connectrio.rpc.call",
+    "Channel": "connectrio.rpc.channel",
+    "ChannelOptions": "connectrio.rpc.options",
+    "ChannelState": "connectrio.rpc.connectivity",
+    "ChannelTLS": "connectrio.rpc.tls",
+    "ConnectionOptions": "connectrio.rpc.options",
+    "Deadline": "connectrio.rpc.deadline",
+    "GRPCError": "grpclib.exceptions",
+    "Server": "connectrio.rpc.server",
+    "ServerOptions": "connectrio.rpc.options",
+    "ServerTLS": "connectrio.rpc.tls",
+    "Status": "grpclib.const",
+    "current_call": "connectrio.rpc.call",
+    "listen_unix": "connectrio.rpc.unix",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

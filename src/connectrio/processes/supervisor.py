@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from connectrio.exporter import serve_exporter
-from connectrio.host import Addresses, HostError, HostState, bind_exporter
+from connectrio.lifecycle import Addresses, HostError, HostState, LoadFailure, what_to_act_on
 from connectrio.listening import ListenError, bind_tcp, can_share_ports
-from connectrio.logs import LogFormat, LogLevel, get_logger
+from connectrio.logs import configure_logging, get_logger
 from connectrio.processes._member import Member
-from connectrio.processes.control import Order
+from connectrio.processes.control import Order, Task, read_task, write_task
 from connectrio.processes.exposition import Merged, snapshot
-from connectrio.registry import LoadFailure
-from connectrio.runner import what_to_act_on
-from connectrio.settings import Backend, HostSettings, anyio_backend, default_backend
+from connectrio.settings import HostSettings, anyio_backend
 from connectrio.signals import watch_signals
 
 log = get_logger("connectrio.processes")
 
-__all__ = ["Supervisor", "run_processes"]
+__all__ = ["Supervisor", "become_supervisor"]
 
 # seconds from the second signal to the end of the supervisor; the processes end or are killed within that
 _UNWIND_TIMEOUT = 3.0
 
 
-def run_processes(
-    settings: HostSettings,
-    processes: int,
-    *,
-    backend: Backend | None = None,
-    log_level: LogLevel = "info",
-    log_format: LogFormat = "auto",
-) -> None:
+def become_supervisor(task: Task) -> NoReturn:
     """Host the installed connectors, and those of `settings.modules`, in several processes until told to stop.
 
-    Signals do what they do to one process, see `run_host`. Call it from the main thread.
+    Signals do what they do to one process, see `run_host`. The process that calls this becomes the supervisor and
+    keeps its number, but nothing else: what it has imported so far would stay in memory for nothing.
 
-    :raises HostError: they cannot start
-    :raises ValueError: the backend is unknown or not installed
+    :raises HostError: not every setting goes with several processes
     """
-    supervisor = Supervisor(settings, processes, backend=backend, log_level=log_level, log_format=log_format)
-    name, options = anyio_backend(backend or default_backend())
+    check(task.settings, task.processes)
+    descriptor = write_task(task)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -P: what lies in the working directory does not shadow the standard library; hosts add it when they load
+    arguments = [sys.executable, "-P", "-m", "connectrio.processes", "supervise", str(descriptor)]
+    os.execv(sys.executable, arguments)  # noqa: S606 - this very interpreter
+
+
+def main(descriptor: int) -> NoReturn:
+    """Supervise as `become_supervisor` has written."""
+    task = read_task(descriptor)
+    configure_logging(task.log_level, task.log_format)
+    backend, options = anyio_backend(task.backend)
     try:
-        anyio.run(_run, supervisor, backend=name, backend_options=options)
+        anyio.run(_run, Supervisor(task), backend=backend, backend_options=options)
     except BaseExceptionGroup as group:
-        raise what_to_act_on(group) from None
+        reason = what_to_act_on(group)
+        if isinstance(reason, HostError):
+            from connectrio.terminal import print_error  # with rich, which only an error needs
+
+            print_error(str(reason))
+            sys.exit(1)
+        raise reason from None
+    sys.exit(0)
 
 
 async def _run(supervisor: Supervisor) -> None:
@@ -77,25 +89,12 @@ class Supervisor:
 
     Run `serve` in a task group of yours; end it with `shutdown`, or by cancelling it. It serves once.
 
-    :param settings: of each process; the `timeout` is kept here, for all at once
-    :param processes: how many
-    :param backend: of each process; uvloop where it is installed, else asyncio
-    :raises HostError: not every setting goes with several processes
+    :param task: the `timeout` of its settings is kept here, for all at once
     """
 
-    def __init__(
-        self,
-        settings: HostSettings,
-        processes: int,
-        *,
-        backend: Backend | None = None,
-        log_level: LogLevel = "info",
-        log_format: LogFormat = "auto",
-    ) -> None:
-        _check(settings, processes)
-        self.settings = settings
-        self._number = processes
-        self._start = (backend or default_backend(), log_level, log_format)
+    def __init__(self, task: Task) -> None:
+        self.settings = task.settings
+        self._task = task
         self._members: list[Member] = []
         self._shutdown_requested = anyio.Event()
         self._stopped = anyio.Event()
@@ -178,11 +177,11 @@ class Supervisor:
         await self._stopped.wait()
 
     def _start_members(self, ports: _Ports, tasks: TaskGroup) -> None:
-        backend, log_level, log_format = self._start
+        task = self._task
         settings = replace(self.settings, port=ports.port, timeout=None)
         http = _names(ports.http)
-        for number in range(self._number):
-            order = Order(number, self._number, settings, backend, log_level, log_format, http)
+        for number in range(task.processes):
+            order = Order(number, task.processes, settings, task.backend, task.log_level, task.log_format, http)
             member = Member(order, lambda number=number: self._ended(number))  # type: ignore[misc]
             self._members.append(member)
             tasks.start_soon(member.run)
@@ -196,7 +195,7 @@ class Supervisor:
         if await self._all_serve():
             self.state = HostState.SERVING
             await self._members[0].ask("announce")
-            log.info("all processes serve", processes=self._number)
+            log.info("all processes serve", processes=self._task.processes)
             task_status.started(Addresses(tuple(self._members[0].addresses), tuple(_names(ports.http))))
             with anyio.move_on_after(self.settings.timeout):
                 await self._shutdown_requested.wait()
@@ -236,7 +235,9 @@ class Supervisor:
                 kept = await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
                 for each in kept:
                     stack.callback(each.close)
-                http = await bind_exporter(settings)
+                http = await bind_tcp(
+                    settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
+                )
                 for each in http:
                     stack.callback(each.close)
             except ListenError as error:
@@ -244,7 +245,8 @@ class Supervisor:
             yield _Ports(http, port)
 
 
-def _check(settings: HostSettings, processes: int) -> None:
+def check(settings: HostSettings, processes: int) -> None:
+    """:raises HostError: so many processes cannot host with these settings"""
     if processes < 1:
         raise HostError(f"--processes must be at least 1, got {processes}")
     if not can_share_ports():
