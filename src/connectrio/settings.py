@@ -39,7 +39,8 @@ class HostSettings(ServerOptions):
     :ivar port: of the gRPC server; 0 picks a free one
     :ivar prometheus_port: of /metrics, /healthz and /readyz; 0 picks a free one
     :ivar worker: how many plain `def` methods of connectors may run at once, each in a thread. While others have taken
-        what would be a connector's equal share of these, it may use threads beyond, of which there can be as many again
+        what would be a connector's equal share of these, it may use threads beyond, of which there can be as many
+        again. And how many event loops a package of connectors for flyte-sdk may have while its first one is blocked
     :ivar timeout: shut down, gracefully, after so many seconds; for tests
     :ivar modules: module names or .py files to load connectors from, beside the installed entry points
     :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`

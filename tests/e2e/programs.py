@@ -189,11 +189,11 @@ class Reachable(Program):
         client.connecting().result(PATIENCE)
         return client
 
-    def ready(self) -> Self:
+    def ready(self, patience: float = PATIENCE) -> Self:
         """This, once it serves."""
         with Client(self.target, **IMPATIENT) as client:
             connected = client.connecting()
-            eventually(lambda: connected.done() or not self.is_running)
+            eventually(lambda: connected.done() or not self.is_running, patience)
         if not self.is_running:
             raise ChildProcessError(f"it ended with exit code {self.wait()}")
         return self
@@ -226,9 +226,9 @@ class HostProgram(Reachable):
         }
         super().__init__([*wrapper, python, HERE / "host_main.py", backend, json.dumps(settings)], cwd=cwd, env=env)
 
-    def ready(self) -> Self:
+    def ready(self, patience: float = PATIENCE) -> Self:
         """This, once it serves."""
-        self.wait_for("serving")
+        self.wait_for("serving", patience=patience)
         return self
 
     def open_gate(self) -> None:

@@ -28,21 +28,26 @@ from flyte_sdk.connectors.mirror import RESOURCES, Color, Mirrored, Model, Point
 
 CONNECTORS = Path(__file__).parent / "connectors"
 
+# seconds; flyte-sdk takes some to import, and many where all cores are busy
+PATIENCE = 120.0
+
 
 @pytest.fixture(scope="module")
 def reference(pytestconfig):
     """A client of flyte-sdk's host."""
-    with ReferenceProgram(find_reference(pytestconfig), modules=["mirror"], cwd=CONNECTORS) as program:
-        program.ready()
-        with Client(program.target) as client:
-            yield client
+    python = find_reference(pytestconfig)
+    with (
+        ReferenceProgram(python, modules=["mirror"], cwd=CONNECTORS) as program,
+        Client(program.ready(PATIENCE).target) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def ours(request):
     """A client of our host."""
     with HostProgram(request.param, modules=[str(CONNECTORS / "mirror.py")]) as program:
-        with Client(program.ready().target) as client:
+        with Client(program.ready(PATIENCE).target) as client:
             yield client
         program.send(signal.SIGTERM)
         assert program.wait() == 0

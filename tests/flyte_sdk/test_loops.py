@@ -23,17 +23,22 @@ from connectrio.flyte._pools import LoopPools
 # seconds; what must come about may take so long on a machine that is busy with other things
 PATIENCE = 30.0
 LIMIT = 3
+SHORT = 0.03
 
 
 @asynccontextmanager
-async def a_pool(limit=LIMIT, bound_state=lambda: None):
-    """An open pool of its own."""
+async def a_pool(limit=LIMIT, bound_state=lambda: None, patience=PATIENCE):
+    """An open pool of its own.
+
+    :param patience: seconds; by default so many that a loop is not taken for blocked because the machine is busy
+    """
     pools = LoopPools()
     connector = object()
     with anyio.fail_after(PATIENCE):
         async with pools.open("no.such.package", limit, connector):
             pool = pools.get("no.such.package")
             pool._bound_state = bound_state
+            pool._patience = patience
             yield pool
 
 
@@ -125,19 +130,19 @@ async def set_event(event):
 
 
 async def test_calls_that_wait_for_a_blocked_loop_go_to_others():
-    async with a_pool() as pool:
+    async with a_pool(patience=SHORT) as pool:
         async with blocked(pool, 10) as calls:
             await eventually(lambda: len(calls.gate.inside) == 1 + LIMIT)
             assert len(set(calls.gate.inside)) == 1 + LIMIT
         assert len(calls.loops) == 10
         assert pool.loops == 1 + LIMIT
-        home = calls.gate.inside[0]
-        assert await home_of(pool) is home
+        pool._patience = PATIENCE
+        assert await home_of(pool) is calls.gate.inside[0]
 
 
 async def test_the_loop_that_blocks_is_not_waited_for():
     """One call blocks; all others, one after the other, do not."""
-    async with a_pool() as pool, blocked(pool, 1) as calls:
+    async with a_pool(patience=SHORT) as pool, blocked(pool, 1) as calls:
         await eventually(lambda: calls.gate.inside)
         for _ in range(5):
             assert await home_of(pool) is not calls.gate.inside[0]
@@ -145,7 +150,7 @@ async def test_the_loop_that_blocks_is_not_waited_for():
 
 
 async def test_calls_stay_at_home_where_something_belongs_to_that_loop():
-    async with a_pool(bound_state=lambda: "package.lock") as pool:
+    async with a_pool(bound_state=lambda: "package.lock", patience=SHORT) as pool:
         with capture_logs() as logs:
             async with blocked(pool, 3) as calls:
                 await eventually(lambda: logs)
@@ -162,7 +167,7 @@ async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that(
         async with lock:
             pass
 
-    async with a_pool() as pool:
+    async with a_pool(patience=SHORT) as pool:
         lock = await pool.run(make_a_contended_lock, name="lock")
         with capture_logs() as logs:
             async with blocked(pool, 1) as calls:
@@ -415,7 +420,7 @@ async def test_nothing_is_left():
     async def use_the_executor():
         await asyncio.to_thread(lambda: None)
 
-    async with a_pool() as pool:
+    async with a_pool(patience=SHORT) as pool:
         async with blocked(pool, 3) as calls:
             await eventually(lambda: len(calls.gate.inside) == 3)
         await pool.run(use_the_executor, name="executor")

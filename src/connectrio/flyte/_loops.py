@@ -145,11 +145,15 @@ class LoopPool:
     :param name: of the package
     :param limit: how many further loops there may be
     :param bound_state: names something of the package's that is bound to a loop, or returns None
+    :param patience: see `PATIENCE`
     """
 
-    def __init__(self, name: str, limit: int, bound_state: Callable[[], str | None]) -> None:
+    def __init__(
+        self, name: str, limit: int, bound_state: Callable[[], str | None], *, patience: float = PATIENCE
+    ) -> None:
         self.name = name
         self._limit = limit
+        self._patience = patience
         self._bound_state = bound_state
         self._lock = threading.Lock()
         self._pending: deque[Call[Any]] = deque()
@@ -209,7 +213,7 @@ class LoopPool:
         with self._lock:
             if len(self._pending) <= self._asked or self._stays_home:
                 return
-            if not self._overflows and (self._home.busy_for < PATIENCE or self._find_bound_state()):
+            if not self._overflows and (self._home.busy_for < self._patience or self._find_bound_state()):
                 return
             self._overflows = True
             thread = self._idle_thread()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import ssl
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,12 @@ from flyte_sdk.plugins.databricks import Databricks
 from flyte_sdk.plugins.discovery import Discovery
 from flyte_sdk.plugins.environment import bigquery_description, find_plugins
 from flyte_sdk.plugins.snowflake import Snowflake
+
+# a connector of ours beside the plugins
+NATIVE = Path(__file__).parents[1] / "connectors" / "affinity.py"
+
+# seconds; the plugins take many to import, where all cores are busy
+PATIENCE = 120.0
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +50,10 @@ def plugins(request, plugins_python, tmp_path_factory):
             "SSL_CERT_FILE": str(ca_file),
             "NO_PROXY": "127.0.0.1",
         }
-        host = stack.enter_context(HostProgram(request.param, python=plugins_python, env=env, entry_points=True))
-        client = stack.enter_context(Client(host.wait_for("serving", patience=120)["target"]))
+        host = stack.enter_context(
+            HostProgram(request.param, python=plugins_python, env=env, entry_points=True, modules=[str(NATIVE)])
+        )
+        client = stack.enter_context(Client(host.ready(PATIENCE).target))
         yield SimpleNamespace(
             host=host, client=client, bigquery=bigquery, snowflake=snowflake, databricks=databricks,
             credentials=bigquery.credentials(), private_key=snowflake.private_key(),

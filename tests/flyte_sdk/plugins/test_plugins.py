@@ -94,7 +94,18 @@ def test_native_and_hosted_connectors_are_in_one_list(plugins):
     assert found["Bigquery Connector"] == {("bigquery_query_job_task", 0)}
     assert found["Snowflake Connector"] == {("snowflake", 0)}
     assert found["Databricks Connector"] == {("databricks", 0)}
-    assert found["Probe"] == {("probe", 0)}
+    assert found["Affinity"] == {("affinity", 0)}
+
+
+def test_which_plugins_keep_what_belongs_to_an_event_loop(plugins):
+    def state(package):
+        meta = json.dumps({"name": package}).encode()
+        return plugins.client.call("get", task_type="affinity", meta=meta).resource.message
+
+    cache = "flyteplugins.snowflake.connector._get_snowflake_connection"
+    assert state("flyteplugins.snowflake") == cache
+    assert state("flyteplugins.bigquery") == ""
+    assert state("flyteplugins.databricks") == ""
 
 
 # BigQuery: its client blocks
@@ -176,7 +187,7 @@ def test_what_blocks_holds_up_nobody_else(plugins, bigquery, wait):
         polls = [bigquery.start("get", meta) for _ in range(20)]
         wait(lambda: gate.inside == 1 + 10)  # its home loop, and as many more as the host has workers
         assert healthy(plugins.client)
-        assert plugins.client.call("get", task_type="probe").resource.phase == TaskExecution.SUCCEEDED
+        assert plugins.client.call("get", task_type="affinity", meta=b'{"name": ""}').resource.phase
         snowflake = Task(plugins.client, "snowflake", snowflake_private_key=plugins.private_key)
         assert snowflake.get(create_statement(plugins, snowflake)).phase == TaskExecution.RUNNING
     finally:
