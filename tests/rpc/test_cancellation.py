@@ -142,8 +142,9 @@ async def test_what_had_arrived_before_the_reset_cannot_hold_the_slot():
     async with leaving_nothing():
         server = Server([Script(bidi=method)], options=ServerOptions(max_concurrent_streams=1))
         async with raw_client(server) as client:
-            await client.send(client.make.request(1, BIDI), client.make.message(1, b"x" * 50_000), client.make.reset(1))
+            await client.send(client.make.request(1, BIDI))
             await started.wait()
+            await client.send(client.make.message(1, b"x" * 50_000), client.make.reset(1))
             await eventually(lambda: server.active_calls == 0)
             await client.send(client.make.request(3, BIDI, end_stream=True))
             assert (await client.trailers(3))["grpc-status"] == "0"

@@ -6,6 +6,7 @@ Source: gRPC's compression document, and "Compression" in gRPC over HTTP2.
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -22,6 +23,7 @@ def is_supported(encoding: str) -> bool:
     return encoding in ENCODINGS
 
 
+@lru_cache(32)  # clients send one of a few, and always the same
 def accepted_encodings(header: str | None) -> frozenset[str]:
     """The encodings that a `grpc-accept-encoding` names; "identity" always is one of them."""
     return frozenset([IDENTITY, *(name.strip() for name in (header or "").split(","))])

@@ -34,7 +34,8 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from connectrio.rpc._h2 import DrainableH2Connection, MalformedMessage
+from connectrio.rpc._fast_h2 import FastH2Connection
+from connectrio.rpc._h2 import MalformedMessage
 from connectrio.rpc._stream import Headers, Stream, StreamState, Termination, TerminationCause
 from connectrio.rpc._wakeup import Wakeup
 from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
@@ -73,7 +74,7 @@ class Connection(ABC):
         self.output_ready = Wakeup()
         self.output_taken = Wakeup()
         self.changed = Wakeup()
-        self.h2 = DrainableH2Connection(
+        self.h2 = FastH2Connection(
             H2Configuration(
                 client_side=client_side,
                 # latin-1 never fails, so that no byte a peer puts into a header can break anything
@@ -175,9 +176,7 @@ class Connection(ABC):
 
     def send_headers(self, stream: Stream, headers: Headers, *, end_stream: bool) -> None:
         """See `Stream.send_headers`."""
-        # gRPC lets spaces around a value be stripped; HTTP/2 peers may end the connection over them (RFC 9113 §8.2.1)
-        stripped = [(name, value.strip(" ")) for name, value in headers]
-        self.h2.send_headers(stream.id, stripped, end_stream=end_stream)
+        self.h2.put_headers(stream.id, headers, end_stream=end_stream)
         if end_stream:
             stream.local_ended()
         self.output_ready.wake()
@@ -200,7 +199,7 @@ class Connection(ABC):
             chunk = data[sent : sent + room]
             sent += len(chunk)
             last = end_stream and sent == size
-            h2.send_data(stream.id, chunk, end_stream=last)
+            h2.put_data(stream.id, chunk, end_stream=last)
             if last:
                 stream.local_ended()
         self.output_ready.wake()

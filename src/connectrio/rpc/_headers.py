@@ -33,7 +33,7 @@ Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 
 def is_grpc_content_type(value: str | None) -> bool:
     """Whether a request or response of that content type is gRPC; how messages are encoded is the codec's affair."""
-    return value is not None and _CONTENT_TYPES.fullmatch(value) is not None
+    return value == CONTENT_TYPE or (value is not None and _CONTENT_TYPES.fullmatch(value) is not None)
 
 
 def decode_timeout(value: str) -> float:

@@ -54,6 +54,7 @@ class CallContext:
     dispatch: _DispatchServerEvents
     options: ServerOptions
     peer: Peer
+    peer_name: str
     decoding: anyio.CapacityLimiter
 
 
@@ -146,7 +147,7 @@ def _describe_call(path: str, headers: Headers, values: dict[str, str], context:
         path,
         metadata,
         deadline=None if seconds is None else Deadline.from_timeout(seconds),
-        peer=str(context.peer),
+        peer=context.peer_name,
         user_agent=values.get("user-agent"),
         request_encoding=encoding,
         accepted_encodings=accepted_encodings(values.get("grpc-accept-encoding")),
@@ -177,9 +178,9 @@ class ServerCall:
             max_message_size=context.options.max_receive_message_size,
             decoding=context.decoding,
         )
-        stream.on_terminated = self._client_is_gone
 
-    def _client_is_gone(self) -> None:
+    def client_is_gone(self) -> None:
+        """Cancel the servicer; nobody is left to be told."""
         self.cancel(CancelCause.CLIENT)
 
     def cancel(self, cause: CancelCause) -> None:

@@ -49,6 +49,7 @@ class ServerConnection(Connection):
     """A connection that a client opened.
 
     :param on_request: called with each admitted stream; its `headers` are set
+    :param on_processed: called when everything that was fed has been acted on
     :param on_abort: called when the calls that are left are to be cancelled
     :param clock: seconds
 
@@ -66,6 +67,7 @@ class ServerConnection(Connection):
         options: ServerOptions,
         on_request: Callable[[Stream], None],
         *,
+        on_processed: Callable[[], None] = lambda: None,
         on_abort: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +80,7 @@ class ServerConnection(Connection):
         self.header_block_since: float | None = None
         self.lifetime = Lifetime(self, now)
         self._on_request = on_request
+        self._on_processed = on_processed
         self._on_abort = on_abort
         self._clock = clock
         self._resets = TokenBucket(options.reset_budget, now, rate=options.reset_budget / _RESET_RECOVERY)
@@ -136,6 +139,8 @@ class ServerConnection(Connection):
     def process(self, max_frames: int) -> bool:
         """See `Connection.process`."""
         more = super().process(max_frames)
+        if not more:
+            self._on_processed()
         if not self.h2.is_inside_header_block():
             self.header_block_since = None
         elif self.header_block_since is None:

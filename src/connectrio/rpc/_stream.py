@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from connectrio.rpc._wakeup import Wakeup
 if TYPE_CHECKING:
     from connectrio.rpc._connection import Connection
 
-Headers = list[tuple[str, str]]
+Headers = Sequence[tuple[str, str]]
 
 # A window full of frames of one byte each must not take a hundred times the window in memory.
 _MERGED_CHUNK_SIZE = 16 * 1024
@@ -166,6 +166,11 @@ class Stream:
     def local_is_done(self) -> bool:
         """Whether nothing more may be sent."""
         return self.state in (StreamState.HALF_CLOSED_LOCAL, StreamState.CLOSED)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the peer has ended its side, and everything it sent has been taken."""
+        return self.is_complete and not self._chunks
 
     def take(self) -> bytes | bytearray | None:
         """The next bytes that have arrived, credited to the windows as consumed; None when there are none now."""

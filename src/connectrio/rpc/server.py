@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import anyio
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
@@ -30,6 +31,8 @@ log = get_logger("connectrio.rpc")
 # accept() fails for want of something that other connections will give back
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1
+# seconds; accept() on a socket that is readable takes none
+_ACCEPT_TIMEOUT = 1.0
 
 adopt_servicers()
 
@@ -159,7 +162,7 @@ class Server:
             return
         while True:
             try:
-                transport = await listener.accept()
+                transport = await _next_connection(listener)
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     log.warning("cannot accept a connection now", error=str(error), retry_seconds=_ACCEPT_PAUSE)
@@ -167,7 +170,8 @@ class Server:
                 elif error.errno != errno.ECONNABORTED:
                     raise
             else:
-                connections.start_soon(self._serve_accepted, transport)
+                if transport is not None:
+                    connections.start_soon(self._serve_accepted, transport)
 
     async def _serve_accepted(self, transport: AnyByteStream) -> None:
         try:
@@ -177,13 +181,15 @@ class Server:
             log.exception("a connection failed")
 
     def _context(self, transport: AnyByteStream) -> CallContext:
+        peer = Peer(transport)
         return CallContext(
             mapping=self._mapping,
             codec=self._codec,
             status_details_codec=self._status_details_codec,
             dispatch=self.__dispatch__,
             options=self._options,
-            peer=Peer(transport),
+            peer=peer,
+            peer_name=str(peer),
             decoding=self._decoding,
         )
 
@@ -195,9 +201,16 @@ class _Connection:
         self._context = context
         self._options = context.options
         self._transport = transport
-        self.core = ServerConnection(self._options, self._on_request, on_abort=self.abort, clock=anyio.current_time)
+        self.core = ServerConnection(
+            self._options,
+            self._on_request,
+            on_processed=self._start_calls,
+            on_abort=self.abort,
+            clock=anyio.current_time,
+        )
         self.ended = anyio.Event()
         self._calls: dict[Stream, ServerCall] = {}
+        self._admitted: list[Stream] = []
         self._tasks: TaskGroup | None = None
         self._securing = anyio.CancelScope()
         self._draining = False
@@ -267,13 +280,43 @@ class _Connection:
         call = admit(stream, self._context)
         if call is not None and self._tasks is not None:
             self._calls[stream] = call
-            self._tasks.start_soon(self._run, stream, call)
+            self._admitted.append(stream)
+            stream.on_terminated = partial(self._withdraw, stream)
+
+    def _withdraw(self, stream: Stream) -> None:
+        """The client has taken back a request that nobody has begun to answer."""
+        del self._calls[stream]
+        stream.release()
+
+    def _start_calls(self) -> None:
+        """Begin the calls whose requests were read together: their messages are most often there as well by now."""
+        if self._admitted and self._tasks is not None:
+            admitted, self._admitted = self._admitted, []
+            for stream in admitted:
+                call = self._calls.get(stream)
+                if call is not None:
+                    stream.on_terminated = call.client_is_gone
+                    self._tasks.start_soon(self._run, stream, call)
 
     async def _run(self, stream: Stream, call: ServerCall) -> None:
         try:
             await call.run()
         finally:
             del self._calls[stream]
+
+
+async def _next_connection(listener: Any) -> AnyByteStream | None:
+    """The next connection; or None when the one that was there was taken by another process.
+
+    Cancelled, it has taken none: asyncio's `sock_accept` would lose one that came in the same turn, socket and all.
+    """
+    raw_socket = listener.extra(SocketAttribute.raw_socket, None)
+    if raw_socket is None:
+        return cast("AnyByteStream", await listener.accept())
+    await anyio.wait_readable(raw_socket)
+    with anyio.move_on_after(_ACCEPT_TIMEOUT, shield=True):
+        return cast("AnyByteStream", await listener.accept())
+    return None
 
 
 def _flatten(listeners: Iterable[Listener[Any]]) -> Sequence[Listener[Any]]:

@@ -15,7 +15,7 @@ from h2.errors import ErrorCodes
 from multidict import MultiDict
 
 from connectrio.rpc import _stream
-from connectrio.rpc._compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
+from connectrio.rpc._compression import ACCEPT_ENCODING, ENCODINGS, IDENTITY, compress, decompress
 from connectrio.rpc._framing import MessageReader, frame_message
 from connectrio.rpc._headers import CONTENT_TYPE, status_headers, trailers_only
 from connectrio.rpc._messages import read_message
@@ -30,6 +30,18 @@ _LARGE = 64 * KIB
 
 _Recv = TypeVar("_Recv")
 _Send = TypeVar("_Send")
+
+
+_RESPONSE_HEADERS = {
+    encoding: (
+        (":status", "200"),
+        ("content-type", CONTENT_TYPE),
+        *([("grpc-encoding", encoding)] if encoding != IDENTITY else []),
+        ("grpc-accept-encoding", ACCEPT_ENCODING),
+    )
+    for encoding in ENCODINGS
+}
+_SUCCESS_TRAILERS = tuple(status_headers(Status.OK, None))
 
 
 class _GrpclibPort:
@@ -110,7 +122,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
             if unary and not self._messages_received:
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has none")
             return None
-        if unary and await read_message(self._http2, self._reader) is not None:
+        if unary and not self._is_last() and await read_message(self._http2, self._reader) is not None:
             raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
         try:
             decoded = await self._decode(*raw)
@@ -122,6 +134,10 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._messages_received += 1
         return cast("_Recv", message)
 
+    def _is_last(self) -> bool:
+        """Whether it is known already that no message follows the one that was read."""
+        return self._http2.is_exhausted and self._reader.is_empty()
+
     async def _decode(self, compressed: bool, raw: bytes) -> Any:
         """The message; cancelled while it waits, it can be decoded again."""
         self._call.message_was_compressed = compressed
@@ -129,7 +145,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
             raw = decompress(raw, self._call.request_encoding, self._max_message_size)
         if len(raw) < _LARGE:
             return self._decode_now(raw)
-        return await to_thread.run_sync(self._decode_now, raw, limiter=self._decoding)
+        return await to_thread.run_sync(self._decode_now, raw, abandon_on_cancel=True, limiter=self._decoding)
 
     def _decode_now(self, raw: bytes) -> Any:
         try:
@@ -183,11 +199,10 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._check_can_go_on()
         if self._send_initial_metadata_done:
             raise ProtocolError("the initial metadata was sent already")
-        (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
-        headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
-        if self._call.response_encoding != IDENTITY:
-            headers.append(("grpc-encoding", self._call.response_encoding))
-        headers += [("grpc-accept-encoding", ACCEPT_ENCODING), *encode_metadata(metadata)]
+        headers = _RESPONSE_HEADERS[self._call.response_encoding]
+        if metadata or self._has_listeners:
+            (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
+            headers += tuple(encode_metadata(metadata))
         self._http2.send_headers(headers)
         self._send_initial_metadata_done = True
 
@@ -205,6 +220,10 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         """
         if status is Status.OK and not self._send_trailing_metadata_done:
             self._check_can_go_on()
+            adorned = metadata or self._call.trailing_metadata or status_message or status_details
+            if self._send_message_done and not adorned and not self._has_listeners:
+                self._end(_SUCCESS_TRAILERS)
+                return
         trailing = MultiDict(metadata or ())
         trailing.extend(self._call.trailing_metadata)
         if status_message is not None:
@@ -216,10 +235,17 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
     def send_bare_status(self, status: Status, message: str) -> None:
         """End the call with a status and nothing that could be wrong with it."""
         done = self._send_initial_metadata_done
-        headers = status_headers(status, message) if done else trailers_only(status, message)
+        self._end(status_headers(status, message) if done else trailers_only(status, message))
+
+    def _end(self, headers: _stream.Headers) -> None:
         self._http2.send_headers(headers, end_stream=True)
-        self._http2.reset(ErrorCodes.NO_ERROR)
+        self._http2.reset(ErrorCodes.NO_ERROR)  # the client may stop sending: RFC 9113 §8.1
         self._send_trailing_metadata_done = True
+
+    @property
+    def _has_listeners(self) -> bool:
+        """Whether anybody has asked grpclib for events, who may change what is sent."""
+        return bool(self._dispatch._listeners)  # noqa: SLF001 - grpclib has no other way to ask
 
     @property
     def is_finished(self) -> bool:
