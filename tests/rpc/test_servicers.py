@@ -8,6 +8,7 @@ import sys
 
 import anyio
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 from grpclib.const import Status
 from grpclib.encoding.base import StatusDetailsCodecBase
@@ -154,9 +155,11 @@ async def test_an_exception_after_the_unary_message_is_the_status():
         assert (await failure(served)).status is Status.DATA_LOSS
 
 
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
+)
 async def test_a_cancelled_task_of_asyncios_own(anyio_backend):
-    if anyio_backend[0] != "asyncio":
-        pytest.skip("about asyncio's tasks")
+    """Only asyncio lets anybody cancel a task from outside all scopes; what trio has for it is the next test."""
 
     async def method(stream):
         task = asyncio.ensure_future(asyncio.sleep(60))
@@ -172,6 +175,20 @@ async def test_a_cancelled_task_of_asyncios_own(anyio_backend):
     for servicer in Script(method), Script(suicidal):
         async with in_memory(servicer) as served:
             assert (await failure(served)).status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
+async def test_a_cancelled_nursery_of_trios_own(anyio_backend):
+    """It keeps its cancellation to itself: what is left is a method that returns without a response."""
+
+    async def method(stream):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.cancel_scope.cancel()
+            await stream.recv_message()
+
+    async with in_memory(Script(method)) as served:
+        assert (await failure(served)).status is Status.UNKNOWN
 
 
 # endings
