@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": API | {"client", "host", "rpc", "service", "settings"},
     "cli": {
         "_version", "announce", "client", "connectors", "host", "idl", "lifecycle", "literals", "logs", "processes",
-        "registry", "rpc", "runner", "settings", "terminal",
+        "registry", "rpc", "runner", "settings", "terminal", "testing",
     },
     "__main__": {"cli"},
     "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},

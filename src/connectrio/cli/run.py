@@ -12,6 +12,7 @@ from connectrio.cli.arguments import Credentials, resource_meta_text
 from connectrio.cli.client import Client
 from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, explained
 from connectrio.cli.follow import Follower
+from connectrio.cli.local import Local
 from connectrio.cli.progress import JobView, job_view
 from connectrio.cli.render import meta_document, print_resource, resource_document
 from connectrio.cli.task import Task
@@ -29,6 +30,7 @@ _EXIT_CODES = {Phase.SUCCEEDED: 0, Phase.ABORTED: _ABORTED, Phase.RETRYABLE_FAIL
 
 _CLIENT = Client()
 _CREDENTIALS = Credentials()
+_LOCAL = Local()
 _TASK = Task()
 
 
@@ -38,9 +40,12 @@ def run(
     *,
     task: Task = _TASK,
     credentials: Credentials = _CREDENTIALS,
+    local: Local = _LOCAL,
     client: Client = _CLIENT,
 ) -> int:
     """Create a job, follow it to its end and print its outputs. Ctrl-C, or SIGTERM, deletes the job.
+
+    With --local or --modules there need be no server: the connector runs in this process, as it does in a host.
 
     Progress and log lines go to standard error, the outcome to standard output.
 
@@ -48,16 +53,18 @@ def run(
 
     :param task_type: by which the host finds the connector
     """
-    connection = credentials.connection(task_type)
-    request = task.request(task_type, connection)
+    request = task.request(task_type, credentials.connection(task_type))
     interrupts = Interrupts(graceful=True)
 
     async def command(channel: Channel) -> tuple[bytes, Resource]:
-        jobs = client.jobs(channel, category_of(request), connection, request.output_prefix)
+        jobs = client.jobs(channel, category_of(request), request.connection, request.output_prefix)
         with job_view(sys.stderr) as view:
             return await _Run(jobs, view, interrupts).run(request)
 
-    meta, resource = client.run(command, interrupts)
+    if local.is_wanted:
+        meta, resource = local.run(command, client.backend, interrupts)
+    else:
+        meta, resource = client.run(command, interrupts)
     if client.json:
         print_json({**meta_document(meta), **resource_document(resource)})
     else:

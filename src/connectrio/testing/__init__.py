@@ -14,8 +14,19 @@ pytest-asyncio, pytest-trio.
 
 from connectrio.client.requests import MissingSecretError
 from connectrio.rpc import GRPCError, Status
-from connectrio.testing._host import LocalHost, hosting
+from connectrio.testing._host import LocalHost, hosting, serving_in_memory
 from connectrio.testing._job import Job, LogPage, State
 from connectrio.testing._task import Task
 
-__all__ = ["GRPCError", "Job", "LocalHost", "LogPage", "MissingSecretError", "State", "Status", "Task", "hosting"]
+__all__ = [
+    "GRPCError",
+    "Job",
+    "LocalHost",
+    "LogPage",
+    "MissingSecretError",
+    "State",
+    "Status",
+    "Task",
+    "hosting",
+    "serving_in_memory",
+]

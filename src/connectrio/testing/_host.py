@@ -171,14 +171,22 @@ async def hosting(*connectors: AsyncConnector[Any], settings: HostSettings | Non
     for connector in connectors:
         registry.register(connector)
     async with serving_in_memory(settings, registry) as host:
+        if host.host.failures:
+            raise HostError("; ".join(failure.error for failure in host.host.failures))
         yield host
 
 
 @asynccontextmanager
-async def serving_in_memory(settings: HostSettings | None, registry: Registry | None) -> AsyncIterator[LocalHost]:
-    """A host in memory that serves in the block; see `Host` for the arguments.
+async def serving_in_memory(
+    settings: HostSettings | None = None, registry: Registry | None = None
+) -> AsyncIterator[LocalHost]:
+    """A host in memory that serves in the block, with the connectors that a host in a process would have.
 
-    :raises HostError: a module cannot be loaded, or a lifespan cannot be opened
+    What cannot be loaded or opened is in `host.failures`, and is not served.
+
+    :param settings: see `HostSettings`; those about ports, sockets and TLS have no effect here
+    :param registry: see `Host`
+    :raises HostError: a module that the settings name cannot be loaded
     """
     listener = MemoryListener()
     # without reflection: it takes time to set up, and nobody asks
@@ -189,12 +197,13 @@ async def serving_in_memory(settings: HostSettings | None, registry: Registry | 
     await tasks.__aenter__()
     try:
         await tasks.start(host.serve)
-        if host.failures:
-            raise HostError("; ".join(failure.error for failure in host.failures))
         async with Channel(listener.connect) as channel:
             yield LocalHost(host, channel)
         await host.shutdown()
     finally:
         tasks.cancel_scope.cancel()
         # the block's own exception passes by the task group, which would wrap it into a group
-        await tasks.__aexit__(None, None, None)
+        try:
+            await tasks.__aexit__(None, None, None)
+        finally:
+            await listener.aclose()  # which a host that has failed to start has not touched

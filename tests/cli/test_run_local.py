@@ -1,0 +1,104 @@
+"""`connectrio run` without a server."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from cli.harness import TOY_MODULE, Process
+
+LOCAL = ["run", "toy", "--modules", str(TOY_MODULE)]
+
+SECRETIVE = """
+import time
+from dataclasses import dataclass
+from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+
+@dataclass
+class Meta(ResourceMeta):
+    seen: list[str]
+
+class Secretive(AsyncConnector[Meta]):
+    task_type_name = "secretive"
+    metadata_type = Meta
+
+    def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        return Meta(sorted(f"{name} of {len(value)}" for name, value in kwargs.items()))
+
+    def get(self, resource_meta, *, token, **kwargs):
+        if token == "hang":
+            print("hanging", flush=True)
+            time.sleep(600)
+        return Resource(Phase.SUCCEEDED, outputs={"seen": resource_meta.seen})
+
+    def delete(self, resource_meta, **kwargs):
+        print("deleted", flush=True)
+
+ConnectorRegistry.register(Secretive(), override=True)
+"""
+
+
+@pytest.fixture
+def secretive(tmp_path):
+    path = tmp_path / "secretive.py"
+    path.write_text(SECRETIVE)
+    return str(path)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("ABORTED", 4), ("RETRYABLE_FAILED", 75)])
+def test_final_phases_are_exit_codes(run, end, code, backend):
+    outcome = run(*LOCAL, "--input", f"end={end}", "--json", "--backend", backend)
+    assert outcome.code == code
+    assert outcome.document["phase"] == end
+    assert "line 2" in outcome.err
+
+
+def test_a_module_that_is_not_there(run):
+    outcome = run("run", "toy", "--modules", "no_such_module_here")
+    assert outcome.code == 1
+    assert "cannot load connectors from 'no_such_module_here'" in outcome.err
+
+
+def test_a_task_type_that_the_module_does_not_have(run):
+    outcome = run("run", "nope", "--modules", str(TOY_MODULE))
+    assert outcome.code == 1
+    assert "NOT_FOUND: Cannot find connector for task type: nope." in outcome.err
+
+
+def test_secrets_come_from_named_variables(run, secretive, monkeypatch):
+    monkeypatch.setenv("VENDOR_TOKEN", "12345")
+    outcome = run("run", "secretive", "--modules", secretive, "--secret", "token=VENDOR_TOKEN", "--json")
+    assert outcome.document["outputs"] == {"seen": ["token of 5"]}
+    custom = 'secrets={"token": "VENDOR_TOKEN"}'
+    outcome = run("run", "secretive", "--modules", secretive, "--custom", custom, "--json")
+    assert outcome.document["outputs"] == {"seen": ["token of 5"]}
+    monkeypatch.delenv("VENDOR_TOKEN")
+    outcome = run("run", "secretive", "--modules", secretive, "--custom", custom)
+    assert outcome.code == 2
+    assert "custom['secrets']: the environment variable that the secret 'token' is to be read from" in outcome.err
+    assert "--secret token=VARIABLE" in outcome.err
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_signal_deletes_the_job(tmp_path, backend):
+    arguments = [*LOCAL, "--input", "end=NEVER", "--output-prefix", str(tmp_path), "--backend", backend]
+    with Process(*arguments, cwd=tmp_path) as command:
+        command.error_with("RUNNING")
+        command.signal(signal.SIGINT)
+        outcome = command.wait()
+    assert outcome.code == 130
+    assert (tmp_path / "deleted").exists()
+    assert outcome.err.endswith("interrupted; deleting the job\ninterrupted; the job was deleted\n")
+
+
+def test_a_connector_that_hangs_in_a_thread_does_not_keep_a_signal_from_ending_the_command(tmp_path, secretive):
+    arguments = ["run", "secretive", "--modules", secretive, "--secret", "token=T", "--backend", "asyncio"]
+    with Process(*arguments, cwd=tmp_path, environment={"T": "hang"}) as command:
+        command.line_with("hanging")
+        command.signal(signal.SIGINT)
+        outcome = command.wait()
+    assert outcome.code == 130
+    assert "deleted" in outcome.out
+    assert "interrupted; the job was deleted" in outcome.err
