@@ -234,9 +234,14 @@ async def test_lost_answers():
 
 
 async def test_the_hosts_settings_count():
-    async with hosting(Vendor(hang=True), settings=HostSettings(get_limit=0.2)) as host:
+    class Slow(Vendor):
+        async def delete(self, resource_meta, **kwargs):
+            await anyio.sleep_forever()
+
+    async with hosting(Slow(), settings=HostSettings(delete_limit=0.2)) as host:
+        job = await host.create()
         with pytest.raises(GRPCError, match=r"stopped after 0.2 s, this host's own limit"):
-            await host.attach(b'{"number": 1}').get()
+            await job.delete()
 
 
 async def test_log_pages():
