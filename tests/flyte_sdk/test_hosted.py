@@ -254,6 +254,16 @@ async def test_answers_of_the_wrong_kind(operation):
     assert f"Tiny.{operation} returned an object of class str" in error.message
 
 
+async def test_a_phase_that_is_none():
+    async def get(self, resource_meta):
+        return Resource(phase=TaskExecution.UNDEFINED)
+
+    async with hosting(connector(get=get)) as service:
+        error = await failure(service, "get")
+    assert error.status is Status.INTERNAL
+    assert error.message.startswith("failed to get tiny task with error:\n Tiny.get returned a Resource whose phase is")
+
+
 @pytest.mark.parametrize("operation", ["get", "delete", "get_metrics", "get_logs"])
 async def test_a_meta_of_somebody_else(operation):
     async with hosting() as service:
@@ -269,6 +279,13 @@ async def test_inputs_that_flyte_sdk_refuses():
             await service.create(template=template(simple("INTEGER")), inputs=inputs("text"))
     assert caught.value.status is Status.INVALID_ARGUMENT
     assert caught.value.message.startswith("flyte-sdk cannot convert the inputs of this tiny task: ")
+
+
+async def test_a_secret_that_is_named_as_a_parameter_is():
+    async with hosting() as service:
+        error = await failure(service, "create", connection=secrets(inputs="mine"))
+    assert error.status is Status.INVALID_ARGUMENT
+    assert "Tiny.create needs for a parameter of its own" in error.message
 
 
 async def test_secrets_do_not_show():
