@@ -19,7 +19,14 @@ from connectrio.idl.flyteidl2.core import (
     LiteralType,
     SimpleType,
 )
-from connectrio.literals import LiteralError, Storage, StorageError, inputs_to_python, needs_storage, python_to_literal
+from connectrio.literals import (
+    LiteralError,
+    Storage,
+    StorageError,
+    StoredElsewhereError,
+    inputs_to_python,
+    python_to_literal,
+)
 from connectrio.rpc.codec import decode
 from literals.makers import (
     BINARY,
@@ -178,22 +185,21 @@ def test_without_fsspec_only_files_can_be_read(monkeypatch, seven):
 
 
 @pytest.mark.parametrize(
-    ("literal", "is_needed", "with_pickles"),
+    ("literal", "declared"),
     [
-        (integer(1), False, False),
-        (stored("/a"), True, True),
-        (Literal(collection=LiteralCollection(literals=[integer(1), stored("/a")])), True, True),
-        (Literal(map=LiteralMap(literals={"a": stored("/a")})), True, True),
-        (union_literal(stored("/a"), INTEGER), True, True),
-        (msgpack(1), False, True),
-        (blob("/a"), False, True),
-        (Literal(), False, False),
+        (stored("/a"), INTEGER),
+        (Literal(collection=LiteralCollection(literals=[integer(1), stored("/a")])), list_of(INTEGER)),
+        (Literal(map=LiteralMap(literals={"a": stored("/a")})), dict_of(INTEGER)),
+        (union_literal(stored("/a"), INTEGER), union_of(INTEGER, STRING)),
+        (stored("/a"), union_of(INTEGER, STRING)),
+        (binary(pickle.dumps(1)), BINARY),
+        (blob("/a", "PythonPickle"), PICKLE),
+        (binary(pickle.dumps(1)), union_of(PICKLE, INTEGER)),
     ],
 )
-def test_whether_reading_may_block(literal, is_needed, with_pickles):
-    assert needs_storage(inputs(x=literal)) is is_needed
-    assert needs_storage(inputs(x=literal), pickles=True) is with_pickles
-    assert not needs_storage(None)
+def test_without_a_storage_nothing_is_read(literal, declared):
+    with pytest.raises(StoredElsewhereError):
+        inputs_to_python(inputs(x=literal), interface(x=declared), pickles=True)
 
 
 # a pickle as flyte-sdk sends it: in the literal, or where the literal says

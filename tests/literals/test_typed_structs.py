@@ -292,6 +292,8 @@ def test_defaults_cannot_make_much_of_little():
     assert len(literal_to_python(msgpack([{}] * 10), declared)) == 10
     with pytest.raises(LiteralError, match="more than 1000000 values would come from the schema's defaults"):
         read({"type": "array", "items": item}, [{}] * 1000)
+    with pytest.raises(LiteralError, match="more than 1000000 values would come from the schema's defaults"):
+        literal_to_python(msgpack([{}] * 1000), declared)
 
 
 def test_defaults_of_other_types_are_left_as_they_are():

@@ -11,11 +11,12 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralType
 from connectrio.literals.compile import codec_for, type_name
-from connectrio.literals.errors import MAX_DEPTH, LiteralError
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereError
 from connectrio.literals.guess import guess_type
-from connectrio.literals.interface import inputs_to_python, needs_storage, outputs_to_literals
+from connectrio.literals.interface import inputs_to_python, outputs_to_literals
 from connectrio.literals.outputs import write_value
 from connectrio.literals.records import Record
+from connectrio.literals.shapes import one_budget
 from connectrio.literals.storage import Storage, StorageError
 from connectrio.literals.untyped import read_untyped
 from connectrio.literals.values import DataFrame, Dir, File
@@ -29,10 +30,10 @@ __all__ = [
     "Record",
     "Storage",
     "StorageError",
+    "StoredElsewhereError",
     "inputs_to_python",
     "literal_to_python",
     "literal_type_of",
-    "needs_storage",
     "outputs_to_literals",
     "python_to_literal",
     "python_to_literal_as",
@@ -50,7 +51,8 @@ def literal_to_python(literal: Literal, literal_type: LiteralType | None = None)
         return read_untyped(literal)
     codec = codec_for(literal_type)
     try:
-        return codec.to_python(literal)
+        with one_budget():
+            return codec.to_python(literal)
     except LiteralError as error:
         error.about("", codec.label)
         raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, Primitive
 from connectrio.literals.describe import describe_literal
-from connectrio.literals.errors import LiteralError, mismatch
+from connectrio.literals.errors import LiteralError, StoredElsewhereError, mismatch
 from connectrio.literals.msgpack import unpack
 
 __all__ = ["Codec", "Unsupported", "primitive_of"]
@@ -63,7 +63,7 @@ class Codec(ABC):
         if literal.scalar is not None and literal.scalar.binary is not None:
             return self.from_plain(unpack(literal.scalar.binary))
         if literal.offloaded_metadata is not None:
-            raise LiteralError(
+            raise StoredElsewhereError(
                 f"expected {self.label}, got {describe_literal(literal)}: it is fetched for a task's inputs alone"
             )
         raise mismatch(self.label, describe_literal(literal))

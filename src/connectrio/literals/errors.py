@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from connectrio.literals.describe import quoted_name, shortened
 
-__all__ = ["MAX_DEPTH", "LiteralError", "MismatchError", "mismatch", "too_deep"]
+__all__ = ["MAX_DEPTH", "LiteralError", "MismatchError", "StoredElsewhereError", "mismatch", "too_deep"]
 
 MAX_DEPTH = 64
 """How many levels of collections, maps, unions and structs a type or a value may have.
@@ -48,6 +48,10 @@ class LiteralError(ValueError):
 
 class MismatchError(LiteralError):
     """Something of another type altogether came, rather than a wrong value of the right type."""
+
+
+class StoredElsewhereError(LiteralError):
+    """Some of what is to be read is stored elsewhere, and there is no `Storage` to read it with."""
 
 
 def mismatch(expected: str, came: str) -> MismatchError:

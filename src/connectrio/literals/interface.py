@@ -11,13 +11,14 @@ from connectrio.literals.codec import Codec
 from connectrio.literals.compile import codec_for
 from connectrio.literals.describe import quoted_name, quoted_names
 from connectrio.literals.errors import LiteralError
-from connectrio.literals.offloaded import fetched, is_stored, may_be_pickle
+from connectrio.literals.offloaded import fetched
 from connectrio.literals.outputs import write_value
 from connectrio.literals.pickles import Pickle
+from connectrio.literals.shapes import one_budget
 from connectrio.literals.storage import Storage
 from connectrio.literals.text import encodable
 
-__all__ = ["inputs_to_python", "needs_storage", "outputs_to_literals"]
+__all__ = ["inputs_to_python", "outputs_to_literals"]
 
 
 def inputs_to_python(
@@ -29,11 +30,12 @@ def inputs_to_python(
 
     :param inputs: the literals that came; None for none
     :param variables: the declared inputs; None for none
-    :param storage: what reads literals that are stored elsewhere, which blocks; without it they are refused
-    :param pickles: whether to read Python pickles, **which run whatever code their sender likes**; needs `storage`
+    :param storage: what reads literals that are stored elsewhere, which blocks
+    :param pickles: whether to read Python pickles, **which run whatever code their sender likes**
+    :raises StoredElsewhereError: there is something stored elsewhere, or a pickle, and no storage is given
     :raises LiteralError: an input is not declared, or its literal does not fit its declared type
     """
-    pickle = Pickle(storage) if pickles and storage is not None else None
+    pickle = Pickle(storage) if pickles else None
     if inputs is None or not inputs.literals:
         return {}
     literals = {named.name: named.value for named in inputs.literals}
@@ -61,16 +63,11 @@ def _undeclared(came: Iterable[str], declared: Iterable[str]) -> LiteralError:
     return LiteralError(f"{which} not declared in the task's interface: {interface}{count}")
 
 
-def needs_storage(inputs: Inputs | None, *, pickles: bool = False) -> bool:
-    """Whether reading these inputs may block, because some of them are stored elsewhere, or are pickles."""
-    literals = () if inputs is None else [named.value for named in inputs.literals]
-    return any(is_stored(literal) or (pickles and may_be_pickle(literal)) for literal in literals)
-
-
 def _read_input(name: str, literal: Literal | None, codec: Codec, storage: Storage | None) -> Any:
     literal = Literal() if literal is None else literal
     try:
-        return codec.to_python(literal if storage is None else fetched(literal, storage))
+        with one_budget():
+            return codec.to_python(literal if storage is None else fetched(literal, storage))
     except LiteralError as error:
         error.about(f"input {quoted_name(name)}", codec.label)
         raise

@@ -43,7 +43,7 @@ class Field:
 
         :raises LiteralError: too much comes from defaults
         """
-        reading.take_defaults(1 + self.default_size)
+        reading.budget.take(1 + self.default_size)
         if not self.has_default:
             return self.shape.absent(reading)
         default = copy.deepcopy(self.default) if self.default_size else self.default

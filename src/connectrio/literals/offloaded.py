@@ -11,24 +11,13 @@ from connectrio.literals.describe import quoted
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
 from connectrio.literals.storage import Storage
 
-__all__ = ["fetched", "is_stored", "may_be_pickle"]
+__all__ = ["fetched"]
 
 
-def is_stored(literal: Literal | None, depth: int = 0) -> bool:
-    """Whether some of `literal` has to be fetched."""
+def _is_stored(literal: Literal | None, depth: int) -> bool:
     if literal is None or depth > MAX_DEPTH:
         return False
-    return literal.offloaded_metadata is not None or any(is_stored(child, depth + 1) for child in _children(literal))
-
-
-def may_be_pickle(literal: Literal | None, depth: int = 0) -> bool:
-    """Whether some of `literal` is a pickle, should a pickle be declared in its place."""
-    if literal is None or depth > MAX_DEPTH:
-        return False
-    scalar = literal.scalar
-    return (scalar is not None and (scalar.binary is not None or scalar.blob is not None)) or any(
-        may_be_pickle(child, depth + 1) for child in _children(literal)
-    )
+    return literal.offloaded_metadata is not None or any(_is_stored(child, depth + 1) for child in _children(literal))
 
 
 def _children(literal: Literal) -> Iterable[Literal | None]:
@@ -52,7 +41,7 @@ def fetched(literal: Literal, storage: Storage, depth: int = 0) -> Literal:
         raise too_deep()
     if literal.offloaded_metadata is not None:
         literal = _fetch(literal.offloaded_metadata.uri, storage)
-    if not is_stored(literal):
+    if not _is_stored(literal, 0):
         return literal
     return _with_children(literal, storage, depth + 1)
 

@@ -9,7 +9,7 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import Literal
 from connectrio.literals.codec import Codec
 from connectrio.literals.describe import describe_value
-from connectrio.literals.errors import LiteralError, mismatch
+from connectrio.literals.errors import LiteralError, StoredElsewhereError, mismatch
 from connectrio.literals.storage import Storage
 
 __all__ = ["Pickle"]
@@ -17,18 +17,27 @@ __all__ = ["Pickle"]
 
 @dataclass(frozen=True)
 class Pickle(Codec):
-    """Whatever the sender has pickled, in the literal itself or in a file. For hosts that allow it alone."""
+    """Whatever the sender has pickled, in the literal itself or in a file. For hosts that allow it alone.
 
-    storage: Storage
+    :ivar storage: reads files. Without it nothing is read, pickles in literals included: they may take any time as well
+    """
+
+    storage: Storage | None
     label = "pickle"
 
     def to_python(self, literal: Literal) -> Any:
         scalar = literal.scalar
         if scalar is not None and scalar.blob is not None:
-            return _unpickle(self.storage.read(scalar.blob.uri))
+            return _unpickle(self._given_storage().read(scalar.blob.uri))
         if scalar is not None and scalar.binary is not None and not scalar.binary.tag:
+            self._given_storage()
             return _unpickle(scalar.binary.value)
         return self.unusual(literal)
+
+    def _given_storage(self) -> Storage:
+        if self.storage is None:
+            raise StoredElsewhereError("got a pickle, which is read with a Storage alone")
+        return self.storage
 
     def from_plain(self, value: Any) -> Any:
         return value

@@ -8,7 +8,9 @@ declared with the names of members, and come with names in some places and with 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -31,6 +33,7 @@ __all__ = [
     "Reference",
     "Shape",
     "Tuple",
+    "one_budget",
 ]
 
 MAX_DEFAULTS = 1_000_000
@@ -53,23 +56,43 @@ class Fit(IntEnum):
 
 
 @dataclass
+class Budget:
+    """How many more values may come from defaults."""
+
+    left: int = MAX_DEFAULTS
+
+    def take(self, count: int) -> None:
+        """:raises LiteralError: there are more than `MAX_DEFAULTS`"""
+        self.left -= count
+        if self.left < 0:
+            raise LiteralError(f"more than {MAX_DEFAULTS} values would come from the schema's defaults")
+
+
+_budget: ContextVar[Budget | None] = ContextVar("connectrio.literals.budget", default=None)
+
+
+@contextmanager
+def one_budget() -> Iterator[None]:
+    """Let all that is read within, such as the items of a list, have one budget together."""
+    token = _budget.set(Budget())
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+
+
+@dataclass
 class Reading:
     """The state of reading one value.
 
     :ivar exact: whether nothing may be converted and nothing left out
-    :ivar defaults_left: how many more values may come from defaults
+    :ivar budget: of what may come from defaults
     :ivar references: how many references have been followed to get here
     """
 
     exact: bool = False
-    defaults_left: int = MAX_DEFAULTS
+    budget: Budget = field(default_factory=lambda: _budget.get() or Budget())
     references: int = 0
-
-    def take_defaults(self, count: int) -> None:
-        """:raises LiteralError: there are more than `MAX_DEFAULTS`"""
-        self.defaults_left -= count
-        if self.defaults_left < 0:
-            raise LiteralError(f"more than {MAX_DEFAULTS} values would come from the schema's defaults")
 
 
 class Shape(ABC):
@@ -130,7 +153,7 @@ class Impossible(Shape):
 class Leaf(Shape):
     """Values of one codec.
 
-    :ivar natural: the classes of plain data that it takes as they are
+    :ivar natural: the classes whose values, as far as MessagePack has them, it takes as they are
     """
 
     codec: Codec
@@ -141,6 +164,8 @@ class Leaf(Shape):
         return self.codec.label
 
     def read(self, value: Any, reading: Reading) -> Any:
+        if type(value) in self.natural:
+            return value
         return (self.codec.exact() if reading.exact else self.codec).from_plain(value)
 
     def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - there is nothing below

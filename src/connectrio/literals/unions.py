@@ -11,7 +11,7 @@ from connectrio.idl.flyteidl2.core import Literal, LiteralType, Scalar
 from connectrio.idl.flyteidl2.core import Union as UnionValue
 from connectrio.literals.codec import Codec
 from connectrio.literals.describe import describe_literal, describe_value
-from connectrio.literals.errors import LiteralError, MismatchError, mismatch
+from connectrio.literals.errors import LiteralError, MismatchError, StoredElsewhereError, mismatch
 from connectrio.literals.kinds import kind_of, same_type, tag_of, title_of
 from connectrio.literals.msgpack import unpack
 from connectrio.literals.pickles import Pickle
@@ -124,6 +124,8 @@ class _Attempt:
         for variant in variants:
             try:
                 matches.append((variant, self._convert(variant.codec)))
+            except StoredElsewhereError:
+                raise  # no variant can tell
             except LiteralError as error:
                 self._failures.append(error)
         return matches

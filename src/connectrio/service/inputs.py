@@ -9,7 +9,7 @@ from grpclib.const import Status
 
 from connectrio.idl.flyteidl2.core import Literal, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs
-from connectrio.literals import LiteralError, Storage, StorageError, inputs_to_python, needs_storage
+from connectrio.literals import LiteralError, Storage, StorageError, StoredElsewhereError, inputs_to_python
 from connectrio.rpc.codec import decode
 from connectrio.service.errors import RequestError
 from connectrio.service.workers import Workers
@@ -39,15 +39,19 @@ class InputReader:
         :raises RequestError: they do not fit what is declared, or cannot be read
         """
         try:
-            if not needs_storage(inputs, pickles=self._pickles):
-                return inputs_to_python(inputs, variables)
-            storage = Storage(self._max_stored_size, _decode)
-            convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
-            return await self._readers.run(convert, name="reading stored inputs")
+            try:
+                return inputs_to_python(inputs, variables, pickles=self._pickles)
+            except StoredElsewhereError:
+                return await self._read_stored(inputs, variables)
         except StorageError as error:
             raise RequestError(str(error), Status.UNAVAILABLE) from error
         except LiteralError as error:
             raise RequestError(str(error)) from error
+
+    async def _read_stored(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
+        storage = Storage(self._max_stored_size, _decode)
+        convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
+        return await self._readers.run(convert, name="reading stored inputs")
 
     async def wait_idle(self) -> None:
         """Wait until nothing is being read any more, for calls that were cancelled either."""
