@@ -47,7 +47,7 @@ from connectrio.rpc.options import ServerOptions
 from connectrio.service import AsyncConnectorService, Metrics, Workers
 from connectrio.settings import Backend, anyio_backend
 
-_CALLS, _WARM_UP, _BATCHES = 320, 64, 7
+_CALLS, _WARM_UP, _BATCHES = 1280, 256, 5
 _AT_ONCE = 64
 _RESPONSE = [
     (":status", "200"),
