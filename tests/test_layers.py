@@ -50,10 +50,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": {
         "announce", "exporter", "host", "lifecycle", "listening", "logs", "runner", "settings", "signals", "terminal",
     },
+    "conformance": API | {"client", "service", "settings", "testing"},
     "testing": API | {"client", "host", "rpc", "service", "settings"},
     "cli": {
-        "_version", "announce", "client", "connectors", "host", "idl", "lifecycle", "literals", "logs", "processes",
-        "registry", "rpc", "runner", "settings", "terminal", "testing",
+        "_version", "announce", "client", "conformance", "connector", "connectors", "host", "idl", "lifecycle",
+        "literals", "loading", "logs", "processes", "registry", "rpc", "runner", "settings", "terminal", "testing",
     },
     "__main__": {"cli"},
     "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},

@@ -52,6 +52,13 @@ def connectrio_app() -> cyclopts.App:
         help_epilogue=_examples("connectrio demo --backend trio"),
         version_flags=(),
     )
+    app.command(
+        "connectrio.cli.check:check",
+        name="check",
+        group=hosting,
+        help_epilogue=_examples("connectrio check my_connector.py --input n=21 --secret token=TOKEN"),
+        version_flags=(),
+    )
     for order, (title, commands) in enumerate(_COMMANDS.items(), start=1):
         group = cyclopts.Group(title, sort_key=order)
         for name, example in commands.items():

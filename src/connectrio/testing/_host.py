@@ -53,7 +53,14 @@ class LocalHost:
         :raises LiteralError: an input does not fit its type, or Flyte has no type for it
         :raises MissingSecretError: a secret's environment variable is not set
         """
-        request = (task or Task()).request(*self._only_category())
+        return await self.submit((task or Task()).request(*self._only_category()), timeout=timeout)
+
+    async def submit(self, request: CreateTaskRequest, *, timeout: float = 30.0) -> Job:  # noqa: ASYNC109 - as above
+        """Send a request of your own making.
+
+        :param timeout: as in `create`
+        :raises GRPCError: the call failed
+        """
         jobs = self._jobs(request, timeout)
         return Job(jobs, await self._perform(Operation.CREATE, jobs.create(request)), self._perform)
 
@@ -71,7 +78,10 @@ class LocalHost:
 
         :param task: what was created, as its secrets go with every call
         """
-        request = (task or Task()).request(*self._only_category())
+        return self.job((task or Task()).request(*self._only_category()), meta, timeout=timeout)
+
+    def job(self, request: CreateTaskRequest, meta: bytes, *, timeout: float = 30.0) -> Job:
+        """The job that `request` has created somewhere, by its resource meta."""
         return Job(self._jobs(request, timeout), meta, self._perform)
 
     @contextmanager

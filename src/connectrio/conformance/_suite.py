@@ -1,0 +1,253 @@
+"""The rules, tried on one connector with a sample task."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import msgspec
+from grpclib import GRPCError
+from grpclib.const import Status
+
+from connectrio.client.requests import new_execution
+from connectrio.conformance._findings import Report
+from connectrio.conformance._methods import check_methods
+from connectrio.connector import AsyncConnector
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest
+from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
+from connectrio.literals import LiteralError
+from connectrio.registry import Registry
+from connectrio.service.methods import ConnectorMethod
+from connectrio.service.operations import Operation
+from connectrio.settings import HostSettings
+from connectrio.testing import Job, LocalHost, State, serving_in_memory
+
+__all__ = ["check_connector"]
+
+_GARBAGE = b"\xff\x00 no resource meta of anybody's"
+# characters; shorter values turn up by chance
+_SHORTEST_SECRET = 4
+
+
+async def check_connector(
+    connector: AsyncConnector[Any], request: CreateTaskRequest, *, seconds: float = 60.0
+) -> Report:
+    """Try every rule on `connector`.
+
+    It makes several jobs of the task, and deletes each of them.
+
+    :param request: the sample task, with the secrets that the connector needs
+    :param seconds: how long one job may take to its end
+    """
+    report = Report(connector.name)
+    registry = Registry()
+    registry.register(connector)
+    # what a host absorbs is to be seen here
+    settings = HostSettings(entry_points=False, poll_retry=0, poll_absorb=0, watchdog=0)
+    _check_names(connector, report)
+    with _captured_logs() as logs:
+        async with serving_in_memory(settings, registry) as host:
+            if host.host.failures:
+                report.skip("the lifespan could not be opened")
+            else:
+                await _Check(connector, request, seconds, host, report, logs).run()
+        for failure in host.host.failures:
+            report.found("lifespan", f"{type(connector).__qualname__}.lifespan", failure.error)
+    report.finish()
+    return report
+
+
+class _Check:
+    """One run of the rules that need jobs."""
+
+    def __init__(
+        self,
+        connector: AsyncConnector[Any],
+        request: CreateTaskRequest,
+        seconds: float,
+        host: LocalHost,
+        report: Report,
+        logs: list[str],
+    ) -> None:
+        self._connector = connector
+        self._class = type(connector).__qualname__
+        self._request = request
+        self._seconds = seconds
+        self._host = host
+        self._report = report
+        self._logs = logs
+        self._jobs: list[Job] = []
+
+    async def run(self) -> None:
+        job = await self._create()
+        if job is None:
+            self._report.skip("there is no job without `create`")
+            return
+        try:
+            meta = self._check_metadata(job)
+            state = await self._check_end(job)
+            await self._check_reports(job)
+            await self._check_garbage()
+            await self._check_deletion(job, "the job has ended" if state is not None else "the job runs")
+            await self._check_early_deletion()
+            if meta is not None:
+                await check_methods(self._connector, self._new_request, meta, self._created, self._report)
+            self._check_secrets(job, state)
+        finally:
+            await self._clean_up()
+
+    def _new_request(self) -> CreateTaskRequest:
+        """The sample task, as a job of its own."""
+        request = copy.deepcopy(self._request)
+        request.task_execution_metadata = new_execution(request.template or TaskTemplate(), domain="check")
+        return request
+
+    def _created(self, meta: Any) -> None:
+        self._jobs.append(self._host.job(self._request, meta.encode()))
+
+    async def _create(self) -> Job | None:
+        try:
+            job = await self._host.submit(self._new_request())
+        except GRPCError as error:
+            self._found("create", "create", _told(error))
+            return None
+        self._jobs.append(job)
+        return job
+
+    def _check_metadata(self, job: Job) -> Any:
+        """The object that `decode` makes of a job's meta; None if it makes none."""
+        try:
+            msgspec.json.decode(job.meta)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._found("metadata", "create", f"the resource meta is no JSON: {job.meta[:80]!r}")
+        try:
+            meta = self._connector.metadata_type.decode(job.meta)
+            again = meta.encode()
+        except Exception as error:  # noqa: BLE001 - both may be the connector's own
+            problem = f"{type(error).__name__}: {error}"
+            self._found("metadata", "create", f"its resource meta cannot be read again: {problem}")
+            return None
+        if again != job.meta:
+            self._found("metadata", "create", f"{job.meta[:80]!r} was decoded, and encodes as {again[:80]!r}")
+        return meta
+
+    async def _check_end(self, job: Job) -> State | None:
+        """The job's last state, if it comes to one."""
+        try:
+            state = await job.wait(seconds=self._seconds)
+            later = await job.get()
+        except GRPCError as error:
+            self._found("poll", "get", f"a poll failed: {_told(error)}")
+        except LiteralError as error:
+            self._found("poll", "get", f"an output has no value: {error}")
+        except TimeoutError as error:
+            self._found("end", "get", str(error))
+        else:
+            if later.phase is not state.phase:
+                self._found("end", "get", f"a job that was {state.phase.name} was {later.phase.name} afterwards")
+            return state
+        return None
+
+    async def _check_reports(self, job: Job) -> None:
+        for rule, operation, call in (
+            ("logs", Operation.GET_LOGS, job.logs),
+            ("metrics", Operation.GET_METRICS, job.metrics),
+        ):
+            if not ConnectorMethod.of(self._connector, operation).overridden:
+                self._report.untried[rule] = f"there is no {operation.value}"
+                continue
+            try:
+                found = await call()
+            except GRPCError as error:
+                self._found(rule, operation.value, f"it failed for a job that has ended: {_told(error)}")
+            else:
+                self._logs.append(repr(found))
+
+    async def _check_garbage(self) -> None:
+        try:
+            state = await self._host.job(self._request, _GARBAGE).get()
+        except GRPCError as error:
+            if error.status not in (Status.INVALID_ARGUMENT, Status.NOT_FOUND):
+                self._found("garbage", "get", f"for bytes that are no resource meta it failed with {_told(error)}")
+        else:
+            self._found("garbage", "get", f"for bytes that are no resource meta it reported {state.phase.name}")
+
+    async def _check_deletion(self, job: Job, when: str) -> None:
+        for count in ("once", "twice"):
+            try:
+                await job.delete()
+            except GRPCError as error:
+                self._found("delete", "delete", f"called {count}, when {when}, it failed: {_told(error)}")
+                return
+        try:
+            await job.get()
+        except GRPCError as error:
+            self._found("get-after-delete", "get", f"after delete, it failed: {_told(error)}")
+
+    async def _check_early_deletion(self) -> None:
+        job = await self._create()
+        if job is None:
+            return
+        await self._check_deletion(job, "the job had just been created")
+        if any(finding.rule in ("delete", "get-after-delete", "poll", "end") for finding in self._report.findings):
+            return
+        await self._check_end(job)
+
+    def _check_secrets(self, job: Job, state: State | None) -> None:
+        connection = self._request.connection or Connection()
+        secrets = {name: value for name, value in connection.secrets.items() if len(value) >= _SHORTEST_SECRET}
+        if not secrets:
+            self._report.untried["secrets"] = "the sample task has none: give some with --secret"
+            return
+        for name, value in secrets.items():
+            if value in job.meta.decode("utf-8", "replace"):
+                self._found("secrets", "create", f"the resource meta holds the secret {name!r}")
+            if value in repr(state):
+                self._found("secrets", "get", f"the job's state holds the secret {name!r}")
+            if any(value in line for line in self._logs):
+                self._found("secrets", "logs", f"a log line, or a metric, holds the secret {name!r}")
+
+    async def _clean_up(self) -> None:
+        """Delete what has been left over; that it fails is told of elsewhere."""
+        with anyio.move_on_after(self._seconds, shield=True):
+            for job in self._jobs:
+                try:
+                    await job.delete()
+                except GRPCError:
+                    continue
+
+    def _found(self, rule: str, method: str, what: str) -> None:
+        self._report.found(rule, f"{self._class}.{method}", what)
+
+
+def _check_names(connector: AsyncConnector[Any], report: Report) -> None:
+    cls = type(connector)
+    if connector.name == AsyncConnector.name:
+        report.found("names", cls.__qualname__, f"its name is the default, {connector.name!r}")
+    if not cls.__doc__:
+        report.found("names", cls.__qualname__, "it has no docstring")
+
+
+def _told(error: GRPCError) -> str:
+    return f"{error.status.name}: {error.message}"
+
+
+@contextmanager
+def _captured_logs() -> Iterator[list[str]]:
+    """The texts that are logged, with Python's own logging, in this block."""
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    handler = Handler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger().removeHandler(handler)

@@ -1,0 +1,253 @@
+"""One connector that keeps to every rule, and for each rule one that does not."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import anyio.lowlevel
+
+from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
+from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskLogsResponseBody, GetTaskMetricsResponse
+
+
+@dataclass
+class Meta(ResourceMeta):
+    number: int
+    note: str = ""
+
+
+class Good(AsyncConnector[Meta]):
+    """Keeps to every rule."""
+
+    name = "Good"
+    task_type_name = "sample"
+    metadata_type = Meta
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Phase] = {}
+
+    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+        await anyio.lowlevel.checkpoint()
+        self.jobs[len(self.jobs)] = Phase.RUNNING
+        return Meta(len(self.jobs) - 1)
+
+    async def get(self, resource_meta, **kwargs):
+        await anyio.lowlevel.checkpoint()
+        phase = self.jobs[resource_meta.number]
+        if phase is Phase.RUNNING:
+            self.jobs[resource_meta.number] = Phase.SUCCEEDED
+        return Resource(phase, message="at it")
+
+    async def delete(self, resource_meta, **kwargs):
+        await anyio.lowlevel.checkpoint()
+        if self.jobs[resource_meta.number] is Phase.RUNNING:
+            self.jobs[resource_meta.number] = Phase.ABORTED
+
+    async def get_logs(self, resource_meta, **kwargs):
+        await anyio.lowlevel.checkpoint()
+        yield GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=["a line"]))
+
+    async def get_metrics(self, resource_meta, **kwargs):
+        return GetTaskMetricsResponse()
+
+
+class Nameless(Good):
+    name = AsyncConnector.name
+
+
+class NoLifespan(Good):
+    """Cannot be opened."""
+
+    @asynccontextmanager
+    async def lifespan(self):
+        raise OSError("no disk")
+        yield
+
+
+class BadClose(Good):
+    """Cannot be closed."""
+
+    @asynccontextmanager
+    async def lifespan(self):
+        yield
+        raise OSError("no disk any more")
+
+
+class NoCreate(Good):
+    """Starts nothing."""
+
+    async def create(self, *args, **kwargs):
+        raise RuntimeError("nothing works")
+
+
+@dataclass
+class BinaryMeta(Meta):
+    def encode(self):
+        return b"\xff" + super().encode()
+
+    @classmethod
+    def decode(cls, data):
+        return super().decode(data[1:])
+
+
+class Binary(Good):
+    """Its resource meta is no JSON."""
+
+    metadata_type = BinaryMeta
+
+    async def create(self, *args, **kwargs):
+        return BinaryMeta((await super().create(*args, **kwargs)).number)
+
+
+@dataclass
+class ForgetfulMeta(Meta):
+    @classmethod
+    def decode(cls, data):
+        return cls(Meta.decode(data).number)
+
+
+class Forgetful(Good):
+    """Its resource meta is read as another one."""
+
+    metadata_type = ForgetfulMeta
+
+    async def create(self, *args, **kwargs):
+        return ForgetfulMeta((await super().create(*args, **kwargs)).number, "noted")
+
+
+class UnknownPhase(Good):
+    """Reports a phase that is none."""
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(99)
+
+
+class Endless(Good):
+    """Its jobs never end."""
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(Phase.RUNNING)
+
+
+class Undead(Good):
+    """Its jobs go on after their end."""
+
+    polls = 0
+
+    async def get(self, resource_meta, **kwargs):
+        self.polls += 1
+        return Resource(Phase.SUCCEEDED if self.polls % 2 else Phase.RUNNING)
+
+
+@dataclass
+class TrustingMeta(Meta):
+    @classmethod
+    def decode(cls, data):
+        return super().decode(data) if data.startswith(b"{") else cls(0)
+
+
+class Trusting(Good):
+    """Takes any bytes for a job of its own."""
+
+    metadata_type = TrustingMeta
+
+    async def create(self, *args, **kwargs):
+        return TrustingMeta((await super().create(*args, **kwargs)).number)
+
+
+class DeletesOnce(Good):
+    """Forgets what it has deleted, and complains about it."""
+
+    async def delete(self, resource_meta, **kwargs):
+        del self.jobs[resource_meta.number]
+
+
+class ForgetsDeleted(Good):
+    """Forgets what it has deleted."""
+
+    async def delete(self, resource_meta, **kwargs):
+        self.jobs.pop(resource_meta.number, None)
+
+
+class NoLogs(Good):
+    """Has no logs when one looks."""
+
+    async def get_logs(self, resource_meta, **kwargs):
+        raise RuntimeError("no logs")
+
+
+class NoMetrics(Good):
+    """Has no metrics when one looks."""
+
+    async def get_metrics(self, resource_meta, **kwargs):
+        raise RuntimeError("no metrics")
+
+
+class Chatty(Good):
+    """Tells its secrets."""
+
+    async def create(self, *args, token, **kwargs):
+        return Meta((await super().create(*args, **kwargs)).number, f"Bearer {token}")
+
+    async def get(self, resource_meta, **kwargs):
+        resource = await super().get(resource_meta)
+        resource.message = resource_meta.note
+        return resource
+
+    async def get_logs(self, resource_meta, **kwargs):
+        yield GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=[resource_meta.note]))
+
+
+class Swallowing(Good):
+    """Takes cancellation for a failure of the vendor."""
+
+    async def get(self, resource_meta, **kwargs):
+        try:
+            return await super().get(resource_meta)
+        except BaseException:  # noqa: BLE001 - what is wrong with it
+            return Resource(Phase.RUNNING)
+
+
+class Converting(Good):
+    """Raises something else where it is cancelled."""
+
+    async def delete(self, resource_meta, **kwargs):
+        try:
+            await super().delete(resource_meta)
+        except BaseException as error:
+            raise RuntimeError("interrupted") from error
+
+
+class Blocking(Good):
+    """Sleeps in the event loop."""
+
+    async def get(self, resource_meta, **kwargs):
+        time.sleep(0.25)
+        return await super().get(resource_meta)
+
+
+# connector → the rules that it breaks, and where
+BREAKS = {
+    Good: set(),
+    Nameless: {("names", "Nameless")},
+    NoLifespan: {("lifespan", "NoLifespan.lifespan")},
+    BadClose: {("lifespan", "BadClose.lifespan")},
+    NoCreate: {("create", "NoCreate.create")},
+    Binary: {("metadata", "Binary.create")},
+    Forgetful: {("metadata", "Forgetful.create")},
+    UnknownPhase: {("poll", "UnknownPhase.get"), ("get-after-delete", "UnknownPhase.get")},
+    Endless: {("end", "Endless.get")},
+    Undead: {("end", "Undead.get")},
+    Trusting: {("garbage", "Trusting.get")},
+    DeletesOnce: {("delete", "DeletesOnce.delete")},
+    ForgetsDeleted: {("get-after-delete", "ForgetsDeleted.get")},
+    NoLogs: {("logs", "NoLogs.get_logs")},
+    NoMetrics: {("metrics", "NoMetrics.get_metrics")},
+    Chatty: {("secrets", "Chatty.create"), ("secrets", "Chatty.get"), ("secrets", "Chatty.logs")},
+    Swallowing: {("cancellation", "Swallowing.get")},
+    Converting: {("cancellation", "Converting.delete")},
+    Blocking: {("blocking", "Blocking.get")},
+}

@@ -1,0 +1,82 @@
+"""`connectrio check`: nothing is found in good connectors, and in each bad one what is wrong with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.bad_connectors import BREAKS, Blocking, Good
+from connectrio.conformance import RULES, check_connector
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest
+from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
+
+REQUEST = CreateTaskRequest(template=TaskTemplate(type="sample"), connection=Connection(secrets={"token": "s3cret"}))
+
+MODULE = (
+    "from cli.bad_connectors import {0}\nfrom connectrio import ConnectorRegistry\nConnectorRegistry.register({0}())\n"
+)
+
+
+@pytest.mark.parametrize("connector", BREAKS, ids=lambda found: found.__name__)
+async def test_findings(connector):
+    report = await check_connector(connector(), REQUEST, seconds=0.3 if connector.__name__ == "Endless" else 30)
+    assert {(finding.rule, finding.where) for finding in report.findings} == BREAKS[connector], report.findings
+    assert all(finding.what and finding.advice for finding in report.findings)
+    assert {*report.kept, *report.untried} == RULES.keys() - {rule for rule, _ in BREAKS[connector]}
+
+
+def test_each_rule_is_broken_by_somebody():
+    assert {rule for breaks in BREAKS.values() for rule, _ in breaks} == RULES.keys()
+
+
+async def test_a_good_connector_keeps_to_all_and_nothing_is_left():
+    good = Good()
+    report = await check_connector(good, REQUEST)
+    assert (report.kept, report.untried) == ([*RULES], {})
+    assert len(good.jobs) > 3
+
+
+async def test_the_line_that_blocks_is_named():
+    report = await check_connector(Blocking(), REQUEST)
+    [finding] = report.findings
+    assert "bad_connectors.py:" in finding.what
+
+
+async def test_what_cannot_be_tried_is_said():
+    report = await check_connector(Good(), CreateTaskRequest(template=TaskTemplate(type="sample")))
+    assert report.untried == {"secrets": "the sample task has none: give some with --secret"}
+
+
+@pytest.fixture
+def module(tmp_path):
+    """Writes a module that registers one connector."""
+
+    def write(name):
+        path = tmp_path / f"registers_{name.lower()}.py"
+        path.write_text(MODULE.format(name))
+        return str(path)
+
+    return write
+
+
+def test_the_command_says_what_to_do(run, module):
+    outcome = run("check", module("DeletesOnce"))
+    assert outcome.code == 1
+    assert "delete: DeletesOnce.delete" in outcome.out
+    assert f"to do: {RULES['delete']}" in outcome.out
+    assert "Good: 2 findings, " in outcome.out
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_command_as_json(run, module, backend, monkeypatch):
+    monkeypatch.setenv("TOKEN", "s3cret")
+    outcome = run("check", module("Good"), "--json", "--backend", backend, "--secret", "token=TOKEN")
+    assert outcome.code == 0, outcome
+    assert outcome.document == {"connector": "Good", "findings": [], "kept": [*RULES], "untried": {}}
+
+
+def test_wrong_usage(run, module, tmp_path):
+    assert run("check", str(tmp_path / "nothing.py")).code == 1
+    outcome = run("check", module("Nameless"), "--task-type", "nope")
+    assert outcome.code == 2
+    assert "choose one with --task-type: sample" in outcome.err
+    assert run("check", module("Trusting"), "--seconds", "0").code == 2
