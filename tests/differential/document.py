@@ -23,13 +23,15 @@ def document(results: str) -> str:
 def with_results(comparison: Comparison) -> str:
     """The document as it should be."""
     listed, equal = sum(comparison.listed.values()), len(comparison.equal)
+    refused = sum(comparison.listed[each.what] for each in DIFFERENCES if each.is_general)
     rows = [
         f"| {each.what} | {each.theirs} | {each.ours} | {each.why} | {comparison.listed[each.what]} |"
         for each in DIFFERENCES
     ]
     lines = [
         f"Of {equal + listed} requests to flyte-sdk {VERSION} and to connectrio, {equal} are answered alike, to the",
-        f"character. The others are answered otherwise, for these {len(DIFFERENCES)} reasons.",
+        f"character, and {refused} are refused by both, in other words. The other {listed - refused} are answered",
+        f"otherwise. In all there are {len(DIFFERENCES)} reasons:",
         "",
         "| about | flyte-sdk | connectrio | because | requests |",
         "|---|---|---|---|--:|",
