@@ -12,6 +12,8 @@ from e2e.client import Client, fetch, order
 from e2e.programs import CONNECTORS, HERE, Program, eventually
 
 ANNOUNCED = re.compile(r"gRPC +(\S+)\n +metrics +(\S+)/metrics\n(?s:.*)In production")
+# seconds; three interpreters start one after the other on a machine that is busy with other things
+LONG = 120.0
 PROBES = str(CONNECTORS / "probes.py")
 
 
@@ -22,6 +24,7 @@ class Processes(Program):
     """
 
     def __init__(self, backend, *options, processes=2, modules=PROBES, port=0, wrapper=(), env=None):
+        self.calls = 0
         super().__init__(
             [
                 *wrapper, sys.executable, "-m", "connectrio", "serve", "--backend", backend, "--host", "127.0.0.1",
@@ -34,7 +37,7 @@ class Processes(Program):
 
     def ready(self):
         """This, once it serves."""
-        self.target, self.url = self.wait_for_output(ANNOUNCED).groups()
+        self.target, self.url = self.wait_for_output(ANNOUNCED, patience=LONG).groups()
         return self
 
     def report(self):
@@ -48,6 +51,12 @@ class Processes(Program):
         return [process["pid"] for process in self.report()[1]["processes"]]
 
     @property
+    def states(self):
+        """Of /readyz the status, and how each process is."""
+        status, report = self.report()
+        return status, sorted(process["state"] for process in report["processes"])
+
+    @property
     def all_serve(self):
         """Whether all processes answer calls."""
         return all(process["state"] == "serving" for process in self.report()[1]["processes"])
@@ -59,15 +68,16 @@ class Processes(Program):
         return float(found[0]) if found else 0.0
 
     def clients_of_all(self, stack: ExitStack, number=2):
-        """Connections to so many processes, by process id."""
+        """Connections to so many processes, by process id. It takes `calls` calls."""
         found = {}
 
         def connect():
             client = stack.enter_context(Client(self.target))
             found.setdefault(pid_behind(client), client)
+            self.calls += 1
             return len(found) == number
 
-        eventually(connect)
+        eventually(connect, LONG)
         return found
 
 

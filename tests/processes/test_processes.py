@@ -14,7 +14,7 @@ import pytest
 from e2e.client import Client, fetch, order
 from e2e.programs import children_of, eventually, left_over
 from e2e.test_shutdown import UNSHARE, why_no_namespace
-from processes.hosts import Processes, is_alive, pid_behind
+from processes.hosts import LONG, Processes, is_alive, pid_behind
 
 SUCCESSES = 'flyte_connector_requests_success_total{operation="get",task_type="probe"}'
 
@@ -29,22 +29,22 @@ def _nothing_is_left():
 def test_a_life(backend):
     with Processes(backend) as program, ExitStack() as stack:
         host = program.ready()
-        status, report = host.report()
-        assert (status, report["state"], report["connectors"]) == (200, "serving", 6)
-        assert [process["state"] for process in report["processes"]] == ["serving"] * 2
+        eventually(lambda: host.report()[0] == 200 and host.all_serve, LONG)
+        report = host.report()[1]
+        assert (report["state"], report["connectors"]) == ("serving", 6)
         clients = host.clients_of_all(stack)
         assert sorted(clients) == sorted(host.pids)
-        counted = host.metric(SUCCESSES)
-        assert counted >= 2
-        assert host.metric("connectrio_processes_ready") == 2
+        eventually(lambda: host.metric(SUCCESSES) == host.calls, LONG)
+        eventually(lambda: host.metric("connectrio_processes_ready") == 2, LONG)
 
         killed, other = clients
         os.kill(killed, signal.SIGKILL)
-        eventually(lambda: killed not in host.pids and host.all_serve)
+        eventually(lambda: killed not in host.pids and host.all_serve, LONG)
         assert host.wait_for_log("a process ended; it is started again")["reason"] == "signal SIGKILL"
         assert pid_behind(clients[other]) == other
         assert host.metric("connectrio_process_restarts_total") == 1
-        assert host.metric(SUCCESSES) == counted + 1  # what the one that was killed had counted is not lost
+        # what the one that was killed had counted is not lost
+        eventually(lambda: host.metric(SUCCESSES) == host.calls + 1, LONG)
         clients = host.clients_of_all(stack)
         assert sorted(clients) == sorted(host.pids)
 
@@ -52,7 +52,7 @@ def test_a_life(backend):
         host.wait_for("started", 2, id="flight")
         host.send(signal.SIGTERM)
         assert all(call.result().resource.message for call in calls)
-        assert host.wait() == 0
+        assert host.wait(LONG) == 0
         assert {line["process"] for line in host.log if line["event"] == "drained"} == {0, 1}
         assert not any(is_alive(pid) for pid in clients)
 
@@ -67,10 +67,10 @@ def test_a_second_signal_stops_all_at_once():
         eventually(lambda: sum(line["event"] == "draining" for line in host.log) == 2)
         assert fetch(f"{host.url}/readyz")[0] == 503
         host.send(signal.SIGTERM)
-        assert host.wait() == 128 + signal.SIGTERM
+        assert host.wait(LONG) == 128 + signal.SIGTERM
         for call in calls:
             assert call.exception().code() is grpc.StatusCode.UNAVAILABLE
-        eventually(lambda: not any(is_alive(pid) for pid in clients))
+        eventually(lambda: not any(is_alive(pid) for pid in clients), LONG)
 
 
 def test_a_process_that_is_told_to_end_is_followed_by_another():
@@ -82,14 +82,14 @@ def test_a_process_that_is_told_to_end_is_followed_by_another():
         host.wait_for("started", id="flight")
         os.kill(told, signal.SIGTERM)
         assert call.result().resource.message
-        eventually(lambda: told not in host.pids and host.all_serve)
+        eventually(lambda: told not in host.pids and host.all_serve, LONG)
         host.send(signal.SIGTERM)
-        assert host.wait() == 0
+        assert host.wait(LONG) == 0
 
 
 def test_a_time_limit_ends_all():
     with Processes("asyncio", "--timeout", "0.1", processes=3) as program:
-        assert program.wait() == 0
+        assert program.wait(LONG) == 0
         assert {line["process"] for line in program.log if line["event"] == "drained"} == {0, 1, 2}
 
 
@@ -101,12 +101,12 @@ def test_processes_whose_supervisor_is_gone_end_in_order():
         host.wait_for("started", 2, id="flight")
         host.kill()
         assert all(call.result().resource.message for call in calls)
-        eventually(lambda: not any(is_alive(pid) for pid in clients))
+        eventually(lambda: not any(is_alive(pid) for pid in clients), LONG)
 
 
 def test_a_module_that_cannot_be_loaded_stops_the_start():
     with Processes("asyncio", modules="no_such_module") as program:
-        assert program.wait() == 1
+        assert program.wait(LONG) == 1
         assert (
             "cannot load connectors from 'no_such_module': ModuleNotFoundError: No module named 'no_such_module'"
             in program.errors
@@ -118,7 +118,7 @@ def test_a_process_that_dies_while_it_starts_stops_the_start(tmp_path):
     module = tmp_path / "deadly.py"
     module.write_text("import os\nos._exit(7)\n")
     with Processes("asyncio", modules=str(module)) as program:
-        assert program.wait() == 1
+        assert program.wait(LONG) == 1
         assert re.search(r"process \d ended with exit code 7 before it served", program.errors)
 
 
@@ -131,13 +131,13 @@ def test_a_taken_port(shares):
         taken.listen()
         port = taken.getsockname()[1]
         with Processes("asyncio", port=port) as program:
-            assert program.wait() == 1
+            assert program.wait(LONG) == 1
             assert f"cannot listen on 127.0.0.1:{port} for gRPC: another process has it" in program.errors
 
 
 def test_a_unix_socket_goes_with_one_process_only(tmp_path):
     with Processes("asyncio", "--unix-socket", str(tmp_path / "socket")) as program:
-        assert program.wait() == 1
+        assert program.wait(LONG) == 1
         assert "a Unix socket cannot be shared by several processes" in program.errors
 
 
@@ -148,17 +148,15 @@ def test_a_process_that_does_not_answer_is_not_ready():
         stopped, other = clients
         os.kill(stopped, signal.SIGSTOP)
         try:
-            status, report = host.report()
-            assert status == 200  # the other one answers
-            assert sorted(process["state"] for process in report["processes"]) == ["not answering", "serving"]
+            eventually(lambda: host.states == (200, ["not answering", "serving"]), LONG)
             os.kill(other, signal.SIGSTOP)
-            assert host.report()[0] == 503
+            assert host.states == (503, ["not answering", "not answering"])
         finally:
             for pid in clients:
                 os.kill(pid, signal.SIGCONT)
-        eventually(lambda: host.all_serve)
+        eventually(lambda: host.all_serve, LONG)
         host.send(signal.SIGTERM)
-        assert host.wait() == 0
+        assert host.wait(LONG) == 0
 
 
 def test_as_process_1():
@@ -173,4 +171,4 @@ def test_as_process_1():
             (inside,) = children_of(host.pid)
             os.kill(inside, signal.SIGTERM)
             assert call.result().resource.message
-        assert host.wait() == 0
+        assert host.wait(LONG) == 0

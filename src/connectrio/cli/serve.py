@@ -63,9 +63,7 @@ def serve(
     environment, the environment before the file.
 
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
-    :param processes: how many processes host the connectors, each on a core of its own where there are as many; they
-        share the port, and one more shows the metrics and the health of all. Each new connection goes to one of them,
-        so it takes several connections to keep them busy; --worker and every limit are for each process
+    :param processes: that host on the one port, each new connection with one of them; limits are for each process
     :param log_level: the least severe log lines that are written, to standard error
     :param log_format: auto is console on a terminal and json elsewhere
     :param config: the TOML file; by default connectrio.toml in the working directory, if there is one

@@ -1,0 +1,102 @@
+"""What the supervisor and its processes say to each other, and when a process is started again."""
+
+from __future__ import annotations
+
+import math
+import socket
+from pathlib import Path
+
+import anyio
+import pytest
+
+from connectrio.processes._member import restart_delay
+from connectrio.processes.control import (
+    Control,
+    Failed,
+    Order,
+    Report,
+    Request,
+    Serving,
+    Task,
+    encode,
+    read_task,
+    receive_order,
+    write_task,
+)
+from connectrio.processes.exposition import Family
+from connectrio.settings import HostSettings
+
+SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), logs_limit=None, max_connection_idle=5)
+HTTP = [("127.0.0.1", 9090)]
+FAMILY = Family("calls", "Calls", "counter", "", [("calls_total", {"kind": "get"}, math.inf)])
+MESSAGES = [
+    Order(1, 2, SETTINGS, "trio", "info", "json", HTTP),
+    Request("report"),
+    Serving(HTTP),
+    Failed("no such module: ∅"),
+    Report("serving", True, 3, [("module x", "broken")], [FAMILY]),
+]
+
+
+async def pair():
+    return [await Control.over(end) for end in socket.socketpair()]
+
+
+async def test_messages_arrive_as_they_were_sent():
+    ours, theirs = await pair()
+    async with anyio.create_task_group() as tasks:
+        for message in MESSAGES:
+            tasks.start_soon(ours.send, message)
+        received = [await theirs.receive() for _ in MESSAGES]
+    assert len(received) == len(MESSAGES)
+    assert all(message in received for message in MESSAGES)
+    await ours.aclose()
+    assert await theirs.receive() is None
+    await theirs.aclose()
+
+
+async def test_nobody_is_told_when_nobody_is_there():
+    ours, theirs = await pair()
+    await theirs.aclose()
+    await ours.send(Request("report"))
+    assert await ours.receive() is None
+    await ours.aclose()
+
+
+async def test_a_message_that_was_cut_is_none():
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.sendall(encode(Request("report"))[:-1])
+    control = await Control.over(theirs)
+    assert await control.receive() is None
+    await control.aclose()
+
+
+async def test_a_message_beyond_all_bounds():
+    ours, theirs = socket.socketpair()
+    control = await Control.over(theirs)
+    with ours:
+        ours.sendall(b"\xff" * 4)
+        with pytest.raises(ValueError, match="a message of 4294967295 bytes"):
+            await control.receive()
+    await control.aclose()
+
+
+def test_the_order_is_read_before_there_is_an_event_loop():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(encode(MESSAGES[0]))
+        assert receive_order(theirs) == MESSAGES[0]
+        ours.close()
+        with pytest.raises(EOFError):
+            receive_order(theirs)
+
+
+def test_a_task_outlives_the_program_that_wrote_it():
+    task = Task(HostSettings(max_connection_age=math.inf, unix_socket=Path("s")), 3, "asyncio", "debug", "console")
+    assert read_task(write_task(task)) == task
+
+
+def test_pauses_grow_up_to_a_bound():
+    assert [restart_delay(attempt) for attempt in range(5)] == [0, 0.5, 1, 2, 4]
+    assert restart_delay(100) == 30
