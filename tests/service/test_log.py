@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.accounting import _shorten
 from connectrio.service.redaction import redact
-from service.harness import OPERATIONS, Base, Service, connector, failing, secrets
+from service.harness import OPERATIONS, Base, Job, Service, connector, failing, secrets
 
 
 async def lines_of(service: Service, operation: str, *args, **kwargs) -> list[dict]:
@@ -120,6 +120,17 @@ async def test_secrets_are_neither_logged_nor_sent(operation, method):
 async def test_a_success_logs_no_secrets(operation):
     service = Service()
     logs = await lines_of(service, operation, connection=secrets(token="hunter2"))
+    assert "hunter2" not in str(logs)
+
+
+async def test_a_secret_in_the_resource_meta_is_reported():
+    async def create(self, **kwargs):
+        return Job(f"job of {kwargs['token']}")
+
+    logs = await lines_of(Service(connector(create=create)), "create", connection=secrets(token="hunter2", pin="12"))
+    [line] = [line for line in logs if line["log_level"] == "error"]
+    assert (line["method"], line["secrets"]) == ("Tiny.create", ["token"])
+    assert line["event"].startswith("the resource_meta holds secrets")
     assert "hunter2" not in str(logs)
 
 

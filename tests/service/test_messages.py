@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import unquote
 
 import pytest
@@ -30,6 +31,13 @@ async def test_a_short_one_is_left_alone():
     assert fit_status_message("x" * MAX_STATUS_MESSAGE_SIZE) == "x" * MAX_STATUS_MESSAGE_SIZE
     assert fit_status_message("🚀" * (MAX_STATUS_MESSAGE_SIZE // 12)) == "🚀" * (MAX_STATUS_MESSAGE_SIZE // 12)
     assert fit_status_message("x" * (MAX_STATUS_MESSAGE_SIZE + 1)).endswith("6145 characters in all]")
+
+
+def test_a_message_as_long_as_it_likes_takes_no_time():
+    """Counting the bytes of 200 MB would take a minute, and the event loop with it."""
+    began = time.process_time()
+    assert fit_status_message("é" * 100_000_000).endswith(" [truncated: 100000000 characters in all]")
+    assert time.process_time() - began < 5
 
 
 def test_lone_surrogates_are_escaped():

@@ -17,10 +17,12 @@ def fit_status_message(message: str, size: int = MAX_STATUS_MESSAGE_SIZE) -> str
 
     :param size: bytes, at least as many as the mark takes (about 50)
     """
-    message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    total = len(message)
+    # no more than this can fit: what is as long as it likes must not take as long as it likes
+    message = message[: size + 1].encode("utf-8", "backslashreplace").decode("utf-8")
     if len(message) * _MAX_ENCODED_CHARACTER <= size or _encoded_size(message) <= size:
         return message
-    mark = f" [truncated: {len(message)} characters in all]"
+    mark = f" [truncated: {total} characters in all]"
     room = size - len(mark)
     end = 0
     for character in message:

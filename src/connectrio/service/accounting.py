@@ -103,7 +103,7 @@ class Account:
         fields = self._end(failure.status) | {"error": self._presentable(failure.message)}
         if failure.traceback:
             # as text: a renderer that shows local variables would show the secrets among them
-            fields["exception"] = self._presentable("".join(traceback.format_exception(error)).rstrip())
+            fields["exception"] = self._presentable(_format(error, failure.message))
         log = logger.error if failure.severity is Severity.BUG else logger.warning
         log("call failed", **fields)
 
@@ -120,6 +120,14 @@ class Account:
 
     def _presentable(self, text: str) -> str:
         return _shorten(redact(text, self._call.connection), _LONGEST_TEXT)
+
+
+def _format(error: BaseException, message: str) -> str:
+    """The traceback as text; of an error whose text is very long, which takes seconds to format, only the places."""
+    if len(message) <= _LONGEST_TEXT:
+        return "".join(traceback.format_exception(error)).rstrip()
+    places = "".join(traceback.format_tb(error.__traceback__))
+    return f"Traceback (most recent call last):\n{places}{type(error).__name__}: {_shorten(message, _LONGEST_TEXT)}"
 
 
 def _shorten(text: str, length: int) -> str:

@@ -35,6 +35,7 @@ from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.idl.google.protobuf import Duration, Timestamp
 from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
+from connectrio.logs import get_logger
 from connectrio.registry import Registry
 from connectrio.service.accounting import TaskCall
 from connectrio.service.admission import Admission
@@ -48,12 +49,15 @@ from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, OperationLimits
 from connectrio.service.permanent import encode_failure, failed_resource, failure_in, is_failure
 from connectrio.service.polls import Polls, name_of
+from connectrio.service.redaction import secrets_in
 from connectrio.service.responses import Send, send_responses
 from connectrio.service.results import encode_resource_meta, expect, resource_to_message
 from connectrio.service.retries import is_transient, try_again
 from connectrio.service.workers import Workers
 
 __all__ = ["AsyncConnectorService"]
+
+logger = get_logger("connectrio.service")
 
 T = TypeVar("T")
 
@@ -160,7 +164,19 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             "task_execution_metadata": message.task_execution_metadata,
         }
         meta = await method(method.with_connection(arguments, message.connection), self._workers)
-        return encode_resource_meta(connector, meta, method.label)
+        encoded = encode_resource_meta(connector, meta, method.label)
+        self._warn_of_secrets(encoded, message.connection, method)
+        return encoded
+
+    def _warn_of_secrets(self, resource_meta: bytes, connection: Connection | None, method: ConnectorMethod) -> None:
+        """The job exists, so there is nothing to refuse any more."""
+        names = secrets_in(resource_meta, connection)
+        if names:
+            logger.error(
+                "the resource_meta holds secrets, and the executor logs it; leave them out, they come with each call",
+                method=method.label,
+                secrets=names,
+            )
 
     async def _is_alive(self, connector: AsyncConnector[Any], message: CreateTaskRequest, resource_meta: bytes) -> bool:
         """Whether a job can serve a later attempt than the one that it was created for."""

@@ -1,0 +1,86 @@
+"""Whatever a method of a connector does, it ends one call, with a status, and nothing else."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from flyteidl2.connector.connector_pb2 import TaskExecutionMetadata
+from flyteidl2.core.identifier_pb2 import NodeExecutionIdentifier, TaskExecutionIdentifier, WorkflowExecutionIdentifier
+from grpc import StatusCode
+
+from e2e.client import OPERATIONS, order
+
+MISBEHAVIOUR = {
+    "SystemExit": order("raise", "SystemExit"),
+    "KeyboardInterrupt": order("raise", "KeyboardInterrupt"),
+    "CancelledError": order("raise", "CancelledError"),
+    "ExceptionGroup": order("raise", "ExceptionGroup"),
+    "RecursionError": order("recurse"),
+    "50 MB of text": order("long", 25_000_000),
+}
+MISBEHAVING = [(operation, name) for operation in OPERATIONS for name in MISBEHAVIOUR]
+
+
+def execution(name):
+    """Who a job is created for: then its creation is shielded from its client."""
+    node = NodeExecutionIdentifier(
+        node_id="n0", execution_id=WorkflowExecutionIdentifier(project="p", domain="d", name=name)
+    )
+    return TaskExecutionMetadata(task_execution_id=TaskExecutionIdentifier(node_execution_id=node))
+
+
+def start(client, operation, name, **fields):
+    if operation == "create":
+        fields["task_execution_metadata"] = execution(name)
+    return client.start(operation, **fields)
+
+
+@pytest.mark.parametrize("task_type", ["probe", "plain"])
+@pytest.mark.parametrize(("operation", "name"), MISBEHAVING, ids=map(" ".join, MISBEHAVING))
+def test_one_call_ends(host, client, task_type, operation, name):
+    other = client.start("get", meta=order("sleep", 0.1))
+    call = start(client, operation, f"{name} {task_type}", task_type=task_type, meta=MISBEHAVIOUR[name])
+    with pytest.raises(grpc.RpcError) as raised:
+        list(call) if operation == "get_logs" else call.result()
+    assert raised.value.code() is StatusCode.INTERNAL
+    assert len(raised.value.details()) < 6 * 1024
+    assert other.result().resource.message == "{}"
+    assert host.is_running
+
+
+def test_a_resource_meta_of_50_mb(client):
+    """It goes to the client, and back, as far as the receive limit lets it."""
+    created = start(client, "create", "large", meta=order("big", 50_000_000)).result()
+    assert len(created.resource_meta) > 50_000_000
+    refused = client.start("get", meta=created.resource_meta).exception()
+    assert refused.code() is StatusCode.RESOURCE_EXHAUSTED
+    assert client.call("get").resource.message == "{}"
+
+
+def test_log_lines_of_50_mb(client):
+    other = client.start("get", meta=order("sleep", 0.1))
+    lines = [
+        line for response in client.call("get_logs", meta=order("big", 50_000_000)) for line in response.body.results
+    ]
+    assert sum(map(len, lines)) > 50_000_000
+    assert other.result().resource.message == "{}"
+
+
+def test_jobs_are_created_once(host, client):
+    """And any host answers the same for one that is asked for again, in flight or afterwards."""
+    fields = {"meta": order("sleep", 0.2, id="once"), "task_execution_metadata": execution("once")}
+    calls = [client.start("create", **fields) for _ in range(5)]
+    answers = {call.result().resource_meta for call in calls}
+    answers.add(client.call("create", **fields).resource_meta)
+    assert len(answers) == 1
+    assert len(host.events("started", operation="create", id="once")) == 1
+
+
+def test_a_client_that_goes_away_does_not_end_a_create(host, client):
+    fields = {"meta": order("sleep", 1, id="left"), "task_execution_metadata": execution("left")}
+    first = client.start("create", **fields)
+    host.wait_for("started", operation="create", id="left")
+    first.cancel()
+    assert client.call("create", **fields).resource_meta
+    assert len(host.events("started", operation="create", id="left")) == 1
+    assert host.wait_for("ended", operation="create", id="left")["outcome"] == "returned"
