@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
@@ -75,12 +76,17 @@ class ResourceMeta:
             raw = msgspec.json.decode(data)
             if not isinstance(raw, dict):
                 raise ResourceMetaError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")
-            unknown = sorted(raw.keys() - {field.name for field in dataclasses.fields(cls)})
+            unknown = raw.keys() - _field_names(cls)  # type: ignore[arg-type]  # mypy: classes are hashable
             if unknown:
-                raise ResourceMetaError(f"{cls.__name__} has no field named {', '.join(map(repr, unknown))}")
+                raise ResourceMetaError(f"{cls.__name__} has no field named {', '.join(map(repr, sorted(unknown)))}")
             return msgspec.convert(raw, cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ResourceMetaError(f"{cls.__name__}: {error}") from error
+
+
+@cache
+def _field_names(cls: type[ResourceMeta]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(cls))
 
 
 M = TypeVar("M", bound=ResourceMeta)

@@ -32,10 +32,23 @@ class _Logger:
                 _to_logging,
             ],
         )
+        self._name = name
+
+    def is_enabled_for(self, level: LogLevel) -> bool:
+        """Whether a line of that level may be written; asking costs less than writing a line for nobody."""
+        number = logging.getLevelNamesMapping()[level.upper()]
+        if not structlog.is_configured():
+            return logging.getLogger(self._name).isEnabledFor(number)
+        wrapper = structlog.get_config()["wrapper_class"]
+        return wrapper is not _host_wrapper or number >= _host_level
 
     def __getattr__(self, method: str) -> Any:
         return getattr(self._structlog if structlog.is_configured() else self._logging, method)
 
+
+# what `configure_logging` has set up; a program's own structlog may replace it
+_host_wrapper: type | None = None
+_host_level = logging.NOTSET
 
 _render = structlog.processors.KeyValueRenderer(key_order=["event"])
 
@@ -61,6 +74,9 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
     :param form: "auto" is "console" on a terminal and "json" elsewhere
     :param process: which of several processes this is; each line says so
     """
+    global _host_wrapper, _host_level  # noqa: PLW0603 - as is what structlog.configure sets
+    _host_level = logging.getLevelNamesMapping()[level.upper()]
+    _host_wrapper = structlog.make_filtering_bound_logger(_host_level)
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
@@ -70,7 +86,7 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
             *([] if process is None else [_say_process(process)]),
             *(_for_people() if console else _for_machines()),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=_host_wrapper,
         # a line and its end in one write: processes that share standard error would write between two
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

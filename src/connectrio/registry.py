@@ -75,6 +75,10 @@ class Registry:
                 f"Cannot find connector for task type: {task_type_name} and version: {task_type_version}"
             ) from None
 
+    def has(self, task_type_name: str, task_type_version: int = 0) -> bool:
+        """Whether there is a connector for that task type in that very version."""
+        return (task_type_name, task_type_version) in self._by_category
+
     def registered(self) -> list[RegisteredConnector]:
         """All connectors, in the order in which they were registered."""
         return list(self._by_category.values())

@@ -174,7 +174,7 @@ class ServerConnection(Connection):
             self._reset_happened()
             return
         stream = self.streams[event.stream_id] = Stream(self, event.stream_id)
-        stream.opened_at = self._clock()
+        stream.opened_at = self.heard_at
         stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
         if event.stream_ended is not None:
             stream.remote_ended()  # its own event comes too late for a request that is refused right here

@@ -12,7 +12,7 @@ from grpclib.const import Status
 from connectrio.failures import PermanentFailure
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
-from connectrio.logs import get_logger
+from connectrio.logs import LogLevel, get_logger
 from connectrio.rpc.call import current_call
 from connectrio.rpc.codec import EncodeError, encode
 from connectrio.service.errors import Failure, RequestError, Severity, only_leaf
@@ -73,8 +73,10 @@ class Account:
 
     def succeeded(self) -> None:
         """The client has its answer."""
-        log = logger.debug if self._call.operation in _ROUTINE else logger.info
-        log("call finished", **self._end(Status.OK))
+        level: LogLevel = "debug" if self._call.operation in _ROUTINE else "info"
+        seconds = self._count(Status.OK)
+        if logger.is_enabled_for(level):
+            getattr(logger, level)("call finished", **self._fields(Status.OK, seconds))
 
     def recovered(self, failure: Failure, error: BaseException) -> None:
         """The client gets an answer in place of an error.
@@ -108,8 +110,15 @@ class Account:
         log("call failed", **fields)
 
     def _end(self, status: Status) -> dict[str, Any]:
+        return self._fields(status, self._count(status))
+
+    def _count(self, status: Status) -> float:
+        """:returns: how many seconds the call has taken"""
         seconds = time.perf_counter() - self._started
         self._metrics.request_ended(self._label, self._call.operation, status, seconds)
+        return seconds
+
+    def _fields(self, status: Status, seconds: float) -> dict[str, Any]:
         return {
             "operation": self._call.operation.value,
             "task_type": _shorten(self._call.task_type, _LONGEST_NAME),

@@ -115,7 +115,8 @@ class Calls:
         return [connector.task_type_version for connector in connectors if connector.task_type_name == task_type]
 
     def _label(self, call: TaskCall) -> str:
-        return call.task_type if self._versions(call.task_type) else UNREGISTERED
+        known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
+        return call.task_type if known else UNREGISTERED
 
     async def _within_limit(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
         """:raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that"""

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from grpclib.const import Status
@@ -77,6 +78,8 @@ class ConnectorMethod:
 
         :raises RequestError: they are not what the method takes
         """
+        if connection is None and self.required <= arguments.keys():
+            return dict(arguments)
         extra = {**connection.secrets, **connection.configs} if connection is not None else {}
         clashing = extra.keys() & {*arguments, self.self_name}
         if clashing:
@@ -106,7 +109,7 @@ class ConnectorMethod:
             result = self.function(**arguments)
         else:
             result = self._refuse(arguments)
-        return await result if inspect.isawaitable(result) else result
+        return await result if isinstance(result, CoroutineType) or inspect.isawaitable(result) else result
 
     def _refuse(self, arguments: Mapping[str, Any]) -> Any:
         """Call the base class's method, which only says that the connector has none of its own."""

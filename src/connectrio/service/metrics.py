@@ -3,6 +3,8 @@ working; those called connectrio_… are beyond them."""
 
 from __future__ import annotations
 
+from functools import cache
+
 from grpclib.const import Status
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector, Summary
 
@@ -73,6 +75,9 @@ class Metrics:
             "flyte_connector_input_literal_bytes", "Size of input literal", ["task_type"], registry=self.registry
         )
 
+        # looking a series up costs as much as counting; there is one for each operation of each connector
+        self._latency_of = cache(self._latency.labels)
+        self._successes_of = cache(self._successes.labels)
         self._creates = self._counter(
             "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
         )
@@ -125,9 +130,9 @@ class Metrics:
 
         :param task_type: a registered one, or `UNREGISTERED`
         """
-        self._latency.labels(task_type, operation).observe(seconds)
+        self._latency_of(task_type, operation).observe(seconds)
         if status is Status.OK:
-            self._successes.labels(task_type, operation).inc()
+            self._successes_of(task_type, operation).inc()
         else:
             self._failures.labels(task_type, operation, str(http_code(status))).inc()
 
