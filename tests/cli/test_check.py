@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.bad_connectors import BREAKS, Blocking, Good
+from cli.harness import Process
 from connectrio.conformance import RULES, check_connector
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
@@ -80,3 +81,51 @@ def test_wrong_usage(run, module, tmp_path):
     assert outcome.code == 2
     assert "choose one with --task-type: sample" in outcome.err
     assert run("check", module("Trusting"), "--seconds", "0").code == 2
+
+
+SDK = """
+from dataclasses import dataclass
+from flyte.connectors import AsyncConnector, ConnectorRegistry, Resource, ResourceMeta
+from flyteidl2.core.execution_pb2 import TaskExecution
+
+@dataclass
+class Meta(ResourceMeta):
+    job: str
+
+class Sdk(AsyncConnector):
+    name = "Sdk"
+    task_type_name = "sdk_of_check"
+    metadata_type = Meta
+
+    async def create(self, task_template, output_prefix, inputs=None, **kwargs):
+        return Meta(job="1")
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=TaskExecution.SUCCEEDED)
+
+    async def delete(self, resource_meta, **kwargs):
+        raise RuntimeError("gone")
+
+ConnectorRegistry.register(Sdk())
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_connector_for_flyte_sdk(tmp_path, backend):
+    (tmp_path / "sdk.py").write_text(SDK)
+    with Process("check", "sdk.py", "--json", "--backend", backend, cwd=tmp_path) as command:
+        outcome = command.wait()
+    assert outcome.code == 1, outcome
+    assert {(finding["rule"], finding["where"]) for finding in outcome.document["findings"]} == {
+        ("delete", "Sdk.delete")
+    }
+    assert outcome.document["untried"].keys() == {"logs", "metrics", "secrets", "cancellation", "blocking"}
+
+
+def test_the_duckdb_connector_keeps_to_all_rules(tmp_path):
+    arguments = ["--sql", "select $n * 2 as twice", "--input", "n=21", "--output", "result", "--json"]
+    environment = {"CONNECTRIO_DUCKDB_HOME": str(tmp_path / "jobs")}
+    with Process("check", "connectrio.connectors.duckdb", *arguments, cwd=tmp_path, environment=environment) as command:
+        outcome = command.wait()
+    assert outcome.code == 0, outcome
+    assert outcome.document["untried"].keys() == {"secrets"}

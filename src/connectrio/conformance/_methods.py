@@ -43,8 +43,8 @@ async def check_methods(
         if not method.overridden or method.blocking:
             continue
         call = _call(connector, method, operation, request, meta, created)
-        await _check_blocking(method, call, report)
-        await _check_cancellation(method, call, report)
+        if await _check_blocking(method, call, report):
+            await _check_cancellation(method, call, report)
 
 
 def _call(
@@ -88,18 +88,22 @@ def _create_arguments(connector: AsyncConnector[Any], request: CreateTaskRequest
     }
 
 
-async def _check_blocking(method: ConnectorMethod, call: Call, report: Report) -> None:
-    """Only what blocks each time counts: the first call may import something, and the machine be busy."""
+async def _check_blocking(method: ConnectorMethod, call: Call, report: Report) -> bool:
+    """Whether the method works at all.
+
+    Only what blocks each time counts: the first call may import something, and the machine be busy.
+    """
     for _ in range(3):
         with Blocked() as watch:
             try:
                 await driven(call(), watch)
-            except Exception:  # noqa: BLE001 - whether the method fails is for other rules
-                return
+            except Exception:  # noqa: BLE001 - that the method fails is for other rules to tell
+                return False
         if not watch.is_too_long:
-            return
+            return True
     where = f", last seen at {watch.line}" if watch.line else ""
     report.found("blocking", method.label, f"it kept the event loop busy for {watch.seconds:.2f} s{where}")
+    return True
 
 
 async def _check_cancellation(method: ConnectorMethod, call: Call, report: Report) -> None:
