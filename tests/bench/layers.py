@@ -35,7 +35,7 @@ from anyio.lowlevel import checkpoint
 from hpack import Decoder, Encoder
 from instructions import instructions_per_call
 from load import REQUEST_HEADERS, Shape, measure
-from peers import BACKENDS, SERVERS, ours, running
+from peers import BACKENDS, SERVERS, end_servers_at_sigterm, ours, running
 
 from connectrio import ConnectorRegistry
 from connectrio.logs import configure_logging
@@ -333,6 +333,7 @@ def main() -> None:
     parser.add_argument("--marked", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     configure_logging("warning")
+    end_servers_at_sigterm()
     sys.path.insert(0, str(SERVERS))
     import bench_connector  # noqa: F401 - registers its connectors
 

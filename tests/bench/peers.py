@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -100,6 +101,11 @@ class Running:
     port: int
     pid: int
     cold_start: float
+
+
+def end_servers_at_sigterm() -> None:
+    """Let SIGTERM end this program as Ctrl-C does: with the servers that it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @contextlib.contextmanager

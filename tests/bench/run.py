@@ -27,7 +27,7 @@ from accounting import resident_bytes, used
 from figures import Figure, Table
 from instructions import instructions_per_call
 from load import Shape, Turn, make, measure
-from peers import ALL, BACKENDS, SERVER_CORE, Peer, Running, chosen, ours, running
+from peers import ALL, BACKENDS, SERVER_CORE, Peer, Running, chosen, end_servers_at_sigterm, ours, running
 from plot import plot
 
 CONNECTIONS = (1, 100, 1000)
@@ -220,6 +220,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     options = parse()
+    end_servers_at_sigterm()
     peers = chosen(options.peers)
     if options.backend:
         wanted = {ours(backend).name for backend in options.backend}
