@@ -52,7 +52,7 @@ def module(tmp_path):
     """Writes a module that registers one connector."""
 
     def write(name):
-        path = tmp_path / f"registers_{name.lower()}.py"
+        path = tmp_path / f"{tmp_path.name}_{name.lower()}.py"  # of a name that no other test has loaded
         path.write_text(MODULE.format(name))
         return str(path)
 
