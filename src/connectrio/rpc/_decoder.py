@@ -61,6 +61,12 @@ def decode(data: bytes, message_type: type[Any]) -> Any:
     return message
 
 
+def received_size(message: Message) -> int | None:
+    """How many bytes `message` took where it was decoded; None for one that was made in this process."""
+    size: int | None = getattr(message, "_received_size", None)
+    return size
+
+
 def decoder_for(message_type: type[Message]) -> Decoder:
     """The decoder of a class, compiled on the first call."""
     decoder = _decoders.get(message_type)
@@ -107,6 +113,7 @@ def _compile(message_type: type[Message]) -> Decoder:
         "def decode(message, data, pos, end, depth, budget):",
         f"    if depth > {MAX_DEPTH}:",
         f"        raise DecodeError('nested more than {MAX_DEPTH} deep')",
+        "    message._received_size += end - pos",
         "    budget.left -= 1",
         "    if budget.left < 0:",
         f"        raise DecodeError('made of more than {MAX_MESSAGES} messages')",
@@ -146,7 +153,7 @@ def _compile_blank(message_type: type[Message]) -> Blank:
     source.add(0, "def blank():", "    message = new(Message)")
     for field in fields_of(message_type):
         source.add(1, f"message.{field.name} = {_unset(field, source)}")
-    source.add(1, "message._unknown_fields = b''", "return message")
+    source.add(1, "message._unknown_fields = b''", "message._received_size = 0", "return message")
     exec(compile("\n".join(source.lines), f"<blank {message_type.__name__}>", "exec"), source.names)  # noqa: S102
     blank: Blank = source.names["blank"]
     return blank

@@ -14,7 +14,7 @@ from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.logs import LogLevel, get_logger
 from connectrio.rpc.call import current_call
-from connectrio.rpc.codec import EncodeError, encode
+from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.service.errors import Failure, RequestError, Severity, only_leaf
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation
@@ -65,11 +65,11 @@ class Account:
         :raises RequestError: they are nested so deeply that they have no encoding
         """
         inputs = self._call.inputs
+        size = 0 if inputs is None else received_size(inputs)
         try:
-            size = 0 if inputs is None else len(encode(inputs))
+            self._metrics.inputs_received(self._label, len(encode(inputs)) if size is None else size)
         except EncodeError as error:
             raise RequestError("the inputs are nested too deeply") from error
-        self._metrics.inputs_received(self._label, size)
 
     def succeeded(self) -> None:
         """The client has its answer."""
