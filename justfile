@@ -54,6 +54,10 @@ layers *arguments:
 interop *arguments:
     {{python}} -m pytest tests/interop tests/rpc_reflection tests/rpc_tls tests/rpc_channel "$@"
 
+# attack a host, restart it under load, kill its clients, and see how a good client fares; see docs/drills.md
+drills *arguments:
+    PYTHONPATH=tests {{python}} -m drills "$@"
+
 # install the outside judges that are Go programs, with the ordinary `go install`
 interop-tools:
     go install github.com/summerwind/h2spec/cmd/h2spec@latest

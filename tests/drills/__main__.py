@@ -1,0 +1,98 @@
+"""The drills: python -m drills [attacks | drain | kill] [NAME…] [--backend …] [--seconds …] [--json]
+
+`just drills` runs it. The exit code is 1 when a call of a good client has failed, an attacker got what it should not,
+or something is left of calls that are over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from drills import assault, drain, kill
+from drills.attacks.catalogue import ATTACKS
+from drills.hosting import BACKENDS
+
+# connections of each killed client, and calls on each
+_ONE, _MANY = (1, 1), (10, 20)
+
+
+def main() -> int:
+    """Run what is asked for, and report each drill as it ends; the exit code."""
+    options = _options()
+    passed = True
+    for backend in options.backend:
+        for report, line in _drills(options, backend):
+            passed = passed and report.passed
+            print(json.dumps(asdict(report)) if options.json else f"{_verdict(report)}  {backend:8}{line}", flush=True)
+    return 0 if passed else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="just drills", description=__doc__.splitlines()[0])
+    parser.add_argument("drill", nargs="?", choices=["all", "attacks", "drain", "kill"], default="all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"attacks, of: {', '.join(ATTACKS)}")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="all of them, unless given")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each attack")
+    parser.add_argument("--calls", type=int, default=100_000, help="of clients that are killed")
+    parser.add_argument("--json", action="store_true", help="a JSON object for each drill, in place of the table")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(ATTACKS)
+    if unknown:
+        parser.error(f"there is no attack {', '.join(sorted(unknown))}; choose from {', '.join(ATTACKS)}")
+    options.backend = options.backend or BACKENDS
+    return options
+
+
+def _drills(options: argparse.Namespace, backend: str) -> Iterator[tuple[Any, str]]:
+    if options.drill in ("all", "attacks"):
+        for name in options.names or ATTACKS:
+            report = assault.drill(ATTACKS[name], backend, options.seconds)
+            yield report, _attack_line(report)
+    if options.drill in ("all", "drain"):
+        for client in ("grpcio", "channel"):
+            drained = drain.drill(backend, client)
+            yield drained, _drain_line(drained)
+    if options.drill in ("all", "kill"):
+        for kills, shape in ((50, _ONE), (options.calls // (_MANY[0] * _MANY[1]), _MANY)):
+            killed = kill.drill(backend, kills, shape)
+            yield killed, _kill_line(killed)
+
+
+def _verdict(report: Any) -> str:
+    return "pass" if report.passed else "FAIL"
+
+
+def _attack_line(report: assault.Report) -> str:
+    before, during = report.good["before"], report.good["during"]
+    memory = " → ".join(f"{size:.0f}" for size in report.memory_mib.values())
+    got = ", ".join(f"{ending} x {count}" for ending, count in report.endings.items())
+    return (
+        f"{report.attack:22} failures {report.failures}  p50 {before.p50_ms:.0f} → {during.p50_ms:.0f} ms"
+        f"  p99 {before.p99_ms:.0f} → {during.p99_ms:.0f} ms  memory {memory} MiB  cpu {report.cpu_percent:.0f} %"
+        f"  got: {got}; the first after {report.first.frames} frames, {report.first.seconds:.2f} s"
+    )
+
+
+def _drain_line(report: drain.Report) -> str:
+    drains = ", ".join(f"{seconds:.1f}" for seconds in report.drain_seconds)
+    return (
+        f"drain {report.client:16} {report.connections} connections, {report.rate:.0f} calls/s: {report.outcomes}"
+        f"  slowest {report.slowest_seconds:.2f} s  drained in {drains} s"
+    )
+
+
+def _kill_line(report: kill.Report) -> str:
+    delays = ", ".join(f"p{percent} {report.percentile(percent):.1f}" for percent in (50, 99, 100))
+    held = " → ".join(
+        f"{one.tasks} tasks {one.descriptors} fds {one.objects} objects {one.memory_mib:.0f} MiB" for one in report.held
+    )
+    return f"kill {report.kills} x {report.shape[0]} x {report.shape[1]}: cancelled after {delays} ms  held: {held}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Messages that are too large, grow too large, or take long to read."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from itertools import count
+
+from flyteidl2.connector.connector_pb2 import CreateTaskRequest
+from flyteidl2.core.literals_pb2 import Literal, LiteralCollection
+from flyteidl2.core.types_pb2 import SimpleType
+
+from drills.attacks.attack import Attack, Attacker
+from drills.orders import GET
+from drills.process import MIB
+from rpc.frames import request_headers
+
+_COMPRESSED = {":path": GET, "grpc-encoding": "gzip"}
+_CREATE = "/flyteidl2.connector.AsyncConnectorService/CreateTask"
+
+
+def oversize(attacker: Attacker) -> None:
+    """Messages that say they are of 4 GiB."""
+    with attacker.connection() as wire:
+        wire.open()
+        for stream_id in _streams(attacker, 100):
+            wire.send(wire.request(stream_id) + wire.make.data(stream_id, b"\0\xff\xff\xff\xff" + bytes(10)), frames=2)
+        wire.wait_for_answers(attacker.some(100))
+
+
+def decompression_bomb(attacker: Attacker) -> None:
+    """Messages of 64 KiB that are 64 MiB when decompressed."""
+    bomb = gzip.compress(bytes(64 * MIB), compresslevel=9)
+    framed = b"\1" + len(bomb).to_bytes(4, "big") + bomb
+    with attacker.connection() as wire:
+        wire.open()
+        for answered, stream_id in zip(count(1), _streams(attacker, 20), strict=False):
+            wire.send(wire.make.headers(stream_id, request_headers(_COMPRESSED)))
+            for chunk in _frames(framed):
+                wire.send(wire.make.data(stream_id, chunk))
+            wire.send(wire.make.data(stream_id, end_stream=True))
+            wire.wait_for_answers(answered)
+
+
+def junk(attacker: Attacker) -> None:
+    """Messages that are nothing at all."""
+    with attacker.connection() as wire:
+        wire.open()
+        for stream_id in _streams(attacker, 1000):
+            wire.send(wire.call(stream_id, b"\xff" * 64), frames=2)
+        wire.wait_for_answers(attacker.some(1000))
+
+
+def many_parts(attacker: Attacker) -> None:
+    """Messages of more parts than may be decoded."""
+    empty_list = Literal()
+    empty_list.collection.SetInParent()
+    _create(attacker, _task(empty_list, 600_000))
+
+
+def many_inputs(attacker: Attacker) -> None:
+    """Tasks with as many inputs as may be decoded."""
+    number = Literal()
+    number.scalar.primitive.integer = 7
+    _create(attacker, _task(number, attacker.some(100_000)))
+
+
+def _task(literal: Literal, count: int) -> bytes:
+    """A task whose input is a list of so many of these."""
+    request = CreateTaskRequest()
+    request.template.type = "attacked"
+    declared = request.template.interface.inputs.variables.add(key="x")
+    declared.value.type.collection_type.simple = SimpleType.INTEGER
+    one = LiteralCollection(literals=[literal]).SerializeToString()
+    request.inputs.literals.add(name="x").value.collection.MergeFromString(one * count)
+    return bytes(request.SerializeToString())
+
+
+def _create(attacker: Attacker, message: bytes) -> None:
+    with attacker.connection() as wire:
+        wire.open()
+        for answered, stream_id in zip(count(1), _streams(attacker, 10), strict=False):
+            wire.send(wire.make.headers(stream_id, request_headers({":path": _CREATE})))
+            for frame in _frames(wire.make.message(stream_id, message, end_stream=True)):
+                wire.send(frame)
+            wire.wait_for_answers(answered)
+
+
+def _frames(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + 16_384] for start in range(0, len(data), 16_384))
+
+
+def _streams(attacker: Attacker, number: int) -> Iterator[int]:
+    return iter(range(1, 2 * attacker.some(number), 2))
+
+
+ATTACKS = [
+    Attack("oversize", "messages that say they are of 4 GiB", oversize, ("open",), "8"),
+    Attack(
+        "decompression-bomb", "messages of 64 KiB that are 64 MiB when decompressed", decompression_bomb, ("open",), "8"
+    ),
+    Attack("junk", "messages that are nothing", junk, ("open",), "13"),
+    Attack("many-parts", "messages of more parts than may be decoded", many_parts, ("open",), "13"),
+    Attack("many-inputs", "tasks with 100,000 inputs", many_inputs, ("open",), "0"),
+]

@@ -1,0 +1,95 @@
+"""A host to drill: `connectrio serve`, as it is run anywhere, with the drilled connector."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub
+
+from drills.orders import order
+from e2e.programs import Program
+
+HERE = Path(__file__).parent
+BACKENDS = ("asyncio", "uvloop", "trio")
+
+# seconds; how long what must happen may take, on however busy a machine
+PATIENCE = 120.0
+
+# seconds; so that a drill of what only time can end is over soon. The defaults are 10 to 60
+TIMEOUTS = {
+    "handshake_timeout": 2,
+    "header_block_timeout": 2,
+    "write_stall_timeout": 2,
+    "tls_handshake_timeout": 2,
+}
+
+_ADDRESS = re.compile(r"^ +gRPC +(\S+)", re.MULTILINE)
+
+
+class DrillHost(Program):
+    """`connectrio serve` on a free port of the loopback interface. A context manager that ends it.
+
+    :param settings: fields of `HostSettings`
+    """
+
+    def __init__(self, backend: str, **settings: Any) -> None:
+        settings = {
+            "host": "127.0.0.1",
+            "port": 0,
+            "prometheus_port": 0,
+            "modules": HERE / "connector.py",
+            "backend": backend,
+            "log_format": "json",
+            "log_level": "warning",  # or else a flood of calls is a flood of lines
+            **settings,
+        }
+        flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+        super().__init__([Path(sys.executable).parent / "connectrio", "serve", "--no-entry-points", *flags], cwd=HERE)
+
+    def ready(self) -> Self:
+        """This, once it serves.
+
+        :raises TimeoutError: it does not
+        """
+        self.wait_for_output(_ADDRESS, patience=PATIENCE)
+        return self
+
+    @property
+    def target(self) -> str:
+        """Where it serves gRPC."""
+        return str(self.wait_for_output(_ADDRESS)[1])
+
+    def drain(self) -> None:
+        """Send SIGTERM."""
+        self.send(signal.SIGTERM)
+
+
+class Control:
+    """Asks a host how it is, over a connection of its own."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._stub = AsyncConnectorServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def report(self, argument: str = "") -> dict[str, Any]:
+        """What the connector reports."""
+        response = self._stub.GetTask(order("report", argument), timeout=PATIENCE)
+        return dict(json.loads(response.resource.message))
+
+
+def environment() -> dict[str, str]:
+    """For programs of the drills, which import from `tests`."""
+    return {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
