@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import structlog
@@ -24,6 +25,15 @@ BACKENDS = [
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request):
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left():
+    """No test leaves a process behind, and so no port either. Here, so that it is asked when all fixtures are done."""
+    yield
+    programs = sys.modules.get("e2e.programs")
+    if programs is not None:
+        programs.eventually(lambda: programs.left_over() == [])
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from e2e.client import Client
-from e2e.programs import WORKERS, HostProgram, left_over
+from e2e.programs import WORKERS, HostProgram
 from e2e.reference import ReferenceProgram, find_reference
 
 BACKENDS = ["asyncio", "uvloop", "trio"]
@@ -19,13 +19,6 @@ REFERENCE = "flyte-sdk"
 def backend(request):
     """What the host runs on."""
     return request.param
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left():
-    """No test leaves a process behind, and so no port either."""
-    yield
-    assert left_over() == []
 
 
 @pytest.fixture(scope="session")
