@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -31,28 +31,37 @@ class MemoryListener(Listener[AnyByteStream]):
 
     def __init__(self) -> None:
         self._waiting, self._connections = anyio.create_memory_object_stream[AnyByteStream](math.inf)
+        self._is_closed = False
 
     async def connect(self) -> AnyByteStream:
         """The client's end of a new connection; what a `Channel` takes in place of a target.
 
         :raises OSError: nobody listens any more
         """
+        if self._is_closed:
+            raise ConnectionRefusedError("the listener in memory is closed")
         ours, theirs = memory_transport_pair()
-        try:
-            await self._waiting.send(theirs)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise ConnectionRefusedError("the listener in memory is closed") from None
+        # not `send`, which could be cancelled with the connection half made
+        self._waiting.send_nowait(theirs)
         return ours
 
     async def serve(self, handler: Callable[[AnyByteStream], Any], task_group: TaskGroup | None = None) -> None:
         """Run `handler` for each connection, in a task of `task_group`."""
-        async with self._connections, anyio.create_task_group() as own:
-            async for connection in self._connections:
-                (task_group or own).start_soon(handler, connection)
+        try:
+            async with anyio.create_task_group() as own:
+                async for connection in self._connections:
+                    (task_group or own).start_soon(handler, connection)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
 
     async def aclose(self) -> None:
-        """Refuse further connections."""
+        """Refuse further connections, and close those that nobody has begun to handle."""
+        self._is_closed = True
         self._waiting.close()
+        with suppress(anyio.EndOfStream, anyio.ClosedResourceError):
+            while True:
+                await self._connections.receive_nowait().aclose()
         self._connections.close()
 
 

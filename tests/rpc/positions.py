@@ -1,0 +1,158 @@
+"""Where the source awaits, and where the tasks that run now are waiting."""
+
+from __future__ import annotations
+
+import ast
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any
+
+import anyio
+import trio
+
+import connectrio.rpc
+
+SOURCE = Path(connectrio.rpc.__file__).parent
+
+
+@dataclass(frozen=True)
+class Position:
+    """An `await`, `async for` or `async with`.
+
+    :ivar name: "module.Class.method: what is awaited", and " #2" when it is the second there that reads like this; it
+        stays the same when lines move
+    """
+
+    name: str
+    module: str
+    line: int
+    last_line: int
+    column: int
+
+
+@cache
+def positions() -> tuple[Position, ...]:
+    """Every place in rpc/ where a task can be cancelled."""
+    found = [each for path in sorted(SOURCE.glob("*.py")) for each in _in(ast.parse(path.read_text()), path.stem)]
+    found.sort(key=lambda each: (each.module, each.line, each.column))
+    return tuple(_numbered(found))
+
+
+def _numbered(found: Iterable[Position]) -> Iterator[Position]:
+    seen: Counter[str] = Counter()
+    for each in found:
+        seen[each.name] += 1
+        yield each if seen[each.name] == 1 else replace(each, name=f"{each.name} #{seen[each.name]}")
+
+
+def _in(node: ast.AST, module: str, qualname: str = "") -> Iterator[Position]:
+    for child in ast.iter_child_nodes(node):
+        inside = qualname
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inside = f"{qualname}.{child.name}"
+        awaited = _awaited(child)
+        if awaited is not None:
+            where, text = awaited
+            yield Position(
+                f"{module}{inside}: {text[:60]}",
+                module,
+                where.lineno,
+                where.end_lineno or where.lineno,
+                where.col_offset,
+            )
+        yield from _in(child, module, inside)
+
+
+def _awaited(node: ast.AST) -> tuple[ast.expr, str] | None:
+    """Where it is, and what is awaited there; a whole `async with` is one place, in whichever of its items it waits."""
+    match node:
+        case ast.Await():
+            return node, ast.unparse(node.value)
+        case ast.AsyncFor() | ast.comprehension(is_async=1):
+            return node.iter, "for " + ast.unparse(node.iter)
+        case ast.AsyncWith():
+            items = [item.context_expr for item in node.items]
+            end = items[-1].end_lineno
+            span = ast.Constant(None, lineno=node.lineno, col_offset=node.col_offset, end_lineno=end)
+            return span, "with " + ", ".join(map(ast.unparse, items))
+    return None
+
+
+def waiting(coroutine: Any) -> Iterator[Position]:
+    """Where a task waits: its innermost await, and every one that waits for that."""
+    while coroutine is not None:
+        frame, inner = _parts(coroutine)
+        if frame is not None:
+            yield from _at(frame)
+        coroutine = inner
+
+
+def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
+    match awaitable:
+        case CoroutineType():
+            return awaitable.cr_frame, awaitable.cr_await
+        case AsyncGeneratorType():
+            return awaitable.ag_frame, awaitable.ag_await
+        case GeneratorType():
+            return awaitable.gi_frame, awaitable.gi_yieldfrom
+    name = type(awaitable).__name__
+    if name.startswith(("async_generator_a", "coroutine_wrapper", "anext_awaitable")):
+        return None, next(filter(_is_awaitable, gc.get_referents(awaitable)), None)
+    return None, None
+
+
+def _is_awaitable(value: object) -> bool:
+    kinds = CoroutineType | AsyncGeneratorType | GeneratorType
+    return isinstance(value, kinds) or type(value).__name__.startswith("async_generator_a")
+
+
+def _at(frame: FrameType) -> tuple[Position, ...]:
+    return _positions_of(frame.f_code, frame.f_lasti)
+
+
+@cache
+def _positions_of(code: CodeType, offset: int) -> tuple[Position, ...]:
+    path = Path(code.co_filename)
+    if path.parent != SOURCE:
+        return ()
+    line, column = _instruction(code, offset)
+    here = [each for each in positions() if each.module == path.stem and each.line <= line <= each.last_line]
+    return tuple([each for each in here if (each.line, each.column) == (line, column)] or here)
+
+
+def _instruction(code: CodeType, offset: int) -> tuple[int, int]:
+    for index, (line, _, column, _) in enumerate(code.co_positions()):
+        if index == offset // 2:
+            return line or 0, column or 0
+    return 0, 0
+
+
+class Watch(trio.abc.Instrument):
+    """Tells of each step that a task of `root` has taken on trio, whose order of tasks is a lottery."""
+
+    def __init__(self, root: int, stepped: Callable[[Any], None]) -> None:
+        self._root = root
+        self._stepped = stepped
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        ancestor: trio.lowlevel.Task | None = task
+        while ancestor is not None and id(ancestor) != self._root:
+            nursery = ancestor.parent_nursery
+            ancestor = nursery and nursery.parent_task
+        if ancestor is not None:
+            self._stepped(task.coro)
+
+
+def descendants(root: int) -> list[anyio.TaskInfo]:
+    """The running tasks that were started by that one, or by those."""
+    tasks, family = anyio.get_running_tasks(), {root}
+    while True:
+        more = {task.id for task in tasks if task.parent_id in family} - family
+        if not more:
+            return [task for task in tasks if task.id in family]
+        family |= more
