@@ -135,6 +135,13 @@ def test_what_differs_in_each_call_stays_out_of_the_table():
     assert len(encoder.header_table.dynamic_entries) == 1
 
 
+def test_long_texts_go_out_as_they_are():
+    encoder, text = HeaderEncoder(), "why " * 1000
+    block = encoder.encode_block([("grpc-message", text + ".")])
+    assert text.encode() in block
+    assert list(Decoder().decode(block)) == [("grpc-message", text + ".")]
+
+
 def test_what_is_remembered_is_bounded():
     encoder = HeaderEncoder()
     for number in range(1000):

@@ -295,3 +295,13 @@ async def test_a_codec_of_ones_own():
             headers = request_headers({"content-type": "application/grpc+backwards"})
             await client.send(client.make.headers(1, headers), client.make.message(1, b"cba", end_stream=True))
             assert (await client.whole(1))[1] == Data(1, frame_message(b"cba"))
+
+
+async def test_a_long_path_is_not_told_back_whole():
+    async with leaving_nothing():
+        server = Server([Script()])
+        async with raw_client(server) as client:
+            await client.send(client.make.request(1, "/" + "x" * 5000, end_stream=True))
+            trailers = await client.trailers(1)
+    assert trailers["grpc-status"] == str(Status.UNIMPLEMENTED.value)
+    assert 200 < len(trailers["grpc-message"]) < 300

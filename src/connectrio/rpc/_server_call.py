@@ -40,6 +40,9 @@ from connectrio.rpc.server_stream import ServerStream
 
 log = get_logger("connectrio.rpc")
 
+# characters of a method's name that are told back to a client that asked for one that is not there
+_LONGEST_PATH = 200
+
 
 @dataclass(frozen=True)
 class CallContext:
@@ -127,7 +130,8 @@ def _check_request(headers: Headers, context: CallContext) -> tuple[Handler, Cal
     path = values.get(":path", "")
     handler = context.mapping.get(path)
     if handler is None:
-        raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
+        name = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…"
+        raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {name}")
     return handler, _describe_call(path, headers, values, context)
 
 
