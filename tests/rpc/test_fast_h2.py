@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from h2.events import Event
 from h2.exceptions import FlowControlError, ProtocolError
@@ -13,6 +12,7 @@ from h2.settings import SettingCodes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connectrio.rpc._connection import h2_configuration
 from connectrio.rpc._fast_h2 import FastH2Connection
 from connectrio.rpc._h2 import DrainableH2Connection
 from rpc.frames import Data, FrameFactory, FrameReader, Headers, request_headers
@@ -23,15 +23,7 @@ RESPONSE = [(":status", "200"), ("content-type", "application/grpc")]
 
 
 def connection(kind: type[DrainableH2Connection], *, client_side: bool) -> DrainableH2Connection:
-    made = kind(
-        H2Configuration(
-            client_side=client_side,
-            header_encoding="latin-1",
-            validate_outbound_headers=False,
-            normalize_outbound_headers=False,
-            validate_inbound_headers=not client_side,
-        )
-    )
+    made = kind(h2_configuration(client_side=client_side))
     made.limit_header_list(8192)
     made.initiate_connection()
     made.increment_flow_control_window(100_000)

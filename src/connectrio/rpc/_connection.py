@@ -43,6 +43,20 @@ from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 LAST_POSSIBLE_STREAM = 2**31 - 1
 
 
+def h2_configuration(*, client_side: bool) -> H2Configuration:
+    """How h2 works for us."""
+    return H2Configuration(
+        client_side=client_side,
+        # latin-1 never fails, so that no byte a peer puts into a header can break anything
+        header_encoding="latin-1",
+        # what we send is ours, and checked where it is made
+        validate_outbound_headers=False,
+        normalize_outbound_headers=False,
+        # a server must be strict; a client takes what there is (grpc's C core sends values that end in spaces)
+        validate_inbound_headers=not client_side,
+    )
+
+
 class ConnectionState(enum.Enum):
     """Where a connection is in its life. It only ever moves down this list."""
 
@@ -74,18 +88,7 @@ class Connection(ABC):
         self.output_ready = Wakeup()
         self.output_taken = Wakeup()
         self.changed = Wakeup()
-        self.h2 = FastH2Connection(
-            H2Configuration(
-                client_side=client_side,
-                # latin-1 never fails, so that no byte a peer puts into a header can break anything
-                header_encoding="latin-1",
-                # what we send is ours, and checked where it is made
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-                # a server must be strict; a client takes what there is (grpc's C core sends values that end in spaces)
-                validate_inbound_headers=not client_side,
-            )
-        )
+        self.h2 = FastH2Connection(h2_configuration(client_side=client_side))
         self.h2.limit_header_list(options.max_header_list_size)
         self.h2.local_settings.update({SettingCodes.INITIAL_WINDOW_SIZE: options.stream_window, **settings})
         self.h2.local_settings.acknowledge()  # in force from the first byte, not only once the peer has answered

@@ -102,8 +102,9 @@ class FastH2Connection(DrainableH2Connection):
     def _receive_block(self, stream_id: int, block: bytes, end_stream: bool) -> list[Event]:
         try:
             fields = self.decoder.decode_fields(block)
-        except HPACKError:
-            return self._receive_block_as_h2(stream_id, block, end_stream)  # which gets the same error
+        except HPACKError as error:
+            self.decoder.remember(block, error)
+            return self._receive_block_as_h2(stream_id, block, end_stream)
         stream = self.streams.get(stream_id)
         if self.config.client_side:
             is_ordinary = stream is not None and _is_ordinary_response(fields, stream, end_stream)
@@ -111,13 +112,14 @@ class FastH2Connection(DrainableH2Connection):
             is_ordinary = stream is None and stream_id > self.highest_inbound_stream_id and _is_ordinary_request(fields)
             is_ordinary = is_ordinary and stream_id % 2 == 1
         if not is_ordinary:
+            self.decoder.remember(block, fields)
             return self._receive_block_as_h2(stream_id, block, end_stream)
         if stream is None:
             stream = self._begin_new_stream(stream_id, AllowedStreamIDs.ODD)
         return _receive_fields(stream, fields, end_stream)
 
     def _receive_block_as_h2(self, stream_id: int, block: bytes, end_stream: bool) -> list[Event]:
-        """The decoder knows that it has decoded this block already."""
+        """The decoder remembers what it has made of this block."""
         frame = HeadersFrame(stream_id, flags=["END_HEADERS", "END_STREAM"] if end_stream else ["END_HEADERS"])
         frame.data = block
         return self._receive_frame(frame) or [FrameWithoutEffect()]

@@ -131,12 +131,12 @@ class HeaderDecoder(Decoder):
         self._evict()
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
-        """See `hpack.Decoder.decode`. A block that `decode_fields` has just been given is not decoded twice.
+        """See `hpack.Decoder.decode`. A block that was given to `remember` is not decoded twice.
 
         :raises HPACKError: the block is malformed, or larger than it may be; the connection cannot go on
         """
         decoded, self._decoded = self._decoded, None
-        fields = decoded[1] if decoded is not None and decoded[0] is data else self._decode_fields(data)
+        fields = decoded[1] if decoded is not None and decoded[0] is data else self.decode_fields(data)
         if isinstance(fields, HPACKError):
             raise fields
         try:
@@ -144,20 +144,15 @@ class HeaderDecoder(Decoder):
         except UnicodeDecodeError as error:
             raise HPACKDecodingError("Unable to decode headers as UTF-8") from error
 
+    def remember(self, data: bytes, outcome: list[Field] | HPACKError) -> None:
+        """Let the next `decode`, if it is given this very block, have what `decode_fields` has made of it."""
+        self._decoded = data, outcome
+
     def decode_fields(self, data: bytes) -> list[Field]:
         """The fields of a whole block, in order; call it once for each block, for it moves the table on.
 
         :raises HPACKError: see `decode`
         """
-        try:
-            fields = self._decode_fields(data)
-        except HPACKError as error:
-            self._decoded = data, error
-            raise
-        self._decoded = data, fields
-        return fields
-
-    def _decode_fields(self, data: bytes) -> list[Field]:
         fields: list[Field] = []
         position, end, size = 0, len(data), 0
         while position < end:

@@ -37,11 +37,12 @@ from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.server_stream import ServerStream
+from connectrio.rpc.status_message import fit_status_message
 
 log = get_logger("connectrio.rpc")
 
-# characters of a method's name that are told back to a client that asked for one that is not there
-_LONGEST_PATH = 200
+# bytes; a refusal tells the client what was wrong with its request, not the whole of it
+_LONGEST_REFUSAL = 256
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,23 @@ class RefusedRequestError(Exception):
     @classmethod
     def http(cls, code: int, message: str) -> RefusedRequestError:
         """For a request that is not gRPC: an HTTP status beside the gRPC one."""
-        headers = trailers_only(Status.INTERNAL, message)
+        headers = _refusal(Status.INTERNAL, message)
         return cls([(":status", str(code)), *headers[1:]])
 
     @classmethod
     def grpc(cls, status: Status, message: str) -> RefusedRequestError:
         """For a gRPC request: a response that is nothing but a status."""
-        return cls(trailers_only(status, message))
+        return cls(_refusal(status, message))
 
     @classmethod
     def encoding(cls, name: str) -> RefusedRequestError:
         """For messages that cannot be read, with those that could be."""
-        headers = trailers_only(Status.UNIMPLEMENTED, f"grpc-encoding {name!r} is not supported")
+        headers = _refusal(Status.UNIMPLEMENTED, f"grpc-encoding {name!r} is not supported")
         return cls([*headers, ("grpc-accept-encoding", ACCEPT_ENCODING)])
+
+
+def _refusal(status: Status, message: str) -> list[tuple[str, str]]:
+    return [*trailers_only(status, fit_status_message(message, _LONGEST_REFUSAL))]
 
 
 def admit(stream: Stream, context: CallContext) -> ServerCall | None:
@@ -130,8 +135,7 @@ def _check_request(headers: Headers, context: CallContext) -> tuple[Handler, Cal
     path = values.get(":path", "")
     handler = context.mapping.get(path)
     if handler is None:
-        name = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…"
-        raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {name}")
+        raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
     return handler, _describe_call(path, headers, values, context)
 
 
