@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,11 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
+from hyperframe.frame import HeadersFrame, RstStreamFrame
 from hypothesis import strategies as st
 
 from connectrio.rpc._framing import frame_message
-from rpc.frames import AnyFrame, FrameFactory, Headers, Reset
+from rpc.frames import PREFACE, AnyFrame, FrameFactory, Headers, Reset
 from rpc.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Script, Stream, echo, echo_last
 
 MAX_CALLS = 3
@@ -203,12 +204,43 @@ class Conversation:
         return [(1 + 2 * index, life) for index, life in enumerate(self.lives)]
 
     def may_be_refused(self, stream_id: int) -> bool:
-        return stream_id // 2 >= MAX_CALLS
+        """Whether all slots may be taken, by calls that the client has not reset before it begins this one."""
+        not_reset: set[int] = set()
+        for begun, is_reset in self._beginnings_and_resets():
+            if is_reset:
+                not_reset.discard(begun)
+            elif begun == stream_id:
+                break
+            else:
+                not_reset.add(begun)
+        return len(not_reset) >= MAX_CALLS
 
     def must_be_refused(self, stream_id: int) -> bool:
         """Whether all slots are taken, for ever."""
-        before = self.lives[: stream_id // 2]
-        return sum(life.is_endless and not life.is_reset for life in before) >= MAX_CALLS
+        before = [(number, life) for number, life in self.numbered() if number < stream_id]
+        for_ever = [number for number, life in before if life.is_endless and not life.is_reset]
+        return sum(not self.may_be_refused(number) for number in for_ever) >= MAX_CALLS
+
+    def admitted_without_answers(self) -> set[int]:
+        """The streams that a server takes that answers none."""
+        taken: set[int] = set()
+        running: set[int] = set()
+        for stream_id, is_reset in self._beginnings_and_resets():
+            if is_reset:
+                running.discard(stream_id)
+            elif len(running) < MAX_CALLS:
+                taken.add(stream_id)
+                running.add(stream_id)
+        return taken
+
+    def _beginnings_and_resets(self) -> Iterator[tuple[int, bool]]:
+        """The streams that are begun or reset, in the order of sending, and whether it is the one or the other."""
+        data = self.data.removeprefix(PREFACE)
+        while data:
+            kind, stream_id = data[3], int.from_bytes(data[5:9], "big")
+            if kind in (HeadersFrame.type, RstStreamFrame.type):
+                yield stream_id, kind == RstStreamFrame.type
+            data = data[9 + int.from_bytes(data[:3], "big") :]
 
 
 def between_calls(draw: Callable, make: FrameFactory) -> list[Callable[[], bytes]]:

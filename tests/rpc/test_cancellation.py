@@ -150,7 +150,7 @@ async def test_what_had_arrived_before_the_reset_cannot_hold_the_slot():
             assert (await client.trailers(3))["grpc-status"] == "0"
 
 
-async def test_a_slot_is_held_while_a_cancelled_servicer_cleans_up():
+async def test_a_cancelled_servicer_that_cleans_up_holds_no_slot():
     cleaning, cleaned = anyio.Event(), anyio.Event()
 
     async def method(stream):
@@ -169,11 +169,10 @@ async def test_a_slot_is_held_while_a_cancelled_servicer_cleans_up():
             await client.send(client.make.reset(1))
             await cleaning.wait()
             await client.send(client.make.request(3, BIDI, end_stream=True))
-            assert await client.whole(3) == [Reset(3, ErrorCodes.REFUSED_STREAM)]
+            assert (await client.trailers(3))["grpc-status"] == "0"
+            assert server.active_calls == 1
             cleaned.set()
             await eventually(lambda: server.active_calls == 0)
-            await client.send(client.make.request(5, BIDI, end_stream=True))
-            assert (await client.trailers(5))["grpc-status"] == "0"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from grpclib.events import (
     listen,
 )
 from grpclib.exceptions import GRPCError
+from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
@@ -312,6 +313,21 @@ async def a_call_that_moves(server: Server, tasks: TaskGroup) -> None:
                 await ScriptStub(channel).unary(LARGE)
 
 
+async def a_call_that_is_refused_again(server: Server, tasks: TaskGroup) -> None:
+    async with RawServer() as raw, Channel(raw.connect, options=ChannelOptions(close_timeout=0.01)) as channel:
+
+        async def refuse() -> None:
+            peer = await raw.accept()
+            for stream_id in 1, 3, 5:
+                await peer.whole(stream_id)
+                await peer.send(peer.make.reset(stream_id, ErrorCodes.REFUSED_STREAM))
+            await peer.transport.aclose()
+
+        tasks.start_soon(refuse)
+        with suppress(GRPCError):
+            await ScriptStub(channel).unary(Note())
+
+
 async def ending_with_a_message_in_line(server: Server, tasks: TaskGroup) -> None:
     async with RawServer() as raw, Channel(raw.connect, options=ChannelOptions(close_timeout=0.01)) as channel:
         tasks.start_soon(raw.accept, {SettingCodes.INITIAL_WINDOW_SIZE: 10})
@@ -491,6 +507,7 @@ async def test_every_await_is_cancelled_right_there(pki: Pki, tmp_path: Path):
         keepalive,
         flood,
         a_call_that_moves,
+        a_call_that_is_refused_again,
         ending_with_a_message_in_line,
         no_more_files,
         listening_in_memory,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -528,16 +530,35 @@ def test_a_stream_too_many_is_refused_and_hurts_no_other():
     assert len(server.sent()) == 3
 
 
-def test_a_slot_is_held_until_the_stream_is_released():
+@pytest.mark.parametrize("limit", [1, 120])
+def test_calls_that_are_over_but_wind_up_may_be_as_many_again_and_at_least_a_hundred(limit):
+    server = ServerCore(max_concurrent_streams=limit)
+    winding_up = max(limit, 100)
+    ids = iter(range(1, 1000, 2))
+    for stream_id in itertools.islice(ids, winding_up):
+        server.receive(server.peer.request(stream_id) + server.peer.reset(stream_id))
+    for stream_id in itertools.islice(ids, limit):
+        server.receive(server.peer.request(stream_id))
+    assert len(server.requests) == winding_up + limit
+    server.sent()
+
+    # now all slots are taken, and when one is free there are still as many to clean up as can be
+    one_more, same_again, later = itertools.islice(ids, 3)
+    assert server.exchange(server.peer.request(one_more)) == [Reset(one_more, ErrorCodes.REFUSED_STREAM)]
+    server.receive(server.peer.reset(server.requests[-1].id))
+    assert server.exchange(server.peer.request(same_again)) == [Reset(same_again, ErrorCodes.REFUSED_STREAM)]
+    server.requests[0].release()
+    server.receive(server.peer.request(later))
+    assert server.requests[-1].id == later
+
+
+def test_a_call_that_is_answered_holds_no_slot_though_it_is_not_released():
     server = ServerCore(max_concurrent_streams=1)
-    stream = server.request(1)
-
-    server.receive(server.peer.reset(1))
-    assert server.exchange(server.peer.request(3)) == [Reset(3, ErrorCodes.REFUSED_STREAM)]
-    stream.release()
-    server.receive(server.peer.request(5))
-
-    assert [request.id for request in server.requests] == [1, 5]
+    for stream_id in (1, 3, 5):
+        stream = server.request(stream_id)
+        server.receive(server.peer.data(stream_id, end_stream=True))
+        answer(stream, b"answered")
+    assert [stream.id for stream in server.requests] == [1, 3, 5]
 
 
 def test_data_of_a_refused_stream_is_credited_and_ignored():

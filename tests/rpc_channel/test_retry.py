@@ -129,12 +129,25 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("cause", "code"), REFUSED)
-def test_a_refused_call_is_repeated_once(cause, code):
+def test_a_refused_call_is_repeated_a_number_of_times(cause, code):
     retries, stream = Retries(), cut_short(cause, code)
-    assert retries.allow(stream)
-    assert retries.allow(stream), "asking is not repeating"
-    retries.count(stream)
+    for _ in range(7):
+        assert retries.allow(stream)
+        assert retries.allow(stream), "asking is not repeating"
+        retries.count(stream)
     assert not retries.allow(stream)
+
+
+def test_it_is_repeated_at_once_and_then_after_pauses_that_grow():
+    retries, stream = Retries(), cut_short(*REFUSED[0])
+    pauses = []
+    while retries.allow(stream):
+        pauses.append(retries.pause())
+        retries.count(stream)
+    assert pauses[0] == 0
+    for number, pause in enumerate(pauses[1:]):
+        assert 0.005 * 2**number <= pause <= 0.015 * 2**number
+    assert 0.3 < sum(pauses) < 1
 
 
 def test_a_call_that_never_left_is_repeated_for_ever():

@@ -42,16 +42,46 @@ async def test_a_refused_call_is_made_again_on_the_same_connection(text: str):
         assert played.raw.connections == 1
 
 
-async def test_a_call_is_refused_twice_at_most():
-    async with playing() as played:
+@in_virtual_time
+async def test_a_call_that_is_refused_for_ever_ends():
+    async with playing(patience=LONG) as played:
         call = played.call()
         peer = await played.accept()
-        await refuse(peer, 1)
-        await refuse(peer, 3)
+        began = anyio.current_time()
+        for number in range(8):
+            await refuse(peer, 1 + 2 * number)
         assert await call.status() is Status.UNAVAILABLE
         assert "REFUSED_STREAM" in str(call.error)
-        await turns()
-        assert not peer.of(5)
+        assert 0.3 < anyio.current_time() - began < 1
+        await anyio.sleep(10)
+        assert not peer.of(17)
+
+
+@in_virtual_time
+async def test_a_call_that_waits_after_a_refusal_holds_up_no_other():
+    async with playing(patience=LONG) as played:
+        refused = played.call("refused")
+        peer = await played.accept({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+        for stream_id in (1, 3):
+            await refuse(peer, stream_id)
+        other = played.call("other")
+        await echo(peer, 5)
+        assert await other.answer() == "other"
+        await echo(peer, 7)
+        assert await refused.answer() == "refused"
+
+
+@in_virtual_time
+async def test_the_deadline_passes_between_refusals():
+    async with playing(patience=LONG) as played:
+        call = played.call(timeout=0.1)
+        peer = await played.accept()
+        began = anyio.current_time()
+        with anyio.move_on_after(1):
+            for number in range(8):
+                await refuse(peer, 1 + 2 * number)
+        assert await call.status() is Status.DEADLINE_EXCEEDED
+        assert anyio.current_time() - began < 1.2
 
 
 async def test_a_call_above_the_last_of_goaway_moves_to_a_new_connection():
@@ -70,25 +100,28 @@ async def test_a_call_above_the_last_of_goaway_moves_to_a_new_connection():
         assert await seen.answer() == "seen"
 
 
-async def test_a_call_that_two_servers_have_not_seen_is_unavailable():
-    async with playing() as played:
-        call = played.call()
-        for last in range(2):
+@in_virtual_time
+async def test_a_call_that_no_server_wants_to_see_is_unavailable():
+    async with playing(patience=LONG) as played:
+        call = played.call(wait_for_ready=True)
+        for last in range(8):
             peer = await played.accept()
             await peer.whole(1)
             await peer.send(peer.make.goaway(0, reason=b"goodbye %d" % last))
         assert await call.status() is Status.UNAVAILABLE
-        assert "goodbye 1" in str(call.error)
-        assert played.raw.connections == 2
+        assert "goodbye 7" in str(call.error)
+        assert played.raw.connections == 8
 
 
+@in_virtual_time
 async def test_a_refusal_and_a_goaway_count_together():
-    async with playing() as played:
-        call = played.call()
-        peer = await played.accept()
-        await refuse(peer, 1)
-        await peer.whole(3)
-        await peer.send(peer.make.goaway(0))
+    async with playing(patience=LONG) as played:
+        call = played.call(wait_for_ready=True)
+        for _ in range(4):
+            peer = await played.accept()
+            await refuse(peer, 1)
+            await peer.whole(3)
+            await peer.send(peer.make.goaway(0))
         assert await call.status() is Status.UNAVAILABLE
 
 

@@ -123,6 +123,8 @@ class Attempts:
                 return
             if not (self.outbox.is_replayable and self._retries.allow(failed)):
                 failed.raise_if_terminated()
+            if pause := self._retries.pause():
+                await anyio.sleep(pause)
             self._stream = await self._open()
             self._retries.count(failed)
             failed.release()

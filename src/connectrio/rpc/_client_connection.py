@@ -24,7 +24,7 @@ from h2.events import (
 from h2.settings import SettingCodes
 
 from connectrio.rpc._connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
-from connectrio.rpc._stream import Headers, Stream, StreamState, Termination, TerminationCause
+from connectrio.rpc._stream import Headers, Stream, Termination, TerminationCause
 from connectrio.rpc._wakeup import Wakeup
 from connectrio.rpc.options import ChannelOptions
 
@@ -81,7 +81,7 @@ class ClientConnection(Connection):
             return False
         allowed = self.h2.remote_settings.max_concurrent_streams
         # streams that are over but not released do not count; only near the limit are they worth counting out
-        return len(self.streams) < allowed or self._running() < allowed
+        return len(self.streams) < allowed or self.running() < allowed
 
     def open(self, headers: Headers, *, end_stream: bool = False) -> Stream:
         """Begin a stream with `headers`; ask `can_open` first.
@@ -128,9 +128,6 @@ class ClientConnection(Connection):
         """See `Connection.forget`."""
         super().forget(stream, unread)
         self._changed()
-
-    def _running(self) -> int:
-        return sum(stream.state is not StreamState.CLOSED for stream in self.streams.values())
 
     def _check_size(self, headers: Headers) -> None:
         limit = self.h2.remote_settings.max_header_list_size

@@ -162,6 +162,10 @@ class Connection(ABC):
         """The connection has done its work: what is in the output is sent, and nothing more is read."""
         self.fail("the connection was closed")
 
+    def running(self) -> int:
+        """How many streams are open for the peer: released or not, those that are over do not count."""
+        return sum(stream.state is not StreamState.CLOSED for stream in self.streams.values())
+
     # the writer's side
 
     def output_size(self) -> int:

@@ -1,5 +1,9 @@
 """What a call sends, and sending it again when no server has seen it (gRFC A6, transparent retries).
 
+A6 has a refused call made again once. Servers on gRPC's C core refuse calls that keep to their MAX_CONCURRENT_STREAMS,
+again and again, because calls they have answered count until their memory is freed. So a call that is refused again
+waits a little and gets in line anew, a bounded number of times.
+
 Rules:
 1. Only `Outbox.push` gives bytes to a stream, and it keeps count: any task may push, cancelled or not, and every byte
    goes out once, in order.
@@ -8,11 +12,17 @@ Rules:
 
 from __future__ import annotations
 
+import random
 from collections import deque
 
 from h2.errors import ErrorCodes
 
 from connectrio.rpc._stream import Stream, TerminationCause
+
+# refusals that end a call; its pauses add up to some 0.6 s by then
+_REFUSALS = 8
+# seconds; each pause is twice the one before, give or take a half
+_SHORTEST_PAUSE = 0.01
 
 
 class Outbox:
@@ -97,13 +107,19 @@ class Retries:
     def allow(self, stream: Stream) -> bool:
         """Whether the call that `stream` carried may be repeated, because no server has seen it.
 
-        One that never left may be for ever, one that a server refused only once: that cost the server.
+        One that never left may be for ever, one that servers refused only so often: that cost the servers.
         """
         if stream.termination is None or stream.headers is not None:
             return False
         if stream.termination.cause is TerminationCause.NEVER_SENT:
             return True
-        return self._is_refused(stream) and not self._refusals
+        return self._is_refused(stream) and self._refusals < _REFUSALS - 1
+
+    def pause(self) -> float:
+        """Seconds to let go by before the call is repeated: none after its first refusal (gRFC A6)."""
+        if not self._refusals:
+            return 0
+        return _SHORTEST_PAUSE * (1 << self._refusals - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
     def count(self, stream: Stream) -> None:
         """The call that `stream` carried is repeated."""

@@ -41,6 +41,9 @@ _DRIBBLE = 1024
 # seconds; a call that lasted as long had to be within MAX_CONCURRENT_STREAMS, and its reset is what deadlines and
 # impatience look like when a host is slow
 _RAPID = 1.0
+# calls that may be winding up on a connection besides those that run, if MAX_CONCURRENT_STREAMS is less: a client that
+# keeps to its limit never waits for our own cleaning up
+_WINDING_UP = 100
 # seconds until a budget for resets that was used up is whole again, as in nghttp2: 1,000 at once, and 33 a second
 _RESET_RECOVERY = 30.0
 
@@ -168,7 +171,7 @@ class ServerConnection(Connection):
     # what the client's frames mean
 
     def _headers_received(self, event: RequestReceived | ResponseReceived) -> None:
-        if self.state is ConnectionState.GOING_AWAY or len(self.streams) >= self.options.max_concurrent_streams:
+        if self.state is ConnectionState.GOING_AWAY or self._is_full():
             self.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
             self.h2.forget_stream(event.stream_id)
             self._reset_happened()
@@ -179,6 +182,13 @@ class ServerConnection(Connection):
         if event.stream_ended is not None:
             stream.remote_ended()  # its own event comes too late for a request that is refused right here
         self._on_request(stream)
+
+    def _is_full(self) -> bool:
+        """Whether a stream is one too many: of those that are open for the client, or with the calls that wind up."""
+        limit, count = self.options.max_concurrent_streams, len(self.streams)
+        if count < limit:
+            return False
+        return count >= limit + max(limit, _WINDING_UP) or self.running() >= limit
 
     def _stream_reset(self, event: StreamReset) -> None:
         stream = self.streams.get(event.stream_id)

@@ -49,8 +49,9 @@ class ServerOptions(ConnectionOptions):
     """What bounds a server, beyond `ConnectionOptions`.
 
     :ivar max_concurrent_streams: calls at once on one connection; one more is refused with REFUSED_STREAM, which
-        clients retry. The executor sends all its calls over one connection, so this is also the most it can have in
-        flight; 1,000 bounds the tasks a peer can make us start
+        clients retry. Calls that are over for the client but still winding up may be as many again (at least 100).
+        The executor sends all its calls over one connection, so this is also the most it can have in flight; 1,000
+        bounds the tasks a peer can make us start
     :ivar max_connections: at once, over all listeners; one more is closed as soon as it is accepted. 1,000 leaves room
         below the 1,024 files that a process may have open by default
     :ivar reset_budget: streams that a client may reset in their first second, or make us reset, before its connection
