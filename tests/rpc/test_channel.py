@@ -349,7 +349,7 @@ async def test_after_goaway_calls_finish_and_new_ones_go_elsewhere():
         await first.until_closed()  # the channel hangs up when the last call is done
 
 
-async def test_calls_that_no_server_has_seen_twice_are_unavailable():
+async def test_calls_that_no_server_wants_to_see_are_unavailable():
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
         seen, unseen = Outcome(), Outcome()

@@ -38,6 +38,7 @@ class ClientConnection(Connection):
     :param clock: seconds; the event loop's, where there is one
     :ivar is_ready: the server's settings are known, and with them how many streams it allows
     :ivar has_answered: a response has come, so this connection was worth opening
+    :ivar goodbye: the error code and the words with which the server has gone away; "" when it gave none
     :ivar told_to_ping_less: the server goes away because we sent too many PINGs
     :ivar last_read: when something came last, by the clock
     :ivar reads: how many times something came
@@ -60,7 +61,7 @@ class ClientConnection(Connection):
         self.reads = 0
         self._clock = clock
         self._unwritten: list[Stream] = []
-        self._goodbye = ""
+        self.goodbye = ""
         self._handlers |= {RequestReceived: self._request_received}
 
     def feed(self, data: bytes) -> None:
@@ -112,7 +113,7 @@ class ClientConnection(Connection):
         """See `Connection.fail`."""
         if self.state is ConnectionState.CLOSED:
             return
-        reason = f"{reason}; before that it said {self._goodbye}" if self._goodbye else reason
+        reason = f"{reason}; before that it said {self.goodbye}" if self.goodbye else reason
         if self._unwritten:
             self.h2.clear_outbound_data_buffer()
             for stream in self._unwritten:
@@ -179,7 +180,7 @@ class ClientConnection(Connection):
         reason = (event.additional_data or b"").decode("utf-8", "replace")
         code = event.error_code
         if code != ErrorCodes.NO_ERROR or reason:
-            self._goodbye = f"{code.name if isinstance(code, ErrorCodes) else code} {reason}".rstrip()
+            self.goodbye = f"{code.name if isinstance(code, ErrorCodes) else code} {reason}".rstrip()
         self.told_to_ping_less |= code == ErrorCodes.ENHANCE_YOUR_CALM and reason == _TOO_MANY_PINGS
         self.retire()
         last = event.last_stream_id or 0

@@ -165,7 +165,7 @@ class Subchannel:
             connection.fail("nobody waits for this connection any more")
             raise
         if connection.state is not ConnectionState.OPEN:
-            raise ConnectionError(connection.end_reason or "the server goes away as soon as it is connected to")
+            raise ConnectionError(_why_lost(connection))
         connection.on_change = lambda: self._connection_changed(connection)
         return connection
 
@@ -207,9 +207,16 @@ class Subchannel:
             self._next_attempt = 0.0
             self._enter(ChannelState.IDLE)
         else:
-            self.error = connection.end_reason or "the server goes away as soon as it is connected to"
+            self.error = _why_lost(connection)
             self._connect(ChannelState.TRANSIENT_FAILURE)
 
     def _enter(self, state: ChannelState) -> None:
         self.state = state
         self._on_change()
+
+
+def _why_lost(connection: ClientConnection) -> str:
+    if connection.end_reason:
+        return connection.end_reason
+    said = f", saying {connection.goodbye}" if connection.goodbye else ""
+    return f"the server goes away as soon as it is connected to{said}"
