@@ -16,6 +16,7 @@ import anyio
 import trio
 
 import connectrio.rpc
+from connectrio.rpc._call_tasks import Watched
 
 SOURCE = Path(connectrio.rpc.__file__).parent
 
@@ -100,6 +101,8 @@ def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
             return awaitable.ag_frame, awaitable.ag_await
         case GeneratorType():
             return awaitable.gi_frame, awaitable.gi_yieldfrom
+        case Watched():
+            return None, awaitable.cr_await
     name = type(awaitable).__name__
     if name.startswith(("async_generator_a", "coroutine_wrapper", "anext_awaitable")):
         return None, next(filter(_is_awaitable, gc.get_referents(awaitable)), None)
@@ -107,7 +110,7 @@ def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
 
 
 def _is_awaitable(value: object) -> bool:
-    kinds = CoroutineType | AsyncGeneratorType | GeneratorType
+    kinds = CoroutineType | AsyncGeneratorType | GeneratorType | Watched
     return isinstance(value, kinds) or type(value).__name__.startswith("async_generator_a")
 
 

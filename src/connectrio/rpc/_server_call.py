@@ -32,7 +32,7 @@ from connectrio.rpc._headers import (
     trailers_only,
 )
 from connectrio.rpc._stream import Headers, Stream, StreamTerminatedError
-from connectrio.rpc.call import Call, set_current_call
+from connectrio.rpc.call import Call, reset_current_call, set_current_call
 from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
@@ -163,7 +163,7 @@ def _describe_call(path: str, headers: Headers, values: dict[str, str], context:
 
 
 class ServerCall:
-    """A call that was admitted; `run` answers it in a task of its own."""
+    """A call that was admitted; `run` answers it."""
 
     __slots__ = ("_call", "_cause", "_context", "_handler", "_scope", "_server_stream", "_stream")
 
@@ -199,10 +199,12 @@ class ServerCall:
 
     async def run(self) -> None:
         """Answer the call. Cancelled from outside, the client is told nothing: its connection is ending."""
+        token = set_current_call(self._call)
         try:
             outcome = await self._outcome()
             await self._finish(outcome)
         finally:
+            reset_current_call(token)
             self._stream.on_terminated = None
             self._stream.release()
 
@@ -221,7 +223,6 @@ class ServerCall:
         return outcome if outcome is not None else self._cancelled()
 
     async def _invoke(self) -> Outcome:
-        set_current_call(self._call)
         stream, call, context = self._server_stream, self._call, self._context
         try:
             metadata, method = await context.dispatch.recv_request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 from connectrio.rpc._compression import ENCODINGS, IDENTITY, is_supported
@@ -96,6 +96,11 @@ def current_call() -> Call | None:
     return _current.get()
 
 
-def set_current_call(call: Call) -> None:
-    """Make `call` the current one of this task and of what it starts."""
-    _current.set(call)
+def set_current_call(call: Call) -> Token[Call | None]:
+    """Make `call` the current one of this task and of what it starts, until `reset_current_call`."""
+    return _current.set(call)
+
+
+def reset_current_call(token: Token[Call | None]) -> None:
+    """The call that was made current is over."""
+    _current.reset(token)

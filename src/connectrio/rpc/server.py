@@ -16,6 +16,7 @@ from grpclib.events import _DispatchServerEvents
 
 from connectrio.logs import get_logger
 from connectrio.rpc import _transport
+from connectrio.rpc._call_tasks import CallTasks
 from connectrio.rpc._connection import ConnectionState
 from connectrio.rpc._server_call import CallContext, CancelCause, ServerCall, admit
 from connectrio.rpc._server_connection import ServerConnection
@@ -195,7 +196,7 @@ class Server:
 
 
 class _Connection:
-    """One connection: its reader, its writer, and a task for each of its calls."""
+    """One connection: its reader, its writer, and the tasks of its calls."""
 
     def __init__(self, transport: AnyByteStream, context: CallContext) -> None:
         self._context = context
@@ -211,7 +212,7 @@ class _Connection:
         self.ended = anyio.Event()
         self._calls: dict[Stream, ServerCall] = {}
         self._admitted: list[Stream] = []
-        self._tasks: TaskGroup | None = None
+        self._tasks: CallTasks | None = None
         self._securing = anyio.CancelScope()
         self._draining = False
 
@@ -232,13 +233,15 @@ class _Connection:
             anyio.create_task_group() as timing,
         ):
             timing.start_soon(self._keep_time)
-            async with anyio.create_task_group() as self._tasks:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = CallTasks(tasks)
                 if self._draining:
                     self.core.drain()
                 try:
                     await self._until_over()
                 finally:
                     self.core.finish()  # cancelled, it may still be reading, but nobody would answer a request
+                    self._tasks.close()
             timing.cancel_scope.cancel()
 
     def drain(self) -> None:
@@ -296,7 +299,7 @@ class _Connection:
                 call = self._calls.get(stream)
                 if call is not None:
                     stream.on_terminated = call.client_is_gone
-                    self._tasks.start_soon(self._run, stream, call)
+                    self._tasks.start(partial(self._run, stream, call))
 
     async def _run(self, stream: Stream, call: ServerCall) -> None:
         try:
