@@ -234,7 +234,8 @@ class Connection(ABC):
         self._blocked.pop(stream, None)
         self.streams.pop(stream.id, None)
         self.h2.forget_stream(stream.id)
-        self.changed.wake()
+        if self.state is not ConnectionState.OPEN:
+            self.changed.wake()
 
     # what the peer's frames mean
 
