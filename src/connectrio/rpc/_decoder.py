@@ -39,13 +39,17 @@ class Budget:
     def __init__(self) -> None:
         self.left = MAX_MESSAGES
 
+    def take_one(self) -> None:
+        """:raises DecodeError: there were as many as may be"""
+        self.left -= 1
+        if self.left < 0:
+            raise DecodeError(f"made of more than {MAX_MESSAGES} messages")
 
-# (message to fill, data, position, end, depth, budget)
-Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, Budget], None]
-Blank: TypeAlias = Callable[[], Any]
+
+# (message to fill or None for a new one, data, position, end, depth, budget or None where it cannot run out)
+Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, Budget | None], Any]
 
 _decoders: dict[type[Message], Decoder] = {}
-_blanks: dict[type[Message], Blank] = {}
 
 
 def decode(data: bytes, message_type: type[Any]) -> Any:
@@ -53,12 +57,14 @@ def decode(data: bytes, message_type: type[Any]) -> Any:
 
     :raises DecodeError: it encodes none
     """
-    message = blank_for(message_type)()
+    # each message inside another takes two bytes at least
+    budget = Budget() if len(data) >= 2 * MAX_MESSAGES else None
     try:
-        decoder_for(message_type)(message, data, 0, len(data), 1, Budget())
-    except (UnicodeDecodeError, struct.error, IndexError, OverflowError) as error:
+        return decoder_for(message_type)(None, data, 0, len(data), 1, budget)
+    except IndexError as error:
+        raise DecodeError("a varint is cut short") from error
+    except (UnicodeDecodeError, struct.error, OverflowError) as error:
         raise DecodeError(str(error)) from error
-    return message
 
 
 def received_size(message: Message) -> int | None:
@@ -73,14 +79,6 @@ def decoder_for(message_type: type[Message]) -> Decoder:
     if decoder is None:
         decoder = _decoders[message_type] = _compile(message_type)
     return decoder
-
-
-def blank_for(message_type: type[Message]) -> Blank:
-    """A function that makes a message of a class with nothing set, faster than its dataclass' constructor does."""
-    blank = _blanks.get(message_type)
-    if blank is None:
-        blank = _blanks[message_type] = _compile_blank(message_type)
-    return blank
 
 
 class _Source:
@@ -108,15 +106,18 @@ class _Source:
 
 def _compile(message_type: type[Message]) -> Decoder:
     source = _Source()
+    source.names |= {"new": message_type.__new__, "Message": message_type}
     source.add(
         0,
         "def decode(message, data, pos, end, depth, budget):",
         f"    if depth > {MAX_DEPTH}:",
         f"        raise DecodeError('nested more than {MAX_DEPTH} deep')",
-        "    message._received_size += end - pos",
-        "    budget.left -= 1",
-        "    if budget.left < 0:",
-        f"        raise DecodeError('made of more than {MAX_MESSAGES} messages')",
+        "    if budget is not None:",
+        "        budget.take_one()",
+        "    if message is None:",
+        *("        " + line for line in _blank(message_type, source)),
+        "    else:",
+        "        message._received_size += end - pos",
         "    unknown = None",
         "    while pos < end:",
         "        start = pos",
@@ -132,10 +133,16 @@ def _compile(message_type: type[Message]) -> Decoder:
             source.add(3, *body)
             keyword = "elif"
     source.add(2, "if True:" if keyword == "if" else "else:", *("    " + line for line in _UNKNOWN))
-    source.add(1, "if unknown is not None:", "    message._unknown_fields += b''.join(unknown)")
+    source.add(1, "if unknown is not None:", "    message._unknown_fields += b''.join(unknown)", "return message")
     exec(compile("\n".join(source.lines), f"<decoder of {message_type.__name__}>", "exec"), source.names)  # noqa: S102
     decoder: Decoder = source.names["decode"]
     return decoder
+
+
+def _blank(message_type: type[Message], source: _Source) -> list[str]:
+    """Lines that make a message with nothing set, faster than its dataclass' constructor does."""
+    fields = [f"message.{field.name} = {_unset(field, source)}" for field in fields_of(message_type)]
+    return ["message = new(Message)", *fields, "message._unknown_fields = b''", "message._received_size = end - pos"]
 
 
 # kept, to be written again: collected first, because adding them up one by one would take quadratic time
@@ -145,18 +152,6 @@ _UNKNOWN = (
     "    unknown = []",
     "unknown.append(data[start:pos])",
 )
-
-
-def _compile_blank(message_type: type[Message]) -> Blank:
-    source = _Source()
-    source.names |= {"new": message_type.__new__, "Message": message_type}
-    source.add(0, "def blank():", "    message = new(Message)")
-    for field in fields_of(message_type):
-        source.add(1, f"message.{field.name} = {_unset(field, source)}")
-    source.add(1, "message._unknown_fields = b''", "message._received_size = 0", "return message")
-    exec(compile("\n".join(source.lines), f"<blank {message_type.__name__}>", "exec"), source.names)  # noqa: S102
-    blank: Blank = source.names["blank"]
-    return blank
 
 
 def _unset(field: Field, source: _Source) -> str:
@@ -191,54 +186,65 @@ def _clear(field: Field) -> list[str]:
 
 def _merged_message(field: Field, source: _Source) -> list[str]:
     """A message field: merged into what is there already."""
-    blank, decode_into = _nested(field.element, source)
-    current = f"message.{field.name}"
+    current = before = f"message.{field.name}"
+    after = "value"
     if field.wrapped:
         wrapper = source.bind("Wrapper_", field.element)
-        before = f"{blank}() if {current} is None else {wrapper}.from_wrapped({current})"
-        after = [f"{current} = value.to_wrapped()"]
-    else:
-        before = f"{current} if {current} is not None else {blank}()"
-        after = [f"{current} = value"]
-    return [
-        "pos, stop = read_length(data, pos, end)",
-        f"value = {before}",
-        f"{decode_into}(value, data, pos, stop, depth + 1, budget)",
-        "pos = stop",
-        *_clear(field),
-        *after,
-    ]
+        before = f"None if {current} is None else {wrapper}.from_wrapped({current})"
+        after = "value.to_wrapped()"
+    return [*_message(field.element, before, source), *_clear(field), f"{current} = {after}"]
 
 
-def _nested(element: type[Any] | None, source: _Source) -> tuple[str, str]:
-    """Names for what makes and what decodes a message of a class; both are compiled when the first one comes."""
+def _message(element: type[Any] | None, before: str, source: _Source) -> list[str]:
+    """Lines that put a message into `value`.
+
+    :param before: what it is merged into; "None" for nothing
+    """
+    decode = _nested(element, source)
+    return [*_LENGTH, f"value = {decode}({before}, data, pos, stop, depth + 1, budget)", "pos = stop"]
+
+
+def _nested(element: type[Any] | None, source: _Source) -> str:
+    """A name for what decodes a message of a class; it is compiled when the first one comes."""
     message_type: type[Message] = element or Message
 
-    def blank_first() -> Any:
-        source.names[blank_name] = blank = blank_for(message_type)
-        return blank()
+    def decode_first(*arguments: Any) -> Any:
+        source.names[name] = decoder = decoder_for(message_type)
+        return decoder(*arguments)
 
-    def decode_first(message: Any, data: bytes, pos: int, end: int, depth: int, budget: Budget) -> None:
-        source.names[decode_name] = decoder = decoder_for(message_type)
-        decoder(message, data, pos, end, depth, budget)
+    name = source.bind("decode_", decode_first)
+    return name
 
-    blank_name, decode_name = source.bind("blank_", blank_first), source.bind("decode_", decode_first)
-    return blank_name, decode_name
+
+# Most lengths and numbers are one byte. The functions do the rest, and refuse what is cut short.
+_LENGTH = (
+    "size = data[pos]",
+    "stop = pos + 1 + size",
+    "if size > 127 or stop > end:",
+    "    pos, stop = read_length(data, pos, end)",
+    "else:",
+    "    pos += 1",
+)
+_VARINT = (
+    "value = data[pos]",
+    "if value > 127 or pos >= end:",
+    "    value, pos = read_varint(data, pos, end)",
+    "else:",
+    "    pos += 1",
+)
 
 
 def _read(kind: str, element: type[Any] | None, wrapped: bool, source: _Source) -> list[str]:
     """Lines that put the value at `pos` into `value`, and move `pos` behind it."""
     if kind == "message":
-        blank, decode_into = _nested(element, source)
-        lines = ["pos, stop = read_length(data, pos, end)", f"value = {blank}()"]
-        lines += [f"{decode_into}(value, data, pos, stop, depth + 1, budget)", "pos = stop"]
+        lines = _message(element, "None", source)
         return [*lines, "value = value.to_wrapped()"] if wrapped else lines
     if kind == "string":
-        return ["pos, stop = read_length(data, pos, end)", "value = data[pos:stop].decode()", "pos = stop"]
+        return [*_LENGTH, "value = data[pos:stop].decode()", "pos = stop"]
     if kind == "bytes":
-        return ["pos, stop = read_length(data, pos, end)", "value = data[pos:stop]", "pos = stop"]
+        return [*_LENGTH, "value = data[pos:stop]", "pos = stop"]
     if wire_type_of(kind) == VARINT:
-        return ["value, pos = read_varint(data, pos, end)", *_from_varint(kind, element, source)]
+        return [*_VARINT, *_from_varint(kind, element, source)]
     unpack = source.bind("unpack_", struct.Struct(FORMATS[kind]).unpack)
     size = 8 if wire_type_of(kind) == FIXED64 else 4
     return [f"stop = pos + {size}", f"(value,) = {unpack}(data[pos:min(stop, end)])", "pos = stop"]
@@ -258,14 +264,22 @@ def _from_varint(kind: str, element: type[Any] | None, source: _Source) -> list[
     if kind == "int64":
         return ["if value > 0x7FFFFFFFFFFFFFFF:", "    value -= 1 << 64"]
     lines = ["value &= 0xFFFFFFFF", "if value > 0x7FFFFFFF:", "    value -= 1 << 32"]
-    return [*lines, f"value = {source.bind('Enum_', element)}(value)"] if kind == "enum" else lines
+    return [*lines, *_enum_member(element, source)] if kind == "enum" else lines
+
+
+def _enum_member(element: Any, source: _Source) -> list[str]:
+    """Lines that turn a number into a member of an enum, which the enum makes up where it has none."""
+    members = source.bind("members_", {member.value: member for member in element})
+    enum = source.bind("Enum_", element)
+    return [f"member = {members}.get(value)", f"value = {enum}(value) if member is None else member"]
 
 
 def _packed(field: Field, source: _Source) -> list[str]:
     read = _read(field.kind, field.element, field.wrapped, source)
     return [
         "outer = end",
-        "pos, end = read_length(data, pos, end)",
+        *_LENGTH,
+        "end = stop",
         f"items = message.{field.name}",
         "while pos < end:",
         *("    " + line for line in read),
@@ -280,10 +294,14 @@ def _map_entry(field: Field, source: _Source) -> list[str]:
     value_tag = 2 << 3 | wire_type_of(field.value_kind)
     return [
         "outer, known = end, True",
-        "pos, end = read_length(data, pos, end)",
-        f"key, entry = {_default(field.key_kind, None, source)}, {_default(field.value_kind, field, source)}",
+        *_LENGTH,
+        "end = stop",
+        f"key, entry = {_default(field.key_kind, None, source)}, None",
         "while pos < end:",
-        "    tag, pos = read_tag(data, pos, end)",
+        "    tag = data[pos]",
+        "    pos += 1",
+        "    if tag > 127:",
+        "        tag, pos = read_tag(data, pos - 1, end)",
         f"    if tag == {key_tag}:",
         *("        " + line for line in _read(field.key_kind, None, False, source)),
         "        key = value",
@@ -295,6 +313,8 @@ def _map_entry(field: Field, source: _Source) -> list[str]:
         "        known = False",
         "end = outer",
         "if known:",
+        "    if entry is None:",
+        f"        entry = {_default(field.value_kind, field, source)}",
         f"    message.{field.name}[key] = entry",
         "elif unknown is None:",
         "    unknown = [data[start:pos]]",
