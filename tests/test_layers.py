@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "idl": set(),
     "logs": set(),
+    "startup": set(),
     "terminal": set(),
     "listening": set(),
     "failures": set(),
@@ -48,13 +49,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "announce": {"_version", "host", "terminal"},
     "runner": {"announce", "host", "lifecycle", "logs", "registry", "settings", "signals"},
     "processes": {
-        "announce", "exporter", "host", "lifecycle", "listening", "logs", "runner", "settings", "signals", "terminal",
+        "announce", "exporter", "host", "lifecycle", "listening", "logs", "runner", "settings", "signals", "startup",
+        "terminal",
     },
     "conformance": API | {"client", "service", "settings", "testing"},
     "testing": API | {"client", "host", "rpc", "service", "settings"},
     "cli": {
         "_version", "announce", "client", "conformance", "connector", "connectors", "host", "idl", "lifecycle",
-        "literals", "loading", "logs", "processes", "registry", "rpc", "runner", "settings", "terminal", "testing",
+        "literals", "loading", "logs", "processes", "registry", "rpc", "runner", "settings", "startup", "terminal",
+        "testing",
     },
     "__main__": {"cli"},
     "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},
@@ -141,3 +144,24 @@ def test_what_authors_of_connectors_load():
     assert ours <= MAY_IMPORT["__init__"] - {"runner", "settings"} | {"idl", "lifecycle", "logs"}
     heavy = {"cyclopts", "duckdb", "flyte", "hypercorn", "prometheus_client", "starlette", "trio", "uvloop"}
     assert heavy & loaded == set()
+
+
+# needed by commands that print, by clients, by other event loops, and never by calls
+NOT_BY_HOSTS = {
+    "connectrio.client", "connectrio.conformance", "connectrio.flyte", "connectrio.processes", "connectrio.rpc.channel",
+    "connectrio.testing", "duckdb", "flyte", "grpclib.client", "pygments", "rich",
+}  # fmt: skip
+EVENT_LOOPS = {"asyncio": {"trio", "uvloop"}, "uvloop": {"trio"}, "trio": {"uvloop"}}
+
+
+@pytest.mark.parametrize("backend", EVENT_LOOPS)
+def test_what_a_host_loads(backend: str):
+    """What is loaded costs time until the host serves, and memory for as long as it does."""
+    arguments = ["--host=127.0.0.1", "--port=0", "--prometheus_port=0", "--no-entry-points", "--timeout=0.01"]
+    loaded = loaded_by(
+        "from connectrio.cli import main\n"
+        f"try: main(['serve', *{arguments}, '--backend={backend}'])\n"
+        "except SystemExit as end: assert end.code == 0"
+    )
+    assert "connectrio.service.connectors" in loaded
+    assert (NOT_BY_HOSTS | EVENT_LOOPS[backend]) & loaded == set()

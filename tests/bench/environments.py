@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent.parent
 FLYTE = ("flyte[connector]==2.12.1",)
 GRPCIO = ("grpcio>=1.80", "flyteidl2>=2.0.51", "uvloop")
 GRPCLIB = ("grpclib==0.4.9", "betterproto2[grpclib]>=0.10,<0.11", "uvloop", "-e", str(ROOT))
+# as it is installed to serve, without what the tests and flyte-sdk need
+OURS = ("-e", f"{ROOT}[trio,uvloop]")
 PURERPC = ("purerpc==0.8.0", "flyteidl2>=2.0.51", "uvloop", "trio")
 
 
@@ -22,16 +24,23 @@ def python_of(requirements: tuple[str, ...]) -> Path:
 
     :raises SystemExit: it cannot be made
     """
-    directory = _cache() / hashlib.sha256(repr((sys.version, requirements)).encode()).hexdigest()[:12]
+    directory = _cache() / _name(requirements)
     python, done = directory / "bin" / "python", directory / "done"
     if not done.exists():
         if shutil.which("uv") is None:
             raise SystemExit("uv, which makes the peers' environments, is not on the PATH; run: pip install uv")
         print(f"installing {requirements[0]} …", file=sys.stderr)
         subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, directory], check=True)
-        subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, *requirements], check=True)
+        install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *requirements]
+        subprocess.run(install, check=True)
         done.touch()
     return python
+
+
+def _name(requirements: tuple[str, ...]) -> str:
+    """One for each Python, and for what this project requires at the time."""
+    project = (ROOT / "pyproject.toml").read_text() if "-e" in requirements else ""
+    return hashlib.sha256(repr((sys.version, requirements, project)).encode()).hexdigest()[:12]
 
 
 def _cache() -> Path:

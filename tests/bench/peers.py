@@ -30,19 +30,19 @@ class Peer:
 
     :ivar name: on the command line and in tables
     :ivar arguments: what follows the interpreter; `{port}` and `{metrics_port}` are filled in
-    :ivar requirements: of its environment; none for ours, which runs in this one
+    :ivar requirements: of its environment
     :ivar is_whole: it hosts the benchmark's connectors and has a health service; else it is a bare servicer, which
         knows GetTask and CreateTask only
     """
 
     name: str
     arguments: tuple[str, ...]
-    requirements: tuple[str, ...] = ()
+    requirements: tuple[str, ...]
     is_whole: bool = True
 
     def command(self, port: int, metrics_port: int) -> list[str]:
         """What starts it; its environment is made if it is not there."""
-        python = str(environments.python_of(self.requirements)) if self.requirements else sys.executable
+        python = str(environments.python_of(self.requirements))
         return [python, *(part.format(port=port, metrics_port=metrics_port) for part in self.arguments)]
 
 
@@ -56,7 +56,7 @@ REFERENCE = Peer("c0", (*_C0, *_OPTIONS), environments.FLYTE)
 def ours(backend: str, *options: str) -> Peer:
     """Our host on a backend."""
     name = " ".join(["connectrio", backend, *options])
-    return Peer(name, (*_OURS, *_OPTIONS, "--backend", backend, *options))
+    return Peer(name, (*_OURS, *_OPTIONS, "--backend", backend, *options), environments.OURS)
 
 
 def _bare(name: str, program: str, requirements: tuple[str, ...], *options: str) -> Peer:
@@ -72,7 +72,7 @@ ALL = (
     _bare("purerpc uvloop", "purerpc_server.py", environments.PURERPC, "uvloop"),
     _bare("purerpc trio", "purerpc_server.py", environments.PURERPC, "trio"),
     *(ours(backend) for backend in BACKENDS),
-    *(_bare(f"connectrio.rpc {backend}", "rpc_server.py", (), backend) for backend in BACKENDS),
+    *(_bare(f"connectrio.rpc {backend}", "rpc_server.py", environments.OURS, backend) for backend in BACKENDS),
 )
 
 
@@ -136,7 +136,8 @@ def running(peer: Peer, *, core: int | None = SERVER_CORE, wrapper: Sequence[str
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(SERVERS), "PYTHONHASHSEED": "0"}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(SERVERS), "PYTHONHASHSEED": "0"}
 
 
 def pinned(core: int | None) -> list[str]:

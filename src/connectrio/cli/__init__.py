@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from connectrio.startup import without_collections
+
 __all__ = ["flyte_connector", "main"]
 
 # 128 + SIGINT, as shells have it
@@ -25,7 +27,8 @@ def flyte_connector(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(name: str, arguments: Sequence[str] | None) -> int:
     """The exit code of a script. Ctrl-C is no traceback, not even while this is still importing."""
     try:
-        from connectrio.cli import app
+        with without_collections():
+            from connectrio.cli import app
 
         return app.dispatch(getattr(app, name)(), arguments)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import cyclopts
 
 from connectrio._version import __version__
 from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError
+from connectrio.startup import without_collections
 from connectrio.terminal import is_terminal, print_error
 
 __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
@@ -123,7 +124,8 @@ def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
 def _run_command(app: cyclopts.App, arguments: list[str]) -> int:
     _prepare_help(app, arguments)
     try:
-        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        with without_collections():
+            command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         raise UsageError(str(error).strip(), hint=_help_hint(app, arguments)) from error
     except ValueError as error:  # from the validation of a dataclass of options

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import cyclopts
 from cyclopts import Parameter
@@ -15,8 +15,15 @@ from cyclopts import Parameter
 from connectrio.cli.aio import event_loop
 from connectrio.cli.errors import CommandError
 from connectrio.cli.sources import Environment, TomlFile
-from connectrio.logs import LogFormat, LogLevel, configure_logging
 from connectrio.settings import Backend, HostSettings, default_backend
+from connectrio.startup import load_structlog, starting
+
+load_structlog()
+
+from connectrio.logs import LogFormat, LogLevel, configure_logging  # noqa: E402 - imports structlog, if need be with rich
+
+if TYPE_CHECKING:
+    from connectrio.host import Addresses, Host
 
 __all__ = ["c0_app", "serve", "serve_app"]
 
@@ -85,10 +92,15 @@ def serve(
 
 
 def _serve_alone(settings: HostSettings, backend: Backend | None) -> None:
-    from connectrio.announce import announce
-    from connectrio.runner import exit_despite_busy_threads, run_host
+    with starting() as started:
+        from connectrio.announce import announce
+        from connectrio.runner import exit_despite_busy_threads, run_host
 
-    run_host(settings, backend=backend, announce=announce)
+        def announce_start(host: Host, addresses: Addresses) -> None:
+            announce(host, addresses)
+            started()
+
+        run_host(settings, backend=backend, announce=announce_start)
     exit_despite_busy_threads(0)
 
 

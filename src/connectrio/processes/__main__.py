@@ -2,10 +2,17 @@
 
 import sys
 
+from connectrio.startup import load_structlog, starting
+
 if __name__ == "__main__":
     role, descriptor = sys.argv[1:]
+    load_structlog()
     if role == "supervise":
-        from connectrio.processes.supervisor import main
+        from connectrio.processes.supervisor import main as supervise
+
+        supervise(int(descriptor))
     else:
-        from connectrio.processes._worker import main
-    main(int(descriptor))
+        with starting() as started:
+            from connectrio.processes._worker import main as host
+
+            host(int(descriptor), started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -25,10 +26,14 @@ log = get_logger("connectrio.processes")
 
 
 class _Worker:
-    """A host, and its talk with the supervisor."""
+    """A host, and its talk with the supervisor.
 
-    def __init__(self, order: Order) -> None:
+    :param is_serving: called when it answers calls
+    """
+
+    def __init__(self, order: Order, is_serving: Callable[[], None]) -> None:
         self._order = order
+        self._is_serving = is_serving
         self._host = Host(order.settings, one_of=ProcessOfSeveral(order.processes, tuple(order.http)))
         self._addresses: Addresses | None = None
         self._tasks: TaskGroup | None = None
@@ -48,6 +53,7 @@ class _Worker:
         """What the host calls when it serves, as of any `anyio.abc.TaskStatus`."""
         if value is not None and self._tasks is not None and self._control is not None:
             self._addresses = value
+            self._is_serving()
             self._tasks.start_soon(self._control.send, Serving(list(value.grpc)))
 
     async def _listen_to(self, control: Control) -> None:
@@ -67,21 +73,24 @@ class _Worker:
         return Report(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
 
 
-def main(descriptor: int) -> NoReturn:
-    """Host as the supervisor orders over that socket."""
+def main(descriptor: int, is_serving: Callable[[], None]) -> NoReturn:
+    """Host as the supervisor orders over that socket.
+
+    :param is_serving: called when this process answers calls
+    """
     end = socket.socket(fileno=descriptor)
     os.set_inheritable(end.fileno(), False)  # what connectors start would keep the supervisor from seeing our end
     order = receive_order(end)
     configure_logging(order.log_level, order.log_format, process=order.number)
     with end.dup() as last_words:
-        code = _run(order, end, last_words)
+        code = _run(order, end, last_words, is_serving)
     exit_despite_busy_threads(code)
     sys.exit(code)
 
 
-def _run(order: Order, end: socket.socket, last_words: socket.socket) -> int:
+def _run(order: Order, end: socket.socket, last_words: socket.socket, is_serving: Callable[[], None]) -> int:
     backend, options = anyio_backend(order.backend)
-    worker = _Worker(order)
+    worker = _Worker(order, is_serving)
     try:
         anyio.run(worker.run, end, backend=backend, backend_options=options)
     except BaseExceptionGroup as group:
