@@ -18,6 +18,8 @@ __all__ = ["LogFormat", "LogLevel", "configure_logging", "get_logger"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
 
 class _Logger:
     """Decides at each line where it goes, because the program may configure logging after this module is imported."""
@@ -36,7 +38,7 @@ class _Logger:
 
     def is_enabled_for(self, level: LogLevel) -> bool:
         """Whether a line of that level may be written; asking costs less than writing a line for nobody."""
-        number = logging.getLevelNamesMapping()[level.upper()]
+        number = _LEVELS[level]
         if not structlog.is_configured():
             return logging.getLogger(self._name).isEnabledFor(number)
         wrapper = structlog.get_config()["wrapper_class"]
@@ -75,7 +77,7 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
     :param process: which of several processes this is; each line says so
     """
     global _host_wrapper, _host_level  # noqa: PLW0603 - as is what structlog.configure sets
-    _host_level = logging.getLevelNamesMapping()[level.upper()]
+    _host_level = _LEVELS[level]
     _host_wrapper = structlog.make_filtering_bound_logger(_host_level)
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(

@@ -27,7 +27,8 @@ def codec_for(literal_type: LiteralType | None, *, pickle: Codec | None = None) 
 
     :param pickle: the codec of pickles, where they are allowed
     """
-    return _Compiler(pickle).compile(literal_type, 0)
+    compiler = _WITHOUT_PICKLES if pickle is None else _Compiler(pickle)
+    return compiler.compile(literal_type, 0)
 
 
 def type_name(literal_type: LiteralType | None) -> str:
@@ -59,18 +60,18 @@ class _Compiler:
             return _UNSET
         if depth > MAX_DEPTH:
             return Unsupported("…", f"it is nested more than {MAX_DEPTH} levels deep")
+        if literal_type.simple is not None:
+            return self._simple(literal_type.simple, literal_type)
         kind, value = kind_of(literal_type)
-        if kind == "simple":
-            return self._simple(value, literal_type)
         compile_kind = self._kinds.get(kind)
         return _UNSET if compile_kind is None else compile_kind(value, depth)
 
     def _simple(self, simple: SimpleType, literal_type: LiteralType) -> Codec:
-        if simple == SimpleType.STRUCT and literal_type.metadata is not None:
+        if literal_type.metadata is not None and simple == SimpleType.STRUCT:
             return _struct(literal_type.metadata)
-        if simple == SimpleType.BINARY and self._pickle is not None:
+        if self._pickle is not None and simple == SimpleType.BINARY:
             return self._pickle
-        codec = _SIMPLE.get(simple)
+        codec = _SIMPLE.get(int(simple))
         return (
             Unsupported(f"simple type {int(simple)}", "this version of Flyte's types is not known")
             if codec is None
@@ -110,15 +111,18 @@ _PICKLE = Unsupported(
     " those who send to it (--unsafe-pickle)",
 )
 
+# by numbers: an enum's own hash is slow
 _SIMPLE: dict[int, Codec] = {
-    SimpleType.NONE: Nothing(),
-    SimpleType.INTEGER: Integer(),
-    SimpleType.FLOAT: Float(),
-    SimpleType.STRING: String(),
-    SimpleType.BOOLEAN: Boolean(),
-    SimpleType.DATETIME: Datetime(),
-    SimpleType.DURATION: Duration(),
-    SimpleType.BINARY: Binary(),
-    SimpleType.ERROR: Unsupported("error", "errors are not passed to tasks"),
-    SimpleType.STRUCT: UntypedStruct(),
+    int(SimpleType.NONE): Nothing(),
+    int(SimpleType.INTEGER): Integer(),
+    int(SimpleType.FLOAT): Float(),
+    int(SimpleType.STRING): String(),
+    int(SimpleType.BOOLEAN): Boolean(),
+    int(SimpleType.DATETIME): Datetime(),
+    int(SimpleType.DURATION): Duration(),
+    int(SimpleType.BINARY): Binary(),
+    int(SimpleType.ERROR): Unsupported("error", "errors are not passed to tasks"),
+    int(SimpleType.STRUCT): UntypedStruct(),
 }
+
+_WITHOUT_PICKLES = _Compiler(None)

@@ -42,11 +42,13 @@ def inputs_to_python(
     declared = _declared_types(variables)
     if not literals.keys() <= declared.keys():
         raise _undeclared(literals.keys(), declared.keys())
-    return {
-        name: _read_input(name, literals[name], codec_for(literal_type, pickle=pickle), storage)
-        for name, literal_type in declared.items()
-        if name in literals
-    }
+    values: dict[str, Any] = {}
+    with one_budget() as budget:
+        for name, literal_type in declared.items():
+            if name in literals:
+                budget.renew()
+                values[name] = _read_input(name, literals[name], codec_for(literal_type, pickle=pickle), storage)
+    return values
 
 
 def _declared_types(variables: VariableMap | None) -> dict[str, LiteralType | None]:
@@ -66,8 +68,7 @@ def _undeclared(came: Iterable[str], declared: Iterable[str]) -> LiteralError:
 def _read_input(name: str, literal: Literal | None, codec: Codec, storage: Storage | None) -> Any:
     literal = Literal() if literal is None else literal
     try:
-        with one_budget():
-            return codec.to_python(literal if storage is None else fetched(literal, storage))
+        return codec.to_python(literal if storage is None else fetched(literal, storage))
     except LiteralError as error:
         error.about(f"input {quoted_name(name)}", codec.label)
         raise

@@ -61,6 +61,10 @@ class Budget:
 
     left: int = MAX_DEFAULTS
 
+    def renew(self) -> None:
+        """Begin again, for another input."""
+        self.left = MAX_DEFAULTS
+
     def take(self, count: int) -> None:
         """:raises LiteralError: there are more than `MAX_DEFAULTS`"""
         self.left -= count
@@ -72,11 +76,12 @@ _budget: ContextVar[Budget | None] = ContextVar("connectrio.literals.budget", de
 
 
 @contextmanager
-def one_budget() -> Iterator[None]:
-    """Let all that is read within, such as the items of a list, have one budget together."""
-    token = _budget.set(Budget())
+def one_budget() -> Iterator[Budget]:
+    """Let all that is read within, such as the items of a list, have one budget together: the one that this gives."""
+    budget = Budget()
+    token = _budget.set(budget)
     try:
-        yield
+        yield budget
     finally:
         _budget.reset(token)
 

@@ -115,7 +115,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
-        template = message.template or TaskTemplate()
+        template = TaskTemplate() if message.template is None else message.template
         call = TaskCall(Operation.CREATE, template.type, template.task_type_version, message.connection, message.inputs)
 
         async def create(connector: AsyncConnector[Any]) -> CreateTaskResponse:
@@ -321,7 +321,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
 
 def _task_call(operation: Operation, category: TaskCategory | None, connection: Connection | None = None) -> TaskCall:
-    category = category or TaskCategory()
+    if category is None:
+        category = TaskCategory()
     return TaskCall(operation, category.name, category.version, connection)
 
 
@@ -341,7 +342,7 @@ def _decode_resource_meta(connector: AsyncConnector[Any], data: bytes) -> Any:
 
 
 def _variables(template: TaskTemplate) -> VariableMap | None:
-    return template.interface.inputs if template.interface else None
+    return None if template.interface is None else template.interface.inputs
 
 
 def _metrics_query(message: GetTaskMetricsRequest) -> dict[str, Any]:

@@ -75,9 +75,10 @@ class Metrics:
             "flyte_connector_input_literal_bytes", "Size of input literal", ["task_type"], registry=self.registry
         )
 
-        # looking a series up costs as much as counting; there is one for each operation of each connector
+        # looking a series up costs as much as counting; there are a few for each connector
         self._latency_of = cache(self._latency.labels)
         self._successes_of = cache(self._successes.labels)
+        self._input_bytes_of = cache(self._input_bytes.labels)
         self._creates = self._counter(
             "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
         )
@@ -141,4 +142,4 @@ class Metrics:
 
         :param task_type: a registered one, or `UNREGISTERED`
         """
-        self._input_bytes.labels(task_type).observe(size)
+        self._input_bytes_of(task_type).observe(size)

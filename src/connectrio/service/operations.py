@@ -17,6 +17,9 @@ class Operation(StrEnum):
     GET_METRICS = "get_metrics"
     GET_LOGS = "get_logs"
 
+    # an enum hashes its members' names, in Python; the text itself does it several times as fast
+    __hash__ = str.__hash__
+
     def of(self, task_type: str) -> str:
         """What is done to a task of that type, as a phrase: "delete duckdb task"."""
         subject = _SUBJECTS.get(self, "")
@@ -56,5 +59,5 @@ class OperationLimits:
 
     def seconds(self, operation: Operation) -> float | None:
         """The limit for `operation`."""
-        limit: float | None = getattr(self, operation.value)
+        limit: float | None = getattr(self, operation)
         return limit
