@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -82,6 +83,20 @@ async def test_a_call_that_waits_holds_up_no_other():
         going_on.set()
 
 
+async def test_others_have_their_turn_between_many_calls():
+    began = []
+
+    async with staged() as stage:
+        for _ in range(100):
+            stage.start("call")
+        while len(stage.ran) < 100:
+            began.append(len(stage.ran))
+            await checkpoint()
+    steps = [after - before for before, after in pairwise([*began, 100])]
+    assert max(steps) <= 32, "one share in a turn, and on trio two"
+    assert len({task for _, task in stage.ran}) <= 3
+
+
 @pytest.mark.parametrize("leave", [checkpoint, lambda: anyio.sleep(0.001)])
 async def test_a_call_that_has_waited_leaves_its_task_to_nobody(leave: Callable):
     async with staged() as stage:
@@ -150,13 +165,20 @@ async def test_a_call_that_waits_is_cancelled_with_the_tasks():
     assert cleaned == [True]
 
 
-async def test_closed_the_calls_that_were_started_are_answered():
+@pytest.mark.parametrize("idle", [0, 1, 2])
+async def test_closed_the_calls_that_were_started_are_answered(idle: int):
+    names = [str(number) for number in range(50)]
     async with leaving_nothing(), anyio.create_task_group() as group:
         stage = Stage(CallTasks(group))
-        stage.start("a", checkpoint)
-        stage.start("b")
+        for _ in range(idle * 20):
+            stage.start("before")
+        await eventually(lambda: len(stage.ran) == idle * 20)
+        await turns()
+        del stage.ran[:]
+        for number, name in enumerate(names):
+            stage.start(name, checkpoint if number % 7 == 0 else None)
         stage.tasks.close()
-    assert [name for name, _ in stage.ran] == ["a", "b"]
+    assert [name for name, _ in stage.ran] == names
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ from anyio.abc import TaskGroup
 
 from connectrio.rpc._wakeup import Wakeup
 
+# Many calls can be read at once; the writer, the reader and other connections get a turn after so many of them, so that
+# the first answers are on their way while the others are worked on.
+_CALLS_PER_TURN = 16
+
 Answer = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -45,8 +49,9 @@ class CallTasks:
     def close(self) -> None:
         """There will be no more calls: the tasks end with those that were started."""
         self._is_closed = True
-        for idle in self._idle:
-            idle.wake()
+        idle, self._idle = self._idle, []
+        for wakeup in idle:
+            wakeup.wake()
 
     def _summon(self) -> None:
         if self._waiting and not self._is_one_coming:
@@ -59,19 +64,24 @@ class CallTasks:
     async def _work(self) -> None:
         wakeup = Wakeup()
         before = copy_context()
-        while True:
-            self._is_one_coming = False
-            while self._waiting:
-                answer = self._waiting.popleft()
-                self._summon()  # for the calls behind this one, should it wait
-                call = Watched(answer())
-                await call
-                if call.has_waited or not _is_same(before, copy_context()):
-                    return
-            if self._is_closed:
-                return
-            self._idle.append(wakeup)
+        self._is_one_coming = False
+        while await self._answer_some(before) and not self._is_closed:
+            self._idle.append(wakeup)  # if calls are left, another task is coming for them, in the next turn
             await wakeup.wait()
+            self._is_one_coming = False
+
+    async def _answer_some(self, before: Context) -> bool:
+        """Answer calls until none is waiting, or it is somebody else's turn; whether this task may answer more."""
+        for _ in range(_CALLS_PER_TURN):
+            if not self._waiting:
+                break
+            answer = self._waiting.popleft()
+            self._summon()  # for the calls behind this one, should it wait
+            call = Watched(answer())
+            await call
+            if call.has_waited or not _is_same(before, copy_context()):
+                return False
+        return True
 
 
 def _is_same(before: Context, now: Context) -> bool:
