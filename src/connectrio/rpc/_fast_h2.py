@@ -37,8 +37,8 @@ _DATA, _HEADERS, _CONTINUATION = 0x0, 0x1, 0x9
 _END_STREAM, _END_HEADERS = 0x1, 0x4
 _RESERVED_BIT = 1 << 31
 
-_OPEN = frozenset([ConnectionState.CLIENT_OPEN, ConnectionState.SERVER_OPEN])
-_READABLE = frozenset([StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL])
+_CLIENT_OPEN, _SERVER_OPEN = ConnectionState.CLIENT_OPEN, ConnectionState.SERVER_OPEN
+_STREAM_OPEN, _HALF_CLOSED = StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL
 
 _REQUEST_PSEUDO_HEADERS = frozenset([":method", ":scheme", ":authority", ":path"])
 _FOUR_PSEUDO_HEADERS = [FieldKind.PSEUDO] * 4
@@ -74,7 +74,7 @@ class FastH2Connection(DrainableH2Connection):
         """The events of the next frame, or None for one that is to go h2's way."""
         buffer = self.incoming_buffer
         data = buffer._data  # noqa: SLF001 - h2 would copy each frame twice
-        if len(data) < _FRAME_HEADER_SIZE or self.is_inside_header_block() or self.state_machine.state not in _OPEN:
+        if len(data) < _FRAME_HEADER_SIZE or self.is_inside_header_block() or not self._is_open():
             return None
         high, low, frame_type, flags, stream_id = _FRAME_HEADER.unpack_from(data)
         length = high << 16 | low
@@ -132,8 +132,10 @@ class FastH2Connection(DrainableH2Connection):
         :param headers: pseudo-headers first, lower-case names, latin-1 values
         :raises ProtocolError: not now; nothing was sent
         """
-        self.state_machine.process_input(ConnectionInputs.SEND_HEADERS)
-        stream = self._get_or_create_stream(stream_id, AllowedStreamIDs(self.config.client_side))
+        self._check_may_send(ConnectionInputs.SEND_HEADERS)
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            stream = self._get_or_create_stream(stream_id, AllowedStreamIDs(self.config.client_side))
         machine = stream.state_machine
         machine.process_input(StreamInputs.SEND_HEADERS)
         if end_stream:
@@ -158,13 +160,21 @@ class FastH2Connection(DrainableH2Connection):
         stream, size = self._get_stream_by_id(stream_id), len(data)
         if size > min(self.outbound_flow_control_window, stream.outbound_flow_control_window):
             raise FlowControlError(f"Cannot send {size} bytes, the flow control window is smaller")
-        self.state_machine.process_input(ConnectionInputs.SEND_DATA)
+        self._check_may_send(ConnectionInputs.SEND_DATA)
         stream.state_machine.process_input(StreamInputs.SEND_DATA)
         if end_stream:
             stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
         stream.outbound_flow_control_window -= size
         self.outbound_flow_control_window -= size
         self._put_frame(_DATA, _END_STREAM if end_stream else 0, stream_id, data)
+
+    def _is_open(self) -> bool:
+        state = self.state_machine.state
+        return state is _SERVER_OPEN or state is _CLIENT_OPEN  # h2's enums are slow to hash
+
+    def _check_may_send(self, action: ConnectionInputs) -> None:
+        if not self._is_open():  # a connection that is open may send, and stays open
+            self.state_machine.process_input(action)
 
     def _put_frame(self, frame_type: int, flags: int, stream_id: int, payload: bytes | memoryview) -> None:
         size = len(payload)
@@ -174,13 +184,18 @@ class FastH2Connection(DrainableH2Connection):
 
 def _may_receive(stream: H2Stream, length: int, end_stream: bool) -> bool:
     """Whether this much data can be nothing but right on `stream`."""
-    if stream.state_machine.state not in _READABLE or not stream.state_machine.headers_received:
+    if not _is_readable(stream) or not stream.state_machine.headers_received:
         return False
     expected = stream._expected_content_length  # noqa: SLF001 - h2's own bookkeeping, asked before it raises
     if expected is None:
         return True
     total = stream._actual_content_length + length  # noqa: SLF001 - as above
     return total == expected or (total < expected and not end_stream)
+
+
+def _is_readable(stream: H2Stream) -> bool:
+    state = stream.state_machine.state
+    return state is _STREAM_OPEN or state is _HALF_CLOSED
 
 
 def _is_ordinary_request(fields: list[Field]) -> bool:
@@ -201,7 +216,7 @@ def _has_one_length(kinds: list[FieldKind], others: int) -> bool:
 
 def _is_ordinary_response(fields: list[Field], stream: H2Stream, end_stream: bool) -> bool:
     """Whether HTTP can have nothing against a response, or trailers, with these fields (RFC 9113 §8.1, §8.3.2)."""
-    if stream.state_machine.state not in _READABLE:
+    if not _is_readable(stream):
         return False
     plain = sum(field.kind is FieldKind.PLAIN for field in fields)
     if stream.state_machine.headers_received:

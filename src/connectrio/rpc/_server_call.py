@@ -225,16 +225,17 @@ class ServerCall:
     async def _invoke(self) -> Outcome:
         stream, call, context = self._server_stream, self._call, self._context
         try:
-            metadata, method = await context.dispatch.recv_request(
-                call.metadata,
-                self._handler.func,
-                method_name=call.method,
-                deadline=call.deadline,
-                content_type=CONTENT_TYPE,
-                user_agent=call.user_agent,
-                peer=stream.peer,
-            )
-            stream.metadata = metadata
+            method = self._handler.func
+            if stream.has_listeners:
+                stream.metadata, method = await context.dispatch.recv_request(
+                    call.metadata,
+                    method,
+                    method_name=call.method,
+                    deadline=call.deadline,
+                    content_type=CONTENT_TYPE,
+                    user_agent=call.user_agent,
+                    peer=stream.peer,
+                )
             await method(stream)
         except GRPCError as error:
             return self._refused(error)

@@ -130,9 +130,10 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
             self._first = None
             raise
         self._first = None
-        (message,) = await self._dispatch.recv_message(decoded)
+        if self.has_listeners:
+            (decoded,) = await self._dispatch.recv_message(decoded)
         self._messages_received += 1
-        return cast("_Recv", message)
+        return cast("_Recv", decoded)
 
     def _is_last(self) -> bool:
         """Whether it is known already that no message follows the one that was read."""
@@ -166,7 +167,8 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
             await self.send_initial_metadata()
         if self._send_message_done and not self._cardinality.server_streaming:
             raise ProtocolError("a unary response is one message, and it was sent already")
-        (message,) = await self._dispatch.send_message(message)
+        if self.has_listeners:
+            (message,) = await self._dispatch.send_message(message)
         await self._write(memoryview(self._encode(message)))
         self._send_message_done = True
         self._messages_sent += 1
@@ -200,7 +202,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         if self._send_initial_metadata_done:
             raise ProtocolError("the initial metadata was sent already")
         headers = _RESPONSE_HEADERS[self._call.response_encoding]
-        if metadata or self._has_listeners:
+        if metadata or self.has_listeners:
             (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
             headers += tuple(encode_metadata(metadata))
         self._http2.send_headers(headers)
@@ -221,7 +223,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         if status is Status.OK and not self._send_trailing_metadata_done:
             self._check_can_go_on()
             adorned = metadata or self._call.trailing_metadata or status_message or status_details
-            if self._send_message_done and not adorned and not self._has_listeners:
+            if self._send_message_done and not adorned and not self.has_listeners:
                 self._end(_SUCCESS_TRAILERS)
                 return
         trailing = MultiDict(metadata or ())
@@ -243,7 +245,7 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         self._send_trailing_metadata_done = True
 
     @property
-    def _has_listeners(self) -> bool:
+    def has_listeners(self) -> bool:
         """Whether anybody has asked grpclib for events, who may change what is sent."""
         return bool(self._dispatch._listeners)  # noqa: SLF001 - grpclib has no other way to ask
 
