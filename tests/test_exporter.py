@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +18,8 @@ import anyio
 import pytest
 from prometheus_client import generate_latest
 
-from connectrio.exporter import make_app, serve_exporter
+from connectrio.exporter import serve_exporter
+from connectrio.exporter._http import make_app
 from connectrio.registry import LoadFailure
 from connectrio.service import Metrics
 
@@ -141,7 +144,7 @@ async def test_other_paths_and_methods():
 
 @pytest.mark.parametrize("sent", [b"", b"GET /rea", b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"])
 async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
-    monkeypatch.setattr("connectrio.exporter._GRACE", 10.0)
+    monkeypatch.setattr("connectrio.exporter._http._GRACE", 10.0)
     async with exporter(View()) as address:
         stream = await anyio.connect_tcp(*address)
         if sent:
@@ -163,8 +166,8 @@ async def test_a_request_that_never_ends_does_not_either(monkeypatch):
         await send({"type": "http.response.body", "body": b"x" * 10_000_000, "more_body": True})
         await anyio.sleep_forever()
 
-    monkeypatch.setattr("connectrio.exporter._GRACE", 0.05)
-    monkeypatch.setattr("connectrio.exporter.make_app", lambda view: hangs)
+    monkeypatch.setattr("connectrio.exporter._http._GRACE", 0.05)
+    monkeypatch.setattr("connectrio.exporter._http.make_app", lambda view: hangs)
     async with exporter(View()) as address, await anyio.connect_tcp(*address) as stream:
         await stream.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         await stream.receive()
@@ -228,3 +231,19 @@ def test_importing_connectrio_imports_no_exporter():
     code = "import sys, connectrio; print(sorted({'hypercorn', 'starlette', 'prometheus_client'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_the_first_request_waits_for_the_web_server_to_load(monkeypatch):
+    """Calls do not: it loads in a thread."""
+    loading, may_load = threading.Event(), threading.Event()
+
+    def slowly(name):
+        loading.set()
+        assert may_load.wait(30)
+        return importlib.import_module(name)
+
+    monkeypatch.setattr("connectrio.exporter.import_module", slowly)
+    async with exporter(View()) as address, anyio.create_task_group() as tasks:
+        tasks.start_soon(get, address, "/readyz")
+        assert await anyio.to_thread.run_sync(loading.wait, 30)
+        may_load.set()

@@ -150,6 +150,8 @@ def test_what_authors_of_connectors_load():
 NOT_BY_HOSTS = {
     "connectrio.client", "connectrio.conformance", "connectrio.flyte", "connectrio.processes", "connectrio.rpc.channel",
     "connectrio.testing", "duckdb", "flyte", "grpclib.client", "pygments", "rich",
+    # nobody has asked it for metrics
+    "h11", "hypercorn", "starlette", "wsproto",
 }  # fmt: skip
 EVENT_LOOPS = {"asyncio": {"trio", "uvloop"}, "uvloop": {"trio"}, "trio": {"uvloop"}}
 

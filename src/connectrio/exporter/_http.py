@@ -1,93 +1,53 @@
-"""The host's HTTP side: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people."""
+"""The exporter's web server and what it answers."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskStatus
 from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import make_asgi_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from connectrio.lifecycle import LoadFailure
 from connectrio.logs import get_logger
 
-__all__ = ["ExporterSource", "make_app", "serve_exporter"]
+if TYPE_CHECKING:
+    from connectrio.exporter import ExporterSource
+
+__all__ = ["make_app", "serve_http"]
 
 logger = get_logger("connectrio.exporter")
-
-Address = tuple[str, int]
 
 # seconds that requests in flight get when the exporter stops; a scrape takes milliseconds
 _GRACE = 1.0
 
 
-class ExporterSource(Protocol):
-    """What the exporter asks of the host, at each request."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether new work is welcome: what /readyz turns into 200 or 503."""
-
-    @property
-    def state(self) -> str:
-        """Where the host is in its life: "starting", "serving", "draining", "stopped"."""
-
-    @property
-    def connectors(self) -> int:
-        """How many connectors are served."""
-
-    @property
-    def failures(self) -> Sequence[LoadFailure]:
-        """What could not be loaded."""
-
-    @property
-    def collectors(self) -> CollectorRegistry:
-        """What /metrics shows."""
-
-    @property
-    def processes(self) -> Sequence[Mapping[str, Any]]:
-        """How each process is, where several host; else nothing."""
-
-    async def refresh(self) -> None:
-        """Bring all of the above up to date."""
+Serve = Callable[..., Awaitable[None]]
 
 
-async def serve_exporter(
-    sockets: Sequence[socket.socket],
-    source: ExporterSource,
-    *,
-    task_status: TaskStatus[list[Address]] = anyio.TASK_STATUS_IGNORED,
-) -> None:
+async def serve_http(sockets: Sequence[socket.socket], source: ExporterSource, hypercorn_serve: Serve) -> None:
     """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
 
-    Started with `TaskGroup.start`, this reports the (host, port) of each socket.
-
-    :param sockets: bound and listening; owned by the exporter from here on, and closed when this returns
+    :param sockets: bound and listening; the caller's, who closes them
+    :param hypercorn_serve: hypercorn's `serve` for the event loop that runs
     """
     stopping = anyio.Event()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_run_hypercorn, make_app(source), sockets, stopping)
-            task_status.started([each.getsockname()[:2] for each in sockets])
-            try:
-                await anyio.sleep_forever()
-            finally:
-                stopping.set()
-    finally:
-        for each in sockets:
-            each.close()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_run_hypercorn, hypercorn_serve, make_app(source), sockets, stopping)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopping.set()
 
 
-async def _run_hypercorn(app: ASGIApp, sockets: Sequence[socket.socket], stopping: anyio.Event) -> None:
+async def _run_hypercorn(serve: Serve, app: ASGIApp, sockets: Sequence[socket.socket], stopping: anyio.Event) -> None:
     # hypercorn stops cleanly when it is told to, but not when it is cancelled
     with anyio.CancelScope(shield=True) as scope:
 
@@ -95,18 +55,7 @@ async def _run_hypercorn(app: ASGIApp, sockets: Sequence[socket.socket], stoppin
             await stopping.wait()
             scope.deadline = anyio.current_time() + 2 * _GRACE
 
-        await _serve_function()(app, _Config(sockets), shutdown_trigger=stop)
-
-
-def _serve_function() -> Callable[..., Awaitable[None]]:
-    """Hypercorn's `serve` for the event loop that runs."""
-    if anyio.get_cancelled_exc_class().__module__.partition(".")[0] == "trio":
-        from hypercorn.trio import serve as serve_on_trio
-
-        return serve_on_trio
-    from hypercorn.asyncio import serve as serve_on_asyncio
-
-    return serve_on_asyncio
+        await serve(app, _Config(sockets), shutdown_trigger=stop)
 
 
 class _Config(Config):
