@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from connectrio.startup import without_collections
@@ -12,6 +12,8 @@ __all__ = ["flyte_connector", "main"]
 
 # 128 + SIGINT, as shells have it
 _INTERRUPTED = 130
+# the command of each script that hosts
+_SERVES = {"connectrio_app": "serve", "flyte_connector_app": "c0"}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -26,14 +28,28 @@ def flyte_connector(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(name: str, arguments: Sequence[str] | None) -> int:
     """The exit code of a script. Ctrl-C is no traceback, not even while this is still importing."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        with without_collections():
+            serve = _plain_serve(words) if words[:1] == [_SERVES[name]] else None
+        if serve is not None:
+            return serve()
         with without_collections():
             from connectrio.cli import app
 
-        return app.dispatch(getattr(app, name)(), arguments)
+        return app.dispatch(getattr(app, name)(), words)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BaseExceptionGroup as group:  # where it comes while an event loop starts or ends
         if group.split(KeyboardInterrupt)[1] is not None:
             raise
         return _INTERRUPTED
+
+
+def _plain_serve(words: list[str]) -> Callable[[], int] | None:
+    """The host that `words` ask for, if they are plain."""
+    from connectrio.cli.outcome import exit_code
+    from connectrio.cli.plain import plain_serve
+
+    serve = plain_serve(words[1:])
+    return None if serve is None else lambda: exit_code(serve)

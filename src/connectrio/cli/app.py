@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 import cyclopts
 
 from connectrio._version import __version__
-from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError
+from connectrio.cli.errors import UsageError
+from connectrio.cli.outcome import exit_code
 from connectrio.startup import without_collections
-from connectrio.terminal import is_terminal, print_error
+from connectrio.terminal import is_terminal
 
 __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
-
-# 128 + SIGPIPE, as shells have it
-_BROKEN_PIPE = 141
 
 _COMMANDS = {
     "Jobs": {
@@ -106,19 +103,8 @@ def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
 
     :param arguments: by default those of the process
     """
-    try:
-        code = _run_command(app, sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
-    except CommandError as error:
-        print_error(str(error), error.hint, failed=error.code != INTERRUPTED)
-        return error.code
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    except BrokenPipeError:
-        # nobody reads what was printed; what is left must not fail again when the interpreter flushes it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
-    return code
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_code(lambda: _run_command(app, given))
 
 
 def _run_command(app: cyclopts.App, arguments: list[str]) -> int:

@@ -7,23 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import cyclopts
 from cyclopts import Parameter
 
-from connectrio.cli.aio import event_loop
-from connectrio.cli.errors import CommandError
+from connectrio.cli.hosting import LogFormat, LogLevel, host
 from connectrio.cli.sources import Environment, TomlFile
-from connectrio.settings import Backend, HostSettings, default_backend
-from connectrio.startup import load_structlog, starting
-
-load_structlog()
-
-from connectrio.logs import LogFormat, LogLevel, configure_logging  # noqa: E402 - imports structlog, if need be with rich
-
-if TYPE_CHECKING:
-    from connectrio.host import Addresses, Host
+from connectrio.settings import Backend, HostSettings
 
 __all__ = ["c0_app", "serve", "serve_app"]
 
@@ -75,33 +66,7 @@ def serve(
     :param log_format: auto is console on a terminal and json elsewhere
     :param config: the TOML file; by default connectrio.toml in the working directory, if there is one
     """
-    from connectrio.lifecycle import HostError
-
-    configure_logging(log_level, log_format)
-    event_loop(backend)  # whether there is one
-    try:
-        if processes == 1:
-            _serve_alone(settings, backend)
-        else:
-            from connectrio.processes.control import Task
-            from connectrio.processes.supervisor import become_supervisor
-
-            become_supervisor(Task(settings, processes, backend or default_backend(), log_level, log_format))
-    except HostError as error:
-        raise CommandError(str(error)) from error
-
-
-def _serve_alone(settings: HostSettings, backend: Backend | None) -> None:
-    with starting() as started:
-        from connectrio.announce import announce
-        from connectrio.runner import exit_despite_busy_threads, run_host
-
-        def announce_start(host: Host, addresses: Addresses) -> None:
-            announce(host, addresses)
-            started()
-
-        run_host(settings, backend=backend, announce=announce_start)
-    exit_despite_busy_threads(0)
+    host(settings, backend=backend, processes=processes, log_level=log_level, log_format=log_format)
 
 
 def _app(name: str, example: str) -> cyclopts.App:

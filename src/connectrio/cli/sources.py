@@ -16,12 +16,10 @@ from cyclopts import App, Argument, ArgumentCollection, Token
 from cyclopts.config import Dict, Env
 
 from connectrio.cli.errors import UsageError
+from connectrio.cli.places import DEFAULT_FILE, variable
 
-__all__ = ["DEFAULT_FILE", "Environment", "TomlFile"]
+__all__ = ["Environment", "TomlFile"]
 
-DEFAULT_FILE = "connectrio.toml"
-
-_PREFIX = "CONNECTRIO_"
 # settings about settings, which no file can hold
 _NOT_IN_FILES = {"config"}
 
@@ -35,22 +33,22 @@ class Environment(Env):
     """`CONNECTRIO_PORT` for `--port`, and so on; lists are separated by spaces. An empty variable counts as none."""
 
     def __init__(self) -> None:
-        super().__init__(_PREFIX, command=False)
+        super().__init__(variable(""), command=False)
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:  # noqa: ARG002 - cyclopts' interface
         """Fill in the arguments that have variables."""
         for argument in arguments:
-            variable = f"{_PREFIX}{_key(argument).upper()}"
-            value = os.environ.get(variable, "")
-            if argument.tokens or not value or _is_kubernetes_link(variable, value):
+            name = variable(_key(argument))
+            value = os.environ.get(name, "")
+            if argument.tokens or not value or _is_kubernetes_link(name, value):
                 continue
             for index, part in enumerate(argument.env_var_split(value)):
-                argument.append(Token(keyword=variable, value=part, source="environment", index=index))
+                argument.append(Token(keyword=name, value=part, source="environment", index=index))
 
 
-def _is_kubernetes_link(variable: str, value: str) -> bool:
+def _is_kubernetes_link(name: str, value: str) -> bool:
     """Kubernetes tells every pod beside a Service named "connectrio" CONNECTRIO_PORT=tcp://10.0.0.1:8000."""
-    return variable == f"{_PREFIX}PORT" and value.startswith("tcp://")
+    return name == variable("port") and value.startswith("tcp://")
 
 
 class TomlFile:
