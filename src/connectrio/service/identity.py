@@ -9,15 +9,17 @@ no part of it, for they can be rotated in between, nor is the order of inputs an
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from betterproto2 import Message
 
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
-from connectrio.idl.flyteidl2.core import NodeExecutionIdentifier, TaskExecutionIdentifier, TaskTemplate
+from connectrio.idl.flyteidl2.core import NodeExecutionIdentifier, TaskTemplate
 
 __all__ = ["JobIdentity", "identify"]
 
@@ -49,10 +51,11 @@ def identify(request: CreateTaskRequest) -> JobIdentity | None:
     name = metadata.task_execution_id if metadata is not None else None
     if name is None or not _is_complete(name.node_execution_id):
         return None
-    template = request.template or TaskTemplate()
-    task = _digest(_node(name), _canonical(template), _canonical(request.inputs))
+    template = TaskTemplate() if request.template is None else request.template
+    node = _tuple([_canonical(name.task_id), _canonical(name.node_execution_id)])
+    task = _digest(node, _canonical(template), _canonical(request.inputs))
     return JobIdentity(
-        key=f"cr-{_digest(task, name.retry_attempt, request.output_prefix)[:_KEY_DIGITS]}",
+        key=f"cr-{_digest(repr(task), repr(name.retry_attempt), repr(request.output_prefix))[:_KEY_DIGITS]}",
         task=task,
         attempt=name.retry_attempt,
         output_prefix=request.output_prefix,
@@ -64,55 +67,74 @@ def _is_complete(node: NodeExecutionIdentifier | None) -> bool:
     return node is not None and bool(node.node_id) and node.execution_id is not None and bool(node.execution_id.name)
 
 
-def _node(name: TaskExecutionIdentifier) -> Any:
-    return _canonical(name.task_id), _canonical(name.node_execution_id)
-
-
 def _declares_outputs(template: TaskTemplate) -> bool:
     outputs = template.interface.outputs if template.interface is not None else None
     return outputs is not None and bool(outputs.variables)
 
 
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(_tuple(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _canonical(value: Any) -> Any:
-    """`value` as tuples and plain values, whose `repr` is the same for equal messages."""
-    match value:
-        case Message():
-            return type(value).__name__, tuple(_fields(value))
-        case list():
-            return tuple(_sorted_entries(value))
-        case dict():
-            return tuple(sorted((key, _canonical(item)) for key, item in value.items()))
-        case Enum():
-            return value.value
-    return value
+# What is hashed is the `repr` of tuples. It is written without making them, which is quicker.
 
 
-def _fields(message: Message) -> list[tuple[str, Any]]:
-    """Those that are set, as on the wire: a field that a later release adds changes nothing until somebody sets it."""
-    found = []
-    for name, default in _defaults(type(message)):
-        value = getattr(message, name)
-        if value or value != default:
-            found.append((name, _canonical(value)))
-    return found
+def _tuple(items: Sequence[str]) -> str:
+    """The `repr` of a tuple whose items have these."""
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+
+
+def _canonical(value: Any) -> str:
+    """A text that is the same for equal messages: each as its name and its fields, with maps in the order of keys."""
+    return _writer(type(value))(value)  # type: ignore[arg-type]  # mypy: classes are hashable
 
 
 @cache
-def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
+def _writer(cls: type) -> Callable[[Any], str]:
+    if issubclass(cls, Message):
+        return _write_message
+    if issubclass(cls, list):
+        return _write_list
+    if issubclass(cls, dict):
+        return _write_dict
+    return _write_member if issubclass(cls, Enum) else repr
+
+
+def _write_message(message: Message) -> str:
+    """With the fields that are set, as on the wire: one that a later release adds changes nothing until it is set."""
+    name, values, fields = _layout(type(message))
+    found = [
+        f"({label}, {_canonical(value)})"
+        for (label, default), value in zip(fields, values(message), strict=True)
+        # messages are None by default: asking one whether it is empty, which takes long, would tell nothing
+        if value is not default and (default is None or value or value != default)
+    ]
+    return f"({name}, {_tuple(found)})"
+
+
+@cache
+def _layout(cls: type[Message]) -> tuple[str, Callable[[Message], tuple[Any, ...]], list[tuple[str, Any]]]:
+    """A message's name, what reads all its fields at once, and their names with what they are when not set."""
     empty = cls()
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # all messages are dataclasses
-    return [(name, getattr(empty, name)) for name in names if not name.startswith("_")]
+    names = [name for name in names if not name.startswith("_")]
+    values = attrgetter(*names) if len(names) > 1 else lambda message: tuple(getattr(message, name) for name in names)
+    return repr(cls.__name__), values, [(repr(name), getattr(empty, name)) for name in names]
 
 
-def _sorted_entries(items: list[Any]) -> list[Any]:
+def _write_dict(entries: dict[Any, Any]) -> str:
+    return _tuple([f"({key!r}, {_canonical(entries[key])})" for key in sorted(entries)])
+
+
+def _write_member(member: Enum) -> str:
+    return repr(member.value)
+
+
+def _write_list(items: list[Any]) -> str:
     """Flyte 2 writes maps as lists of entries, which have a `key` or a `name`; their order means nothing."""
-    canonical = [_canonical(item) for item in items]
-    for label in ("key", "name"):
-        if items and all(isinstance(item, Message) and hasattr(item, label) for item in items):
-            order = sorted(range(len(items)), key=lambda index: str(getattr(items[index], label)))
-            return [canonical[index] for index in order]
-    return canonical
+    if items and isinstance(items[0], Message):
+        for label in ("key", "name"):
+            if all(isinstance(item, Message) and hasattr(item, label) for item in items):
+                items = sorted(items, key=lambda item: str(getattr(item, label)))
+                break
+    return _tuple([_canonical(item) for item in items])
