@@ -107,6 +107,7 @@ class _Source:
 def _compile(message_type: type[Message]) -> Decoder:
     source = _Source()
     source.names |= {"new": message_type.__new__, "Message": message_type}
+    groups = sorted({_group(field) for field in fields_of(message_type) if field.siblings})
     source.add(
         0,
         "def decode(message, data, pos, end, depth, budget):",
@@ -116,8 +117,10 @@ def _compile(message_type: type[Message]) -> Decoder:
         "        budget.take_one()",
         "    if message is None:",
         *("        " + line for line in _blank(message_type, source)),
+        *(f"        {group} = False" for group in groups),
         "    else:",
         "        message._received_size += end - pos",
+        *(f"        {group} = True" for group in groups),
         "    unknown = None",
         "    while pos < end:",
         "        start = pos",
@@ -181,7 +184,16 @@ def _single(field: Field, source: _Source) -> list[str]:
 
 
 def _clear(field: Field) -> list[str]:
-    return [f"message.{sibling} = None" for sibling in field.siblings]
+    """Lines that unset the other members of its oneof, if any may be set."""
+    if not field.siblings:
+        return []
+    group = _group(field)
+    return [f"if {group}:", *(f"    message.{sibling} = None" for sibling in field.siblings), f"{group} = True"]
+
+
+def _group(field: Field) -> str:
+    """A name for whether any member of its oneof may be set."""
+    return f"set_{min(field.name, *field.siblings)}"
 
 
 def _merged_message(field: Field, source: _Source) -> list[str]:
@@ -219,18 +231,16 @@ def _nested(element: type[Any] | None, source: _Source) -> str:
 # Most lengths and numbers are one byte. The functions do the rest, and refuse what is cut short.
 _LENGTH = (
     "size = data[pos]",
-    "stop = pos + 1 + size",
+    "pos += 1",
+    "stop = pos + size",
     "if size > 127 or stop > end:",
-    "    pos, stop = read_length(data, pos, end)",
-    "else:",
-    "    pos += 1",
+    "    pos, stop = read_length(data, pos - 1, end)",
 )
 _VARINT = (
     "value = data[pos]",
-    "if value > 127 or pos >= end:",
-    "    value, pos = read_varint(data, pos, end)",
-    "else:",
-    "    pos += 1",
+    "pos += 1",
+    "if value > 127 or pos > end:",
+    "    value, pos = read_varint(data, pos - 1, end)",
 )
 
 
@@ -251,19 +261,22 @@ def _read(kind: str, element: type[Any] | None, wrapped: bool, source: _Source) 
 
 
 def _from_varint(kind: str, element: type[Any] | None, source: _Source) -> list[str]:
-    """Lines that turn the 64 bits in `value` into a value of that type."""
+    """Lines that follow `_VARINT`, and turn the 64 bits in `value` into a value of that type.
+
+    Those that are indented belong to numbers of more than one byte.
+    """
     if kind == "bool":
         return ["value = value != 0"]
     if kind == "uint64":
         return []
     if kind == "uint32":
-        return ["value &= 0xFFFFFFFF"]
+        return ["    value &= 0xFFFFFFFF"]
     if kind in ("sint32", "sint64"):
-        cut = ["value &= 0xFFFFFFFF"] if kind == "sint32" else []
+        cut = ["    value &= 0xFFFFFFFF"] if kind == "sint32" else []
         return [*cut, "value = (value >> 1) ^ -(value & 1)"]
     if kind == "int64":
-        return ["if value > 0x7FFFFFFFFFFFFFFF:", "    value -= 1 << 64"]
-    lines = ["value &= 0xFFFFFFFF", "if value > 0x7FFFFFFF:", "    value -= 1 << 32"]
+        return ["    if value > 0x7FFFFFFFFFFFFFFF:", "        value -= 1 << 64"]
+    lines = ["    value &= 0xFFFFFFFF", "    if value > 0x7FFFFFFF:", "        value -= 1 << 32"]
     return [*lines, *_enum_member(element, source)] if kind == "enum" else lines
 
 
