@@ -269,7 +269,7 @@ class Host:
             self.health,
         ]
         if settings.reflection:
-            self._reflection = Reflection(service_names(servicers), bundled_descriptors())
+            self._reflection = Reflection(service_names(servicers), bundled_descriptors)
             servicers.append(self._reflection)
         return Server(servicers, options=settings)
 

@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 
+import connectrio.host
 from connectrio.idl.grpc.reflection.v1 import ExtensionRequest
 from connectrio.rpc import Channel, Server
 from connectrio.rpc.health import Health
@@ -233,6 +234,27 @@ async def test_streams_that_wait_are_ended_and_new_ones_refused():
 def test_without_any_it_tells_of_health_and_itself():
     reflection = Reflection(["grpc.health.v1.Health"])
     assert f"/{OWN[0]}/ServerReflectionInfo" in reflection.__mapping__()
+
+
+async def test_descriptors_from_a_function_are_read_once_when_they_are_needed():
+    read = []
+
+    def count() -> bytes:
+        read.append(True)
+        return descriptors()
+
+    async with reflecting(Reflection([KEEPER], count)) as channel:
+        await ask(channel, Request(list_services=""))
+        assert read == []
+        for _ in range(2):
+            [response] = await ask(channel, Request(file_by_filename="zoo.proto"))
+            assert file_names(response)[0] == "zoo.proto"
+    assert read == [True]
+
+
+def test_the_descriptors_of_a_host_have_its_services():
+    """They are not checked when a host starts."""
+    Reflection(connectrio.host._HEALTH_NAMES, bundled_descriptors())
 
 
 def test_a_service_that_the_descriptors_lack_is_an_error_at_once():

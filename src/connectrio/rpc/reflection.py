@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,16 @@ def bundled_descriptors() -> bytes:
     return resources.files("connectrio.idl").joinpath("descriptors.binpb").read_bytes()
 
 
+def _load(services: Iterable[str], descriptors: bytes | Callable[[], bytes]) -> Descriptors:
+    encoded = descriptors() if callable(descriptors) else descriptors
+    own = [file for name, file in split_file_set(bundled_descriptors()) if name.startswith(_OWN_PROTOS)]
+    loaded = Descriptors([*(file for _, file in split_file_set(encoded)), *own])
+    missing = [name for name in services if name not in loaded.services]
+    if missing:
+        raise ValueError(f"the descriptors lack {', '.join(missing)}: name its .proto file to protoc as well")
+    return loaded
+
+
 class Reflection:
     """The servicer that tells what a server serves, in both versions of the protocol.
 
@@ -56,17 +66,17 @@ class Reflection:
 
     :param services: the full names of the services to list; reflection's own are added
     :param descriptors: an encoded FileDescriptorSet with what the services need, as `protoc --include_imports
-        --descriptor_set_out=greeter.binpb greeter.proto` writes it. Health's and reflection's own may be missing
+        --descriptor_set_out=greeter.binpb greeter.proto` writes it. Health's and reflection's own may be missing. A
+        function that returns one is called for the first request that needs it: for descriptors that are known to be
+        right, and that few clients ask for
     :raises ValueError: the descriptors cannot be decoded, or lack a service or an imported file
     """
 
-    def __init__(self, services: Iterable[str], descriptors: bytes = b"") -> None:
+    def __init__(self, services: Iterable[str], descriptors: bytes | Callable[[], bytes] = b"") -> None:
         self._services = sorted({*services, *_OWN_SERVICES})
-        own = [file for name, file in split_file_set(bundled_descriptors()) if name.startswith(_OWN_PROTOS)]
-        self._descriptors = Descriptors([*(file for _, file in split_file_set(descriptors)), *own])
-        missing = [name for name in self._services if name not in self._descriptors.services]
-        if missing:
-            raise ValueError(f"the descriptors lack {', '.join(missing)}: name its .proto file to protoc as well")
+        self._descriptors = cache(partial(_load, self._services, descriptors))
+        if not callable(descriptors):
+            self._descriptors()  # what is wrong with them is told now
         self._waiting: set[anyio.CancelScope] = set()
         self._ended = False
 
@@ -113,11 +123,11 @@ class Reflection:
             case "file_by_filename":
                 return self._files(value)
             case "file_containing_symbol":
-                return self._files(self._descriptors.file_of_symbol(value))
+                return self._files(self._descriptors().file_of_symbol(value))
             case "file_containing_extension":
                 return self._files_of_extension(value)
             case "all_extension_numbers_of_type":
-                numbers = self._descriptors.extension_numbers(value)
+                numbers = self._descriptors().extension_numbers(value)
                 found = ExtensionNumberResponse(base_type_name=value, extension_number=numbers)
                 return {"all_extension_numbers_response": found}
             case "list_services":
@@ -129,11 +139,11 @@ class Reflection:
                 }
 
     def _files(self, name: str) -> dict[str, Any]:
-        files = self._descriptors.with_imports(name)
+        files = self._descriptors().with_imports(name)
         return {"file_descriptor_response": FileDescriptorResponse(file_descriptor_proto=files)}
 
     def _files_of_extension(self, extension: ExtensionRequest) -> dict[str, Any]:
-        return self._files(self._descriptors.file_of_extension(extension.containing_type, extension.extension_number))
+        return self._files(self._descriptors().file_of_extension(extension.containing_type, extension.extension_number))
 
 
 def _error(status: Status, message: str) -> ErrorResponse:
