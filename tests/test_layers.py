@@ -149,7 +149,7 @@ def test_what_authors_of_connectors_load():
 # needed by commands that print, by clients, by other event loops, and never by calls
 NOT_BY_HOSTS = {
     "connectrio.client", "connectrio.conformance", "connectrio.flyte", "connectrio.processes", "connectrio.rpc.channel",
-    "connectrio.testing", "duckdb", "flyte", "grpclib.client", "pygments", "rich",
+    "connectrio.testing", "dateutil", "duckdb", "flyte", "grpclib.client", "pygments", "rich",
     # its command line was plain
     "cyclopts",
     # nobody has asked it for metrics
