@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from connectrio.rpc.deadline import Deadline
 
-__all__ = ["CurrentCall", "current_call", "set_key"]
+__all__ = ["CurrentCall", "current_call", "reset_key", "set_key"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,14 @@ class CurrentCall:
 _key: ContextVar[str | None] = ContextVar("connectrio_key", default=None)
 
 
-def set_key(key: str) -> None:
-    """Make `key` the one of the `create` that this task is about to call."""
-    _key.set(key)
+def set_key(key: str) -> Token[str | None]:
+    """Make `key` the one of the `create` that this task is about to call, until `reset_key`."""
+    return _key.set(key)
+
+
+def reset_key(token: Token[str | None]) -> None:
+    """That `create` is over; the task may go on to answer another call."""
+    _key.reset(token)
 
 
 def current_call() -> CurrentCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -251,6 +252,17 @@ async def keys_of(*requests) -> list[str]:
     for request in requests:
         await service.create(**{"task_execution_metadata": attempt(), **request})
     return vendor.keys
+
+
+@pytest.mark.parametrize("errors", [[], [ValueError("no")]], ids=["created", "failed"])
+async def test_a_key_is_of_its_create_alone(errors):
+    vendor = Vendor()
+    vendor.errors = errors
+    service = Service(vendor.connector())
+    with suppress(GRPCError):
+        await service.create(task_execution_metadata=attempt())
+    assert vendor.keys != [None]
+    assert current_call().key is None
 
 
 async def test_a_key_can_be_a_vendors_job_id():

@@ -12,7 +12,7 @@ from grpclib.const import Handler
 from grpclib.server import Stream
 
 from connectrio.connector import AsyncConnector, Phase
-from connectrio.context import set_key
+from connectrio.context import reset_key, set_key
 from connectrio.failures import PermanentFailure
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceBase,
@@ -139,10 +139,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         template: TaskTemplate,
     ) -> Wanted:
         async def create() -> bytes:
-            set_key(identity.key)
-            if not connector.create_is_idempotent:
-                return await self._create(connector, message, template)
-            return await self._with_retries(connector, partial(self._create, connector, message, template))
+            token = set_key(identity.key)
+            try:
+                if not connector.create_is_idempotent:
+                    return await self._create(connector, message, template)
+                return await self._with_retries(connector, partial(self._create, connector, message, template))
+            finally:
+                reset_key(token)
 
         return Wanted(
             identity=identity,

@@ -134,9 +134,15 @@ def _write_member(member: Enum) -> str:
 
 def _write_list(items: list[Any]) -> str:
     """Flyte 2 writes maps as lists of entries, which have a `key` or a `name`; their order means nothing."""
-    if items and isinstance(items[0], Message):
-        for label in ("key", "name"):
-            if all(isinstance(item, Message) and hasattr(item, label) for item in items):
-                items = sorted(items, key=lambda item: str(getattr(item, label)))
-                break
+    labels = {_label(type(item)) for item in items}  # type: ignore[arg-type]  # as above
+    label = labels.pop() if len(labels) == 1 else None
+    if label is not None:
+        items = sorted(items, key=lambda item: str(getattr(item, label)))
     return _tuple([_canonical(item) for item in items])
+
+
+@cache
+def _label(cls: type) -> str | None:
+    """The field that tells entries of this class apart, if they are entries."""
+    names = [field.name for field in fields(cls)] if issubclass(cls, Message) else []  # type: ignore[arg-type]  # as above
+    return next((label for label in ("key", "name") if label in names), None)
