@@ -121,7 +121,10 @@ class Calls:
     async def _within_limit(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
         """:raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that"""
         began = anyio.current_time()
-        scope = anyio.CancelScope(deadline=self._deadline(call, began))
+        deadline = self._deadline(call, began)
+        if deadline == math.inf:
+            return await self._in_its_place(call, work, connector)
+        scope = anyio.CancelScope(deadline=deadline)
         try:
             with scope:
                 return await self._in_its_place(call, work, connector)
@@ -132,13 +135,17 @@ class Calls:
         raise self._too_slow(call, scope.deadline - began)
 
     def _deadline(self, call: TaskCall, now: float) -> float:
+        """When this host stops the call; never, where it has no limit or the client's deadline comes first.
+
+        For that the server has a scope around the call, inside which another one would never act.
+        """
         seconds = self._limits.seconds(call.operation)
         deadline = math.inf if seconds is None else now + seconds
         if call.operation is Operation.GET and self._early_polls:
             rpc = current_call()
             if rpc is not None and rpc.deadline is not None and rpc.deadline.at - now > 2 * _MARGIN:
                 return min(deadline, rpc.deadline.at - _MARGIN)
-        return deadline
+        return deadline if deadline < anyio.current_effective_deadline() else math.inf
 
     async def _in_its_place(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
         """:raises OverloadError: there is none, and as many wait for one as may"""
