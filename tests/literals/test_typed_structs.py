@@ -310,6 +310,14 @@ def test_fields_that_are_no_identifiers():
     )
 
 
+@pytest.mark.parametrize("names", [["º"], ["ﬁ", "fi"]], ids=ascii)
+def test_fields_that_python_takes_for_others(names):
+    fields = dict.fromkeys(names, 1)
+    properties = {name: {"type": "integer"} for name in names}
+    schema = {"title": "NamedTupleWrapper_N", "type": "object", "properties": properties}
+    assert literal_to_python(msgpack(fields), schema_type(schema)) == Record("N", fields)
+
+
 # a schema, and a value of it as MessagePack has it
 LEAVES = st.one_of(
     st.tuples(st.just({"type": "integer"}), st.integers(-(2**53), 2**53)),

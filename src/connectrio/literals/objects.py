@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
+from unicodedata import is_normalized
 
 from connectrio.literals.describe import describe_value, quoted_names
 from connectrio.literals.errors import LiteralError, mismatch
@@ -138,7 +139,9 @@ def _position(name: str) -> tuple[int, str]:
 
 @lru_cache(maxsize=256)  # a class is slow to make, and the same few tasks come again and again
 def _tuple_maker(name: str, names: tuple[str, ...]) -> Make | None:
-    """A maker of named tuples; None where Python does not allow the names."""
+    """A maker of named tuples; None where Python does not allow the names, or would take others for them (NFKC)."""
+    if not all(is_normalized("NFKC", field) for field in names):
+        return None
     try:
         cls = namedtuple(name, names)  # type: ignore[misc]  # noqa: PYI024 - the names are known at run time alone
     except ValueError:
