@@ -4,9 +4,12 @@ from __future__ import annotations
 
 _FORCEFULLY = "`aclose_forcefully` runs in a scope that is cancelled already; being cancelled as well changes nothing"
 _LAST = "the last thing its caller does: cancelled, all is as in what it calls, which a scene cancels elsewhere"
+_ANYIOS = "for others than the server: it is anyio's own, and nothing of ours is open there"
 _NEVER = "never suspends: "
 
 ELSEWHERE = {
+    "_accepting._open: kind.from_socket(accepted)": "shielded; on trio it never suspends",
+    "server.Server._serve_opened: open_connection()": "as `_accepting._open`",
     "_dial.dial: anyio.aclose_forcefully(race.winner)": _FORCEFULLY,
     "_dial._Race.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
     "_messages.read_message: checkpoint_if_cancelled()": (
@@ -53,6 +56,8 @@ ELSEWHERE = {
         _NEVER + "a call has nothing to wait for as it begins"
     ),
     "stubs._Sender._run: self._call.cancel()": _NEVER + "`ClientStream.cancel` awaits nothing",
+    "tls.TLSListener.accept: self.listener.accept()": _ANYIOS,
+    "unix.UnixListener.accept: self._listener.accept()": _ANYIOS,
     "testing.MemoryListener.serve: self.aclose()": "shielded",
     "testing.MemoryListener.aclose: self._connections.receive_nowait().aclose()": (
         _NEVER + "transports in memory are closed at once"

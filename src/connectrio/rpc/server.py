@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
@@ -16,6 +16,7 @@ from grpclib.events import _DispatchServerEvents
 
 from connectrio.logs import get_logger
 from connectrio.rpc import _transport
+from connectrio.rpc._accepting import Open, accept, given
 from connectrio.rpc._call_tasks import CallTasks
 from connectrio.rpc._connection import ConnectionState
 from connectrio.rpc._server_call import CallContext, CancelCause, ServerCall, admit
@@ -32,8 +33,6 @@ log = get_logger("connectrio.rpc")
 # accept() fails for want of something that other connections will give back
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1
-# seconds; accept() on a socket that is readable takes none
-_ACCEPT_TIMEOUT = 1.0
 
 adopt_servicers()
 
@@ -163,7 +162,7 @@ class Server:
             return
         while True:
             try:
-                transport = await _next_connection(listener)
+                opening = await accept(listener)
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     log.warning("cannot accept a connection now", error=str(error), retry_seconds=_ACCEPT_PAUSE)
@@ -171,15 +170,20 @@ class Server:
                 elif error.errno != errno.ECONNABORTED:
                     raise
             else:
-                if transport is not None:
-                    connections.start_soon(self._serve_accepted, transport)
+                for open_connection in opening:
+                    connections.start_soon(self._serve_opened, open_connection)
 
-    async def _serve_accepted(self, transport: AnyByteStream) -> None:
+    async def _serve_opened(self, open_connection: Open) -> None:
         try:
-            await self.serve_connection(transport)
+            transport = await open_connection()
+            if transport is not None:
+                await self.serve_connection(transport)
         except Exception:
             # a bug of ours must not take the other connections with it
             log.exception("a connection failed")
+
+    async def _serve_accepted(self, transport: AnyByteStream) -> None:
+        await self._serve_opened(partial(given, transport))
 
     def _context(self, transport: AnyByteStream) -> CallContext:
         peer = Peer(transport)
@@ -306,20 +310,6 @@ class _Connection:
             await call.run()
         finally:
             del self._calls[stream]
-
-
-async def _next_connection(listener: Any) -> AnyByteStream | None:
-    """The next connection; or None when the one that was there was taken by another process.
-
-    Cancelled, it has taken none: asyncio's `sock_accept` would lose one that came in the same turn, socket and all.
-    """
-    raw_socket = listener.extra(SocketAttribute.raw_socket, None)
-    if raw_socket is None:
-        return cast("AnyByteStream", await listener.accept())
-    await anyio.wait_readable(raw_socket)
-    with anyio.move_on_after(_ACCEPT_TIMEOUT, shield=True):
-        return cast("AnyByteStream", await listener.accept())
-    return None
 
 
 def _flatten(listeners: Iterable[Listener[Any]]) -> Sequence[Listener[Any]]:

@@ -84,35 +84,39 @@ class ServerTLS:
 
 
 class TLSListener(Listener[TLSByteStream]):
-    """What `ServerTLS.listen` makes of a listener."""
+    """What `ServerTLS.listen` makes of a listener.
+
+    :ivar listener: the one it was made of
+    :ivar wrap: what is made of its connections; they are to be passed to `secure`
+    """
 
     def __init__(self, listener: Listener[Any], wrap: Callable[[AnyByteStream], TLSByteStream]) -> None:
-        self._listener = listener
-        self._wrap = wrap
+        self.listener = listener
+        self.wrap = wrap
 
     async def accept(self) -> TLSByteStream:
         """The next connection; pass it to `secure`, in a task of its own: the client decides how long that takes."""
-        transport: AnyByteStream = await self._listener.accept()  # type: ignore[attr-defined]  # see ServerTLS.listen
-        return self._wrap(transport)
+        transport: AnyByteStream = await self.listener.accept()  # type: ignore[attr-defined]  # see ServerTLS.listen
+        return self.wrap(transport)
 
     async def serve(self, handler: Callable[[TLSByteStream], Any], task_group: TaskGroup | None = None) -> None:
         """See `Listener.serve`. Connections whose handshake fails never reach the handler."""
 
         async def secured(transport: AnyByteStream) -> None:
-            stream = self._wrap(transport)
+            stream = self.wrap(transport)
             if await secure(stream):
                 await handler(stream)
 
-        await self._listener.serve(secured, task_group)
+        await self.listener.serve(secured, task_group)
 
     async def aclose(self) -> None:
         """Close the listener. Connections go on."""
-        await self._listener.aclose()
+        await self.listener.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The listener's."""
-        return self._listener.extra_attributes
+        return self.listener.extra_attributes
 
 
 async def secure(transport: AnyByteStream) -> bool:
