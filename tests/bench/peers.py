@@ -48,7 +48,9 @@ class Peer:
 
 _OPTIONS = ("--port", "{port}", "--prometheus_port", "{metrics_port}", "--modules", "bench_connector")
 _C0 = ("-c", "from flyte._bin.connect import main; main()")
-_OURS = ("-m", "connectrio", "serve", "--no-entry-points", "--log-level", "warning", "--host", "127.0.0.1")
+# room for a call that checks the answers while a thousand connections of the client are still being closed
+_ROOM = ("--max-connections", "2000")
+_OURS = ("-m", "connectrio", "serve", "--no-entry-points", "--log-level", "warning", "--host", "127.0.0.1", *_ROOM)
 
 REFERENCE = Peer("c0", (*_C0, *_OPTIONS), environments.FLYTE)
 
