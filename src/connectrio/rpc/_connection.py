@@ -74,7 +74,7 @@ class Connection(ABC):
     :ivar writing_since: when the write began that the peer has not taken yet, on the event loop's clock
     :ivar output_ready: woken when there is something for the writer
     :ivar output_taken: woken when the writer has taken everything, so that there is room again
-    :ivar changed: woken when the state changes or a stream is released
+    :ivar changed: woken when the state changes, and by every stream released once the connection is ending
     """
 
     def __init__(

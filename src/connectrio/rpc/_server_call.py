@@ -3,7 +3,7 @@
 Rules:
 1. A call always ends: with a status, or because nobody is left to tell.
 2. Whatever the servicer raises ends this call and nothing else. Only a cancellation from outside passes through.
-3. The stream, and with it the slot, is released when the task has ended, not when the client has gone.
+3. The stream is released when the call has ended here, not when the client has gone; until then it is winding up.
 4. After the servicer has returned nothing waits, so that the status cannot be cancelled half-way.
 """
 
