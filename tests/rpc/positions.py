@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
-import anyio
+import sniffio
 import trio
 
 import connectrio.rpc
@@ -86,11 +88,16 @@ def _awaited(node: ast.AST) -> tuple[ast.expr, str] | None:
 
 def waiting(coroutine: Any) -> Iterator[Position]:
     """Where a task waits: its innermost await, and every one that waits for that."""
+    for frame in frames(coroutine):
+        yield from _positions_of(frame.f_code, frame.f_lasti)
+
+
+def frames(coroutine: Any) -> Iterator[FrameType]:
+    """The frames of a task that is suspended, the outermost first."""
     while coroutine is not None:
-        frame, inner = _parts(coroutine)
+        frame, coroutine = _parts(coroutine)
         if frame is not None:
-            yield from _at(frame)
-        coroutine = inner
+            yield frame
 
 
 def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
@@ -114,10 +121,6 @@ def _is_awaitable(value: object) -> bool:
     return isinstance(value, kinds) or type(value).__name__.startswith("async_generator_a")
 
 
-def _at(frame: FrameType) -> tuple[Position, ...]:
-    return _positions_of(frame.f_code, frame.f_lasti)
-
-
 @cache
 def _positions_of(code: CodeType, offset: int) -> tuple[Position, ...]:
     path = Path(code.co_filename)
@@ -135,27 +138,76 @@ def _instruction(code: CodeType, offset: int) -> tuple[int, int]:
     return 0, 0
 
 
-class Watch(trio.abc.Instrument):
-    """Tells of each step that a task of `root` has taken on trio, whose order of tasks is a lottery."""
+@contextmanager
+def each_suspension(suspended: Callable[[Any], None]) -> Iterator[None]:
+    """Call `suspended` whenever a task that begins inside the block suspends, with the task's coroutine.
 
-    def __init__(self, root: int, stepped: Callable[[Any], None]) -> None:
-        self._root = root
-        self._stepped = stepped
+    It is called before any other task runs, so that nothing has moved on since.
+    """
+    watching = _each_trio_suspension if sniffio.current_async_library() == "trio" else _each_asyncio_suspension
+    with watching(suspended):
+        yield
+
+
+@contextmanager
+def _each_trio_suspension(suspended: Callable[[Any], None]) -> Iterator[None]:
+    instrument = _Steps(suspended)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+
+
+class _Steps(trio.abc.Instrument):
+    def __init__(self, suspended: Callable[[Any], None]) -> None:
+        self._suspended = suspended
+        self._tasks: set[trio.lowlevel.Task] = set()
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self._tasks.add(task)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        ancestor: trio.lowlevel.Task | None = task
-        while ancestor is not None and id(ancestor) != self._root:
-            nursery = ancestor.parent_nursery
-            ancestor = nursery and nursery.parent_task
-        if ancestor is not None:
-            self._stepped(task.coro)
+        if task in self._tasks and task.coro.cr_frame is not None:  # None: it has ended
+            self._suspended(task.coro)
 
 
-def descendants(root: int) -> list[anyio.TaskInfo]:
-    """The running tasks that were started by that one, or by those."""
-    tasks, family = anyio.get_running_tasks(), {root}
-    while True:
-        more = {task.id for task in tasks if task.parent_id in family} - family
-        if not more:
-            return [task for task in tasks if task.id in family]
-        family |= more
+@contextmanager
+def _each_asyncio_suspension(suspended: Callable[[Any], None]) -> Iterator[None]:
+    def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(_Stepped(coroutine, suspended), loop=loop, **options)
+
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    loop.set_task_factory(make_task)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(before)
+
+
+class _Stepped(Coroutine[Any, Any, Any]):
+    """A coroutine that tells of each time it suspends."""
+
+    def __init__(self, coroutine: Any, suspended: Callable[[Any], None]) -> None:
+        self._coroutine = coroutine
+        self._suspended = suspended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        waits_for = self._coroutine.send(value)
+        self._suspended(self._coroutine)
+        return waits_for
+
+    def throw(self, *error: Any) -> Any:
+        waits_for = self._coroutine.throw(*error)
+        self._suspended(self._coroutine)
+        return waits_for
+
+    def close(self) -> None:
+        self._coroutine.close()
