@@ -8,9 +8,9 @@ python := "python"
 default:
     @{{just_executable()}} --list
 
-# run the tests, in two processes; arguments go to pytest
+# run the tests, in four processes, because many of them wait for others; arguments go to pytest
 test *arguments:
-    {{python}} -m pytest -q --numprocesses 2 --dist loadscope "$@"
+    {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 "$@"
 
 # check style, formatting and unused code
 lint:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import connectrio
+from syntax import parsed
 
 PACKAGE = Path(connectrio.__file__).parent
 API = {"connector", "failures", "hosting", "idl", "literals", "logs", "registry"}
@@ -74,7 +75,7 @@ def modules(part: str) -> list[Path]:
 
 def imports(file: Path) -> Iterator[str]:
     """The full names that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

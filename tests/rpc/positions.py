@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from types import CodeType
 from typing import Any
 
 import sniffio
 import trio
 
 import connectrio.rpc
-from connectrio.rpc._call_tasks import Watched
+from stacks import frames
+from syntax import parsed
 
 SOURCE = Path(connectrio.rpc.__file__).parent
 
@@ -41,7 +41,7 @@ class Position:
 @cache
 def positions() -> tuple[Position, ...]:
     """Every place in rpc/ where a task can be cancelled."""
-    found = [each for path in sorted(SOURCE.glob("*.py")) for each in _in(ast.parse(path.read_text()), path.stem)]
+    found = [each for path in sorted(SOURCE.glob("*.py")) for each in _in(parsed(path), path.stem)]
     found.sort(key=lambda each: (each.module, each.line, each.column))
     return tuple(_numbered(found))
 
@@ -90,35 +90,6 @@ def waiting(coroutine: Any) -> Iterator[Position]:
     """Where a task waits: its innermost await, and every one that waits for that."""
     for frame in frames(coroutine):
         yield from _positions_of(frame.f_code, frame.f_lasti)
-
-
-def frames(coroutine: Any) -> Iterator[FrameType]:
-    """The frames of a task that is suspended, the outermost first."""
-    while coroutine is not None:
-        frame, coroutine = _parts(coroutine)
-        if frame is not None:
-            yield frame
-
-
-def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
-    match awaitable:
-        case CoroutineType():
-            return awaitable.cr_frame, awaitable.cr_await
-        case AsyncGeneratorType():
-            return awaitable.ag_frame, awaitable.ag_await
-        case GeneratorType():
-            return awaitable.gi_frame, awaitable.gi_yieldfrom
-        case Watched():
-            return None, awaitable.cr_await
-    name = type(awaitable).__name__
-    if name.startswith(("async_generator_a", "coroutine_wrapper", "anext_awaitable")):
-        return None, next(filter(_is_awaitable, gc.get_referents(awaitable)), None)
-    return None, None
-
-
-def _is_awaitable(value: object) -> bool:
-    kinds = CoroutineType | AsyncGeneratorType | GeneratorType | Watched
-    return isinstance(value, kinds) or type(value).__name__.startswith("async_generator_a")
 
 
 @cache

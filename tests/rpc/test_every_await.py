@@ -47,12 +47,13 @@ from connectrio.rpc.tls import ChannelTLS, ServerTLS
 from connectrio.rpc.unix import listen_unix
 from rpc.elsewhere import ELSEWHERE
 from rpc.frames import Data, FrameFactory
-from rpc.positions import each_suspension, frames, positions, waiting
+from rpc.positions import each_suspension, positions, waiting
 from rpc.raw import RawServer
 from rpc.script import BIDI, Note, ScriptBase, ScriptStub
 from rpc.serving import eventually, leaving_nothing, turns
 from rpc.test_awaits import SMALL, check_windows
 from rpc_tls.certificates import Pki
+from stacks import frames
 
 LARGE = Note("x" * 70_000)
 

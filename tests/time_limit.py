@@ -1,0 +1,137 @@
+"""A pytest plugin: a test that hangs fails alone, with all stacks; a worker process that dies ends the run."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import sniffio
+
+from connectrio.startup import without_collections
+from stacks import all_stacks
+
+# Seconds for each of a test's set-up, call and tear-down. It is long, because it only ends tests that would never end.
+# pytest's own `faulthandler_timeout` is longer still, and ends a process that no signal interrupts.
+TIME_LIMIT = 120
+# seconds until a test that goes on nevertheless is interrupted once more
+AGAIN = 5
+
+
+class OutOfTime(KeyboardInterrupt):
+    """Raised in whatever the main thread does. All event loops let a KeyboardInterrupt end them."""
+
+
+class _TimeLimit:
+    """Interrupts what runs too long: a test on an event loop is cancelled; what is not ended by that gets `OutOfTime`.
+
+    :ivar cancel: cancels the test that runs now on an event loop
+    """
+
+    def __init__(self) -> None:
+        self.cancel: Callable[[], object] | None = None
+        self._is_over = False
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Fail what runs too long."""
+        self._is_over = False
+        before = signal.signal(signal.SIGALRM, self._interrupt)
+        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT, AGAIN)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            if not self._is_over:
+                raise
+            error = raised
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        if self._is_over:
+            gc.collect()  # what the interrupt left open warns now, not in a later test
+            raise pytest.fail.Exception(
+                f"took more than {TIME_LIMIT} seconds; standard error has all stacks"
+            ) from error
+
+    def _interrupt(self, *_: object) -> None:
+        if not self._is_over:
+            self._is_over = True
+            print(all_stacks(), file=sys.stderr)
+            if self.cancel is not None:
+                self.cancel()
+                return
+        raise OutOfTime
+
+
+_limit = _TimeLimit()
+
+
+def _cancellable(test: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(test)
+    async def run(**arguments: Any) -> None:
+        with anyio.CancelScope() as scope:
+            _limit.cancel = partial(_soon(), scope.cancel)
+            try:
+                await test(**arguments)
+            finally:
+                _limit.cancel = None
+
+    return run
+
+
+def _soon() -> Callable[..., object]:
+    """What calls a function in this event loop, and may itself be called by a handler of signals."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
+    import asyncio
+
+    return asyncio.get_running_loop().call_soon_threadsafe
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function):
+    if inspect.iscoroutinefunction(pyfuncitem.obj) and not hasattr(pyfuncitem.obj, "hypothesis"):
+        pyfuncitem.obj = _cancellable(pyfuncitem.obj)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup():
+    with _limit.around():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    with _limit.around():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown():
+    with _limit.around():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """pytest parses the source of what failed: see `syntax.parsed`."""
+    with without_collections():
+        return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_handlecrashitem(report: pytest.TestReport) -> None:
+    """Without this, pytest-xdist would go on with the tests of the worker that died, or wait for them without end."""
+    pytest.exit(str(report.longrepr), returncode=1)
