@@ -1,6 +1,6 @@
 """`python -m connectrio` is the `connectrio` command."""
 
-from connectrio.cli import main
+from connectrio.cli import connectrio_script
 
 if __name__ == "__main__":
-    main()
+    connectrio_script()

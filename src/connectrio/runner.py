@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
 
 from connectrio.host import Addresses, Host
 from connectrio.lifecycle import what_to_act_on
-from connectrio.logs import configure_logging, get_logger
+from connectrio.logs import configure_logging
 from connectrio.registry import Registry
 from connectrio.settings import Backend, HostSettings, anyio_backend, default_backend
 from connectrio.signals import watch_signals
 
-log = get_logger("connectrio.host")
-
-__all__ = ["ConnectorService", "exit_despite_busy_threads", "run_host"]
+__all__ = ["ConnectorService", "run_host"]
 
 Announce = Callable[[Host, Addresses], None]
 
@@ -30,30 +25,36 @@ def run_host(
     backend: Backend | None = None,
     registry: Registry | None = None,
     announce: Announce | None = None,
+    end_process: Callable[[int], None] | None = None,
 ) -> None:
     """Run a host until it was told to stop, and has.
 
-    SIGTERM or SIGINT drains it; a second one stops it at once, with exit code 128 + the signal's number. Both work for
-    process 1 of a container as well. Call it from the main thread.
+    SIGTERM or SIGINT drains it; a second one stops it at once. Both work for process 1 of a container as well. Call it
+    from the main thread.
+
+    A connector's thread that never returns outlives this call, and keeps the interpreter from ending as any thread
+    does. The command line ends its process without such threads.
 
     :param backend: what to run on; uvloop where it is installed, else asyncio
     :param registry: see `Host`
     :param announce: called once the host serves
+    :param end_process: for a process that is nothing but this host: see `watch_signals`
+    :raises SystemExit: at the second signal; the code is 128 + the signal's number
     :raises HostError: the host cannot start
     :raises ValueError: the backend is unknown or not installed
     """
     name, options = anyio_backend(backend or default_backend())
     host = Host(settings, registry=registry)
     try:
-        anyio.run(_run, host, announce, backend=name, backend_options=options)
+        anyio.run(_run, host, announce, end_process, backend=name, backend_options=options)
     except BaseExceptionGroup as group:
         raise what_to_act_on(group) from None
 
 
-async def _run(host: Host, announce: Announce | None) -> None:
+async def _run(host: Host, announce: Announce | None, end_process: Callable[[int], None] | None) -> None:
     async with anyio.create_task_group() as tasks:
         # before anything is loaded: process 1 ignores a signal that nobody has asked for
-        await tasks.start(watch_signals, host.shutdown)
+        await tasks.start(watch_signals, host.shutdown, end_process)
         await host.serve(task_status=_Announcement(host, announce))
         tasks.cancel_scope.cancel()
 
@@ -74,8 +75,8 @@ class _Announcement:
 class ConnectorService(Host):
     """A host, under flyte-sdk's name.
 
-    `ConnectorService.run(…)` is a whole process, as in flyte-sdk. To have one inside a program of yours, run `serve`
-    in a task group:
+    `ConnectorService.run(…)` serves until a signal, as in flyte-sdk. To serve inside an async program, run `serve` in
+    a task group:
 
         service = ConnectorService(HostSettings(port=0))
         addresses = await tasks.start(service.serve)
@@ -95,9 +96,7 @@ class ConnectorService(Host):
         backend: Backend | None = None,
         **settings: Any,
     ) -> None:
-        """Serve the installed connectors, and those of `modules`, until SIGTERM or SIGINT. It blocks.
-
-        When a connector's thread has not ended by then, nor can be stopped, this does not return: the process ends.
+        """Serve the installed connectors, and those of `modules`, until SIGTERM or SIGINT. It blocks: see `run_host`.
 
         :param port: of the gRPC server
         :param prometheus_port: of the metrics
@@ -106,12 +105,12 @@ class ConnectorService(Host):
         :param modules: module names or .py files to load connectors from
         :param backend: "asyncio", "uvloop" or "trio"; uvloop where it is installed, else asyncio
         :param settings: further fields of `HostSettings`
+        :raises SystemExit: at a second signal
         :raises HostError: the host cannot start
         """
         from connectrio.announce import announce
 
         configure_logging()
-        others = threading.enumerate()
         run_host(
             HostSettings(
                 port=port,
@@ -124,18 +123,3 @@ class ConnectorService(Host):
             backend=backend,
             announce=announce,
         )
-        exit_despite_busy_threads(0, others)
-
-
-def exit_despite_busy_threads(code: int, others: Collection[threading.Thread] = ()) -> None:
-    """Leave the process now, when worker threads that nobody can stop would otherwise hold it up.
-
-    :param others: threads that are none of the host's, and may hold it up
-    """
-    mine = set(threading.enumerate()) - {threading.main_thread(), *others}
-    busy = [thread.name for thread in mine if not thread.daemon]
-    if busy:
-        log.warning("worker threads still run; the process ends without them", threads=busy)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

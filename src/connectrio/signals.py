@@ -1,8 +1,7 @@
-"""Ending a process in order at the first SIGTERM or SIGINT, and at once at the second."""
+"""Shutting down in order at the first SIGTERM or SIGINT, and at once at the second."""
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -25,17 +24,22 @@ _UNWIND_TIMEOUT = 1.0
 
 async def watch_signals(
     shutdown: Callable[[], Coroutine[Any, Any, None]],
+    end_process: Callable[[int], None] | None = None,
     *,
     unwind: float = _UNWIND_TIMEOUT,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Call `shutdown` at the first signal; runs until cancelled.
 
-    :param unwind: seconds from the second signal to the end of the process, however busy it is
-    :raises SystemExit: at the second signal; the code is 128 and the signal's number
+    :param end_process: ends the process with an exit code, whatever its tasks and threads do. Called some time after
+        the second signal, from a thread. Without it, only `SystemExit` is raised, and the process goes on for as long
+        as a connector blocks the event loop
+    :param unwind: seconds from the second signal to the call of `end_process`
+    :raises SystemExit: at the second signal; the code is 128 + the signal's number
     """
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
-        _end_at_second_signal(unwind)
+        if end_process is not None:
+            _end_at_second_signal(end_process, unwind)
         task_status.started()
         async with anyio.create_task_group() as tasks:
             first = True
@@ -47,7 +51,7 @@ async def watch_signals(
                 tasks.start_soon(shutdown)
 
 
-def _end_at_second_signal(unwind: float) -> None:
+def _end_at_second_signal(end_process: Callable[[int], None], unwind: float) -> None:
     """Let the second signal end the process, even while something does not let itself be cancelled.
 
     Python calls these handlers between any two instructions of the main thread: also while a module that is being
@@ -60,17 +64,12 @@ def _end_at_second_signal(unwind: float) -> None:
         nonlocal count
         count += 1
         if count == 2:
-            _end_soon(128 + signum, unwind)
+            timer = threading.Timer(unwind, end_process, [128 + signum])
+            timer.daemon = True
+            timer.start()
         receiver = receivers[signal.Signals(signum)]
         if callable(receiver):
             receiver(signum, frame)
 
     for signum in _SIGNALS:
         signal.signal(signum, handle)
-
-
-def _end_soon(code: int, unwind: float) -> None:
-    """End the process after a moment in which it may unwind."""
-    timer = threading.Timer(unwind, os._exit, [code])
-    timer.daemon = True
-    timer.start()

@@ -30,9 +30,8 @@ def serve(run, monkeypatch):
     )
     monkeypatch.setattr(
         "connectrio.runner.run_host",
-        lambda settings, *, backend, announce: given.update(settings=settings, backend=backend),
+        lambda settings, *, backend, announce, end_process: given.update(settings=settings, backend=backend),
     )
-    monkeypatch.setattr("connectrio.runner.exit_despite_busy_threads", lambda code: None)
 
     def serve(*arguments: str, flyte_connector: bool = False) -> Served:
         outcome = run.flyte_connector("c0", *arguments) if flyte_connector else run("serve", *arguments)

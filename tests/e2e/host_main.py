@@ -10,9 +10,10 @@ import os
 import sys
 from typing import Any
 
+from connectrio.cli.script import end_process, script
 from connectrio.host import HostError
 from connectrio.logs import configure_logging
-from connectrio.runner import exit_despite_busy_threads, run_host
+from connectrio.runner import run_host
 from connectrio.settings import HostSettings
 
 
@@ -27,7 +28,7 @@ def announce(host: Any, addresses: Any) -> None:
 def main(backend: Any, settings: str) -> int:
     configure_logging("debug", "json")
     try:
-        run_host(HostSettings(**json.loads(settings)), backend=backend, announce=announce)
+        run_host(HostSettings(**json.loads(settings)), backend=backend, announce=announce, end_process=end_process())
     except HostError as error:
         report("failed", error=str(error))
         return 1
@@ -35,6 +36,4 @@ def main(backend: Any, settings: str) -> int:
 
 
 if __name__ == "__main__":
-    code = main(*sys.argv[1:])
-    exit_despite_busy_threads(code)
-    sys.exit(code)
+    script(lambda: main(*sys.argv[1:]))

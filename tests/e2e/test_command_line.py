@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from flyteidl2.connector.connector_pb2 import ListConnectorsRequest
@@ -19,7 +21,7 @@ from connectrio import ConnectorService
 
 ConnectorService.run(
     port={}, prometheus_port={}, worker=10, timeout=None, modules=["probes"],
-    host="127.0.0.1", backend="asyncio", grace=1,
+    host="127.0.0.1", backend="asyncio", grace={},
 )
 print("it returned", flush=True)
 """
@@ -40,7 +42,7 @@ def c0(*options):
 
 def check_a_host_from_its_start_to_its_end(host):
     with host.ready().client() as client:
-        assert host.target in host.output
+        host.wait_for_output(re.compile(re.escape(host.target)))
         meta = client.call("create").resource_meta
         assert json.loads(client.call("get", meta=meta).resource.message) == {}
         assert 'requests_success_total{operation="get",task_type="probe"} 1.0' in fetch(f"{host.url}/metrics")[1]
@@ -59,8 +61,8 @@ def test_the_command_of_deployments(backend):
         check_a_host_from_its_start_to_its_end(host)
 
 
-def run_in_the_documentation(port, exporter_port):
-    return [sys.executable, "-c", RUN.format(port, exporter_port)]
+def run_in_the_documentation(port, exporter_port, grace=60):
+    return [sys.executable, "-c", RUN.format(port, exporter_port, grace)]
 
 
 def test_the_call_in_the_documentation():
@@ -70,7 +72,18 @@ def test_the_call_in_the_documentation():
 
 
 def test_the_call_in_the_documentation_while_a_thread_is_stuck():
-    with CommandProgram(run_in_the_documentation, cwd=CONNECTORS) as host, host.ready().client() as client:
+    run = partial(run_in_the_documentation, grace=1)
+    with CommandProgram(run, cwd=CONNECTORS) as host, host.ready().client() as client:
+        call = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
+        host.wait_for("started", id="stuck")
+        host.send(signal.SIGTERM)
+        assert call.exception().code() is StatusCode.UNAVAILABLE
+        host.wait_for_output(re.compile("it returned"))
+
+
+def test_the_command_of_deployments_while_a_thread_is_stuck():
+    command = c0("--modules", "probes", "--grace", "1")
+    with CommandProgram(command, cwd=CONNECTORS, env=HERE_ONLY) as host, host.ready().client() as client:
         call = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
         host.wait_for("started", id="stuck")
         host.send(signal.SIGTERM)

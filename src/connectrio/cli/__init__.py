@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
+from connectrio.cli.script import script
 from connectrio.startup import without_collections
 
-__all__ = ["flyte_connector", "main"]
+__all__ = ["connectrio_script", "flyte_connector", "flyte_connector_script", "main"]
 
 # 128 + SIGINT, as shells have it
 _INTERRUPTED = 130
@@ -16,13 +18,27 @@ _INTERRUPTED = 130
 _SERVES = {"connectrio_app": "serve", "flyte_connector_app": "c0"}
 
 
+def connectrio_script() -> NoReturn:
+    """The script `connectrio`, as the whole life of this process."""
+    script(partial(_run, "connectrio_app", None))
+
+
+def flyte_connector_script() -> NoReturn:
+    """The script `flyte-connector`, by the name that flyte-sdk's documentation gives it."""
+    script(partial(_run, "flyte_connector_app", None))
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The script `connectrio`; `arguments` are those of the process unless given."""
+    """Run the command `connectrio` inside another program.
+
+    :param arguments: those of the process unless given
+    :raises SystemExit: with the command's exit code, when it has ended
+    """
     sys.exit(_run("connectrio_app", arguments))
 
 
 def flyte_connector(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The script `flyte-connector`, by the name that flyte-sdk's documentation gives it."""
+    """Run the command `flyte-connector` inside another program; see `main`."""
     sys.exit(_run("flyte_connector_app", arguments))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from connectrio.cli.aio import event_loop
 from connectrio.cli.errors import CommandError
+from connectrio.cli.script import end_process
 from connectrio.settings import Backend, HostSettings, default_backend
 from connectrio.startup import load_structlog, starting
 
@@ -42,9 +43,13 @@ def host(
             _host_alone(settings, backend)
         else:
             from connectrio.processes.control import Task
-            from connectrio.processes.supervisor import become_supervisor
+            from connectrio.processes.supervisor import become_supervisor, supervise
 
-            become_supervisor(Task(settings, processes, backend or default_backend(), log_level, log_format))
+            task = Task(settings, processes, backend or default_backend(), log_level, log_format)
+            if end_process() is None:
+                supervise(task)
+            else:
+                become_supervisor(task)
     except HostError as error:
         raise CommandError(str(error)) from error
 
@@ -52,11 +57,10 @@ def host(
 def _host_alone(settings: HostSettings, backend: Backend | None) -> None:
     with starting() as started:
         from connectrio.announce import announce
-        from connectrio.runner import exit_despite_busy_threads, run_host
+        from connectrio.runner import run_host
 
         def announce_start(host: Host, addresses: Addresses) -> None:
             announce(host, addresses)
             started()
 
-        run_host(settings, backend=backend, announce=announce_start)
-    exit_despite_busy_threads(0)
+        run_host(settings, backend=backend, announce=announce_start, end_process=end_process())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -10,10 +9,9 @@ from typing import Annotated, TypeVar
 from cyclopts import Parameter
 
 from connectrio.cli import aio
-from connectrio.cli.errors import INTERRUPTED, CommandError
+from connectrio.cli.errors import CommandError
 from connectrio.rpc import Channel
 from connectrio.settings import Backend, HostSettings
-from connectrio.terminal import print_error
 
 __all__ = ["Local"]
 
@@ -40,24 +38,12 @@ class Local:
     def run(self, command: Callable[[Channel], Awaitable[T]], backend: Backend | None, interrupts: aio.Interrupts) -> T:
         """Run `command` with a channel to a host in memory, whose connectors are open meanwhile.
 
-        A connector's thread that nobody can stop does not keep the command from ending when it fails.
-
         :raises CommandError: a module cannot be loaded; what the command raises
         """
         from connectrio.logs import configure_logging
-        from connectrio.runner import exit_despite_busy_threads
 
         configure_logging("error")  # with the tracebacks of what a connector raises
-        others = threading.enumerate()
-        try:
-            result = aio.run(lambda: self._with_host(command), backend, interrupts)
-        except CommandError as error:
-            if any(not thread.daemon for thread in {*threading.enumerate()} - {*others}):
-                print_error(str(error), error.hint, failed=error.code != INTERRUPTED)
-                exit_despite_busy_threads(error.code, others)
-                raise SystemExit(error.code) from error  # they have ended just now
-            raise
-        return result
+        return aio.run(lambda: self._with_host(command), backend, interrupts)
 
     async def _with_host(self, command: Callable[[Channel], Awaitable[T]]) -> T:
         from connectrio.host import HostError

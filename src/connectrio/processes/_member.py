@@ -215,7 +215,7 @@ class Member:
 
 async def _start(end: socket.socket) -> Process:
     # -P: what lies in the working directory does not shadow the standard library; the host adds it when it loads
-    command = [sys.executable, "-P", "-m", "connectrio.processes", "host", str(end.fileno())]
+    command = [sys.executable, "-P", "-m", "connectrio.cli.process", "host", str(end.fileno())]
     # a session of its own: Ctrl-C is for the supervisor, or each process would get it twice
     return await anyio.open_process(
         command,

@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,7 +17,6 @@ from connectrio.lifecycle import Addresses, HostError, ProcessOfSeveral, what_to
 from connectrio.logs import configure_logging, get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, encode, receive_order
 from connectrio.processes.exposition import snapshot
-from connectrio.runner import exit_despite_busy_threads
 from connectrio.settings import anyio_backend
 from connectrio.signals import watch_signals
 
@@ -29,11 +27,13 @@ class _Worker:
     """A host, and its talk with the supervisor.
 
     :param is_serving: called when it answers calls
+    :param end_process: see `watch_signals`
     """
 
-    def __init__(self, order: Order, is_serving: Callable[[], None]) -> None:
+    def __init__(self, order: Order, is_serving: Callable[[], None], end_process: Callable[[int], None] | None) -> None:
         self._order = order
         self._is_serving = is_serving
+        self._end_process = end_process
         self._host = Host(order.settings, one_of=ProcessOfSeveral(order.processes, tuple(order.http)))
         self._addresses: Addresses | None = None
         self._tasks: TaskGroup | None = None
@@ -43,7 +43,7 @@ class _Worker:
         """Host until told to stop by a signal, or left alone."""
         self._control = await Control.over(end)
         async with anyio.create_task_group() as self._tasks:
-            await self._tasks.start(watch_signals, self._host.shutdown)
+            await self._tasks.start(watch_signals, self._host.shutdown, self._end_process)
             self._tasks.start_soon(self._listen_to, self._control)
             await self._host.serve(task_status=self)
             self._tasks.cancel_scope.cancel()
@@ -73,24 +73,22 @@ class _Worker:
         return Report(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
 
 
-def main(descriptor: int, is_serving: Callable[[], None]) -> NoReturn:
-    """Host as the supervisor orders over that socket.
+def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None = None) -> int:
+    """Host as the supervisor orders over that socket; the exit code.
 
     :param is_serving: called when this process answers calls
+    :param end_process: see `watch_signals`
     """
     end = socket.socket(fileno=descriptor)
     os.set_inheritable(end.fileno(), False)  # what connectors start would keep the supervisor from seeing our end
     order = receive_order(end)
     configure_logging(order.log_level, order.log_format, process=order.number)
     with end.dup() as last_words:
-        code = _run(order, end, last_words, is_serving)
-    exit_despite_busy_threads(code)
-    sys.exit(code)
+        backend, options = anyio_backend(order.backend)
+        return _run(_Worker(order, is_serving, end_process), end, last_words, backend, options)
 
 
-def _run(order: Order, end: socket.socket, last_words: socket.socket, is_serving: Callable[[], None]) -> int:
-    backend, options = anyio_backend(order.backend)
-    worker = _Worker(order, is_serving)
+def _run(worker: _Worker, end: socket.socket, last_words: socket.socket, backend: str, options: dict[str, bool]) -> int:
     try:
         anyio.run(worker.run, end, backend=backend, backend_options=options)
     except BaseExceptionGroup as group:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import anyio
@@ -17,26 +18,25 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from connectrio.exporter import serve_exporter
 from connectrio.lifecycle import Addresses, HostError, HostState, LoadFailure, what_to_act_on
 from connectrio.listening import ListenError, bind_tcp, can_share_ports
-from connectrio.logs import configure_logging, get_logger
+from connectrio.logs import get_logger
 from connectrio.processes._member import Member
-from connectrio.processes.control import Order, Task, read_task, write_task
+from connectrio.processes.control import Order, Task, write_task
 from connectrio.processes.exposition import Merged, snapshot
 from connectrio.settings import HostSettings, anyio_backend
 from connectrio.signals import watch_signals
 
 log = get_logger("connectrio.processes")
 
-__all__ = ["Supervisor", "become_supervisor"]
+__all__ = ["Supervisor", "become_supervisor", "supervise"]
 
 # seconds from the second signal to the end of the supervisor; the processes end or are killed within that
 _UNWIND_TIMEOUT = 3.0
 
 
 def become_supervisor(task: Task) -> NoReturn:
-    """Host the installed connectors, and those of `settings.modules`, in several processes until told to stop.
+    """Replace this process by one that supervises, under the same process id.
 
-    Signals do what they do to one process, see `run_host`. The process that calls this becomes the supervisor and
-    keeps its number, but nothing else: what it has imported so far would stay in memory for nothing.
+    What this process has imported so far would stay in memory for nothing.
 
     :raises HostError: not every setting goes with several processes
     """
@@ -45,33 +45,28 @@ def become_supervisor(task: Task) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # -P: what lies in the working directory does not shadow the standard library; hosts add it when they load
-    arguments = [sys.executable, "-P", "-m", "connectrio.processes", "supervise", str(descriptor)]
+    arguments = [sys.executable, "-P", "-m", "connectrio.cli.process", "supervise", str(descriptor)]
     os.execv(sys.executable, arguments)  # noqa: S606 - this very interpreter
 
 
-def main(descriptor: int) -> NoReturn:
-    """Supervise as `become_supervisor` has written."""
-    task = read_task(descriptor)
-    configure_logging(task.log_level, task.log_format)
+def supervise(task: Task, end_process: Callable[[int], None] | None = None) -> None:
+    """Host in several processes until told to stop. Signals do what they do to one process, see `run_host`.
+
+    :param end_process: see `watch_signals`
+    :raises SystemExit: at the second signal
+    :raises HostError: not every setting goes with several processes, or a process cannot start
+    """
+    check(task.settings, task.processes)
     backend, options = anyio_backend(task.backend)
     try:
-        anyio.run(_run, Supervisor(task), backend=backend, backend_options=options)
+        anyio.run(_run, Supervisor(task), end_process, backend=backend, backend_options=options)
     except BaseExceptionGroup as group:
-        reason = what_to_act_on(group)
-        if isinstance(reason, HostError):
-            from connectrio.terminal import print_error  # with rich, which only an error needs
-
-            print_error(str(reason))
-            sys.exit(1)
-        raise reason from None
-    sys.exit(0)
+        raise what_to_act_on(group) from None
 
 
-async def _run(supervisor: Supervisor) -> None:
+async def _run(supervisor: Supervisor, end_process: Callable[[int], None] | None) -> None:
     async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda *, task_status: watch_signals(
-            supervisor.shutdown, unwind=_UNWIND_TIMEOUT, task_status=task_status
-        ))  # fmt: skip
+        await tasks.start(partial(watch_signals, supervisor.shutdown, end_process, unwind=_UNWIND_TIMEOUT))
         await supervisor.serve()
         tasks.cancel_scope.cancel()
 
