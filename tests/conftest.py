@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -17,11 +18,21 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.register_profile("repeatable", settings.get_profile("unhurried"), derandomize=True)
 settings.load_profile("repeatable" if os.environ.get("CI") else "unhurried")
 
+
+def loop_of_eager_tasks() -> asyncio.AbstractEventLoop:
+    """An event loop whose tasks begin at once, as a program may choose from Python 3.12 on."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+if sys.version_info >= (3, 12):
+    BACKENDS.append(pytest.param(("asyncio", {"loop_factory": loop_of_eager_tasks}), id="eager"))
 
 
 @pytest.fixture(params=BACKENDS)

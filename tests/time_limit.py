@@ -21,7 +21,7 @@ from stacks import all_stacks
 
 # Seconds for each of a test's set-up, call and tear-down. It is long, because it only ends tests that would never end.
 # pytest's own `faulthandler_timeout` is longer still, and ends a process that no signal interrupts.
-TIME_LIMIT = 120
+TIME_LIMIT = 180
 # seconds until a test that goes on nevertheless is interrupted once more
 AGAIN = 5
 

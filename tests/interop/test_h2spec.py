@@ -48,7 +48,7 @@ async def test_h2spec_strict():
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
         tasks.start_soon(listener.serve, serve)
-        ran = await run_tool("h2spec", "--strict", "--host", "127.0.0.1", "--port", str(port), "--timeout", "5")
+        ran = await run_tool("h2spec", "--strict", "--host", "127.0.0.1", "--port", str(port), "--timeout", "20")
         tasks.cancel_scope.cancel()
     output = ran.stdout.decode()
     counts = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", output)

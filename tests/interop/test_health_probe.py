@@ -16,7 +16,7 @@ from rpc_tls.certificates import Pki
 
 # grpc-health-probe's own, for "the service is not serving"
 UNHEALTHY = 4
-PATIENCE = ["-connect-timeout=20s", "-rpc-timeout=20s"]
+PATIENCE = ["-connect-timeout=30s", "-rpc-timeout=30s"]
 
 
 @asynccontextmanager

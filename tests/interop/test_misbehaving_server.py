@@ -16,6 +16,7 @@ from connectrio.rpc import Channel, ChannelOptions
 from interop.messages import Payload, SimpleRequest, SimpleResponse
 from interop.misbehaving import Misbehaving
 from interop.tools import run_tool
+from rpc.serving import eventually
 
 REQUEST_SIZE = 271_828
 RESPONSE_SIZE = 314_159
@@ -83,6 +84,7 @@ async def test_ping():
     async with against("ping") as (server, channel):
         for _ in range(3):
             await large_unary(channel)
+        await eventually(lambda: server.pings["came back"] == 12)  # the last comes after the response
     assert server.pings == {"sent": 12, "came back": 12}
 
 

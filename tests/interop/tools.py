@@ -30,8 +30,8 @@ def find_tool(name: str) -> str:
 
 
 async def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a tool to its end, at most a minute."""
-    with anyio.fail_after(60):
+    """Run a tool to its end, at most two minutes."""
+    with anyio.fail_after(120):
         return await anyio.run_process(
             [find_tool(name), *arguments],
             check=False,

@@ -288,26 +288,23 @@ async def test_a_call_that_connects_is_not_failed_by_its_own_attempt_being_slow(
 # over sockets
 
 
-async def test_the_server_is_killed_and_started_again_on_the_same_port():
+async def test_the_server_is_killed_and_started_again_on_the_same_port(held_port: int):
     options = ChannelOptions(initial_backoff=0.01, backoff_multiplier=1)
-    async with leaving_nothing():
-        async with listening(Server([Script()])) as port:
-            pass
-        async with Channel(f"127.0.0.1:{port}", options=options) as channel:
-            patient, hasty = ScriptStub(channel.when_ready), ScriptStub(channel)
-            with pytest.raises(GRPCError) as raised:
-                await hasty.unary(Note())
-            assert raised.value.status is Status.UNAVAILABLE
-            assert f"cannot connect to 127.0.0.1:{port}" in str(raised.value.message)
-            for number in range(5):
-                async with listening(Server([Script()]), port):
-                    assert await patient.unary(Note(f"life {number}"), timeout=PATIENCE) == Note(f"life {number}")
-                    assert await hasty.unary(Note("and again")) == Note("and again")
-                await channel.wait_for_state_change(ChannelState.READY)
-                assert channel.state is ChannelState.IDLE
+    async with leaving_nothing(), Channel(f"127.0.0.1:{held_port}", options=options) as channel:
+        patient, hasty = ScriptStub(channel.when_ready), ScriptStub(channel)
+        with pytest.raises(GRPCError) as raised:
+            await hasty.unary(Note())
+        assert raised.value.status is Status.UNAVAILABLE
+        assert f"cannot connect to 127.0.0.1:{held_port}" in str(raised.value.message)
+        for number in range(5):
+            async with listening(Server([Script()]), held_port):
+                assert await patient.unary(Note(f"life {number}"), timeout=PATIENCE) == Note(f"life {number}")
+                assert await hasty.unary(Note("and again")) == Note("and again")
+            await channel.wait_for_state_change(ChannelState.READY)
+            assert channel.state is ChannelState.IDLE
 
 
-async def test_calls_through_restarts_of_the_server_arrive_when_they_wait():
+async def test_calls_through_restarts_of_the_server_arrive_when_they_wait(held_port: int):
     options = ChannelOptions(initial_backoff=0.005, backoff_multiplier=1, wait_for_ready=True)
     replies = []
 
@@ -319,14 +316,15 @@ async def test_calls_through_restarts_of_the_server_arrive_when_they_wait():
                 # cut off in the middle, which a graceful server would not do
                 assert error.status is Status.UNAVAILABLE, error  # noqa: PT017 - it may also not happen
 
-    async with leaving_nothing():
-        async with listening(Server([Script()])) as port:
-            pass
-        async with Channel(f"127.0.0.1:{port}", options=options) as channel, anyio.create_task_group() as tasks:
-            for _ in range(5):
-                tasks.start_soon(caller, ScriptStub(channel))
-            while len(replies) < 200:
-                async with listening(Server([Script()]), port):
-                    enough = min(len(replies) + 20, 200)
-                    await eventually(lambda: len(replies) >= enough)  # noqa: B023 - before the next one
+    async with (
+        leaving_nothing(),
+        Channel(f"127.0.0.1:{held_port}", options=options) as channel,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(5):
+            tasks.start_soon(caller, ScriptStub(channel))
+        while len(replies) < 200:
+            async with listening(Server([Script()]), held_port):
+                enough = min(len(replies) + 20, 200)
+                await eventually(lambda: len(replies) >= enough)  # noqa: B023 - before the next one
     assert set(replies) == {"x"}

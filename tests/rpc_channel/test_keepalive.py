@@ -15,7 +15,7 @@ from connectrio.rpc._keepalive import Keepalive
 from connectrio.rpc.options import ChannelOptions
 from rpc.frames import Ping
 from rpc.raw import RawPeer
-from rpc.serving import eventually
+from rpc.serving import eventually, turns
 from rpc_channel.playing import PROMPT, answer, echo, playing
 from rpc_channel.virtual_time import LONG, in_virtual_time
 
@@ -185,7 +185,11 @@ async def test_on_every_backend_with_a_short_fuse():
 async def test_cancelled_the_watch_leaves_the_connection_alone():
     connection = ClientConnection(ChannelOptions(), clock=anyio.current_time)
     connection.start()
-    for time in (0.001, 1000):
-        with anyio.move_on_after(0.02):
-            await Keepalive(time, 1000, without_calls=True).watch(connection)
+    connection.take_output()
+    for time, is_there in ((0.001, lambda: connection.output_size() > 0), (1000, lambda: True)):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Keepalive(time, 1000, without_calls=True).watch, connection)
+            await eventually(is_there)  # a PING that nobody answers; the other watch is still asleep
+            await turns()
+            tasks.cancel_scope.cancel()
     assert connection.state is ConnectionState.OPEN

@@ -122,8 +122,10 @@ async def test_a_call_that_is_over_but_not_left_takes_no_slot():
 async def test_a_call_that_is_cancelled_gives_its_slot_back():
     async with playing() as played:
         peer = await played.connected(ONE)
-        with anyio.move_on_after(0.01):
-            await ScriptStub(played.channel).unary(Note())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ScriptStub(played.channel).unary, Note())
+            await peer.whole(1)
+            tasks.cancel_scope.cancel()
         call = await played.called("next")
         await echo(peer, 3)
         assert await call.answer() == "next"
@@ -163,7 +165,7 @@ async def test_after_a_goodbye_calls_finish_and_the_next_one_connects_at_once():
 
 async def test_goodbyes_can_overtake_each_other():
     """Three connections at once, of which two finish what they have."""
-    async with playing() as played:
+    async with playing(initial_backoff=0.01) as played:
         calls, peers = [], []
         for number in range(3):
             peers.append(await played.connected())

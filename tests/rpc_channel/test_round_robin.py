@@ -308,7 +308,7 @@ def ready(channel: Channel) -> int:
     return sum(subchannel.state is ChannelState.READY for subchannel in channel._policy._turns)
 
 
-async def test_three_servers_over_sockets_one_of_which_restarts():
+async def test_three_servers_over_sockets_one_of_which_restarts(held_port: int):
     answered: dict[str, int] = {}
 
     def named(name: str) -> Script:
@@ -321,15 +321,13 @@ async def test_three_servers_over_sockets_one_of_which_restarts():
 
     options = ChannelOptions(initial_backoff=0.01, backoff_multiplier=1, resolution_interval=0.01, **ROUND_ROBIN)
     async with leaving_nothing(), listening(Server([named("a")])) as a, listening(Server([named("b")])) as b:
-        async with listening(Server([named("c")])) as c:
-            pass
-        target = f"ipv4:127.0.0.1:{a},127.0.0.1:{b},127.0.0.1:{c}"
+        target = f"ipv4:127.0.0.1:{a},127.0.0.1:{b},127.0.0.1:{held_port}"
         async with Channel(target, options=options) as channel:
             stub = ScriptStub(channel)
             await channel.wait_until_ready()
             while len(answered) < 2:
                 await stub.unary(Note())
-            async with listening(Server([named("c")]), c):
+            async with listening(Server([named("c")]), held_port):
                 while len(answered) < 3:
                     await stub.unary(Note())
                     await anyio.sleep(0.001)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import anyio
 
 from rpc_channel.virtual_time import in_virtual_time
@@ -11,10 +9,9 @@ from rpc_channel.virtual_time import in_virtual_time
 
 @in_virtual_time
 async def test_a_year_passes():
-    began, really = anyio.current_time(), time.monotonic()
+    began = anyio.current_time()
     await anyio.sleep(365 * 86400)
     assert 0 <= anyio.current_time() - began - 365 * 86400 < 1
-    assert time.monotonic() - really < 10
 
 
 @in_virtual_time

@@ -26,7 +26,7 @@ needs_grpcurl = pytest.mark.skipif(
 async def grpcurl(*arguments: str, code: int = 0) -> str:
     """What grpcurl prints, on both of its outputs; it must end with that exit code."""
     assert GRPCURL is not None
-    finished = await anyio.run_process([GRPCURL, "-max-time", "20", *arguments], check=False)
+    finished = await anyio.run_process([GRPCURL, "-max-time", "60", *arguments], check=False)
     printed = (finished.stdout + finished.stderr).decode()
     assert finished.returncode == code, printed
     return printed

@@ -20,11 +20,9 @@ from connectrio.rpc.unix import listen_unix
 from rpc.script import BIDI, UNARY, Script
 from rpc_reflection.grpcurl import grpcurl, needs_grpcurl
 from rpc_tls.certificates import Certificate, Pki
-from rpc_tls.serving import serving
+from rpc_tls.serving import PATIENCE, serving
 
 HEALTH = "grpc.health.v1.Health"
-# seconds; what a client does here takes milliseconds
-TIMEOUT = 20
 
 
 def server_tls(pki: Pki, **options) -> ServerTLS:
@@ -41,10 +39,10 @@ def call(connect: Callable[[], grpc.Channel]) -> None:
     """Small and large calls, one by one and a hundred at once."""
     with connect() as channel:
         unary, bidi = channel.unary_unary(UNARY), channel.stream_stream(BIDI)
-        assert unary(b"hello", timeout=TIMEOUT) == b"hello"
-        assert unary(b"x" * 3_000_000, timeout=TIMEOUT) == b"x" * 3_000_000
-        assert list(bidi(iter([b"a", b"b"]), timeout=TIMEOUT)) == [b"a", b"b"]
-        futures = [unary.future(b"%d" % number, timeout=TIMEOUT) for number in range(100)]
+        assert unary(b"hello", timeout=PATIENCE) == b"hello"
+        assert unary(b"x" * 3_000_000, timeout=PATIENCE) == b"x" * 3_000_000
+        assert list(bidi(iter([b"a", b"b"]), timeout=PATIENCE)) == [b"a", b"b"]
+        futures = [unary.future(b"%d" % number, timeout=PATIENCE) for number in range(100)]
         assert [future.result() for future in futures] == [b"%d" % number for number in range(100)]
 
 
@@ -75,7 +73,7 @@ async def test_grpcio_without_the_right_certificate(pki: Pki, who: str | None):
         client = None if who is None else pki.stranger
         with grpc.secure_channel(target, credentials(pki, client)) as channel:
             with pytest.raises(grpc.RpcError) as raised:
-                channel.unary_unary(UNARY)(b"", timeout=TIMEOUT)
+                channel.unary_unary(UNARY)(b"", timeout=PATIENCE)
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
     async with serving(server_tls(pki, client_ca=pki.ca)) as served:
@@ -86,12 +84,13 @@ async def test_grpcio_without_the_right_certificate(pki: Pki, who: str | None):
 async def test_grpcio_without_tls_on_a_port_that_has_it(pki: Pki):
     def fail(target: str) -> None:
         with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as raised:
-            channel.unary_unary(UNARY)(b"", timeout=TIMEOUT)
+            channel.unary_unary(UNARY)(b"", timeout=PATIENCE)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
     async with serving(server_tls(pki)) as served:
         await anyio.to_thread.run_sync(fail, served.target)
-        assert await served.refusal() == "the client does not speak TLS"
+        await served.refusal()
+        assert served.refusals()[0] == "the client does not speak TLS"  # it may have tried again, and left half-way
 
 
 async def test_grpcio_on_a_unix_socket(pki: Pki):

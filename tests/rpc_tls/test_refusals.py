@@ -21,6 +21,8 @@ from rpc_tls.serving import answers, calling, client_context, eventually, servin
 
 YESTERDAY = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
 LONG_AGO = YESTERDAY - dt.timedelta(days=100)
+# seconds between two attempts to connect; longer than any test may take, so that there is only one
+ONCE = 1000.0
 
 
 def server_tls(pki: Pki, **options) -> ServerTLS:
@@ -29,7 +31,7 @@ def server_tls(pki: Pki, **options) -> ServerTLS:
 
 async def unavailable(target: str, tls: ChannelTLS | None) -> str:
     """Why a new channel gets no answer."""
-    async with calling(target, tls) as stub:
+    async with calling(target, tls, initial_backoff=ONCE) as stub:
         with pytest.raises(GRPCError) as raised:
             await stub.unary(Note())
     assert raised.value.status is Status.UNAVAILABLE
@@ -134,6 +136,7 @@ async def test_a_client_that_says_nothing_is_cut_off_while_others_are_served(pki
 async def test_clients_in_the_handshake_count_as_connections(pki: Pki):
     async with serving(server_tls(pki), options=ServerOptions(max_connections=3)) as served:
         silent = [await anyio.connect_tcp("127.0.0.1", served.port) for _ in range(3)]
+        await eventually(lambda: len(served.server._connections) == 3)
         async with await anyio.connect_tcp("127.0.0.1", served.port) as one_more:
             assert await ended(one_more)
         for transport in silent:

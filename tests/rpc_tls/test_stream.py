@@ -254,8 +254,9 @@ async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
 
 async def test_a_handshake_that_is_cancelled_closes_the_transport(pki: Pki):
     ours, theirs = memory_transport_pair()
-    async with ours, theirs:
-        with anyio.move_on_after(0.01):
+    async with ours, theirs, anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(cancel_when_blocked, scope)
             await ServerTLS(pki.server.cert, pki.server.key).wrap(theirs).handshake()
         with pytest.raises(anyio.ClosedResourceError):
             await theirs.send(b"")
