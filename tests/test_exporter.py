@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from contextlib import asynccontextmanager
@@ -22,6 +21,11 @@ from connectrio.exporter import serve_exporter
 from connectrio.exporter._http import make_app
 from connectrio.registry import LoadFailure
 from connectrio.service import Metrics
+
+# seconds; nothing here takes long, but machines may be slow
+PATIENCE = 30.0
+# for what must not be waited for
+HOUR = 3600.0
 
 
 @dataclass
@@ -66,7 +70,7 @@ async def exporter(view: View):
 def fetch(address: tuple[str, int], path: str, method: str = "GET", **headers: str) -> Answer:
     request = urllib.request.Request(f"http://{address[0]}:{address[1]}{path}", method=method, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return Answer(response.status, _lower(response.headers), response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -144,15 +148,14 @@ async def test_other_paths_and_methods():
 
 @pytest.mark.parametrize("sent", [b"", b"GET /rea", b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"])
 async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
-    monkeypatch.setattr("connectrio.exporter._http._GRACE", 10.0)
+    monkeypatch.setattr("connectrio.exporter._http._GRACE", HOUR)
+    monkeypatch.setattr("connectrio.exporter._http._Config.keep_alive_timeout", HOUR)
     async with exporter(View()) as address:
         stream = await anyio.connect_tcp(*address)
         if sent:
             await stream.send(sent)
         # the connection has been accepted when a later one has been served
         await get(address, "/readyz")
-        started = time.monotonic()
-    assert time.monotonic() - started < 9
     async with stream:
         received = b"".join([chunk async for chunk in stream])
     assert received.startswith(b"HTTP/1.1 200") == sent.endswith(b"\r\n\r\n")
@@ -172,8 +175,6 @@ async def test_a_request_that_never_ends_does_not_either(monkeypatch):
         await stream.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         await stream.receive()
         await stream.receive()
-        started = time.monotonic()
-    assert time.monotonic() - started < 10
 
 
 async def test_the_address_is_reported():
@@ -239,11 +240,11 @@ async def test_the_first_request_waits_for_the_web_server_to_load(monkeypatch):
 
     def slowly(name):
         loading.set()
-        assert may_load.wait(30)
+        assert may_load.wait(PATIENCE)
         return importlib.import_module(name)
 
     monkeypatch.setattr("connectrio.exporter.import_module", slowly)
     async with exporter(View()) as address, anyio.create_task_group() as tasks:
         tasks.start_soon(get, address, "/readyz")
-        assert await anyio.to_thread.run_sync(loading.wait, 30)
+        assert await anyio.to_thread.run_sync(loading.wait, PATIENCE)
         may_load.set()

@@ -1,19 +1,20 @@
-"""Clients that go on calling while hosts come and go: python -m drills.caller KIND TARGET CONNECTIONS RATE SECONDS
+"""Clients that go on calling while hosts come and go: python -m drills.caller KIND TARGET CONNECTIONS RATE
 
 KIND is grpcio or channel (ours). It makes RATE calls a second over so many connections, most of them quick and one in
-ten of a tenth of a second, and prints what came of them.
+ten of a tenth of a second, until it gets SIGTERM, and then prints what came of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import cycle
+from itertools import count, cycle
 
 import grpc
 from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub as GrpcioStub
@@ -71,15 +72,18 @@ class Caller:
         self.slowest = max(self.slowest, time.monotonic() - began)
 
 
-async def main(kind: str, target: str, connections: int, rate: float, seconds: float) -> None:
+async def main(kind: str, target: str, connections: int, rate: float) -> None:
     """Connect, call, tell."""
-    connect, caller = {"grpcio": grpcio, "channel": ours}[kind], Caller()
+    connect, caller, told_to_end = {"grpcio": grpcio, "channel": ours}[kind], Caller(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
     async with AsyncExitStack() as stack:
         calls = [await stack.enter_async_context(connect(target)) for _ in range(connections)]
         began = time.monotonic()
         print(json.dumps({"event": "begun", "at": began}), flush=True)
         async with asyncio.TaskGroup() as tasks:
-            for number, call in zip(range(int(rate * seconds)), cycle(calls), strict=False):
+            for number, call in zip(count(), cycle(calls), strict=False):
+                if told_to_end.is_set():
+                    break
                 tasks.create_task(caller.call(call, number % 10 == 0))
                 await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
     took = time.monotonic() - began

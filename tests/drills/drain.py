@@ -6,6 +6,7 @@ before the old one gets its SIGTERM, and it is the clients' own affair to reconn
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -45,21 +46,26 @@ class Report:
 
 
 def drill(backend: str, client: str, *, connections: int = 50, rate: float = 500, seconds: float = 8) -> Report:
-    """Call two hosts in turn for so many seconds: the first ends after a third of the time, the second after two."""
+    """Call two hosts in turn for so many seconds: the first ends after a third of the time, the second after two.
+
+    On a slow machine it takes longer, so that clients always call while a host ends.
+    """
     with hold_port() as held, hold_port() as held_too:
         one, other = (socket.getsockname()[1] for socket in (held, held_too))
         ends: list[tuple[float, int]] = []
         with DrillHost(backend, port=one) as first, DrillHost(backend, port=other) as second:
             first.ready()
             second.ready()
-            with _calling(client, [one, other], connections, rate, seconds) as caller:
+            with _calling(client, [one, other], connections, rate) as caller:
                 time.sleep(seconds / 3)
                 ends.append(_end(first))
                 with DrillHost(backend, port=one) as again:
                     again.ready()
                     time.sleep(seconds / 3)
                     ends.append(_end(second))
-                    result = caller.wait_for("result", patience=seconds + PATIENCE)
+                    time.sleep(seconds / 3)
+                    caller.send(signal.SIGTERM)
+                    result = caller.wait_for("result", patience=PATIENCE)
     return _report(backend, client, connections, result, ends)
 
 

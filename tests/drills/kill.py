@@ -150,7 +150,7 @@ def killer(backend: str, shape: tuple[int, int]) -> Iterator[Killer]:
     """A host, and what kills its clients."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        DrillHost(backend) as host,
+        DrillHost(backend, get_limit=3600) as host,  # nothing but the end of its client cancels a call
         Control(host.ready().target) as control,
     ):
         yield Killer(host, control, shape, Path(directory))

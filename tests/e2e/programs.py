@@ -26,6 +26,14 @@ TESTS = HERE.parent
 # seconds; how long what must happen may take on a machine that is busy with other things
 PATIENCE = 30.0
 
+# seconds; for what is to last until a test ends it
+HOUR = 3600.0
+
+# so that nothing but a test ends a call, and no machine that stalls is taken for a connector that blocks
+UNHURRIED = {
+    "create_limit": HOUR, "get_limit": HOUR, "delete_limit": HOUR, "metrics_limit": HOUR, "watchdog": HOUR
+}  # fmt: skip
+
 # of the hosts that tests share: few, so that a test can keep all of them busy
 WORKERS = 3
 
@@ -222,6 +230,7 @@ class HostProgram(Reachable):
             "prometheus_port": 0,
             "entry_points": False,
             "modules": [str(CONNECTORS / "probes.py")],
+            **UNHURRIED,
             **settings,
         }
         super().__init__([*wrapper, python, HERE / "host_main.py", backend, json.dumps(settings)], cwd=cwd, env=env)

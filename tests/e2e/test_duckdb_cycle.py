@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -164,15 +163,13 @@ def test_the_whole_cycle(duckdb, tmp_path):
     assert duckdb.state(meta).phase == TaskExecution.SUCCEEDED
 
 
-def test_a_running_query_is_deleted_within_a_second(duckdb, tmp_path):
+def test_a_running_query_is_deleted(duckdb, tmp_path):
     meta = duckdb.create(ENDLESS, tmp_path)
     duckdb.wait(meta, {TaskExecution.RUNNING})
-    started = time.monotonic()
     duckdb.call("delete", meta)
     assert duckdb.wait(meta).phase == TaskExecution.ABORTED
-    # the second is DuckDB's; the rest is for a busy machine to answer the calls
-    assert time.monotonic() - started < 3
-    assert list(tmp_path.iterdir()) == []
+    # the job is ABORTED before DuckDB has let go of it
+    eventually(lambda: list(tmp_path.iterdir()) == [])
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,11 @@ def test_busy_threads_hold_up_neither_health_nor_listings_nor_coroutines(host, c
 
 def test_threads_that_never_end(start_host):
     with start_host(worker=2, grace=0.5) as host, host.client() as client:
-        stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"), deadline=0.3)
+        stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
         host.wait_for("started", id="stuck")
         # the other thread is free for everybody else
         assert client.call("get", task_type="plain").resource.message
-        assert stuck.exception().code() is StatusCode.DEADLINE_EXCEEDED
+        assert stuck.cancel()
         # with all threads stuck, what needs none goes on
         other = client.start("get", task_type="plain", meta=order("gate", id="stuck as well"))
         host.wait_for("started", id="stuck as well")

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -16,25 +14,20 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from e2e.client import Client, fetch, order
-from e2e.programs import CONNECTORS, children_of, eventually
+from e2e.programs import CONNECTORS, HOUR, children_of, eventually
 
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
-@contextmanager
-def within(seconds):
-    started = time.monotonic()
-    yield
-    assert time.monotonic() - started < seconds
-
-
 def test_sigterm_loses_no_call_in_flight(start_host):
     with start_host() as host, host.client() as client:
-        calls = [client.start("get", meta=order("sleep", 1, id="flight")) for _ in range(50)]
-        calls += [client.start("get", task_type="plain", meta=order("sleep", 1, id="flight")) for _ in range(5)]
-        stream = client.start("get_logs", meta=order("sleep", 1, id="flight"))
+        calls = [client.start("get", meta=order("gate", id="flight")) for _ in range(50)]
+        calls += [client.start("get", task_type="plain", meta=order("gate", id="flight")) for _ in range(5)]
+        stream = client.start("get_logs", meta=order("gate", id="flight"))
         host.wait_for("started", 56, id="flight")
         host.send(signal.SIGTERM)
+        host.wait_for_log("draining")
+        host.open_gate()
         assert all(call.result().resource.message for call in calls)
         assert len(list(stream)) == 2
         assert host.wait() == 0
@@ -42,7 +35,7 @@ def test_sigterm_loses_no_call_in_flight(start_host):
 
 
 def test_health_flips_and_new_calls_are_answered_during_the_delay(start_host):
-    with start_host(drain_delay=60) as host, host.client() as client:
+    with start_host(drain_delay=HOUR) as host, host.client() as client:
         watch = client.health.Watch(HealthCheckRequest(), timeout=30)
         assert next(watch).status == HealthCheckResponse.SERVING
         host.send(signal.SIGTERM)
@@ -57,8 +50,7 @@ def test_health_flips_and_new_calls_are_answered_during_the_delay(start_host):
             newcomer.call("get")
         # nobody waits for the end of the delay
         host.send(signal.SIGTERM)
-        with within(5):
-            assert host.wait() == 128 + signal.SIGTERM
+        assert host.wait() == 128 + signal.SIGTERM
 
 
 def test_sigint_closes_the_listener_and_ends_watches_while_calls_are_in_flight(start_host):
@@ -81,9 +73,9 @@ def test_sigint_closes_the_listener_and_ends_watches_while_calls_are_in_flight(s
 
 
 def refuses_connections(target):
-    with Client(target) as client, pytest.raises(grpc.RpcError) as raised:
-        client.call("get")
-    return raised.value.code() is StatusCode.UNAVAILABLE
+    with Client(target) as client:
+        error = client.start("get").exception()
+    return error is not None and error.code() is StatusCode.UNAVAILABLE
 
 
 def test_calls_beyond_the_grace_are_told_that_the_server_is_unavailable(start_host):
@@ -100,9 +92,9 @@ def test_calls_beyond_the_grace_are_told_that_the_server_is_unavailable(start_ho
 
 
 def test_a_second_signal_stops_at_once(start_host):
-    with start_host() as host, host.client() as client:
+    with start_host(grace=HOUR) as host, host.client() as client:
         calls = [
-            client.start("get", meta=order("sleep", 60, id="patient")),
+            client.start("get", meta=order("sleep", HOUR, id="patient")),
             client.start("get", task_type="plain", meta=order("gate", id="stuck")),
         ]
         for name in ("patient", "stuck"):
@@ -110,21 +102,19 @@ def test_a_second_signal_stops_at_once(start_host):
         host.send(signal.SIGTERM)
         host.wait_for_log("draining")
         host.send(signal.SIGINT)
-        with within(5):
-            assert host.wait() == 128 + signal.SIGINT
+        assert host.wait() == 128 + signal.SIGINT
         for call in calls:
             assert call.exception().code() is StatusCode.UNAVAILABLE
 
 
-def test_a_second_signal_stops_a_host_whose_event_loop_is_blocked(start_host):
+def test_a_second_signal_stops_a_host_whose_event_loop_is_blocked(start_host, tmp_path):
     with start_host() as host, host.client() as client:
-        blocked = client.start("get", meta=order("block", 60, id="blocked"))
+        blocked = client.start("get", meta=order("until", tmp_path / "never", id="blocked"))
         host.wait_for("started", id="blocked")
+        # two of the same at once may be delivered as one; and which of these is seen first is open
         host.send(signal.SIGTERM)
-        time.sleep(0.1)  # two signals at once may be delivered as one
-        host.send(signal.SIGTERM)
-        with within(5):
-            assert host.wait() == 128 + signal.SIGTERM
+        host.send(signal.SIGINT)
+        assert host.wait() in (128 + signal.SIGTERM, 128 + signal.SIGINT)
         assert blocked.exception().code() is StatusCode.UNAVAILABLE
 
 

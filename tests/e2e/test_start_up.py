@@ -70,6 +70,7 @@ def test_an_entry_point_that_cannot_be_loaded(tmp_path):
                 unquote(value) for key, value in call[1].trailing_metadata() if key == "connectrio-load-failure"
             ]
             assert f"{failure['source']}: {failure['error']}" in trailers
+        host.wait_for_log("an entry point failed to load")
         (line,) = [line for line in host.log if line.get("source") == failure["source"]]
         assert (line["level"], line["event"]) == ("warning", "an entry point failed to load")
 

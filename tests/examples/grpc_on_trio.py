@@ -15,7 +15,7 @@ async def main():
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         [(host, port)] = await tasks.start(server.serve, listener)
         async with Channel(f"{host}:{port}") as channel:
-            reply = await HealthStub(channel).check(HealthCheckRequest(), timeout=1)
+            reply = await HealthStub(channel).check(HealthCheckRequest(), timeout=30)
             print(reply.status.name)
         await server.shutdown(grace=10)
 

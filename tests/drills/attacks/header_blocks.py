@@ -6,7 +6,7 @@ from itertools import count
 
 from h2.settings import SettingCodes
 
-from drills.attacks.attack import CALM, PROTOCOL, Attack, Attacker
+from drills.attacks.attack import CALM, CUT, PROTOCOL, Attack, Attacker
 from drills.wire import Wire
 from rpc.frames import request_headers
 
@@ -107,9 +107,7 @@ def _unknown(wire: Wire, stream_id: int) -> bytes:
 
 ATTACKS = [
     Attack("continuation-flood", "a header block without end (CVE-2024-27316)", continuation_flood, (CALM, PROTOCOL)),
-    Attack(
-        "slow-header-block", "a header block, a byte at a time, without end", slow_header_block, ("closed",), slow=True
-    ),
+    Attack("slow-header-block", "a header block, a byte at a time, without end", slow_header_block, CUT, slow=True),
     Attack("hpack-bomb", "4 kB of headers that are 12 MB when decoded (CVE-2016-6581)", hpack_bomb, (CALM,)),
     Attack("long-header-list", "more headers than may be sent", long_header_list, (CALM,)),
     Attack(

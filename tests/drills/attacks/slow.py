@@ -6,7 +6,7 @@ from itertools import count
 
 from h2.settings import SettingCodes
 
-from drills.attacks.attack import CALM, PROTOCOL, Attack, Attacker, for_each
+from drills.attacks.attack import CALM, CUT, PROTOCOL, Attack, Attacker, for_each
 from drills.orders import attack
 from drills.process import MIB
 from drills.wire import Wire
@@ -119,8 +119,6 @@ def not_http2(attacker: Attacker) -> None:
         wire.wait()
 
 
-_CUT = ("closed", "reset")
-
 ATTACKS = [
     Attack("data-dribble", "large responses, asked for a byte at a time (CVE-2019-9511)", data_dribble, (CALM,)),
     Attack("request-dribble", "a large request, a byte in each frame", request_dribble, ("open",)),
@@ -130,20 +128,18 @@ ATTACKS = [
         "unread-responses",
         "100 responses of 1 MiB that nobody reads (CVE-2019-9517)",
         unread_responses,
-        _CUT,
+        CUT,
         slow=True,
     ),
     Attack("half-a-message", "20 connections with 4 MiB each of messages that never end", half_a_message, ("open",)),
     Attack("silence", "200 connections on which nothing is said", silence, ("closed",), slow=True),
-    Attack(
-        "half-a-handshake", "200 connections that begin as HTTP/2, and stop", half_a_handshake, ("closed",), slow=True
-    ),
-    Attack("slow-handshake", "a handshake that takes a second for each byte", slow_handshake, ("closed",), slow=True),
+    Attack("half-a-handshake", "200 connections that begin as HTTP/2, and stop", half_a_handshake, CUT, slow=True),
+    Attack("slow-handshake", "a handshake that takes a second for each byte", slow_handshake, CUT, slow=True),
     Attack(
         "too-many-connections",
         "300 connections where 100 may be",
         too_many_connections,
-        ("open", *_CUT),
+        ("open", *CUT),
         settings={"max_connections": 100},
     ),
     Attack("not-http2", "HTTP/1.1", not_http2, ("closed", PROTOCOL)),

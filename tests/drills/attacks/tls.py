@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from drills.attacks.attack import Attack, Attacker, for_each
+from drills.attacks.attack import CUT, Attack, Attacker, for_each
 from drills.wire import Wire
 
 
@@ -50,17 +50,15 @@ def plain_text(attacker: Attacker) -> None:
         wire.wait()
 
 
-_CUT = ("closed", "reset")
-
 ATTACKS = [
-    Attack("tls-silence", "200 connections on which no TLS begins", silence, _CUT, tls=True, slow=True),
-    Attack("tls-slow-handshake", "200 TLS handshakes that stop half-way", slow_handshake, _CUT, tls=True, slow=True),
+    Attack("tls-silence", "200 connections on which no TLS begins", silence, CUT, tls=True, slow=True),
+    Attack("tls-slow-handshake", "200 TLS handshakes that stop half-way", slow_handshake, CUT, tls=True, slow=True),
     Attack(
         "tls-unfinished",
         "handshakes that make the host sign, one after the other",
         unfinished_handshake,
-        ("open",),
+        ("open", *CUT),  # cut by the time-out of handshakes, if the attacker is slow
         tls=True,
     ),
-    Attack("tls-plain-text", "HTTP/2 without TLS, where TLS is served", plain_text, _CUT, tls=True),
+    Attack("tls-plain-text", "HTTP/2 without TLS, where TLS is served", plain_text, CUT, tls=True),
 ]

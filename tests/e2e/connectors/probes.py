@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ class Order(ResourceMeta):
     block S   hold up whatever thread this is for S seconds
     until P   hold up whatever thread this is until there is a file P
     watch     in a thread: wait until nobody waits for the answer any more
-    gate      wait for an order of the same id to open the gate
+    gate      wait for an order of the same id to open the gate, in a coroutine as well as in a thread
     open      open it
     junk      return something that no method may return
     """
@@ -86,13 +85,13 @@ class Gate:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._is_open = False
+        self.is_open = False
         self._now = 0
         self.most = 0
 
     def open(self) -> None:
         with self._changed:
-            self._is_open = True
+            self.is_open = True
             self._changed.notify_all()
 
     def enter(self) -> None:
@@ -102,12 +101,17 @@ class Gate:
 
     def wait(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_open)
+            self._changed.wait_for(lambda: self.is_open)
             self._now -= 1
 
 
 # by the id of the order
-GATES: defaultdict[str, Gate] = defaultdict(Gate)
+GATES: dict[str, Gate] = {}
+
+
+def gate_of(order: Order) -> Gate:
+    # in one step: several threads may ask for the same one
+    return GATES.setdefault(order.id, Gate())
 
 
 def open_all(*_: object) -> None:
@@ -139,7 +143,7 @@ def act(order: Order, arguments: dict[str, Any]) -> str:
         case "pid":
             return json.dumps(os.getpid())
         case "open":
-            GATES[order.id].open()
+            gate_of(order).open()
     return json.dumps({name: describe(value) for name, value in arguments.items()})
 
 
@@ -149,6 +153,8 @@ async def obey(operation: str, order: Order, **arguments: Any) -> str:
     try:
         if order.does == "sleep":
             await anyio.sleep(float(order.argument))
+        while order.does == "gate" and not gate_of(order).is_open:  # noqa: ASYNC110 - threads open it as well
+            await anyio.sleep(0.05)
         return act(order, arguments)
     except BaseException as error:
         outcome = "cancelled" if isinstance(error, anyio.get_cancelled_exc_class()) else type(error).__name__
@@ -159,16 +165,16 @@ async def obey(operation: str, order: Order, **arguments: Any) -> str:
 
 def obey_in_a_thread(operation: str, order: Order, **arguments: Any) -> str:
     if order.does == "gate":
-        GATES[order.id].enter()
+        gate_of(order).enter()
     report("started", operation=operation, id=order.id)
     if order.does == "sleep":
         time.sleep(float(order.argument))
     if order.does == "gate":
-        GATES[order.id].wait()
+        gate_of(order).wait()
     if order.does == "watch":
         watch(operation, order)
     result = act(order, arguments)
-    report("ended", operation=operation, id=order.id, outcome="returned", most=GATES[order.id].most)
+    report("ended", operation=operation, id=order.id, outcome="returned", most=gate_of(order).most)
     return result
 
 
