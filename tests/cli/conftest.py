@@ -9,7 +9,7 @@ import socket
 import pytest
 import structlog
 
-from cli.harness import Commands, hosting
+from cli.harness import PATIENCE, Commands, hosting
 from cli.toy import Mute, Toy
 from connectrio.registry import LoadFailure, Registry
 
@@ -57,7 +57,7 @@ def host(toy, _quiet):
 @pytest.fixture
 def ask(capsys, host):
     """Runs commands against `host`."""
-    return Commands(capsys, "--target", host.target)
+    return Commands(capsys, "--target", host.target, "--timeout", str(PATIENCE))
 
 
 @pytest.fixture

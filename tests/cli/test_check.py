@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cli.bad_connectors import BREAKS, Blocking, Good
+from cli.bad_connectors import BREAKS, Blocking, Clock, Good
 from cli.harness import Process
-from connectrio.conformance import RULES, check_connector
+from connectrio.conformance import RULES, _driving, _methods, check_connector
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
 
@@ -17,9 +17,35 @@ MODULE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The clock that says which steps block: on that of a busy machine any step might."""
+    clock, find = Clock(), _driving._line
+
+    def look(frame):
+        line = find(frame)
+        clock.seen.set()
+        return line
+
+    class Blocked(_driving.Blocked):
+        def __enter__(self):
+            clock.watched = True
+            return super().__enter__()
+
+        def __exit__(self, *exc_info):
+            super().__exit__(*exc_info)
+            clock.watched = False
+
+    monkeypatch.setattr(_driving, "time", clock)
+    monkeypatch.setattr(_driving, "_line", look)
+    monkeypatch.setattr(_methods, "Blocked", Blocked)
+    return clock
+
+
 @pytest.mark.parametrize("connector", BREAKS, ids=lambda found: found.__name__)
-async def test_findings(connector):
-    report = await check_connector(connector(), REQUEST, seconds=0.3 if connector.__name__ == "Endless" else 30)
+async def test_findings(connector, clock):
+    made = connector(clock) if connector is Blocking else connector()
+    report = await check_connector(made, REQUEST, seconds=0.3 if connector.__name__ == "Endless" else 30)
     assert {(finding.rule, finding.where) for finding in report.findings} == BREAKS[connector], report.findings
     assert all(finding.what and finding.advice for finding in report.findings)
     assert {*report.kept, *report.untried} == RULES.keys() - {rule for rule, _ in BREAKS[connector]}
@@ -36,8 +62,8 @@ async def test_a_good_connector_keeps_to_all_and_nothing_is_left():
     assert len(good.jobs) > 3
 
 
-async def test_the_line_that_blocks_is_named():
-    report = await check_connector(Blocking(), REQUEST)
+async def test_the_line_that_blocks_is_named(clock):
+    report = await check_connector(Blocking(clock), REQUEST)
     [finding] = report.findings
     assert "bad_connectors.py:" in finding.what
 

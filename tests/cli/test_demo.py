@@ -59,7 +59,7 @@ def test_what_is_kept(tmp_path):
 
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
 def test_an_interrupt_ends_it_in_order(tmp_path, backend):
-    with demo(tmp_path, "--orders", "50000000", "--backend", backend) as process:
+    with demo(tmp_path, "--orders", "5000000000", "--backend", backend) as process:
         process.line_with("RUNNING")
         process.signal(signal.SIGINT)
         outcome = process.wait()

@@ -21,6 +21,7 @@ from connectrio.idl.flyteidl2.connector import (
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import GRPCError, Status
+from rpc_channel.virtual_time import in_virtual_time
 
 AWAY = GRPCError(Status.UNAVAILABLE, "connection refused")
 RUNNING = Resource(phase=Phase.RUNNING)
@@ -38,7 +39,7 @@ class ScriptedJobs:
     """Answers of a host, in order; the last one again and again. An exception in place of an answer is raised."""
 
     category = TaskCategory(name="toy")
-    timeout = 5.0
+    timeout = 60.0
 
     def __init__(self, polls=(DONE,), pieces=((),)):
         self._polls = list(polls)
@@ -155,6 +156,7 @@ async def test_what_was_logged_last_is_shown(shown, phase):
     assert shown.lines == ["a", "b"]
 
 
+@in_virtual_time
 @pytest.mark.usefixtures("_no_pauses")
 async def test_a_host_that_is_away_for_a_while_is_waited_for(shown):
     jobs = ScriptedJobs(polls=[RUNNING, AWAY, AWAY, DONE], pieces=[[AWAY], piece("a")])

@@ -53,8 +53,8 @@ def target(tmp_path_factory):
 
 
 def running(tmp_path, target, *options):
-    arguments = ["run", "toy", "--input", "end=NEVER", "--output-prefix", str(tmp_path), "--target", target, *options]
-    return Process(*arguments, cwd=tmp_path)
+    arguments = ["run", "toy", "--input", "end=NEVER", "--output-prefix", str(tmp_path)]
+    return Process(*arguments, "--target", target, "--timeout", str(PATIENCE), *options, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
@@ -90,7 +90,7 @@ def creating(tmp_path, host_process):
     """A command whose job is being created, and goes on being so until somebody writes to the gate."""
     host, target = host_process
     os.mkfifo(tmp_path / "gate")
-    with running(tmp_path, target, "--input", "hold=true", "--timeout", str(PATIENCE)) as command:
+    with running(tmp_path, target, "--input", "hold=true") as command:
         host.line_with("creating")
         yield command
 

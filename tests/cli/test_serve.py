@@ -9,7 +9,7 @@ import socket
 import pytest
 import trustme
 
-from cli.harness import LOOPBACK, TOY_MODULE, Process, serving_toys
+from cli.harness import LOOPBACK, PATIENCE, TOY_MODULE, Process, serving_toys
 
 
 def test_what_it_prints_at_start(tmp_path):
@@ -86,8 +86,8 @@ def test_a_host_with_tls(tmp_path, run):
         assert host.line_with("gRPC").endswith(" with TLS")
         assert host.line_with("unix:").endswith("host.sock")
         trusting = run("ls", "--target", target, "--tls-ca", str(tmp_path / "ca.pem"), "--tls-name", "localhost")
-        doubting = run("ls", "--target", target, "--tls", "--timeout", "5")
-        plaintext = run("ls", "--target", target, "--timeout", "5")
+        doubting = run("ls", "--target", target, "--tls", "--timeout", str(PATIENCE))
+        plaintext = run("ls", "--target", target, "--timeout", str(PATIENCE))
         local = run("ls", "--target", f"unix:{tmp_path}/host.sock")
     assert (trusting.code, local.code) == (0, 0)
     assert (doubting.code, plaintext.code) == (1, 1)

@@ -15,8 +15,11 @@ from connectrio.terminal import print_table, printable
 COLOUR = "\x1b["
 
 
-def on_a_terminal(*arguments, cwd):
-    """The exit code of a command whose standard output and error are a terminal, and what it shows."""
+def on_a_terminal(*arguments, cwd, watch=lambda shown: None):
+    """The exit code of a command whose standard output and error are a terminal, and what it shows.
+
+    :param watch: given what is shown so far, whenever there is more
+    """
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     environment.pop("NO_COLOR", None)
@@ -26,6 +29,7 @@ def on_a_terminal(*arguments, cwd):
     try:
         while data := os.read(ours, 65536):
             shown += data
+            watch(shown.decode(errors="replace"))
     except OSError:
         pass  # Linux's way to say that nobody has the other end any more
     os.close(ours)
@@ -69,8 +73,13 @@ def test_ls_on_a_terminal(tmp_path, host):
     assert "warning: not loaded: entry point broken" in plain(shown)
 
 
-def test_run_on_a_terminal(tmp_path, host):
-    code, shown = on_a_terminal("run", "toy", "--target", host.target, cwd=tmp_path)
+def test_run_on_a_terminal(tmp_path, host, toy):
+    def end_it_once_it_is_shown(shown):
+        if "RUNNING" in plain(shown):
+            toy.ends[len(toy.calls)] = "SUCCEEDED"
+
+    arguments = ["run", "toy", "--input", "end=NEVER", "--target", host.target]
+    code, shown = on_a_terminal(*arguments, cwd=tmp_path, watch=end_it_once_it_is_shown)
     assert code == 0
     text = plain(shown)
     assert "created {" in text

@@ -61,6 +61,7 @@ class Toy(AsyncConnector[ToyJob]):
     calls: list[Call] = field(default_factory=list)
     polls: dict[int, int] = field(default_factory=dict)
     deleted: list[int] = field(default_factory=list)
+    ends: dict[int, str] = field(default_factory=dict)  # of jobs that come to another end than their inputs say
 
     name = "Toy"
     task_type_name = "toy"
@@ -76,10 +77,11 @@ class Toy(AsyncConnector[ToyJob]):
 
     async def get(self, resource_meta, **kwargs):
         polls = self.polls[resource_meta.number] = self.polls.get(resource_meta.number, 0) + 1
-        if resource_meta.end == "NEVER" or polls == 1:
+        end = self.ends.get(resource_meta.number, resource_meta.end)
+        if end == "NEVER" or polls == 1:
             return Resource(Phase.RUNNING, message="at it", custom_info={"progress": 40})
         return Resource(
-            Phase[resource_meta.end],
+            Phase[end],
             message=resource_meta.message,
             outputs={"answer": 42, "frame": DataFrame("/data/frame.parquet", "parquet")},
             custom_info={"rows": 7, "share": 0.5},

@@ -26,6 +26,9 @@ from connectrio.idl.google.protobuf import Struct
 # 10¹² rows: many minutes on any machine
 ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b"
 
+# as many rows as that, written as they come
+STREAM = "SELECT a.range AS a, b.range AS b FROM range(1000000) a, range(1000000) b"
+
 FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
 
 

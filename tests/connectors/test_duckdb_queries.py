@@ -10,7 +10,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from connectors.duckdb_tasks import ENDLESS, create, delete, end, opened, run, task, until
+from connectors.duckdb_tasks import ENDLESS, STREAM, create, delete, end, opened, run, task, until
 from connectrio import Phase
 from connectrio.connectors.duckdb import TaskError
 from connectrio.literals import DataFrame, Dir, File
@@ -299,7 +299,7 @@ async def test_two_queries_may_use_one_database_file_at_once(tmp_path):
 
 async def test_nobody_sees_half_a_result(connector, tmp_path):
     (tmp_path / "result.parquet").write_text("that of an earlier attempt")
-    job = await connector.create(task("FROM range(1000000000)"), str(tmp_path))
+    job = await connector.create(task(STREAM), str(tmp_path))
     while not list(tmp_path.glob(".*.tmp")):
         await until(connector, job, Phase.RUNNING)
     assert (tmp_path / "result.parquet").read_text() == "that of an earlier attempt"

@@ -93,7 +93,7 @@ class Waiting:
         async def wait(_self, **kwargs):
             self.events.append("begun")
             try:
-                await asyncio.sleep(PATIENCE)
+                await asyncio.sleep(100 * PATIENCE)
             except asyncio.CancelledError:
                 self.events.append("cancelled")
                 raise

@@ -27,18 +27,15 @@ SHORT = 0.03
 
 
 @asynccontextmanager
-async def a_pool(limit=LIMIT, bound_state=lambda: None, patience=PATIENCE):
-    """An open pool of its own.
-
-    :param patience: seconds; by default so many that a loop is not taken for blocked because the machine is busy
-    """
+async def a_pool(limit=LIMIT, bound_state=lambda: None):
+    """An open pool of its own, so patient that a loop is not taken for blocked because the machine is busy."""
     pools = LoopPools()
     connector = object()
     with anyio.fail_after(PATIENCE):
         async with pools.open("no.such.package", limit, connector):
             pool = pools.get("no.such.package")
             pool._bound_state = bound_state
-            pool._patience = patience
+            pool._patience = PATIENCE
             yield pool
 
 
@@ -80,6 +77,12 @@ async def blocked(pool, calls):
             yield SimpleNamespace(gate=gate, loops=loops)
         finally:
             gate.open()
+
+
+async def home_blocks(pool, calls):
+    """Wait until the home loop is blocked. From then on the pool has no patience."""
+    await eventually(lambda: calls.gate.inside and pool._home.position().startswith("wait in "))
+    pool._patience = SHORT
 
 
 async def home_of(pool):
@@ -130,8 +133,9 @@ async def set_event(event):
 
 
 async def test_calls_that_wait_for_a_blocked_loop_go_to_others():
-    async with a_pool(patience=SHORT) as pool:
+    async with a_pool() as pool:
         async with blocked(pool, 10) as calls:
+            await home_blocks(pool, calls)
             await eventually(lambda: len(calls.gate.inside) == 1 + LIMIT)
             assert len(set(calls.gate.inside)) == 1 + LIMIT
         assert len(calls.loops) == 10
@@ -142,17 +146,18 @@ async def test_calls_that_wait_for_a_blocked_loop_go_to_others():
 
 async def test_the_loop_that_blocks_is_not_waited_for():
     """One call blocks; all others, one after the other, do not."""
-    async with a_pool(patience=SHORT) as pool, blocked(pool, 1) as calls:
-        await eventually(lambda: calls.gate.inside)
+    async with a_pool() as pool, blocked(pool, 1) as calls:
+        await home_blocks(pool, calls)
         for _ in range(5):
             assert await home_of(pool) is not calls.gate.inside[0]
         assert pool.loops == 2
 
 
 async def test_calls_stay_at_home_where_something_belongs_to_that_loop():
-    async with a_pool(bound_state=lambda: "package.lock", patience=SHORT) as pool:
+    async with a_pool(bound_state=lambda: "package.lock") as pool:
         with capture_logs() as logs:
             async with blocked(pool, 3) as calls:
+                await home_blocks(pool, calls)
                 await eventually(lambda: logs)
                 assert len(calls.gate.inside) == 1
         assert len(set(calls.loops)) == 1
@@ -167,11 +172,11 @@ async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that(
         async with lock:
             pass
 
-    async with a_pool(patience=SHORT) as pool:
+    async with a_pool() as pool:
         lock = await pool.run(make_a_contended_lock, name="lock")
         with capture_logs() as logs:
             async with blocked(pool, 1) as calls:
-                await eventually(lambda: calls.gate.inside)
+                await home_blocks(pool, calls)
                 with pytest.raises(RuntimeError, match="different event loop"):
                     await pool.run(lambda: use(lock), name="use")
                 async with anyio.create_task_group() as tasks:
@@ -234,7 +239,7 @@ class Cancelled:
     async def __call__(self):
         self.events.append("begun")
         try:
-            await asyncio.sleep(PATIENCE)
+            await asyncio.sleep(100 * PATIENCE)
         except asyncio.CancelledError:
             self.events.append("cancelled")
             if self._then is not None:
@@ -316,7 +321,7 @@ async def test_a_coroutine_that_does_not_end_is_left_alone(monkeypatch):
         with capture_logs() as logs:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lambda: pool.run(gate.block, name="Some.get"))
-                await eventually(lambda: gate.inside)
+                await eventually(lambda: pool._home.position().startswith("wait in ") and gate.inside)
                 tasks.cancel_scope.cancel()
         assert [(line["ran"], line["log_level"]) for line in logs] == [("Some.get", "warning")]
         assert "wait in " in logs[0]["position"]
@@ -420,8 +425,9 @@ async def test_nothing_is_left():
     async def use_the_executor():
         await asyncio.to_thread(lambda: None)
 
-    async with a_pool(patience=SHORT) as pool:
+    async with a_pool() as pool:
         async with blocked(pool, 3) as calls:
+            await home_blocks(pool, calls)
             await eventually(lambda: len(calls.gate.inside) == 3)
         await pool.run(use_the_executor, name="executor")
         loops = [pool._home.loop, *(thread.loop for thread in pool._further)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import grpc
 import pytest
@@ -10,11 +11,12 @@ from flyteidl2.core.execution_pb2 import TaskExecution
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from e2e.client import Client, order
-from e2e.programs import HostProgram, eventually
+from e2e.programs import CONNECTORS, HostProgram, eventually
 
 BACKENDS = ["asyncio", "trio"]
 CANCELLABLE = ["get", "delete", "get_metrics", "get_logs"]
 ENV = {"CONNECTOR_API": "flyte.connectors"}
+IMPATIENT = Path(__file__).parent / "connectors" / "impatient.py"
 
 # seconds; flyte-sdk takes some to import, and many where all cores are busy
 PATIENCE = 120.0
@@ -54,7 +56,7 @@ def test_a_client_that_goes_away_cancels_the_coroutine(host, client, operation):
 def test_a_deadline_cancels_the_coroutine(host, client, operation):
     name = f"too late {operation}"
     meta = order("sleep", PATIENCE, id=name)
-    assert failure(lambda: client.call(operation, meta=meta, deadline=2)) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert failure(lambda: client.call(operation, meta=meta, deadline=0.5)) is grpc.StatusCode.DEADLINE_EXCEEDED
     # a machine that is very slow may not have begun by then
     eventually(lambda: len(host.events("started", id=name)) == len(host.events("ended", id=name, outcome="cancelled")))
 
@@ -87,7 +89,8 @@ def test_a_phase_that_flyte_does_not_know(client):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_host_ends_while_hosted_code_blocks(backend):
-    settings = {"grace": 0.1, "get_limit": 10 * PATIENCE}
+    modules = [str(CONNECTORS / "probes.py"), str(IMPATIENT)]
+    settings = {"grace": 0.1, "get_limit": 10 * PATIENCE, "modules": modules}
     with HostProgram(backend, env=ENV, **settings) as program, Client(program.ready(PATIENCE).target) as client:
         call = client.start("get", meta=order("block", 10 * PATIENCE, id="stuck"), deadline=10 * PATIENCE)
         program.wait_for("started", id="stuck")

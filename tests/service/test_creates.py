@@ -225,7 +225,7 @@ async def test_the_end_of_the_host_ends_creates_that_nobody_waits_for():
     vendor = Vendor(gated=True)
     creates = Creates()
     service = Service(vendor.connector(), creates=creates)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(service.create, task_execution_metadata=attempt()))
             await vendor.begun.wait()
@@ -430,6 +430,7 @@ async def test_a_job_that_hangs_when_it_is_asked_for_will_do():
         assert await service.create(**restarted(1)) == first
 
 
+@in_virtual_time
 async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
     """The third attempt waits for the second, which fails, and takes over the first one's job."""
     vendor = Vendor()
@@ -543,6 +544,7 @@ async def test_what_is_large_is_not_remembered():
 # connectors whose create can be repeated
 
 
+@in_virtual_time
 async def test_a_create_that_is_idempotent_is_tried_again_under_the_same_key():
     vendor = Vendor()
     vendor.errors = [ConnectionResetError("reset"), TransientError("busy")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -132,15 +133,17 @@ async def test_clients_cannot_make_series_up(operation):
 @pytest.mark.parametrize("fails", [False, True])
 async def test_latency_is_observed_for_successes_and_failures(operation, fails):
     service = Service(failing(lambda: ValueError("boom"))) if fails else Service()
+    began = time.perf_counter()
     if fails:
         with pytest.raises(GRPCError):
             await service.call(operation)
     else:
         await service.call(operation)
+    passed = time.perf_counter() - began
     labels = {"task_type": "tiny", "operation": operation}
     sample = service.metrics.registry.get_sample_value
     assert sample("flyte_connector_request_latency_seconds_count", labels) == 1
-    assert 0 < sample("flyte_connector_request_latency_seconds_sum", labels) < 5
+    assert 0 < sample("flyte_connector_request_latency_seconds_sum", labels) <= passed
 
 
 async def test_inputs_are_measured_at_every_create():

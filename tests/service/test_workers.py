@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from contextvars import ContextVar
 from functools import partial
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from grpclib import GRPCError
 from structlog.testing import capture_logs
 
 from connectrio.service import OperationLimits, Workers
 from connectrio.service.workers import _Job
+from rpc_channel.virtual_time import in_virtual_time
 from service.harness import OPERATIONS, Service, connector, log_lines
 
 variable: ContextVar[str] = ContextVar("variable")
+
+# seconds; what is waited for is an event, and this only ends a test that fails
+PATIENCE = 30
 
 
 class Gate:
@@ -24,16 +30,16 @@ class Gate:
 
     def __init__(self) -> None:
         self._open = threading.Event()
-        self._entered = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
 
     def pass_through(self, result=None):
-        self._entered.release()
-        assert self._open.wait(10)
+        self.entered.release()
+        assert self._open.wait(PATIENCE)
         return result
 
     async def wait_entered(self, count: int = 1) -> None:
         for _ in range(count):
-            await anyio.to_thread.run_sync(partial(self._entered.acquire, timeout=10))
+            assert await anyio.to_thread.run_sync(partial(self.entered.acquire, timeout=PATIENCE))
 
     def open(self) -> None:
         self._open.set()
@@ -80,7 +86,7 @@ async def test_no_more_than_the_limit_at_once(gate):
         await gate.wait_entered(2)
         await anyio.wait_all_tasks_blocked()
         assert workers.busy == 2
-        assert not gate._entered.acquire(blocking=False)
+        assert not gate.entered.acquire(blocking=False)
         gate.open()
     assert workers.busy == 0
 
@@ -210,9 +216,13 @@ def test_a_thread_that_outlives_the_event_loop(anyio_backend, gate):
     with capture_logs() as logs:
         anyio.run(main, backend=name, backend_options=options)
         gate.open()
-        # trio keeps its threads for the next job
         [thread] = threads
-        thread.join(timeout=10 if name == "asyncio" else 0.1)
+        end = time.monotonic() + PATIENCE
+        while not logs and time.monotonic() < end:
+            time.sleep(0.001)
+        if name == "asyncio":  # trio keeps its threads for the next job
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
     assert [line["raised"] for line in logs] == [None]
 
 
@@ -251,19 +261,29 @@ async def test_a_plain_method_may_return_an_awaitable(operation):
     assert service.workers.busy == 0
 
 
+@in_virtual_time
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_cancelled_call_is_answered_while_its_thread_goes_on(operation, gate):
+    """The limit passes once nobody on the event loop has anything to do, so once the method runs."""
+
     def method(self, **kwargs):
         gate.pass_through()
 
+    async def call():
+        with pytest.raises(GRPCError, match="this host's own limit"):
+            await service.call(operation)
+
     service = Service(
-        connector(**{operation: method}), limits=OperationLimits(**dict.fromkeys(OPERATIONS, 0.05)), workers=1
+        connector(**{operation: method}), limits=OperationLimits(**dict.fromkeys(OPERATIONS, 60)), workers=1
     )
-    with pytest.raises(GRPCError, match="this host's own limit"):
-        await service.call(operation)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        while not gate.entered.acquire(blocking=False):
+            await checkpoint()
     assert service.workers.busy == 1
     gate.open()
-    await service.workers.wait_idle()
+    while service.workers.busy:
+        await checkpoint()
 
 
 async def test_coroutines_take_no_worker(gate):

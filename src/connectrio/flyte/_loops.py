@@ -218,7 +218,7 @@ class LoopPool:
             self._overflows = True
             thread = self._idle_thread()
         if thread is not None:
-            thread.call_soon(lambda: self._answer(thread))
+            thread.call_soon(lambda: self._take_elsewhere(thread, was_asked=True))
 
     def loop_mattered(self, error: BaseException) -> None:
         """A call on a further loop has failed, because of the loop."""
@@ -281,13 +281,9 @@ class LoopPool:
             call.begin(self._home)
             self._home.call_soon(self._take_at_home)
 
-    def _answer(self, thread: LoopThread) -> None:
+    def _take_elsewhere(self, thread: LoopThread, *, was_asked: bool = False) -> None:
         with self._lock:
-            self._asked -= 1
-        self._take_elsewhere(thread)
-
-    def _take_elsewhere(self, thread: LoopThread) -> None:
-        with self._lock:
+            self._asked -= was_asked
             call = self._next()
             thread.is_taken = call is not None
         if call is not None:

@@ -166,7 +166,7 @@ class Calls:
 
     def _too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
         limit = self._limits.seconds(call.operation)
-        if limit is not None and math.isclose(seconds, limit):
+        if limit is not None and math.isclose(seconds, limit, abs_tol=1e-6):
             why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value};"
             why += " the client's deadline was later, or it had set none"
         else:
