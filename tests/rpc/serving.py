@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import itertools
+import operator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -32,6 +35,35 @@ async def turns(count: int = 20) -> None:
     """Give other tasks some turns, for what must not happen to happen."""
     for _ in range(count):
         await checkpoint()
+
+
+@asynccontextmanager
+async def cancelled_at_rest() -> AsyncIterator[None]:
+    """Cancel the block when it waits for what nobody is about to do."""
+
+    async def cancel() -> None:
+        await turns()
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+def timeouts() -> Iterator[float]:
+    """Seconds, more and more: to be tried until the machine is fast enough for what must happen within them."""
+    return itertools.accumulate(itertools.repeat(2), operator.mul, initial=0.05)
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port of the loopback interface for those that the test lets listen there. Nobody else gets it meanwhile."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else nobody could listen there
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @asynccontextmanager

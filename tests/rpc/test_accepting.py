@@ -6,11 +6,13 @@ import gc
 import socket
 import struct
 import sys
+import time
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
+from anyio.streams.stapled import MultiListener
 
 from connectrio.rpc import Channel, Server
 from rpc.script import Note, Script, ScriptStub
@@ -46,6 +48,8 @@ async def test_many_that_connect_at_once_are_served_together():
         server = Server([])
         [address] = await tasks.start(server.serve, listener)
         clients = [socket.create_connection(address) for _ in range(60)]
+        while waiting_to_be_accepted(listener) < len(clients):
+            time.sleep(0.001)  # no turn for the server before they are all there
         turns_taken = 0
         while len(server._connections) < len(clients):
             await checkpoint()
@@ -54,6 +58,13 @@ async def test_many_that_connect_at_once_are_served_together():
         for client in clients:
             client.close()
         await server.shutdown(grace=0)
+
+
+def waiting_to_be_accepted(listener: MultiListener[SocketStream]) -> int:
+    """How many connections the kernel has for the listener: in a listening socket's `tcp_info`, `tcpi_unacked`."""
+    raw_socket = listener.extra(SocketAttribute.raw_socket)
+    tcp_info = raw_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return struct.unpack_from("I", tcp_info, 24)[0]
 
 
 async def test_clients_that_have_gone_again_before_they_are_accepted():

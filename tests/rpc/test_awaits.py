@@ -33,7 +33,7 @@ from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.frames import Data, Headers
 from rpc.raw import RawServer, raw_client
 from rpc.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, Note, Script, ScriptStub, echo, echo_last
-from rpc.serving import eventually, in_memory, leaving_nothing, turns
+from rpc.serving import cancelled_at_rest, eventually, in_memory, leaving_nothing, turns
 from rpc.test_channel import RESPONSE, channel_to
 
 # so that every send has to wait, several times
@@ -303,7 +303,7 @@ async def test_a_servicers_receiving_can_be_cancelled_without_losing_a_message(p
     received = []
 
     async def impatient(stream):
-        with anyio.move_on_after(0.05):
+        async with cancelled_at_rest():
             await stream.recv_message()
             raise AssertionError("nothing is whole yet")
         cancelled.set()
@@ -329,12 +329,14 @@ async def test_a_clients_receiving_can_be_cancelled_without_losing_a_message():
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
         received = []
+        receiving = anyio.CancelScope()
 
         async def call() -> None:
+            nonlocal receiving
             async with channel.request(BIDI, Cardinality.STREAM_STREAM, Note, Note) as stream:
                 await stream.send_request()
                 while len(received) < 3:
-                    with anyio.move_on_after(0.001):
+                    with anyio.CancelScope() as receiving:
                         received.append(await stream.recv_message())
                 await stream.cancel()
 
@@ -346,8 +348,9 @@ async def test_a_clients_receiving_can_be_cancelled_without_losing_a_message():
             peer.make.data(1, bytes([byte])) for byte in frame_message(b"a") + frame_message(b"b") + frame_message(b"c")
         ]
         for part in parts:
-            await anyio.sleep(0.002)
             await peer.send(part)
+            await turns()
+            receiving.cancel()
         await eventually(lambda: len(received) == 3)
     assert received == [Note("a"), Note("b"), Note("c")]
 
@@ -369,7 +372,7 @@ async def test_a_servicers_sending_cancelled_half_way_can_only_be_failed():
 
     async def method(stream):
         await stream.recv_message()
-        with anyio.move_on_after(0.02):
+        async with cancelled_at_rest():
             await stream.send_message(Note("x" * 100))
         for go_on in (
             lambda: stream.send_message(Note()),
@@ -395,7 +398,7 @@ async def test_a_servicers_sending_cancelled_half_way_can_only_be_failed():
 async def test_a_servicer_that_returns_after_half_a_message_has_failed():
     async def method(stream):
         await stream.recv_message()
-        with anyio.move_on_after(0.02):
+        async with cancelled_at_rest():
             await stream.send_message(Note("x" * 100))
 
     async with leaving_nothing():
@@ -411,7 +414,7 @@ async def test_a_servicer_that_returns_after_half_a_message_has_failed():
 async def test_a_servicers_sending_cancelled_before_the_first_byte_has_sent_nothing():
     async def method(stream):
         await stream.recv_message()
-        with anyio.move_on_after(0.02):
+        async with cancelled_at_rest():
             await stream.send_message(Note("never"))
         proceed.set()
         await stream.send_message(Note("sent"))
@@ -435,7 +438,7 @@ async def test_a_clients_sending_cancelled_half_way_stays_in_line():
         async def call() -> None:
             async with channel.request(BIDI, Cardinality.STREAM_STREAM, Note, Note) as stream:
                 await stream.send_request()
-                with anyio.move_on_after(0.02):
+                async with cancelled_at_rest():
                     await stream.send_message(Note("half"))
                 cancelled.set()
                 await stream.send_message(Note("whole"))

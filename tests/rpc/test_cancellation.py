@@ -13,7 +13,8 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc import Server, ServerOptions
-from connectrio.rpc._stream import StreamTerminatedError
+from connectrio.rpc._framing import frame_message
+from connectrio.rpc._stream import Stream, StreamTerminatedError
 from connectrio.rpc.testing import memory_transport_pair
 from rpc.frames import FrameFactory, Headers, Reset
 from rpc.raw import raw_client
@@ -345,6 +346,16 @@ async def test_nothing_is_left_when_a_betterproto_servicer_is_cancelled_while_it
 # windows
 
 
+def streams_of(server: Server) -> list[Stream]:
+    return [stream for connection in server._connections for stream in connection.core.streams.values()]
+
+
+def holds(streams: list[Stream], note: Note) -> bool:
+    """Whether these calls have received the whole of `note` between them, and nobody has read any of it."""
+    unread = sum(len(data) for stream in streams for data, _ in stream._chunks)
+    return unread == len(frame_message(note.SerializeToString()))
+
+
 @pytest.mark.parametrize("size", [1000, 60_000])
 async def test_a_hundred_cancelled_calls_leave_the_connections_window_whole(size: int):
     """What they had received and never read goes back."""
@@ -355,30 +366,38 @@ async def test_a_hundred_cancelled_calls_leave_the_connections_window_whole(size
     async with in_memory(
         Script(client_streaming=deaf), options=ServerOptions(connection_window=65_535, stream_window=65_535)
     ) as served:
+        note = Note("x" * size)
         for _ in range(100):
-            with anyio.move_on_after(0.002):
-                await served.stub.client_streaming([Note("x" * size)])
-        note = Note("x" * 200_000)
-        assert await served.stub.unary(note) == note
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(served.stub.client_streaming, [note])
+                await eventually(lambda: holds(streams_of(served.server), note))
+                tasks.cancel_scope.cancel()
+            await eventually(lambda: not streams_of(served.server))
+        large = Note("x" * 200_000)
+        assert await served.stub.unary(large) == large
 
 
 async def test_a_hundred_cancelled_calls_leave_the_clients_window_whole():
     from connectrio.rpc import ChannelOptions
 
+    note = Note("x" * 60_000)
+
     async def flood(stream):
-        await stream.send_message(Note("x" * 60_000))
+        await stream.send_message(note)
         await anyio.sleep_forever()
 
     async with in_memory(
         Script(server_streaming=flood), channel_options=ChannelOptions(connection_window=65_535, stream_window=65_535)
     ) as served:
         for _ in range(100):
-            with anyio.move_on_after(0.002):
+            with anyio.CancelScope() as scope:
                 async with served.channel.request(SERVER_STREAMING, Cardinality.UNARY_STREAM, Note, Note) as stream:
                     await stream.send_message(Note(), end=True)
+                    await eventually(lambda: holds([stream._attempts.stream], note))
+                    scope.cancel()
                     await anyio.sleep_forever()
-        note = Note("x" * 200_000)
-        assert await served.stub.unary(note) == note
+        large = Note("x" * 200_000)
+        assert await served.stub.unary(large) == large
 
 
 async def test_unknown_paths_are_unary_too():

@@ -14,16 +14,28 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from h2.settings import SettingCodes
 
-from connectrio.rpc import Channel, ChannelOptions, Deadline, Server
+from connectrio.rpc import Channel, ChannelOptions, Deadline, Server, ServerOptions
 from connectrio.rpc._framing import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.frames import AnyFrame, Data, Headers, Settings
 from rpc.raw import RawPeer, RawServer
 from rpc.script import BIDI, UNARY, Note, Script, ScriptStub
-from rpc.serving import PATIENCE, in_both_ways, in_memory, leaving_nothing, listening, same_server, turns
+from rpc.serving import (
+    PATIENCE,
+    cancelled_at_rest,
+    held_port,
+    in_both_ways,
+    in_memory,
+    leaving_nothing,
+    listening,
+    same_server,
+    turns,
+)
 
 # a server that the test plays does not hang up by itself
 PROMPT = {"close_timeout": 0.02}
+# seconds; no attempt to connect follows by itself while a test runs
+ONCE = {"initial_backoff": 3600.0}
 RESPONSE = [(":status", "200"), ("content-type", "application/grpc")]
 
 
@@ -180,11 +192,8 @@ async def test_a_call_that_waits_for_its_turn_has_a_deadline():
 
 
 async def test_a_server_that_is_not_there():
-    async with leaving_nothing():
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        port = listener.listeners[0].extra(anyio.abc.SocketAttribute.local_port)
-        await listener.aclose()
-        async with Channel(f"127.0.0.1:{port}") as channel:
+    with held_port() as port:
+        async with leaving_nothing(), Channel(f"127.0.0.1:{port}") as channel:
             for _ in range(2):
                 with pytest.raises(GRPCError, match=f"cannot connect to 127.0.0.1:{port}") as raised:
                     await ScriptStub(channel).unary(Note())
@@ -251,7 +260,7 @@ async def test_a_server_that_speaks_something_else(greeting: bytes):
 
 async def test_a_server_that_hangs_up_at_once():
     raw = RawServer()
-    async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
+    async with channel_to(raw, **ONCE) as channel, anyio.create_task_group() as tasks:
         outcome = Outcome()
         tasks.start_soon(outcome.of, ScriptStub(channel))
         peer = await raw.accept_silently()
@@ -264,7 +273,7 @@ async def test_a_server_that_hangs_up_at_once():
 
 async def test_a_server_that_goes_away_at_once_is_not_asked_in_a_circle():
     raw = RawServer()
-    async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
+    async with channel_to(raw, **ONCE) as channel, anyio.create_task_group() as tasks:
         outcome = Outcome()
         tasks.start_soon(outcome.of, ScriptStub(channel))
         peer = await raw.accept_silently()
@@ -279,7 +288,7 @@ async def test_a_cancelled_call_does_not_stop_the_connection_that_others_wait_fo
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
         patient = Outcome()
-        with anyio.move_on_after(0.01):
+        async with cancelled_at_rest():
             await ScriptStub(channel).unary(Note())
         tasks.start_soon(patient.of, ScriptStub(channel))
         peer = await raw.accept()
@@ -313,10 +322,9 @@ async def test_a_lost_connection_is_unavailable_and_the_next_call_opens_another(
 
 
 async def test_the_channel_reconnects_when_the_server_is_back():
-    async with leaving_nothing():
-        async with listening(Server([Script()])) as port:
-            pass
-        async with Channel(f"127.0.0.1:{port}", options=ChannelOptions(initial_backoff=0.001)) as channel:
+    options = ChannelOptions(initial_backoff=0.001)
+    with held_port() as port:
+        async with leaving_nothing(), Channel(f"127.0.0.1:{port}", options=options) as channel:
             for _ in range(3):
                 async with listening(Server([Script()]), port):
                     assert await ScriptStub(channel.when_ready).unary(Note("here")) == Note("here")
@@ -351,7 +359,7 @@ async def test_after_goaway_calls_finish_and_new_ones_go_elsewhere():
 
 async def test_calls_that_no_server_wants_to_see_are_unavailable():
     raw = RawServer()
-    async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
+    async with channel_to(raw, **ONCE) as channel, anyio.create_task_group() as tasks:
         seen, unseen = Outcome(), Outcome()
         tasks.start_soon(seen.of, ScriptStub(channel))
         first = await raw.accept()
@@ -431,9 +439,10 @@ async def test_a_failing_call_comes_out_as_it_is():
 
 async def test_cancelled_in_the_block_the_channel_ends():
     async with in_memory(Script()) as served:
-        with anyio.move_on_after(0.01) as scope:
+        with anyio.CancelScope() as scope:
             async with Channel(same_server(served.channel)) as channel:
                 await ScriptStub(channel).unary(Note())
+                scope.cancel()
                 await anyio.sleep_forever()
         assert scope.cancelled_caught
         await turns()
@@ -562,11 +571,12 @@ async def test_a_wrong_target_is_an_error_at_once():
 
 
 async def test_unix_sockets(tmp_path):
+    """With patience: asyncio's loop reports an error of anyio's when a receive is cancelled just as bytes come."""
     async with leaving_nothing(), anyio.create_task_group() as tasks:
-        server = Server([Script()])
+        server = Server([Script()], options=ServerOptions(linger=PATIENCE))
         path = tmp_path / "c.sock"
         await tasks.start(server.serve, await anyio.create_unix_listener(path))
-        async with Channel(f"unix:{path}") as channel:
+        async with Channel(f"unix:{path}", options=ChannelOptions(close_timeout=PATIENCE)) as channel:
             assert await ScriptStub(channel).unary(Note("local")) == Note("local")
         await server.shutdown(grace=PATIENCE)
 

@@ -19,6 +19,7 @@ from rpc.raw import RawPeer, RawServer
 from rpc.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Note, Script, ScriptStub
 from rpc.serving import eventually, in_memory
 from rpc.test_channel import RESPONSE, channel_to, request_on
+from rpc_channel.virtual_time import in_virtual_time
 
 OK = [("grpc-status", "0")]
 PATHS = {
@@ -133,6 +134,7 @@ async def test_an_end_without_trailers():
     assert failure.status is Status.UNKNOWN
 
 
+@in_virtual_time  # a call that is refused is made again, after pauses
 @pytest.mark.parametrize(
     ("code", "status"),
     [(7, Status.UNAVAILABLE), (8, Status.CANCELLED), (2, Status.INTERNAL), (11, Status.RESOURCE_EXHAUSTED)],

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
-import time
 from contextlib import suppress
 
 import anyio
@@ -19,7 +16,7 @@ from connectrio.rpc.testing import memory_channel
 from rpc.frames import Data, Headers, Reset
 from rpc.raw import RawServer, raw_client
 from rpc.script import SERVER_STREAMING, UNARY, Note, Script, ScriptStub
-from rpc.serving import PATIENCE, eventually, in_both_ways, in_memory, leaving_nothing
+from rpc.serving import PATIENCE, eventually, in_both_ways, in_memory, leaving_nothing, timeouts
 from rpc.test_channel import RESPONSE, channel_to, request_on
 from rpc_channel.virtual_time import in_virtual_time
 
@@ -46,9 +43,9 @@ async def test_a_call_that_takes_too_long(serving):
             cleaned_up.set()
 
     async with serving(Script(slow)) as served:
-        for timeout in itertools.accumulate(itertools.repeat(2), operator.mul, initial=0.05):
+        for timeout in timeouts():
             await expired(served.stub.unary(Note(), timeout=timeout))
-            if begun.is_set():  # else the machine is too slow for that
+            if begun.is_set():
                 break
         await cleaned_up.wait()
         await eventually(lambda: served.server.active_calls == 0)
@@ -309,13 +306,11 @@ async def test_an_hour_on_a_clock_that_jumps():
         await anyio.sleep(7200)
 
     seen: list[float] = []
-    began = time.monotonic()
     async with memory_channel(Server([Script(slow)])) as channel:
         before = anyio.current_time()
         await expired(ScriptStub(channel).unary(Note(), timeout=3600))
         assert anyio.current_time() - before == pytest.approx(3600, abs=1)
         assert seen == [pytest.approx(3600, abs=1)]
-    assert time.monotonic() - began < PATIENCE
 
 
 @in_virtual_time

@@ -19,7 +19,7 @@ from rpc.frames import Data, Ping
 from rpc.lives import MAX_CALLS, MAX_MESSAGE, Conversation, Life, Theatre, conversations, cut, outcome
 from rpc.raw import RawPeer
 from rpc.script import Note, ScriptStub
-from rpc.serving import eventually, leaving_nothing
+from rpc.serving import PATIENCE, eventually, leaving_nothing
 from rpc.test_awaits import check_windows
 
 unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -27,7 +27,8 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck))
 LAST_PING = b"the last"
 # what acts make the server say
 EXPECTED = {"the servicer raised", "the servicer returned without a response"}
-PROMPT = {"linger": 5.0, "drain_ping_timeout": 5.0}
+# every client hangs up; none is hung up on before it has been told all
+PATIENT = {"linger": PATIENCE, "drain_ping_timeout": PATIENCE}
 
 
 # the core
@@ -152,7 +153,7 @@ def check_outcome(conversation: Conversation, stream_id: int, life: Life, peer: 
 
 async def play(conversation: Conversation, pieces: list[bytes], finale: str) -> None:
     theatre = Theatre()
-    options = ServerOptions(max_concurrent_streams=MAX_CALLS, max_receive_message_size=MAX_MESSAGE, **PROMPT)
+    options = ServerOptions(max_concurrent_streams=MAX_CALLS, max_receive_message_size=MAX_MESSAGE, **PATIENT)
     server = Server([theatre], options=options)
     async with leaving_nothing() as log, memory_channel(server) as channel, anyio.create_task_group() as tasks:
         good = ScriptStub(channel, metadata={"x-act": "echo"})

@@ -19,7 +19,7 @@ from connectrio.rpc._connection import ConnectionState
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.frames import PREFACE
 from rpc.script import Note, Script, ScriptStub
-from rpc.serving import eventually, leaving_nothing, same_server
+from rpc.serving import eventually, leaving_nothing, same_server, turns
 from rpc.test_awaits import check_windows
 
 COMPRESSIONS = ["identity", "gzip"]
@@ -313,7 +313,7 @@ async def spoiled_at_first(pieces: list[bytes]) -> AsyncIterator[Channel]:
         async with transport, anyio.create_task_group() as reading:
             reading.start_soon(read_all, transport)
             await send_all(transport, pieces)
-            await anyio.wait_all_tasks_blocked()
+            await turns(200)
             reading.cancel_scope.cancel()
 
     options = ChannelOptions(close_timeout=0.01, initial_backoff=0.001, backoff_multiplier=1)

@@ -22,7 +22,7 @@ from connectrio.rpc.testing import memory_channel
 from rpc.frames import Data, Headers, Reset
 from rpc.raw import raw_client
 from rpc.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Note, Script, ScriptStub
-from rpc.serving import PATIENCE, eventually, in_memory, leaving_nothing
+from rpc.serving import PATIENCE, cancelled_at_rest, eventually, in_memory, leaving_nothing
 
 
 async def failure(served, **options) -> GRPCError:
@@ -333,7 +333,7 @@ async def test_messages_after_the_trailers_are_an_error_also_when_the_window_is_
 
     async def method(stream):
         await stream.recv_message()
-        with anyio.move_on_after(0.05):
+        async with cancelled_at_rest():
             await stream.send_message(Note("x" * 10))
         try:
             await stream.send_trailing_metadata()
