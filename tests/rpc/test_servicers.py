@@ -540,7 +540,7 @@ async def test_the_current_call():
     assert call.peer == ""
     assert str(call.user_agent).startswith("grpc-python-connectrio/")
     assert call.deadline is not None
-    assert 0 < call.deadline.time_remaining() <= PATIENCE
+    assert 0 < call.deadline.time_remaining() < PATIENCE + 1  # a float may have been rounded
 
 
 async def test_calls_at_once_have_each_their_own():

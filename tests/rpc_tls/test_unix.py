@@ -10,10 +10,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, UNIXSocketStream
 
+from connectrio.rpc._read_ahead import receiver
 from connectrio.rpc.unix import UnixSocketError, listen_unix
 from rpc.script import Note, Script
+from rpc.serving import turns
 from rpc_tls.serving import answers, calling, serving
 
 
@@ -146,3 +148,37 @@ async def test_a_file_that_another_process_has_put_there_meanwhile_is_left_alone
     assert path.exists()
     await other.aclose()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("turns_before", range(4))
+async def test_a_receive_that_is_cancelled_as_bytes_come(turns_before: int):
+    """Nothing is lost, and the event loop has nothing to report, which would fail this test."""
+    for _ in range(5):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        async with await UNIXSocketStream.from_socket(ours) as stream:
+            receive, received = receiver(stream), []
+
+            async def keep(receive=receive, received=received) -> None:
+                received.append(await receive())
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep)
+                await turns(10)
+                theirs.send(b"x")
+                await turns(turns_before)
+                tasks.cancel_scope.cancel()
+            theirs.send(b"y")
+            while b"".join(received) != b"xy":
+                await keep()
+        theirs.close()
+
+
+async def test_a_receive_from_a_socket_that_was_closed():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = await UNIXSocketStream.from_socket(ours)
+    await stream.aclose()
+    with pytest.raises(anyio.ClosedResourceError):
+        await receiver(stream)()
+    theirs.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 from anyio.abc import AnyByteStream, ByteStream
@@ -11,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteStream
 
 from connectrio.rpc._connection import Connection, ConnectionState
-from connectrio.rpc._read_ahead import stop_reading_ahead
+from connectrio.rpc._read_ahead import Receive, receiver, stop_reading_ahead
 
 _READ_SIZE = 64 * 1024
 # One read can hold thousands of tiny frames; other tasks get a turn after so many.
@@ -30,33 +31,29 @@ async def run(transport: AnyByteStream, connection: Connection, *, linger: float
     stop_reading_ahead(transport)
     # in-memory transports carry objects of any size; the buffer cuts them to what is asked for
     byte_stream = transport if isinstance(transport, ByteStream) else BufferedByteStream(transport)
+    receive = receiver(byte_stream)
     reader_ended, writer_ended = anyio.Event(), anyio.Event()
     connection.start()
     try:
         async with anyio.create_task_group() as io:
-            io.start_soon(_then_set, reader_ended, read, byte_stream, connection)
-            io.start_soon(_then_set, writer_ended, write, byte_stream, connection)
+            io.start_soon(_then_set, reader_ended, partial(read, receive, connection))
+            io.start_soon(_then_set, writer_ended, partial(write, byte_stream, connection))
             yield
             connection.finish()
             with anyio.move_on_after(linger):
                 await writer_ended.wait()
                 await _close_our_side(byte_stream)
                 await reader_ended.wait()
-                await _read_to_the_end(byte_stream)
+                await _read_to_the_end(receive)
             io.cancel_scope.cancel()
     finally:
         connection.fail("the connection was ended")
         await anyio.aclose_forcefully(transport)
 
 
-async def _then_set(
-    event: anyio.Event,
-    task: Callable[[ByteStream, Connection], Awaitable[None]],
-    transport: ByteStream,
-    connection: Connection,
-) -> None:
+async def _then_set(event: anyio.Event, function: Callable[[], Awaitable[None]]) -> None:
     try:
-        await task(transport, connection)
+        await function()
     finally:
         event.set()
 
@@ -68,13 +65,13 @@ async def _close_our_side(transport: ByteStream) -> None:
         await transport.send_eof()
 
 
-async def _read_to_the_end(transport: ByteStream) -> None:
+async def _read_to_the_end(receive: Receive) -> None:
     with suppress(*LOST, anyio.EndOfStream):
         while True:
-            await transport.receive(_READ_SIZE)
+            await receive(_READ_SIZE)
 
 
-async def read(transport: ByteStream, connection: Connection) -> None:
+async def read(receive: Receive, connection: Connection) -> None:
     """Feed the connection until it is closed or the peer has nothing more to say.
 
     Cancelled anywhere, what was received is in the connection, and nothing of it is lost.
@@ -83,7 +80,7 @@ async def read(transport: ByteStream, connection: Connection) -> None:
         while connection.output_size() > connection.options.max_control_backlog:
             await connection.output_taken.wait()
         try:
-            data = await transport.receive(_READ_SIZE)
+            data = await receive(_READ_SIZE)
         except anyio.EndOfStream:
             connection.fail("the peer closed the connection")
         except LOST as error:
