@@ -207,6 +207,19 @@ def test_goaway_ends_the_streams_that_the_server_has_not_seen():
     assert seen.is_complete
 
 
+def test_goaway_tells_what_was_sent_from_what_was_not():
+    """Who has not sent a request may send it again as often as it likes."""
+    client = ClientCore()
+    sent = client.connection.open(request_headers(), end_stream=True)
+    client.sent()
+    unsent = client.connection.open(request_headers(), end_stream=True)
+
+    client.receive(client.peer.goaway(0))
+
+    causes = [stream.termination and stream.termination.cause for stream in (sent, unsent)]
+    assert causes == [TerminationCause.UNPROCESSED, TerminationCause.NEVER_SENT]
+
+
 def test_two_goaways_are_a_drain():
     client = ClientCore()
     streams = [client.connection.open(request_headers(), end_stream=True) for _ in range(3)]

@@ -123,7 +123,10 @@ def test_round_trip(text):
     assert failure_in(meta) == text.encode("utf-8", "backslashreplace").decode()
 
 
-@pytest.mark.parametrize("meta", [META, b"", b"connectrio", b"{}", b"\x80\x04", encode_failure("x")[1:]])
+@pytest.mark.parametrize(
+    "meta",
+    [META, b"", b"connectrio", b"{}", b"\x80\x04", encode_failure("x")[1:], META + encode_failure("x")],
+)
 def test_what_connectors_encode_is_something_else(meta):
     assert not is_failure(meta)
 
