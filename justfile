@@ -12,6 +12,13 @@ default:
 test *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 "$@"
 
+# the tests that start no programs and need no other gRPC implementation, in under two minutes; arguments go to pytest
+test-fast *arguments:
+    {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 \
+        --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/differential \
+        --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/interop \
+        --ignore tests/processes --ignore tests/test_time_limit.py "$@"
+
 # check style, formatting and unused code
 lint:
     ruff check

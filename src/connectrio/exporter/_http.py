@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 from prometheus_client import make_asgi_app
@@ -14,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connectrio.logs import get_logger
 
@@ -55,7 +56,21 @@ async def _run_hypercorn(serve: Serve, app: ASGIApp, sockets: Sequence[socket.so
             await stopping.wait()
             scope.deadline = anyio.current_time() + 2 * _GRACE
 
-        await serve(app, _Config(sockets), shutdown_trigger=stop)
+        await serve(_after_a_turn(app), _Config(sockets), shutdown_trigger=stop)
+
+
+def _after_a_turn(app: ASGIApp) -> ASGIApp:
+    """Return `app` as an application that never ends before hypercorn knows of it.
+
+    Hypercorn (0.18) learns how to talk to an application only after it has started its task. On an event loop whose
+    tasks begin at once, the application may have answered by then, and the connection would never be closed.
+    """
+
+    async def later(scope: Scope, receive: Receive, send: Send) -> None:
+        await checkpoint()
+        await app(scope, receive, send)
+
+    return later
 
 
 class _Config(Config):
