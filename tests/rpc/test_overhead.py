@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from connectrio.rpc._connection import ConnectionState
-from connectrio.rpc._read_ahead import stop_reading_ahead
+from connectrio.rpc._read_ahead import prepare
 from connectrio.rpc._server_connection import ServerConnection
 from connectrio.rpc._stream import Stream
 from connectrio.rpc.options import MIB, ServerOptions
@@ -211,7 +211,7 @@ async def test_an_accepted_stream_is_not_read_ahead():
         with socket.create_connection(listener.extra(SocketAttribute.local_address)) as client:
             client.setblocking(False)
             async with await listener.listeners[0].accept() as accepted:
-                stop_reading_ahead(accepted)
+                prepare(accepted)
                 client.send(b"hello")
                 await anyio.sleep(0.05)  # it would be read now
                 await accepted.receive(1)

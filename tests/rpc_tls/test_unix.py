@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, UNIXSocketStream
 
-from connectrio.rpc._read_ahead import receiver
+from connectrio.rpc._read_ahead import prepare
 from connectrio.rpc.unix import UnixSocketError, listen_unix
 from rpc.script import Note, Script
 from rpc.serving import turns
@@ -150,17 +152,27 @@ async def test_a_file_that_another_process_has_put_there_meanwhile_is_left_alone
     assert not path.exists()
 
 
+@asynccontextmanager
+async def prepared_pair() -> AsyncIterator[tuple[UNIXSocketStream, socket.socket]]:
+    """A stream as a connection uses it, and the other end, which never blocks."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    async with await UNIXSocketStream.from_socket(ours) as stream:
+        prepare(stream)
+        with theirs:
+            yield stream, theirs
+
+
 @pytest.mark.parametrize("turns_before", range(4))
 async def test_a_receive_that_is_cancelled_as_bytes_come(turns_before: int):
     """Nothing is lost, and the event loop has nothing to report, which would fail this test."""
     for _ in range(5):
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        async with await UNIXSocketStream.from_socket(ours) as stream:
-            receive, received = receiver(stream), []
+        async with prepared_pair() as (stream, theirs):
+            received = []
 
-            async def keep(receive=receive, received=received) -> None:
-                received.append(await receive())
+            async def keep(stream=stream, received=received) -> None:
+                received.append(await stream.receive())
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(keep)
@@ -171,14 +183,28 @@ async def test_a_receive_that_is_cancelled_as_bytes_come(turns_before: int):
             theirs.send(b"y")
             while b"".join(received) != b"xy":
                 await keep()
-        theirs.close()
 
 
-async def test_a_receive_from_a_socket_that_was_closed():
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    stream = await UNIXSocketStream.from_socket(ours)
-    await stream.aclose()
-    with pytest.raises(anyio.ClosedResourceError):
-        await receiver(stream)()
-    theirs.close()
+@pytest.mark.parametrize("turns_before", range(4))
+async def test_a_send_that_is_cancelled_as_the_peer_reads(turns_before: int):
+    for _ in range(5):
+        async with prepared_pair() as (stream, theirs), anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, bytes(10_000_000))
+            await turns(10)
+            with suppress(BlockingIOError):
+                while theirs.recv(1_000_000):
+                    pass
+            await turns(turns_before)
+            tasks.cancel_scope.cancel()
+
+
+async def test_whoever_waits_for_a_stream_that_is_closed_hears_of_it():
+    async with prepared_pair() as (stream, _), anyio.create_task_group() as tasks:
+
+        async def receive() -> None:
+            with pytest.raises(anyio.ClosedResourceError):
+                await stream.receive()
+
+        tasks.start_soon(receive)
+        await turns(10)
+        await stream.aclose()

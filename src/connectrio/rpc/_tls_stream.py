@@ -22,7 +22,7 @@ import anyio
 from anyio.abc import AnyByteStream, ByteStream
 from anyio.streams.tls import TLSAttribute
 
-from connectrio.rpc._read_ahead import receiver, stop_reading_ahead
+from connectrio.rpc._read_ahead import prepare
 from connectrio.rpc._tls_errors import HandshakeAbandonedError, TLSHandshakeError, explain
 
 # seconds that a peer has to read why the handshake failed; closing at once could destroy the alert
@@ -51,9 +51,8 @@ class TLSByteStream(ByteStream):
         hostname: str | None = None,
         timeout: float = math.inf,
     ) -> None:
-        stop_reading_ahead(transport)
+        prepare(transport)
         self._transport = transport
-        self._receive = receiver(transport)
         self._timeout = timeout
         self._peer = "the client" if hostname is None else "the server"
         self._incoming = ssl.MemoryBIO()
@@ -170,7 +169,7 @@ class TLSByteStream(ByteStream):
     async def _fill(self) -> bool:
         """Wait for bytes from the peer; False when there will be none."""
         try:
-            self._incoming.write(await self._receive())
+            self._incoming.write(await self._transport.receive())
         except anyio.EndOfStream:
             return False
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 
 import anyio
 from anyio.abc import AnyByteStream, ByteStream
@@ -12,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteStream
 
 from connectrio.rpc._connection import Connection, ConnectionState
-from connectrio.rpc._read_ahead import Receive, receiver, stop_reading_ahead
+from connectrio.rpc._read_ahead import prepare
 
 _READ_SIZE = 64 * 1024
 # One read can hold thousands of tiny frames; other tasks get a turn after so many.
@@ -28,32 +27,36 @@ async def run(transport: AnyByteStream, connection: Connection, *, linger: float
     When the block is left, what is in the output is flushed and the peer is given `linger` seconds to read it and to
     close its side; then the transport is closed. Cancelled, or left with an exception, the transport is closed at once.
     """
-    stop_reading_ahead(transport)
+    prepare(transport)
     # in-memory transports carry objects of any size; the buffer cuts them to what is asked for
     byte_stream = transport if isinstance(transport, ByteStream) else BufferedByteStream(transport)
-    receive = receiver(byte_stream)
     reader_ended, writer_ended = anyio.Event(), anyio.Event()
     connection.start()
     try:
         async with anyio.create_task_group() as io:
-            io.start_soon(_then_set, reader_ended, partial(read, receive, connection))
-            io.start_soon(_then_set, writer_ended, partial(write, byte_stream, connection))
+            io.start_soon(_then_set, reader_ended, read, byte_stream, connection)
+            io.start_soon(_then_set, writer_ended, write, byte_stream, connection)
             yield
             connection.finish()
             with anyio.move_on_after(linger):
                 await writer_ended.wait()
                 await _close_our_side(byte_stream)
                 await reader_ended.wait()
-                await _read_to_the_end(receive)
+                await _read_to_the_end(byte_stream)
             io.cancel_scope.cancel()
     finally:
         connection.fail("the connection was ended")
         await anyio.aclose_forcefully(transport)
 
 
-async def _then_set(event: anyio.Event, function: Callable[[], Awaitable[None]]) -> None:
+async def _then_set(
+    event: anyio.Event,
+    task: Callable[[ByteStream, Connection], Awaitable[None]],
+    transport: ByteStream,
+    connection: Connection,
+) -> None:
     try:
-        await function()
+        await task(transport, connection)
     finally:
         event.set()
 
@@ -65,13 +68,13 @@ async def _close_our_side(transport: ByteStream) -> None:
         await transport.send_eof()
 
 
-async def _read_to_the_end(receive: Receive) -> None:
+async def _read_to_the_end(transport: ByteStream) -> None:
     with suppress(*LOST, anyio.EndOfStream):
         while True:
-            await receive(_READ_SIZE)
+            await transport.receive(_READ_SIZE)
 
 
-async def read(receive: Receive, connection: Connection) -> None:
+async def read(transport: ByteStream, connection: Connection) -> None:
     """Feed the connection until it is closed or the peer has nothing more to say.
 
     Cancelled anywhere, what was received is in the connection, and nothing of it is lost.
@@ -80,7 +83,7 @@ async def read(receive: Receive, connection: Connection) -> None:
         while connection.output_size() > connection.options.max_control_backlog:
             await connection.output_taken.wait()
         try:
-            data = await receive(_READ_SIZE)
+            data = await transport.receive(_READ_SIZE)
         except anyio.EndOfStream:
             connection.fail("the peer closed the connection")
         except LOST as error:
