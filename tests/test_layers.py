@@ -57,8 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": API | {"client", "host", "rpc", "service", "settings"},
     "cli": {
         "_version", "announce", "client", "conformance", "connector", "connectors", "host", "idl", "lifecycle",
-        "literals", "loading", "logs", "processes", "registry", "rpc", "runner", "settings", "startup", "terminal",
-        "testing",
+        "literals", "loading", "logs", "processes", "registry", "rpc", "runner", "settings", "signals", "startup",
+        "terminal", "testing",
     },
     "__main__": {"cli"},
     "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},

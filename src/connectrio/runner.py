@@ -32,8 +32,8 @@ def run_host(
     SIGTERM or SIGINT drains it; a second one stops it at once. Both work for process 1 of a container as well. Call it
     from the main thread.
 
-    A connector's thread that never returns outlives this call, and keeps the interpreter from ending as any thread
-    does. The command line ends its process without such threads.
+    A connector's thread that never returns still runs after this call, and Python waits for it at exit (not on trio,
+    whose threads are daemons). The command line ends its process without such threads.
 
     :param backend: what to run on; uvloop where it is installed, else asyncio
     :param registry: see `Host`

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -15,11 +16,27 @@ from connectrio.logs import get_logger
 
 log = get_logger("connectrio.host")
 
-__all__ = ["watch_signals"]
+__all__ = ["receive_signals", "watch_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # seconds that a process that was told to stop at once gets to unwind, before it is ended under its tasks
 _UNWIND_TIMEOUT = 1.0
+
+
+@contextmanager
+def receive_signals(*signums: signal.Signals) -> Iterator[AsyncIterator[signal.Signals]]:
+    """Yield signals as they come. Afterwards their handlers are those of before.
+
+    anyio (4.16) leaves Python's defaults on asyncio.
+    """
+    before = {signum: signal.getsignal(signum) for signum in signums}
+    try:
+        with anyio.open_signal_receiver(*signums) as signals:
+            yield signals
+    finally:
+        for signum, handler in before.items():
+            if handler is not None:  # None: it was not set by Python, which cannot set it again
+                signal.signal(signum, handler)
 
 
 async def watch_signals(
@@ -31,13 +48,13 @@ async def watch_signals(
 ) -> None:
     """Call `shutdown` at the first signal; runs until cancelled.
 
-    :param end_process: ends the process with an exit code, whatever its tasks and threads do. Called some time after
-        the second signal, from a thread. Without it, only `SystemExit` is raised, and the process goes on for as long
-        as a connector blocks the event loop
+    :param end_process: ends the process with an exit code, whatever its tasks and threads do. Called `unwind` seconds
+        after the second signal, from another thread. Without it, only `SystemExit` is raised, and the process goes on
+        for as long as a connector blocks the event loop
     :param unwind: seconds from the second signal to the call of `end_process`
     :raises SystemExit: at the second signal; the code is 128 + the signal's number
     """
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+    with receive_signals(*_SIGNALS) as signals:
         if end_process is not None:
             _end_at_second_signal(end_process, unwind)
         task_status.started()

@@ -8,17 +8,7 @@ from pathlib import Path
 
 import pytest
 
-STUCK = """
-import threading
-
-def start_a_thread(is_stuck):
-    go_on = threading.Event()
-    threading.Thread(target=go_on.wait, name="stuck").start()
-    if not is_stuck:
-        threading.Timer(0.1, go_on.set).start()
-"""
-
-# a connector whose `create` never returns
+# a connector whose `create` leaves a thread behind that never ends
 CONNECTOR = """
 import threading
 from dataclasses import dataclass
@@ -35,8 +25,8 @@ class Stuck(AsyncConnector[Job]):
     metadata_type = Job
 
     def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
-        print("it has begun", flush=True)
-        threading.Event().wait()
+        threading.Thread(target=threading.Event().wait).start()
+        raise ValueError("the vendor said no")
 
     def get(self, resource_meta, **kwargs):
         raise AssertionError
@@ -48,58 +38,123 @@ ConnectorRegistry.register(Stuck())
 """
 
 
-def ran(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def ran(program: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, check=False, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(command, check=False, cwd=cwd, stdin=subprocess.DEVNULL, text=True, **options)
 
 
-def test_a_script_ends_without_a_thread_that_is_stuck(tmp_path: Path):
-    end = "from connectrio.cli.script import script\nscript(lambda: print('done') or start_a_thread(True) or 7)"
-    ended = ran(STUCK + end, tmp_path)
-    assert (ended.returncode, ended.stdout) == (7, "done\n")
-    assert "worker threads still run" in ended.stderr
-    assert "stuck" in ended.stderr
+# a script whose command is `run`
+SCRIPT = """
+import atexit, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from connectrio.cli import script
+
+atexit.register(print, "at exit", flush=True)
+
+def start(target, name="AnyIO worker thread"):
+    threading.Thread(target=target, name=name).start()
+
+def stuck():
+    threading.Event().wait()
+
+def interrupt_at_the_end():
+    while signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        time.sleep(0.01)
+    signal.raise_signal(signal.SIGINT)
+
+def run():
+    {run}
+
+script.run_script(run)
+"""
+PATIENT = "script._LOOKS_AT_WORKERS = script._LOOKS_AT_OTHERS = 10 ** 6"
+IMPATIENT = "script._LOOKS_AT_OTHERS = 5"
 
 
-def test_a_script_waits_for_threads_that_end_by_themselves(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("run", "code"),
+    [
+        ("start(stuck); return 7", 7),
+        ("start(stuck); raise SystemExit(7)", 7),
+        ("start(stuck); raise SystemExit('no code')", 1),
+        ("start(stuck); raise ValueError", 1),
+        (f"{IMPATIENT}; start(stuck, 'a connector of its own'); return 7", 7),
+        ("start(lambda: (time.sleep(0.1), start(stuck))); return 7", 7),
+        ("start(stuck); start(interrupt_at_the_end); return 7", 7),
+        ("import structlog; start(stuck); sys.stdout.close(); return 7", 7),
+    ],
+)
+def test_a_script_ends_without_a_thread_that_is_stuck(tmp_path: Path, run: str, code: int):
+    ended = ran(SCRIPT.format(run=run), tmp_path)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert "threads still run; the process ends without them" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "return 7",
+        f"{PATIENT}; start(lambda: time.sleep(0.3)); return 7",
+        f"{PATIENT}; start(lambda: time.sleep(0.3), 'uploads'); return 7",
+        f"{PATIENT}; global pool; pool = ThreadPoolExecutor(); pool.submit(print).result(); return 7",
+        f"{PATIENT}; threading.Thread(target=stuck, daemon=True).start(); return 7",
+    ],
+)
+def test_a_script_ends_as_python_does_where_its_threads_end(tmp_path: Path, run: str):
     """So what is to happen at exit does happen."""
-    begin = "import atexit\natexit.register(print, 'at exit')\n"
-    end = "from connectrio.cli.script import script\nscript(lambda: start_a_thread(False) or 7)"
-    ended = ran(begin + STUCK + end, tmp_path)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "at exit\n", "")
+    ended = ran(SCRIPT.format(run=run), tmp_path)
+    assert (ended.returncode, ended.stdout.lstrip(), ended.stderr) == (7, "at exit\n", "")
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "uvloop"])
-def test_a_command_that_is_called_ends_no_process(backend: str, tmp_path: Path):
-    """Although a thread of a connector is stuck. On trio, threads never hold up a process."""
+def test_a_script_that_cannot_write_ends_as_well(tmp_path: Path):
     (tmp_path / "stuck.py").write_text(CONNECTOR)
-    program = f"""
-import os
+    program = """
+import sys
+from connectrio.cli import connectrio_script, script
+
+script._LOOKS_AT_OTHERS = 5
+sys.argv = ["connectrio", "run", "stuck", "--modules", "stuck.py"]
+connectrio_script()
+"""
+    with Path("/dev/full").open("w") as full:
+        assert ran(program, tmp_path, stdout=full, stderr=full).returncode == 1
+
+
+# a program with signal handlers and a garbage collector of its own, that calls a command
+PROGRAM = """
+import gc, os, signal
 
 from connectrio.cli import main
 
+def handle(*_): pass
+
+gc.disable()
+for signum in signal.SIGINT, signal.SIGTERM:
+    signal.signal(signum, handle)
 try:
-    main(["run", "stuck", "--modules", "stuck.py", "--timeout", "0.5", "--backend", "{backend}"])
+    main({arguments})
 except SystemExit as end:
     print("the program goes on after", end.code, flush=True)
+assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is handle
+assert not gc.isenabled() and not gc.get_freeze_count()
 os._exit(7)
 """
-    ended = ran(program, tmp_path)
-    assert (ended.returncode, ended.stdout) == (7, "it has begun\nthe program goes on after 1\n"), ended.stderr
-    assert "DEADLINE_EXCEEDED" in ended.stderr
+BACKENDS = ("asyncio", "uvloop", "trio")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_host_that_is_called_returns(processes: int, tmp_path: Path):
-    program = f"""
-from connectrio.cli import main
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_command_that_is_called_ends_no_process(backend: str, tmp_path: Path):
+    """Although a connector has left a thread behind."""
+    (tmp_path / "stuck.py").write_text(CONNECTOR)
+    ended = ran(PROGRAM.format(arguments=["run", "stuck", "--modules", "stuck.py", "--backend", backend]), tmp_path)
+    assert (ended.returncode, ended.stdout) == (7, "the program goes on after 1\n"), ended.stderr
+    assert "the vendor said no" in ended.stderr
 
-flags = "--host 127.0.0.1 --port 0 --prometheus-port 0 --no-entry-points --timeout 0.1 --processes {processes}"
-try:
-    main(["serve", *flags.split()])
-except SystemExit as end:
-    print("the program goes on after", end.code)
-"""
-    ended = ran(program, tmp_path)
-    assert ended.returncode == 0, ended.stderr
+
+@pytest.mark.parametrize("options", [*(["--backend", backend] for backend in BACKENDS), ["--processes", "2"]])
+def test_a_host_that_is_called_returns(options: list[str], tmp_path: Path):
+    flags = "--host 127.0.0.1 --port 0 --prometheus-port 0 --no-entry-points --timeout 0.1"
+    ended = ran(PROGRAM.format(arguments=["serve", *flags.split(), *options]), tmp_path)
+    assert ended.returncode == 7, ended.stderr
     assert ended.stdout.endswith("the program goes on after 0\n")

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from connectrio.cli.script import end_process, script
+from connectrio.cli.script import end_process, run_script
 from connectrio.host import HostError
 from connectrio.logs import configure_logging
 from connectrio.runner import run_host
@@ -36,4 +36,4 @@ def main(backend: Any, settings: str) -> int:
 
 
 if __name__ == "__main__":
-    script(lambda: main(*sys.argv[1:]))
+    run_script(lambda: main(*sys.argv[1:]))

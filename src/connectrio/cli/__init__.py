@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
-from connectrio.cli.script import script
+from connectrio.cli.script import run_script
 from connectrio.startup import without_collections
 
 __all__ = ["connectrio_script", "flyte_connector", "flyte_connector_script", "main"]
@@ -19,13 +19,13 @@ _SERVES = {"connectrio_app": "serve", "flyte_connector_app": "c0"}
 
 
 def connectrio_script() -> NoReturn:
-    """The script `connectrio`, as the whole life of this process."""
-    script(partial(_run, "connectrio_app", None))
+    """Run `connectrio` and end the process: the installed script."""
+    run_script(partial(_run, "connectrio_app", None))
 
 
 def flyte_connector_script() -> NoReturn:
-    """The script `flyte-connector`, by the name that flyte-sdk's documentation gives it."""
-    script(partial(_run, "flyte_connector_app", None))
+    """Run `flyte-connector`, as flyte-sdk's documentation names it, and end the process: the installed script."""
+    run_script(partial(_run, "flyte_connector_app", None))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

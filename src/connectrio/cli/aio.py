@@ -43,7 +43,9 @@ class Interrupts:
 
     async def watch(self, everything: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
         """Wait for signals."""
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        from connectrio.signals import receive_signals  # with structlog
+
+        with receive_signals(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
                 self._count += 1

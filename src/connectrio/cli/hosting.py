@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from connectrio.cli.aio import event_loop
 from connectrio.cli.errors import CommandError
-from connectrio.cli.script import end_process
+from connectrio.cli.script import end_process, is_script
 from connectrio.settings import Backend, HostSettings, default_backend
 from connectrio.startup import load_structlog, starting
 
@@ -55,7 +56,8 @@ def host(
 
 
 def _host_alone(settings: HostSettings, backend: Backend | None) -> None:
-    with starting() as started:
+    # the garbage collector of another program is its own
+    with starting() if is_script() else nullcontext(lambda: None) as started:
         from connectrio.announce import announce
         from connectrio.runner import run_host
 

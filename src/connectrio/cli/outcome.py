@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from connectrio.cli.errors import INTERRUPTED, CommandError
+from connectrio.cli.script import is_script
 from connectrio.terminal import print_error
 
 __all__ = ["exit_code"]
@@ -27,6 +28,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
         return error.code if isinstance(error.code, int) else 1
     except BrokenPipeError:
         # nobody reads what was printed; what is left must not fail again when the interpreter flushes it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if is_script():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     return code

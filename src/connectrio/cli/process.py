@@ -2,7 +2,9 @@
 
 import sys
 
-from connectrio.cli.script import end_process, script
+from connectrio.cli.errors import CommandError
+from connectrio.cli.outcome import exit_code
+from connectrio.cli.script import end_process, run_script
 from connectrio.startup import load_structlog, starting
 
 
@@ -10,14 +12,14 @@ def _run() -> int:
     role, descriptor = sys.argv[1:]
     load_structlog()
     if role == "supervise":
-        return _supervise(int(descriptor))
+        return exit_code(lambda: _supervise(int(descriptor)))
     with starting() as started:
         from connectrio.processes._worker import main as host
 
         return host(int(descriptor), started, end_process())
 
 
-def _supervise(descriptor: int) -> int:
+def _supervise(descriptor: int) -> None:
     from connectrio.lifecycle import HostError
     from connectrio.logs import configure_logging
     from connectrio.processes.control import read_task
@@ -28,12 +30,8 @@ def _supervise(descriptor: int) -> int:
     try:
         supervise(task, end_process())
     except HostError as error:
-        from connectrio.terminal import print_error  # with rich, which only an error needs
-
-        print_error(str(error))
-        return 1
-    return 0
+        raise CommandError(str(error)) from error
 
 
 if __name__ == "__main__":
-    script(_run)
+    run_script(_run)

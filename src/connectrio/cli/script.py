@@ -1,52 +1,97 @@
-"""The outermost line of our own processes: the only code that ends a process under its threads.
+"""The entry point of our own processes. Only this module ends a process while threads still run.
 
 Everything below it returns or raises, so that a program which calls it goes on.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
-__all__ = ["end_process", "script"]
+__all__ = ["end_process", "is_script", "run_script"]
 
-# seconds for threads that end by themselves, such as anyio's idle worker threads
-_JOIN_TIMEOUT = 0.5
+# what anyio calls the threads that plain `def` methods run in: one that is left when all is over is stuck
+_WORKER_THREAD = "AnyIO worker thread"
+# Seconds between two looks at the threads that are left, and how many looks worker threads and others get. Looks are
+# counted, because a machine that stalls is no reason to give up a thread.
+_PAUSE = 0.05
+_LOOKS_AT_WORKERS = 10
+_LOOKS_AT_OTHERS = 200
 
 _is_script = False
 
 
-def script(run: Callable[[], int]) -> NoReturn:
+def run_script(run: Callable[[], int]) -> NoReturn:
     """Run a command as the whole life of this process, and end the process with the exit code that it returns.
 
-    Threads that end by themselves are joined. A worker thread that is stuck in a connector's code is not waited for:
-    the interpreter would wait for it without end.
+    At its exit, Python waits for all threads that are not daemons. Worker threads that are stuck in a connector's code
+    get half a second, other threads ten; then the process ends without them.
     """
     global _is_script  # noqa: PLW0603 - it is a fact about the process
     _is_script = True
-    _leave(run())
+    code = 1
+    try:
+        code = run()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        _limit_the_end(code)
+    sys.exit(code)
+
+
+def is_script() -> bool:
+    """Return whether this process belongs to a command of ours, and not to a program that has called one."""
+    return _is_script
 
 
 def end_process() -> Callable[[int], None] | None:
-    """Return what ends this process at once with an exit code; None if the process belongs to another program."""
+    """Return the function that ends this process at once; None if the process belongs to another program."""
     return os._exit if _is_script else None
 
 
-def _leave(code: int) -> NoReturn:
-    deadline = time.monotonic() + _JOIN_TIMEOUT
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
-    for thread in others:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    busy = [thread.name for thread in others if thread.is_alive()]
-    if busy:
+def _limit_the_end(code: int) -> None:
+    """Let the interpreter end as it always does, within a time.
+
+    The functions that others have registered with `atexit` run after all threads have ended, and as long as they like.
+    """
+    threads_ended = threading.Event()
+
+    def ended() -> None:
+        threads_ended.set()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_DFL)
+
+    atexit.register(ended)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)  # it ends already
+    threading.Thread(target=_watch_the_end, args=(code, threads_ended), daemon=True).start()
+
+
+def _watch_the_end(code: int, threads_ended: threading.Event) -> None:
+    looks = 0
+    while not threads_ended.wait(_PAUSE):
+        left = [thread for thread in threading.enumerate() if not thread.daemon]
+        left.remove(threading.main_thread())
+        looks += bool(left)
+        are_workers = all(thread.name == _WORKER_THREAD for thread in left)
+        if looks > (_LOOKS_AT_WORKERS if are_workers else _LOOKS_AT_OTHERS):
+            _leave_them([thread.name for thread in left], "warning" if are_workers else "error")
+            os._exit(code)
+
+
+def _leave_them(names: list[str], level: str) -> None:
+    with suppress(Exception):  # nothing keeps the process from ending
         from connectrio.logs import get_logger
 
-        get_logger("connectrio.host").warning("worker threads still run; the process ends without them", threads=busy)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+        log = getattr(get_logger("connectrio.host"), level)
+        log("threads still run; the process ends without them", threads=names)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # it may be closed, or its reader gone
+            stream.flush()

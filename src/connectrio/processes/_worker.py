@@ -73,7 +73,7 @@ class _Worker:
         return Report(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
 
 
-def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None = None) -> int:
+def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None) -> int:
     """Host as the supervisor orders over that socket; the exit code.
 
     :param is_serving: called when this process answers calls
