@@ -12,7 +12,7 @@ default:
 test *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 "$@"
 
-# the tests that start no programs and need no other gRPC implementation, in under two minutes; arguments go to pytest
+# the tests without the folders that start other programs, for the inner loop; arguments go to pytest
 test-fast *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 \
         --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/differential \

@@ -14,14 +14,17 @@ TESTS = Path(__file__).parent
 BACKENDS = ("asyncio", "uvloop", "trio")
 
 HANGING = """
+import signal
 import threading
 from contextlib import suppress
 
 import anyio
 import pytest
 import time_limit
+from hypothesis import given
+from hypothesis.strategies import integers
 
-time_limit.AGAIN = 0.2
+time_limit.AGAIN = 0.5
 
 pytestmark = pytest.mark.parametrize(
     "anyio_backend",
@@ -29,23 +32,24 @@ pytestmark = pytest.mark.parametrize(
     ids=["asyncio", "uvloop", "trio"],
 )
 
-@pytest.fixture
-def hangs():
-    before, time_limit.TIME_LIMIT = time_limit.TIME_LIMIT, 0.2
-    yield
-    time_limit.TIME_LIMIT = before
+def time_is_over():
+    # the limit of what runs now, as if it had passed
+    signal.setitimer(signal.ITIMER_REAL, 0.01, time_limit.AGAIN)
 
-async def test_waits(hangs):
+async def test_waits():
+    time_is_over()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.sleep_forever, name="sleeper")
 
-async def test_catches_everything(hangs):
+async def test_catches_everything():
+    time_is_over()
     for _ in range(2):
         with suppress(BaseException):
             await anyio.sleep_forever()
     await anyio.sleep_forever()
 
-async def test_spins(hangs):
+async def test_spins():
+    time_is_over()
     while True:
         pass
 
@@ -53,14 +57,30 @@ async def test_is_well():
     await anyio.sleep(0)
 
 @pytest.fixture
-async def resource(hangs):
+async def event():
+    yield anyio.Event()
+
+async def test_spins_with_a_fixture(event):
+    time_is_over()
+    while True:
+        pass
+
+@given(integers())
+async def test_waits_for_hypothesis(number):
+    time_is_over()
+    await anyio.sleep_forever()
+
+@pytest.fixture
+async def resource():
     yield
+    time_is_over()
     await anyio.sleep_forever()
 
 async def test_with_a_fixture_that_hangs(resource):
     pass
 
-def test_waits_for_a_thread(anyio_backend, hangs):
+def test_waits_for_a_thread(anyio_backend):
+    time_is_over()
     threading.Event().wait()
 
 def test_is_well_too(anyio_backend):
@@ -71,6 +91,8 @@ DYING = """
 import os
 
 import pytest
+
+{at_import}
 
 @pytest.mark.parametrize("number", range(100))
 def test_any(number):
@@ -92,6 +114,8 @@ OUTCOMES = {
     "test_waits": {"FAILED"},
     "test_catches_everything": {"FAILED"},
     "test_spins": {"FAILED"},
+    "test_spins_with_a_fixture": {"FAILED"},
+    "test_waits_for_hypothesis": {"FAILED"},
     "test_is_well": {"PASSED"},
     "test_with_a_fixture_that_hangs": {"PASSED", "ERROR"},
     "test_waits_for_a_thread": {"FAILED"},
@@ -105,6 +129,8 @@ def test_a_test_that_hangs_fails_alone_with_all_stacks(tmp_path: Path):
     outcomes = defaultdict(set)
     for outcome, test in re.findall(r"^(PASSED|FAILED|ERROR) test_program\.py::(\S+)", output, re.MULTILINE):
         outcomes[test].add(outcome)
+    for each in BACKENDS:
+        outcomes[f"test_spins_with_a_fixture[{each}]"].discard("ERROR")  # asyncio's fixtures are then torn down in vain
     assert outcomes == {f"{test}[{each}]": how for test, how in OUTCOMES.items() for each in BACKENDS}
     assert "task sleeper:\n" in output
     assert "in test_waits: " in output
@@ -113,6 +139,13 @@ def test_a_test_that_hangs_fails_alone_with_all_stacks(tmp_path: Path):
 
 @pytest.mark.parametrize("scheduler", ["worksteal", "loadscope"])
 def test_a_worker_that_dies_ends_the_run(tmp_path: Path, scheduler: str):
-    code, output = pytest_on(tmp_path, DYING, "--numprocesses", "2", "--dist", scheduler)
+    code, output = pytest_on(tmp_path, DYING.format(at_import=""), "--numprocesses", "2", "--dist", scheduler)
     assert code == 1
     assert "crashed while running 'test_program.py::test_any[30]'" in output
+
+
+def test_a_worker_that_dies_while_it_collects_tests_fails_the_run(tmp_path: Path):
+    dies = "if 'PYTEST_XDIST_WORKER' in os.environ: os._exit(7)"
+    options = ("--numprocesses", "2", "--dist", "worksteal", "--max-worker-restart", "0")
+    code, _ = pytest_on(tmp_path, DYING.format(at_import=dies), *options)
+    assert code != 0

@@ -31,7 +31,7 @@ class OutOfTime(KeyboardInterrupt):
 
 
 class _TimeLimit:
-    """Interrupts what runs too long: a test on an event loop is cancelled; what is not ended by that gets `OutOfTime`.
+    """Ends what runs too long: cancels a test on an event loop, and interrupts anything else with `OutOfTime`.
 
     :ivar cancel: cancels the test that runs now on an event loop
     """
@@ -50,9 +50,10 @@ class _TimeLimit:
         try:
             yield
         except BaseException as raised:
-            if not self._is_over:
+            # anyio raises what has ended a test once more while the test's fixtures are torn down
+            if not self._is_over and not isinstance(raised, OutOfTime):
                 raise
-            error = raised
+            self._is_over, error = True, raised
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -63,13 +64,15 @@ class _TimeLimit:
             ) from error
 
     def _interrupt(self, *_: object) -> None:
-        if not self._is_over:
-            self._is_over = True
-            print(all_stacks(), file=sys.stderr)
-            if self.cancel is not None:
-                self.cancel()
-                return
-        raise OutOfTime
+        if self._is_over:
+            raise OutOfTime
+        self._is_over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)  # showing all stacks may take its time
+        print(all_stacks(), file=sys.stderr)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        if self.cancel is None:
+            raise OutOfTime
+        self.cancel()
 
 
 _limit = _TimeLimit()
@@ -84,12 +87,14 @@ def _cancellable(test: Callable[..., Any]) -> Callable[..., Any]:
                 await test(**arguments)
             finally:
                 _limit.cancel = None
+        if scope.cancelled_caught:
+            pytest.skip("out of time")  # it fails all the same; Hypothesis would look for a simpler failure first
 
     return run
 
 
 def _soon() -> Callable[..., object]:
-    """What calls a function in this event loop, and may itself be called by a handler of signals."""
+    """Return a function that schedules a call in this event loop, and that is safe in a signal handler."""
     if sniffio.current_async_library() == "trio":
         import trio
 
@@ -101,7 +106,10 @@ def _soon() -> Callable[..., object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function):
-    if inspect.iscoroutinefunction(pyfuncitem.obj) and not hasattr(pyfuncitem.obj, "hypothesis"):
+    if hypothesis := getattr(pyfuncitem.obj, "hypothesis", None):
+        if inspect.iscoroutinefunction(hypothesis.inner_test):
+            hypothesis.inner_test = _cancellable(hypothesis.inner_test)
+    elif inspect.iscoroutinefunction(pyfuncitem.obj):
         pyfuncitem.obj = _cancellable(pyfuncitem.obj)
     return (yield)
 
@@ -135,3 +143,21 @@ def pytest_runtest_makereport():
 def pytest_handlecrashitem(report: pytest.TestReport) -> None:
     """Without this, pytest-xdist would go on with the tests of the worker that died, or wait for them without end."""
     pytest.exit(str(report.longrepr), returncode=1)
+
+
+_died: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    if error:
+        _died.append(node.gateway.id)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session):
+    """A worker that dies before or after its tests fails the run as well."""
+    result = yield
+    if _died and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    return result

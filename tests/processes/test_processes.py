@@ -116,6 +116,27 @@ def test_a_process_that_dies_while_it_starts_stops_the_start(tmp_path):
         assert re.search(r"process \d ended with exit code 7 before it served", program.errors)
 
 
+FAILS_WITH_A_STUCK_THREAD = """
+import threading
+from connectrio.processes import _worker
+
+def fail(self):
+    raise RuntimeError("a fault in the host")
+
+threading.Thread(target=threading.Event().wait, name="AnyIO worker thread").start()
+_worker._Worker._report = fail
+"""
+
+
+def test_a_process_that_fails_while_a_thread_is_stuck_is_followed_by_another(tmp_path):
+    module = tmp_path / "failing.py"
+    module.write_text(FAILS_WITH_A_STUCK_THREAD)
+    with Processes("asyncio", modules=str(module)) as program:
+        host = program.ready()
+        eventually(lambda: any(each["restarts"] for each in host.report()[1]["processes"]), LONG)
+        assert host.wait_for_log("a process ended; it is started again")["reason"] == "exit code 1"
+
+
 @pytest.mark.parametrize("shares", [False, True])
 def test_a_taken_port(shares):
     with socket.socket() as taken:
