@@ -59,7 +59,7 @@ layers *arguments:
 
 # the outside judges: h2spec, grpc-go's interoperability client, grpcurl; arguments go to pytest
 interop *arguments:
-    {{python}} -m pytest tests/interop tests/rpc_reflection tests/rpc_tls tests/rpc_channel "$@"
+    {{python}} -m pytest tests/interop tests/rpc/reflection tests/rpc/tls tests/rpc/client "$@"
 
 # attack a host, restart it under load, kill its clients, and see how a good client fares; see docs/drills.md
 drills *arguments:

@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from connectrio.rpc._call_tasks import Watched
+from connectrio.rpc._server.call_tasks import Watched
 
 
 def all_stacks() -> str:

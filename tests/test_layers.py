@@ -15,53 +15,31 @@ import connectrio
 from syntax import parsed
 
 PACKAGE = Path(connectrio.__file__).parent
-API = {"connector", "failures", "hosting", "idl", "literals", "logs", "registry"}
+API = {"connector", "idl", "literals", "logs"}
 
 # each part of the package, and the parts that it may import, now or later in a function
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "idl": set(),
     "logs": set(),
-    "startup": set(),
     "terminal": set(),
-    "listening": set(),
-    "failures": set(),
-    "hosting": set(),
-    "lifecycle": set(),
     "rpc": {"_version", "idl", "logs"},
     "literals": {"idl"},
-    "phases": {"idl", "logs"},
-    "context": {"rpc"},
-    "connector": {"failures", "idl"},
-    "registry": {"connector", "idl", "lifecycle"},
+    "connector": {"idl", "logs", "rpc"},
     "connectors": API,
-    "flyte": API | {"hosting", "rpc"},
-    "loading": {"flyte", "logs", "registry"},
-    "settings": {"rpc"},
-    "service": API | {"context", "rpc"},
-    "watchdog": {"logs", "registry", "service"},
-    "exporter": {"lifecycle", "logs"},
+    "flyte": API | {"rpc"},
+    "service": API | {"rpc"},
     "client": {"idl"},
-    "host": {
-        "exporter", "hosting", "lifecycle", "listening", "loading", "logs", "registry", "rpc", "service", "settings",
-        "watchdog",
-    },
-    "signals": {"logs"},
-    "announce": {"_version", "host", "terminal"},
-    "runner": {"announce", "host", "lifecycle", "logs", "registry", "settings", "signals"},
-    "processes": {
-        "announce", "exporter", "host", "lifecycle", "listening", "logs", "runner", "settings", "signals", "startup",
-        "terminal",
-    },
-    "conformance": API | {"client", "service", "settings", "testing"},
-    "testing": API | {"client", "host", "rpc", "service", "settings"},
+    "host": {"_version", "connector", "flyte", "logs", "rpc", "service", "terminal"},
+    "processes": {"host", "connector", "logs"},
+    "conformance": API | {"client", "host", "service", "testing"},
+    "testing": API | {"client", "host", "rpc", "service"},
     "cli": {
-        "_version", "announce", "client", "conformance", "connector", "connectors", "host", "idl", "lifecycle",
-        "literals", "loading", "logs", "processes", "registry", "rpc", "runner", "settings", "signals", "startup",
-        "terminal", "testing",
+        "_version", "client", "conformance", "connector", "connectors", "host", "idl", "literals", "logs", "processes",
+        "rpc", "terminal", "testing",
     },
     "__main__": {"cli"},
-    "__init__": {"_version", "connector", "context", "failures", "phases", "registry", "runner", "settings"},
+    "__init__": {"_version", "connector", "host"},
 }  # fmt: skip
 
 # what could be published alone needs nothing else
@@ -142,14 +120,15 @@ def test_what_authors_of_connectors_load():
         "for name in set(connectrio.__all__) - {'ConnectorService', 'HostSettings'}: getattr(connectrio, name)"
     )
     ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
-    assert ours <= MAY_IMPORT["__init__"] - {"runner", "settings"} | {"idl", "lifecycle", "logs"}
+    assert ours <= {"_version", "connector", "idl", "logs"}
     heavy = {"cyclopts", "duckdb", "flyte", "hypercorn", "prometheus_client", "starlette", "trio", "uvloop"}
     assert heavy & loaded == set()
 
 
 # needed by commands that print, by clients, by other event loops, and never by calls
 NOT_BY_HOSTS = {
-    "connectrio.client", "connectrio.conformance", "connectrio.flyte", "connectrio.processes", "connectrio.rpc.channel",
+    "connectrio.client", "connectrio.conformance", "connectrio.flyte", "connectrio.processes",
+    "connectrio.rpc._client.channel",
     "connectrio.testing", "dateutil", "duckdb", "flyte", "grpclib.client", "pygments", "rich",
     # its command line was plain
     "cyclopts",
@@ -168,5 +147,5 @@ def test_what_a_host_loads(backend: str):
         f"try: main(['serve', *'{arguments}'.split()])\n"
         "except SystemExit as end: assert end.code == 0"
     )
-    assert "connectrio.service.connectors" in loaded
+    assert "connectrio.service.async_connector" in loaded
     assert (NOT_BY_HOSTS | EVENT_LOOPS[backend]) & loaded == set()

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from connectrio._version import __version__
 
 if TYPE_CHECKING:
-    from connectrio.connector import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
-    from connectrio.context import CurrentCall, current_call
-    from connectrio.failures import (
+    from connectrio.connector.base import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
+    from connectrio.connector.context import CurrentCall, current_call
+    from connectrio.connector.failures import (
         ConnectorError,
         InvalidRequestError,
         PermanentFailure,
         TransientError,
         UnknownJobError,
     )
-    from connectrio.phases import PhaseMap
-    from connectrio.registry import ConnectorRegistry, Registry
-    from connectrio.runner import ConnectorService
-    from connectrio.settings import HostSettings
+    from connectrio.connector.phases import PhaseMap
+    from connectrio.connector.registry import ConnectorRegistry, Registry
+    from connectrio.host.runner import ConnectorService
+    from connectrio.host.settings import HostSettings
 
 __all__ = [
     "AsyncConnector",
@@ -47,23 +47,23 @@ __all__ = [
 
 
 _HOMES = {
-    "AsyncConnector": "connectrio.connector",
-    "ConnectorError": "connectrio.failures",
-    "ConnectorRegistry": "connectrio.registry",
-    "ConnectorService": "connectrio.runner",
-    "CurrentCall": "connectrio.context",
-    "HostSettings": "connectrio.settings",
-    "InvalidRequestError": "connectrio.failures",
-    "PermanentFailure": "connectrio.failures",
-    "Phase": "connectrio.connector",
-    "PhaseMap": "connectrio.phases",
-    "Registry": "connectrio.registry",
-    "Resource": "connectrio.connector",
-    "ResourceMeta": "connectrio.connector",
-    "TaskLog": "connectrio.connector",
-    "TransientError": "connectrio.failures",
-    "UnknownJobError": "connectrio.failures",
-    "current_call": "connectrio.context",
+    "AsyncConnector": "connectrio.connector.base",
+    "ConnectorError": "connectrio.connector.failures",
+    "ConnectorRegistry": "connectrio.connector.registry",
+    "ConnectorService": "connectrio.host.runner",
+    "CurrentCall": "connectrio.connector.context",
+    "HostSettings": "connectrio.host.settings",
+    "InvalidRequestError": "connectrio.connector.failures",
+    "PermanentFailure": "connectrio.connector.failures",
+    "Phase": "connectrio.connector.base",
+    "PhaseMap": "connectrio.connector.phases",
+    "Registry": "connectrio.connector.registry",
+    "Resource": "connectrio.connector.base",
+    "ResourceMeta": "connectrio.connector.base",
+    "TaskLog": "connectrio.connector.base",
+    "TransientError": "connectrio.connector.failures",
+    "UnknownJobError": "connectrio.connector.failures",
+    "current_call": "connectrio.connector.context",
 }
 
 

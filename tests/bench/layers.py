@@ -38,14 +38,14 @@ from load import REQUEST_HEADERS, Shape, measure
 from peers import BACKENDS, SERVERS, end_servers_at_sigterm, ours, running
 
 from connectrio import ConnectorRegistry
+from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import configure_logging
 from connectrio.rpc import Server
-from connectrio.rpc._framing import frame_message
-from connectrio.rpc._server_connection import ServerConnection
+from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._http2.server_side import ServerConnection
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.service import AsyncConnectorService, Metrics, Workers
-from connectrio.settings import Backend, anyio_backend
 
 _CALLS, _WARM_UP, _BATCHES = 1280, 256, 5
 _AT_ONCE = 64

@@ -18,14 +18,14 @@ from structlog.testing import capture_logs
 
 from chaos.propeller import Propeller, Task
 from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
+from connectrio.connector.registry import Registry
+from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub
-from connectrio.registry import Registry
 from connectrio.rpc import Server
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.testing import memory_channel
 from connectrio.service import AsyncConnectorService, Creates, Metrics, Polls, Workers
-from connectrio.settings import HostSettings
-from rpc_channel.virtual_time import in_virtual_time
+from rpc.kit.virtual_time import in_virtual_time
 
 SETTINGS = HostSettings()
 LOST = 1 / 3

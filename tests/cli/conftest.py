@@ -11,7 +11,8 @@ import structlog
 
 from cli.harness import PATIENCE, Commands, hosting
 from cli.toy import Mute, Toy
-from connectrio.registry import LoadFailure, Registry
+from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.registry import Registry
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ import anyio
 import pytest
 
 from connectrio.cli import flyte_connector, main
-from connectrio.host import Addresses, Host
-from connectrio.registry import Registry
-from connectrio.settings import HostSettings
+from connectrio.connector.registry import Registry
+from connectrio.host.host import Addresses, Host
+from connectrio.host.settings import HostSettings
 
 TOY_MODULE = Path(__file__).with_name("toy.py")
 CONNECTRIO = [sys.executable, "-m", "connectrio"]

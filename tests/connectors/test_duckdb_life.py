@@ -33,12 +33,12 @@ from connectors.duckdb_tasks import (
     wait_for,
 )
 from connectrio import Phase
-from connectrio.connector import ResourceMetaError
+from connectrio.connector.base import ResourceMetaError
+from connectrio.connector.failures import UnknownJobError
 from connectrio.connectors.duckdb import DuckDBConnector, DuckDBJob, DuckDBSettings, _jobs
 from connectrio.connectors.duckdb._connector import _Submission
 from connectrio.connectors.duckdb._session import Session
 from connectrio.connectors.duckdb._store import JobStore
-from connectrio.failures import UnknownJobError
 
 UNKNOWN = DuckDBJob("0" * 32)
 

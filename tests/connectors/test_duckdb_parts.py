@@ -13,13 +13,13 @@ import pytest
 import structlog
 
 from connectors.duckdb_tasks import task
+from connectrio.connector.failures import UnknownJobError
 from connectrio.connectors.duckdb import DuckDBSettings, TaskError
 from connectrio.connectors.duckdb._failures import state_after
 from connectrio.connectors.duckdb._hosts import HostLock, if_dead
 from connectrio.connectors.duckdb._records import JobRecord, JobState, now
 from connectrio.connectors.duckdb._store import JobStore
 from connectrio.connectors.duckdb._task import read_task
-from connectrio.failures import UnknownJobError
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from connectors.duckdb_tasks import (
     wait_for,
 )
 from connectrio import Phase
+from connectrio.connector.failures import UnknownJobError
 from connectrio.connectors.duckdb import DuckDBJob
-from connectrio.failures import UnknownJobError
 from connectrio.idl.flyteidl2.connector import GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.logs.dataplane import LogLineOriginator
 

@@ -18,7 +18,7 @@ from drills.hosting import HERE, PATIENCE, TIMEOUTS, DrillHost, environment
 from drills.process import MIB, PeakMemory, cpu_seconds, resident
 from drills.wire import Answer
 from e2e.programs import Program
-from rpc_tls.certificates import Pki
+from rpc.kit.certificates import Pki
 
 # seconds; the drilled hosts' time-outs, and some: what they end cannot be over earlier
 _UNTIL_TIMED_OUT = 8.0

@@ -14,7 +14,7 @@ from drills.hosting import HERE, PATIENCE, Control, DrillHost
 from drills.orders import GET, attack
 from drills.process import MIB, resident
 from e2e.programs import Program, eventually
-from rpc.frames import FrameFactory, request_headers
+from rpc.kit.frames import FrameFactory, request_headers
 
 # seconds; what a host still holds after that, of connections that are over, it keeps
 _SETTLING = 60.0

@@ -16,7 +16,7 @@ from drills.attacks.catalogue import ATTACKS
 from drills.good import GoodClient
 from drills.hosting import BACKENDS, PATIENCE, TIMEOUTS, DrillHost
 from drills.process import MIB, resident
-from rpc_tls.certificates import Pki
+from rpc.kit.certificates import Pki
 
 # of what an attack could do
 SIZE = 0.02

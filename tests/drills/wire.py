@@ -14,7 +14,7 @@ from h2.settings import SettingCodes
 from hpack import Decoder
 
 from drills.orders import GET
-from rpc.frames import FrameFactory, request_headers
+from rpc.kit.frames import FrameFactory, request_headers
 
 _HEADERS, _RST_STREAM, _GOAWAY = 0x1, 0x3, 0x7
 _END_STREAM = 0x1

@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 from connectrio.cli.script import end_process, run_script
-from connectrio.host import HostError
+from connectrio.host.host import HostError
+from connectrio.host.runner import run_host
+from connectrio.host.settings import HostSettings
 from connectrio.logs import configure_logging
-from connectrio.runner import run_host
-from connectrio.settings import HostSettings
 
 
 def report(event: str, **fields: Any) -> None:

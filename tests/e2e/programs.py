@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from typing import Any, Self
 from e2e.client import Client
 
 HERE = Path(__file__).parent
+# makes a program process 1
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 CONNECTORS = HERE / "connectors"
 TESTS = HERE.parent
 
@@ -307,3 +310,11 @@ def left_over() -> list[int]:
             if f"{name}={value}".encode() in environment.read_bytes().split(b"\0"):
                 found.append(int(environment.parent.name))
     return found
+
+
+def why_no_namespace() -> str | None:
+    """Why no program can be made process 1 with `UNSHARE` here."""
+    if shutil.which("unshare") is None:
+        return "there is no unshare on the PATH, which would make the host process 1"
+    tried = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True, text=True)
+    return f"no process namespace may be made here: {tried.stderr.strip()}" if tried.returncode else None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 
 import grpc
 import pytest
@@ -14,9 +12,7 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from e2e.client import Client, fetch, order
-from e2e.programs import CONNECTORS, HOUR, children_of, eventually
-
-UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+from e2e.programs import CONNECTORS, HOUR, UNSHARE, children_of, eventually, why_no_namespace
 
 
 def test_sigterm_loses_no_call_in_flight(start_host):
@@ -140,10 +136,3 @@ def test_as_process_1(start_host):
         os.kill(inside, signal.SIGTERM)
         assert call.result().resource.message
         assert host.wait() == 0
-
-
-def why_no_namespace():
-    if shutil.which("unshare") is None:
-        return "there is no unshare on the PATH, which would make the host process 1"
-    tried = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True, text=True)
-    return f"no process namespace may be made here: {tried.stderr.strip()}" if tried.returncode else None

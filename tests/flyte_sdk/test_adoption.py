@@ -10,10 +10,10 @@ import pytest
 from flyte.connectors import ConnectorRegistry as FlyteRegistry
 from structlog.testing import capture_logs
 
-import connectrio.loading
+import connectrio.host.loading
 from connectrio import Registry
 from connectrio.flyte import HostedConnector
-from connectrio.loading import ModuleLoadError, host_registered, load_entry_points, load_modules
+from connectrio.host.loading import ModuleLoadError, host_registered, load_entry_points, load_modules
 from flyte_sdk.harness import connector
 from service.harness import connector as native_connector
 
@@ -46,10 +46,10 @@ def _as_it_was(monkeypatch, tmp_path):
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Installs modules behind entry points, and hides those that are installed really."""
-    found = connectrio.loading.entry_points
+    found = connectrio.host.loading.entry_points
     ours = {}
     monkeypatch.setattr(
-        connectrio.loading,
+        connectrio.host.loading,
         "entry_points",
         lambda **selection: [each for each in found(**selection) if each.name in ours],
     )
@@ -150,9 +150,10 @@ def test_flyte_sdk_is_imported_only_where_a_connector_needs_it(tmp_path):
     """Loading native connectors does not import it; nor does importing the package that hosts others."""
     write("two", NATIVE.format(name="two"), tmp_path)
     program = (
-        "import json, sys; from connectrio.loading import *; from connectrio import Registry; import connectrio.flyte;"
+        "import json, sys; from connectrio.host.loading import *;"
+        "from connectrio import Registry; import connectrio.flyte;"
         "registry = Registry(); load_modules(registry, ['two']); host_registered(registry);"
-        "from connectrio.host import Host; Host()._load();"
+        "from connectrio.host.host import Host; Host()._load();"
         "print(json.dumps([name for name in sys.modules if name.split('.')[0] in ('flyte', 'flyteidl2', 'grpc')]))"
     )
     command = [sys.executable, "-W", "error", "-c", program]

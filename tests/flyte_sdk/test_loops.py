@@ -17,7 +17,7 @@ from anyio import to_thread
 from structlog.testing import capture_logs
 
 from connectrio.flyte import _calls
-from connectrio.flyte._loops import LoopPool
+from connectrio.flyte._loop_pool import LoopPool
 from connectrio.flyte._pools import LoopPools
 
 # seconds; what must come about may take so long on a machine that is busy with other things

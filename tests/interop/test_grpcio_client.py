@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from connectrio.rpc import Server, ServerOptions
 from connectrio.rpc.options import MIB
-from rpc.script import BIDI, UNARY, Script
+from rpc.kit.script import BIDI, UNARY, Script
 
 grpc = pytest.importorskip("grpc", reason="needs the package grpcio")
 

@@ -10,10 +10,11 @@ import re
 
 import anyio
 
-from connectrio.rpc import ServerOptions, _transport
-from connectrio.rpc._connection import ConnectionState
-from connectrio.rpc._server_connection import ServerConnection
-from connectrio.rpc._stream import StreamTerminatedError
+from connectrio.rpc import ServerOptions
+from connectrio.rpc._http2.connection import ConnectionState
+from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.stream import StreamTerminatedError
+from connectrio.rpc._http2.transport import run
 from interop.tools import run_tool
 
 
@@ -38,7 +39,7 @@ async def answer(stream):
 async def serve(transport):
     async with anyio.create_task_group() as calls:
         core = ServerConnection(ServerOptions(), lambda stream: calls.start_soon(answer, stream))
-        async with _transport.run(transport, core, linger=1):
+        async with run(transport, core, linger=1):
             while core.state is ConnectionState.OPEN:
                 await core.changed.wait()
         calls.cancel_scope.cancel()

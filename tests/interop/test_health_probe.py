@@ -12,7 +12,7 @@ from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.tls import ServerTLS
 from interop.tools import run_tool
-from rpc_tls.certificates import Pki
+from rpc.kit.certificates import Pki
 
 # grpc-health-probe's own, for "the service is not serving"
 UNHEALTHY = 4

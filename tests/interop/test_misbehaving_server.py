@@ -16,7 +16,7 @@ from connectrio.rpc import Channel, ChannelOptions
 from interop.messages import Payload, SimpleRequest, SimpleResponse
 from interop.misbehaving import Misbehaving
 from interop.tools import run_tool
-from rpc.serving import eventually
+from rpc.kit.serving import eventually
 
 REQUEST_SIZE = 271_828
 RESPONSE_SIZE = 314_159

@@ -17,7 +17,7 @@ from interop.cases import CASES, COMPRESSION_CASES, SOAK_ITERATIONS, Case, faili
 from interop.serving import serving
 from interop.tap import tapping
 from interop.tools import find_tool
-from rpc_tls.certificates import Pki
+from rpc.kit.certificates import Pki
 
 PATIENCE = 60.0
 

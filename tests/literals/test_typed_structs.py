@@ -19,7 +19,7 @@ from connectrio.literals import (
     python_to_literal_as,
     type_name,
 )
-from connectrio.literals.plain import plain
+from connectrio.literals.plain_data import plain
 from literals.flyte_types import FOUND, schema_type, type_of, values_of
 from literals.makers import generic, integer, list_of, msgpack, sent, tagged, union_literal, union_of
 

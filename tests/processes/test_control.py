@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from connectrio.host.settings import HostSettings
 from connectrio.processes._member import restart_delay
 from connectrio.processes.control import (
     Control,
@@ -24,7 +25,6 @@ from connectrio.processes.control import (
     write_task,
 )
 from connectrio.processes.exposition import Family
-from connectrio.settings import HostSettings
 
 SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), logs_limit=None, max_connection_idle=5)
 HTTP = [("127.0.0.1", 9090)]

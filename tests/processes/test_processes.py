@@ -12,8 +12,7 @@ import grpc
 import pytest
 
 from e2e.client import Client, fetch, order
-from e2e.programs import children_of, eventually
-from e2e.test_shutdown import UNSHARE, why_no_namespace
+from e2e.programs import UNSHARE, children_of, eventually, why_no_namespace
 from processes.hosts import LONG, Processes, is_alive, pid_behind
 
 SUCCESSES = 'flyte_connector_requests_success_total{operation="get",task_type="probe"}'

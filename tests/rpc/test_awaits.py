@@ -6,7 +6,7 @@ The awaits of rpc/ that suspend, and what is cancelled there:
 - `ServerStream._write` (writable): the message is cut, and only a failure can follow
 - `ClientStream._flush` (writable): the message stays in line
 - `ClientStream._response_headers`, `Channel.open_stream` (a connection, a turn), stubs' senders: the call is over
-- `_transport.read`, `write`, `run` and `_Connection._until_over`: the connection is over
+- `_http2.transport.read`, `write`, `run` and `_Connection._until_over`: the connection is over
 - `Server.serve` and `shutdown`, `Channel.__aexit__`: see also test_server.py and test_channel.py
 - `Health.watch`: the call is over
 
@@ -27,17 +27,16 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
-from connectrio.rpc._connection import Connection
-from connectrio.rpc._framing import frame_message
+from connectrio.rpc._grpc.messages import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
-from rpc.frames import Data, Headers
-from rpc.raw import RawServer, raw_client
-from rpc.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, Note, Script, ScriptStub, echo, echo_last
-from rpc.serving import cancelled_at_rest, eventually, in_memory, leaving_nothing, turns
-from rpc.test_channel import RESPONSE, channel_to
+from rpc.kit.core import SMALL, check_windows
+from rpc.kit.frames import Data, Headers
+from rpc.kit.playing import RESPONSE, channel_to
+from rpc.kit.raw import RawServer, raw_client
+from rpc.kit.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, Note, Script, ScriptStub, echo, echo_last
+from rpc.kit.serving import cancelled_at_rest, eventually, in_memory, leaving_nothing, turns
 
 # so that every send has to wait, several times
-SMALL = {"stream_window": 65_535, "connection_window": 65_535, "write_buffer": 8_000}
 LARGE_NOTE = Note("x" * 150_000)
 
 
@@ -87,13 +86,6 @@ async def cancelled_at_each_step(
         if steps.count < step:
             return step
     raise AssertionError("this takes too many steps")
-
-
-def check_windows(connection: Connection) -> None:
-    """All that the peer has sent on this connection has been, or will be, credited."""
-    manager = connection.h2._inbound_flow_control_window_manager
-    assert manager.current_window_size + manager._bytes_processed == manager.max_window_size
-    assert connection.streams == {}
 
 
 async def check_is_whole(server: Server, stub: ScriptStub) -> None:

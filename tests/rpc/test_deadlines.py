@@ -13,12 +13,12 @@ from h2.errors import ErrorCodes
 
 from connectrio.rpc import Deadline, Server, current_call
 from connectrio.rpc.testing import memory_channel
-from rpc.frames import Data, Headers, Reset
-from rpc.raw import RawServer, raw_client
-from rpc.script import SERVER_STREAMING, UNARY, Note, Script, ScriptStub
-from rpc.serving import PATIENCE, eventually, in_both_ways, in_memory, leaving_nothing, timeouts
-from rpc.test_channel import RESPONSE, channel_to, request_on
-from rpc_channel.virtual_time import in_virtual_time
+from rpc.kit.frames import Data, Headers, Reset
+from rpc.kit.playing import RESPONSE, channel_to, request_on
+from rpc.kit.raw import RawServer, raw_client
+from rpc.kit.script import SERVER_STREAMING, UNARY, Note, Script, ScriptStub
+from rpc.kit.serving import PATIENCE, eventually, in_both_ways, in_memory, leaving_nothing, timeouts
+from rpc.kit.virtual_time import in_virtual_time
 
 
 async def expired(call) -> GRPCError:

@@ -38,21 +38,21 @@ from h2.settings import SettingCodes
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.reflection.v1 import ServerReflectionRequest, ServerReflectionStub
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
-from connectrio.rpc._client_connection import ClientConnection
-from connectrio.rpc._keepalive import Keepalive
+from connectrio.rpc._client.keepalive import Keepalive
+from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc.health import Health
 from connectrio.rpc.reflection import Reflection, bundled_descriptors
+from connectrio.rpc.sockets import listen_unix
 from connectrio.rpc.testing import MemoryListener, memory_channel, memory_transport_pair
 from connectrio.rpc.tls import ChannelTLS, ServerTLS
-from connectrio.rpc.unix import listen_unix
-from rpc.elsewhere import ELSEWHERE
-from rpc.frames import Data, FrameFactory
-from rpc.positions import each_suspension, positions, waiting
-from rpc.raw import RawServer
-from rpc.script import BIDI, Note, ScriptBase, ScriptStub
-from rpc.serving import eventually, leaving_nothing, turns
-from rpc.test_awaits import SMALL, check_windows
-from rpc_tls.certificates import Pki
+from rpc.kit.certificates import Pki
+from rpc.kit.core import SMALL, check_windows
+from rpc.kit.elsewhere import ELSEWHERE
+from rpc.kit.frames import Data, FrameFactory
+from rpc.kit.positions import each_suspension, positions, waiting
+from rpc.kit.raw import RawServer
+from rpc.kit.script import BIDI, Note, ScriptBase, ScriptStub
+from rpc.kit.serving import eventually, leaving_nothing, turns
 from stacks import frames
 
 LARGE = Note("x" * 70_000)

@@ -17,7 +17,7 @@ from connectrio.idl.grpc.health.v1 import (
 from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.testing import memory_channel
-from rpc.serving import eventually, leaving_nothing, turns
+from rpc.kit.serving import eventually, leaving_nothing, turns
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = ServingStatus.SERVING, ServingStatus.NOT_SERVING, ServingStatus.SERVICE_UNKNOWN
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
+from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import (
     CreateTaskRequest,
     DeleteTaskRequest,
@@ -27,7 +28,6 @@ from connectrio.idl.flyteidl2.core import (
     TaskTemplate,
     WorkflowExecutionIdentifier,
 )
-from connectrio.registry import Registry
 from connectrio.service import AsyncConnectorService, Metrics, OperationLimits, Workers
 
 GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"

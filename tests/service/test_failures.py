@@ -15,7 +15,7 @@ from connectrio import (
     TransientError,
     UnknownJobError,
 )
-from connectrio.rpc.status_message import MAX_STATUS_MESSAGE_SIZE
+from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE
 from connectrio.service.permanent import encode_failure, failure_in, is_failure
 from service.harness import META, OPERATIONS, Base, Job, Service, attempt, connector, failing, secrets
 

@@ -14,8 +14,8 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 from connectrio.idl.flyteidl2.core import Connection
-from connectrio.service.accounting import _shorten
 from connectrio.service.redaction import redact
+from connectrio.service.telemetry import _shorten
 from service.harness import OPERATIONS, Base, Job, Service, connector, failing, secrets
 
 

@@ -10,7 +10,7 @@ from grpclib.metadata import encode_grpc_message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.rpc.status_message import MAX_STATUS_MESSAGE_SIZE, fit_status_message
+from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE, fit_status_message
 from service.harness import OPERATIONS, Service, failing
 
 

@@ -14,6 +14,7 @@ from grpclib import GRPCError
 from grpclib.const import Cardinality, Status
 
 from connectrio import Phase, Resource
+from connectrio.connector.load_failure import LoadFailure
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceStub,
     ConnectorMetadataServiceStub,
@@ -23,11 +24,10 @@ from connectrio.idl.flyteidl2.connector import (
     GetTaskRequest,
     TaskCategory,
 )
-from connectrio.registry import LoadFailure
 from connectrio.rpc import Server
 from connectrio.rpc.testing import memory_channel
 from connectrio.service import LOAD_FAILURE_KEY, ConnectorMetadataService
-from rpc_channel.virtual_time import in_virtual_time
+from rpc.kit.virtual_time import in_virtual_time
 from service.harness import GET_TASK_LOGS, META, Service, connector, failing, log_lines
 
 GET = GetTaskRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))

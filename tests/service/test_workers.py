@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from connectrio.service import OperationLimits, Workers
 from connectrio.service.workers import _Job
-from rpc_channel.virtual_time import in_virtual_time
+from rpc.kit.virtual_time import in_virtual_time
 from service.harness import OPERATIONS, Service, connector, log_lines
 
 variable: ContextVar[str] = ContextVar("variable")

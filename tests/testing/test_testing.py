@@ -9,11 +9,11 @@ import anyio
 import pytest
 
 from connectrio import HostSettings, Phase
-from connectrio.host import HostError, HostState
+from connectrio.host.host import HostError, HostState
 from connectrio.idl.flyteidl2.core import LiteralType, SimpleType, TaskTemplate
 from connectrio.literals import DataFrame, File, LiteralError
 from connectrio.testing import GRPCError, MissingSecretError, State, Status, Task, hosting
-from rpc_channel.virtual_time import in_virtual_time
+from rpc.kit.virtual_time import in_virtual_time
 from testing.vendor import Vendor
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NoReturn
 
 from connectrio.cli.script import run_script
-from connectrio.startup import without_collections
+from connectrio.host.startup import without_collections
 
 __all__ = ["connectrio_script", "flyte_connector", "flyte_connector_script", "main"]
 
@@ -65,7 +65,7 @@ def _run(name: str, arguments: Sequence[str] | None) -> int:
 def _plain_serve(words: list[str]) -> Callable[[], int] | None:
     """The host that `words` ask for, if they are plain."""
     from connectrio.cli.outcome import exit_code
-    from connectrio.cli.plain import plain_serve
+    from connectrio.cli.serve.plain_flags import plain_serve
 
     serve = plain_serve(words[1:])
     return None if serve is None else lambda: exit_code(serve)

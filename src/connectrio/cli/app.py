@@ -10,7 +10,7 @@ import cyclopts
 from connectrio._version import __version__
 from connectrio.cli.errors import UsageError
 from connectrio.cli.outcome import exit_code
-from connectrio.startup import without_collections
+from connectrio.host.startup import without_collections
 from connectrio.terminal import is_terminal
 
 __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
@@ -42,16 +42,16 @@ def connectrio_app() -> cyclopts.App:
     """The `connectrio` command."""
     app = _app("connectrio", "Hosts Flyte connectors, and talks to hosts of connectors.", _EXAMPLES)
     hosting = cyclopts.Group("Hosting", sort_key=0)
-    app.command("connectrio.cli.serve:serve_app", name="serve", group=hosting)
+    app.command("connectrio.cli.serve.command:serve_app", name="serve", group=hosting)
     app.command(
-        "connectrio.cli.demo:demo",
+        "connectrio.cli.commands.demo:demo",
         name="demo",
         group=hosting,
         help_epilogue=_examples("connectrio demo --backend trio"),
         version_flags=(),
     )
     app.command(
-        "connectrio.cli.check:check",
+        "connectrio.cli.commands.check:check",
         name="check",
         group=hosting,
         help_epilogue=_examples("connectrio check my_connector.py --input n=21 --secret token=TOKEN"),
@@ -61,7 +61,7 @@ def connectrio_app() -> cyclopts.App:
         group = cyclopts.Group(title, sort_key=order)
         for name, example in commands.items():
             app.command(
-                f"connectrio.cli.{_MODULES.get(name, name)}:{name}",
+                f"connectrio.cli.commands.{_MODULES.get(name, name)}:{name}",
                 name=name,
                 group=group,
                 help_epilogue=_examples(example),
@@ -74,7 +74,7 @@ def connectrio_app() -> cyclopts.App:
 def flyte_connector_app() -> cyclopts.App:
     """The `flyte-connector` command, whose `c0` is how flyte-sdk's images start a host."""
     app = _app("flyte-connector", "Hosts Flyte connectors.", "flyte-connector c0 --port 8000 --prometheus_port 9090")
-    app.command("connectrio.cli.serve:c0_app", name="c0")
+    app.command("connectrio.cli.serve.command:c0_app", name="c0")
     return app
 
 

@@ -5,7 +5,7 @@ import sys
 from connectrio.cli.errors import CommandError
 from connectrio.cli.outcome import exit_code
 from connectrio.cli.script import end_process, run_script
-from connectrio.startup import load_structlog, starting
+from connectrio.host.startup import load_structlog, starting
 
 
 def _run() -> int:
@@ -20,7 +20,7 @@ def _run() -> int:
 
 
 def _supervise(descriptor: int) -> None:
-    from connectrio.lifecycle import HostError
+    from connectrio.host.lifecycle import HostError
     from connectrio.logs import configure_logging
     from connectrio.processes.control import read_task
     from connectrio.processes.supervisor import supervise

@@ -90,7 +90,7 @@ def _leave_them(names: list[str], level: str) -> None:
     with suppress(Exception):  # nothing keeps the process from ending
         from connectrio.logs import get_logger
 
-        log = getattr(get_logger("connectrio.host"), level)
+        log = getattr(get_logger("connectrio.host.host"), level)
         log("threads still run; the process ends without them", threads=names)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # it may be closed, or its reader gone

@@ -10,7 +10,7 @@ import anyio
 
 from connectrio.conformance._driving import Blocked, CancelAt, driven
 from connectrio.conformance._findings import Report
-from connectrio.connector import AsyncConnector
+from connectrio.connector.base import AsyncConnector
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import inputs_to_python

@@ -16,14 +16,14 @@ from grpclib.const import Status
 from connectrio.client.requests import new_execution
 from connectrio.conformance._findings import Report
 from connectrio.conformance._methods import check_methods
-from connectrio.connector import AsyncConnector
+from connectrio.connector.base import AsyncConnector
+from connectrio.connector.registry import Registry
+from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
 from connectrio.literals import LiteralError
-from connectrio.registry import Registry
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.operations import Operation
-from connectrio.settings import HostSettings
 from connectrio.testing import Job, LocalHost, State, serving_in_memory
 
 __all__ = ["check_connector"]

@@ -18,7 +18,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from connectrio.logs import get_logger
 
 if TYPE_CHECKING:
-    from connectrio.flyte._loops import LoopPool, LoopThread
+    from connectrio.flyte._loop_pool import LoopPool, LoopThread
 
 __all__ = ["PATIENCE", "Call", "Emit", "resolve"]
 

@@ -20,7 +20,7 @@ from flyteidl2.connector.connector_pb2 import GetTaskLogsResponse, GetTaskMetric
 from flyteidl2.core.tasks_pb2 import TaskTemplate
 from flyteidl2.task.common_pb2 import Inputs as InputsMessage
 
-from connectrio.failures import InvalidRequestError
+from connectrio.connector.failures import InvalidRequestError
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2 import core, task
 from connectrio.rpc.codec import decode, encode

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from flyte.connectors import AsyncConnector as FlyteConnector
 
-from connectrio.connector import AsyncConnector, Resource, ResourceMeta
+from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
+from connectrio.connector.hosting import worker_limit
 from connectrio.flyte import _conversion as conversion
 from connectrio.flyte._calls import Emit
 from connectrio.flyte._pools import LoopPools
 from connectrio.flyte.affinity import root_package
-from connectrio.hosting import worker_limit
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
@@ -49,7 +49,7 @@ class HostedConnector(AsyncConnector[HostedMeta]):
     """A connector for flyte-sdk, unmodified.
 
     Its methods get what flyte-sdk's own service gives them: `flyteidl2`'s messages, and inputs that flyte-sdk's type
-    engine has converted. They run on asyncio loops of its package's own (see `_loops.py`), whatever the host runs on.
+    engine has converted. They run on asyncio loops of its package's own (see `_loop_pool.py`), whatever the host runs on.
 
     :param connector: what to host
     """

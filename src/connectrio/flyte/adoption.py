@@ -7,8 +7,8 @@ from typing import Any
 
 from flyte.connectors import ConnectorRegistry as FlyteRegistry
 
+from connectrio.connector.registry import Registry
 from connectrio.flyte._hosted import HostedConnector
-from connectrio.registry import Registry
 
 __all__ = ["adopt"]
 

@@ -1,6 +1,6 @@
 """Looking for what a package keeps that belongs to one event loop.
 
-This can be seen only in part: what a function hides in a closure is not found. It need not be: see `_loops.py`.
+This can be seen only in part: what a function hides in a closure is not found. It need not be: see `_loop_pool.py`.
 """
 
 from __future__ import annotations

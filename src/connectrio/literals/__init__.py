@@ -12,11 +12,11 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import Literal, LiteralType
 from connectrio.literals.compile import codec_for, type_name
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereError
-from connectrio.literals.guess import guess_type
+from connectrio.literals.infer_type import guess_type
 from connectrio.literals.interface import inputs_to_python, outputs_to_literals
 from connectrio.literals.outputs import write_value
 from connectrio.literals.records import Record
-from connectrio.literals.shapes import one_budget
+from connectrio.literals.schema.shapes import one_budget
 from connectrio.literals.storage import Storage, StorageError
 from connectrio.literals.untyped import read_untyped
 from connectrio.literals.values import DataFrame, Dir, File

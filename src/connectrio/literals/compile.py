@@ -7,16 +7,16 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import BlobType, LiteralType, SimpleType, UnionType
 from connectrio.idl.google.protobuf import Struct
-from connectrio.literals.codec import Codec, Unsupported
-from connectrio.literals.containers import Collection, Map
+from connectrio.literals.codecs.base import Codec, Unsupported
+from connectrio.literals.codecs.containers import Collection, Map
+from connectrio.literals.codecs.references import BLOB_TYPES, PICKLE_FORMAT, BlobReference, DataFrameReference
+from connectrio.literals.codecs.scalars import Boolean, Datetime, Duration, Enumeration, Float, Integer, Nothing, String
+from connectrio.literals.codecs.structs import Binary, UntypedStruct, struct_to_dict
+from connectrio.literals.codecs.unions import Union, Variant
 from connectrio.literals.errors import MAX_DEPTH, LiteralError
-from connectrio.literals.kinds import kind_of
-from connectrio.literals.references import BLOB_TYPES, PICKLE_FORMAT, BlobReference, DataFrameReference
-from connectrio.literals.scalars import Boolean, Datetime, Duration, Enumeration, Float, Integer, Nothing, String
-from connectrio.literals.schemas import is_schema, shape_of
-from connectrio.literals.structs import Binary, UntypedStruct, struct_to_dict
-from connectrio.literals.typed_structs import TypedStruct
-from connectrio.literals.unions import Union, Variant
+from connectrio.literals.literal_types import kind_of
+from connectrio.literals.schema.compile import is_schema, shape_of
+from connectrio.literals.schema.typed_structs import TypedStruct
 from connectrio.literals.values import File
 
 __all__ = ["codec_for", "type_name"]

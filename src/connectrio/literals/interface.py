@@ -7,16 +7,16 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralType, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral, Outputs
-from connectrio.literals.codec import Codec
+from connectrio.literals.codecs.base import Codec
+from connectrio.literals.codecs.pickles import Pickle
+from connectrio.literals.codecs.text import encodable
 from connectrio.literals.compile import codec_for
 from connectrio.literals.describe import quoted_name, quoted_names
 from connectrio.literals.errors import LiteralError
 from connectrio.literals.offloaded import fetched
 from connectrio.literals.outputs import write_value
-from connectrio.literals.pickles import Pickle
-from connectrio.literals.shapes import one_budget
+from connectrio.literals.schema.shapes import one_budget
 from connectrio.literals.storage import Storage
-from connectrio.literals.text import encodable
 
 __all__ = ["inputs_to_python", "outputs_to_literals"]
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralCollection, LiteralMap, Scalar, Union
-from connectrio.literals.containers import each_entry, each_item
+from connectrio.literals.codecs.containers import each_entry, each_item
 from connectrio.literals.describe import quoted
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
 from connectrio.literals.storage import Storage

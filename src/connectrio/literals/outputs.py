@@ -9,14 +9,10 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Binary, Literal, LiteralCollection, Primitive, Scalar
 from connectrio.idl.google.protobuf import Struct
-from connectrio.literals.codec import Codec
-from connectrio.literals.containers import each_item
-from connectrio.literals.describe import class_label
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
-from connectrio.literals.per_class import per_class
-from connectrio.literals.plain import fields_reader
-from connectrio.literals.references import BlobReference, DataFrameReference
-from connectrio.literals.scalars import (
+from connectrio.literals.codecs.base import Codec
+from connectrio.literals.codecs.containers import each_item
+from connectrio.literals.codecs.references import BlobReference, DataFrameReference
+from connectrio.literals.codecs.scalars import (
     Boolean,
     Datetime,
     Duration,
@@ -25,8 +21,12 @@ from connectrio.literals.scalars import (
     Nothing,
     String,
 )
-from connectrio.literals.structs import UntypedStruct
-from connectrio.literals.text import encodable
+from connectrio.literals.codecs.structs import UntypedStruct
+from connectrio.literals.codecs.text import encodable
+from connectrio.literals.describe import class_label
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
+from connectrio.literals.per_class import per_class
+from connectrio.literals.plain_data import fields_reader
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["write_value"]

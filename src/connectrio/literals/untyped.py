@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from connectrio.idl.flyteidl2.core import Binary, Literal, Primitive, Scalar
-from connectrio.literals.containers import each_entry, each_item
+from connectrio.literals.codecs.containers import each_entry, each_item
+from connectrio.literals.codecs.references import read_blob, read_dataframe
+from connectrio.literals.codecs.structs import struct_to_dict
 from connectrio.literals.describe import describe_literal
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
 from connectrio.literals.msgpack import unpack
-from connectrio.literals.references import read_blob, read_dataframe
-from connectrio.literals.structs import struct_to_dict
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 
 __all__ = ["read_untyped"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import anyio
 from anyio.abc import Process
 
-from connectrio.lifecycle import HostError
+from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving
 

@@ -11,14 +11,14 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
-from connectrio.announce import announce
-from connectrio.host import Host
-from connectrio.lifecycle import Addresses, HostError, ProcessOfSeveral, what_to_act_on
+from connectrio.host.announce import announce
+from connectrio.host.host import Host
+from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral, what_to_act_on
+from connectrio.host.settings import anyio_backend
+from connectrio.host.signals import watch_signals
 from connectrio.logs import configure_logging, get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, encode, receive_order
 from connectrio.processes.exposition import snapshot
-from connectrio.settings import anyio_backend
-from connectrio.signals import watch_signals
 
 log = get_logger("connectrio.processes")
 

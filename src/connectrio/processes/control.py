@@ -19,9 +19,9 @@ import msgspec
 from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
-from connectrio.settings import Backend, HostSettings
 
 __all__ = ["Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task"]
 

@@ -15,15 +15,16 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-from connectrio.exporter import serve_exporter
-from connectrio.lifecycle import Addresses, HostError, HostState, LoadFailure, what_to_act_on
-from connectrio.listening import ListenError, bind_tcp, can_share_ports
+from connectrio.connector.load_failure import LoadFailure
+from connectrio.host.exporter import serve_exporter
+from connectrio.host.lifecycle import Addresses, HostError, HostState, what_to_act_on
+from connectrio.host.listening import ListenError, bind_tcp, can_share_ports
+from connectrio.host.settings import HostSettings, anyio_backend
+from connectrio.host.signals import watch_signals
 from connectrio.logs import get_logger
 from connectrio.processes._member import Member
 from connectrio.processes.control import Order, Task, write_task
 from connectrio.processes.exposition import Merged, snapshot
-from connectrio.settings import HostSettings, anyio_backend
-from connectrio.signals import watch_signals
 
 log = get_logger("connectrio.processes")
 

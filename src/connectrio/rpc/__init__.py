@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from grpclib.const import Status
     from grpclib.exceptions import GRPCError
 
+    from connectrio.rpc._client.channel import Channel
+    from connectrio.rpc._client.connectivity import ChannelState
+    from connectrio.rpc._server.server import Server
     from connectrio.rpc.call import Call, current_call
-    from connectrio.rpc.channel import Channel
-    from connectrio.rpc.connectivity import ChannelState
     from connectrio.rpc.deadline import Deadline
     from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
-    from connectrio.rpc.server import Server
+    from connectrio.rpc.sockets import listen_unix
     from connectrio.rpc.tls import ChannelTLS, ServerTLS
-    from connectrio.rpc.unix import listen_unix
 
 __all__ = [
     "Call",
@@ -46,19 +46,19 @@ __all__ = [
 # each is imported when it is first asked for: what only needs the options does not load the server
 _HOMES = {
     "Call": "connectrio.rpc.call",
-    "Channel": "connectrio.rpc.channel",
+    "Channel": "connectrio.rpc._client.channel",
     "ChannelOptions": "connectrio.rpc.options",
-    "ChannelState": "connectrio.rpc.connectivity",
+    "ChannelState": "connectrio.rpc._client.connectivity",
     "ChannelTLS": "connectrio.rpc.tls",
     "ConnectionOptions": "connectrio.rpc.options",
     "Deadline": "connectrio.rpc.deadline",
     "GRPCError": "grpclib.exceptions",
-    "Server": "connectrio.rpc.server",
+    "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",
     "ServerTLS": "connectrio.rpc.tls",
     "Status": "grpclib.const",
     "current_call": "connectrio.rpc.call",
-    "listen_unix": "connectrio.rpc.unix",
+    "listen_unix": "connectrio.rpc.sockets",
 }
 
 

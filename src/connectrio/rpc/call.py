@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from connectrio.rpc._compression import ENCODINGS, IDENTITY, is_supported
+from connectrio.rpc._grpc.compression import ENCODINGS, IDENTITY, is_supported
 
 if TYPE_CHECKING:
-    from connectrio.rpc._headers import Metadata
+    from connectrio.rpc._grpc.headers import Metadata
     from connectrio.rpc.deadline import Deadline
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from betterproto2 import Message
 from grpclib.encoding.base import CodecBase
 
-from connectrio.rpc._decoder import decode, received_size
-from connectrio.rpc._encoder import EncodeError, encode
-from connectrio.rpc._wire import DecodeError
+from connectrio.rpc._codec.decoder import decode, received_size
+from connectrio.rpc._codec.encoder import EncodeError, encode
+from connectrio.rpc._codec.wire import DecodeError
 
 __all__ = ["DecodeError", "EncodeError", "MessageCodec", "decode", "encode", "received_size"]
 

@@ -15,7 +15,7 @@ from connectrio.idl.grpc.health.v1 import (
     HealthListResponse,
 )
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
-from connectrio.rpc._wakeup import Wakeup
+from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.call import current_call
 
 __all__ = ["Health", "ServingStatus"]

@@ -26,7 +26,7 @@ from connectrio.idl.grpc.reflection.v1 import (
 from connectrio.rpc._descriptors import Descriptors, UnknownNameError, split_file_set
 
 if TYPE_CHECKING:
-    from connectrio.rpc.server import Servicer
+    from connectrio.rpc._server.server import Servicer
 
 __all__ = ["Reflection", "bundled_descriptors", "service_names"]
 

@@ -11,9 +11,9 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import StapledObjectStream
 
-from connectrio.rpc.channel import Channel
+from connectrio.rpc._client.channel import Channel
+from connectrio.rpc._server.server import Server
 from connectrio.rpc.options import ChannelOptions
-from connectrio.rpc.server import Server
 
 
 def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStream, AnyByteStream]:

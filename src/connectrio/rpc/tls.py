@@ -13,9 +13,9 @@ from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 from connectrio.logs import get_logger
-from connectrio.rpc._tls_errors import HandshakeAbandonedError, TLSFilesError, TLSHandshakeError
-from connectrio.rpc._tls_files import AnyPath, ReloadingContext, load_authorities, load_certificate
-from connectrio.rpc._tls_stream import TLSByteStream
+from connectrio.rpc._tls.errors import HandshakeAbandonedError, TLSFilesError, TLSHandshakeError
+from connectrio.rpc._tls.files import AnyPath, ReloadingContext, load_authorities, load_certificate
+from connectrio.rpc._tls.stream import TLSByteStream
 from connectrio.rpc.peer import Peer
 
 __all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]

@@ -1,15 +1,15 @@
 """Flyte's connector services: requests in, connectors called, responses and statuses out."""
 
 from connectrio.service.admission import Admission
-from connectrio.service.agents import AgentMetadataService, AsyncAgentService
-from connectrio.service.connectors import AsyncConnectorService
-from connectrio.service.creates import Creates
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.connector_metadata import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
+from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentService
+from connectrio.service.flyte1.sync_agent import SyncAgentService
+from connectrio.service.idempotent_creates import Creates
 from connectrio.service.inputs import InputReader
-from connectrio.service.metadata import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import OperationLimits
-from connectrio.service.polls import Polls
-from connectrio.service.sync_agents import SyncAgentService
+from connectrio.service.poll_shield import Polls
 from connectrio.service.workers import Workers
 
 __all__ = [

@@ -11,7 +11,7 @@ import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.failures import ConnectorError
+from connectrio.connector.failures import ConnectorError
 from connectrio.service.operations import Operation
 
 __all__ = [

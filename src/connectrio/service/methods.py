@@ -11,7 +11,7 @@ from typing import Any
 
 from grpclib.const import Status
 
-from connectrio.connector import AsyncConnector
+from connectrio.connector.base import AsyncConnector
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.errors import RequestError
 from connectrio.service.operations import Operation

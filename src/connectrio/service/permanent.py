@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase
-from connectrio.rpc.status_message import fit_status_message
+from connectrio.rpc.status import fit_status_message
 
 __all__ = ["encode_failure", "failed_resource", "failure_in", "is_failure"]
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from connectrio.connector import AsyncConnector, Phase, Resource, TaskLog
+from connectrio.connector.base import AsyncConnector, Phase, Resource, TaskLog
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
 from connectrio.literals import LiteralError, outputs_to_literals
-from connectrio.literals.plain import plain
+from connectrio.literals.plain_data import plain
 from connectrio.service.errors import ConnectorFault, describe_error
 from connectrio.service.permanent import is_failure
 

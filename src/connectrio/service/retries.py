@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from connectrio.connector import AsyncConnector
+from connectrio.connector.base import AsyncConnector
 from connectrio.logs import get_logger
 from connectrio.service.errors import only_leaf
 

@@ -13,14 +13,14 @@ from grpclib.const import Status
 
 from connectrio.client.jobs import Jobs
 from connectrio.client.requests import category_of
-from connectrio.connector import AsyncConnector
-from connectrio.host import Host, HostError
+from connectrio.connector.base import AsyncConnector
+from connectrio.connector.registry import Registry
+from connectrio.host.host import Host, HostError
+from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, CreateTaskRequest
-from connectrio.registry import Registry
 from connectrio.rpc import Channel
 from connectrio.rpc.testing import MemoryListener
 from connectrio.service.operations import Operation
-from connectrio.settings import HostSettings
 from connectrio.testing._job import Job, State
 from connectrio.testing._task import Task
 

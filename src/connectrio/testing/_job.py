@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 
 from connectrio.client.jobs import Jobs
-from connectrio.connector import Phase, TaskLog
+from connectrio.connector.base import Phase, TaskLog
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.literals import literal_to_python

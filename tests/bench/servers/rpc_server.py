@@ -5,8 +5,8 @@ import sys
 import anyio
 from bare_servicer import BareServicer
 
+from connectrio.host.settings import anyio_backend
 from connectrio.rpc import Server
-from connectrio.settings import anyio_backend
 
 
 async def main():

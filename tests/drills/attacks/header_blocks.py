@@ -8,7 +8,7 @@ from h2.settings import SettingCodes
 
 from drills.attacks.attack import CALM, CUT, PROTOCOL, Attack, Attacker
 from drills.wire import Wire
-from rpc.frames import request_headers
+from rpc.kit.frames import request_headers
 
 _HEADERS, _CONTINUATION = 0x1, 0x9
 _END_STREAM, _END_HEADERS = 0x1, 0x4

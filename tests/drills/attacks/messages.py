@@ -13,7 +13,7 @@ from flyteidl2.core.types_pb2 import SimpleType
 from drills.attacks.attack import Attack, Attacker
 from drills.orders import GET
 from drills.process import MIB
-from rpc.frames import request_headers
+from rpc.kit.frames import request_headers
 
 _COMPRESSED = {":path": GET, "grpc-encoding": "gzip"}
 _CREATE = "/flyteidl2.connector.AsyncConnectorService/CreateTask"

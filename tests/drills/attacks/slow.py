@@ -10,7 +10,7 @@ from drills.attacks.attack import CALM, CUT, PROTOCOL, Attack, Attacker, for_eac
 from drills.orders import attack
 from drills.process import MIB
 from drills.wire import Wire
-from rpc.frames import PREFACE
+from rpc.kit.frames import PREFACE
 
 _ALL = 2**31 - 1
 _UNKNOWN = 0x42

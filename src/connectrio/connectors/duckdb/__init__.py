@@ -38,10 +38,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from connectrio.connector.registry import ConnectorRegistry
 from connectrio.connectors.duckdb._connector import DuckDBConnector, DuckDBJob
 from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._task import TaskError
-from connectrio.registry import ConnectorRegistry
 
 __all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "TaskError"]
 

@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from connectrio.connector import AsyncConnector, Resource, ResourceMeta
+from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
 from connectrio.connectors.duckdb._job import Job
 from connectrio.connectors.duckdb._jobs import Jobs
 from connectrio.connectors.duckdb._report import log_page, metrics, resource

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from threading import Lock
 from uuid import uuid4
 
+from connectrio.connector.hosting import process_count
 from connectrio.connectors.duckdb._job import Job
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
 from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._store import JobStore
 from connectrio.connectors.duckdb._task import QueryTask
-from connectrio.hosting import process_count
 
 __all__ = ["Jobs", "Snapshot"]
 

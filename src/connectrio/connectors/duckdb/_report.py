@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from connectrio.connector import Phase, Resource
+from connectrio.connector.base import Phase, Resource
+from connectrio.connector.failures import InvalidRequestError
 from connectrio.connectors.duckdb._jobs import Snapshot
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
-from connectrio.failures import InvalidRequestError
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import msgspec
 
+from connectrio.connector.failures import UnknownJobError
 from connectrio.connectors.duckdb._hosts import HostLock, forget, if_dead
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
-from connectrio.failures import UnknownJobError
 from connectrio.logs import get_logger
 
 __all__ = ["JobStore"]

@@ -11,8 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from connectrio.connector.failures import InvalidRequestError
 from connectrio.connectors.duckdb._locations import in_same_form, local_path, path_or_url
-from connectrio.failures import InvalidRequestError
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import DataFrame, Dir, File
 

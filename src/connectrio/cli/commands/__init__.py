@@ -1,0 +1,1 @@
+"""Commands, one to a file."""

@@ -1,0 +1,122 @@
+"""Running a command on an event loop, so that a signal ends it in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+from anyio.abc import TaskStatus
+
+from connectrio.cli.errors import INTERRUPTED, CommandError
+
+if TYPE_CHECKING:
+    from connectrio.host.settings import Backend
+
+__all__ = ["Interrupts", "event_loop", "run", "unwrapped"]
+
+T = TypeVar("T")
+
+
+class Interrupts:
+    """What SIGINT and SIGTERM do to a command: they cancel it, and it ends as "interrupted".
+
+    :param graceful: the first signal cancels only the command's `cancellable` block, be it running or still to come,
+        so that the command can see to things; the second one cancels everything
+    :ivar notify: called when the first signal comes before there is anything that it may cancel
+    """
+
+    def __init__(self, *, graceful: bool = False) -> None:
+        self.notify: Callable[[], None] = _nothing
+        self._graceful = graceful
+        self._count = 0
+        self._block: anyio.CancelScope | None = None
+
+    def cancellable(self) -> anyio.CancelScope:
+        """A block that the first signal ends; the command goes on behind it."""
+        self._block = anyio.CancelScope()
+        if self._count:
+            self._block.cancel()
+        return self._block
+
+    async def watch(self, everything: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        """Wait for signals."""
+        from connectrio.host.signals import receive_signals  # with structlog
+
+        with receive_signals(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                self._count += 1
+                if not self._graceful or self._count > 1:
+                    everything.cancel()
+                elif self._block is not None:
+                    self._block.cancel()
+                else:
+                    self.notify()
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""
+
+
+def run(command: Callable[[], Awaitable[T]], backend: Backend | None = None, interrupts: Interrupts | None = None) -> T:
+    """Run `command` to its end.
+
+    :param backend: uvloop where it is installed, else asyncio
+    :param interrupts: for a command that has something to see to when it is interrupted
+    :raises CommandError: what the command raises; also when a signal ended it, or the backend is not installed
+    """
+    name, options = event_loop(backend)
+    return anyio.run(_run, command, interrupts or Interrupts(), backend=name, backend_options=options)
+
+
+def event_loop(backend: Backend | None) -> tuple[str, dict[str, bool]]:
+    """What `anyio.run` takes as `backend` and `backend_options`.
+
+    :raises CommandError: the backend is not installed
+    """
+    from connectrio.host.settings import anyio_backend, default_backend
+
+    try:
+        return anyio_backend(backend or default_backend())
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+async def _run(command: Callable[[], Awaitable[T]], interrupts: Interrupts) -> T:
+    results: list[T] = []
+    failure: Exception | None = None
+    async with anyio.create_task_group() as watcher:
+        with anyio.CancelScope() as scope:
+            await watcher.start(interrupts.watch, scope)
+            try:
+                with unwrapped():
+                    results.append(await command())
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the group that would wrap it
+                failure = error
+        watcher.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not results:
+        raise CommandError("interrupted", code=INTERRUPTED)
+    return results[0]
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Around a task group: what its tasks raise comes out as it is. Of several errors, an unexpected one counts."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        leaves = list(_leaves(group))
+        raise next((error for error in leaves if not isinstance(error, CommandError)), leaves[0]) from group
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

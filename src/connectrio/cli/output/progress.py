@@ -1,0 +1,107 @@
+"""Showing a job while it runs: a live line on a terminal, a plain line for each change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from connectrio.cli.output.render import FINAL, line_text, phase_name, struct_document
+from connectrio.idl.flyteidl2.connector import Resource
+from connectrio.idl.flyteidl2.logs.dataplane import LogLine
+from connectrio.rpc import GRPCError, Status
+from connectrio.terminal import console, is_terminal, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["JobView", "job_view"]
+
+
+class JobView:
+    """Shows a job on a stream that nobody may be looking at: one plain line for each change."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._shown = ""
+
+    def say(self, text: str, style: str = "") -> None:  # noqa: ARG002 - for views that have styles
+        """Show a line of the command's own."""
+        print(printable(text), file=self._stream, flush=True)
+
+    def state(self, resource: Resource) -> None:
+        """Show the phase and how far the job has come, where that is news. The outcome is for the command to show."""
+        percent = _percent_done(resource)
+        progress = "" if percent is None else f"{percent:.0f} %"
+        summary = "  ".join(part for part in (phase_name(resource.phase), progress, resource.message) if part)
+        if summary != self._shown and resource.phase not in FINAL:
+            self._shown = summary
+            self.say(summary)
+
+    def line(self, line: LogLine) -> None:
+        """Show a line of the job's log."""
+        self.say(f"  {line_text(line)}", "dim")
+
+    def notice(self, text: str) -> None:
+        """Show what gets in the way."""
+        self.say(f"warning: {text}", "yellow")
+
+    def log_ended(self, error: GRPCError) -> None:
+        """Show why there will be no more lines, unless the connector has none at all."""
+        if error.status is not Status.UNIMPLEMENTED:
+            self.notice(f"no more log lines: {error.status.name}: {error.message}")
+
+
+class _LiveJobView(JobView):
+    """Shows a job on a terminal: a line that moves, and the log above it."""
+
+    def __init__(self, stream: IO[str], progress: Progress) -> None:
+        super().__init__(stream)
+        self._progress = progress
+        self._task = progress.add_task("", total=None, detail="")
+
+    def say(self, text: str, style: str = "") -> None:
+        """Show a line above the one that moves."""
+        from rich.text import Text
+
+        # not `style=`: that would colour the moving line, too
+        self._progress.console.print(Text(printable(text), style=style))
+
+    def state(self, resource: Resource) -> None:
+        """Move on."""
+        percent = _percent_done(resource)
+        self._progress.update(
+            self._task,
+            description=phase_name(resource.phase),
+            detail=printable(resource.message.partition("\n")[0]),
+            total=None if percent is None else 100.0,
+            completed=percent or 0.0,
+        )
+
+
+@contextmanager
+def job_view(stream: IO[str]) -> Iterator[JobView]:
+    """A view of one job on standard output or error; what moves is gone when the block is left."""
+    if not is_terminal(stream):
+        yield JobView(stream)
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", style="bold cyan", markup=False),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}", style="dim", markup=False, table_column=one_line),
+    )
+    with Progress(*columns, console=console(stderr=stream is sys.stderr), transient=True) as progress:
+        yield _LiveJobView(stream, progress)
+
+
+def _percent_done(resource: Resource) -> float | None:
+    """How much of the job is done; None if its connector does not say so, as `progress` in percent."""
+    progress: Any = struct_document(resource.custom_info).get("progress")
+    return min(max(float(progress), 0.0), 100.0) if isinstance(progress, int | float) else None

@@ -1,0 +1,1 @@
+"""`connectrio serve`: where its settings come from, and running the host."""

@@ -1,0 +1,212 @@
+"""What the author of a connector writes against.
+
+The vocabulary and the signatures are flyte-sdk's (`flyte.connectors`), so that porting a connector means changing its
+imports. What is wider here: each method may be `async def` or a plain `def` (which runs in a worker thread), and a
+connector may have a `lifespan`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+
+import msgspec
+
+from connectrio.connector.failures import passes
+from connectrio.idl.flyteidl2.connector import (
+    GetTaskLogsResponse,
+    GetTaskMetricsResponse,
+    TaskExecutionMetadata,
+)
+from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
+from connectrio.idl.flyteidl2.core import TaskLog, TaskTemplate
+from connectrio.idl.flyteidl2.task import Outputs
+from connectrio.idl.google.protobuf import Struct
+
+__all__ = [
+    "AsyncConnector",
+    "LogsResult",
+    "Phase",
+    "Resource",
+    "ResourceMeta",
+    "ResourceMetaError",
+    "TaskLog",
+]
+
+
+class ResourceMetaError(ValueError):
+    """The bytes of a `resource_meta` are not what this connector's `ResourceMeta` encodes to."""
+
+
+@dataclass
+class ResourceMeta:
+    """What a connector needs to find its job again: a dataclass, sent to the executor and back as JSON.
+
+    Subclass it as a `@dataclass`. Flyte's executor writes it to its logs, so it must hold no secret.
+    """
+
+    def encode(self) -> bytes:
+        """This object as JSON.
+
+        :raises ResourceMetaError: a field holds something that JSON has no form for, or not what it is declared to
+            hold, so that `decode` would refuse it at each poll
+        """
+        name = type(self).__name__
+        try:
+            data = msgspec.json.encode(self)
+            msgspec.json.decode(data, type=type(self))
+        except msgspec.DecodeError as error:
+            raise ResourceMetaError(f"{name} cannot be read back from JSON: {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ResourceMetaError(f"{name} cannot be encoded as JSON: {error}") from error
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """The object that `encode` made `data` from.
+
+        :raises ResourceMetaError: `data` is not a JSON object, or its names or types are not those of this class
+        """
+        try:
+            raw = msgspec.json.decode(data)
+            if not isinstance(raw, dict):
+                raise ResourceMetaError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")
+            unknown = raw.keys() - _field_names(cls)  # type: ignore[arg-type]  # mypy: classes are hashable
+            if unknown:
+                raise ResourceMetaError(f"{cls.__name__} has no field named {', '.join(map(repr, sorted(unknown)))}")
+            return msgspec.convert(raw, cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ResourceMetaError(f"{cls.__name__}: {error}") from error
+
+
+@cache
+def _field_names(cls: type[ResourceMeta]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(cls))
+
+
+M = TypeVar("M", bound=ResourceMeta)
+
+
+@dataclass
+class Resource:
+    """The state of a job, as `get` reports it.
+
+    :ivar phase: where the job stands; SUCCEEDED, FAILED, ABORTED and RETRYABLE_FAILED are final
+    :ivar message: shown to the user for failed and queued jobs
+    :ivar log_links: links to the job's logs or console
+    :ivar outputs: output name → value; only read once the job has SUCCEEDED. None leaves the outputs unset, and the
+        executor then reads `output_prefix/outputs.pb`. An `Outputs` message goes out as it is
+    :ivar custom_info: anything else about the job that JSON can hold. A `Struct` message goes out as it is
+    """
+
+    phase: Phase
+    message: str | None = None
+    log_links: list[TaskLog] | None = None
+    outputs: Mapping[str, Any] | Outputs | None = None
+    custom_info: Mapping[str, Any] | Struct | None = None
+
+
+LogsResult: TypeAlias = Awaitable[GetTaskLogsResponse] | AsyncIterator[GetTaskLogsResponse] | GetTaskLogsResponse
+
+
+class AsyncConnector(ABC, Generic[M]):
+    """The base class of all connectors: how to create, poll and delete one type of task.
+
+    A method is either `async def`, and is cancelled when its call's deadline passes or its client goes away, or a
+    plain `def`, and runs in one of the host's worker threads. Whatever a method raises ends that one call.
+
+    The secrets and configs of the request's connection arrive as further keyword arguments.
+
+    :cvar name: what people see in listings
+    :cvar task_type_name: the task type this connector serves
+    :cvar task_type_version: the version of that task type
+    :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
+    :cvar converts_inputs: whether `create` converts the inputs itself, because another type system rules them: it is
+        then given the request's `Inputs` message in place of the values
+    :cvar create_is_idempotent: calling `create` again under the same `current_call().key` finds the job that is there
+        already. Then the host calls it again after errors that pass, within the call's deadline
+    :cvar adopts_lost_jobs: when the answer to an attempt was lost, its job may serve the next attempt. Its
+        `output_prefix` is another one: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs
+        are taken over in any case
+    """
+
+    name: ClassVar[str] = "Async Connector"
+    task_type_name: ClassVar[str]
+    task_type_version: ClassVar[int] = 0
+    metadata_type: type[M]
+    converts_inputs: ClassVar[bool] = False
+    create_is_idempotent: ClassVar[bool] = False
+    adopts_lost_jobs: ClassVar[bool] = False
+
+    @abstractmethod
+    def create(
+        self,
+        task_template: TaskTemplate,
+        output_prefix: str,
+        inputs: dict[str, Any] | None = None,
+        task_execution_metadata: TaskExecutionMetadata | None = None,
+        **kwargs: Any,
+    ) -> Awaitable[M] | M:
+        """Start the job and return what is needed to find it again.
+
+        :param task_template: the task, its interface and its custom configuration
+        :param output_prefix: where outputs are to be written: a path or a URL
+        :param inputs: input name → Python value, in the interface's order
+        :param task_execution_metadata: who runs this, under which execution, in which attempt
+        """
+
+    @abstractmethod
+    def get(self, resource_meta: M, **kwargs: Any) -> Awaitable[Resource] | Resource:
+        """Report the state of the job.
+
+        A parameter named `output_prefix` is given the request's.
+        """
+
+    @abstractmethod
+    def delete(self, resource_meta: M, **kwargs: Any) -> Awaitable[None] | None:
+        """Cancel the job. Deleting a job that has ended, or twice, is not an error."""
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether a failed `get` may succeed in a moment, so that the host tries again and keeps the error back.
+
+        By default: connection errors and time-outs, Python's own and those of well-known HTTP clients,
+        `TransientError`, and a `GRPCError` with UNAVAILABLE or DEADLINE_EXCEEDED. Override it to name others. It is
+        called on the event loop, so it must not block.
+        """
+        return passes(error)
+
+    def get_metrics(
+        self, resource_meta: M, **kwargs: Any
+    ) -> Awaitable[GetTaskMetricsResponse] | GetTaskMetricsResponse:
+        """Report the job's metrics. Not overridden: the client sees UNIMPLEMENTED.
+
+        Parameters named `queries` (list of str), `start_time`, `end_time` (aware datetimes or None) and `step`
+        (timedelta or None) are given the request's.
+        """
+        raise NotImplementedError(f"{self.name} has no metrics")
+
+    def get_logs(self, resource_meta: M, **kwargs: Any) -> LogsResult:
+        """Report the job's log lines. Not overridden: the client sees UNIMPLEMENTED.
+
+        Either a coroutine (or plain function) that returns one response, or an async generator of many. Parameters
+        named `token` (str, where the previous page ended; "" at first) and `lines` (int, how many are wanted; 0 for
+        the connector's choice) are given the request's.
+        """
+        raise NotImplementedError(f"{self.name} has no logs")
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """The connector's own resources: entered before the host serves, left after its last call has ended.
+
+        A task group opened here may run for as long as the host does.
+        """
+        return _no_resources()
+
+
+@asynccontextmanager
+async def _no_resources() -> AsyncIterator[None]:
+    yield

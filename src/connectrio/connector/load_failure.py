@@ -1,0 +1,13 @@
+"""A connector that could not be loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """An entry point that could not be loaded, and why."""
+
+    source: str
+    error: str

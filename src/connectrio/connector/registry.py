@@ -1,0 +1,129 @@
+"""Which connector serves which task type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from connectrio.connector.base import AsyncConnector
+from connectrio.connector.load_failure import LoadFailure
+from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
+
+__all__ = ["ConnectorNotFoundError", "ConnectorRegistry", "RegisteredConnector", "Registry"]
+
+
+class ConnectorNotFoundError(LookupError):
+    """No connector is registered under that task type and version, or under that name."""
+
+
+@dataclass(frozen=True)
+class RegisteredConnector:
+    """A connector, and where it was loaded from ("entry point duckdb", "module my.connectors", …)."""
+
+    connector: AsyncConnector[Any]
+    source: str
+
+
+class Registry:
+    """Connectors by (task type, version).
+
+    The process has one, behind `ConnectorRegistry`, which modules register with when they are imported. A program
+    that embeds several hosts gives each a `Registry` of its own.
+    """
+
+    def __init__(self) -> None:
+        self._by_category: dict[tuple[str, int], RegisteredConnector] = {}
+        self._source: str | None = None
+        self.failures: list[LoadFailure] = []
+
+    def register(self, connector: AsyncConnector[Any], override: bool = False) -> None:
+        """Serve `connector.task_type_name` in `connector.task_type_version` with `connector`.
+
+        :param override: replace what is registered there already
+        :raises ValueError: something is registered there already, or the connector does not say what it serves
+        :raises TypeError: not an `AsyncConnector` instance
+        """
+        if not isinstance(connector, AsyncConnector):
+            raise TypeError(f"register() takes an instance of an AsyncConnector subclass, got {connector!r}")
+        for attribute in ("task_type_name", "metadata_type"):
+            if not hasattr(connector, attribute):
+                raise ValueError(f"{type(connector).__qualname__} does not set {attribute}")
+        key = (connector.task_type_name, connector.task_type_version)
+        if key in self._by_category and not override:
+            raise ValueError(
+                f"Duplicate connector for task type: {key[0]} and version: {key[1]}"
+                f" (already registered by {self._by_category[key].source}); pass override=True to replace it"
+            )
+        source = self._source or f"module {type(connector).__module__}"
+        self._by_category[key] = RegisteredConnector(connector, source)
+
+    def remove(self, registered: RegisteredConnector) -> None:
+        """Stop serving what `registered` serves, unless something else has replaced it since."""
+        self._by_category = {key: value for key, value in self._by_category.items() if value is not registered}
+
+    def get_connector(self, task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
+        """The connector for that task type in that very version.
+
+        :raises ConnectorNotFoundError: there is none
+        """
+        try:
+            return self._by_category[task_type_name, task_type_version].connector
+        except KeyError:
+            raise ConnectorNotFoundError(
+                f"Cannot find connector for task type: {task_type_name} and version: {task_type_version}"
+            ) from None
+
+    def has(self, task_type_name: str, task_type_version: int = 0) -> bool:
+        """Whether there is a connector for that task type in that very version."""
+        return (task_type_name, task_type_version) in self._by_category
+
+    def registered(self) -> list[RegisteredConnector]:
+        """All connectors, in the order in which they were registered."""
+        return list(self._by_category.values())
+
+    def describe(self) -> list[Connector]:
+        """All connectors as Flyte lists them: one entry for each name, with every task type it serves."""
+        by_name: dict[str, Connector] = {}
+        for name, version in self._by_category:
+            connector = self._by_category[name, version].connector
+            entry = by_name.setdefault(connector.name, Connector(name=connector.name))
+            entry.supported_task_categories.append(TaskCategory(name=name, version=version))
+        return list(by_name.values())
+
+    def describe_one(self, name: str) -> Connector:
+        """The entry of `describe` with that name.
+
+        :raises ConnectorNotFoundError: there is none
+        """
+        for entry in self.describe():
+            if entry.name == name:
+                return entry
+        raise ConnectorNotFoundError(f"Cannot find connector for name: {name}.")
+
+    @contextmanager
+    def loading(self, source: str) -> Iterator[None]:
+        """What modules register inside this block comes here, and is recorded as coming from `source`."""
+        before = self._source, ConnectorRegistry.default
+        self._source, ConnectorRegistry.default = source, self
+        try:
+            yield
+        finally:
+            self._source, ConnectorRegistry.default = before
+
+
+class ConnectorRegistry:
+    """The process's own registry, under the names flyte-sdk gives it: `ConnectorRegistry.register(MyConnector())`."""
+
+    default: ClassVar[Registry] = Registry()
+
+    @staticmethod
+    def register(connector: AsyncConnector[Any], override: bool = False) -> None:
+        """See `Registry.register`."""
+        ConnectorRegistry.default.register(connector, override)
+
+    @staticmethod
+    def get_connector(task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
+        """See `Registry.get_connector`."""
+        return ConnectorRegistry.default.get_connector(task_type_name, task_type_version)

@@ -1,0 +1,94 @@
+"""The host's HTTP side: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people.
+
+The web server is imported when somebody connects: it takes some 70 ms and 3 MB, which a host that is only asked for its
+gRPC health never needs.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import TaskStatus
+from prometheus_client import CollectorRegistry
+
+from connectrio.connector.load_failure import LoadFailure
+
+__all__ = ["ExporterSource", "serve_exporter"]
+
+Address = tuple[str, int]
+
+
+class ExporterSource(Protocol):
+    """What the exporter asks of the host, at each request."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new work is welcome: what /readyz turns into 200 or 503."""
+
+    @property
+    def state(self) -> str:
+        """Where the host is in its life: "starting", "serving", "draining", "stopped"."""
+
+    @property
+    def connectors(self) -> int:
+        """How many connectors are served."""
+
+    @property
+    def failures(self) -> Sequence[LoadFailure]:
+        """What could not be loaded."""
+
+    @property
+    def collectors(self) -> CollectorRegistry:
+        """What /metrics shows."""
+
+    @property
+    def processes(self) -> Sequence[Mapping[str, Any]]:
+        """How each process is, where several host; else nothing."""
+
+    async def refresh(self) -> None:
+        """Bring all of the above up to date."""
+
+
+async def serve_exporter(
+    sockets: Sequence[socket.socket],
+    source: ExporterSource,
+    *,
+    task_status: TaskStatus[list[Address]] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
+
+    Started with `TaskGroup.start`, this reports the (host, port) of each socket.
+
+    :param sockets: bound and listening; owned by the exporter from here on, and closed when this returns
+    """
+    try:
+        task_status.started([each.getsockname()[:2] for each in sockets])
+        await _first_connection(sockets)
+        on_trio = anyio.get_cancelled_exc_class().__module__.partition(".")[0] == "trio"
+        # in a thread, so that calls are served meanwhile
+        serve_http, hypercorn_serve = await anyio.to_thread.run_sync(_load, "trio" if on_trio else "asyncio")
+        await serve_http(sockets, source, hypercorn_serve)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _load(event_loop: str) -> tuple[Callable[..., Awaitable[None]], Callable[..., Awaitable[None]]]:
+    """What serves, and what that needs of hypercorn for an event loop: "asyncio" or "trio"."""
+    return import_module("connectrio.host.exporter._http").serve_http, import_module(f"hypercorn.{event_loop}").serve
+
+
+async def _first_connection(sockets: Sequence[socket.socket]) -> None:
+    """Wait until somebody connects; they are accepted by the web server."""
+
+    async def wait(listening: socket.socket, scope: anyio.CancelScope) -> None:
+        await anyio.wait_readable(listening)
+        scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for each in sockets:
+            tasks.start_soon(wait, each, tasks.cancel_scope)

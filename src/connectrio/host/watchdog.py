@@ -1,0 +1,233 @@
+"""Notices that the event loop is blocked, says by whom, and answers the probes meanwhile.
+
+A connector's `async def` that blocks holds up every other call. The event loop cannot tell, for it stands still; so a
+thread looks after it:
+
+1. A task on the event loop notes the time a few times a second. When that is overdue, the thread looks at what the
+   event loop's own thread is doing, and names the connector's method and line that it finds on its stack.
+2. Until the event loop is free again, the thread takes the exporter's connections: /metrics is answered as ever, and
+   all else with 503, so that Kubernetes sees what is wrong instead of a probe that takes too long.
+3. When the thread itself was held up, nothing is concluded: the whole process was, by a busy machine or a debugger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import anyio
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from connectrio.connector.registry import Registry
+from connectrio.logs import get_logger
+from connectrio.service import Metrics
+from connectrio.service.log_stream import send_responses
+from connectrio.service.methods import ConnectorMethod
+
+__all__ = ["Culprit", "Watchdog", "find_culprit"]
+
+logger = get_logger("connectrio.host.watchdog")
+
+# where methods of connectors are called, and the name that the method has there
+_CALLERS = {ConnectorMethod.__call__.__code__: "self", send_responses.__code__: "method"}
+_NOBODY = "unknown"
+# frames of the stack that the log shows
+_DEPTH = 12
+# seconds that a prober gets to send its request
+_PATIENCE = 0.5
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Who blocks the event loop.
+
+    :ivar task_type: the connector's; "unknown" if none of its code runs
+    :ivar operation: its method's name; "unknown" for code that no method has called, as in a lifespan
+    :ivar method: "DuckDBConnector.get"
+    :ivar line: where in the connector's code, "my_connector.py:42 in get"; else where in any
+    """
+
+    task_type: str
+    operation: str
+    method: str
+    line: str
+
+
+@dataclass(frozen=True)
+class _Block:
+    began: float
+    culprit: Culprit
+
+
+class Watchdog:
+    """Looks after one event loop.
+
+    :param seconds: for which it may be blocked
+    :param registry: whose connectors may be to blame
+    :param sockets: the exporter's; duplicates of them are held while this runs
+    """
+
+    def __init__(
+        self, seconds: float, *, metrics: Metrics, registry: Registry, sockets: Sequence[socket.socket] = ()
+    ) -> None:
+        self._seconds = seconds
+        self._period = min(0.25, seconds / 4)
+        self._metrics = metrics
+        self._registry = registry
+        self._sockets = list(sockets)
+        self._stop = threading.Event()
+        self._beat = time.monotonic()
+        self._loop_thread = 0
+        self._block: _Block | None = None
+
+    @property
+    def culprit(self) -> Culprit | None:
+        """Who blocks the event loop now, if it is blocked."""
+        block = self._block
+        return None if block is None else block.culprit
+
+    async def run(self) -> None:
+        """Look after the event loop that this runs on, until cancelled."""
+        self._loop_thread = threading.get_ident()
+        self._beat = time.monotonic()
+        duplicates = [each.dup() for each in self._sockets]
+        threading.Thread(target=self._watch, args=[duplicates], name="connectrio watchdog", daemon=True).start()
+        try:
+            while True:
+                self._beat = time.monotonic()
+                await anyio.sleep(self._period)
+        finally:
+            self._stop.set()
+
+    # the thread's part
+
+    def _watch(self, sockets: list[socket.socket]) -> None:
+        try:
+            looked = time.monotonic()
+            while not self._stop.is_set():
+                self._wait(sockets)
+                now = time.monotonic()
+                if now - looked < self._period + self._seconds / 2:
+                    self._look(now)
+                looked = time.monotonic()
+        finally:
+            for each in sockets:
+                each.close()
+
+    def _wait(self, sockets: list[socket.socket]) -> None:
+        block = self._block
+        if block is None or not sockets:
+            self._stop.wait(self._period)
+            return
+        ready, _, _ = select.select(sockets, [], [], self._period)
+        for each in ready:
+            with suppress(OSError):  # the event loop was quicker, or the prober is gone
+                connection, _ = each.accept()
+                with connection:
+                    self._answer(connection, block)
+
+    def _look(self, now: float) -> None:
+        is_late = now - self._beat > self._period + self._seconds
+        if is_late and self._block is None:
+            self._blocked(now)
+        elif not is_late and self._block is not None:
+            self._free(now, self._block)
+
+    def _blocked(self, now: float) -> None:
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented, for debuggers
+        if frame is None:
+            return
+        culprit = find_culprit(frame, self._registry)
+        self._block = _Block(self._beat, culprit)
+        self._metrics.loop_blocked(culprit.task_type, culprit.operation)
+        logger.error(
+            "the event loop is blocked, and with it all calls; make the method a plain `def`, or await",
+            method=culprit.method,
+            line=culprit.line,
+            task_type=culprit.task_type,
+            operation=culprit.operation,
+            seconds=round(now - self._beat, 3),
+            stack="".join(traceback.format_stack(frame, _DEPTH)),
+        )
+
+    def _free(self, now: float, block: _Block) -> None:
+        seconds = now - block.began
+        self._metrics.loop_was_blocked(block.culprit.task_type, block.culprit.operation, seconds)
+        logger.warning(
+            "the event loop is free again",
+            method=block.culprit.method,
+            line=block.culprit.line,
+            seconds=round(seconds, 3),
+        )
+        self._block = None
+
+    def _answer(self, connection: socket.socket, block: _Block) -> None:
+        connection.settimeout(_PATIENCE)
+        path = connection.recv(4096).decode("latin-1").partition(" ")[2].partition(" ")[0]
+        if path.partition("?")[0].rstrip("/") in ("", "/metrics"):
+            connection.sendall(_response("200 OK", CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)))
+            return
+        report = {
+            "state": "blocked",
+            "method": block.culprit.method,
+            "line": block.culprit.line,
+            "seconds": round(time.monotonic() - block.began, 3),
+        }
+        connection.sendall(_response("503 Service Unavailable", "application/json", json.dumps(report).encode()))
+
+
+def _response(status: str, content_type: str, body: bytes) -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def find_culprit(frame: FrameType, registry: Registry) -> Culprit:
+    """Whose code runs in `frame`, the innermost one of a thread.
+
+    The method is the one that the host has called further down the same stack, if it has called one; so nothing is
+    guessed. Code of a connector's package that no method has called is named as such.
+    """
+    places = _places(registry)
+    own: FrameType | None = None
+    owner = _NOBODY
+    called = current = frame
+    while True:
+        if current.f_code in _CALLERS:
+            method = current.f_locals[_CALLERS[current.f_code]]
+            return Culprit(method.owner, method.operation.value, method.label, _place(own or called))
+        if own is None:
+            owner = next((name for place, name in places if current.f_code.co_filename.startswith(place)), _NOBODY)
+            own = current if owner != _NOBODY else None
+        if current.f_back is None:
+            break
+        called, current = current, current.f_back
+    return Culprit(owner, _NOBODY, (own or frame).f_code.co_qualname, _place(own or frame))
+
+
+def _places(registry: Registry) -> list[tuple[str, str]]:
+    """Where the code of connectors is, a file or a package's directory; and their task types."""
+    found = []
+    for registered in registry.registered():
+        module = sys.modules.get(type(registered.connector).__module__)
+        if module is not None and module.__file__ is not None:
+            path = Path(module.__file__)
+            place = f"{path.parent}{os.sep}" if module.__package__ else str(path)
+            found.append((place, registered.connector.task_type_name))
+    return found
+
+
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"

@@ -1,0 +1,1 @@
+"""A declared type, to Python and back."""

@@ -1,0 +1,151 @@
+"""References to stored data: files, directories and data frames. Nothing here opens what they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from connectrio.idl.flyteidl2.core import (
+    Blob,
+    BlobMetadata,
+    BlobType,
+    BlobTypeBlobDimensionality,
+    Literal,
+    Scalar,
+    StructuredDataset,
+    StructuredDatasetMetadata,
+    StructuredDatasetType,
+)
+from connectrio.literals.codecs.base import Codec
+from connectrio.literals.codecs.text import encodable
+from connectrio.literals.describe import describe_value
+from connectrio.literals.errors import LiteralError, mismatch
+from connectrio.literals.values import DataFrame, Dir, File
+
+__all__ = ["BLOB_TYPES", "PICKLE_FORMAT", "BlobReference", "DataFrameReference", "read_blob", "read_dataframe"]
+
+T = TypeVar("T")
+
+PICKLE_FORMAT = "PythonPickle"
+"""The format of blobs in which flyte-sdk stores what it has no type for."""
+
+_DIMENSIONALITY = {File: BlobTypeBlobDimensionality.SINGLE, Dir: BlobTypeBlobDimensionality.MULTIPART}
+BLOB_TYPES: dict[int, type[File | Dir]] = {
+    BlobTypeBlobDimensionality.SINGLE: File,
+    BlobTypeBlobDimensionality.MULTIPART: Dir,
+}
+"""What a blob of each dimensionality becomes."""
+
+
+@dataclass(frozen=True)
+class BlobReference(Codec):
+    """`File` or `Dir`. A text is taken as the path, a dictionary as the fields."""
+
+    value_type: type[File | Dir]
+    format: str = ""
+    converts: bool = True
+
+    @property
+    def label(self) -> str:
+        return self.value_type.__name__
+
+    def to_python(self, literal: Literal) -> File | Dir:
+        if literal.scalar is not None and literal.scalar.blob is not None:
+            value = read_blob(literal.scalar.blob, literal.hash)
+            if isinstance(value, self.value_type):
+                return value
+        reference: File | Dir = self.unusual(literal)
+        return reference
+
+    def from_plain(self, value: Any) -> File | Dir:
+        if isinstance(value, self.value_type):
+            return value
+        if self.converts and isinstance(value, str):
+            return self.value_type(path=value, format=self.format)
+        if self.converts and isinstance(value, dict):
+            return _from_fields(value, self.value_type)
+        raise mismatch(self.label, describe_value(value))
+
+    def to_literal(self, value: Any) -> Literal:
+        reference = self.from_plain(value)
+        kind = BlobType(format=reference.format or self.format, dimensionality=_DIMENSIONALITY[self.value_type])
+        blob = Blob(metadata=BlobMetadata(type=kind), uri=encodable(reference.path))
+        return Literal(scalar=Scalar(blob=blob), hash=reference.hash or "")
+
+    def exact(self) -> Codec:
+        return dataclasses.replace(self, converts=False)
+
+
+@dataclass(frozen=True)
+class DataFrameReference(Codec):
+    """`DataFrame`. A text is taken as the URI, a dictionary as the fields."""
+
+    declared: StructuredDatasetType
+    converts: bool = True
+    label = "DataFrame"
+
+    @classmethod
+    def any(cls) -> DataFrameReference:
+        """Data frames of any format, with any columns."""
+        return cls(StructuredDatasetType())
+
+    def to_python(self, literal: Literal) -> DataFrame:
+        if literal.scalar is not None and literal.scalar.structured_dataset is not None:
+            return read_dataframe(literal.scalar.structured_dataset, literal.hash)
+        value: DataFrame = self.unusual(literal)
+        return value
+
+    def from_plain(self, value: Any) -> DataFrame:
+        if isinstance(value, DataFrame):
+            return value
+        if self.converts and isinstance(value, str):
+            return DataFrame(uri=value, format=self.declared.format)
+        if self.converts and isinstance(value, dict):
+            return _from_fields(value, DataFrame)
+        raise mismatch(self.label, describe_value(value))
+
+    def to_literal(self, value: Any) -> Literal:
+        reference = self.from_plain(value)
+        if not reference.uri:
+            raise LiteralError("a DataFrame needs the uri at which its data are stored")
+        kind = dataclasses.replace(self.declared, format=reference.format or self.declared.format)
+        metadata = StructuredDatasetMetadata(structured_dataset_type=kind)
+        dataset = StructuredDataset(uri=encodable(reference.uri), metadata=metadata)
+        return Literal(scalar=Scalar(structured_dataset=dataset), hash=reference.hash or "")
+
+    def exact(self) -> Codec:
+        return dataclasses.replace(self, converts=False)
+
+
+def _from_fields(fields: dict[Any, Any], value_type: type[T]) -> T:
+    try:
+        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, value_type)
+    except msgspec.ValidationError as error:
+        raise LiteralError(f"expected {value_type.__name__}, got {describe_value(fields)}: {error}") from None
+
+
+def read_blob(blob: Blob, digest: str) -> File | Dir:
+    """The file or directory that a blob names.
+
+    :param digest: the hash of the literal that holds the blob; "" for none
+    :raises LiteralError: it is a blob of a kind that Flyte does not have
+    """
+    kind = blob.metadata.type if blob.metadata is not None else None
+    if kind is None:
+        return File(path=blob.uri, hash=digest or None)
+    value_type = BLOB_TYPES.get(kind.dimensionality)
+    if value_type is None:
+        raise LiteralError(f"expected File or Dir, got a blob of the unknown kind {int(kind.dimensionality)}")
+    return value_type(path=blob.uri, format=kind.format, hash=digest or None)
+
+
+def read_dataframe(dataset: StructuredDataset, digest: str) -> DataFrame:
+    """The data frame that a structured dataset names.
+
+    :param digest: the hash of the literal that holds the dataset; "" for none
+    """
+    kind = dataset.metadata.structured_dataset_type if dataset.metadata is not None else None
+    return DataFrame(uri=dataset.uri, format="" if kind is None else kind.format, hash=digest or None)

@@ -1,0 +1,1 @@
+"""A JSON schema, to Python and back."""

@@ -1,0 +1,370 @@
+"""What a JSON schema allows, and what of it Python gets: a shape for each kind of schema.
+
+Plain data come in, from MessagePack or a protobuf Struct; the values of a connector's inputs come out. As in flyte-sdk,
+texts with a format (dates, times, base64) stay texts, and the members of an enum are not checked: pydantic models are
+declared with the names of members, and come with names in some places and with values in others.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from connectrio.literals.codecs.base import Codec
+from connectrio.literals.codecs.containers import each_item
+from connectrio.literals.describe import describe_value, quoted_name, quoted_names
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, mismatch, too_deep
+
+__all__ = [
+    "Anything",
+    "Choice",
+    "Fit",
+    "Impossible",
+    "Items",
+    "Leaf",
+    "Names",
+    "OneOf",
+    "Reading",
+    "Reference",
+    "Shape",
+    "Tuple",
+    "one_budget",
+]
+
+MAX_DEFAULTS = 1_000_000
+"""How many values may come from defaults of a schema, for one input.
+
+A byte in a request can stand for an object, and an object for as many defaults as the schema has.
+"""
+
+# an object of defaults may be a field of another; one that is a field of itself would have no end
+_DEEPEST_DEFAULT = 8
+
+
+class Fit(IntEnum):
+    """How well a value fits a shape, at a glance."""
+
+    NO = 0
+    CONVERTED = 1
+    LOOSELY = 2
+    EXACTLY = 3
+
+
+@dataclass
+class Budget:
+    """How many more values may come from defaults."""
+
+    left: int = MAX_DEFAULTS
+
+    def renew(self) -> None:
+        """Begin again, for another input."""
+        self.left = MAX_DEFAULTS
+
+    def take(self, count: int) -> None:
+        """:raises LiteralError: there are more than `MAX_DEFAULTS`"""
+        self.left -= count
+        if self.left < 0:
+            raise LiteralError(f"more than {MAX_DEFAULTS} values would come from the schema's defaults")
+
+
+_budget: ContextVar[Budget | None] = ContextVar("connectrio.literals.budget", default=None)
+
+
+@contextmanager
+def one_budget() -> Iterator[Budget]:
+    """Let all that is read within, such as the items of a list, have one budget together: the one that this gives."""
+    budget = Budget()
+    token = _budget.set(budget)
+    try:
+        yield budget
+    finally:
+        _budget.reset(token)
+
+
+@dataclass
+class Reading:
+    """The state of reading one value.
+
+    :ivar exact: whether nothing may be converted and nothing left out
+    :ivar budget: of what may come from defaults
+    :ivar references: how many references have been followed to get here
+    """
+
+    exact: bool = False
+    budget: Budget = field(default_factory=lambda: _budget.get() or Budget())
+    references: int = 0
+
+
+class Shape(ABC):
+    """What one JSON schema allows."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The shape as a person reads it: `list[int]`, `Point`."""
+
+    @abstractmethod
+    def read(self, value: Any, reading: Reading) -> Any:
+        """What Python gets for plain data.
+
+        :raises LiteralError: the data are not of this shape
+        """
+
+    @abstractmethod
+    def fit(self, value: Any, depth: int = 0) -> Fit:
+        """How well `value` fits, by what can be seen without going through all of it.
+
+        :param depth: of `value` in the one that is asked about; looking goes one level deep
+        """
+
+    def absent(self, reading: Reading) -> Any:  # noqa: ARG002 - for those who have something to make
+        """What a field of this shape is that need not be there, is not there, and has no default."""
+        return None
+
+
+@dataclass(frozen=True)
+class Anything(Shape):
+    """All plain data."""
+
+    label: str = "Any"
+
+    def read(self, value: Any, reading: Reading) -> Any:  # noqa: ARG002 - takes everything
+        return value
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - takes everything
+        return Fit.LOOSELY
+
+
+@dataclass(frozen=True)
+class Impossible(Shape):
+    """A schema that has no values here, and why."""
+
+    why: str
+    label: str = "nothing"
+
+    def read(self, value: Any, reading: Reading) -> Any:  # noqa: ARG002 - takes nothing
+        raise LiteralError(self.why)
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - takes nothing
+        return Fit.NO
+
+
+@dataclass(frozen=True)
+class Leaf(Shape):
+    """Values of one codec.
+
+    :ivar natural: the classes whose values, as far as MessagePack has them, it takes as they are
+    """
+
+    codec: Codec
+    natural: tuple[type, ...]
+
+    @property
+    def label(self) -> str:
+        return self.codec.label
+
+    def read(self, value: Any, reading: Reading) -> Any:
+        if type(value) in self.natural:
+            return value
+        return (self.codec.exact() if reading.exact else self.codec).from_plain(value)
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - there is nothing below
+        if type(value) in self.natural:
+            return Fit.EXACTLY
+        try:
+            self.codec.from_plain(value)
+        except LiteralError:
+            return Fit.NO
+        return Fit.CONVERTED
+
+
+@dataclass(frozen=True)
+class Choice(Shape):
+    """The members of an enum, or a constant: texts or numbers, which are not checked to be among them."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def label(self) -> str:
+        return f"enum[{quoted_names([str(value) for value in self.values])}]"
+
+    def read(self, value: Any, reading: Reading) -> Any:  # noqa: ARG002 - a member is a member
+        if not isinstance(value, str | int | float):
+            raise mismatch(self.label, describe_value(value))
+        # a protobuf Struct has floats alone
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - there is nothing below
+        if not isinstance(value, str | int | float):
+            return Fit.NO
+        return Fit.EXACTLY if value in self.values else Fit.LOOSELY
+
+
+@dataclass(frozen=True)
+class Items(Shape):
+    """Lists of one shape."""
+
+    item: Shape
+
+    @property
+    def label(self) -> str:
+        return f"list[{self.item.label}]"
+
+    def read(self, value: Any, reading: Reading) -> list[Any]:
+        if not isinstance(value, list | tuple):
+            raise mismatch(self.label, describe_value(value))
+        return each_item(lambda item: self.item.read(item, reading), value)
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:
+        if not isinstance(value, list | tuple):
+            return Fit.NO
+        return _fit_of_first(self.item, value, depth)
+
+    def absent(self, reading: Reading) -> Any:  # noqa: ARG002 - costs nothing
+        return []
+
+
+@dataclass(frozen=True)
+class Tuple(Shape):
+    """Lists of so many items, each of its own shape."""
+
+    items: tuple[Shape, ...]
+
+    @property
+    def label(self) -> str:
+        return f"tuple[{', '.join(item.label for item in self.items)}]"
+
+    def read(self, value: Any, reading: Reading) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or len(value) != len(self.items):
+            raise mismatch(self.label, describe_value(value))
+        pairs = zip(self.items, value, strict=True)
+        return tuple(each_item(lambda pair: pair[0].read(pair[1], reading), pairs))
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:
+        if not isinstance(value, list | tuple) or len(value) != len(self.items):
+            return Fit.NO
+        return _fit_of_first(self.items[0], value, depth) if value else Fit.EXACTLY
+
+
+@dataclass(frozen=True)
+class Names(Shape):
+    """Dictionaries of one shape. Their keys are texts, as in JSON: what were integers are texts, too."""
+
+    value: Shape
+
+    @property
+    def label(self) -> str:
+        return f"dict[str, {self.value.label}]"
+
+    def read(self, value: Any, reading: Reading) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise mismatch(self.label, describe_value(value))
+        result: dict[str, Any] = {}
+        key: Any = None
+        try:
+            for key, item in value.items():
+                result[key if isinstance(key, str) else str(key)] = self.value.read(item, reading)
+        except LiteralError as error:
+            error.inside(key)
+            raise
+        return result
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:
+        if not isinstance(value, dict):
+            return Fit.NO
+        return _fit_of_first(self.value, list(value.values())[:1], depth)
+
+    def absent(self, reading: Reading) -> Any:  # noqa: ARG002 - costs nothing
+        return {}
+
+
+def _fit_of_first(item: Shape, values: Sequence[Any], depth: int) -> Fit:
+    if not values or depth:
+        return Fit.EXACTLY
+    return max(Fit.CONVERTED, item.fit(values[0], depth + 1))
+
+
+@dataclass(frozen=True)
+class OneOf(Shape):
+    """Values of one of several shapes: of the one that fits best, and of those that fit alike, the first.
+
+    :ivar discriminator: the field of an object that says which it is; "" for none
+    :ivar mapping: what that field says → the shape
+    """
+
+    variants: tuple[Shape, ...]
+    discriminator: str = ""
+    mapping: Mapping[Any, Shape] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return " | ".join(variant.label for variant in self.variants)
+
+    def read(self, value: Any, reading: Reading) -> Any:
+        if self.mapping and isinstance(value, dict):
+            return self._meant(value).read(value, reading)
+        best = max(self.variants, key=lambda variant: variant.fit(value))
+        if best.fit(value) is Fit.NO:
+            raise mismatch(self.label, describe_value(value))
+        return best.read(value, reading)
+
+    def _meant(self, value: dict[Any, Any]) -> Shape:
+        said = value.get(self.discriminator)
+        variant = self.mapping.get(said) if isinstance(said, str | int) else None
+        if variant is None:
+            known = quoted_names([str(name) for name in self.mapping])
+            field_name = quoted_name(self.discriminator)
+            raise LiteralError(f"the field {field_name}, which says what this is, is to be one of {known}")
+        return variant
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:
+        return Fit.LOOSELY if depth else max(variant.fit(value, depth + 1) for variant in self.variants)
+
+
+class Reference(Shape):
+    """A schema that has a name, and may be part of itself.
+
+    :param find: makes the shape; called once, when a value is first read
+    """
+
+    def __init__(self, name: str, find: Callable[[], Shape]) -> None:
+        self._name = name
+        self._find = find
+        self._target: Shape | None = None
+
+    @property
+    def label(self) -> str:
+        return self._name
+
+    @property
+    def target(self) -> Shape:
+        """The shape that is meant."""
+        if self._target is None:
+            self._target = self._find()
+        return self._target
+
+    def read(self, value: Any, reading: Reading) -> Any:
+        if reading.references > 2 * MAX_DEPTH:  # of a schema that is nothing but itself
+            raise too_deep()
+        reading.references += 1
+        try:
+            return self.target.read(value, reading)
+        finally:
+            reading.references -= 1
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:
+        return self.target.fit(value, depth)
+
+    def absent(self, reading: Reading) -> Any:
+        if reading.references > _DEEPEST_DEFAULT:
+            return None
+        reading.references += 1
+        try:
+            return self.target.absent(reading)
+        finally:
+            reading.references -= 1

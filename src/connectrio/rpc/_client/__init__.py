@@ -1,0 +1,1 @@
+"""The client: channels and the calls on them."""

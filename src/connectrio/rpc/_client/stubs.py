@@ -1,0 +1,183 @@
+"""betterproto2's stubs on our channels: no asyncio, and nothing left to the garbage collector or to chance.
+
+betterproto2 sends a bidirectional call's messages with `asyncio.ensure_future`: a task that nobody owns, and on trio an
+error. It goes on sending when the server has ended the call. And a stub's generator that is closed does not close the
+one that it reads from. Calls on our channels do better; stubs on other channels are not touched.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from functools import wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from betterproto2.grpclib import ServiceStub
+from grpclib.const import Cardinality
+
+if TYPE_CHECKING:
+    from connectrio.rpc._client.call import ClientStream
+
+
+def _unary_stream(
+    stub: ServiceStub, route: str, request: Any, response_type: type[Any], **options: Any
+) -> AsyncIterator[Any]:
+    call = _request(stub, route, Cardinality.UNARY_STREAM, type(request), response_type, **options)
+    return _Responses(call, request)
+
+
+def _stream_stream(
+    stub: ServiceStub, route: str, messages: Any, request_type: type[Any], response_type: type[Any], **options: Any
+) -> AsyncIterator[Any]:
+    call = _request(stub, route, Cardinality.STREAM_STREAM, request_type, response_type, **options)
+    return _Responses(call, None, _Sender(stub.channel, call, messages))
+
+
+def _request(
+    stub: ServiceStub,
+    route: str,
+    cardinality: Cardinality,
+    request_type: type[Any],
+    response_type: type[Any],
+    *,
+    timeout: float | None = None,
+    deadline: Any = None,
+    metadata: Any = None,
+) -> Any:
+    return stub.channel.request(
+        route,
+        cardinality,
+        request_type,
+        response_type,
+        timeout=stub.timeout if timeout is None else timeout,
+        deadline=stub.deadline if deadline is None else deadline,
+        metadata=stub.metadata if metadata is None else metadata,
+    )
+
+
+class _Responses(AsyncIterator[Any]):
+    """The responses of one call, for a stub's generator to read.
+
+    When that generator is closed early it just lets go of what it reads from. So this is no generator, which the event
+    loop would have to finish at some time (trio warns of it), but an object whose own end is the call's.
+
+    :param request: the one message of a call that does not stream its requests
+    :param sender: sends the messages of one that does
+    """
+
+    def __init__(self, call: ClientStream[Any, Any], request: Any, sender: _Sender | None = None) -> None:
+        self._call = call
+        self._request = request
+        self._sender = sender
+        self._open = AsyncExitStack()
+        self._is_begun = self._is_over = False
+        self._thread = threading.get_ident()
+
+    async def __anext__(self) -> Any:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            if not self._is_begun:
+                await self._begin()
+            message = await self._call.recv_message()
+        except BaseException:
+            self._is_over = True
+            await self._open.__aexit__(*sys.exc_info())
+            raise
+        if message is not None:
+            return message
+        self._is_over = True
+        await self._open.aclose()
+        raise StopAsyncIteration
+
+    async def _begin(self) -> None:
+        self._is_begun = True
+        await self._open.enter_async_context(self._call)
+        if self._sender is None:
+            await self._call.send_message(self._request, end=True)
+        else:
+            await self._open.enter_async_context(self._sender)
+
+    def __del__(self) -> None:
+        # in another thread, a collector of cycles is at work; the channel's end will do
+        if self._is_begun and not self._is_over and threading.get_ident() == self._thread:
+            if self._sender is not None:
+                self._sender.scope.cancel()
+            self._call.abandon()
+
+
+class _Sender:
+    """Sends a call's messages while somebody else receives; what the messages' source raises reaches the receiver."""
+
+    def __init__(self, channel: Any, call: ClientStream[Any, Any], messages: Any) -> None:
+        self.scope = anyio.CancelScope()
+        self._channel = channel
+        self._call = call
+        self._messages = messages
+        self._ended = anyio.Event()
+        self._error: Exception | None = None
+
+    async def __aenter__(self) -> None:
+        await self._call.send_request()
+        self._channel.start_soon(self._run)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def _run(self) -> None:
+        try:
+            with self.scope:
+                await self._call.send_all(self._messages)
+        except Exception as error:  # noqa: BLE001 - it is the caller's iterator, and the caller's error
+            self._error = error
+            await self._call.cancel()
+        finally:
+            self._ended.set()
+
+
+async def _send_messages(call: ClientStream[Any, Any], messages: Any) -> None:
+    await call.send_all(messages)
+
+
+def adopt_stubs() -> None:
+    """Make betterproto2's stubs do the above on our channels; calling it again changes nothing."""
+    if hasattr(ServiceStub._stream_stream, "__wrapped__"):  # noqa: SLF001 - what stubs are made of is private there
+        return
+    _on_our_channels("_unary_stream", _unary_stream)
+    _on_our_channels("_stream_stream", _stream_stream)
+    _on_our_streams("_send_messages", _send_messages)
+
+
+def _on_our_channels(name: str, ours: Callable[..., Any]) -> None:
+    original = getattr(ServiceStub, name)
+
+    @wraps(original)
+    def method(stub: ServiceStub, *args: Any, **kwargs: Any) -> Any:
+        from connectrio.rpc._client.channel import Channel, WhenReady
+
+        channel: object = stub.channel
+        return (ours if isinstance(channel, Channel | WhenReady) else original)(stub, *args, **kwargs)
+
+    setattr(ServiceStub, name, method)
+
+
+def _on_our_streams(name: str, ours: Callable[..., Any]) -> None:
+    original = getattr(ServiceStub, name)
+
+    @wraps(original)
+    def method(stream: object, *args: Any) -> Any:
+        from connectrio.rpc._client.call import ClientStream
+
+        return (ours if isinstance(stream, ClientStream) else original)(stream, *args)
+
+    setattr(ServiceStub, name, staticmethod(method))

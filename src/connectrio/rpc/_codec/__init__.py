@@ -1,0 +1,1 @@
+"""Protobuf's wire format, to betterproto2's classes and back."""

@@ -1,0 +1,215 @@
+"""One HTTP/2 stream: what has arrived, what may be sent, and how it ended. Synchronous; nothing here awaits.
+
+Rules:
+1. Only the connection that owns the stream changes it.
+2. Received bytes are credited to the flow control windows when they are taken, and when the stream is released, never
+   on arrival: a peer can only send what somebody has read.
+3. A stream that is terminated sends nothing more; what it had received can still be taken.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from h2.errors import ErrorCodes
+
+from connectrio.rpc._http2.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from connectrio.rpc._http2.connection import Connection
+
+Headers = Sequence[tuple[str, str]]
+
+# A window full of frames of one byte each must not take a hundred times the window in memory.
+_MERGED_CHUNK_SIZE = 16 * 1024
+
+
+class StreamState(enum.Enum):
+    """RFC 9113 §5.1, as far as a stream that was opened goes."""
+
+    OPEN = enum.auto()
+    HALF_CLOSED_LOCAL = enum.auto()
+    HALF_CLOSED_REMOTE = enum.auto()
+    CLOSED = enum.auto()
+
+
+class TerminationCause(enum.Enum):
+    """Why a stream ended before both sides had said that they were done."""
+
+    RESET_BY_PEER = "the peer reset the stream"
+    RESET_BY_US = "the stream was reset"
+    UNPROCESSED = "the peer went away before it had processed the stream"
+    NEVER_SENT = "the connection was lost before the request was sent"
+    CONNECTION_LOST = "the connection was lost"
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a stream was cut short: the cause, the HTTP/2 error code where there is one, and a sentence for people."""
+
+    cause: TerminationCause
+    error_code: ErrorCodes | int | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        code = self.error_code
+        name = code.name if isinstance(code, ErrorCodes) else code
+        return "; ".join(
+            filter(None, [self.cause.value, f"error code {name}" if name is not None else "", self.detail])
+        )
+
+
+class StreamTerminatedError(ConnectionError):
+    """The stream was cut short, so nothing can be sent on it and nothing more will arrive.
+
+    :ivar termination: how
+    """
+
+    def __init__(self, termination: Termination) -> None:
+        super().__init__(str(termination))
+        self.termination = termination
+
+
+_AFTER_LOCAL_END = {
+    StreamState.OPEN: StreamState.HALF_CLOSED_LOCAL,
+    StreamState.HALF_CLOSED_REMOTE: StreamState.CLOSED,
+}
+_AFTER_REMOTE_END = {
+    StreamState.OPEN: StreamState.HALF_CLOSED_REMOTE,
+    StreamState.HALF_CLOSED_LOCAL: StreamState.CLOSED,
+}
+
+
+class Stream:
+    """The state of one stream.
+
+    :ivar headers: what the peer opened with (the request, or the response's initial metadata)
+    :ivar trailers: what the peer ended with, for a response that was not trailers-only
+    :ivar opened_at: when the peer opened it, on a server; on the connection's clock
+    :ivar is_complete: END_STREAM has arrived: nothing the peer had to say is missing, however the stream ended
+    :ivar termination: set once the stream has been cut short
+    :ivar readable: woken when something arrives or the stream ends
+    :ivar writable: woken when more may be sent or the stream ends
+    :ivar on_terminated: called once, when the stream is cut short by anything but `reset`
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "headers",
+        "id",
+        "is_complete",
+        "on_terminated",
+        "opened_at",
+        "readable",
+        "state",
+        "termination",
+        "trailers",
+        "writable",
+    )
+
+    def __init__(self, connection: Connection, stream_id: int) -> None:
+        self.id = stream_id
+        self.state = StreamState.OPEN
+        self.headers: Headers | None = None
+        self.trailers: Headers | None = None
+        self.opened_at = 0.0
+        self.is_complete = False
+        self.termination: Termination | None = None
+        self.readable = Wakeup()
+        self.writable = Wakeup()
+        self.on_terminated: Callable[[], None] | None = None
+        self._connection = connection
+        self._chunks: deque[tuple[bytes | bytearray, int]] = deque()
+
+    # what the connection tells
+
+    def received(self, data: bytes, flow_controlled_length: int) -> None:
+        """Data has arrived; padding counts in `flow_controlled_length`."""
+        if self._chunks and len(self._chunks[-1][0]) + len(data) <= _MERGED_CHUNK_SIZE:
+            held, length = self._chunks[-1]
+            merged = held if isinstance(held, bytearray) else bytearray(held)
+            merged += data
+            self._chunks[-1] = merged, length + flow_controlled_length
+        elif flow_controlled_length:
+            self._chunks.append((data, flow_controlled_length))
+        self.readable.wake()
+
+    def remote_ended(self) -> None:
+        """The peer has sent END_STREAM."""
+        self.is_complete = True
+        self.state = _AFTER_REMOTE_END.get(self.state, self.state)
+        self.readable.wake()
+
+    def local_ended(self) -> None:
+        """END_STREAM has been sent."""
+        self.state = _AFTER_LOCAL_END.get(self.state, self.state)
+
+    def terminate(self, termination: Termination) -> None:
+        """Cut the stream short; does nothing when it is over already."""
+        if self.termination is not None or self.state is StreamState.CLOSED:
+            return
+        self.state = StreamState.CLOSED
+        self.termination = termination
+        self.readable.wake()
+        self.writable.wake()
+        if self.on_terminated is not None:
+            self.on_terminated()
+
+    # what the application asks
+
+    @property
+    def local_is_done(self) -> bool:
+        """Whether nothing more may be sent."""
+        return self.state in (StreamState.HALF_CLOSED_LOCAL, StreamState.CLOSED)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the peer has ended its side, and everything it sent has been taken."""
+        return self.is_complete and not self._chunks
+
+    def take(self) -> bytes | bytearray | None:
+        """The next bytes that have arrived, credited to the windows as consumed; None when there are none now."""
+        if not self._chunks:
+            return None
+        data, length = self._chunks.popleft()
+        self._connection.credit(self.id, length)
+        return data
+
+    def raise_if_terminated(self) -> None:
+        """:raises StreamTerminatedError: the stream was cut short"""
+        if self.termination is not None:
+            raise StreamTerminatedError(self.termination)
+
+    def send_headers(self, headers: Headers, *, end_stream: bool = False) -> None:
+        """Put a header block into the connection's output. Headers are not flow-controlled.
+
+        :raises StreamTerminatedError: the stream was cut short
+        """
+        self.raise_if_terminated()
+        self._connection.send_headers(self, headers, end_stream=end_stream)
+
+    def send_some(self, data: memoryview, *, end_stream: bool = False) -> int:
+        """Put as much of `data` into the output as the windows and the write buffer allow.
+
+        END_STREAM goes with the last byte. What has been accepted will be sent, whatever becomes of the caller.
+
+        :returns: how many bytes were accepted
+        :raises StreamTerminatedError: the stream was cut short
+        """
+        self.raise_if_terminated()
+        return self._connection.send_data(self, data, end_stream=end_stream)
+
+    def reset(self, error_code: ErrorCodes, detail: str = "") -> None:
+        """Send RST_STREAM, unless the stream is over."""
+        self._connection.reset(self, error_code, detail)
+
+    def release(self) -> None:
+        """The application is done with the stream: credit what it did not read and forget it."""
+        unread = sum(length for _, length in self._chunks)
+        self._chunks.clear()
+        self._connection.forget(self, unread)

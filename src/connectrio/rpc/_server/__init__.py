@@ -1,0 +1,1 @@
+"""The server: its connections and the calls on them."""

@@ -1,0 +1,129 @@
+"""The tasks that answer a connection's calls. One that answers at once leaves its task to the next.
+
+Beginning a task costs as much as half the machinery of a call. Many calls never wait for anything, and they can be
+answered by one task, one after the other.
+
+Rules:
+1. A call that waits has its task to itself, and the task ends with it. So nothing that a call leaves with its task can
+   reach another call: neither whoever got hold of that task and cancels it later, nor a scope that was left open.
+2. A task in whose context a call has changed a variable ends with that call.
+3. A call waits for no other: while a task is in one, the next is for another task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, Self
+
+from anyio.abc import TaskGroup
+
+from connectrio.rpc._http2.wakeup import Wakeup
+
+# Many calls can be read at once; the writer, the reader and other connections get a turn after so many of them, so that
+# the first answers are on their way while the others are worked on.
+_CALLS_PER_TURN = 16
+
+Answer = Callable[[], Coroutine[Any, Any, None]]
+
+
+class CallTasks:
+    """Runs calls in tasks of `tasks`.
+
+    :param tasks: of the connection; what a call raises is raised there
+    """
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._waiting: deque[Answer] = deque()
+        self._idle: list[Wakeup] = []
+        self._is_one_coming = False
+        self._is_closed = False
+
+    def start(self, answer: Answer) -> None:
+        """Run `answer` soon; calls begin in the order in which they were started."""
+        self._waiting.append(answer)
+        self._summon()
+
+    def close(self) -> None:
+        """There will be no more calls: the tasks end with those that were started."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        for wakeup in idle:
+            wakeup.wake()
+
+    def _summon(self) -> None:
+        if self._waiting and not self._is_one_coming:
+            self._is_one_coming = True
+            if self._idle:
+                self._idle.pop().wake()
+            else:
+                self._tasks.start_soon(self._work)
+
+    async def _work(self) -> None:
+        wakeup = Wakeup()
+        before = copy_context()
+        self._is_one_coming = False
+        while await self._answer_some(before) and not self._is_closed:
+            self._idle.append(wakeup)  # if calls are left, another task is coming for them, in the next turn
+            await wakeup.wait()
+            self._is_one_coming = False
+
+    async def _answer_some(self, before: Context) -> bool:
+        """Answer calls until none is waiting, or it is somebody else's turn; whether this task may answer more."""
+        for _ in range(_CALLS_PER_TURN):
+            if not self._waiting:
+                break
+            answer = self._waiting.popleft()
+            self._summon()  # for the calls behind this one, should it wait
+            call = Watched(answer())
+            await call
+            if call.has_waited or not _is_same(before, copy_context()):
+                return False
+        return True
+
+
+def _is_same(before: Context, now: Context) -> bool:
+    # `==` would ask the values, which may be anything
+    return len(before) == len(now) and all(now.get(variable) is value for variable, value in before.items())
+
+
+class Watched:
+    """A coroutine to be awaited.
+
+    :ivar has_waited: it has given the event loop a turn
+    """
+
+    __slots__ = ("_coroutine", "has_waited")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine = coroutine
+        self.has_waited = False
+
+    @property
+    def cr_await(self) -> Coroutine[Any, Any, None]:
+        """For tools that show where a task waits."""
+        return self._coroutine
+
+    def __await__(self) -> Self:
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        wish = self._coroutine.send(value)
+        self.has_waited = True
+        return wish
+
+    def throw(self, *error: Any) -> Any:
+        wish = self._coroutine.throw(*error)
+        self.has_waited = True
+        return wish
+
+    def close(self) -> None:
+        self._coroutine.close()

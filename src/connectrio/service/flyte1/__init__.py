@@ -1,0 +1,1 @@
+"""The services that the executor of Flyte 1 calls."""

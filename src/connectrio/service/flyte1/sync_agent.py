@@ -1,0 +1,161 @@
+"""Flyte 1's SyncAgentService: a whole job within one call."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import anyio
+import betterproto2
+from grpclib import GRPCError
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.server import Stream
+
+from connectrio.connector.base import Phase
+from connectrio.idl.flyteidl import admin as flyte1
+from connectrio.idl.flyteidl2.connector import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskRequest,
+    Resource,
+    TaskCategory,
+)
+from connectrio.idl.flyteidl2.core import TaskTemplate
+from connectrio.logs import get_logger
+from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.job_identity import identify
+
+__all__ = ["SyncAgentService"]
+
+logger = get_logger("connectrio.service")
+
+M = TypeVar("M", bound=betterproto2.Message)
+
+_METHOD = "/flyteidl.service.SyncAgentService/ExecuteTaskSync"
+_FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
+
+# seconds between two polls: at first, at most, and how they grow. A client waits in its call, so they are short
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+_GROWTH = 1.5
+# seconds to delete the job of a call that did not wait for its end; the host's drain waits for it
+_DELETE_TIMEOUT = 5.0
+
+_Stream = Stream[flyte1.ExecuteTaskSyncRequest, flyte1.ExecuteTaskSyncResponse]
+
+
+class SyncAgentService:
+    """Executes tasks while the client waits: creates a job, polls it until it ends, and answers with its last state.
+
+    A job whose call fails, is cancelled or runs out of time is deleted. Its parts count in the metrics as `create`,
+    `get` and `delete`, and have these operations' limits.
+
+    :param connectors: does the work
+    :param limit: for a whole job, in seconds, whatever deadline the client has set; None: no limit
+    """
+
+    def __init__(self, connectors: AsyncConnectorService, limit: float | None = None) -> None:
+        self._connectors = connectors
+        self._limit = limit
+
+    def __mapping__(self) -> dict[str, Handler]:
+        handler = Handler(
+            self._handle, Cardinality.STREAM_STREAM, flyte1.ExecuteTaskSyncRequest, flyte1.ExecuteTaskSyncResponse
+        )
+        return {_METHOD: handler}
+
+    async def _handle(self, stream: _Stream) -> None:
+        header = await _next_part(stream, "header")
+        inputs = await _next_part(stream, "inputs")
+        # clients of older releases only end their stream after the answer, so nothing waits for its end
+        resource = await self.execute(_create_request(header, inputs))
+        answer = flyte1.ExecuteTaskSyncResponseHeader(resource=_recast(resource, flyte1.Resource))
+        await stream.send_message(flyte1.ExecuteTaskSyncResponse(header=answer))
+
+    async def execute(self, request: CreateTaskRequest) -> Resource:
+        """The state of the task's job at its end.
+
+        :raises GRPCError: a part of it failed, or took longer than the limit
+        """
+        limit = math.inf if self._limit is None else self._limit
+        with anyio.move_on_after(limit):
+            return await self._execute(request)
+        raise GRPCError(
+            Status.DEADLINE_EXCEEDED,
+            f"the job was not at its end after {limit:g} s, this host's limit for ExecuteTaskSync, and was deleted;"
+            " raise execute_limit, or let Flyte poll the job with CreateTask and GetTask",
+        )
+
+    async def _execute(self, request: CreateTaskRequest) -> Resource:
+        template = request.template or TaskTemplate()
+        category = TaskCategory(name=template.type, version=template.task_type_version)
+        # a job with an identity is created to the end in any case; then its name is needed, to delete it
+        with anyio.CancelScope(shield=identify(request) is not None):
+            meta = (await self._connectors.create_task(request)).resource_meta
+        try:
+            return await self._poll(
+                GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)
+            )
+        except BaseException:
+            await self._delete(DeleteTaskRequest(resource_meta=meta, task_category=category))
+            raise
+
+    async def _poll(self, request: GetTaskRequest) -> Resource:
+        pause = _FIRST_PAUSE
+        while True:
+            resource = (await self._connectors.get_task(request)).resource or Resource()
+            if resource.phase in _FINAL:
+                return resource
+            await anyio.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+    async def _delete(self, request: DeleteTaskRequest) -> None:
+        """End a job whose call nobody waits for any more."""
+        problem = f"not within {_DELETE_TIMEOUT:g} s"
+        with anyio.move_on_after(_DELETE_TIMEOUT, shield=True):
+            try:
+                await self._connectors.delete_task(request)
+            except GRPCError as error:
+                problem = f"{error.status.name}: {error.message}"
+            else:
+                return
+        logger.warning("the job of a call that did not wait for it was not deleted", problem=problem)
+
+
+async def _next_part(stream: _Stream, name: str) -> flyte1.ExecuteTaskSyncRequest:
+    """The next message of a request, which must be its `name`.
+
+    :raises GRPCError: it is something else
+    """
+    message = await stream.recv_message()
+    found = "the end of the stream" if message is None else betterproto2.which_one_of(message, "part")[0] or "nothing"
+    if message is None or found != name:
+        raise GRPCError(
+            Status.INVALID_ARGUMENT, f"a request is a message with the header, then one with the inputs; got {found}"
+        )
+    return message
+
+
+def _create_request(header: flyte1.ExecuteTaskSyncRequest, inputs: flyte1.ExecuteTaskSyncRequest) -> CreateTaskRequest:
+    """What CreateTask would have been asked with."""
+    parts = header.header or flyte1.CreateRequestHeader()
+    request = flyte1.CreateTaskRequest(
+        inputs=inputs.inputs,
+        template=parts.template,
+        output_prefix=parts.output_prefix,
+        task_execution_metadata=parts.task_execution_metadata,
+    )
+    return _recast(request, CreateTaskRequest)
+
+
+def _recast(message: betterproto2.Message, cls: type[M]) -> M:
+    """`message` as the class that has the same form on the wire.
+
+    :raises GRPCError: it is too large to be read again
+    """
+    try:
+        recast: M = decode(encode(message), cls)
+    except (DecodeError, EncodeError) as error:
+        raise GRPCError(Status.INTERNAL, f"a {cls.__name__} cannot be passed on: {error}") from error
+    return recast

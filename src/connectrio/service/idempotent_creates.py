@@ -1,0 +1,228 @@
+"""One job for each CreateTask, however often it is sent.
+
+1. The first request for a job starts it. It is shielded: its client may go away, and the job is still recorded.
+2. The same request meanwhile waits for the first one's answer, and afterwards gets it again.
+3. A later attempt at the same task takes over the job of an earlier one that nobody has asked for since, if it may and
+   that job is alive. For that attempt's answer was lost: had it arrived, the job would have been polled.
+4. A failure is nobody's but theirs who waited for it. The next request tries again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+from grpclib import GRPCError
+from grpclib.const import Status
+
+from connectrio.logs import get_logger
+from connectrio.service.errors import is_cancellation
+from connectrio.service.job_identity import JobIdentity
+
+__all__ = ["Creates", "Origin", "Wanted"]
+
+logger = get_logger("connectrio.service")
+
+# bytes; what finds a job is a few hundred. Larger ones are answered, but not kept
+_LARGEST_META = 64 * 1024
+
+
+class Origin(StrEnum):
+    """Where the answer to a CreateTask comes from."""
+
+    FRESH = "fresh"
+    JOINED = "joined"
+    REPLAYED = "replayed"
+    ADOPTED = "adopted"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job that is asked for.
+
+    :ivar create: starts it, and returns its `resource_meta`
+    :ivar adopts: whether the job of an earlier attempt will do
+    :ivar is_alive: whether the job with this `resource_meta` has not failed
+    :ivar limit: seconds that `create` may take; None: no limit
+    :ivar count: told where the answer comes from
+    """
+
+    identity: JobIdentity
+    create: Callable[[], Awaitable[bytes]]
+    adopts: bool
+    is_alive: Callable[[bytes], Awaitable[bool]]
+    limit: float | None
+    count: Callable[[Origin], None]
+
+
+class _Record:
+    """A job, from the first request for it."""
+
+    __slots__ = ("asked_for", "began", "earlier", "error", "finished", "identity", "is_shared", "meta", "waiting")
+
+    def __init__(self, identity: JobIdentity, earlier: _Record | None) -> None:
+        self.identity = identity
+        self.earlier = earlier
+        self.began = anyio.current_time()
+        self.finished = anyio.Event()
+        self.meta: bytes | None = None
+        self.error: BaseException | None = None
+        self.asked_for = False
+        # how many wait, beside the first; and whether any did when there was an answer
+        self.waiting = 0
+        self.is_shared = False
+
+
+class Creates:
+    """The jobs that were created lately.
+
+    :param most: how many are remembered
+    :param age: seconds for which they are; 0: only while they are being created
+    """
+
+    def __init__(self, *, most: int = 4096, age: float = 600.0) -> None:
+        self._most = most
+        self._age = age
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._latest: dict[str, _Record] = {}
+        self._unasked: dict[bytes, _Record] = {}
+        self._scopes: set[anyio.CancelScope] = set()
+        self._end = math.inf
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def asked_for(self, resource_meta: bytes) -> None:
+        """A client knows of the job with this `resource_meta`."""
+        record = self._unasked.pop(resource_meta, None)
+        if record is not None:
+            record.asked_for = True
+
+    def end_by(self, time: float) -> None:
+        """Cancel what is being created at `time`, on the event loop's clock."""
+        self._end = time
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, time)
+
+    async def once(self, wanted: Wanted) -> bytes:
+        """The `resource_meta` of the job that is wanted.
+
+        :raises BaseException: what creating it has raised
+        """
+        self._forget()
+        record = self._records.get(wanted.identity.key)
+        if record is None:
+            return await self._first(_Record(wanted.identity, self._latest.get(wanted.identity.task)), wanted)
+        wanted.count(Origin.REPLAYED if record.finished.is_set() else Origin.JOINED)
+        record.waiting += 1
+        try:
+            await record.finished.wait()
+        finally:
+            record.waiting -= 1
+        if record.error is not None:
+            raise record.error
+        return _known(record.meta)
+
+    async def _first(self, record: _Record, wanted: Wanted) -> bytes:
+        self._records[record.identity.key] = self._latest[record.identity.task] = record
+        seconds = math.inf if wanted.limit is None else wanted.limit
+        with anyio.CancelScope(shield=True, deadline=min(anyio.current_time() + seconds, self._end)) as scope:
+            self._scopes.add(scope)
+            try:
+                self._succeeded(record, await self._make(wanted, record.earlier))
+            except BaseException as error:
+                self._failed(record, _shared(error))
+                raise
+            finally:
+                self._scopes.discard(scope)
+        try:
+            await checkpoint_if_cancelled()
+        except BaseException:
+            if record.meta is not None and not record.is_shared:
+                logger.warning("a job was created that nobody waits for any more", key=record.identity.key)
+            raise
+        if record.error is not None:
+            raise record.error
+        return _known(record.meta)
+
+    async def _make(self, wanted: Wanted, earlier: _Record | None) -> bytes:
+        meta = await self._adopt(wanted, earlier)
+        if meta is not None:
+            wanted.count(Origin.ADOPTED)
+            return meta
+        wanted.count(Origin.FRESH)
+        return await wanted.create()
+
+    async def _adopt(self, wanted: Wanted, earlier: _Record | None) -> bytes | None:
+        """The job of an earlier attempt that nobody but this host knows of, if there is one that will do."""
+        if not wanted.adopts:
+            return None
+        while earlier is not None:
+            # may still be going on: its client has waited for ten seconds, say, and given up
+            await earlier.finished.wait()
+            if earlier.meta is not None:
+                return await self._take_over(wanted, earlier, earlier.meta)
+            earlier = earlier.earlier
+        return None
+
+    async def _take_over(self, wanted: Wanted, earlier: _Record, meta: bytes) -> bytes | None:
+        if earlier.asked_for or earlier.identity.attempt >= wanted.identity.attempt or not await wanted.is_alive(meta):
+            return None
+        earlier.asked_for = True
+        logger.warning(
+            "the answer to an earlier attempt was lost; its job serves this one",
+            key=wanted.identity.key,
+            earlier_key=earlier.identity.key,
+        )
+        return meta
+
+    def _succeeded(self, record: _Record, meta: bytes) -> None:
+        record.meta = meta
+        record.earlier = None
+        record.is_shared = record.waiting > 0
+        record.finished.set()
+        if len(meta) > _LARGEST_META or self._age == 0:
+            self._drop(record)
+        else:
+            self._unasked[meta] = record
+
+    def _failed(self, record: _Record, error: BaseException) -> None:
+        record.error = error
+        record.finished.set()
+        self._drop(record)
+        if record.earlier is not None and record.earlier.identity.key in self._records:
+            self._latest.setdefault(record.identity.task, record.earlier)
+
+    def _forget(self) -> None:
+        """Make room for one more record."""
+        oldest = anyio.current_time() - self._age
+        while self._records:
+            record = next(iter(self._records.values()))
+            if len(self._records) < self._most and (record.began > oldest or not record.finished.is_set()):
+                return
+            self._drop(record)
+
+    def _drop(self, record: _Record) -> None:
+        self._records.pop(record.identity.key, None)
+        if self._latest.get(record.identity.task) is record:
+            del self._latest[record.identity.task]
+        if record.meta is not None and self._unasked.get(record.meta) is record:
+            del self._unasked[record.meta]
+
+
+def _shared(error: BaseException) -> BaseException:
+    """What all who wait for a job are told. A cancellation would be taken for theirs."""
+    if is_cancellation(error):
+        return GRPCError(Status.UNAVAILABLE, "creating the job took too long, or the host is shutting down; try again")
+    return error
+
+
+def _known(meta: bytes | None) -> bytes:
+    if meta is None:
+        raise AssertionError("a job that was created has a resource_meta")
+    return meta

@@ -1,0 +1,199 @@
+"""Which source a setting of `connectrio serve` comes from: flag, environment, TOML, default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectrio.host.settings import HostSettings
+
+
+@dataclass
+class Served:
+    """What `serve` gave the host."""
+
+    settings: HostSettings
+    backend: str | None
+    level: str
+    form: str
+
+
+@pytest.fixture
+def serve(run, monkeypatch):
+    """Runs `connectrio serve` without a host; what it would have served with."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "connectrio.cli.serve.run.configure_logging", lambda level, form: given.update(level=level, form=form)
+    )
+    monkeypatch.setattr(
+        "connectrio.host.runner.run_host",
+        lambda settings, *, backend, announce, end_process: given.update(settings=settings, backend=backend),
+    )
+
+    def serve(*arguments: str, flyte_connector: bool = False) -> Served:
+        outcome = run.flyte_connector("c0", *arguments) if flyte_connector else run("serve", *arguments)
+        assert (outcome.code, outcome.err) == (0, "")
+        return Served(**given)
+
+    return serve
+
+
+# for the type of a setting: its value as a flag, as a variable and in TOML, all different, and as they arrive
+KINDS = {
+    "int": (["1000001"], "1000002", "1000003", [1000001, 1000002, 1000003]),
+    "float": (["1"], "2.5", "3", [1.0, 2.5, 3.0]),
+    "bool": ([], "false", "false", [True, False, False]),
+    "str": (["127.0.0.1"], "127.0.0.2", '"127.0.0.3"', ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+    "list[str]": (["a", "b"], "c d", '["e", "f.py"]', [["a", "b"], ["c", "d"], ["e", "f.py"]]),
+}
+PORT = (["1"], "2", "3", [1, 2, 3])
+
+
+ALONE = [field for field in fields(HostSettings) if not field.name.startswith(("tls_", "unix_"))]
+
+
+@pytest.mark.parametrize("field", ALONE, ids=lambda field: field.name)
+def test_flag_then_environment_then_toml_then_default(serve, monkeypatch, field):
+    name, kind = field.name, field.type.removesuffix(" | None")
+    flag, variable, toml, (from_flag, from_environment, from_toml) = PORT if "port" in name else KINDS[kind]
+    option = "--" + name.replace("_", "-")
+    assert getattr(serve().settings, name) == getattr(HostSettings(), name)
+    Path("connectrio.toml").write_text(f"{name} = {toml}\n")
+    assert getattr(serve().settings, name) == from_toml
+    monkeypatch.setenv(f"CONNECTRIO_{name.upper()}", variable)
+    assert getattr(serve().settings, name) == from_environment
+    assert getattr(serve(option, *flag).settings, name) == from_flag
+
+
+def test_settings_that_are_paths(serve, monkeypatch):
+    Path("connectrio.toml").write_text('tls_cert = "toml.pem"\ntls_key = "toml.key"\nunix_socket = "toml.sock"\n')
+    monkeypatch.setenv("CONNECTRIO_TLS_KEY", "environment.key")
+    settings = serve("--tls-cert", "flag.pem").settings
+    chosen = (settings.tls_cert, settings.tls_key, settings.unix_socket)
+    assert chosen == (Path("flag.pem"), Path("environment.key"), Path("toml.sock"))
+
+
+def test_every_setting_of_a_host_has_a_flag_and_a_variable(run):
+    text = run("serve", "--help").out
+    for field in fields(HostSettings):
+        assert f"  --{field.name.replace('_', '-')}" in text
+        assert f"CONNECTRIO_{field.name.upper()}]" in text
+
+
+def test_the_process_settings_come_from_the_same_sources(serve, monkeypatch):
+    served = serve()
+    assert (served.backend, served.level, served.form) == (None, "info", "auto")
+    Path("connectrio.toml").write_text('backend = "trio"\nlog_level = "debug"\nlog-format = "json"\n')
+    served = serve()
+    assert (served.backend, served.level, served.form) == ("trio", "debug", "json")
+    monkeypatch.setenv("CONNECTRIO_BACKEND", "uvloop")
+    monkeypatch.setenv("CONNECTRIO_LOG_LEVEL", "error")
+    served = serve("--log-format", "console")
+    assert (served.backend, served.level, served.form) == ("uvloop", "error", "console")
+
+
+def test_sources_fill_each_other_in(serve, monkeypatch):
+    Path("connectrio.toml").write_text("port = 3\nworker = 3\ngrace = 3\n")
+    monkeypatch.setenv("CONNECTRIO_WORKER", "2")
+    settings = serve("--port", "1").settings
+    assert (settings.port, settings.worker, settings.grace) == (1, 2, 3.0)
+
+
+def test_another_file(serve, monkeypatch):
+    Path("connectrio.toml").write_text("port = 3\n")
+    Path("other.toml").write_text("worker = 4\n")
+    settings = serve("--config", "other.toml").settings
+    assert (settings.port, settings.worker) == (8000, 4)
+    monkeypatch.setenv("CONNECTRIO_CONFIG", "other.toml")
+    assert serve().settings.worker == 4
+
+
+def test_an_empty_variable_counts_as_none(serve, monkeypatch):
+    monkeypatch.setenv("CONNECTRIO_TIMEOUT", "")
+    assert serve().settings.timeout is None
+
+
+def test_the_variable_that_kubernetes_makes_of_a_service_is_not_ours(serve, monkeypatch):
+    monkeypatch.setenv("CONNECTRIO_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("CONNECTRIO_PORT_8000_TCP_PORT", "8000")
+    monkeypatch.setenv("CONNECTRIO_SERVICE_HOST", "10.0.0.1")
+    settings = serve().settings
+    assert (settings.port, settings.host) == (8000, None)
+
+
+def test_modules_in_every_spelling(serve):
+    assert serve("--modules", "a", "b.py", "--modules", "c").settings.modules == ["a", "b.py", "c"]
+
+
+def test_the_command_line_of_flyte_sdks_images(serve):
+    settings = serve(
+        "--port", "8001", "--prometheus_port", "9091", "--worker", "11", "--timeout", "5", "--modules", "a", "b",
+        flyte_connector=True,
+    ).settings  # fmt: skip
+    expected = HostSettings(port=8001, prometheus_port=9091, worker=11, timeout=5.0, modules=["a", "b"])
+    assert settings == expected
+
+
+def test_flyte_connector_without_options(serve):
+    assert serve(flyte_connector=True).settings == HostSettings()
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("prot = 1", "connectrio.toml: there is no setting 'prot'; did you mean 'port'?"),
+        ("config = 'x'", "connectrio.toml: there is no setting 'config'"),
+        ("[serve]\nport = 1", "connectrio.toml: there is no setting 'serve'"),
+        ('port = "1"', "connectrio.toml: port is '1': Expected `int`, got `str`"),
+        ("port = 1.5", "connectrio.toml: port is 1.5: Expected `int`, got `float`"),
+        ("entry_points = 1", "connectrio.toml: entry_points is 1: Expected `bool`, got `int`"),
+        ('modules = "a"', "connectrio.toml: modules is 'a': Expected `array`, got `str`"),
+        ("modules = [1]", "connectrio.toml: modules is [1]: Expected `str`, got `int`"),
+        ('backend = "twisted"', "connectrio.toml: backend is 'twisted': Invalid enum value 'twisted'"),
+        ("tls_cert = 5", "connectrio.toml: tls_cert is 5: Expected `Path"),
+        ("port = 65536", "port must be between 0 and 65535, got 65536"),
+        ("port", "connectrio.toml is not TOML: "),
+    ],
+)
+def test_a_file_that_is_wrong(run, toml, message):
+    Path("connectrio.toml").write_text(toml)
+    outcome = run("serve")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--config", "missing.toml"], {}, "cannot read missing.toml: No such file or directory"),
+        (["--port", "x"], {}, "--port"),
+        (["--backend", "twisted"], {}, "--backend"),
+        (["--worker", "0"], {}, "worker must be at least 1, got 0"),
+        ([], {"CONNECTRIO_PORT": "x"}, "CONNECTRIO_PORT from environment"),
+        ([], {"CONNECTRIO_BACKEND": "twisted"}, "CONNECTRIO_BACKEND from environment"),
+    ],
+)
+def test_a_setting_that_is_wrong(run, monkeypatch, arguments, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    outcome = run("serve", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+
+
+def test_a_backend_that_is_not_installed(run, monkeypatch):
+    monkeypatch.setattr("connectrio.host.settings.importlib.util.find_spec", lambda name: None)
+    outcome = run("serve", "--backend", "trio")
+    assert outcome.code == 1
+    assert outcome.err == "error: backend trio is not installed; run: pip install 'connectrio[trio]'\n"
+
+
+def test_the_help_has_what_the_settings_say_of_themselves(run):
+    text = " ".join(run("serve", "--help").out.split())
+    assert "--grace FLOAT: how long calls in flight may take to finish after SIGTERM" in text
+    assert "(seconds) [env var: CONNECTRIO_GRACE] [default: 25.0]" in text
+    assert "(bytes) [env var: CONNECTRIO_MAX_RECEIVE_MESSAGE_SIZE]" in text
+    assert ":param" not in text

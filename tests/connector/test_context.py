@@ -1,0 +1,62 @@
+"""What a connector may know of the call that it answers."""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+import pytest
+from multidict import MultiDict
+
+from connectrio import CurrentCall, current_call
+from connectrio.connector.context import set_key
+from connectrio.rpc.call import Call, set_current_call
+from connectrio.rpc.deadline import Deadline
+
+
+def answering(timeout: float | None = 3600) -> None:
+    deadline = None if timeout is None else Deadline.from_timeout(timeout)
+    metadata = MultiDict({"authorization": "Bearer hunter2", "x-tenant": "blue"})
+    set_current_call(Call("/s/M", metadata, deadline=deadline, peer="10.0.0.1:5"))
+
+
+async def test_in_a_task():
+    answering()
+    set_key("cr-1")
+    call = current_call()
+    assert (call.key, call.peer, call.metadata["x-tenant"]) == ("cr-1", "10.0.0.1:5", "blue")
+    assert 0 < call.time_remaining() < 3601  # 3600, give or take a float's rounding
+
+
+async def test_in_a_worker_thread():
+    answering()
+    set_key("cr-1")
+    call = await anyio.to_thread.run_sync(current_call)
+    assert (call.key, call.peer) == ("cr-1", "10.0.0.1:5")
+    assert 0 < await anyio.to_thread.run_sync(lambda: current_call().time_remaining()) < 3601
+
+
+async def test_without_a_deadline():
+    answering(timeout=None)
+    assert current_call().time_remaining() is None
+
+
+async def test_once_the_deadline_has_passed():
+    answering(timeout=-math.inf)
+    assert current_call().time_remaining() == 0
+
+
+def test_outside_of_any_call():
+    assert current_call() == CurrentCall()
+    assert current_call().time_remaining() is None
+
+
+async def test_its_repr_shows_no_metadata():
+    answering()
+    assert "hunter2" not in repr(current_call())
+
+
+@pytest.mark.parametrize("name", ["key", "peer", "metadata"])
+def test_it_cannot_be_changed(name):
+    with pytest.raises(AttributeError):
+        setattr(current_call(), name, "x")

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from rpc.kit.certificates import pki
+
+__all__ = ["pki"]

@@ -1,0 +1,439 @@
+"""The host's life cycle, inside a program of one's own."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import pytest
+from grpclib import GRPCError
+from grpclib.const import Status
+from structlog.testing import capture_logs
+
+import connectrio.host.host
+from connectrio import Phase, Registry, Resource
+from connectrio.connector.hosting import process_count, worker_limit
+from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
+from connectrio.host.settings import HostSettings
+from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
+from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
+from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
+from connectrio.rpc import Channel
+from rpc.kit.virtual_time import in_virtual_time
+from service.harness import META, connector
+
+PATIENCE = 30.0
+HOUR = 3600.0
+
+
+def make_host(*connectors, one_of=None, listeners=None, **settings):
+    registry = Registry()
+    for each in connectors:
+        registry.register(each)
+    # its watchdog reports no machine that stalls
+    local = {"host": "127.0.0.1", "port": 0, "prometheus_port": 0, "watchdog": HOUR}
+    return Host(HostSettings(**{**local, **settings}), registry=registry, one_of=one_of, listeners=listeners)
+
+
+@asynccontextmanager
+async def serving(host):
+    """The host's addresses, while it serves; it is shut down at the end."""
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            yield await tasks.start(host.serve)
+            await host.shutdown()
+
+
+async def get(addresses, task_type="tiny"):
+    async with Channel(addresses.target) as channel:
+        request = GetTaskRequest(resource_meta=META, task_category=TaskCategory(name=task_type))
+        return await AsyncConnectorServiceStub(channel).get_task(request)
+
+
+async def status_of(addresses, task_type="tiny"):
+    try:
+        await get(addresses, task_type)
+    except GRPCError as error:
+        return error.status
+    return Status.OK
+
+
+class Held:
+    """A `get` that waits until it is let go."""
+
+    def __init__(self):
+        self.called = anyio.Event()
+        self.let_go = anyio.Event()
+        self.ended = False
+
+    def connector(self, **members):
+        async def get(_, resource_meta, **kwargs):
+            self.called.set()
+            try:
+                await self.let_go.wait()
+            finally:
+                self.ended = True
+            return Resource(phase=Phase.RUNNING)
+
+        return connector(get=get, **members)
+
+
+# states
+
+
+async def test_the_states_of_a_host():
+    held = Held()
+    host = make_host(held.connector())
+    assert (host.state, host.is_ready) == (HostState.STARTING, False)
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(host.serve)
+        assert (host.state, host.is_ready) == (HostState.SERVING, True)
+        tasks.start_soon(get, addresses)
+        await held.called.wait()
+        async with Channel(addresses.target) as channel:
+            watch = HealthStub(channel).watch(HealthCheckRequest())
+            assert (await anext(watch)).status is ServingStatus.SERVING
+            tasks.start_soon(host.shutdown)
+            assert (await anext(watch)).status is ServingStatus.NOT_SERVING
+            assert (host.state, host.is_ready) == (HostState.DRAINING, False)
+            held.let_go.set()
+            with suppress(GRPCError):
+                await anext(watch)
+    assert host.state is HostState.STOPPED
+
+
+async def test_shutdown_returns_when_all_has_ended():
+    held = Held()
+    host = make_host(held.connector())
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(host.serve)
+        tasks.start_soon(get, addresses)
+        await held.called.wait()
+        async with anyio.create_task_group() as enders:
+            enders.start_soon(host.shutdown)
+            enders.start_soon(host.shutdown)
+            await anyio.wait_all_tasks_blocked()
+            held.let_go.set()
+        assert held.ended
+        assert host.state is HostState.STOPPED
+        await host.shutdown()
+
+
+async def test_shutdown_with_a_grace_of_its_own():
+    held = Held()
+    host = make_host(held.connector(), grace=1000)
+    statuses = []
+
+    async def call(addresses):
+        statuses.append(await status_of(addresses))
+
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(host.serve)
+        tasks.start_soon(call, addresses)
+        await held.called.wait()
+        await host.shutdown(grace=0)
+    assert statuses == [Status.UNAVAILABLE]
+    assert held.ended
+
+
+async def test_cancelling_stops_at_once():
+    held = Held()
+    host = make_host(held.connector(), grace=1000)
+    async with anyio.create_task_group() as clients:
+        async with anyio.create_task_group() as tasks:
+            addresses = await tasks.start(host.serve)
+            clients.start_soon(status_of, addresses)
+            await held.called.wait()
+            tasks.cancel_scope.cancel()
+        assert held.ended
+        assert host.state is HostState.STOPPED
+    assert await status_of(addresses) is Status.UNAVAILABLE
+
+
+async def test_shutdown_before_it_serves():
+    host = make_host(connector())
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host.shutdown)
+            await anyio.wait_all_tasks_blocked()
+            await host.serve()
+    assert host.state is HostState.STOPPED
+
+
+async def test_the_timeout_ends_it():
+    host = make_host(connector(), timeout=0.01)
+    with anyio.fail_after(PATIENCE):
+        await host.serve()
+    assert host.state is HostState.STOPPED
+
+
+@asynccontextmanager
+async def draining(host, held):
+    """The addresses of a host that was told to end while a call is held, and a watch that was told as well."""
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(host.serve)
+        async with Channel(addresses.target) as channel:
+            watch = HealthStub(channel).watch(HealthCheckRequest())
+            assert (await anext(watch)).status is ServingStatus.SERVING
+            tasks.start_soon(status_of, addresses)
+            await held.called.wait()
+            tasks.start_soon(host.shutdown)
+            assert (await anext(watch)).status is ServingStatus.NOT_SERVING
+            yield addresses, watch
+        tasks.cancel_scope.cancel()
+
+
+async def test_it_accepts_during_the_drain_delay():
+    held = Held()
+    host = make_host(held.connector(), connector(task_type_name="other"), drain_delay=HOUR)
+    async with draining(host, held) as (addresses, _):
+        assert await status_of(addresses, "other") is Status.OK
+        assert not held.ended
+
+
+async def test_it_accepts_nothing_after_the_drain_delay():
+    held = Held()
+    host = make_host(held.connector(), connector(task_type_name="other"), drain_delay=0.01, grace=HOUR)
+    async with draining(host, held) as (addresses, watch):
+        with pytest.raises(GRPCError):  # after the delay, watches end
+            await anext(watch)
+        with anyio.fail_after(PATIENCE):
+            while await status_of(addresses, "other") is Status.OK:
+                pass
+        assert not held.ended
+
+
+# what keeps it from starting
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag", "purpose"),
+    [("port", "--port", "gRPC"), ("prometheus_port", "--prometheus_port", "the metrics")],
+)
+async def test_a_taken_port(setting, flag, purpose):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(HostError) as raised:
+            await make_host(connector(), **{setting: port}).serve()
+    assert str(raised.value) == (
+        f"cannot listen on 127.0.0.1:{port} for {purpose}: another process has it. Stop that one, or choose another"
+        f" port with {flag} (0 takes any free one)"
+    )
+
+
+async def test_an_address_that_is_not_here():
+    with pytest.raises(HostError, match=r"^cannot listen on 192\.0\.2\.1:0 for gRPC: "):
+        await make_host(connector(), host="192.0.2.1").serve()
+
+
+async def test_no_port_is_left_bound_when_the_other_one_is_taken(monkeypatch):
+    bound = []
+    bind = connectrio.host.host.bind_tcp
+
+    async def spy(*args, **kwargs):
+        found = await bind(*args, **kwargs)
+        bound.extend(found)
+        return found
+
+    monkeypatch.setattr(connectrio.host.host, "bind_tcp", spy)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError):
+        await make_host(connector(), prometheus_port=taken.getsockname()[1]).serve()
+    assert [each.fileno() for each in bound] == [-1]
+
+
+async def test_a_bad_module():
+    with pytest.raises(HostError, match=r"^cannot load connectors from 'no_such': ModuleNotFoundError: "):
+        await make_host(modules=["no_such"]).serve()
+
+
+# lifespans
+
+
+class Lifespan:
+    """A lifespan that notes what happens to it."""
+
+    def __init__(self, *, opening=None, later=None, closing=None):
+        self.events = []
+        self.steps = opening, later, closing
+        self.fail = anyio.Event()
+        self.failed = anyio.Event()
+
+    def connector(self, **members):
+        @asynccontextmanager
+        async def lifespan(_):
+            opening, later, closing = self.steps
+            try:
+                await self.do("open", opening)
+                async with anyio.create_task_group() as tasks:
+                    if later:
+                        tasks.start_soon(self.fail_later, later)
+                    yield
+                    tasks.cancel_scope.cancel()
+                await self.do("close", closing)
+            finally:
+                self.events.append("left")
+
+        return connector(lifespan=lifespan, **members)
+
+    async def do(self, event, step):
+        self.events.append(event)
+        if step is not None:
+            await step()
+
+    async def fail_later(self, step):
+        await self.fail.wait()
+        await step()
+
+
+def raising(error):
+    async def step():
+        raise error
+
+    return step
+
+
+async def test_a_lifespan_is_told_how_many_threads_it_may_use():
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(_):
+        seen.append(worker_limit.get())
+        yield
+
+    async with serving(make_host(connector(lifespan=lifespan), worker=3)):
+        assert seen == [3]
+    assert worker_limit.get() == 10
+
+
+async def test_a_lifespan_is_told_how_many_processes_share_the_machine():
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(_):
+        seen.append(process_count.get())
+        yield
+
+    place = ProcessOfSeveral(3, (("127.0.0.1", 9090),))
+    async with serving(make_host(connector(lifespan=lifespan), one_of=place)) as addresses:
+        assert seen == [3]
+        assert addresses.prometheus_port == 9090
+
+
+async def test_a_lifespan_is_open_for_as_long_as_calls_run():
+    lifespan, held = Lifespan(), Held()
+    host = make_host(lifespan.connector(get=held.connector().get.__func__))
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(host.serve)
+        assert lifespan.events == ["open"]
+        tasks.start_soon(get, addresses)
+        await held.called.wait()
+        tasks.start_soon(host.shutdown)
+        await anyio.wait_all_tasks_blocked()
+        assert lifespan.events == ["open"]
+        held.let_go.set()
+    assert lifespan.events == ["open", "close", "left"]
+    assert host.failures == []
+
+
+@pytest.mark.parametrize("error", [OSError("no such host"), SystemExit(3), ExceptionGroup("two", [OSError("no")])])
+async def test_a_lifespan_that_cannot_be_opened(error):
+    lifespan = Lifespan(opening=raising(error))
+    host = make_host(lifespan.connector(), connector(task_type_name="other"))
+    with capture_logs() as logs:
+        async with serving(host) as addresses:
+            assert await status_of(addresses) is Status.NOT_FOUND
+            assert await status_of(addresses, "other") is Status.OK
+            assert host.connectors == 1
+    (failure,) = host.failures
+    assert failure.error == (
+        f"Tiny Connector: its lifespan could not be opened, so it is not served: {type(error).__name__}: {error}"
+    )
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert (line["event"], line["connector"]) == ("a connector's lifespan failed", "Tiny Connector")
+
+
+async def test_a_lifespan_that_fails_later():
+    lifespan = Lifespan(later=raising(OSError("connection lost")))
+    host = make_host(lifespan.connector(), connector(task_type_name="other"))
+    async with serving(host) as addresses:
+        lifespan.fail.set()
+        while not host.failures:  # noqa: ASYNC110 - there is no event for it
+            await anyio.sleep(0.001)
+        (failure,) = host.failures
+        assert failure.error.startswith("Tiny Connector: its lifespan failed: ")
+        assert await status_of(addresses) is Status.OK
+        assert await status_of(addresses, "other") is Status.OK
+    assert lifespan.events == ["open", "left"]
+
+
+async def test_a_lifespan_that_fails_to_close():
+    lifespan = Lifespan(closing=raising(OSError("connection lost")))
+    host = make_host(lifespan.connector())
+    async with serving(host):
+        pass
+    (failure,) = host.failures
+    assert failure.error == "Tiny Connector: its lifespan failed: OSError: connection lost"
+
+
+@in_virtual_time
+async def test_a_lifespan_that_hangs_as_it_closes():
+    hanging, other = Lifespan(closing=anyio.sleep_forever), Lifespan()
+    host = make_host(hanging.connector(), other.connector(task_type_name="other"), listeners=[], watchdog=0)
+    with capture_logs() as logs:
+        async with serving(host):
+            pass
+    assert hanging.events == ["open", "close", "left"]
+    assert other.events == ["open", "close", "left"]
+    assert "a connector's lifespan did not close in time" in [line["event"] for line in logs]
+
+
+async def test_shutdown_while_a_lifespan_hangs_as_it_opens():
+    hanging, other = Lifespan(opening=anyio.sleep_forever), Lifespan()
+    host = make_host(other.connector(task_type_name="other"), hanging.connector())
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host.serve)
+            while hanging.events != ["open"]:
+                await anyio.wait_all_tasks_blocked()
+            await host.shutdown()
+    assert hanging.events == ["open", "left"]
+    assert other.events == ["open", "close", "left"]
+    assert host.failures == []
+
+
+async def test_cancelling_closes_the_lifespans():
+    lifespan = Lifespan()
+    host = make_host(lifespan.connector())
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(host.serve)
+        tasks.cancel_scope.cancel()
+    assert lifespan.events == ["open", "left"]
+
+
+async def test_a_lifespan_may_be_any_context_manager():
+    host = make_host(connector(lifespan=lambda _: anyio.CancelScope()), connector(task_type_name="other"))
+    async with serving(host) as addresses:
+        assert await status_of(addresses, "other") is Status.OK
+        assert len(host.failures) == 1
+
+
+# addresses
+
+
+@pytest.mark.parametrize(
+    ("bound", "target"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000"),
+        ("0.0.0.0", "127.0.0.1:8000"),
+        ("::", "[::1]:8000"),
+        ("::1", "[::1]:8000"),
+        ("fe80::1", "[fe80::1]:8000"),
+        ("example.org", "example.org:8000"),
+    ],
+)
+def test_where_a_client_on_this_machine_finds_a_host(bound, target):
+    addresses = Addresses(grpc=((bound, 8000),), http=((bound, 8000),))
+    assert addresses.target == target
+    assert addresses.url == f"http://{target}"
+    assert (addresses.port, addresses.prometheus_port) == (8000, 8000)

@@ -1,0 +1,246 @@
+"""Finding connectors: entry points, modules, files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+import connectrio.host.loading
+from connectrio import ConnectorRegistry, Registry
+from connectrio.connector.load_failure import LoadFailure
+from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules
+
+CONNECTOR = """
+from connectrio import ConnectorRegistry
+from service.harness import connector
+ConnectorRegistry.register(connector(task_type_name={name!r}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch, tmp_path):
+    """What a test imports is forgotten again; the working directory is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if (Path(getattr(sys.modules[name], "__file__", None) or "/")).is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+def write(name, source=None):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CONNECTOR.format(name=path.stem) if source is None else source)
+    return path
+
+
+def names(registry):
+    return [found.connector.task_type_name for found in registry.registered()]
+
+
+# modules
+
+
+def test_modules_in_the_working_directory():
+    write("one.py")
+    write("package/__init__.py", "")
+    write("package/two.py")
+    registry = Registry()
+    load_modules(registry, ["one", "package.two"])
+    assert names(registry) == ["one", "two"]
+    assert [found.source for found in registry.registered()] == ["module one", "module package.two"]
+
+
+def test_the_working_directory_comes_last():
+    """A file there must not take the place of an installed package."""
+    load_modules(Registry(), [])
+    load_modules(Registry(), [])
+    assert sys.path[-1] == str(Path.cwd())
+    assert sys.path.count(str(Path.cwd())) == 1
+
+
+def test_files():
+    registry = Registry()
+    path = write("elsewhere/three.py")
+    load_modules(registry, [str(path)])
+    assert names(registry) == ["three"]
+    assert registry.registered()[0].source == f"module {path}"
+    assert sys.modules["three"].__file__ == str(path.resolve())
+
+
+def test_a_file_is_loaded_once():
+    registry = Registry()
+    path = write("elsewhere/three.py")
+    load_modules(registry, [str(path), str(path.resolve())])
+    assert names(registry) == ["three"]
+
+
+def test_dataclasses_with_postponed_annotations_in_a_file():
+    """They look their module up while it is being loaded."""
+    path = write(
+        "annotated.py",
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from connectrio import ResourceMeta\n"
+        "@dataclass\n"
+        "class Job(ResourceMeta):\n"
+        "    id: str\n"
+        "    kind: ClassVar[str] = 'job'\n",
+    )
+    load_modules(Registry(), [str(path)])
+    job = sys.modules["annotated"].Job("7")
+    assert type(job).decode(job.encode()) == job
+
+
+def load_error(module):
+    registry = Registry()
+    before = ConnectorRegistry.default
+    with pytest.raises(ModuleLoadError) as raised:
+        load_modules(registry, [module])
+    assert ConnectorRegistry.default is before
+    return str(raised.value)
+
+
+def test_a_module_that_is_not_there():
+    assert load_error("no_such.module") == (
+        "cannot load connectors from 'no_such.module': ModuleNotFoundError: No module named 'no_such'"
+    )
+
+
+def test_a_file_that_is_not_there():
+    assert load_error("no/such.py") == (
+        "cannot load connectors from 'no/such.py': FileNotFoundError: there is no file no/such.py"
+    )
+
+
+def test_a_file_whose_name_is_taken():
+    path = write("elsewhere/json.py")
+    assert load_error(str(path)) == (
+        f"cannot load connectors from '{path}': ImportError: a module named 'json' is loaded already, from"
+        f" {sys.modules['json'].__file__}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("def (", "SyntaxError: "),
+        ("raise RuntimeError('no license')", "RuntimeError: no license"),
+        ("import sys; sys.exit('no license')", "SystemExit: no license"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+@pytest.mark.parametrize("module", ["broken", "broken.py"])
+def test_a_module_that_fails(source, error, module):
+    write("broken.py", source)
+    assert load_error(module).startswith(f"cannot load connectors from '{module}': {error}")
+    assert "broken" not in sys.modules
+
+
+def test_an_interrupt_is_not_a_failure_of_the_module():
+    write("interrupted.py", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_modules(Registry(), ["interrupted"])
+
+
+def test_what_two_modules_both_serve():
+    write("first.py", CONNECTOR.format(name="same"))
+    write("second.py", CONNECTOR.format(name="same"))
+    with pytest.raises(
+        ModuleLoadError, match=r"^cannot load connectors from 'second': ValueError: Duplicate "
+    ) as raised:
+        load_modules(Registry(), ["first", "second"])
+    assert "already registered by module first" in str(raised.value)
+
+
+# entry points
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Makes a distribution with these entry points, and hides those that are installed here."""
+    found = connectrio.host.loading.entry_points
+
+    def only_ours(**selection):
+        return [each for each in found(**selection) if each.dist.name == "x"]
+
+    monkeypatch.setattr(connectrio.host.loading, "entry_points", only_ours)
+
+    def make(entry_points):
+        metadata = tmp_path / "site" / "x-1.0.dist-info"
+        write(metadata / "METADATA", "Metadata-Version: 2.1\nName: x\nVersion: 1.0\n")
+        lines = [f"{name} = {value}" for name, value in entry_points.items()]
+        write(metadata / "entry_points.txt", "\n".join(["[flyte.connectors]", *lines, "[other]", "z = no_such"]))
+        monkeypatch.syspath_prepend(tmp_path / "site")
+
+    return make
+
+
+def test_entry_points_are_loaded_by_name(install):
+    install({"b": "plugin_b", "a": "plugin_a:ignored"})
+    write("site/plugin_a.py", CONNECTOR.format(name="a") + "ignored = None\n")
+    write("site/plugin_b.py")
+    registry = Registry()
+    load_entry_points(registry)
+    assert names(registry) == ["a", "plugin_b"]
+    assert [found.source for found in registry.registered()] == [
+        "entry point a (plugin_a:ignored)",
+        "entry point b (plugin_b)",
+    ]
+    assert registry.failures == []
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("raise RuntimeError('no license')", "RuntimeError: no license"),
+        ("raise SystemExit('no license')", "SystemExit: no license"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("", "ModuleLoadError: it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's"),
+    ],
+)
+def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, source, error):
+    install({"bad": "plugin_bad", "good": "plugin_good"})
+    write("site/plugin_bad.py", source)
+    write("site/plugin_good.py")
+    registry = Registry()
+    with capture_logs() as logs:
+        load_entry_points(registry)
+    assert names(registry) == ["plugin_good"]
+    assert registry.failures == [LoadFailure("entry point bad (plugin_bad)", error)]
+    (line,) = logs
+    assert (line["log_level"], line["event"]) == ("warning", "an entry point failed to load")
+    assert line["source"] == "entry point bad (plugin_bad)"
+    assert line["exc_info"] is not None
+
+
+def test_a_failure_is_recorded_once(install):
+    install({"bad": "no_such_module"})
+    registry = Registry()
+    with capture_logs():
+        load_entry_points(registry)
+        load_entry_points(registry)
+    assert len(registry.failures) == 1
+
+
+def test_entry_points_that_are_loaded_already_register_nothing_new(install):
+    install({"once": "plugin_once", "again": "plugin_once"})
+    write("site/plugin_once.py")
+    registry = Registry()
+    load_entry_points(registry)
+    load_entry_points(registry)
+    assert names(registry) == ["plugin_once"]
+    assert registry.failures == []
+
+
+def test_an_interrupt_is_not_a_failure_of_an_entry_point(install):
+    install({"interrupted": "plugin_interrupted"})
+    write("site/plugin_interrupted.py", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_entry_points(Registry())

@@ -1,0 +1,89 @@
+"""What a host may be set to."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from connectrio.host.settings import HostSettings, anyio_backend, default_backend
+
+
+def test_the_defaults_are_the_references():
+    settings = HostSettings()
+    assert (settings.port, settings.prometheus_port, settings.worker, settings.timeout) == (8000, 9090, 10, None)
+    assert settings.modules == []
+    assert settings.max_receive_message_size == 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("port", -1, "port must be between 0 and 65535, got -1"),
+        ("port", 65536, "port must be between 0 and 65535, got 65536"),
+        ("prometheus_port", 70000, "prometheus_port must be between 0 and 65535, got 70000"),
+        ("worker", 0, "worker must be at least 1, got 0"),
+        ("max_receive_message_size", 0, "max_receive_message_size must be more than 0, got 0"),
+        ("max_concurrent_streams", 0, "max_concurrent_streams must be more than 0, got 0"),
+        ("grace", -1, "grace must not be negative, got -1"),
+        ("drain_delay", -0.5, "drain_delay must not be negative, got -0.5"),
+        ("timeout", -1, "timeout must not be negative, got -1"),
+        ("create_memory", -1, "create_memory must not be negative, got -1"),
+        ("create_memory_size", 0, "create_memory_size must be at least 1, got 0"),
+        ("poll_retry", -1, "poll_retry must not be negative, got -1"),
+        ("poll_absorb", -1, "poll_absorb must not be negative, got -1"),
+        ("max_calls", 0, "max_calls must be at least 1, got 0"),
+        ("max_calls_per_connector", 0, "max_calls_per_connector must be at least 1, got 0"),
+        ("max_waiting_calls", -1, "max_waiting_calls must not be negative, got -1"),
+        ("max_log_streams", 0, "max_log_streams must be at least 1, got 0"),
+        ("max_stored_input_size", -1, "max_stored_input_size must not be negative, got -1"),
+        ("watchdog", -1, "watchdog must not be negative, got -1"),
+        ("create_limit", 0, "create_limit must be more than 0, got 0"),
+        ("get_limit", -1, "get_limit must be more than 0, got -1"),
+        ("delete_limit", 0, "delete_limit must be more than 0, got 0"),
+        ("metrics_limit", 0, "metrics_limit must be more than 0, got 0"),
+        ("logs_limit", 0, "logs_limit must be more than 0, got 0"),
+    ],
+)
+def test_values_that_make_no_sense(name, value, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        HostSettings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["timeout", "logs_limit"])
+def test_what_may_be_left_open(name):
+    assert getattr(HostSettings(**{name: None}), name) is None
+    assert getattr(HostSettings(**{name: 1.5}), name) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("asyncio", ("asyncio", {})), ("uvloop", ("asyncio", {"use_uvloop": True})), ("trio", ("trio", {}))],
+)
+def test_backends(backend, expected):
+    assert anyio_backend(backend) == expected
+
+
+def test_an_unknown_backend():
+    with pytest.raises(ValueError, match=r"^unknown backend 'curio'; choose asyncio, uvloop or trio$"):
+        anyio_backend("curio")
+
+
+def without(monkeypatch, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+
+
+@pytest.mark.parametrize("backend", ["uvloop", "trio"])
+def test_a_backend_that_is_not_installed(monkeypatch, backend):
+    without(monkeypatch, backend)
+    with pytest.raises(
+        ValueError, match=rf"^backend {backend} is not installed; run: pip install 'connectrio\[{backend}\]'$"
+    ):
+        anyio_backend(backend)
+
+
+def test_the_default_backend(monkeypatch):
+    assert default_backend() == "uvloop"
+    without(monkeypatch, "uvloop")
+    assert default_backend() == "asyncio"

@@ -1,0 +1,147 @@
+"""Whose code it is that blocks."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import select
+import socket
+import sys
+import threading
+import time
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from connectrio import AsyncConnector, ResourceMeta
+from connectrio.connector.registry import Registry
+from connectrio.host.watchdog import Culprit, Watchdog, find_culprit
+from connectrio.service import Metrics
+
+MODULE = """
+import sys
+from connectrio import AsyncConnector, ResourceMeta
+
+class Away(AsyncConnector):
+    task_type_name = "away"
+    metadata_type = ResourceMeta
+    create = get = delete = None
+
+    def look(self):
+        return sys._getframe()
+
+    def call(self, function):
+        return function()
+
+Away.__abstractmethods__ = frozenset()
+"""
+
+
+class Here(AsyncConnector):
+    task_type_name = "here"
+    metadata_type = ResourceMeta
+
+    async def create(self, *args, **kwargs): ...
+
+    async def get(self, *args, **kwargs): ...
+
+    async def delete(self, *args, **kwargs): ...
+
+
+@pytest.fixture
+def away(tmp_path):
+    """A connector in a file of its own."""
+    path = tmp_path / "away.py"
+    path.write_text(MODULE)
+    spec = importlib.util.spec_from_file_location("away", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["away"] = module
+    spec.loader.exec_module(module)
+    yield module.Away()
+    del sys.modules["away"]
+
+
+def registry(*connectors) -> Registry:
+    found = Registry()
+    for connector in connectors:
+        found.register(connector)
+    return found
+
+
+def test_code_of_a_connector_that_no_method_called(away):
+    culprit = find_culprit(away.look(), registry(away))
+    assert (culprit.task_type, culprit.operation, culprit.method) == ("away", "unknown", "Away.look")
+    assert culprit.line.endswith("away.py:11 in Away.look")
+
+
+def test_a_library_that_a_connector_calls(away):
+    frame = away.call(sys._getframe)
+    assert find_culprit(frame, registry(away)).line.endswith("away.py:14 in Away.call")
+
+
+def test_nobodys_code(away):
+    culprit = find_culprit(sys._getframe(), registry())
+    assert (culprit.task_type, culprit.operation) == ("unknown", "unknown")
+    assert culprit.line.endswith("in test_nobodys_code")
+
+
+def test_a_connector_without_a_file():
+    class Nowhere(Here):
+        task_type_name = "nowhere"
+
+    Nowhere.__module__ = "there.is.none"
+    assert find_culprit(sys._getframe(), registry(Nowhere())).task_type == "unknown"
+
+
+async def test_nothing_is_concluded_from_a_process_that_stood_still():
+    """Neither the event loop nor the watchdog's own thread had a turn."""
+    metrics = Metrics()
+    watchdog = Watchdog(0.2, metrics=metrics, registry=registry(Here()))
+    watchdog._loop_thread = threading.get_ident()
+    held = threading.Event()
+    watchdog._wait = lambda sockets: (time.sleep(0.5), held.set(), watchdog._stop.set())
+    with capture_logs() as logs:
+        watchdog._watch([])
+    assert held.is_set()
+    assert watchdog.culprit is None
+    assert not logs
+
+
+async def test_it_stops_with_its_task():
+    others = threading.enumerate()  # those of other tests, which may not have ended yet
+    [listener] = sockets = [socket.create_server(("127.0.0.1", 0))]
+    watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=sockets)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watchdog.run)
+        await anyio.wait_all_tasks_blocked()
+        [thread] = [each for each in threading.enumerate() if each.name == "connectrio watchdog" and each not in others]
+        tasks.cancel_scope.cancel()
+    await anyio.to_thread.run_sync(thread.join, 30)
+    assert not thread.is_alive()
+    listener.close()
+
+
+def test_probers_that_say_nothing_or_leave():
+    """Each gets its answer, or half a second."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=[listener])
+    from connectrio.host.watchdog import _Block
+
+    watchdog._block = _Block(time.monotonic(), Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+    address = listener.getsockname()
+    for _ in range(2):
+        with socket.create_connection(address):
+            pass  # gone
+    silent = socket.create_connection(address)
+    prober = http.client.HTTPConnection(*address)
+    prober.request("GET", "/readyz")  # is sent before anybody accepts, so that no half a second can be too short for it
+
+    while not select.select([prober.sock], [], [], 0)[0]:
+        watchdog._wait([listener])
+    answer = prober.getresponse()
+    report = json.loads(answer.read())
+    assert (answer.status, report["method"], report["line"]) == (503, "Tiny.get", "tiny.py:1 in get")
+    for each in (silent, prober, listener):
+        each.close()

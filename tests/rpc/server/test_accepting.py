@@ -1,0 +1,83 @@
+"""Connections that come while the server stops accepting."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import struct
+import sys
+import time
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.lowlevel import checkpoint
+from anyio.streams.stapled import MultiListener
+
+from connectrio.rpc import Channel, Server
+from rpc.kit.script import Note, Script, ScriptStub
+from rpc.kit.serving import leaving_nothing
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("after", range(4))
+async def test_a_connection_that_comes_as_the_server_stops(before: int, after: int, monkeypatch: pytest.MonkeyPatch):
+    """Whichever is first, no socket is lost: asyncio's `sock_accept`, cancelled too late, drops what it accepted."""
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: lost.append(raised.exc_value))
+    async with leaving_nothing(), anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        port = listener.extra(SocketAttribute.local_port)
+        server = Server([])
+        await tasks.start(server.serve, listener)
+        with socket.socket() as client:
+            for _ in range(before):
+                await checkpoint()
+            client.connect(("127.0.0.1", port))
+            for _ in range(after):
+                await checkpoint()
+        await server.shutdown(grace=0)
+    gc.collect()
+    assert lost == []
+
+
+async def test_many_that_connect_at_once_are_served_together():
+    """However long the turns of the event loop are: accepting one after the other, each would take some of them."""
+    async with leaving_nothing(), anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        server = Server([])
+        [address] = await tasks.start(server.serve, listener)
+        clients = [socket.create_connection(address) for _ in range(60)]
+        while waiting_to_be_accepted(listener) < len(clients):
+            time.sleep(0.001)  # no turn for the server before they are all there
+        turns_taken = 0
+        while len(server._connections) < len(clients):
+            await checkpoint()
+            turns_taken += 1
+        assert turns_taken < len(clients)
+        for client in clients:
+            client.close()
+        await server.shutdown(grace=0)
+
+
+def waiting_to_be_accepted(listener: MultiListener[SocketStream]) -> int:
+    """How many connections the kernel has for the listener: in a listening socket's `tcp_info`, `tcpi_unacked`."""
+    raw_socket = listener.extra(SocketAttribute.raw_socket)
+    tcp_info = raw_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return struct.unpack_from("I", tcp_info, 24)[0]
+
+
+async def test_clients_that_have_gone_again_before_they_are_accepted():
+    reset_at_close = struct.pack("ii", 1, 0)
+    async with leaving_nothing() as log, anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        [port] = [listener.extra(SocketAttribute.local_port)]
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_close)
+        server = Server([Script()])
+        await tasks.start(server.serve, listener)
+        async with Channel(f"127.0.0.1:{port}") as channel:
+            assert await ScriptStub(channel).unary(Note("still served")) == Note("still served")
+        await server.shutdown()
+    assert [line for line in log if line["log_level"] == "error"] == []

@@ -1,0 +1,563 @@
+"""A job is created once, whoever asks for it however often."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from functools import partial
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from grpclib import GRPCError
+from grpclib.const import Status
+from structlog.testing import capture_logs
+
+from connectrio import Phase, Resource, TransientError, UnknownJobError, current_call
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest
+from connectrio.idl.flyteidl2.core import (
+    Literal,
+    Primitive,
+    Scalar,
+    TaskTemplate,
+    TypedInterface,
+    Variable,
+    VariableEntry,
+    VariableMap,
+)
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
+from connectrio.service import Creates, OperationLimits, Polls
+from connectrio.service.idempotent_creates import Wanted
+from connectrio.service.job_identity import identify
+from rpc.kit.virtual_time import in_virtual_time
+from service.harness import Base, Job, Service, attempt, connector, secrets
+
+ORIGINS = ("fresh", "joined", "replayed", "adopted")
+
+
+class Vendor:
+    """Another system. `create` waits until it is told to go on, if `gated`."""
+
+    def __init__(self, *, gated: bool = False) -> None:
+        self.jobs: list[str] = []
+        self.keys: list[str | None] = []
+        self.phase = Phase.RUNNING
+        self.errors: list[BaseException] = []
+        self.poll_errors: list[BaseException] = []
+        self.begun = anyio.Event()
+        self.go_on = anyio.Event()
+        if not gated:
+            self.go_on.set()
+
+    def connector(self, **members):
+        async def create(_self, **kwargs):
+            self.keys.append(current_call().key)
+            self.begun.set()
+            await self.go_on.wait()
+            if self.errors:
+                raise self.errors.pop(0)
+            self.jobs.append(str(len(self.jobs)))
+            return Job(self.jobs[-1])
+
+        async def get(_self, resource_meta, **kwargs):
+            if self.poll_errors:
+                raise self.poll_errors.pop(0)
+            return Resource(self.phase)
+
+        return connector(Base, **{"create": create, "get": get, **members})
+
+
+def origins(service: Service) -> dict[str, float]:
+    found = {origin: service.sample("creates_total", origin=origin) for origin in ORIGINS}
+    return {origin: count for origin, count in found.items() if count}
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await checkpoint()
+
+
+def inputs(**values: int) -> Inputs:
+    return Inputs(
+        literals=[
+            NamedLiteral(name=name, value=Literal(scalar=Scalar(primitive=Primitive(integer=value))))
+            for name, value in values.items()
+        ]
+    )
+
+
+def template(*names: str, outputs: bool = False, **fields) -> TaskTemplate:
+    from connectrio.idl.flyteidl2.core import LiteralType, SimpleType
+
+    def declared(*names):
+        number = Variable(type=LiteralType(simple=SimpleType.INTEGER))
+        return VariableMap(variables=[VariableEntry(key=name, value=number) for name in names])
+
+    interface = TypedInterface(inputs=declared(*names), outputs=declared(*(["o"] if outputs else [])))
+    return TaskTemplate(type="tiny", interface=interface, **fields)
+
+
+async def test_a_repeated_create_gets_the_same_answer():
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    first = await service.create(task_execution_metadata=attempt())
+    assert await service.create(task_execution_metadata=attempt()) == first
+    assert vendor.jobs == ["0"]
+    assert origins(service) == {"fresh": 1, "replayed": 1}
+    assert service.count("create") == 2
+
+
+async def test_concurrent_creates_join_the_first():
+    vendor = Vendor(gated=True)
+    service = Service(vendor.connector())
+    answers = []
+
+    async def create():
+        answers.append(await service.create(task_execution_metadata=attempt()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(create)
+        await vendor.begun.wait()
+        tasks.start_soon(create)
+        tasks.start_soon(create)
+        await settle()
+        vendor.go_on.set()
+    assert [answer.resource_meta for answer in answers] == [Job("0").encode()] * 3
+    assert vendor.jobs == ["0"]
+    assert origins(service) == {"fresh": 1, "joined": 2}
+
+
+async def test_without_a_task_execution_id_each_create_is_a_job():
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    for metadata in (None, None, attempt(node=""), attempt(node=""), attempt(execution=""), attempt(execution="")):
+        await service.create(task_execution_metadata=metadata)
+    assert len(vendor.jobs) == 6
+    assert set(vendor.keys) == {None}
+    assert origins(service) == {}
+
+
+@pytest.mark.parametrize("waiting", [0, 1], ids=["nobody waits", "another waits"])
+async def test_the_first_clients_end_is_not_the_jobs(waiting):
+    vendor = Vendor(gated=True)
+    service = Service(vendor.connector())
+    answers = []
+
+    async def join():
+        answers.append(await service.create(task_execution_metadata=attempt()))
+
+    async with anyio.create_task_group() as tasks:
+        with capture_logs() as logs:
+            async with anyio.create_task_group() as first:
+                first.start_soon(partial(service.create, task_execution_metadata=attempt()))
+                await vendor.begun.wait()
+                for _ in range(waiting):
+                    tasks.start_soon(join)
+                await settle()
+                first.cancel_scope.cancel()
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+                vendor.go_on.set()
+        warned = [line for line in logs if line["event"] == "a job was created that nobody waits for any more"]
+        assert [line["key"] for line in warned] == ([] if waiting else vendor.keys)
+    await join()
+    assert vendor.jobs == ["0"]
+    assert [answer.resource_meta for answer in answers] == [Job("0").encode()] * (waiting + 1)
+    assert service.count("create", "499") == 1
+
+
+async def test_one_who_joined_may_leave():
+    vendor = Vendor(gated=True)
+    service = Service(vendor.connector())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.create, task_execution_metadata=attempt()))
+        await vendor.begun.wait()
+        with anyio.move_on_after(0.01) as scope:
+            await service.create(task_execution_metadata=attempt())
+        assert scope.cancelled_caught
+        vendor.go_on.set()
+    assert vendor.jobs == ["0"]
+
+
+async def test_failures_are_not_replayed():
+    vendor = Vendor(gated=True)
+    vendor.errors = [ValueError("boom")]
+    service = Service(vendor.connector())
+    errors = []
+
+    async def fail():
+        with pytest.raises(GRPCError, match="boom") as caught:
+            await service.create(task_execution_metadata=attempt())
+        errors.append(caught.value.status)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fail)
+        await vendor.begun.wait()
+        tasks.start_soon(fail)
+        await settle()
+        vendor.go_on.set()
+    assert errors == [Status.INTERNAL] * 2
+    assert (await service.create(task_execution_metadata=attempt())).resource_meta == Job("0").encode()
+
+
+async def test_the_hosts_limit_ends_the_create_and_those_who_joined():
+    vendor = Vendor(gated=True)
+    service = Service(vendor.connector(), limits=OperationLimits(create=0.05))
+    statuses = []
+
+    async def create():
+        with pytest.raises(GRPCError) as caught:
+            await service.create(task_execution_metadata=attempt())
+        statuses.append(caught.value.status)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(create)
+        await vendor.begun.wait()
+        tasks.start_soon(create)
+    assert sorted(status.name for status in statuses) in (
+        ["DEADLINE_EXCEEDED", "UNAVAILABLE"],
+        ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"],
+    )
+    vendor.go_on.set()
+    assert (await service.create(task_execution_metadata=attempt())).resource_meta == Job("0").encode()
+
+
+async def test_the_end_of_the_host_ends_creates_that_nobody_waits_for():
+    vendor = Vendor(gated=True)
+    creates = Creates()
+    service = Service(vendor.connector(), creates=creates)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(service.create, task_execution_metadata=attempt()))
+            await vendor.begun.wait()
+            tasks.cancel_scope.cancel()
+            creates.end_by(anyio.current_time())
+    assert len(creates) == 0
+
+
+async def test_the_end_of_the_host_for_those_who_wait():
+    creates = Creates()
+    service = Service(Vendor(gated=True).connector(), creates=creates)
+    creates.end_by(anyio.current_time())
+    with pytest.raises(GRPCError, match="the host is shutting down") as caught:
+        await service.create(task_execution_metadata=attempt())
+    assert caught.value.status is Status.UNAVAILABLE
+
+
+# which requests ask for the same job
+
+
+async def keys_of(*requests) -> list[str]:
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    for request in requests:
+        await service.create(**{"task_execution_metadata": attempt(), **request})
+    return vendor.keys
+
+
+@pytest.mark.parametrize("errors", [[], [ValueError("no")]], ids=["created", "failed"])
+async def test_a_key_is_of_its_create_alone(errors):
+    vendor = Vendor()
+    vendor.errors = errors
+    service = Service(vendor.connector())
+    with suppress(GRPCError):
+        await service.create(task_execution_metadata=attempt())
+    assert vendor.keys != [None]
+    assert current_call().key is None
+
+
+async def test_a_key_can_be_a_vendors_job_id():
+    [key] = await keys_of({})
+    assert re.fullmatch("cr-[0-9a-f]{40}", key)
+
+
+async def test_a_key_is_the_same_on_every_host():
+    [recorded] = await keys_of(
+        {"template": template("a", "b"), "inputs": inputs(a=1, b=2), "output_prefix": "s3://bucket/run/n0/0"}
+    )
+    assert recorded == "cr-0bd4dfb8869910a0822171525c3039191cf66a6b"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"inputs": inputs(b=2, a=1)},
+        {"connection": secrets(token="rotated")},
+        {"template": template("b", "a")},
+    ],
+    ids=["inputs in another order", "another secret", "the interface in another order"],
+)
+async def test_what_does_not_matter(other):
+    base = {"template": template("a", "b"), "inputs": inputs(a=1, b=2), "connection": secrets(token="first")}
+    assert len(await keys_of(base, base | other)) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"task_execution_metadata": attempt(1)},
+        {"task_execution_metadata": attempt(node="n1")},
+        {"task_execution_metadata": attempt(execution="another")},
+        {"inputs": inputs(a=2)},
+        {"output_prefix": "s3://another"},
+        {"template": template("a", config={"another": "config"})},
+        {"template": template("a", outputs=True)},
+    ],
+    ids=["attempt", "node", "execution", "inputs", "prefix", "template", "outputs"],
+)
+async def test_what_makes_another_job(other):
+    base = {"template": template("a", outputs=False), "inputs": inputs(a=1)}
+
+    async def adopts_nothing(self, resource_meta, **kwargs):
+        return Resource(Phase.FAILED)
+
+    vendor = Vendor()
+    service = Service(vendor.connector(get=adopts_nothing))
+    for request in (base, base | other, base, base | other):
+        await service.create(**{"task_execution_metadata": attempt(), **request})
+    assert len(vendor.jobs) == len(set(vendor.keys)) == 2
+
+
+async def test_a_key_is_only_for_create():
+    keys = []
+
+    async def get(self, resource_meta, **kwargs):
+        keys.append(current_call().key)
+        return Resource(Phase.RUNNING)
+
+    await Service(connector(get=get)).get()
+    assert keys == [None]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_a_plain_method_has_the_key_too(plain):
+    keys = []
+
+    def create(self, **kwargs):
+        keys.append(current_call().key)
+        return Job("1")
+
+    await Service(connector(create=create)).create(task_execution_metadata=attempt())
+    assert keys[0].startswith("cr-")
+
+
+# lost answers
+
+
+def restarted(number: int, **fields):
+    """The request for an attempt, whose outputs go to a place of its own."""
+    return {"task_execution_metadata": attempt(number), "output_prefix": f"s3://bucket/{number}", **fields}
+
+
+@pytest.mark.parametrize("adopts", [False, True])
+@pytest.mark.parametrize("outputs", [False, True])
+async def test_the_next_attempt_gets_the_job_whose_answer_was_lost(adopts, outputs):
+    """Unless it was to write its outputs where the earlier attempt's are expected."""
+    vendor = Vendor()
+    service = Service(vendor.connector(adopts_lost_jobs=adopts))
+    first = await service.create(**restarted(0, template=template(outputs=outputs)))
+    second = await service.create(**restarted(1, template=template(outputs=outputs)))
+    again = await service.create(**restarted(1, template=template(outputs=outputs)))
+    assert (second == first) is (adopts or not outputs)
+    assert second == again
+    adopted = {"fresh": 1, "adopted": 1, "replayed": 1} if adopts or not outputs else {"fresh": 2, "replayed": 1}
+    assert origins(service) == adopted
+
+
+@pytest.mark.parametrize("operation", ["get", "delete"])
+async def test_a_job_that_was_asked_for_is_not_lost(operation):
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    first = await service.create(**restarted(0))
+    await service.call(operation, resource_meta=first.resource_meta)
+    assert await service.create(**restarted(1)) != first
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.RETRYABLE_FAILED, Phase.ABORTED])
+async def test_a_job_that_has_failed_is_no_good(phase):
+    vendor = Vendor()
+    vendor.phase = phase
+    service = Service(vendor.connector())
+    first = await service.create(**restarted(0))
+    assert await service.create(**restarted(1)) != first
+
+
+async def test_a_job_that_is_not_there_any_more_is_no_good():
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    first = await service.create(**restarted(0))
+    vendor.poll_errors = [UnknownJobError("gone")]
+    assert await service.create(**restarted(1)) != first
+
+
+async def test_a_job_that_cannot_be_asked_for_just_now_will_do():
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    first = await service.create(**restarted(0))
+    vendor.poll_errors = [ConnectionResetError("reset")]
+    assert await service.create(**restarted(1)) == first
+
+
+async def test_the_next_attempt_waits_for_a_create_that_still_goes_on():
+    """Its client had waited for ten seconds, and given up."""
+    vendor = Vendor(gated=True)
+    service = Service(vendor.connector())
+    answers = []
+
+    async def later():
+        answers.append(await service.create(**restarted(1)))
+
+    async with anyio.create_task_group() as tasks, anyio.create_task_group() as first:
+        first.start_soon(partial(service.create, **restarted(0)))
+        await vendor.begun.wait()
+        first.cancel_scope.cancel()
+        tasks.start_soon(later)
+        with anyio.CancelScope(shield=True):
+            await settle()
+        vendor.go_on.set()
+    assert vendor.jobs == ["0"]
+    assert origins(service) == {"fresh": 1, "adopted": 1}
+
+
+@in_virtual_time
+async def test_a_job_that_hangs_when_it_is_asked_for_will_do():
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep_forever()
+
+    vendor = Vendor()
+    service = Service(vendor.connector(get=get))
+    first = await service.create(**restarted(0))
+    with anyio.fail_after(10):
+        assert await service.create(**restarted(1)) == first
+
+
+@in_virtual_time
+async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
+    """The third attempt waits for the second, which fails, and takes over the first one's job."""
+    vendor = Vendor()
+    service = Service(vendor.connector(), limits=OperationLimits(create=60))
+    first = await service.create(**restarted(0))
+    creates = service.servicer._creates
+    [earlier] = creates._records.values()
+    blocked = anyio.Event()
+
+    async def is_alive(resource_meta):
+        blocked.set()
+        await anyio.sleep_forever()
+
+    answers = []
+
+    async def second():
+        wanted = Wanted(identify(request(1)), vendor_create, True, is_alive, 0.2, lambda origin: None)
+        with pytest.raises(GRPCError):
+            await creates.once(wanted)
+
+    async def vendor_create():
+        raise AssertionError("nothing is to be created")
+
+    async def third():
+        answers.append(await service.create(**restarted(2)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second)
+        await blocked.wait()
+        tasks.start_soon(third)
+    assert answers == [first]
+    assert earlier.asked_for
+    assert vendor.jobs == ["0"]
+
+
+def request(number: int) -> CreateTaskRequest:
+    return CreateTaskRequest(template=TaskTemplate(type="tiny"), **restarted(number))
+
+
+async def test_an_earlier_attempt_never_gets_a_later_ones_job():
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    await service.create(**restarted(1))
+    await service.create(**restarted(0))
+    assert len(vendor.jobs) == 2
+
+
+async def test_a_failed_attempt_does_not_hide_the_one_before():
+    vendor = Vendor()
+    service = Service(vendor.connector())
+    first = await service.create(**restarted(0, template=template(outputs=True)))
+    vendor.errors = [ValueError("boom")]
+    with pytest.raises(GRPCError):
+        await service.create(**restarted(1, template=template(outputs=True)))
+    assert first.resource_meta == Job("0").encode()
+    assert len(await_records(service)) == 1
+
+
+def await_records(service: Service):
+    return service.servicer._creates._latest
+
+
+# bounds
+
+
+async def test_the_oldest_are_forgotten():
+    vendor = Vendor()
+    creates = Creates(most=2)
+    service = Service(vendor.connector(), creates=creates)
+    for number in range(4):
+        await service.create(task_execution_metadata=attempt(execution=str(number)))
+    assert len(creates) == 2
+    assert len(creates._latest) == len(creates._unasked) == 2
+    await service.create(task_execution_metadata=attempt(execution="3"))
+    await service.create(task_execution_metadata=attempt(execution="0"))
+    assert len(vendor.jobs) == 5
+
+
+async def test_age():
+    vendor = Vendor()
+    creates = Creates(age=0.02)
+    service = Service(vendor.connector(), creates=creates)
+    await service.create(task_execution_metadata=attempt())
+    await anyio.sleep(0.03)
+    await service.create(task_execution_metadata=attempt())
+    assert len(vendor.jobs) == 2
+    assert len(creates) == 1
+
+
+async def test_nothing_is_remembered_with_age_0():
+    vendor = Vendor()
+    creates = Creates(age=0)
+    service = Service(vendor.connector(), creates=creates)
+    for _ in range(2):
+        await service.create(task_execution_metadata=attempt())
+    assert len(vendor.jobs) == 2
+    assert len(creates) == len(creates._latest) == len(creates._unasked) == 0
+
+
+async def test_what_is_large_is_not_remembered():
+    async def create(self, **kwargs):
+        return Job("x" * 100_000)
+
+    creates = Creates()
+    service = Service(connector(create=create), creates=creates)
+    answer = await service.create(task_execution_metadata=attempt())
+    assert len(answer.resource_meta) > 100_000
+    assert len(creates) == len(creates._unasked) == 0
+
+
+# connectors whose create can be repeated
+
+
+@in_virtual_time
+async def test_a_create_that_is_idempotent_is_tried_again_under_the_same_key():
+    vendor = Vendor()
+    vendor.errors = [ConnectionResetError("reset"), TransientError("busy")]
+    service = Service(vendor.connector(create_is_idempotent=True), polls=Polls(retry=5, absorb=0))
+    await service.create(task_execution_metadata=attempt())
+    assert len(vendor.keys) == 3
+    assert len(set(vendor.keys)) == 1
+
+
+async def test_others_are_not():
+    vendor = Vendor()
+    vendor.errors = [ConnectionResetError("reset")]
+    service = Service(vendor.connector(), polls=Polls(retry=5, absorb=0))
+    with pytest.raises(GRPCError, match="reset"):
+        await service.create(task_execution_metadata=attempt())
+    assert len(vendor.keys) == 1

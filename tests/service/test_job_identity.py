@@ -1,0 +1,98 @@
+"""What a job's key is made of: it is the same on any host, so also for any way to write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from enum import Enum
+from hashlib import sha256
+from typing import Any
+
+from betterproto2 import Message
+from flyteidl2.connector import connector_pb2 as pb
+from hypothesis import HealthCheck, given, settings
+
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest, TaskExecutionMetadata
+from connectrio.idl.flyteidl2.core import (
+    Identifier,
+    LiteralType,
+    NodeExecutionIdentifier,
+    SimpleType,
+    TaskExecutionIdentifier,
+    TaskTemplate,
+    TypedInterface,
+    Variable,
+    VariableEntry,
+    VariableMap,
+    WorkflowExecutionIdentifier,
+)
+from connectrio.service.job_identity import identify
+from idl.messages import messages, mirror
+
+NODE = NodeExecutionIdentifier(node_id="n0", execution_id=WorkflowExecutionIdentifier(name="run"))
+TASK = Identifier(name="my.task", version="v1")
+
+
+def named(request: CreateTaskRequest, attempt: int = 0) -> CreateTaskRequest:
+    """`request`, for an attempt at `TASK` in `NODE`."""
+    name = TaskExecutionIdentifier(task_id=TASK, node_execution_id=NODE, retry_attempt=attempt)
+    request.task_execution_metadata = TaskExecutionMetadata(task_execution_id=name)
+    return request
+
+
+def digest(*parts: Any) -> str:
+    return sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def as_tuples(value: Any) -> Any:
+    """The rule, as plainly as it can be said: what is hashed is the `repr` of this."""
+    match value:
+        case Message():
+            return type(value).__name__, tuple(set_fields(value))
+        case list():
+            return tuple(map(as_tuples, in_order(value)))
+        case dict():
+            return tuple(sorted((key, as_tuples(item)) for key, item in value.items()))
+        case Enum():
+            return value.value
+    return value
+
+
+def set_fields(message: Message) -> Iterable[tuple[str, Any]]:
+    empty = type(message)()
+    for field in fields(message):  # type: ignore[arg-type]  # all messages are dataclasses
+        value = getattr(message, field.name)
+        if not field.name.startswith("_") and (value or value != getattr(empty, field.name)):
+            yield field.name, as_tuples(value)
+
+
+def in_order(items: list[Any]) -> list[Any]:
+    for label in ("key", "name"):
+        if all(isinstance(item, Message) and hasattr(item, label) for item in items):
+            return sorted(items, key=lambda item: str(getattr(item, label)))
+    return items
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(messages(pb.CreateTaskRequest, depth=9))
+def test_keys_are_made_by_the_rule(message):
+    request = named(mirror(message), attempt=2)
+    template = request.template or TaskTemplate()
+    task = digest((as_tuples(TASK), as_tuples(NODE)), as_tuples(template), as_tuples(request.inputs))
+    found = identify(request)
+    assert found is not None
+    assert found.task == task
+    assert found.key == f"cr-{digest(task, 2, request.output_prefix)[:40]}"
+
+
+def test_a_key_is_the_same_in_each_release():
+    """One release takes the place of another host by host, and the same request may reach both."""
+    variables = VariableMap(
+        variables=[
+            VariableEntry(key=key, value=Variable(type=LiteralType(simple=SimpleType.INTEGER))) for key in ("y", "x")
+        ]
+    )
+    template = TaskTemplate(type="query", config={"b": "1", "a": "ü"}, interface=TypedInterface(inputs=variables))
+    found = identify(named(CreateTaskRequest(template=template, output_prefix="s3://bucket/prefix"), attempt=1))
+    assert found is not None
+    assert found.key == "cr-852385c3a21fd62ae313a9558fd7b13a661a7cfe"

@@ -1,0 +1,313 @@
+"""Polls that fail: tried again, absorbed for a while, and only then let out."""
+
+from __future__ import annotations
+
+import socket
+
+import anyio
+import httpx
+import pytest
+import urllib3
+from grpclib import GRPCError
+from grpclib.const import Status
+from multidict import MultiDict
+from structlog.testing import capture_logs
+
+from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
+from connectrio.connector.failures import passes
+from connectrio.rpc.call import Call, set_current_call
+from connectrio.rpc.deadline import Deadline
+from connectrio.service import Admission, OperationLimits, Polls
+from connectrio.service.poll_shield import _MOST_JOBS
+from rpc.kit.virtual_time import in_virtual_time
+from service.harness import META, Service, connector, secrets
+
+LINK = TaskLog(name="console", uri="https://example.com/7")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Script:
+    """A `get` that returns or raises what it is given, the last one for ever."""
+
+    def __init__(self, *steps) -> None:
+        self.steps = list(steps)
+        self.calls = 0
+
+    def connector(self, **members):
+        async def get(_self, resource_meta, **kwargs):
+            self.calls += 1
+            step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+            if isinstance(step, BaseException):
+                raise step
+            return step
+
+        return connector(get=get, **members)
+
+
+def reset() -> ConnectionResetError:
+    return ConnectionResetError("reset by peer")
+
+
+@in_virtual_time
+async def test_a_transient_error_is_tried_again():
+    script = Script(reset(), TimeoutError("slow"), Resource(Phase.RUNNING))
+    service = Service(script.connector(), polls=Polls(retry=4, absorb=600))
+    assert (await service.get()).resource.phase is Phase.RUNNING
+    assert script.calls == 3
+    assert service.sample("poll_retries_total") == 2
+    assert service.sample("absorbed_polls_total") == 0
+    assert service.count("get") == 1
+
+
+@in_virtual_time
+async def test_then_the_last_phase_is_the_answer():
+    script = Script(Resource(Phase.QUEUED, log_links=[LINK]), reset())
+    clock = Clock()
+    service = Service(script.connector(), polls=Polls(retry=1, absorb=600, clock=clock))
+    await service.get()
+    clock.now += 30
+    with capture_logs() as logs:
+        resource = (await service.get()).resource
+    assert resource.phase is Phase.QUEUED
+    assert resource.log_links == [LINK]
+    assert resource.message == (
+        "QUEUED, as of 30 s ago: the job's state could not be read, which will be tried again."
+        " failed to get tiny task with error:\n reset by peer."
+    )
+    assert service.sample("absorbed_polls_total") == 1
+    assert service.count("get") == 2
+    [line] = logs
+    assert (line["event"], line["log_level"]) == ("poll failed, answered with the last known phase", "warning")
+    assert (line["kept_back"], line["task_type"]) == ("INTERNAL", "tiny")
+
+
+@in_virtual_time
+async def test_only_for_a_while():
+    script = Script(Resource(Phase.RUNNING), reset())
+    clock = Clock()
+    service = Service(script.connector(), polls=Polls(retry=1, absorb=60, clock=clock))
+    await service.get()
+    for _ in range(2):
+        clock.now += 30
+        assert (await service.get()).resource.phase is Phase.RUNNING
+    clock.now += 30
+    with pytest.raises(GRPCError, match="reset by peer"):
+        await service.get()
+    # an answer starts the time anew
+    script.steps = [Resource(Phase.RUNNING), reset()]
+    await service.get()
+    assert (await service.get()).resource.phase is Phase.RUNNING
+
+
+@in_virtual_time
+async def test_a_job_that_this_host_knows_nothing_of_is_running():
+    service = Service(Script(reset()).connector(), polls=Polls(retry=0, absorb=600))
+    resource = (await service.get()).resource
+    assert resource.phase is Phase.RUNNING
+    assert resource.message.startswith("RUNNING, not seen by this host yet: ")
+
+
+@in_virtual_time
+async def test_a_final_phase_is_not_made_up():
+    """Its outputs are not known any more."""
+    script = Script(Resource(Phase.QUEUED), Resource(Phase.SUCCEEDED, outputs={"n": 1}), reset())
+    service = Service(script.connector(), polls=Polls(retry=0, absorb=600))
+    for phase in (Phase.QUEUED, Phase.SUCCEEDED, Phase.RUNNING):
+        assert (await service.get()).resource.phase is phase
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), KeyError("x"), GRPCError(Status.NOT_FOUND, "gone"), SystemExit(3)],
+    ids=lambda error: type(error).__name__,
+)
+async def test_other_errors_come_out_at_once(error):
+    script = Script(error)
+    service = Service(script.connector(), polls=Polls(retry=4, absorb=600))
+    with pytest.raises(GRPCError):
+        await service.get()
+    assert script.calls == 1
+
+
+@in_virtual_time
+async def test_the_author_says_what_is_transient():
+    def is_transient(self, error):
+        return "again" in str(error)
+
+    service = Service(Script(KeyError("again")).connector(is_transient=is_transient), polls=Polls(retry=1, absorb=600))
+    assert (await service.get()).resource.phase is Phase.RUNNING
+    service = Service(Script(reset()).connector(is_transient=is_transient), polls=Polls(retry=1, absorb=600))
+    with pytest.raises(GRPCError, match="reset"):
+        await service.get()
+
+
+async def test_an_author_who_says_it_wrong():
+    def is_transient(self, error):
+        raise LookupError("oops")
+
+    service = Service(Script(reset()).connector(is_transient=is_transient), polls=Polls(retry=1, absorb=600))
+    with capture_logs() as logs, pytest.raises(GRPCError, match="reset"):
+        await service.get()
+    assert "is_transient failed; the error counts as lasting" in [line["event"] for line in logs]
+
+
+class ServerTimeoutError(TimeoutError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (ConnectionRefusedError(), True),
+        (BrokenPipeError(), True),
+        (TimeoutError(), True),
+        (ServerTimeoutError(), True),
+        (socket.gaierror(), True),
+        (TransientError("busy"), True),
+        (GRPCError(Status.UNAVAILABLE), True),
+        (GRPCError(Status.DEADLINE_EXCEEDED), True),
+        (GRPCError(Status.INTERNAL), False),
+        (httpx.ConnectTimeout("slow"), True),
+        (httpx.ReadError("reset"), True),
+        (httpx.HTTPStatusError("404", request=None, response=None), False),
+        (urllib3.exceptions.ReadTimeoutError(None, "/", "slow"), True),
+        (urllib3.exceptions.LocationParseError("x"), False),
+        (FileNotFoundError(), False),
+        (OSError(), False),
+        (ValueError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_transient_by_default(error, passing):
+    assert passes(error) is passing
+
+
+@in_virtual_time
+async def test_a_transient_error_in_the_group_of_a_task_group():
+    service = Service(Script(ExceptionGroup("tasks", [reset()])).connector(), polls=Polls(retry=0, absorb=600))
+    assert (await service.get()).resource.phase is Phase.RUNNING
+
+
+@in_virtual_time
+async def test_a_poll_that_hangs_is_answered_before_the_clients_deadline():
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep_forever()
+
+    service = Service(connector(get=get), polls=Polls(retry=4, absorb=600))
+    deadline = Deadline.from_timeout(10)
+    set_current_call(Call("/x", MultiDict(), deadline=deadline))
+    with anyio.CancelScope(deadline=deadline.at):
+        resource = (await service.get()).resource
+    assert resource.phase is Phase.RUNNING
+    assert "stopped after 9 s, to have an answer before the client's deadline" in resource.message
+    assert 0.9 < deadline.time_remaining() < 1.1
+
+
+@in_virtual_time
+async def test_retries_leave_time_for_the_answer():
+    script = Script(reset())
+    service = Service(script.connector(), polls=Polls(retry=60, absorb=600))
+    deadline = Deadline.from_timeout(10)
+    set_current_call(Call("/x", MultiDict(), deadline=deadline))
+    assert (await service.get()).resource.phase is Phase.RUNNING
+    assert deadline.time_remaining() > 5
+    assert script.calls > 3
+
+
+@in_virtual_time
+async def test_the_hosts_own_limit_is_absorbed():
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep_forever()
+
+    service = Service(connector(get=get), limits=OperationLimits(get=5), polls=Polls(retry=4, absorb=600))
+    assert "this host's own limit for get" in (await service.get()).resource.message
+
+
+@in_virtual_time
+async def test_a_host_that_is_too_busy():
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep(5)
+        return Resource(Phase.QUEUED)
+
+    service = Service(
+        connector(get=get), polls=Polls(retry=0, absorb=600), admission=Admission(calls=1, calls_each=1, waiting=0)
+    )
+    answers = []
+
+    async def poll():
+        answers.append((await service.get()).resource)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(poll)
+        tasks.start_soon(poll)
+    assert sorted(answer.phase.name for answer in answers) == ["QUEUED", "RUNNING"]
+    assert service.sample("absorbed_polls_total") == 1
+
+
+async def test_nothing_is_absorbed_with_0():
+    service = Service(Script(reset()).connector(), polls=Polls(retry=0, absorb=0))
+    with pytest.raises(GRPCError, match="reset"):
+        await service.get()
+
+
+async def test_jobs_are_told_apart():
+    polls = Polls(retry=0, absorb=600)
+    service = Service(Script(Resource(Phase.QUEUED)).connector(), polls=polls)
+    await service.get()
+    await service.get()
+    assert len(polls) == 1
+    await service.get(resource_meta=b'{"id": "8"}')
+    assert len(polls) == 2
+
+
+def test_the_least_lately_asked_for_are_forgotten():
+    from connectrio.idl.flyteidl2 import connector as idl
+
+    polls = Polls(retry=0, absorb=600)
+    for number in range(_MOST_JOBS + 5):
+        polls.succeeded(("tiny", 0, b"%d" % number), idl.Resource(phase=Phase.QUEUED))
+        polls.succeeded(("tiny", 0, b"0"), idl.Resource(phase=Phase.QUEUED))
+    assert len(polls) == _MOST_JOBS
+    assert polls.failed(("tiny", 0, b"0"), "").phase is Phase.QUEUED
+    assert polls.failed(("tiny", 0, b"1"), "").phase is Phase.RUNNING
+
+
+async def test_no_secret_is_in_an_absorbed_message():
+    async def get(self, resource_meta, **kwargs):
+        raise ConnectionError(f"401 for {kwargs['token']}")
+
+    service = Service(connector(get=get), polls=Polls(retry=0, absorb=600))
+    with capture_logs() as logs:
+        resource = (await service.get(connection=secrets(token="hunter2"))).resource
+    assert "[secret token]" in resource.message
+    assert "hunter2" not in str(logs) + repr(resource)
+
+
+# log links
+
+
+@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.INITIALIZING, Phase.WAITING_FOR_RESOURCES, Phase.RUNNING])
+async def test_links_go_out_with_the_first_poll(phase):
+    service = Service(Script(Resource(phase, log_links=[LINK])).connector(), polls=Polls(retry=1, absorb=600))
+    assert (await service.get()).resource.log_links == [LINK]
+
+
+# permanent failures in `get`
+
+
+@pytest.mark.parametrize("absorb", [0, 600])
+async def test_a_permanent_failure_is_the_jobs_end(absorb):
+    script = Script(PermanentFailure("the table is gone; make it again"))
+    service = Service(script.connector(), polls=Polls(retry=1, absorb=absorb))
+    with capture_logs() as logs:
+        resource = (await service.get(resource_meta=META)).resource
+    assert (resource.phase, resource.message) == (Phase.FAILED, "the table is gone; make it again")
+    assert service.sample("permanent_failures_total", operation="get") == 1
+    assert service.count("get", "400") == 1
+    assert [(line["event"], line["log_level"]) for line in logs] == [("call failed", "warning")]
