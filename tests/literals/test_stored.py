@@ -119,12 +119,12 @@ def test_what_cannot_be_read_says_why(tmp_path, seven):
     assert "is not a file" in problem_of(tmp_path).problem
     os.mkfifo(tmp_path / "pipe")
     assert "is not a file" in problem_of(tmp_path / "pipe").problem
-    assert problem_of("").problem == "it is said to be stored, but not where: its URI is empty"
+    assert problem_of("").problem == "it is stored elsewhere, but its URI is empty"
     assert "names a file on another machine" in problem_of("file://elsewhere/file").problem
     (tmp_path / "no literal").write_bytes(b"\xff\xff")
-    assert "is no literal" in problem_of(tmp_path / "no literal").problem
+    assert "are not a literal" in problem_of(tmp_path / "no literal").problem
     (tmp_path / "name").write_bytes(bytes(stored(seven)))
-    assert "is only where another literal is stored" in problem_of(tmp_path / "name").problem
+    assert "is only a reference to another stored literal" in problem_of(tmp_path / "name").problem
     assert "fsspec cannot open 'nosuch://a'" in problem_of("nosuch://a").problem
 
 
