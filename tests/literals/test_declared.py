@@ -1,4 +1,4 @@
-"""Literals of a declared type from Python values, or from what JSON has in their place."""
+"""Python values, and what JSON has in their place, become literals of a declared type."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Python values to literals, by the class of the value alone."""
+"""Python values become literals by their classes, without a declared type."""
 
 import math
 from collections import OrderedDict, namedtuple
@@ -70,7 +70,7 @@ class Pair(NamedTuple):
 
 
 class Model:
-    """What pydantic's models look like from outside."""
+    """Has the one method by which pydantic's models are known."""
 
     def __init__(self, **fields: Any) -> None:
         self._fields = fields

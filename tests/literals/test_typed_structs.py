@@ -1,4 +1,4 @@
-"""Structs with a JSON schema: the ones that flyte-sdk declares, and what else a schema may say."""
+"""Structs with a JSON schema: flyte-sdk's schemas, and any other schema."""
 
 from __future__ import annotations
 

@@ -55,7 +55,10 @@ class Storage:
         name = quoted(uri)
         if not uri:
             raise LiteralError("it is stored elsewhere, but its URI is empty")
-        scheme = urlsplit(uri).scheme if "://" in uri else ""
+        try:
+            scheme = urlsplit(uri).scheme if "://" in uri else ""
+        except ValueError as error:
+            raise LiteralError(f"the literal stored at {name} cannot be read: {error}") from error
         try:
             if scheme in ("", "file"):
                 data = _read_file(uri, self._left + 1)

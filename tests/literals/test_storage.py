@@ -126,6 +126,8 @@ def test_what_cannot_be_read_says_why(tmp_path, seven):
     (tmp_path / "name").write_bytes(bytes(stored(seven)))
     assert "is only a reference to another stored literal" in problem_of(tmp_path / "name").problem
     assert "fsspec cannot open 'nosuch://a'" in problem_of("nosuch://a").problem
+    for malformed in ("s3://[a", "file://[a"):
+        assert problem_of(malformed).problem == f"the literal stored at '{malformed}' cannot be read: Invalid IPv6 URL"
 
 
 def test_long_urls_which_may_be_signed_are_not_quoted():
@@ -166,7 +168,7 @@ def test_devices_are_not_read():
 
 
 def without(monkeypatch, name):
-    """Let there be no module of that name."""
+    """Make the import of a module fail."""
     original = builtins.__import__
 
     def fail(module, *arguments, **options):
