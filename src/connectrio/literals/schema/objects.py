@@ -111,7 +111,7 @@ class Object(Shape):
 
 
 def maker_of(title: str, names: Sequence[str]) -> tuple[str, Make, bool]:
-    """Return, for a title: it without flyte-sdk's prefix, what makes objects of it, and whether those are tuples.
+    """Return the name in a title, which may have flyte-sdk's prefix, its objects' maker, and whether it makes tuples.
 
     Tuples become named tuples, because flyte-sdk's objects for them have the attributes `item_0`, `item_1`, …
     """
