@@ -21,7 +21,7 @@ from connectrio.flyte import HostedConnector, HostedMeta
 from connectrio.idl.flyteidl2 import core
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.literals.outputs import write_value
+from connectrio.literals import python_to_literal
 from connectrio.service import OperationLimits
 from flyte_sdk.harness import META, Base, Waiting, connector, eventually, hosting, log_lines
 from service.harness import OPERATIONS, Job, Service, secrets
@@ -53,7 +53,7 @@ def simple(name):
 
 def inputs(*values):
     return Inputs(
-        literals=[NamedLiteral(name=f"i{index}", value=write_value(each)) for index, each in enumerate(values)]
+        literals=[NamedLiteral(name=f"i{index}", value=python_to_literal(each)) for index, each in enumerate(values)]
     )
 
 

@@ -14,18 +14,18 @@ FOUND = json.loads((Path(__file__).parents[1] / "differential" / "flyte_types.js
 
 
 def type_of(name: str) -> LiteralType:
-    """How flyte-sdk declares what has that name."""
+    """Return the type that flyte-sdk declares under that name."""
     message = json_format.ParseDict(FOUND[name]["type"], types_pb2.LiteralType())
     return LiteralType.parse(message.SerializeToString())
 
 
 def values_of(name: str) -> list[Literal]:
-    """Values of that type."""
+    """Return values of that type, as flyte-sdk sends them."""
     messages = [json_format.ParseDict(value, literals_pb2.Literal()) for value in FOUND[name]["values"]]
     return [Literal.parse(message.SerializeToString()) for message in messages]
 
 
 def schema_type(schema: dict, tag: str = "") -> LiteralType:
-    """A struct with that JSON schema."""
+    """Return the type of a struct with that JSON schema."""
     found = {"simple": "STRUCT", "metadata": schema, **({"structure": {"tag": tag}} if tag else {})}
     return LiteralType.parse(json_format.ParseDict(found, types_pb2.LiteralType()).SerializeToString())

@@ -1,4 +1,4 @@
-"""Short names for literals and literal types. Messages go over the wire once, so that they are what a host gets."""
+"""Short names for literals and literal types. Each message is encoded and decoded once, as on its way to a host."""
 
 from __future__ import annotations
 

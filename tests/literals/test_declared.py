@@ -1,4 +1,4 @@
-"""Literals of a declared type from Python values, or from what JSON has in their place."""
+"""Python values, and what JSON has in their place, become literals of a declared type."""
 
 import math
 from dataclasses import dataclass
@@ -169,7 +169,7 @@ REFUSALS = [
     (list_of(INTEGER), [1, "a"], "value[1]: expected int, got str 'a' (declared as list[int])"),
     (dict_of(INTEGER), {"a": None}, "value['a']: expected int, got None (declared as dict[str, int])"),
     (dict_of(INTEGER), {1: 1}, "the keys of dict[str, int] are str, not int"),
-    (dict_of(INTEGER), {"\ud800": 1}, "str '\\ud800' is no valid Unicode text: surrogates not allowed"),
+    (dict_of(INTEGER), {"\ud800": 1}, "str '\\ud800' is not valid Unicode: surrogates not allowed"),
     (union_of(INTEGER, NONE), "x", "expected int | None, got str 'x'"),
     (union_of(DATETIME, NONE), "yesterday", "expected datetime, got str 'yesterday', which is not ISO 8601"),
     (

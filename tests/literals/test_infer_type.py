@@ -1,4 +1,4 @@
-"""The literal type of a Python value."""
+"""Each Python value has a literal type."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -78,7 +78,7 @@ def test_a_values_type_is_guessed(value, name):
 def test_a_value_fits_its_guessed_type_written_either_way(value):
     guessed = literal_type_of(value)
     declared = literal_to_python(python_to_literal_as(value, guessed), guessed)
-    if not contains_bytes(value):  # bytes go out untagged, and what comes in untagged is refused
+    if not contains_bytes(value):  # bytes go out untagged, and untagged ones that come in are refused
         assert repr(literal_to_python(python_to_literal(value), guessed)) == repr(declared)
 
 

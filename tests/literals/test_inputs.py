@@ -1,4 +1,4 @@
-"""Literals to Python values, by the declared type."""
+"""Literals become Python values by their declared types."""
 
 import math
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Python values to literals, by the class of the value alone."""
+"""Python values become literals by their classes, without a declared type."""
 
 import math
 from collections import OrderedDict, namedtuple
@@ -70,7 +70,7 @@ class Pair(NamedTuple):
 
 
 class Model:
-    """What pydantic's models look like from outside."""
+    """Has the one method by which pydantic's models are known."""
 
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
@@ -160,8 +160,8 @@ REFUSALS = [
         datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
         "datetime 0001-01-01T00:00:00+01:00 is out of range in UTC (years 1 to 9999)",
     ),
-    ("\ud800", "str '\\ud800' is no valid Unicode text: surrogates not allowed"),
-    (File("a\udcff"), "str 'a\\udcff' is no valid Unicode text: surrogates not allowed"),
+    ("\ud800", "str '\\ud800' is not valid Unicode: surrogates not allowed"),
+    (File("a\udcff"), "str 'a\\udcff' is not valid Unicode: surrogates not allowed"),
     (DataFrame(""), "a DataFrame needs the uri at which its data are stored"),
     ({(1, 2): 3}, "value[…]: the keys of a struct are str or int, not tuple"),
     ({"a": [{1, 2}]}, "value['a'][0]: set is not data that a struct can hold"),
@@ -221,7 +221,7 @@ class TestOutputs:
         ("name", "message"),
         [
             (1, "output '1': expected str, got int 1"),
-            ("\ud800", "output '\\ud800': str '\\ud800' is no valid Unicode text: surrogates not allowed"),
+            ("\ud800", "output '\\ud800': str '\\ud800' is not valid Unicode: surrogates not allowed"),
         ],
     )
     def test_a_name_that_cannot_be_sent_is_an_error(self, name, message):

@@ -1,4 +1,4 @@
-"""What goes out comes back, whatever it is; what comes in is converted or refused, whatever it is."""
+"""Any value survives out and back; any literal is converted or refused with a `LiteralError`."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -78,7 +78,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4), max_le
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal in type and value, all the way down; NaN equals itself."""
+    """Whether both are equal in type and value at every level; NaN equals itself."""
     return repr(one) == repr(other)
 
 
@@ -162,7 +162,7 @@ literals = st.recursive(
 
 
 def converted(convert, *arguments):
-    """Whether it could be; that no other error comes is what the tests below are about."""
+    """Whether it was converted, not refused. Any other error than `LiteralError` fails the test."""
     try:
         repr(convert(*arguments))
     except LiteralError:

@@ -1,4 +1,4 @@
-"""Structs with a JSON schema: the ones that flyte-sdk declares, and what else a schema may say."""
+"""Structs with a JSON schema: flyte-sdk's schemas, and any other schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from connectrio.literals import (
     python_to_literal_as,
     type_name,
 )
-from connectrio.literals.plain_data import plain
+from connectrio.literals.plain_data import to_plain_data
 from literals.flyte_types import FOUND, schema_type, type_of, values_of
 from literals.makers import generic, integer, list_of, msgpack, sent, tagged, union_literal, union_of
 
@@ -180,7 +180,7 @@ PROBLEMS = [
     ("Either", {"value": 1.5}, "value['value']: expected int | str, got float 1.5 (declared as Either)"),
     ("Pair", {"pair": [1]}, "value['pair']: expected tuple[int, str], got list of length 1 (declared as Pair)"),
     ("Owner", {"pet": {"kind": "cow"}},
-     "value['pet']: the field 'kind', which says what this is, is to be one of 'cat', 'dog' (declared as Owner)"),
+     "value['pet']: the field 'kind' must be one of 'cat', 'dog' (declared as Owner)"),
     ("Owner", {"pet": 1}, "value['pet']: expected Cat | Dog, got int 1 (declared as Owner)"),
 ]  # fmt: skip
 
@@ -231,8 +231,8 @@ def test_what_schemas_can_say(schema, value, expected):
     (False, "the schema allows no value here"),
     ({"$ref": "#/$defs/None"}, "its schema refers to 'None', which it does not define"),
     ({"type": "colour"}, "its schema has the unknown type 'colour'"),
-    ({"anyOf": []}, "its schema is a union of nothing"),
-    ({"allOf": [{}, {}]}, "its schema demands several schemas at once (allOf), which is not supported"),
+    ({"anyOf": []}, "its schema is a union without members"),
+    ({"allOf": [{}, {}]}, "its schema combines several schemas (allOf), which is not supported"),
 ])  # fmt: skip
 def test_schemas_that_make_no_sense_say_so(schema, problem):
     with pytest.raises(LiteralError) as caught:
@@ -365,7 +365,7 @@ def test_any_object_of_any_schema_survives_out_and_back(made):
     schema, data = made
     declared = schema_type(schema)
     value = literal_to_python(msgpack(data), declared)
-    assert plain(value) == data
+    assert to_plain_data(value) == data
     for written in (
         python_to_literal(value),
         python_to_literal_as(value, declared),

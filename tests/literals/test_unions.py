@@ -1,4 +1,4 @@
-"""Which variant of a union a literal is of."""
+"""A literal belongs to one variant of a union."""
 
 import pytest
 

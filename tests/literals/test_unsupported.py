@@ -48,7 +48,7 @@ TYPES = [
     (LiteralType(), "the declared type unset type is not supported: the interface does not say what it is"),
     (
         LiteralType.parse(b"\x08\x63"),
-        "the declared type simple type 99 is not supported: this version of Flyte's types is not known",
+        "the declared type simple type 99 is not supported: this version of connectrio does not know it",
     ),
     (
         PICKLE,
@@ -108,8 +108,8 @@ def test_a_literal_that_is_stored_elsewhere_is_refused_by_name():
     with pytest.raises(LiteralError) as caught:
         inputs_to_python(inputs(xs=offloaded), interface(xs=list_of(INTEGER)))
     assert str(caught.value) == (
-        "input 'xs': expected list[int], got a literal stored at a URI 's3://a/b': it is fetched for a task's inputs"
-        " alone"
+        "input 'xs': expected list[int], got a literal stored at a URI 's3://a/b': stored literals are fetched only"
+        " for a task's inputs"
     )
     with pytest.raises(LiteralError, match=r"^got a literal stored at a URI 's3://a/b', which has no value here$"):
         literal_to_python(offloaded)

@@ -1,4 +1,4 @@
-"""What a typed object is like."""
+"""Typed objects: fields, equality, copies."""
 
 import copy
 import pickle

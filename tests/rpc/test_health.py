@@ -1,4 +1,4 @@
-"""grpc.health.v1."""
+"""The servicer of grpc.health.v1."""
 
 from __future__ import annotations
 

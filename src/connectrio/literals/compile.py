@@ -1,4 +1,4 @@
-"""From a declared LiteralType to its codec."""
+"""Compile a declared LiteralType into its codec."""
 
 from __future__ import annotations
 
@@ -11,36 +11,32 @@ from connectrio.literals.codecs.base import Codec, Unsupported
 from connectrio.literals.codecs.containers import Collection, Map
 from connectrio.literals.codecs.references import BLOB_TYPES, PICKLE_FORMAT, BlobReference, DataFrameReference
 from connectrio.literals.codecs.scalars import Boolean, Datetime, Duration, Enumeration, Float, Integer, Nothing, String
-from connectrio.literals.codecs.structs import Binary, UntypedStruct, struct_to_dict
+from connectrio.literals.codecs.structs import Binary, TypedStruct, UntypedStruct, struct_to_dict
 from connectrio.literals.codecs.unions import Union, Variant
 from connectrio.literals.errors import MAX_DEPTH, LiteralError
 from connectrio.literals.literal_types import kind_of
 from connectrio.literals.schema.compile import is_schema, shape_of
-from connectrio.literals.schema.typed_structs import TypedStruct
 from connectrio.literals.values import File
 
 __all__ = ["codec_for", "type_name"]
 
 
 def codec_for(literal_type: LiteralType | None, *, pickle: Codec | None = None) -> Codec:
-    """The codec of a declared type. It never fails: for a type that has no values here, it is one that says why.
+    """Return the codec of a declared type. A type that has no values here gets one whose errors say why.
 
-    :param pickle: the codec of pickles, where they are allowed
+    :param pickle: the codec of pickles, if they are allowed
     """
     compiler = _WITHOUT_PICKLES if pickle is None else _Compiler(pickle)
     return compiler.compile(literal_type, 0)
 
 
 def type_name(literal_type: LiteralType | None) -> str:
-    """A declared type as a person reads it: `list[int]`, `dict[str, File]`, `int | None`."""
+    """Return the readable name of a declared type: `list[int]`, `dict[str, File]`, `int | None`."""
     return codec_for(literal_type).label
 
 
 class _Compiler:
-    """Makes codecs, with a method for each kind of type.
-
-    :param pickle: the codec of pickles, where they are allowed
-    """
+    """Compiles types recursively, with a function for each kind of type."""
 
     def __init__(self, pickle: Codec | None) -> None:
         self._pickle = pickle
@@ -55,7 +51,7 @@ class _Compiler:
         }
 
     def compile(self, literal_type: LiteralType | None, depth: int) -> Codec:
-        """The codec of a type that is `depth` levels inside another."""
+        """Return the codec of a type that is `depth` levels inside another."""
         if literal_type is None:
             return _UNSET
         if depth > MAX_DEPTH:
@@ -72,17 +68,13 @@ class _Compiler:
         if self._pickle is not None and simple == SimpleType.BINARY:
             return self._pickle
         codec = _SIMPLE.get(int(simple))
-        return (
-            Unsupported(f"simple type {int(simple)}", "this version of Flyte's types is not known")
-            if codec is None
-            else codec
-        )
+        return codec or Unsupported(f"simple type {int(simple)}", "this version of connectrio does not know it")
 
     def _union(self, union: UnionType, depth: int) -> Codec:
         if not union.variants:
             return Unsupported("union", "it has no variants")
         variants = [Variant(variant, self.compile(variant, depth + 1)) for variant in union.variants]
-        # flyte-sdk declares what it has no type for as a union of two ways to store a pickle
+        # flyte-sdk declares values that it has no type for as a union of two ways to store a pickle
         if self._pickle is not None and all(variant.codec is self._pickle for variant in variants):
             return self._pickle
         return Union(variants)

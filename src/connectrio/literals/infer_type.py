@@ -1,4 +1,4 @@
-"""The LiteralType of a Python value, for callers who build an interface from the values they have."""
+"""Infer the LiteralType of a Python value, for callers who build an interface from values."""
 
 from __future__ import annotations
 
@@ -19,37 +19,36 @@ from connectrio.idl.flyteidl2.core import (
     UnionType,
 )
 from connectrio.literals.codecs.containers import each_item
-from connectrio.literals.describe import class_label
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, too_deep
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, class_label, too_deep
 from connectrio.literals.literal_types import kind_of, same_type, tagged
 from connectrio.literals.plain_data import fields_reader
 from connectrio.literals.values import DataFrame, Dir, File
 
-__all__ = ["guess_type"]
+__all__ = ["literal_type_of"]
 
 
-def guess_type(value: Any) -> LiteralType:
-    """The type of `value`.
+def literal_type_of(value: Any) -> LiteralType:
+    """Return a type that `value` belongs to, to declare an interface from values.
 
-    The items of a list share one type, which is a union where they differ; an empty list is a list of None.
+    The items of a list share one type, which is a union if they differ; an empty list is a list of None.
 
     :raises LiteralError: Flyte has no type for it, or it is nested too deeply
     """
-    return _known(_guess(value, 0))
+    return _with_none_for_unset(_infer(value, 0))
 
 
-def _guess(value: Any, depth: int) -> LiteralType:
+def _infer(value: Any, depth: int) -> LiteralType:
     if depth > MAX_DEPTH:
         raise too_deep()
     if isinstance(value, Enum):
         return LiteralType(enum_type=EnumType(values=list(type(value).__members__)))
-    for cls, guess in _GUESSES.items():
+    for cls, infer in _BY_CLASS.items():
         if isinstance(value, cls):
-            return guess(value)
+            return infer(value)
     if fields_reader(type(value)) is not None:
         return LiteralType(simple=SimpleType.STRUCT)
     if isinstance(value, list | tuple):
-        items = each_item(lambda item: _guess(item, depth + 1), value)
+        items = each_item(lambda item: _infer(item, depth + 1), value)
         return LiteralType(collection_type=reduce(_join, items, LiteralType()))
     raise LiteralError(f"Flyte has no type for {class_label(type(value))}")
 
@@ -62,11 +61,8 @@ def _blob(dimensionality: BlobTypeBlobDimensionality) -> Callable[[Any], Literal
     return lambda value: LiteralType(blob=BlobType(format=value.format, dimensionality=dimensionality))
 
 
-def _table(value: DataFrame) -> LiteralType:
-    return LiteralType(structured_dataset_type=StructuredDatasetType(format=value.format))
-
-
-_GUESSES: dict[type, Callable[[Any], LiteralType]] = {
+# in order: a bool is an int too
+_BY_CLASS: dict[type, Callable[[Any], LiteralType]] = {
     bool: _simple(SimpleType.BOOLEAN),
     int: _simple(SimpleType.INTEGER),
     float: _simple(SimpleType.FLOAT),
@@ -77,13 +73,12 @@ _GUESSES: dict[type, Callable[[Any], LiteralType]] = {
     bytes: _simple(SimpleType.BINARY),
     File: _blob(BlobTypeBlobDimensionality.SINGLE),
     Dir: _blob(BlobTypeBlobDimensionality.MULTIPART),
-    DataFrame: _table,
+    DataFrame: lambda value: LiteralType(structured_dataset_type=StructuredDatasetType(format=value.format)),
 }
-"""In order: a bool is an int too."""
 
 
 def _join(one: LiteralType, other: LiteralType) -> LiteralType:
-    """The type that has the values of both. An unset type, which an empty list has for its items, has none."""
+    """Return the type that has the values of both. An unset type, as of the items of an empty list, has no values."""
     variants = _variants(one)
     for candidate in _variants(other):
         for index, variant in enumerate(variants):
@@ -106,7 +101,7 @@ def _variants(literal_type: LiteralType) -> list[LiteralType]:
 
 
 def _merged(one: LiteralType, other: LiteralType) -> LiteralType | None:
-    """One type for both, if they differ only in what their items or formats are."""
+    """Return one type for both if they differ only in their items or formats, else None."""
     if same_type(one, other):
         return one
     if one.collection_type is not None and other.collection_type is not None:
@@ -118,11 +113,11 @@ def _merged(one: LiteralType, other: LiteralType) -> LiteralType | None:
     return None
 
 
-def _known(literal_type: LiteralType) -> LiteralType:
-    """The type with every unset item type made None's."""
+def _with_none_for_unset(literal_type: LiteralType) -> LiteralType:
+    """Return the type with every unset type in it replaced by the type of None."""
     if literal_type.collection_type is not None:
-        return dataclasses.replace(literal_type, collection_type=_known(literal_type.collection_type))
+        return dataclasses.replace(literal_type, collection_type=_with_none_for_unset(literal_type.collection_type))
     if literal_type.union_type is not None:
-        variants = [_known(variant) for variant in literal_type.union_type.variants]
+        variants = [_with_none_for_unset(variant) for variant in literal_type.union_type.variants]
         return dataclasses.replace(literal_type, union_type=UnionType(variants=variants))
     return literal_type if kind_of(literal_type)[0] else LiteralType(simple=SimpleType.NONE)

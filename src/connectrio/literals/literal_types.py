@@ -1,17 +1,12 @@
-"""Literal types as they are declared and sent: their kinds, their tags, and when two are equal."""
+"""Literal types as declared and as sent: their kinds, their tags, and whether two are equal."""
 
 from __future__ import annotations
 
 import dataclasses
+from itertools import zip_longest
 from typing import Any
 
-from connectrio.idl.flyteidl2.core import (
-    BlobTypeBlobDimensionality,
-    LiteralType,
-    SimpleType,
-    StructuredDatasetType,
-    TypeStructure,
-)
+from connectrio.idl.flyteidl2.core import BlobTypeBlobDimensionality, LiteralType, SimpleType, TypeStructure
 from connectrio.literals.errors import MAX_DEPTH
 
 __all__ = ["kind_of", "same_type", "tag_of", "tagged", "title_of"]
@@ -29,7 +24,7 @@ _KINDS = (
 
 
 def kind_of(literal_type: LiteralType) -> tuple[str, Any]:
-    """Which field of the oneof is set, and its value; ("", None) where none is."""
+    """Return which field of the oneof is set, and its value; ("", None) if none is set."""
     for kind in _KINDS:
         value = getattr(literal_type, kind)
         if value is not None:
@@ -38,19 +33,19 @@ def kind_of(literal_type: LiteralType) -> tuple[str, Any]:
 
 
 def tag_of(literal_type: LiteralType) -> str:
-    """The name that the type's writer gave it within a union; "" for none."""
+    """Return the tag that the type has as a variant of a union; "" for none."""
     return "" if literal_type.structure is None else literal_type.structure.tag
 
 
 def title_of(literal_type: LiteralType) -> str:
-    """What a struct's JSON schema is called; "" for nothing."""
+    """Return the title of a struct's JSON schema; "" for none."""
     metadata = literal_type.metadata
     title = None if metadata is None else metadata.fields.get("title")
     return "" if title is None else title.string_value or ""
 
 
 def same_type(one: LiteralType | None, other: LiteralType | None, depth: int = 0) -> bool:
-    """Whether both types have the same values; tags, annotations and metadata do not count."""
+    """Whether both types have the same values; tags, annotations and metadata are ignored."""
     if one is None or other is None or depth > MAX_DEPTH:
         return False
     (kind, value), (other_kind, other_value) = kind_of(one), kind_of(other)
@@ -59,26 +54,16 @@ def same_type(one: LiteralType | None, other: LiteralType | None, depth: int = 0
     if kind in ("collection_type", "map_value_type"):
         return same_type(value, other_value, depth + 1)
     if kind == "union_type":
-        return _same_types(value.variants, other_value.variants, depth + 1)
+        pairs = zip_longest(value.variants, other_value.variants)
+        return all(same_type(variant, other_variant, depth + 1) for variant, other_variant in pairs)
     if kind == "structured_dataset_type":
-        return _same_table(value, other_value)
+        names, other_names = ([column.name for column in table.columns] for table in (value, other_value))
+        return bool(value.format == other_value.format and names == other_names)
     return bool(kind) and value == other_value
 
 
-def _same_types(ones: list[LiteralType], others: list[LiteralType], depth: int) -> bool:
-    return len(ones) == len(others) and all(
-        same_type(one, other, depth) for one, other in zip(ones, others, strict=True)
-    )
-
-
-def _same_table(one: StructuredDatasetType, other: StructuredDatasetType) -> bool:
-    return one.format == other.format and [column.name for column in one.columns] == [
-        column.name for column in other.columns
-    ]
-
-
 def tagged(variant: LiteralType) -> LiteralType:
-    """The variant with the tag that flyte-sdk gives it, by which its readers find the variant of a union literal."""
+    """Return a variant with flyte-sdk's tag for it, by which flyte-sdk finds the variant of a union literal."""
     kind, value = kind_of(variant)
     tag = _SIMPLE_TAGS.get(value) if kind == "simple" else _TAGS.get(kind)
     if kind == "blob":

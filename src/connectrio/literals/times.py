@@ -1,4 +1,4 @@
-"""Timestamps and durations: exact integer arithmetic between protobuf's nanoseconds and Python's microseconds."""
+"""Timestamps and durations: exact integer arithmetic from protobuf's nanoseconds to Python's microseconds and back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import msgspec
 
 from connectrio.idl.google.protobuf import Duration, Timestamp
-from connectrio.literals.describe import quoted
-from connectrio.literals.errors import LiteralError
+from connectrio.literals.errors import LiteralError, quoted
 
 __all__ = [
     "datetime_to_timestamp",
@@ -34,9 +33,9 @@ _SECONDS_TEXT = re.compile(r"([+-]?)([0-9]{1,15})(?:\.([0-9]{1,9}))?s", re.ASCII
 
 
 def timestamp_to_datetime(timestamp: Timestamp) -> datetime:
-    """An aware datetime in UTC; nanoseconds are cut to microseconds.
+    """Return an aware datetime in UTC; nanoseconds are cut to microseconds.
 
-    :raises LiteralError: outside of the years 1 to 9999, or nanoseconds that make no timestamp
+    :raises LiteralError: outside of the years 1 to 9999, or nanoseconds below 0 or over a second
     """
     if not (_FIRST_SECOND <= timestamp.seconds <= _LAST_SECOND and 0 <= timestamp.nanos < _NANOS):
         raise LiteralError(
@@ -46,13 +45,13 @@ def timestamp_to_datetime(timestamp: Timestamp) -> datetime:
 
 
 def datetime_to_timestamp(value: datetime) -> Timestamp:
-    """The timestamp of an aware datetime in UTC."""
+    """Return the timestamp of an aware datetime in UTC."""
     seconds, micros = divmod((value - _EPOCH) // _MICROSECOND, _MICROS)
     return Timestamp(seconds=seconds, nanos=micros * 1000)
 
 
 def utc(value: date) -> datetime:
-    """A date or datetime as an aware datetime in UTC: naive times are taken as UTC, dates as their midnight.
+    """Return a date or datetime as an aware datetime in UTC: naive times are taken as UTC, dates as their midnight.
 
     :raises LiteralError: in UTC it is outside of the years 1 to 9999
     """
@@ -67,7 +66,7 @@ def utc(value: date) -> datetime:
 
 
 def duration_to_timedelta(duration: Duration) -> timedelta:
-    """The duration; nanoseconds are cut to microseconds, towards zero.
+    """Return the timedelta of a duration; nanoseconds are cut to microseconds, towards zero.
 
     :raises LiteralError: longer than a timedelta can be
     """
@@ -80,7 +79,7 @@ def duration_to_timedelta(duration: Duration) -> timedelta:
 
 
 def timedelta_to_duration(value: timedelta) -> Duration:
-    """The duration of a timedelta, both parts of one sign.
+    """Return the duration of a timedelta; both parts have the same sign.
 
     :raises LiteralError: beyond ten thousand years
     """
@@ -92,7 +91,7 @@ def timedelta_to_duration(value: timedelta) -> Duration:
 
 
 def parse_datetime(text: str) -> datetime:
-    """The aware datetime in UTC that an ISO 8601 text means; without an offset it is UTC.
+    """Return the aware datetime in UTC of an ISO 8601 text; a text without an offset is in UTC.
 
     :raises LiteralError: the text is not ISO 8601
     """
@@ -104,25 +103,21 @@ def parse_datetime(text: str) -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """The duration that a text like `1.5s` (as protobuf writes it) or `PT1.5S` (ISO 8601) means.
+    """Return the timedelta of a text like `1.5s` (as protobuf writes it) or `PT1.5S` (ISO 8601).
 
     :raises LiteralError: the text is neither
     """
     match = _SECONDS_TEXT.fullmatch(text)
     if match is None:
-        return _parse_iso_duration(text)
+        try:
+            return msgspec.convert(text, timedelta)
+        except msgspec.ValidationError:
+            raise LiteralError(
+                f"expected timedelta, got str {quoted(text)}, which is neither seconds ('1.5s') nor ISO 8601 ('PT1.5S')"
+            ) from None
     sign, whole, fraction = match.groups(default="")
     total = int(whole) * _MICROS + int(fraction[:6].ljust(6, "0"))
     try:
         return timedelta(microseconds=-total if sign == "-" else total)
     except OverflowError as error:
         raise LiteralError(f"a duration of {text} is out of range (10000 years)") from error
-
-
-def _parse_iso_duration(text: str) -> timedelta:
-    try:
-        return msgspec.convert(text, timedelta)
-    except msgspec.ValidationError:
-        raise LiteralError(
-            f"expected timedelta, got str {quoted(text)}, which is neither seconds ('1.5s') nor ISO 8601 ('PT1.5S')"
-        ) from None

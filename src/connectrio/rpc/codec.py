@@ -16,19 +16,19 @@ __all__ = ["DecodeError", "EncodeError", "MessageCodec", "decode", "encode", "re
 
 
 class MessageCodec(CodecBase):
-    """How a server and a channel encode messages.
+    """Encodes and decodes the messages of a server or a channel.
 
-    betterproto2's messages go through encoders and decoders that are compiled for each class: strict where its own
+    For betterproto2's messages it compiles an encoder and a decoder for each class: strict where betterproto2's own
     parser is not, and several times as fast. Other messages (protobuf's) encode themselves.
     """
 
     __content_subtype__ = "proto"
 
     def encode(self, message: Any, message_type: type[Any]) -> bytes:
-        """`message` as bytes.
+        """Return `message` as bytes.
 
-        :raises TypeError: it is no `message_type`
-        :raises EncodeError: a field holds a value that its type does not have
+        :raises TypeError: it is not a `message_type`
+        :raises EncodeError: a field holds a value that is not of its type
         """
         if not isinstance(message, message_type):
             raise TypeError(f"expected {message_type.__name__}, got {type(message).__name__}")
@@ -38,9 +38,9 @@ class MessageCodec(CodecBase):
         return encoded
 
     def decode(self, data: bytes, message_type: type[Any]) -> Any:
-        """The message that `data` encodes.
+        """Return the message that `data` encodes.
 
-        :raises DecodeError: it encodes none; messages that are not betterproto2's raise errors of their own
+        :raises DecodeError: `data` is not such a message; other messages than betterproto2's raise errors of their own
         """
         if _is_ours(message_type):  # type: ignore[arg-type]  # same
             return decode(data, message_type)
@@ -49,5 +49,5 @@ class MessageCodec(CodecBase):
 
 @cache
 def _is_ours(message_type: type[Any]) -> bool:
-    """Whether betterproto2 made the class; asking an abstract class takes longer than the rest of some messages."""
+    """Whether the class is betterproto2's. Cached: issubclass() of an abstract class can take longer than the codec."""
     return issubclass(message_type, Message)

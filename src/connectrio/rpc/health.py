@@ -20,14 +20,14 @@ from connectrio.rpc.call import current_call
 
 __all__ = ["Health", "ServingStatus"]
 
-# A90: a server with more services than this does not list them
+# A90: a server does not list more services than this
 _MAX_LISTED = 100
 
 
 class Health(HealthBase):
-    """What a server says of its services' health. "" stands for the server as a whole.
+    """The servicer that reports the health of a server's services. "" is the name of the server as a whole.
 
-    :param details: called for each Check; what it returns goes out as trailing metadata
+    :param details: called for each Check; its result is sent as trailing metadata
     """
 
     def __init__(self, details: Callable[[], Iterable[tuple[str, str | bytes]]] | None = None) -> None:
@@ -38,25 +38,25 @@ class Health(HealthBase):
         self._ended = False
 
     def set(self, service: str, status: ServingStatus) -> None:
-        """Set the status of `service`, and tell those who watch it. Ignored once `drain` was called."""
+        """Set the status of `service`, and tell its watchers. Has no effect after `drain`."""
         if not self._draining:
             self._statuses[service] = status
             self._changed.wake()
 
     def drain(self) -> None:
-        """Everything is NOT_SERVING from now on, whatever is set later."""
+        """Set all services to NOT_SERVING, for good."""
         for service in self._statuses:
             self._statuses[service] = ServingStatus.NOT_SERVING
         self._draining = True
         self._changed.wake()
 
     def end_watches(self) -> None:
-        """End every Watch with UNAVAILABLE, so that they do not hold up the end of the server."""
+        """End every Watch with UNAVAILABLE, which would otherwise delay the end of the server."""
         self._ended = True
         self._changed.wake()
 
     async def check(self, message: HealthCheckRequest) -> HealthCheckResponse:
-        """The status of one service; NOT_FOUND for one that was never set."""
+        """Return the status of one service; NOT_FOUND if it was never set."""
         status = self._statuses.get(message.service)
         call = current_call()
         if self._details is not None and call is not None:
@@ -66,7 +66,7 @@ class Health(HealthBase):
         return HealthCheckResponse(status=status)
 
     async def list(self, message: HealthListRequest) -> HealthListResponse:  # noqa: ARG002 - the servicer contract
-        """The status of every service; RESOURCE_EXHAUSTED when they are more than 100."""
+        """Return the status of every service; RESOURCE_EXHAUSTED if there are more than 100."""
         if len(self._statuses) > _MAX_LISTED:
             raise GRPCError(Status.RESOURCE_EXHAUSTED, f"more than {_MAX_LISTED} services; check them one by one")
         return HealthListResponse(
@@ -74,7 +74,7 @@ class Health(HealthBase):
         )
 
     async def watch(self, message: HealthCheckRequest) -> AsyncIterator[HealthCheckResponse]:
-        """The status of one service now, and each change of it; SERVICE_UNKNOWN for one that is not set (yet)."""
+        """Send the status of one service now and after each change; SERVICE_UNKNOWN while it is not set."""
         sent: ServingStatus | None = None
         while True:
             status = self._statuses.get(message.service, ServingStatus.SERVICE_UNKNOWN)

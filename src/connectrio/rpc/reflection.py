@@ -1,4 +1,4 @@
-"""Server reflection (grpc.reflection.v1 and v1alpha): what grpcurl and its like ask, to call without .proto files."""
+"""Server reflection (grpc.reflection.v1 and v1alpha), which lets clients such as grpcurl call without .proto files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from grpclib.exceptions import GRPCError
 from connectrio.idl.grpc.reflection.v1 import (
     ErrorResponse,
     ExtensionNumberResponse,
-    ExtensionRequest,
     FileDescriptorResponse,
     ListServiceResponse,
     ServerReflectionRequest,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reflection", "bundled_descriptors", "service_names"]
 
-# The messages of both are the same on the wire, so that v1's classes serve v1alpha as well.
+# Both versions have the same messages on the wire, so v1's classes serve v1alpha too.
 _OWN_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _OWN_PROTOS = "grpc/"
 
@@ -38,13 +37,13 @@ _Stream = grpclib.server.Stream[ServerReflectionRequest, ServerReflectionRespons
 
 
 def service_names(servicers: Iterable[Servicer]) -> list[str]:
-    """The full names of the services that `servicers` are."""
+    """Return the full names of the services that `servicers` implement."""
     paths = (path for servicer in servicers for path in servicer.__mapping__())
     return list(dict.fromkeys(path.split("/")[1] for path in paths))
 
 
 def bundled_descriptors() -> bytes:
-    """The encoded FileDescriptorSet of every .proto file that this package has stubs for."""
+    """Return an encoded FileDescriptorSet of all .proto files that this package has stubs for."""
     return resources.files("connectrio.idl").joinpath("descriptors.binpb").read_bytes()
 
 
@@ -59,16 +58,16 @@ def _load(services: Iterable[str], descriptors: bytes | Callable[[], bytes]) -> 
 
 
 class Reflection:
-    """The servicer that tells what a server serves, in both versions of the protocol.
+    """The servicer that describes the services of a server, in both versions of the protocol.
 
         servicers = [Greeter(), Health()]
         server = Server([*servicers, Reflection(service_names(servicers), Path("greeter.binpb").read_bytes())])
 
     :param services: the full names of the services to list; reflection's own are added
-    :param descriptors: an encoded FileDescriptorSet with what the services need, as `protoc --include_imports
-        --descriptor_set_out=greeter.binpb greeter.proto` writes it. Health's and reflection's own may be missing. A
-        function that returns one is called for the first request that needs it: for descriptors that are known to be
-        right, and that few clients ask for
+    :param descriptors: an encoded FileDescriptorSet of the services, as `protoc --include_imports
+        --descriptor_set_out=greeter.binpb greeter.proto` writes it; it need not contain health's and reflection's own.
+        Or a function that returns one: it is called for the first request that needs it, and its result is not
+        checked before
     :raises ValueError: the descriptors cannot be decoded, or lack a service or an imported file
     """
 
@@ -76,7 +75,7 @@ class Reflection:
         self._services = sorted({*services, *_OWN_SERVICES})
         self._descriptors = cache(partial(_load, self._services, descriptors))
         if not callable(descriptors):
-            self._descriptors()  # what is wrong with them is told now
+            self._descriptors()  # check them now
         self._waiting: set[anyio.CancelScope] = set()
         self._ended = False
 
@@ -87,7 +86,7 @@ class Reflection:
         return {f"/{name}/ServerReflectionInfo": handler for name in _OWN_SERVICES}
 
     def end_streams(self) -> None:
-        """End every stream with UNAVAILABLE: clients keep them open between requests, and would hold up a drain."""
+        """End every stream with UNAVAILABLE: clients keep streams open between requests, which would delay a drain."""
         self._ended = True
         for scope in self._waiting:
             scope.cancel()
@@ -107,15 +106,14 @@ class Reflection:
         raise GRPCError(Status.UNAVAILABLE, "the server is shutting down")
 
     def _answer(self, request: ServerReflectionRequest) -> ServerReflectionResponse:
-        response = partial(ServerReflectionResponse, valid_host=request.host, original_request=request)
-        question, value = betterproto2.which_one_of(request, "message_request")
         try:
-            return response(**self._find(question, value))
+            found = self._find(*betterproto2.which_one_of(request, "message_request"))
         except UnknownNameError as error:
-            return response(error_response=_error(Status.NOT_FOUND, str(error)))
+            found = _error(Status.NOT_FOUND, str(error))
+        return ServerReflectionResponse(valid_host=request.host, original_request=request, **found)
 
     def _find(self, question: str, value: Any) -> dict[str, Any]:
-        """The field of the response that answers, and what to set it to.
+        """Return the field of the response that answers a question, and its value.
 
         :raises UnknownNameError: there is no answer
         """
@@ -125,7 +123,8 @@ class Reflection:
             case "file_containing_symbol":
                 return self._files(self._descriptors().file_of_symbol(value))
             case "file_containing_extension":
-                return self._files_of_extension(value)
+                file = self._descriptors().file_of_extension(value.containing_type, value.extension_number)
+                return self._files(file)
             case "all_extension_numbers_of_type":
                 numbers = self._descriptors().extension_numbers(value)
                 found = ExtensionNumberResponse(base_type_name=value, extension_number=numbers)
@@ -134,17 +133,12 @@ class Reflection:
                 services = [ServiceResponse(name=name) for name in self._services]
                 return {"list_services_response": ListServiceResponse(service=services)}
             case _:
-                return {
-                    "error_response": _error(Status.INVALID_ARGUMENT, "the request asks nothing that is known here")
-                }
+                return _error(Status.INVALID_ARGUMENT, "this server does not know that kind of request")
 
     def _files(self, name: str) -> dict[str, Any]:
         files = self._descriptors().with_imports(name)
         return {"file_descriptor_response": FileDescriptorResponse(file_descriptor_proto=files)}
 
-    def _files_of_extension(self, extension: ExtensionRequest) -> dict[str, Any]:
-        return self._files(self._descriptors().file_of_extension(extension.containing_type, extension.extension_number))
 
-
-def _error(status: Status, message: str) -> ErrorResponse:
-    return ErrorResponse(error_code=status.value, error_message=message)
+def _error(status: Status, message: str) -> dict[str, Any]:
+    return {"error_response": ErrorResponse(error_code=status.value, error_message=message)}

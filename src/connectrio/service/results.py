@@ -11,7 +11,7 @@ from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
 from connectrio.literals import LiteralError, outputs_to_literals
-from connectrio.literals.plain_data import plain
+from connectrio.literals.plain_data import to_plain_data
 from connectrio.service.errors import ConnectorFault, describe_error
 from connectrio.service.permanent import is_failure
 
@@ -108,7 +108,7 @@ def _custom_info(custom_info: Any, claim: str) -> Struct | None:
         return None
     mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
     try:
-        return _struct(plain(dict(mapping)))
+        return _struct(to_plain_data(dict(mapping)))
     except LiteralError as error:
         raise ConnectorFault(f"{claim} custom_info {_refusal(error)}") from error
 

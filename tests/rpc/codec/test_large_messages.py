@@ -63,7 +63,7 @@ async def test_only_large_messages_leave_the_event_loop(decoder: Decoder, monkey
         small, decoder.in_the_loop = decoder.in_the_loop, []
         assert await served.stub.unary(Note(LARGE)) == Note(str(len(LARGE)))
 
-    # the request; and the response, which is the channel's affair
+    # the request in the server, and the response in the channel, which always decodes in the loop
     assert small == [True, True]
     assert decoder.in_the_loop == [False, True]
 

@@ -11,7 +11,7 @@ import pytest
 
 
 def find_go_tool(name: str) -> str | None:
-    """A program that `go install` has made, wherever it puts them."""
+    """Return the path of a program that `go install` made; None if there is none."""
     places = [os.environ.get("PATH", os.defpath), os.environ.get("GOBIN", ""), str(Path.home() / "go" / "bin")]
     return shutil.which(name, path=os.pathsep.join(filter(None, places)))
 
@@ -24,7 +24,7 @@ needs_grpcurl = pytest.mark.skipif(
 
 
 async def grpcurl(*arguments: str, code: int = 0) -> str:
-    """What grpcurl prints, on both of its outputs; it must end with that exit code."""
+    """Run grpcurl, which must end with that exit code; return what it prints on both outputs."""
     assert GRPCURL is not None
     finished = await anyio.run_process([GRPCURL, "-max-time", "60", *arguments], check=False)
     printed = (finished.stdout + finished.stderr).decode()

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote find out through reflection what is served, and call it."""
+"""Other people's clients find the services of a server through reflection, and call them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFLECTION = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Se
 
 @asynccontextmanager
 async def hosting(**settings: object) -> AsyncIterator[str]:
-    """A host without connectors; its target."""
+    """Run a host without connectors; yield its target."""
     host = Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0, **settings), registry=Registry())
     async with anyio.create_task_group() as tasks:
         addresses = await tasks.start(host.serve)
@@ -49,7 +49,7 @@ async def hosting(**settings: object) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def serving_the_zoo() -> AsyncIterator[str]:
-    """A server that is no host, with descriptors of its own; its target."""
+    """Run a server with its own descriptors, which is not a host; yield its target."""
     health = Health()
     health.set("", ServingStatus.SERVING)
     server = Server([health, Reflection(["zoo.Keeper", HEALTH], descriptors())])
@@ -120,7 +120,7 @@ async def test_grpcios_own_client():
 
 
 async def test_a_drain_does_not_wait_for_a_reflection_stream():
-    """Tools keep one open for as long as they run."""
+    """Tools keep a stream open for as long as they run."""
     host = Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0, grace=600), registry=Registry())
     async with anyio.create_task_group() as tasks:
         addresses = await tasks.start(host.serve)

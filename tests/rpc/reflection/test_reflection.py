@@ -1,4 +1,4 @@
-"""What reflection answers, question by question."""
+"""Reflection's answer to each kind of request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ in_both_versions = pytest.mark.parametrize("method", [V1, V1ALPHA])
 
 @asynccontextmanager
 async def reflecting(reflection: Reflection | None = None) -> AsyncIterator[Channel]:
-    """A channel to a server that tells of the zoo."""
+    """A channel to a server that describes the zoo."""
     server = Server([reflection or Reflection([KEEPER], descriptors())])
     async with memory_channel(server) as channel:
         yield channel
@@ -46,7 +46,7 @@ def error_of(response: Response) -> tuple[int, str]:
     return response.error_response.error_code, response.error_response.error_message
 
 
-# which services there are
+# the services
 
 
 @in_both_versions

@@ -1,4 +1,4 @@
-"""A set of .proto files in which everything occurs that reflection can be asked about, and ways to ask."""
+""".proto files with everything that reflection can be asked about, and functions that ask."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FILES = {
 
 @cache
 def descriptors(*options: str, only: str = "") -> bytes:
-    """What protoc makes of these files, or of one of them."""
+    """Return the FileDescriptorSet that protoc makes of these files, or of one of them."""
     with tempfile.TemporaryDirectory() as directory:
         for name, text in FILES.items():
             path = Path(directory, name)
@@ -63,7 +63,7 @@ def descriptors(*options: str, only: str = "") -> bytes:
 
 
 async def ask(channel: Channel, *requests: Request, method: str = V1) -> list[Response]:
-    """The answers to these requests, asked one after another on one stream."""
+    """Send the requests one after another on one stream; return the answers."""
     answers: list[Any] = []
     async with channel.request(method, Cardinality.STREAM_STREAM, Request, Response) as stream:
         await stream.send_request()
@@ -76,7 +76,7 @@ async def ask(channel: Channel, *requests: Request, method: str = V1) -> list[Re
 
 
 def file_names(response: Response) -> list[str]:
-    """The names of the files in an answer."""
+    """Return the names of the files in an answer."""
     assert response.file_descriptor_response is not None, response
     files = response.file_descriptor_response.file_descriptor_proto
     return [FileDescriptorProto.FromString(file).name for file in files]

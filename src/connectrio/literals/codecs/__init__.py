@@ -1,1 +1,1 @@
-"""A declared type, to Python and back."""
+"""Codecs: each reads and writes the literals of one declared type."""

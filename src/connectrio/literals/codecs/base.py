@@ -1,4 +1,4 @@
-"""What a declared type has to know: the base class of all codecs."""
+"""The base class of all codecs, and what several of them use."""
 
 from __future__ import annotations
 
@@ -7,56 +7,52 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, Primitive
-from connectrio.literals.describe import describe_literal
-from connectrio.literals.errors import LiteralError, StoredElsewhereError, mismatch
-from connectrio.literals.msgpack import unpack
+from connectrio.literals.errors import LiteralError, StoredElsewhereError, describe_literal, describe_value, mismatch
+from connectrio.literals.plain_data import unpack
 
-__all__ = ["Codec", "Unsupported", "primitive_of"]
+__all__ = ["Codec", "Unsupported", "encodable", "primitive_of"]
 
 
 class Codec(ABC):
-    """Reads the literals of one declared type, and writes them.
-
-    A codec has no state of its own and can be kept for as long as the declared type is.
-    """
+    """Reads the literals of one declared type, and writes them. It has no state: one serves any number of values."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """The declared type as a person reads it: `list[int]`."""
+        """The declared type, readable: `list[int]`."""
 
     @abstractmethod
     def to_python(self, literal: Literal) -> Any:
-        """The value of `literal`.
+        """Return the value of `literal`.
 
         :raises LiteralError: it is not a literal of this type
         """
 
     @abstractmethod
     def from_plain(self, value: Any) -> Any:
-        """The value of this type that JSON, MessagePack or a caller means by `value`.
+        """Return the value of this type for what JSON, MessagePack or a caller has in its place.
 
-        :raises LiteralError: `value` means nothing of this type
+        :raises LiteralError: `value` is not of this type and cannot be converted to it
         """
 
     @abstractmethod
     def to_literal(self, value: Any) -> Literal:
-        """A literal of this type from anything that `from_plain` takes.
+        """Return a literal of this type from anything that `from_plain` takes.
 
-        :raises LiteralError: `value` means nothing of this type
+        :raises LiteralError: `value` is not of this type and cannot be converted to it
         """
 
     def exact(self) -> Codec:
-        """The same type without conversions: no integer read as a float, no text as a time.
+        """Return a codec of the same type that converts nothing: no integer read as a float, no text as a time.
 
-        A union prefers a variant that takes a value as it is.
+        A union prefers a variant that takes a value unconverted.
         """
         return self
 
     def unusual(self, literal: Literal) -> Any:
-        """The value of a literal that is not of the form this type usually comes in.
+        """Return the value of a literal in another form than this type usually has.
 
-        Every type may come as MessagePack: it does when it is an attribute of a dataclass.
+        Every type may come as MessagePack: attributes of dataclasses do.
 
         :raises LiteralError: it is not MessagePack either, or holds no value of this type
         """
@@ -64,7 +60,8 @@ class Codec(ABC):
             return self.from_plain(unpack(literal.scalar.binary))
         if literal.offloaded_metadata is not None:
             raise StoredElsewhereError(
-                f"expected {self.label}, got {describe_literal(literal)}: it is fetched for a task's inputs alone"
+                f"expected {self.label}, got {describe_literal(literal)}: stored literals are fetched only for a task's"
+                " inputs"
             )
         raise mismatch(self.label, describe_literal(literal))
 
@@ -94,5 +91,22 @@ class Unsupported(Codec):
 
 
 def primitive_of(literal: Literal) -> Primitive | None:
-    """The primitive in `literal`, if it holds one."""
+    """Return the primitive in `literal`, if it holds one."""
     return None if literal.scalar is None else literal.scalar.primitive
+
+
+def encodable(text: Any) -> str:
+    """Return `text` if it is a str that UTF-8 can encode.
+
+    Lone surrogates, which come from undecodable file names, would otherwise fail later, when the response is sent.
+
+    :raises LiteralError: it is not
+    """
+    if not isinstance(text, str):
+        raise mismatch("str", describe_value(text))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise LiteralError(f"{describe_value(text)} is not valid Unicode: {error.reason}") from None
+    return text

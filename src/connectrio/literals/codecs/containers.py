@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralCollection, LiteralMap
-from connectrio.literals.codecs.base import Codec
-from connectrio.literals.codecs.text import encodable
-from connectrio.literals.describe import class_label, describe_value
-from connectrio.literals.errors import LiteralError, mismatch
+from connectrio.literals.codecs.base import Codec, encodable
+from connectrio.literals.errors import LiteralError, class_label, describe_value, mismatch
 
 __all__ = ["Collection", "Map", "each_entry", "each_item"]
 
@@ -19,9 +17,9 @@ U = TypeVar("U")
 
 
 def each_item(convert: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """All items converted, in order.
+    """Convert all items, in order.
 
-    :raises LiteralError: one cannot be; the error says at which index
+    :raises LiteralError: an item cannot be converted; the error says at which index
     """
     result: list[U] = []
     try:
@@ -34,9 +32,9 @@ def each_item(convert: Callable[[T], U], items: Iterable[T]) -> list[U]:
 
 
 def each_entry(convert: Callable[[T], U], entries: Mapping[str, T]) -> dict[str, U]:
-    """All values of a mapping converted.
+    """Convert all values of a mapping.
 
-    :raises LiteralError: one cannot be; the error says at which key
+    :raises LiteralError: a value cannot be converted; the error says at which key
     """
     result: dict[str, U] = {}
     key = ""
@@ -59,10 +57,9 @@ class Collection(Codec):
     def label(self) -> str:
         return f"list[{self.item.label}]"
 
-    def to_python(self, literal: Literal) -> list[Any]:
+    def to_python(self, literal: Literal) -> Any:
         if literal.collection is None:
-            value: list[Any] = self.unusual(literal)
-            return value
+            return self.unusual(literal)
         return each_item(self.item.to_python, literal.collection.literals)
 
     def from_plain(self, value: Any) -> list[Any]:
@@ -90,10 +87,9 @@ class Map(Codec):
     def label(self) -> str:
         return f"dict[str, {self.value.label}]"
 
-    def to_python(self, literal: Literal) -> dict[str, Any]:
+    def to_python(self, literal: Literal) -> Any:
         if literal.map is None:
-            value: dict[str, Any] = self.unusual(literal)
-            return value
+            return self.unusual(literal)
         return each_entry(self.value.to_python, literal.map.literals)
 
     def from_plain(self, value: Any) -> dict[str, Any]:

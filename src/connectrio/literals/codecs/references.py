@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,10 +19,8 @@ from connectrio.idl.flyteidl2.core import (
     StructuredDatasetMetadata,
     StructuredDatasetType,
 )
-from connectrio.literals.codecs.base import Codec
-from connectrio.literals.codecs.text import encodable
-from connectrio.literals.describe import describe_value
-from connectrio.literals.errors import LiteralError, mismatch
+from connectrio.literals.codecs.base import Codec, encodable
+from connectrio.literals.errors import LiteralError, describe_value, mismatch
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["BLOB_TYPES", "PICKLE_FORMAT", "BlobReference", "DataFrameReference", "read_blob", "read_dataframe"]
@@ -30,14 +28,14 @@ __all__ = ["BLOB_TYPES", "PICKLE_FORMAT", "BlobReference", "DataFrameReference",
 T = TypeVar("T")
 
 PICKLE_FORMAT = "PythonPickle"
-"""The format of blobs in which flyte-sdk stores what it has no type for."""
+"""The format of blobs in which flyte-sdk stores values that it has no type for."""
 
 _DIMENSIONALITY = {File: BlobTypeBlobDimensionality.SINGLE, Dir: BlobTypeBlobDimensionality.MULTIPART}
 BLOB_TYPES: dict[int, type[File | Dir]] = {
     BlobTypeBlobDimensionality.SINGLE: File,
     BlobTypeBlobDimensionality.MULTIPART: Dir,
 }
-"""What a blob of each dimensionality becomes."""
+"""The class for blobs of each dimensionality."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,12 @@ class BlobReference(Codec):
     def label(self) -> str:
         return self.value_type.__name__
 
-    def to_python(self, literal: Literal) -> File | Dir:
+    def to_python(self, literal: Literal) -> Any:
         if literal.scalar is not None and literal.scalar.blob is not None:
             value = read_blob(literal.scalar.blob, literal.hash)
             if isinstance(value, self.value_type):
                 return value
-        reference: File | Dir = self.unusual(literal)
-        return reference
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> File | Dir:
         if isinstance(value, self.value_type):
@@ -81,22 +78,19 @@ class BlobReference(Codec):
 
 @dataclass(frozen=True)
 class DataFrameReference(Codec):
-    """`DataFrame`. A text is taken as the URI, a dictionary as the fields."""
+    """`DataFrame`. A text is taken as the URI, a dictionary as the fields.
 
-    declared: StructuredDatasetType
+    :ivar declared: the declared type; by default any format and any columns
+    """
+
+    declared: StructuredDatasetType = field(default_factory=StructuredDatasetType)
     converts: bool = True
     label = "DataFrame"
 
-    @classmethod
-    def any(cls) -> DataFrameReference:
-        """Data frames of any format, with any columns."""
-        return cls(StructuredDatasetType())
-
-    def to_python(self, literal: Literal) -> DataFrame:
+    def to_python(self, literal: Literal) -> Any:
         if literal.scalar is not None and literal.scalar.structured_dataset is not None:
             return read_dataframe(literal.scalar.structured_dataset, literal.hash)
-        value: DataFrame = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> DataFrame:
         if isinstance(value, DataFrame):
@@ -128,10 +122,10 @@ def _from_fields(fields: dict[Any, Any], value_type: type[T]) -> T:
 
 
 def read_blob(blob: Blob, digest: str) -> File | Dir:
-    """The file or directory that a blob names.
+    """Return the file or directory that a blob names.
 
     :param digest: the hash of the literal that holds the blob; "" for none
-    :raises LiteralError: it is a blob of a kind that Flyte does not have
+    :raises LiteralError: its dimensionality is unknown
     """
     kind = blob.metadata.type if blob.metadata is not None else None
     if kind is None:
@@ -143,7 +137,7 @@ def read_blob(blob: Blob, digest: str) -> File | Dir:
 
 
 def read_dataframe(dataset: StructuredDataset, digest: str) -> DataFrame:
-    """The data frame that a structured dataset names.
+    """Return the data frame that a structured dataset names.
 
     :param digest: the hash of the literal that holds the dataset; "" for none
     """

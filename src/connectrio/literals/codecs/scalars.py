@@ -10,10 +10,8 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, Primitive, Scalar, Void
 from connectrio.literals import times
-from connectrio.literals.codecs.base import Codec, primitive_of
-from connectrio.literals.codecs.text import encodable
-from connectrio.literals.describe import describe_value, quoted_names
-from connectrio.literals.errors import LiteralError, mismatch
+from connectrio.literals.codecs.base import Codec, encodable, primitive_of
+from connectrio.literals.errors import LiteralError, describe_value, mismatch, quoted_names
 
 __all__ = ["Boolean", "Datetime", "Duration", "Enumeration", "Float", "Integer", "Nothing", "String"]
 
@@ -23,24 +21,23 @@ _GREATEST_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True)
 class Integer(Codec):
-    """64-bit integers. A float is taken where it is integral: user interfaces send `5.0` for 5.
+    """64-bit integers. A float without a fraction is taken too: user interfaces send `5.0` for 5.
 
-    :ivar greatest: those of literals have a sign; MessagePack has greater ones
+    :ivar greatest: the greatest integer; literals have a sign, MessagePack has greater ones
     """
 
     converts: bool = True
     greatest: int = _GREATEST_INTEGER
     label = "int"
 
-    def to_python(self, literal: Literal) -> int:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None:
             if primitive.integer is not None:
                 return primitive.integer
             if primitive.float_value is not None:
                 return self.from_plain(primitive.float_value)
-        value: int = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> int:
         if isinstance(value, float) and self.converts and value.is_integer():
@@ -65,15 +62,14 @@ class Float(Codec):
     converts: bool = True
     label = "float"
 
-    def to_python(self, literal: Literal) -> float:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None:
             if primitive.float_value is not None:
                 return primitive.float_value
             if primitive.integer is not None:
                 return self.from_plain(primitive.integer)
-        value: float = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> float:
         if isinstance(value, float):
@@ -98,12 +94,11 @@ class String(Codec):
 
     label = "str"
 
-    def to_python(self, literal: Literal) -> str:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None and primitive.string_value is not None:
             return primitive.string_value
-        value: str = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> str:
         if not isinstance(value, str) or isinstance(value, Enum):
@@ -116,16 +111,15 @@ class String(Codec):
 
 @dataclass(frozen=True)
 class Boolean(Codec):
-    """True or False, and nothing that is merely true or false."""
+    """True or False only: no other value is taken for its truth."""
 
     label = "bool"
 
-    def to_python(self, literal: Literal) -> bool:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None and primitive.boolean is not None:
             return primitive.boolean
-        value: bool = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -138,17 +132,16 @@ class Boolean(Codec):
 
 @dataclass(frozen=True)
 class Datetime(Codec):
-    """Moments: aware datetimes in UTC. Naive datetimes are taken as UTC, dates as midnight, texts as ISO 8601."""
+    """Times: aware datetimes in UTC. Naive datetimes are taken as UTC, dates as midnight, texts as ISO 8601."""
 
     converts: bool = True
     label = "datetime"
 
-    def to_python(self, literal: Literal) -> datetime:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None and primitive.datetime is not None:
             return times.timestamp_to_datetime(primitive.datetime)
-        value: datetime = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> datetime:
         if isinstance(value, date):
@@ -172,12 +165,11 @@ class Duration(Codec):
     converts: bool = True
     label = "timedelta"
 
-    def to_python(self, literal: Literal) -> timedelta:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None and primitive.duration is not None:
             return times.duration_to_timedelta(primitive.duration)
-        value: timedelta = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> timedelta:
         if isinstance(value, timedelta):
@@ -185,14 +177,11 @@ class Duration(Codec):
         if self.converts and isinstance(value, str):
             return times.parse_duration(value)
         if self.converts and isinstance(value, int | float) and not isinstance(value, bool):
-            return self._from_seconds(value)
+            try:
+                return timedelta(seconds=value)
+            except (ValueError, OverflowError):
+                raise LiteralError(f"{describe_value(value)} is out of range for seconds (10000 years)") from None
         raise mismatch(self.label, describe_value(value))
-
-    def _from_seconds(self, seconds: float) -> timedelta:
-        try:
-            return timedelta(seconds=seconds)
-        except (ValueError, OverflowError):
-            raise LiteralError(f"{describe_value(seconds)} is out of range for seconds (10000 years)") from None
 
     def to_literal(self, value: Any) -> Literal:
         duration = times.timedelta_to_duration(self.from_plain(value))
@@ -204,13 +193,14 @@ class Duration(Codec):
 
 @dataclass(frozen=True)
 class Nothing(Codec):
-    """None, and only where it is said: an empty literal is an error."""
+    """None, as a literal that says so: an empty literal is an error."""
 
     label = "None"
 
-    def to_python(self, literal: Literal) -> None:
-        if literal.scalar is None or literal.scalar.none_type is None:
-            self.unusual(literal)
+    def to_python(self, literal: Literal) -> Any:
+        if literal.scalar is not None and literal.scalar.none_type is not None:
+            return None
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> None:
         if value is not None:
@@ -223,7 +213,7 @@ class Nothing(Codec):
 
 @dataclass(frozen=True)
 class Enumeration(Codec):
-    """One of the texts that an enum declares. A member of a Python enum stands for its name."""
+    """One of the texts that an enum declares. A member of a Python enum is taken as its name."""
 
     values: tuple[str, ...]
 
@@ -231,12 +221,11 @@ class Enumeration(Codec):
     def label(self) -> str:
         return f"enum[{quoted_names(list(self.values))}]"
 
-    def to_python(self, literal: Literal) -> str:
+    def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
         if primitive is not None and primitive.string_value is not None:
             return self.from_plain(primitive.string_value)
-        value: str = self.unusual(literal)
-        return value
+        return self.unusual(literal)
 
     def from_plain(self, value: Any) -> str:
         name = value.name if isinstance(value, Enum) else value

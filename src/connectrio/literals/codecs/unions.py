@@ -1,4 +1,4 @@
-"""Unions: finding the variant that a literal or a value is of."""
+"""Unions: which variant a literal or a value belongs to."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any, TypeVar
 from connectrio.idl.flyteidl2.core import Literal, LiteralType, Scalar
 from connectrio.idl.flyteidl2.core import Union as UnionValue
 from connectrio.literals.codecs.base import Codec
-from connectrio.literals.codecs.pickles import Pickle
-from connectrio.literals.describe import describe_literal, describe_value
-from connectrio.literals.errors import LiteralError, MismatchError, StoredElsewhereError, mismatch
+from connectrio.literals.codecs.structs import Pickle
+from connectrio.literals.errors import (
+    LiteralError,
+    MismatchError,
+    StoredElsewhereError,
+    describe_literal,
+    describe_value,
+    mismatch,
+)
 from connectrio.literals.literal_types import kind_of, same_type, tag_of, title_of
-from connectrio.literals.msgpack import unpack
+from connectrio.literals.plain_data import unpack
 
 __all__ = ["Union", "Variant"]
 
@@ -25,7 +31,7 @@ _MANY_VARIANTS = 10
 
 @dataclass(frozen=True)
 class Variant:
-    """One of a union's types: as it is declared, and its codec."""
+    """One of a union's types: its declaration and its codec."""
 
     declared: LiteralType
     codec: Codec
@@ -39,8 +45,8 @@ class Variant:
 class Union(Codec):
     """A value of one of several types.
 
-    A union literal says which: by its type's tag, or where tags do not tell, by an equal type. A bare literal or value
-    is tried with every variant; those that take it as it is come before those that convert it.
+    A union literal names its variant: by the tag of its type, or if tags do not decide, by an equal type. A bare
+    literal or value is tried with every variant; those that take it unconverted come before those that convert it.
     """
 
     def __init__(self, variants: Sequence[Variant], *, converts: bool = True) -> None:
@@ -59,7 +65,7 @@ class Union(Codec):
         value = Literal() if union.value is None else union.value
         if union.type is None or not kind_of(union.type)[0]:
             return self._read_bare(self._variants, value)
-        return self._read_bare(self._meant(union.type, value), value)
+        return self._read_bare(self._named(union.type, value), value)
 
     def from_plain(self, value: Any) -> Any:
         return self._read_plain(self._variants, value)
@@ -73,7 +79,8 @@ class Union(Codec):
     def exact(self) -> Codec:
         return Union([variant.exact for variant in self._variants], converts=False)
 
-    def _meant(self, sent: LiteralType, value: Literal) -> list[Variant]:
+    def _named(self, sent: LiteralType, value: Literal) -> list[Variant]:
+        """Return the variants that the type in a union literal may name: one, unless types are equal."""
         tag = tag_of(sent)
         tagged = [variant for variant in self._variants if tag and tag_of(variant.declared) == tag]
         if len(tagged) == 1:
@@ -99,38 +106,36 @@ class Union(Codec):
     def _choose(
         self, variants: Sequence[Variant], convert: Callable[[Codec], T], describe: Callable[[], str]
     ) -> tuple[Variant, T]:
-        """The one variant that can convert, and what it makes. Without conversions there is nothing to try twice."""
-        attempt = _Attempt(convert)
-        matches = attempt.all([variant.exact for variant in variants]) if self._converts else []
-        matches = matches or attempt.all(variants)
+        """Return the only variant that can convert, and what it makes.
+
+        Variants without conversions are tried first, unless this union has no others.
+        """
+        matches: list[tuple[Variant, T]] = []
+        failures: list[LiteralError] = []
+        if self._converts:
+            matches, _ = _try_all([variant.exact for variant in variants], convert)
         if not matches:
-            raise attempt.telling_failure() or mismatch(self.label, describe())
+            matches, failures = _try_all(variants, convert)
+        if not matches:
+            # if only one variant was of the right type, its failure says more than a list of all types
+            telling = [failure for failure in failures if failure.path or not isinstance(failure, MismatchError)]
+            raise telling[0] if len(telling) == 1 else mismatch(self.label, describe())
         if len(matches) > 1:
             labels = " and ".join(variant.codec.label for variant, _ in matches[:_MANY_VARIANTS])
             raise LiteralError(f"{describe()} is ambiguous: {labels} match; send a union value that names its variant")
         return matches[0]
 
 
-class _Attempt:
-    """Tries variants in turn and remembers how the last round failed."""
-
-    def __init__(self, convert: Callable[[Codec], Any]) -> None:
-        self._convert = convert
-        self._failures: list[LiteralError] = []
-
-    def all(self, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
-        self._failures = []
-        matches = []
-        for variant in variants:
-            try:
-                matches.append((variant, self._convert(variant.codec)))
-            except StoredElsewhereError:
-                raise  # no variant can tell
-            except LiteralError as error:
-                self._failures.append(error)
-        return matches
-
-    def telling_failure(self) -> LiteralError | None:
-        """The failure of the only variant that was of the right type, if there was one."""
-        telling = [failure for failure in self._failures if failure.path or not isinstance(failure, MismatchError)]
-        return telling[0] if len(telling) == 1 else None
+def _try_all(
+    variants: Sequence[Variant], convert: Callable[[Codec], T]
+) -> tuple[list[tuple[Variant, T]], list[LiteralError]]:
+    """Try every variant; return those that can convert, each with its result, and the failures of the others."""
+    matches, failures = [], []
+    for variant in variants:
+        try:
+            matches.append((variant, convert(variant.codec)))
+        except StoredElsewhereError:
+            raise  # it is so for every variant
+        except LiteralError as error:
+            failures.append(error)
+    return matches, failures

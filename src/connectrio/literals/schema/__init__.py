@@ -1,1 +1,1 @@
-"""A JSON schema, to Python and back."""
+"""Structs with a JSON schema: the schema compiled into shapes that read plain data."""

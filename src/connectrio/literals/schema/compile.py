@@ -1,4 +1,4 @@
-"""From a JSON schema to its shape. The schemas are those that flyte-sdk makes of dataclasses and pydantic models."""
+"""Compile a JSON schema into its shape. flyte-sdk makes such schemas of dataclasses and pydantic models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from connectrio.literals.codecs.base import Codec
 from connectrio.literals.codecs.references import BlobReference, DataFrameReference
 from connectrio.literals.codecs.scalars import Boolean, Float, Integer, Nothing, String
 from connectrio.literals.codecs.structs import Binary
-from connectrio.literals.describe import quoted_name
-from connectrio.literals.errors import MAX_DEPTH
-from connectrio.literals.schema.objects import Field, Object, maker_of
+from connectrio.literals.errors import MAX_DEPTH, quoted_name
+from connectrio.literals.schema.objects import Object, SchemaField, maker_of
 from connectrio.literals.schema.shapes import (
     Anything,
     Choice,
@@ -35,22 +34,22 @@ Schema = Mapping[str, Any]
 
 
 def is_schema(metadata: Schema) -> bool:
-    """Whether a type's metadata are a JSON schema; they may be anything."""
+    """Whether the metadata of a type are a JSON schema; they may be anything."""
     return not _KEYWORDS.isdisjoint(metadata)
 
 
 def shape_of(schema: Schema) -> Shape:
-    """The shape of a JSON schema. It never fails: what makes no sense is a shape that takes no values, and says why."""
+    """Return the shape of a JSON schema. An invalid schema gets a shape that takes no values and says why."""
     return _compile(schema, _Scope())
 
 
 @dataclass(frozen=True)
 class _Scope:
-    """Where a schema stands.
+    """The surroundings of a schema.
 
-    :ivar definitions: the schemas that it can refer to, by name
-    :ivar references: those that have been referred to, by their identity
-    :ivar name: what it is called where it has no title
+    :ivar definitions: name → a schema that it can refer to
+    :ivar references: id() of a schema → the reference to it, if one was made
+    :ivar name: what the schema is called if it has no title
     :ivar depth: how many schemas it is in
     """
 
@@ -60,14 +59,10 @@ class _Scope:
     depth: int = 0
 
     def inside(self, schema: Schema) -> _Scope:
-        """The scope of the schemas in `schema`, whose own definitions come before those around it."""
+        """Return the scope of the schemas in `schema`, whose own definitions take precedence."""
         own = {**_mapping(schema.get("definitions")), **_mapping(schema.get("$defs"))}
         definitions = {**self.definitions, **own} if own else self.definitions
         return _Scope(definitions, self.references, self.name, self.depth + 1)
-
-    def called(self, name: str) -> _Scope:
-        """This, for a definition of that name; its depth starts anew, because it is compiled when it is used."""
-        return _Scope(self.definitions, self.references, name)
 
 
 def _mapping(value: Any) -> Schema:
@@ -93,23 +88,25 @@ def _reference(schema: Schema, scope: _Scope) -> Shape:
         return Impossible(f"its schema refers to {quoted_name(name)}, which it does not define")
     reference = scope.references.get(id(target))
     if reference is None:
-        reference = Reference(name, lambda: _compile(target, scope.called(name)))
+        # compiled when it is first used, so its depth starts at 0
+        named = _Scope(scope.definitions, scope.references, name)
+        reference = Reference(name, lambda: _compile(target, named))
         scope.references[id(target)] = reference
     return reference
 
 
 def _all_of(schema: Schema, scope: _Scope) -> Shape:
-    """Some generators wrap a reference that has a description beside it; nothing else is declared so."""
+    """Compile an allOf of one schema. Some generators wrap a reference so, to put a description beside it."""
     parts = schema["allOf"]
     if isinstance(parts, list) and len(parts) == 1:
         return _compile(parts[0], scope)
-    return Impossible("its schema demands several schemas at once (allOf), which is not supported")
+    return Impossible("its schema combines several schemas (allOf), which is not supported")
 
 
 def _any_of(schema: Schema, scope: _Scope) -> Shape:
     parts = schema.get("oneOf") or schema.get("anyOf")
     if not isinstance(parts, list) or not parts:
-        return Impossible("its schema is a union of nothing")
+        return Impossible("its schema is a union without members")
     variants = tuple(_compile(part, scope) for part in parts)
     if len(variants) == 1:
         return variants[0]
@@ -117,19 +114,15 @@ def _any_of(schema: Schema, scope: _Scope) -> Shape:
     name = discriminator.get("propertyName")
     if not isinstance(name, str):
         return OneOf(variants)
-    return OneOf(variants, name, _mapping_of(name, _mapping(discriminator.get("mapping")), parts, scope))
-
-
-def _mapping_of(name: str, explicit: Schema, parts: list[Any], scope: _Scope) -> dict[Any, Shape]:
-    """What a discriminator says → the variant: as the schema has it, or by the constants of the variants' fields."""
+    explicit = _mapping(discriminator.get("mapping"))
     mapping = {said: _reference({"$ref": target}, scope) for said, target in explicit.items()}
-    if not mapping:
+    if not mapping:  # the variants' constants tell
         for part in parts:
             target = _mapping(scope.definitions.get(str(_mapping(part).get("$ref")).rpartition("/")[2], part))
             declared = _mapping(_mapping(target.get("properties")).get(name))
             for said in _members(declared):
                 mapping[said] = _compile(part, scope)
-    return mapping
+    return OneOf(variants, name, mapping)
 
 
 def _members(schema: Schema) -> tuple[Any, ...]:
@@ -159,7 +152,10 @@ def _by_type(schema: Schema, scope: _Scope) -> Shape:
     if isinstance(kind, list):
         return OneOf(tuple(_compile({**schema, "type": one}, scope) for one in kind)) if kind else Anything()
     if kind == "array":
-        return _array(schema, scope)
+        items = schema.get("prefixItems")
+        if isinstance(items, list) and items:
+            return Tuple(tuple(_compile(item, scope) for item in items))
+        return Items(_compile(schema.get("items", True), scope))
     if kind == "object":
         return _object(schema, scope)
     if kind == "string" and schema.get("format") in ("base64", "binary"):
@@ -176,15 +172,8 @@ _LEAVES: dict[str, Shape] = {
     "number": Leaf(Float(), (float,)),
     "string": Leaf(String(), (str,)),
 }
-# a text in JSON, and bytes in MessagePack
+# a text in JSON, bytes in MessagePack
 _BINARY = OneOf((_LEAVES["string"], Leaf(Binary(converts=False), (bytes,))))
-
-
-def _array(schema: Schema, scope: _Scope) -> Shape:
-    items = schema.get("prefixItems")
-    if isinstance(items, list) and items:
-        return Tuple(tuple(_compile(item, scope) for item in items))
-    return Items(_compile(schema.get("items", True), scope))
 
 
 def _object(schema: Schema, scope: _Scope) -> Shape:
@@ -194,12 +183,19 @@ def _object(schema: Schema, scope: _Scope) -> Shape:
     further = schema.get("additionalProperties", True)
     if "properties" not in schema and further is not False:
         return Names(_compile(further, scope))
+    properties = _mapping(schema.get("properties"))
+    listed = schema["required"] if isinstance(schema.get("required"), list) else []
+    required = [name for name in listed if isinstance(name, str) and name in properties]
+    # a protobuf Struct has no order, but what the schema lists as required has kept its own
+    names = [*dict.fromkeys(required), *sorted(properties.keys() - set(required))]
     title = schema.get("title")
-    return _fields(schema, title if isinstance(title, str) and title else scope.name, scope)
+    name, make, is_tuple = maker_of(title if isinstance(title, str) and title else scope.name, names)
+    fields = {key: _field(properties[key], scope, required=key in required) for key in names}
+    return Object(name, fields, make, is_tuple)
 
 
 def _stored(schema: Schema) -> Codec | None:
-    """The codec of a file, a directory or a data frame that is a field: flyte-sdk's classes for them are models."""
+    """Return the codec if the schema is of flyte-sdk's model of a file, a directory or a data frame, else None."""
     kind, title, required = schema.get("x-flyte-type"), schema.get("title"), schema.get("required")
     names = _mapping(schema.get("properties")).keys()
     if kind == "file" or (title == "File" and required == ["path"] and names >= {"path", "format"}):
@@ -207,32 +203,20 @@ def _stored(schema: Schema) -> Codec | None:
     if kind == "dir" or (title == "Dir" and required == ["path"] and names >= {"path", "format"}):
         return BlobReference(Dir)
     if kind == "dataframe" or (title == "DataFrame" and not required and names >= {"uri", "format"}):
-        return DataFrameReference.any()
+        return DataFrameReference()
     return None
 
 
-def _fields(schema: Schema, title: str, scope: _Scope) -> Shape:
-    properties = _mapping(schema.get("properties"))
-    required = schema.get("required")
-    listed = required if isinstance(required, list) else []
-    ordered = [name for name in listed if isinstance(name, str) and name in properties]
-    # a protobuf Struct has no order; what the schema lists as required has kept its own
-    names = [*dict.fromkeys(ordered), *sorted(properties.keys() - set(ordered))]
-    name, make, is_tuple = maker_of(title, names)
-    fields = {key: _field(properties[key], scope, required=key in ordered) for key in names}
-    return Object(name, fields, make, is_tuple)
-
-
-def _field(schema: Any, scope: _Scope, *, required: bool) -> Field:
+def _field(schema: Any, scope: _Scope, *, required: bool) -> SchemaField:
     shape = _compile(schema, scope)
     if not isinstance(schema, dict) or "default" not in schema:
-        return Field(shape, required)
+        return SchemaField(shape, required)
     default = schema["default"]
-    return Field(shape, has_default=True, default=default, default_size=_size(default))
+    return SchemaField(shape, has_default=True, default=default, default_size=_size(default))
 
 
 def _size(data: Any) -> int:
-    """How many values `data` consist of, where they can be changed; 0 for a text or a number."""
+    """Return how many values `data` consist of if they can be changed; 0 for a text or a number."""
     if isinstance(data, dict):
         return 1 + sum(1 + _size(item) for item in data.values())
     return 1 + sum(1 + _size(item) for item in data) if isinstance(data, list) else 0

@@ -1,4 +1,4 @@
-"""Objects of a JSON schema: their fields, and what is made of them."""
+"""Objects of a JSON schema: the shape, its fields, and the Python objects made of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from functools import lru_cache, partial
 from typing import Any
 from unicodedata import is_normalized
 
-from connectrio.literals.describe import describe_value, quoted_names
-from connectrio.literals.errors import LiteralError, mismatch
-from connectrio.literals.records import Record
+from connectrio.literals.errors import LiteralError, describe_value, mismatch, quoted_names
 from connectrio.literals.schema.shapes import Choice, Fit, Reading, Shape
+from connectrio.literals.values import Record
 
-__all__ = ["Field", "Object", "maker_of"]
+__all__ = ["Object", "SchemaField", "maker_of"]
 
 TUPLE_PREFIX = "TupleWrapper_"
 NAMED_TUPLE_PREFIX = "NamedTupleWrapper_"
@@ -25,12 +24,12 @@ Make = Callable[[dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
-class Field:
+class SchemaField:
     """A field of an object.
 
-    :ivar required: whether it must be there
-    :ivar has_default: whether `default` is what it is where it is not there
-    :ivar default_size: of how many values the default consists
+    :ivar required: whether it must be present
+    :ivar has_default: whether `default` is its value if it is missing
+    :ivar default_size: how many values the default consists of; 0 for a text or a number
     """
 
     shape: Shape
@@ -40,9 +39,9 @@ class Field:
     default_size: int = 0
 
     def absent(self, reading: Reading) -> Any:
-        """What the field is where it is not there.
+        """Return the value of the field if it is missing.
 
-        :raises LiteralError: too much comes from defaults
+        :raises LiteralError: too many values come from defaults
         """
         reading.budget.take(1 + self.default_size)
         if not self.has_default:
@@ -51,20 +50,20 @@ class Field:
         try:
             return self.shape.read(default, reading)
         except LiteralError:
-            # flyte-sdk's schemas have defaults that are not of their own types, such as None for an int
+            # flyte-sdk's schemas have defaults of other types than their fields, such as None for an int
             return default
 
 
 @dataclass(frozen=True)
 class Object(Shape):
-    """Objects with named fields. Of others that come with them, nothing is seen.
+    """Objects with named fields. Unknown fields are dropped.
 
-    :ivar make: makes the Python object of its fields
-    :ivar is_tuple: whether a list of the fields' values stands for the object, too
+    :ivar make: makes the Python object from its fields
+    :ivar is_tuple: whether a list of the fields' values is taken for the object, too
     """
 
     title: str
-    fields: Mapping[str, Field]
+    fields: Mapping[str, SchemaField]
     make: Make
     is_tuple: bool = False
 
@@ -77,17 +76,11 @@ class Object(Shape):
             value = dict(zip(self.fields, value, strict=True))
         if not isinstance(value, dict | Record):
             raise mismatch(self.label, describe_value(value))
-        self._check_names(value, reading)
-        return self.make(self._read_fields(value, reading))
-
-    def _check_names(self, value: Mapping[Any, Any], reading: Reading) -> None:
         missing = [name for name, declared in self.fields.items() if declared.required and name not in value]
         if missing:
             raise LiteralError(f"{self.label} is missing {quoted_names(missing)}, which it requires")
         if reading.exact and not value.keys() <= self.fields.keys():
             raise mismatch(self.label, "an object with further fields")
-
-    def _read_fields(self, value: Mapping[Any, Any], reading: Reading) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         name = ""
         try:
@@ -96,9 +89,9 @@ class Object(Shape):
         except LiteralError as error:
             error.inside(name)
             raise
-        return fields
+        return self.make(fields)
 
-    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - the names tell enough
+    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - the names are enough
         if self.is_tuple and isinstance(value, list | tuple):
             return Fit.EXACTLY if len(value) == len(self.fields) else Fit.NO
         if not isinstance(value, dict | Record):
@@ -111,16 +104,16 @@ class Object(Shape):
         return Fit.EXACTLY if value.keys() <= self.fields.keys() else Fit.LOOSELY
 
     def absent(self, reading: Reading) -> Any:
-        """An object of nothing but defaults, if it has no required fields."""
+        """Return an object made only of defaults; None if it has required fields."""
         if any(declared.required for declared in self.fields.values()):
             return None
         return self.read({}, reading)
 
 
 def maker_of(title: str, names: Sequence[str]) -> tuple[str, Make, bool]:
-    """How to make objects of that title: what it is without flyte-sdk's prefix, the maker, and whether of a tuple.
+    """Return the name in a title, which may have flyte-sdk's prefix, its objects' maker, and whether it makes tuples.
 
-    Tuples are named tuples, too: flyte-sdk's objects in their place have the attributes `item_0`, `item_1`, …
+    Tuples become named tuples, because flyte-sdk's objects for them have the attributes `item_0`, `item_1`, …
     """
     for prefix in (TUPLE_PREFIX, NAMED_TUPLE_PREFIX):
         if title.startswith(prefix):
@@ -137,13 +130,13 @@ def _position(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isdecimal() and len(digits) < 10 else 0, name)
 
 
-@lru_cache(maxsize=256)  # a class is slow to make, and the same few tasks come again and again
+@lru_cache(maxsize=256)  # a class is slow to make, and the same few tasks come repeatedly
 def _tuple_maker(name: str, names: tuple[str, ...]) -> Make | None:
-    """A maker of named tuples; None where Python does not allow the names, or would take others for them (NFKC)."""
+    """Return what makes named tuples; None if Python does not allow the names, or would change them (NFKC)."""
     if not all(is_normalized("NFKC", field) for field in names):
         return None
     try:
-        cls = namedtuple(name, names)  # type: ignore[misc]  # noqa: PYI024 - the names are known at run time alone
+        cls = namedtuple(name, names)  # type: ignore[misc]  # noqa: PYI024 - the names are known only at run time
     except ValueError:
         return None
     return lambda fields: cls(**fields)

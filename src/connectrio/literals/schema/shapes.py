@@ -1,8 +1,8 @@
-"""What a JSON schema allows, and what of it Python gets: a shape for each kind of schema.
+"""Shapes: each reads the plain data that one kind of JSON schema describes.
 
-Plain data come in, from MessagePack or a protobuf Struct; the values of a connector's inputs come out. As in flyte-sdk,
-texts with a format (dates, times, base64) stay texts, and the members of an enum are not checked: pydantic models are
-declared with the names of members, and come with names in some places and with values in others.
+Plain data come from MessagePack or a protobuf Struct; a shape makes Python values of them. As in flyte-sdk, texts with
+a format (dates, times, base64) stay texts, and the members of an enum are not checked: pydantic models are declared
+with the names of members, and come with names in some places and with values in others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from typing import Any
 
 from connectrio.literals.codecs.base import Codec
 from connectrio.literals.codecs.containers import each_item
-from connectrio.literals.describe import describe_value, quoted_name, quoted_names
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, mismatch, too_deep
+from connectrio.literals.errors import (
+    MAX_DEPTH,
+    LiteralError,
+    describe_value,
+    mismatch,
+    quoted_name,
+    quoted_names,
+    too_deep,
+)
 
 __all__ = [
     "Anything",
@@ -33,21 +40,21 @@ __all__ = [
     "Reference",
     "Shape",
     "Tuple",
-    "one_budget",
+    "shared_budget",
 ]
 
 MAX_DEFAULTS = 1_000_000
-"""How many values may come from defaults of a schema, for one input.
+"""How many values may come from a schema's defaults, for one input.
 
-A byte in a request can stand for an object, and an object for as many defaults as the schema has.
+One byte in a request can become an object with all the defaults that the schema has.
 """
 
-# an object of defaults may be a field of another; one that is a field of itself would have no end
+# how many objects made only of defaults may be in each other; one that contains itself would have no end
 _DEEPEST_DEFAULT = 8
 
 
 class Fit(IntEnum):
-    """How well a value fits a shape, at a glance."""
+    """How well a value fits a shape, as far as a quick look tells."""
 
     NO = 0
     CONVERTED = 1
@@ -56,13 +63,13 @@ class Fit(IntEnum):
 
 
 @dataclass
-class Budget:
+class DefaultsBudget:
     """How many more values may come from defaults."""
 
     left: int = MAX_DEFAULTS
 
     def renew(self) -> None:
-        """Begin again, for another input."""
+        """Start again, for another input."""
         self.left = MAX_DEFAULTS
 
     def take(self, count: int) -> None:
@@ -72,13 +79,13 @@ class Budget:
             raise LiteralError(f"more than {MAX_DEFAULTS} values would come from the schema's defaults")
 
 
-_budget: ContextVar[Budget | None] = ContextVar("connectrio.literals.budget", default=None)
+_budget: ContextVar[DefaultsBudget | None] = ContextVar("connectrio.literals.budget", default=None)
 
 
 @contextmanager
-def one_budget() -> Iterator[Budget]:
-    """Let all that is read within, such as the items of a list, have one budget together: the one that this gives."""
-    budget = Budget()
+def shared_budget() -> Iterator[DefaultsBudget]:
+    """Yield the budget that all reading inside the `with` block shares, such as that of the items of a list."""
+    budget = DefaultsBudget()
     token = _budget.set(budget)
     try:
         yield budget
@@ -90,40 +97,40 @@ def one_budget() -> Iterator[Budget]:
 class Reading:
     """The state of reading one value.
 
-    :ivar exact: whether nothing may be converted and nothing left out
-    :ivar budget: of what may come from defaults
-    :ivar references: how many references have been followed to get here
+    :ivar exact: whether to convert nothing and to refuse unknown fields
+    :ivar budget: limits the values that come from defaults
+    :ivar references: how many references the current place is in
     """
 
     exact: bool = False
-    budget: Budget = field(default_factory=lambda: _budget.get() or Budget())
+    budget: DefaultsBudget = field(default_factory=lambda: _budget.get() or DefaultsBudget())
     references: int = 0
 
 
 class Shape(ABC):
-    """What one JSON schema allows."""
+    """Reads the values that one JSON schema allows."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """The shape as a person reads it: `list[int]`, `Point`."""
+        """The shape, readable: `list[int]`, `Point`."""
 
     @abstractmethod
     def read(self, value: Any, reading: Reading) -> Any:
-        """What Python gets for plain data.
+        """Return the Python value of plain data.
 
         :raises LiteralError: the data are not of this shape
         """
 
     @abstractmethod
     def fit(self, value: Any, depth: int = 0) -> Fit:
-        """How well `value` fits, by what can be seen without going through all of it.
+        """Return how well `value` fits, without going through all of it.
 
-        :param depth: of `value` in the one that is asked about; looking goes one level deep
+        :param depth: how deep `value` is in the value in question; only one level is looked at
         """
 
-    def absent(self, reading: Reading) -> Any:  # noqa: ARG002 - for those who have something to make
-        """What a field of this shape is that need not be there, is not there, and has no default."""
+    def absent(self, reading: Reading) -> Any:  # noqa: ARG002 - for objects
+        """Return the value of an optional field of this shape that is missing and has no default."""
         return None
 
 
@@ -142,7 +149,7 @@ class Anything(Shape):
 
 @dataclass(frozen=True)
 class Impossible(Shape):
-    """A schema that has no values here, and why."""
+    """No values: a schema that is not supported, and why."""
 
     why: str
     label: str = "nothing"
@@ -158,7 +165,7 @@ class Impossible(Shape):
 class Leaf(Shape):
     """Values of one codec.
 
-    :ivar natural: the classes whose values, as far as MessagePack has them, it takes as they are
+    :ivar natural: the classes of plain data that it takes unconverted
     """
 
     codec: Codec
@@ -193,10 +200,10 @@ class Choice(Shape):
     def label(self) -> str:
         return f"enum[{quoted_names([str(value) for value in self.values])}]"
 
-    def read(self, value: Any, reading: Reading) -> Any:  # noqa: ARG002 - a member is a member
+    def read(self, value: Any, reading: Reading) -> Any:  # noqa: ARG002 - nothing is converted
         if not isinstance(value, str | int | float):
             raise mismatch(self.label, describe_value(value))
-        # a protobuf Struct has floats alone
+        # a protobuf Struct has only floats
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - there is nothing below
@@ -231,7 +238,7 @@ class Items(Shape):
 
 @dataclass(frozen=True)
 class Tuple(Shape):
-    """Lists of so many items, each of its own shape."""
+    """Lists of a fixed number of items, each of its own shape."""
 
     items: tuple[Shape, ...]
 
@@ -253,7 +260,7 @@ class Tuple(Shape):
 
 @dataclass(frozen=True)
 class Names(Shape):
-    """Dictionaries of one shape. Their keys are texts, as in JSON: what were integers are texts, too."""
+    """Dictionaries of one shape. Their keys are texts, as in JSON: integers become texts."""
 
     value: Shape
 
@@ -291,10 +298,10 @@ def _fit_of_first(item: Shape, values: Sequence[Any], depth: int) -> Fit:
 
 @dataclass(frozen=True)
 class OneOf(Shape):
-    """Values of one of several shapes: of the one that fits best, and of those that fit alike, the first.
+    """Values of one of several shapes: the one that fits best, and the first of those that fit equally.
 
-    :ivar discriminator: the field of an object that says which it is; "" for none
-    :ivar mapping: what that field says → the shape
+    :ivar discriminator: the field of an object that names its shape; "" for none
+    :ivar mapping: value of that field → the shape
     """
 
     variants: tuple[Shape, ...]
@@ -307,29 +314,25 @@ class OneOf(Shape):
 
     def read(self, value: Any, reading: Reading) -> Any:
         if self.mapping and isinstance(value, dict):
-            return self._meant(value).read(value, reading)
+            said = value.get(self.discriminator)
+            variant = self.mapping.get(said) if isinstance(said, str | int) else None
+            if variant is None:
+                known = quoted_names([str(name) for name in self.mapping])
+                raise LiteralError(f"the field {quoted_name(self.discriminator)} must be one of {known}")
+            return variant.read(value, reading)
         best = max(self.variants, key=lambda variant: variant.fit(value))
         if best.fit(value) is Fit.NO:
             raise mismatch(self.label, describe_value(value))
         return best.read(value, reading)
-
-    def _meant(self, value: dict[Any, Any]) -> Shape:
-        said = value.get(self.discriminator)
-        variant = self.mapping.get(said) if isinstance(said, str | int) else None
-        if variant is None:
-            known = quoted_names([str(name) for name in self.mapping])
-            field_name = quoted_name(self.discriminator)
-            raise LiteralError(f"the field {field_name}, which says what this is, is to be one of {known}")
-        return variant
 
     def fit(self, value: Any, depth: int = 0) -> Fit:
         return Fit.LOOSELY if depth else max(variant.fit(value, depth + 1) for variant in self.variants)
 
 
 class Reference(Shape):
-    """A schema that has a name, and may be part of itself.
+    """A schema with a name, which may contain itself.
 
-    :param find: makes the shape; called once, when a value is first read
+    :param find: makes the shape; called once, when the shape is first used
     """
 
     def __init__(self, name: str, find: Callable[[], Shape]) -> None:
@@ -343,13 +346,13 @@ class Reference(Shape):
 
     @property
     def target(self) -> Shape:
-        """The shape that is meant."""
+        """The shape that is referred to."""
         if self._target is None:
             self._target = self._find()
         return self._target
 
     def read(self, value: Any, reading: Reading) -> Any:
-        if reading.references > 2 * MAX_DEPTH:  # of a schema that is nothing but itself
+        if reading.references > 2 * MAX_DEPTH:  # as in a schema that only refers to itself
             raise too_deep()
         reading.references += 1
         try:

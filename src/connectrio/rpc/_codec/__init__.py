@@ -1,1 +1,1 @@
-"""Protobuf's wire format, to betterproto2's classes and back."""
+"""Reads protobuf's wire format into betterproto2's classes, and writes it."""

@@ -1,8 +1,8 @@
-"""Decoders for betterproto2 messages: a function of straight-line Python for each class, written when first needed.
+"""Decoders for betterproto2 messages: for each class a function of straight-line Python, generated on first use.
 
 They are strict where betterproto2's own parser is not: truncated values, wrong wire types and invalid varints are
 errors or unknown fields, as in protobuf's parsers; the last member of a oneof wins; a message field that comes twice is
-merged; nesting is bounded. Nothing but `DecodeError` comes out.
+merged; nesting is bounded. The only error they raise is `DecodeError`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from betterproto2 import Message
 
-from connectrio.rpc._codec.fields import FORMATS, Field, fields_of, wire_type_of
+from connectrio.rpc._codec.fields import FORMATS, MessageField, fields_of, wire_type_of
 from connectrio.rpc._codec.wire import (
     FIXED64,
     LENGTH,
@@ -26,13 +26,13 @@ from connectrio.rpc._codec.wire import (
     skip_field,
 )
 
-# Of one message, nested ones included. 4 MiB can hold two million empty ones, and each takes some 500 bytes of memory
+# In one message, nested ones included. 4 MiB can hold two million empty ones, and each takes some 500 bytes of memory
 # here; this keeps one request below about 200 MB.
 MAX_MESSAGES = 400_000
 
 
-class Budget:
-    """How many more messages may be made."""
+class MessageBudget:
+    """How many more messages one decoding may make."""
 
     __slots__ = ("left",)
 
@@ -40,25 +40,26 @@ class Budget:
         self.left = MAX_MESSAGES
 
     def take_one(self) -> None:
-        """:raises DecodeError: there were as many as may be"""
+        """:raises DecodeError: the budget is used up"""
         self.left -= 1
         if self.left < 0:
             raise DecodeError(f"made of more than {MAX_MESSAGES} messages")
 
 
-# (message to fill or None for a new one, data, position, end, depth, budget or None where it cannot run out)
-Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, Budget | None], Any]
+# (message to fill or None for a new one, data, position, end, depth, budget or None if it cannot run out)
+Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, MessageBudget | None], Any]
+Names: TypeAlias = dict[str, Any]  # the global names of a generated function
 
 _decoders: dict[type[Message], Decoder] = {}
 
 
 def decode(data: bytes, message_type: type[Any]) -> Any:
-    """The message of type `message_type` that `data` encodes.
+    """Return the message of type `message_type` that `data` encodes.
 
-    :raises DecodeError: it encodes none
+    :raises DecodeError: `data` is not such a message
     """
-    # each message inside another takes two bytes at least
-    budget = Budget() if len(data) >= 2 * MAX_MESSAGES else None
+    # each message inside another takes at least two bytes
+    budget = MessageBudget() if len(data) >= 2 * MAX_MESSAGES else None
     try:
         return decoder_for(message_type)(None, data, 0, len(data), 1, budget)
     except IndexError as error:
@@ -68,55 +69,43 @@ def decode(data: bytes, message_type: type[Any]) -> Any:
 
 
 def received_size(message: Message) -> int | None:
-    """How many bytes `message` took where it was decoded; None for one that was made in this process."""
+    """Return how many bytes `message` was decoded from; None if it was made in this process."""
     size: int | None = getattr(message, "_received_size", None)
     return size
 
 
 def decoder_for(message_type: type[Message]) -> Decoder:
-    """The decoder of a class, compiled on the first call."""
+    """Return the decoder of a class; the first call compiles it."""
     decoder = _decoders.get(message_type)
     if decoder is None:
         decoder = _decoders[message_type] = _compile(message_type)
     return decoder
 
 
-class _Source:
-    """The lines of a function, and the objects they name."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.names: dict[str, Any] = {
-            "DecodeError": DecodeError,
-            "read_length": read_length,
-            "read_tag": read_tag,
-            "read_varint": read_varint,
-            "skip_field": skip_field,
-        }
-
-    def add(self, indent: int, *lines: str) -> None:
-        self.lines += ["    " * indent + line for line in lines]
-
-    def bind(self, prefix: str, value: Any) -> str:
-        """A name for `value` inside the function."""
-        name = f"{prefix}{len(self.names)}"
-        self.names[name] = value
-        return name
-
-
 def _compile(message_type: type[Message]) -> Decoder:
-    source = _Source()
-    source.names |= {"new": message_type.__new__, "Message": message_type}
-    groups = sorted({_group(field) for field in fields_of(message_type) if field.siblings})
-    source.add(
-        0,
+    fields = fields_of(message_type)
+    groups = sorted({_group(field) for field in fields if field.siblings})
+    names: Names = {
+        "DecodeError": DecodeError,
+        "read_length": read_length,
+        "read_tag": read_tag,
+        "read_varint": read_varint,
+        "skip_field": skip_field,
+        "new": message_type.__new__,
+        "Message": message_type,
+    }
+    lines = [
         "def decode(message, data, pos, end, depth, budget):",
         f"    if depth > {MAX_DEPTH}:",
         f"        raise DecodeError('nested more than {MAX_DEPTH} deep')",
         "    if budget is not None:",
         "        budget.take_one()",
         "    if message is None:",
-        *("        " + line for line in _blank(message_type, source)),
+        # an unset message, made faster than by the constructor of its dataclass
+        "        message = new(Message)",
+        *(f"        message.{field.name} = {_unset(field, names)}" for field in fields),
+        "        message._unknown_fields = b''",
+        "        message._received_size = end - pos",
         *(f"        {group} = False" for group in groups),
         "    else:",
         "        message._received_size += end - pos",
@@ -128,104 +117,79 @@ def _compile(message_type: type[Message]) -> Decoder:
         "        pos += 1",
         "        if tag > 127:",
         "            tag, pos = read_tag(data, start, end)",
-    )
+    ]
     keyword = "if"
-    for field in fields_of(message_type):
-        for tag, body in _cases(field, source):
-            source.add(2, f"{keyword} tag == {tag}:")
-            source.add(3, *body)
+    for field in fields:
+        for tag, body in _cases(field, names):
+            lines += [f"        {keyword} tag == {tag}:", *("            " + line for line in body)]
             keyword = "elif"
-    source.add(2, "if True:" if keyword == "if" else "else:", *("    " + line for line in _UNKNOWN))
-    source.add(1, "if unknown is not None:", "    message._unknown_fields += b''.join(unknown)", "return message")
-    exec(compile("\n".join(source.lines), f"<decoder of {message_type.__name__}>", "exec"), source.names)  # noqa: S102
-    decoder: Decoder = source.names["decode"]
+    lines += [
+        "        if True:" if keyword == "if" else "        else:",
+        # unknown fields are kept, to be written again: in a list, because joining them one by one takes quadratic time
+        "            pos = skip_field(data, tag, pos, end, depth)",
+        "            if unknown is None:",
+        "                unknown = []",
+        "            unknown.append(data[start:pos])",
+        "    if unknown is not None:",
+        "        message._unknown_fields += b''.join(unknown)",
+        "    return message",
+    ]
+    exec(compile("\n".join(lines), f"<decoder of {message_type.__name__}>", "exec"), names)  # noqa: S102
+    decoder: Decoder = names["decode"]
     return decoder
 
 
-def _blank(message_type: type[Message], source: _Source) -> list[str]:
-    """Lines that make a message with nothing set, faster than its dataclass' constructor does."""
-    fields = [f"message.{field.name} = {_unset(field, source)}" for field in fields_of(message_type)]
-    return ["message = new(Message)", *fields, "message._unknown_fields = b''", "message._received_size = end - pos"]
+def _bind(names: Names, prefix: str, value: Any) -> str:
+    """Return a new name for `value` inside the generated function."""
+    name = f"{prefix}{len(names)}"
+    names[name] = value
+    return name
 
 
-# kept, to be written again: collected first, because adding them up one by one would take quadratic time
-_UNKNOWN = (
-    "pos = skip_field(data, tag, pos, end, depth)",
-    "if unknown is None:",
-    "    unknown = []",
-    "unknown.append(data[start:pos])",
-)
+def _group(field: MessageField) -> str:
+    """Return the name of the local variable that says whether any member of the field's oneof may be set."""
+    return f"set_{min(field.name, *field.siblings)}"
 
 
-def _unset(field: Field, source: _Source) -> str:
-    """The value of a field that is not set."""
+def _unset(field: MessageField, names: Names) -> str:
+    """Return the expression for the value of a field that is not set."""
     if field.repeated:
         return "[]"
     if field.kind == "map":
         return "{}"
-    return "None" if field.has_presence else _default(field.kind, field, source)
+    return "None" if field.has_presence else _default(field.kind, field, names)
 
 
-def _cases(field: Field, source: _Source) -> list[tuple[int, list[str]]]:
-    """The tags that `field` may come under, and what to do for each."""
+def _cases(field: MessageField, names: Names) -> list[tuple[int, list[str]]]:
+    """Return the tags that `field` may come under, and the lines that read it after each."""
     if field.kind == "map":
-        return [(field.tag(LENGTH), _map_entry(field, source))]
-    single = (field.tag(), _single(field, source))
-    return [single, (field.tag(LENGTH), _packed(field, source))] if field.packable else [single]
-
-
-def _single(field: Field, source: _Source) -> list[str]:
-    if field.kind == "message" and not field.repeated:
-        return _merged_message(field, source)
-    lines = _read(field.kind, field.element, field.wrapped, source)
+        return [(field.tag(LENGTH), _map_entry(field, names))]
+    target = f"message.{field.name}"
     if field.repeated:
-        return [*lines, f"message.{field.name}.append(value)"]
-    return [*lines, *_clear(field), f"message.{field.name} = value"]
-
-
-def _clear(field: Field) -> list[str]:
-    """Lines that unset the other members of its oneof, if any may be set."""
-    if not field.siblings:
-        return []
-    group = _group(field)
-    return [f"if {group}:", *(f"    message.{sibling} = None" for sibling in field.siblings), f"{group} = True"]
-
-
-def _group(field: Field) -> str:
-    """A name for whether any member of its oneof may be set."""
-    return f"set_{min(field.name, *field.siblings)}"
-
-
-def _merged_message(field: Field, source: _Source) -> list[str]:
-    """A message field: merged into what is there already."""
-    current = before = f"message.{field.name}"
-    after = "value"
+        read = _read(field.kind, field.element, field.wrapped, names)
+        cases = [(field.tag(), [*read, f"{target}.append(value)"])]
+        if field.packable:
+            items = [
+                f"items = {target}",
+                "while pos < end:",
+                *("    " + line for line in read),
+                "    items.append(value)",
+            ]
+            cases.append((field.tag(LENGTH), ["outer = end", *_LENGTH, "end = stop", *items, "end = outer"]))
+        return cases
+    clear = []
+    if field.siblings:
+        group = _group(field)
+        clear = [f"if {group}:", *(f"    message.{sibling} = None" for sibling in field.siblings), f"{group} = True"]
+    if field.kind != "message":
+        read = _read(field.kind, field.element, field.wrapped, names)
+        return [(field.tag(), [*read, *clear, f"{target} = value"])]
+    # merged into the message that the field holds already
     if field.wrapped:
-        wrapper = source.bind("Wrapper_", field.element)
-        before = f"None if {current} is None else {wrapper}.from_wrapped({current})"
-        after = "value.to_wrapped()"
-    return [*_message(field.element, before, source), *_clear(field), f"{current} = {after}"]
-
-
-def _message(element: type[Any] | None, before: str, source: _Source) -> list[str]:
-    """Lines that put a message into `value`.
-
-    :param before: what it is merged into; "None" for nothing
-    """
-    decode = _nested(element, source)
-    return [*_LENGTH, f"value = {decode}({before}, data, pos, stop, depth + 1, budget)", "pos = stop"]
-
-
-def _nested(element: type[Any] | None, source: _Source) -> str:
-    """A name for what decodes a message of a class; it is compiled when the first one comes."""
-    message_type: type[Message] = element or Message
-
-    def decode_first(*arguments: Any) -> Any:
-        source.names[name] = decoder = decoder_for(message_type)
-        return decoder(*arguments)
-
-    name = source.bind("decode_", decode_first)
-    return name
+        wrapper = _bind(names, "Wrapper_", field.element)
+        before = f"None if {target} is None else {wrapper}.from_wrapped({target})"
+        return [(field.tag(), [*_message(field.element, before, names), *clear, f"{target} = value.to_wrapped()"])]
+    return [(field.tag(), [*_message(field.element, target, names), *clear, f"{target} = value"])]
 
 
 # Most lengths and numbers are one byte. The functions do the rest, and refuse what is cut short.
@@ -244,26 +208,42 @@ _VARINT = (
 )
 
 
-def _read(kind: str, element: type[Any] | None, wrapped: bool, source: _Source) -> list[str]:
-    """Lines that put the value at `pos` into `value`, and move `pos` behind it."""
+def _read(kind: str, element: type[Any] | None, wrapped: bool, names: Names) -> list[str]:
+    """Return the lines that put the value at `pos` into `value`, and move `pos` behind it."""
     if kind == "message":
-        lines = _message(element, "None", source)
+        lines = _message(element, "None", names)
         return [*lines, "value = value.to_wrapped()"] if wrapped else lines
     if kind == "string":
         return [*_LENGTH, "value = data[pos:stop].decode()", "pos = stop"]
     if kind == "bytes":
         return [*_LENGTH, "value = data[pos:stop]", "pos = stop"]
     if wire_type_of(kind) == VARINT:
-        return [*_VARINT, *_from_varint(kind, element, source)]
-    unpack = source.bind("unpack_", struct.Struct(FORMATS[kind]).unpack)
+        return [*_VARINT, *_from_varint(kind, element, names)]
+    unpack = _bind(names, "unpack_", struct.Struct(FORMATS[kind]).unpack)
     size = 8 if wire_type_of(kind) == FIXED64 else 4
     return [f"stop = pos + {size}", f"(value,) = {unpack}(data[pos:min(stop, end)])", "pos = stop"]
 
 
-def _from_varint(kind: str, element: type[Any] | None, source: _Source) -> list[str]:
-    """Lines that follow `_VARINT`, and turn the 64 bits in `value` into a value of that type.
+def _message(element: type[Any] | None, before: str, names: Names) -> list[str]:
+    """Return the lines that put a message into `value`.
 
-    Those that are indented belong to numbers of more than one byte.
+    :param before: the message that it is merged into; "None" for none
+    """
+    message_type: type[Message] = element or Message
+
+    def decode_first(*arguments: Any) -> Any:
+        # compiled when the first one comes: a message may contain its own class
+        names[name] = decoder = decoder_for(message_type)
+        return decoder(*arguments)
+
+    name = _bind(names, "decode_", decode_first)
+    return [*_LENGTH, f"value = {name}({before}, data, pos, stop, depth + 1, budget)", "pos = stop"]
+
+
+def _from_varint(kind: str, element: Any, names: Names) -> list[str]:
+    """Return the lines that follow `_VARINT`, and turn the 64 bits in `value` into a value of that type.
+
+    The indented ones belong to numbers of more than one byte.
     """
     if kind == "bool":
         return ["value = value != 0"]
@@ -277,49 +257,35 @@ def _from_varint(kind: str, element: type[Any] | None, source: _Source) -> list[
     if kind == "int64":
         return ["    if value > 0x7FFFFFFFFFFFFFFF:", "        value -= 1 << 64"]
     lines = ["    value &= 0xFFFFFFFF", "    if value > 0x7FFFFFFF:", "        value -= 1 << 32"]
-    return [*lines, *_enum_member(element, source)] if kind == "enum" else lines
+    if kind != "enum":
+        return lines
+    members = _bind(names, "members_", {member.value: member for member in element})
+    enum = _bind(names, "Enum_", element)  # makes a new member for a number that has none
+    return [*lines, f"member = {members}.get(value)", f"value = {enum}(value) if member is None else member"]
 
 
-def _enum_member(element: Any, source: _Source) -> list[str]:
-    """Lines that turn a number into a member of an enum, which the enum makes up where it has none."""
-    members = source.bind("members_", {member.value: member for member in element})
-    enum = source.bind("Enum_", element)
-    return [f"member = {members}.get(value)", f"value = {enum}(value) if member is None else member"]
+def _map_entry(field: MessageField, names: Names) -> list[str]:
+    """Return the lines that read a map's entry.
 
-
-def _packed(field: Field, source: _Source) -> list[str]:
-    read = _read(field.kind, field.element, field.wrapped, source)
-    return [
-        "outer = end",
-        *_LENGTH,
-        "end = stop",
-        f"items = message.{field.name}",
-        "while pos < end:",
-        *("    " + line for line in read),
-        "    items.append(value)",
-        "end = outer",
-    ]
-
-
-def _map_entry(field: Field, source: _Source) -> list[str]:
-    """An entry with anything else in it is kept as a whole among the unknown fields, as protobuf's parser does it."""
+    An entry that holds an unknown field is kept as a whole among the unknown fields, as in protobuf's parser.
+    """
     key_tag = 1 << 3 | wire_type_of(field.key_kind)
     value_tag = 2 << 3 | wire_type_of(field.value_kind)
     return [
         "outer, known = end, True",
         *_LENGTH,
         "end = stop",
-        f"key, entry = {_default(field.key_kind, None, source)}, None",
+        f"key, entry = {_default(field.key_kind, None, names)}, None",
         "while pos < end:",
         "    tag = data[pos]",
         "    pos += 1",
         "    if tag > 127:",
         "        tag, pos = read_tag(data, pos - 1, end)",
         f"    if tag == {key_tag}:",
-        *("        " + line for line in _read(field.key_kind, None, False, source)),
+        *("        " + line for line in _read(field.key_kind, None, False, names)),
         "        key = value",
         f"    elif tag == {value_tag}:",
-        *("        " + line for line in _read(field.value_kind, field.element, field.wrapped, source)),
+        *("        " + line for line in _read(field.value_kind, field.element, field.wrapped, names)),
         "        entry = value",
         "    else:",
         "        pos = skip_field(data, tag, pos, end, depth)",
@@ -327,7 +293,7 @@ def _map_entry(field: Field, source: _Source) -> list[str]:
         "end = outer",
         "if known:",
         "    if entry is None:",
-        f"        entry = {_default(field.value_kind, field, source)}",
+        f"        entry = {_default(field.value_kind, field, names)}",
         f"    message.{field.name}[key] = entry",
         "elif unknown is None:",
         "    unknown = [data[start:pos]]",
@@ -339,9 +305,13 @@ def _map_entry(field: Field, source: _Source) -> list[str]:
 _DEFAULTS = {"string": "''", "bytes": "b''", "bool": "False", "double": "0.0", "float": "0.0"}
 
 
-def _default(kind: str, field: Field | None, source: _Source) -> str:
+def _default(kind: str, field: MessageField | None, names: Names) -> str:
+    """Return the expression for the default value of a type.
+
+    :param field: the field whose `element` a message or an enum is; None for the key of a map
+    """
     if field is not None and kind in ("message", "enum"):
-        element = source.bind("Default_", field.element)
+        element = _bind(names, "Default_", field.element)
         value = f"{element}()" if kind == "message" else f"{element}(0)"
         return f"{value}.to_wrapped()" if field.wrapped else value
     return _DEFAULTS.get(kind, "0")

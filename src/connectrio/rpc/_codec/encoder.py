@@ -1,6 +1,6 @@
-"""Encoders for betterproto2 messages: a function of straight-line Python for each class, written when first needed.
+"""Encoders for betterproto2 messages: for each class a function of straight-line Python, generated on first use.
 
-The bytes are betterproto2's own, field for field in the same order, but for a -0.0, which betterproto2 drops.
+They write the bytes that betterproto2 writes, in the same order, except for -0.0, which betterproto2 drops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from betterproto2 import Message
 
-from connectrio.rpc._codec.fields import FORMATS, Field, fields_of, wire_type_of
+from connectrio.rpc._codec.fields import FORMATS, MessageField, fields_of, wire_type_of
 from connectrio.rpc._codec.wire import LENGTH, SMALL_VARINTS, encode_varint
 
 Encoder: TypeAlias = Callable[[Any], bytes]
@@ -21,13 +21,13 @@ _encoders: dict[type[Message], Encoder] = {}
 
 
 class EncodeError(ValueError):
-    """A message holds something that its fields cannot."""
+    """A field of a message holds a value that is not of the field's type."""
 
 
 def encode(message: Any) -> bytes:
-    """`message` as bytes.
+    """Return `message` as bytes.
 
-    :raises EncodeError: a field holds a value that its type does not have
+    :raises EncodeError: a field holds a value that is not of its type
     """
     try:
         return encoder_for(type(message))(message)
@@ -38,7 +38,7 @@ def encode(message: Any) -> bytes:
 
 
 def encoder_for(message_type: type[Message]) -> Encoder:
-    """The encoder of a class, compiled on the first call."""
+    """Return the encoder of a class; the first call compiles it."""
     encoder = _encoders.get(message_type)
     if encoder is None:
         encoder = _encoders[message_type] = _compile(message_type)
@@ -56,51 +56,37 @@ def _compile(message_type: type[Message]) -> Encoder:
     return encoder
 
 
-def _field_lines(field: Field, index: int, names: dict[str, Any]) -> list[str]:
+def _field_lines(field: MessageField, index: int, names: dict[str, Any]) -> list[str]:
+    """Return the lines that write a field, and add the names that they use to `names`."""
     to_bytes = names[f"bytes_{index}"] = _converter(field.value_kind or field.kind, field)
     names[f"tag_{index}"] = encode_varint(field.tag(LENGTH if field.packable else None))
+    tag = [f"add(tag_{index})"]
+    size = ["size = len(raw)", *tag, f"add(SMALL[size] if size < {len(SMALL_VARINTS)} else varint(size))"]
     if field.kind == "map":
-        names[f"key_{index}"] = _map_key(field)
+        names[f"key_{index}"] = _record(1, field.key_kind, _converter(field.key_kind, field))
         names[f"value_{index}"] = _record(2, field.value_kind, to_bytes)
-        entry = [f"raw = key_{index}(key) + value_{index}(entry)", *_delimited(index)]
-        return [f"for key, entry in message.{field.name}.items():", *_indented(entry)]
+        head = f"for key, entry in message.{field.name}.items():"
+        body = [f"raw = key_{index}(key) + value_{index}(entry)", *size, "add(raw)"]
+        return [head, *("    " + line for line in body)]
+    value = f"message.{field.name}"
     if field.packable:
-        write = [f"raw = b''.join(map(bytes_{index}, value))", *_delimited(index)]
-        return [f"value = message.{field.name}", "if value:", *_indented(write)]
-    write = [f"raw = bytes_{index}(value)"]
-    write += _delimited(index) if field.wire_type == LENGTH else [f"add(tag_{index})", "add(raw)"]
-    if field.repeated:
-        return [f"for value in message.{field.name}:", *_indented(write)]
-    return [f"value = message.{field.name}", f"if {_is_written(field)}:", *_indented(write)]
-
-
-def _is_written(field: Field) -> str:
-    if field.has_presence:
-        return "value is not None"
-    if field.kind in ("double", "float"):
-        return "value is not None and (value or copysign(1.0, value) < 0)"
-    return "value"
-
-
-def _delimited(index: int) -> list[str]:
-    return [
-        "size = len(raw)",
-        f"add(tag_{index})",
-        f"add(SMALL[size] if size < {len(SMALL_VARINTS)} else varint(size))",
-        "add(raw)",
-    ]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return ["    " + line for line in lines]
-
-
-def _map_key(field: Field) -> Callable[[Any], bytes]:
-    return _record(1, field.key_kind, _SCALARS.get(field.key_kind) or _fixed(field.key_kind))
+        heads = [f"value = {value}", "if value:"]
+        body = [f"raw = b''.join(map(bytes_{index}, value))", *size, "add(raw)"]
+    else:
+        body = [f"raw = bytes_{index}(value)", *(size if field.wire_type == LENGTH else tag), "add(raw)"]
+        if field.repeated:
+            heads = [f"for value in {value}:"]
+        elif field.has_presence:
+            heads = [f"value = {value}", "if value is not None:"]
+        elif field.kind in ("double", "float"):
+            heads = [f"value = {value}", "if value is not None and (value or copysign(1.0, value) < 0):"]
+        else:
+            heads = [f"value = {value}", "if value:"]
+    return [*heads, *("    " + line for line in body)]
 
 
 def _record(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """A whole record, tag included, as map entries are made of."""
+    """Return what writes the key or the value of a map's entry, with its tag."""
     tag = encode_varint(number << 3 | wire_type_of(kind))
     if wire_type_of(kind) != LENGTH:
         return lambda value: tag + to_bytes(value)
@@ -112,14 +98,14 @@ def _record(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callabl
     return record
 
 
-def _converter(kind: str, field: Field) -> Callable[[Any], bytes]:
-    """What turns one value of a field into bytes, without its tag and length."""
+def _converter(kind: str, field: MessageField) -> Callable[[Any], bytes]:
+    """Return what turns one value of a field into bytes, without its tag and length."""
     if kind == "message":
         return _message(field)
-    return _SCALARS.get(kind) or _fixed(kind)
+    return _SCALARS.get(kind) or struct.Struct(FORMATS[kind]).pack
 
 
-def _message(field: Field) -> Callable[[Any], bytes]:
+def _message(field: MessageField) -> Callable[[Any], bytes]:
     element: Any = field.element
     compiled: list[Encoder] = []
 
@@ -133,10 +119,6 @@ def _message(field: Field) -> Callable[[Any], bytes]:
         return compiled[0](value)
 
     return to_bytes
-
-
-def _fixed(kind: str) -> Callable[[Any], bytes]:
-    return struct.Struct(FORMATS[kind]).pack
 
 
 def _integer(lowest: int, highest: int, zigzag: bool = False) -> Callable[[Any], bytes]:
@@ -178,7 +160,7 @@ _SCALARS: dict[str, Callable[[Any], bytes]] = {
 
 
 def _diagnose(message: Any) -> str | None:
-    """Which field of `message` cannot be encoded, and why; None when each can on its own."""
+    """Return which field of `message` cannot be encoded, and why; None if each can on its own."""
     for field in fields_of(type(message)):
         value = getattr(message, field.name)
         values = list(value.values()) if field.kind == "map" else value if field.repeated else [value]

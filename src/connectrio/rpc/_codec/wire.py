@@ -1,26 +1,26 @@
-"""Protobuf's wire format: varints, tags, and skipping what is not known.
+"""Protobuf's wire format: varints, tags, and how to skip unknown fields.
 
-Source: protobuf's encoding document. Everything malformed raises `DecodeError`, and nothing else does.
+Source: protobuf's encoding document. Malformed data raise `DecodeError`; there are no other errors.
 """
 
 from __future__ import annotations
 
 VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
 
-# messages in messages; as protobuf's own parsers
+# levels of messages in messages, as in protobuf's own parsers
 MAX_DEPTH = 100
 
 _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 _LARGEST_TAG = (1 << 32) - 1
-_LONGEST_TAG = 5  # bytes, which hold 32 bits; of lengths as well
+_LONGEST_TAG = 5  # bytes, which hold 32 bits; the same for lengths
 
 
 class DecodeError(ValueError):
-    """The bytes are not a message of that type."""
+    """The bytes are not a message of the expected type."""
 
 
 def read_varint(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """The varint at `pos`, cut to 64 bits, and where it ends."""
+    """Return the varint at `pos`, cut to 64 bits, and the position after it."""
     if pos < end and data[pos] < 0x80:
         return data[pos], pos + 1
     result = shift = 0
@@ -37,7 +37,7 @@ def read_varint(data: bytes, pos: int, end: int) -> tuple[int, int]:
 
 
 def read_tag(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """The tag at `pos`, and where it ends."""
+    """Return the tag at `pos`, and the position after it."""
     tag, stop = read_varint(data, pos, end)
     if stop - pos > _LONGEST_TAG:
         raise DecodeError(f"a tag is longer than {_LONGEST_TAG} bytes")
@@ -45,7 +45,7 @@ def read_tag(data: bytes, pos: int, end: int) -> tuple[int, int]:
 
 
 def read_length(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """Where the length-delimited value at `pos` begins and ends."""
+    """Return where the length-delimited value at `pos` begins and ends."""
     size, begin = read_varint(data, pos, end)
     if begin - pos > _LONGEST_TAG:
         raise DecodeError(f"a length is longer than {_LONGEST_TAG} bytes")
@@ -55,9 +55,12 @@ def read_length(data: bytes, pos: int, end: int) -> tuple[int, int]:
 
 
 def skip_field(data: bytes, tag: int, pos: int, end: int, depth: int) -> int:
-    """Where the value that follows `tag`, of a field that is not known, ends."""
+    """Return the position after the value of an unknown field.
+
+    :param pos: where the value begins, after its tag
+    """
     if tag > _LARGEST_TAG or tag >> 3 == 0:
-        raise DecodeError(f"{tag >> 3} is no field number")
+        raise DecodeError(f"{tag >> 3} is not a field number")
     kind = tag & 7
     if kind == VARINT:
         return read_varint(data, pos, end)[1]
@@ -67,7 +70,7 @@ def skip_field(data: bytes, tag: int, pos: int, end: int, depth: int) -> int:
         return _skip_group(data, tag >> 3, pos, end, depth + 1)
     size = _FIXED_SIZES.get(kind)
     if size is None:
-        raise DecodeError(f"field {tag >> 3} has wire type {kind}, which means nothing here")
+        raise DecodeError(f"field {tag >> 3} has wire type {kind}, which does not exist")
     if pos + size > end:
         raise DecodeError(f"a value of {size} bytes is cut short: {end - pos} are left")
     return pos + size
@@ -86,7 +89,7 @@ def _skip_group(data: bytes, number: int, pos: int, end: int, depth: int) -> int
 
 
 def encode_varint(value: int) -> bytes:
-    """`value`, at most 64 bits, as a varint; negative numbers in two's complement."""
+    """Return `value`, at most 64 bits, as a varint; negative numbers in two's complement."""
     if value < 0:
         value += 1 << 64
     encoded = bytearray()

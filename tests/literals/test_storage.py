@@ -119,13 +119,15 @@ def test_what_cannot_be_read_says_why(tmp_path, seven):
     assert "is not a file" in problem_of(tmp_path).problem
     os.mkfifo(tmp_path / "pipe")
     assert "is not a file" in problem_of(tmp_path / "pipe").problem
-    assert problem_of("").problem == "it is said to be stored, but not where: its URI is empty"
+    assert problem_of("").problem == "it is stored elsewhere, but its URI is empty"
     assert "names a file on another machine" in problem_of("file://elsewhere/file").problem
     (tmp_path / "no literal").write_bytes(b"\xff\xff")
-    assert "is no literal" in problem_of(tmp_path / "no literal").problem
+    assert "are not a literal" in problem_of(tmp_path / "no literal").problem
     (tmp_path / "name").write_bytes(bytes(stored(seven)))
-    assert "is only where another literal is stored" in problem_of(tmp_path / "name").problem
+    assert "is only a reference to another stored literal" in problem_of(tmp_path / "name").problem
     assert "fsspec cannot open 'nosuch://a'" in problem_of("nosuch://a").problem
+    for malformed in ("s3://[a", "file://[a"):
+        assert problem_of(malformed).problem == f"the literal stored at '{malformed}' cannot be read: Invalid IPv6 URL"
 
 
 def test_long_urls_which_may_be_signed_are_not_quoted():
@@ -166,7 +168,7 @@ def test_devices_are_not_read():
 
 
 def without(monkeypatch, name):
-    """Let there be no module of that name."""
+    """Make the import of a module fail."""
     original = builtins.__import__
 
     def fail(module, *arguments, **options):
