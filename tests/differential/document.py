@@ -1,4 +1,4 @@
-"""The table of differences, and the run's counts, as docs/differences.md has them."""
+"""Write the table of differences, and the run's counts, into docs/differences.md."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def with_results(comparison: Comparison) -> str:
         for each in DIFFERENCES
     ]
     lines = [
-        f"Of {equal + listed} requests to flyte-sdk {VERSION} and to connectrio, {equal} are answered alike, to the",
-        f"character, and {refused} are refused by both, in other words. The other {listed - refused} are answered",
-        f"otherwise. In all there are {len(DIFFERENCES)} reasons:",
+        f"{equal + listed} requests were sent to flyte-sdk {VERSION} and to connectrio. {equal} answers are equal to",
+        f"the character. {refused} requests are refused by both, with different texts. The other",
+        f"{listed - refused} answers differ. There are {len(DIFFERENCES)} reasons:",
         "",
         "| about | flyte-sdk | connectrio | because | requests |",
         "|---|---|---|---|--:|",

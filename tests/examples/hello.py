@@ -14,7 +14,7 @@ class Hello(AsyncConnector[Greeting]):
     metadata_type = Greeting
 
     async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
-        return Greeting(inputs["name"])  # start the job, and return what finds it again
+        return Greeting(inputs["name"])  # start the job here; return what identifies it
 
     async def get(self, resource_meta, **kwargs):
         return Resource(Phase.SUCCEEDED, outputs={"greeting": f"Hello, {resource_meta.name}!"})
