@@ -10,17 +10,15 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
+from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
 
-if TYPE_CHECKING:
-    from connectrio.flyte._loop_pool import LoopPool, LoopThread
-
-__all__ = ["PATIENCE", "Call", "Emit", "resolve"]
+__all__ = ["PATIENCE", "Call", "Emit"]
 
 logger = get_logger("connectrio.flyte")
 
@@ -39,6 +37,16 @@ _CANCEL_TIMEOUT = 2.0
 _WRONG_LOOP = re.compile(r"(different|another|other|across)( event)? loops?\b|bound to a different")
 
 
+class Pool(Protocol):
+    """The part of `LoopPool` that a call uses."""
+
+    def withdraw(self, call: Call[Any]) -> bool: ...
+
+    def relieve_home(self) -> None: ...
+
+    def loop_mattered(self, error: BaseException) -> None: ...
+
+
 class Call(Generic[T]):
     """One coroutine of hosted code.
 
@@ -49,7 +57,7 @@ class Call(Generic[T]):
     :param name: what runs, for the log
     """
 
-    def __init__(self, function: Callable[[Emit], Coroutine[Any, Any, T]], name: str, pool: LoopPool) -> None:
+    def __init__(self, function: Callable[[Emit], Coroutine[Any, Any, T]], name: str, pool: Pool) -> None:
         self._function = function
         self._name = name
         self._pool = pool
@@ -183,12 +191,6 @@ class Call(Generic[T]):
     def _cancel_task(self) -> None:
         if self._task is not None:
             self._task.cancel()
-
-
-def resolve(future: asyncio.Future[None]) -> None:
-    """Let whoever awaits `future` go on, unless it has been cancelled or resolved already."""
-    if not future.done():
-        future.set_result(None)
 
 
 def _waker(token: EventLoopToken) -> Callable[[Callable[[], object]], object]:

@@ -11,7 +11,8 @@ from threading import Lock
 import anyio
 from anyio import to_thread
 
-from connectrio.flyte._loop_pool import LoopPool, LoopThread
+from connectrio.flyte._loop_pool import LoopPool
+from connectrio.flyte._loop_thread import LoopThread
 from connectrio.flyte.affinity import loop_bound_state
 from connectrio.logs import get_logger
 
