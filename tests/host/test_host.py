@@ -11,7 +11,7 @@ from grpclib import GRPCError
 from grpclib.const import Status
 from structlog.testing import capture_logs
 
-import connectrio.host.host
+import connectrio.host.ports
 from connectrio import Phase, Registry, Resource
 from connectrio.connector.hosting import process_count, worker_limit
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
@@ -229,14 +229,14 @@ async def test_an_address_that_is_not_here():
 
 async def test_no_port_is_left_bound_when_the_other_one_is_taken(monkeypatch):
     bound = []
-    bind = connectrio.host.host.bind_tcp
+    bind = connectrio.host.ports.bind_tcp
 
     async def spy(*args, **kwargs):
         found = await bind(*args, **kwargs)
         bound.extend(found)
         return found
 
-    monkeypatch.setattr(connectrio.host.host, "bind_tcp", spy)
+    monkeypatch.setattr(connectrio.host.ports, "bind_tcp", spy)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError):
         await make_host(connector(), prometheus_port=taken.getsockname()[1]).serve()
     assert [each.fileno() for each in bound] == [-1]
