@@ -468,7 +468,7 @@ async def test_settings_come_from_the_environment(tmp_path, monkeypatch):
     "job_id", ["../../etc/passwd", "..", "", "0" * 31, "0" * 33, "g" * 32, "0" * 32 + "\n", "A" * 32, "٣" * 32]
 )
 def test_an_id_that_is_none_of_ours_is_refused(job_id):
-    with pytest.raises(ValueError, match="is no id of a DuckDB job"):
+    with pytest.raises(ValueError, match="is not the id of a DuckDB job"):
         DuckDBJob(job_id)
-    with pytest.raises(ResourceMetaError, match="is no id of a DuckDB job"):
+    with pytest.raises(ResourceMetaError, match="is not the id of a DuckDB job"):
         DuckDBJob.decode(b'{"job_id": "%s"}' % job_id.encode().replace(b"\n", b"\\n"))

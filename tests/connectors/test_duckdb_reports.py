@@ -173,7 +173,7 @@ async def test_long_logs_come_in_several_messages(connector, tmp_path):
 @pytest.mark.parametrize("token", ["x", "-1", "1.5", "٣", " 1"])
 async def test_a_token_that_is_none_is_an_error(connector, tmp_path, token):
     job = await create(connector, tmp_path, "SELECT 1")
-    with pytest.raises(ValueError, match="no token of a DuckDB job's log"):
+    with pytest.raises(ValueError, match="is not a token of a DuckDB job's log"):
         await log_pages(connector, job, token)
 
 
