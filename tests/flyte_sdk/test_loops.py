@@ -17,8 +17,7 @@ from anyio import to_thread
 from structlog.testing import capture_logs
 
 from connectrio.flyte import _calls
-from connectrio.flyte._loop_pool import LoopPool
-from connectrio.flyte._pools import LoopPools
+from connectrio.flyte._loop_pool import LoopPool, LoopPools
 
 # seconds; what must come about may take so long on a machine that is busy with other things
 PATIENCE = 30.0
@@ -466,7 +465,7 @@ async def test_tasks_that_calls_have_left_are_cancelled_at_the_end():
 
 async def test_a_thread_that_does_not_end_is_reported_and_left_alone(monkeypatch):
     monkeypatch.setattr(_calls, "_CANCEL_TIMEOUT", 0.05)
-    monkeypatch.setattr("connectrio.flyte._pools._CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("connectrio.flyte._loop_pool._CLOSE_TIMEOUT", 0.05)
     gate = Gate()
     with capture_logs() as logs:
         async with a_pool() as pool, anyio.create_task_group() as tasks:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from connectrio.flyte import _calls, _pools
+from connectrio.flyte import _calls, _loop_pool
 
-_calls._CANCEL_TIMEOUT = _pools._CLOSE_TIMEOUT = 0.1
+_calls._CANCEL_TIMEOUT = _loop_pool._CLOSE_TIMEOUT = 0.1
