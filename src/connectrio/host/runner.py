@@ -78,10 +78,10 @@ class ConnectorService(Host):
     @classmethod
     def run(
         cls,
-        port: int = 8000,
-        prometheus_port: int = 9090,
-        worker: int = 10,
-        timeout: float | None = None,
+        port: int = HostSettings.port,
+        prometheus_port: int = HostSettings.prometheus_port,
+        worker: int = HostSettings.worker,
+        timeout: float | None = HostSettings.timeout,
         modules: Sequence[str] | None = None,
         *,
         backend: Backend | None = None,

@@ -67,8 +67,8 @@ class HostSettings(ServerOptions):
     :ivar timeout: time until the host shuts down gracefully by itself; for tests
     :ivar modules: module names or .py files to load connectors from, in addition to the installed entry points
     :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`
-    :ivar grace: the time for calls in flight to finish after SIGTERM. Kubernetes kills after 30 s by default; the rest
-        of that is for connectors to close what they hold
+    :ivar grace: how long calls in flight may take to finish after SIGTERM. Kubernetes kills after 30 s by default; the
+        rest of that is for connectors to close what they hold
     :ivar drain_delay: the time for which the host still accepts calls after SIGTERM, while its health is NOT_SERVING,
         so that load balancers stop sending first. 0 suits a client that reconnects by itself; behind a Kubernetes
         Service set two periods of the readiness probe

@@ -35,7 +35,7 @@ class _Worker:
         self._addresses: Addresses | None = None
         self._tasks: TaskGroup | None = None
         self._control: Control | None = None
-        self.host = Host(order.settings, one_of=ProcessOfSeveral(order.processes, tuple(order.http)))
+        self.host = Host(order.task.settings, one_of=ProcessOfSeveral(order.task.processes, tuple(order.http)))
 
     async def serve(self) -> None:
         """Host until told to shut down, or until the supervisor is gone."""
@@ -80,11 +80,12 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
     end = socket.socket(fileno=descriptor)
     os.set_inheritable(end.fileno(), False)  # a child of a connector would keep the connection to the supervisor open
     order = receive_order(end)
-    configure_logging(order.log_level, order.log_format, process=order.number)
+    task = order.task
+    configure_logging(task.log_level, task.log_format, process=order.number)
     with end.dup() as last_words:
         worker = _Worker(order, end, is_serving)
         try:
-            run_until_signalled(worker.serve, worker.host.shutdown, backend=order.backend, end_process=end_process)
+            run_until_signalled(worker.serve, worker.host.shutdown, backend=task.backend, end_process=end_process)
         except HostError as error:
             last_words.setblocking(True)
             with suppress(OSError):

@@ -32,31 +32,29 @@ _MAX_SIZE = 16 * 1024 * 1024
 _PREFIX = 4
 
 
+class Task(msgspec.Struct, frozen=True):
+    """How a supervisor and its processes have to host.
+
+    :ivar processes: the number of processes
+    """
+
+    settings: HostSettings
+    processes: int
+    backend: Backend
+    log_level: LogLevel
+    log_format: LogFormat
+
+
 class Order(msgspec.Struct, tag=True, frozen=True):
-    """How a process has to host.
+    """How one of the processes has to host.
 
     :ivar number: the number of the process, from 0
-    :ivar processes: the number of all processes
     :ivar http: the addresses of the supervisor's exporter
     """
 
     number: int
-    processes: int
-    settings: HostSettings
-    backend: Backend
-    log_level: LogLevel
-    log_format: LogFormat
+    task: Task
     http: list[tuple[str, int]]
-
-
-class Task(msgspec.Struct, frozen=True):
-    """How a supervisor has to host."""
-
-    settings: HostSettings
-    processes: int
-    backend: Backend
-    log_level: LogLevel
-    log_format: LogFormat
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):

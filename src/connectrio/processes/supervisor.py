@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import anyio
+import msgspec
 from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
@@ -184,14 +186,11 @@ class Supervisor:
         self, port: int, http: tuple[tuple[str, int], ...], task_status: TaskStatus[Addresses]
     ) -> None:
         """Run the processes, from their start to their end."""
-        task = self._task
         settings = replace(self.settings, port=port, timeout=None)
+        task = msgspec.structs.replace(self._task, settings=settings)
         async with anyio.create_task_group() as tasks:
             for number in range(task.processes):
-                order = Order(
-                    number, task.processes, settings, task.backend, task.log_level, task.log_format, list(http)
-                )
-                member = Member(order, lambda number=number: self._ended(number))  # type: ignore[misc]
+                member = Member(Order(number, task, list(http)), partial(self._ended, number))
                 self._members.append(member)
                 tasks.start_soon(member.run)
             if await completes_before(self._shutdown_requested, self._wait_until_all_serve):
