@@ -29,7 +29,7 @@ def store(tmp_path):
 
 
 def record(store: JobStore, number: int = 1, **changes) -> JobRecord:
-    """A job in the store, QUEUED unless `changes` say otherwise."""
+    """Add a job to the store, QUEUED by default, and return its record."""
     base = JobRecord(
         job_id=f"{number:032x}",
         owner=store.host_id,

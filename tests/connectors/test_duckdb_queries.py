@@ -1,4 +1,4 @@
-"""What a query may be, what it is given, and what becomes of its result."""
+"""Queries, their parameters and their results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def connector(tmp_path):
 
 
 def rows(resource, output: str = "result") -> list[dict]:
-    """The rows of the file that a job's output names."""
+    """Return the rows of the file in a job's output."""
     assert resource.phase is Phase.SUCCEEDED, resource.message
     frame = resource.outputs[output]
     assert frame.format == "parquet"
@@ -185,7 +185,7 @@ async def test_a_statement_without_result_set_succeeds(connector, tmp_path, sql,
     assert resource.phase is Phase.SUCCEEDED, resource.message
     assert resource.custom_info.get("rows") == count
     assert "columns" not in resource.custom_info
-    # where an output is declared, somebody will read it: it is what DuckDB says of such a statement
+    # a declared output will be read: it is DuckDB's answer to the statement
     assert prefix.exists() == bool(outputs)
     assert (resource.outputs is None) == (not outputs)
 

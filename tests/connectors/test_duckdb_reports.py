@@ -1,4 +1,4 @@
-"""What a job says of itself: state, log, metrics."""
+"""The reports of a job: state, log, metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def connector(tmp_path):
 
 
 def values(response: GetTaskMetricsResponse) -> dict:
-    """Metric → value."""
+    """Return the value of each metric."""
     return {result.metric: result.data.to_dict()["value"] for result in response.results}
 
 

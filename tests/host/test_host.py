@@ -1,4 +1,4 @@
-"""The host's life cycle, inside a program of one's own."""
+"""The host's life cycle inside a program."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def make_host(*connectors, one_of=None, listeners=None, **settings):
     registry = Registry()
     for each in connectors:
         registry.register(each)
-    # its watchdog reports no machine that stalls
+    # no test fails because the watchdog sees a slow machine
     local = {"host": "127.0.0.1", "port": 0, "prometheus_port": 0, "watchdog": HOUR}
     return Host(HostSettings(**{**local, **settings}), registry=registry, one_of=one_of, listeners=listeners)
 
 
 @asynccontextmanager
 async def serving(host):
-    """The host's addresses, while it serves; it is shut down at the end."""
+    """Yield the addresses of a host that serves; shut it down at the end."""
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             yield await tasks.start(host.serve)
@@ -60,7 +60,7 @@ async def status_of(addresses, task_type="tiny"):
 
 
 class Held:
-    """A `get` that waits until it is let go."""
+    """A `get` that waits for `let_go`."""
 
     def __init__(self):
         self.called = anyio.Event()
@@ -170,7 +170,7 @@ async def test_the_timeout_ends_it():
 
 @asynccontextmanager
 async def draining(host, held):
-    """The addresses of a host that was told to end while a call is held, and a watch that was told as well."""
+    """Yield the addresses of a host that drains while a call is held, and a health watch that has reported it."""
     async with anyio.create_task_group() as tasks:
         addresses = await tasks.start(host.serve)
         async with Channel(addresses.target) as channel:
@@ -204,7 +204,7 @@ async def test_it_accepts_nothing_after_the_drain_delay():
         assert not held.ended
 
 
-# what keeps it from starting
+# errors at the start
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ async def test_a_bad_module():
 
 
 class Lifespan:
-    """A lifespan that notes what happens to it."""
+    """A lifespan that records its events."""
 
     def __init__(self, *, opening=None, later=None, closing=None):
         self.events = []

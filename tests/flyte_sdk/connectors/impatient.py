@@ -1,4 +1,4 @@
-"""Lets a host give up hosted code that does not end after a moment, so that tests need not wait for seconds."""
+"""Make a host give up hosted code after a tenth of a second, so that tests need not wait for seconds."""
 
 from __future__ import annotations
 
