@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import asynccontextmanager, suppress
 
@@ -222,9 +223,10 @@ async def test_a_taken_port(setting, flag, purpose):
     )
 
 
-async def test_an_address_that_is_not_here():
-    with pytest.raises(HostError, match=r"^cannot listen on 192\.0\.2\.1:0 for gRPC: "):
-        await make_host(connector(), host="192.0.2.1").serve()
+@pytest.mark.parametrize(("host", "where"), [("192.0.2.1", "192.0.2.1:0"), ("2001:db8::1", "[2001:db8::1]:0")])
+async def test_an_address_that_is_not_here(host, where):
+    with pytest.raises(HostError, match=rf"^cannot listen on {re.escape(where)} for gRPC: "):
+        await make_host(connector(), host=host).serve()
 
 
 async def test_no_port_is_left_bound_when_the_other_one_is_taken(monkeypatch):

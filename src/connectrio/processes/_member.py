@@ -6,7 +6,6 @@ import enum
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from anyio.abc import Process
 
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
-from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving
+from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, process_command
 
 log = get_logger("connectrio.processes")
 
@@ -208,11 +207,9 @@ class Member:
 
 
 async def _start(end: socket.socket) -> Process:
-    # -P: files in the working directory do not shadow the standard library; the host adds the directory when it loads
-    command = [sys.executable, "-P", "-m", "connectrio.cli.process", "host", str(end.fileno())]
     # a session of its own: otherwise each process would get Ctrl-C from the terminal and again from the supervisor
     return await anyio.open_process(
-        command,
+        process_command("host", end.fileno()),
         stdin=subprocess.DEVNULL,
         stdout=None,
         stderr=None,

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -23,9 +24,10 @@ from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
 
-__all__ = ["Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task"]
-
-M = TypeVar("M")
+__all__ = [
+    "Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task", "encode", "process_command",
+    "read_task", "receive_order", "write_task",
+]  # fmt: skip
 
 # bytes; a report has all metrics, some hundred bytes each
 _MAX_SIZE = 16 * 1024 * 1024
@@ -155,6 +157,12 @@ class Control:
     async def aclose(self) -> None:
         """Close this end."""
         await anyio.aclose_forcefully(self._stream)
+
+
+def process_command(role: Literal["supervise", "host"], descriptor: int) -> list[str]:
+    """Return the command line of a supervisor or a host that reads what to do from `descriptor`."""
+    # -P: files in the working directory do not shadow the standard library; hosts add the directory when they load
+    return [sys.executable, "-P", "-m", "connectrio.cli.process", role, str(descriptor)]
 
 
 def write_task(task: Task) -> int:

@@ -24,7 +24,7 @@ from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger
 from connectrio.processes._member import Member
-from connectrio.processes.control import Order, Task, write_task
+from connectrio.processes.control import Order, Task, process_command, write_task
 from connectrio.processes.exposition import Merged, snapshot
 
 log = get_logger("connectrio.processes")
@@ -46,9 +46,7 @@ def become_supervisor(task: Task) -> NoReturn:
     descriptor = write_task(task)
     sys.stdout.flush()
     sys.stderr.flush()
-    # -P: what lies in the working directory does not shadow the standard library; hosts add it when they load
-    arguments = [sys.executable, "-P", "-m", "connectrio.cli.process", "supervise", str(descriptor)]
-    os.execv(sys.executable, arguments)  # noqa: S606 - this very interpreter
+    os.execv(sys.executable, process_command("supervise", descriptor))  # noqa: S606 - this very interpreter
 
 
 def supervise(task: Task, end_process: Callable[[int], None] | None = None) -> None:
