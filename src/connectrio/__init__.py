@@ -1,7 +1,7 @@
 """connectrio hosts Flyte connectors on anyio: asyncio, uvloop or trio.
 
-Authors of connectors find their vocabulary here. Each name is imported when it is first asked for: a connector's module
-does not load the host, and what only starts hosts does not load connectors.
+The classes and functions for authors of connectors are here. Each is imported at its first use: a connector's module
+does not load the host, and a program that only starts hosts does not load connectors.
 """
 
 from importlib import import_module

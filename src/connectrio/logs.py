@@ -1,7 +1,7 @@
-"""Logging. A process that is a host writes readable lines on a terminal and JSON lines elsewhere, on standard error.
+"""Logging to standard error: a host's own process writes readable lines on a terminal, and JSON lines elsewhere.
 
-Inside another program, log lines go where that program sends them: to structlog, if it has configured that, and else to
-the standard library's `logging`, under names that begin with "connectrio".
+Inside another program, log lines go to structlog if the program has configured it, else to the standard library's
+`logging`, under names that begin with "connectrio".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 class _Logger:
-    """Decides at each line where it goes, because the program may configure logging after this module is imported."""
+    """Chooses structlog or `logging` for each line: the program may configure them after this module is imported."""
 
     def __init__(self, name: str) -> None:
         self._structlog = structlog.get_logger(name)
@@ -37,7 +37,7 @@ class _Logger:
         self._name = name
 
     def is_enabled_for(self, level: LogLevel) -> bool:
-        """Whether a line of that level may be written; asking costs less than writing a line for nobody."""
+        """Return whether a line of that level may be written. This costs less than a line that is dropped."""
         number = _LEVELS[level]
         if not structlog.is_configured():
             return logging.getLogger(self._name).isEnabledFor(number)
@@ -48,7 +48,7 @@ class _Logger:
         return getattr(self._structlog if structlog.is_configured() else self._logging, method)
 
 
-# what `configure_logging` has set up; a program's own structlog may replace it
+# set by `configure_logging`; a program's own structlog may replace it
 _host_wrapper: type | None = None
 _host_level = logging.NOTSET
 
@@ -56,59 +56,53 @@ _render = structlog.processors.KeyValueRenderer(key_order=["event"])
 
 
 def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[Any], dict[str, Any]]:
-    """The arguments for a method of `logging`, which formats the traceback itself."""
+    """Return the arguments for a method of `logging`, which formats the traceback itself."""
     exc_info = event.pop("exc_info", None)
     return (_render(logger, method, event),), {"exc_info": exc_info}
 
 
 def get_logger(name: str) -> Any:
-    """A logger with structlog's interface.
+    """Return a logger with structlog's interface.
 
-    :param name: "connectrio" and the part of it that writes, as `logging` names its loggers
+    :param name: the logger's name in `logging`: "connectrio" and the part of it that writes
     """
     return _Logger(name)
 
 
 def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, process: int | None = None) -> None:
-    """Set up structlog for a process that is a host. A program that embeds one keeps its own set-up.
+    """Set up structlog for a host's own process. A program that embeds a host keeps its own set-up.
 
-    :param level: the least severe lines that are written
+    :param level: the lowest level that is written
     :param form: "auto" is "console" on a terminal and "json" elsewhere
-    :param process: which of several processes this is; each line says so
+    :param process: the number of this process among several, for each line
     """
-    global _host_wrapper, _host_level  # noqa: PLW0603 - as is what structlog.configure sets
+    global _host_wrapper, _host_level  # noqa: PLW0603 - as global as the settings of structlog
     _host_level = _LEVELS[level]
     _host_wrapper = structlog.make_filtering_bound_logger(_host_level)
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    # tracebacks without local variables, unlike structlog's default: they hold tokens and passwords
+    renderers: list[structlog.typing.Processor]
+    if form == "console" or (form == "auto" and sys.stderr.isatty()):
+        renderers = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if process is None else [_say_process(process)]),
-            *(_for_people() if console else _for_machines()),
+            *([] if process is None else [_add_process(process)]),
+            *renderers,
         ],
         wrapper_class=_host_wrapper,
-        # a line and its end in one write: processes that share standard error would write between two
+        # writes a line and its end at once: several processes share standard error
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
 
 
-def _say_process(number: int) -> structlog.typing.Processor:
+def _add_process(number: int) -> structlog.typing.Processor:
     def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event.setdefault("process", number)
         return event
 
     return add
-
-
-# Both write tracebacks without local variables, which is not structlog's default: they hold tokens and passwords.
-
-
-def _for_people() -> list[structlog.typing.Processor]:
-    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-
-
-def _for_machines() -> list[structlog.typing.Processor]:
-    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    return [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]

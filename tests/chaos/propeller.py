@@ -1,4 +1,4 @@
-"""Flyte's executor, as far as connectors know it: its deadlines, its polls, its counter of errors, its attempts."""
+"""A model of Flyte's executor: its deadlines, polls, counter of errors and attempts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ INTERFACE = TypedInterface(outputs=VariableMap(variables=[VariableEntry(key="res
 
 @dataclass
 class Task:
-    """What became of a task.
+    """The result of a task.
 
     :ivar attempts: how many there were
     :ivar errors: what GetTask has failed with, over all attempts; the executor's counter never goes back
@@ -55,12 +55,12 @@ class Task:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the executor has given it up."""
+        """Whether the executor has given up the task."""
         return self.phase is None
 
 
 class AnswerLostError(Exception):
-    """The host's answer has not arrived, although it was sent."""
+    """The host's answer was sent but lost."""
 
 
 class Propeller:
@@ -81,7 +81,7 @@ class Propeller:
         self._max_attempts = max_attempts
 
     async def run(self, task: Task) -> None:
-        """See a task through, or give it up."""
+        """Run a task until it ends or is given up."""
         for number in range(self._max_attempts):
             task.attempts += 1
             meta = await self._create(task, number)
@@ -89,7 +89,7 @@ class Propeller:
                 return
 
     async def _create(self, task: Task, number: int) -> bytes | None:
-        """The `resource_meta`; None: this attempt has failed."""
+        """Return the `resource_meta`; None if this attempt has failed."""
         while True:
             try:
                 response = await self._stub.create_task(self._request(task, number), timeout=TIMEOUT)
@@ -104,7 +104,7 @@ class Propeller:
             return response.resource_meta
 
     async def _poll_to_the_end(self, task: Task, meta: bytes, number: int) -> bool:
-        """Whether the task is at its end; otherwise this attempt is."""
+        """Return whether the task has ended; else only this attempt has."""
         category = TaskCategory(name="chaos")
         request = GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=_prefix(task, number))
         errors = 0

@@ -1,4 +1,4 @@
-"""A connector on a bad day, under a client that gives up as Flyte's executor does.
+"""A connector with many faults, and a client that gives up like Flyte's executor.
 
 Its `get` fails half of the time, or hangs. One in three answers to `create` is lost: some because the other system
 takes longer to answer than the executor waits, some on their way back. All of this is in virtual time, through gRPC in
@@ -38,7 +38,7 @@ class Chaos(ResourceMeta):
 
 @dataclass
 class BadDay:
-    """The other system: its jobs, by number, and whose they are."""
+    """The vendor's system: its jobs by number, with their owners."""
 
     random: Random
     owners: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class ChaosConnector(AsyncConnector[Chaos]):
     async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
         owner = task_execution_metadata.task_execution_id.node_execution_id.execution_id.name
         job = self._vendor.submit(owner)
-        # half of the answers that are lost are too late
+        # half of the lost answers come too late
         if self._vendor.random.random() < LOST / 2:
             await anyio.sleep(self._vendor.random.uniform(11, 30))
         return Chaos(job)
@@ -87,7 +87,7 @@ class ChaosConnector(AsyncConnector[Chaos]):
 
 
 class Day:
-    """A host and an executor, and what they have come to."""
+    """A host and an executor, and their results."""
 
     def __init__(self, *, protected: bool) -> None:
         random = Random(20261123)
@@ -110,7 +110,7 @@ class Day:
         self._random = random
 
     async def run(self, count: int) -> list[Task]:
-        """Run so many tasks, begun within a minute."""
+        """Run tasks that all begin within a minute."""
         tasks = [Task(f"run-{number}") for number in range(count)]
         async with memory_channel(self._server) as channel:
             propeller = Propeller(AsyncConnectorServiceStub(channel), self._random, lost=LOST / 2, max_attempts=10)
@@ -125,7 +125,7 @@ class Day:
         return tasks
 
     def origins(self) -> dict[str, int]:
-        """How many CreateTask requests were answered from where."""
+        """Return the number of CreateTask requests by the source of their answer."""
         name = "connectrio_creates_total"
         [family] = [family for family in self.metrics.registry.collect() if f"{family.name}_total" == name]
         return {sample.labels["origin"]: int(sample.value) for sample in family.samples if sample.name == name}
@@ -146,7 +146,7 @@ async def test_a_thousand_tasks():
     assert max(len(task.errors) for task in tasks) <= 5
     assert {task.name: day.vendor.owners[task.result] for task in tasks} == {task.name: task.name for task in tasks}
     assert len(day.vendor.owners) == 1000
-    # and it was a bad day: answers were lost in each of the ways, and attempts with them
+    # and there were faults of each kind, and attempts that failed by them
     origins = day.origins()
     assert origins["fresh"] == 1000
     assert origins["adopted"] > 200
@@ -156,7 +156,7 @@ async def test_a_thousand_tasks():
 
 @in_virtual_time
 async def test_the_same_day_without_protection():
-    """What the test above would see if the host did nothing."""
+    """Without the host's protection, the test above fails."""
     day = Day(protected=False)
     tasks = await day.run(100)
     assert len(day.vendor.duplicates()) > 20

@@ -1,4 +1,4 @@
-"""A host in a process of its own, to be killed: runs one query that does not end.
+"""A host process to be killed: runs one query that does not end.
 
 Arguments: the backend, uvloop or not, the job store, the output prefix, the SQL. Prints the job's id once it runs
 and its result is being written.
@@ -16,12 +16,12 @@ from connectrio import Phase
 
 
 def writes(prefix: Path) -> bool:
-    """Whether a result is being written there."""
+    """Return whether a result is being written there."""
     return bool(list(prefix.glob(".*.tmp")))
 
 
 async def main(home: Path, prefix: Path, sql: str) -> None:
-    """Run until somebody ends the process."""
+    """Run until the process is killed."""
     async with opened(home) as connector:
         job = await create(connector, prefix, sql)
         await until(connector, job, Phase.RUNNING)

@@ -1,4 +1,4 @@
-"""Task templates, and what tests of the DuckDB connector wait for."""
+"""Task templates and waits for the tests of the DuckDB connector."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from connectrio.idl.google.protobuf import Struct
 # 10¹² rows: many minutes on any machine
 ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b"
 
-# as many rows as that, written as they come
+# the same number of rows, written while they are computed
 STREAM = "SELECT a.range AS a, b.range AS b FROM range(1000000) a, range(1000000) b"
 
 FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
 
 
 def task(sql: str, custom: Mapping[str, Any] | None = None, outputs: Iterable[str] = ("result",)) -> TaskTemplate:
-    """A template of type `duckdb`, each of whose outputs is a structured dataset."""
+    """Return a template of type `duckdb` whose outputs are structured datasets."""
     dataset = LiteralType(structured_dataset_type=StructuredDatasetType())
     variables = [VariableEntry(key=name, value=Variable(type=dataset)) for name in outputs]
     return TaskTemplate(
@@ -46,14 +46,14 @@ def task(sql: str, custom: Mapping[str, Any] | None = None, outputs: Iterable[st
 
 @asynccontextmanager
 async def opened(home, **settings) -> AsyncIterator[DuckDBConnector]:
-    """A connector of its own, open, whose jobs are in `home`."""
+    """Yield an open connector whose jobs are in `home`."""
     connector = DuckDBConnector(DuckDBSettings(home=home, **settings))
     async with connector.lifespan():
         yield connector
 
 
 async def state(connector: DuckDBConnector, job: DuckDBJob) -> Resource:
-    """What `get` says, from a worker thread, as a host calls it."""
+    """Return the result of `get`, called in a worker thread as by a host."""
     return await to_thread.run_sync(connector.get, job)
 
 
@@ -63,12 +63,12 @@ async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 3
     :raises TimeoutError: it still does not after so many seconds
     """
     with anyio.fail_after(seconds):
-        while not await condition():  # noqa: ASYNC110 - what is waited for is in other threads, processes and on disk
+        while not await condition():  # noqa: ASYNC110 - it happens in other threads and processes, and on disk
             await anyio.sleep(0.005)
 
 
 async def wait_for(connector: DuckDBConnector, job: DuckDBJob, condition: Callable[[Resource], bool]) -> Resource:
-    """The first state that meets the condition."""
+    """Return the first state that meets the condition."""
 
     async def met() -> bool:
         nonlocal resource
@@ -90,32 +90,32 @@ async def thread_freed(connector: DuckDBConnector, seconds: float = 30) -> None:
 
 
 async def until(connector: DuckDBConnector, job: DuckDBJob, phase: Phase) -> Resource:
-    """The state in which the job is in `phase`."""
+    """Wait until the job is in `phase`. Return its state."""
     return await wait_for(connector, job, lambda resource: resource.phase is phase)
 
 
 async def end(connector: DuckDBConnector, job: DuckDBJob) -> Resource:
-    """The state in which the job has ended."""
+    """Wait until the job has ended. Return its state."""
     return await wait_for(connector, job, lambda resource: resource.phase in FINAL)
 
 
 async def create(connector: DuckDBConnector, prefix, sql: str, inputs=None, **options) -> DuckDBJob:
-    """A new job; `options` are those of `task`."""
+    """Create a job; `options` are those of `task`."""
     return await connector.create(task(sql, **options), str(prefix), inputs)
 
 
 async def run(connector: DuckDBConnector, prefix, sql: str, inputs=None, **options) -> Resource:
-    """A new job's end."""
+    """Create a job. Return its last state."""
     return await end(connector, await create(connector, prefix, sql, inputs, **options))
 
 
 async def delete(connector: DuckDBConnector, job: DuckDBJob) -> None:
-    """`delete`, from a worker thread."""
+    """Call `delete` in a worker thread."""
     await to_thread.run_sync(connector.delete, job)
 
 
 async def log_pages(connector: DuckDBConnector, job: DuckDBJob, token: str = "", lines: int = 0):
-    """The lines of a page of the log, and its header's token."""
+    """Return the lines of a page of the log, and its header's token."""
     responses = [response async for response in connector.get_logs(job, token=token, lines=lines)]
     *bodies, last = responses
     assert all(body.body is not None for body in bodies)
@@ -124,6 +124,6 @@ async def log_pages(connector: DuckDBConnector, job: DuckDBJob, token: str = "",
 
 
 async def log_text(connector: DuckDBConnector, job: DuckDBJob) -> list[str]:
-    """The messages of the whole log."""
+    """Return the messages of the whole log."""
     lines, _ = await log_pages(connector, job)
     return [line.message for line in lines]

@@ -1,4 +1,4 @@
-"""Jobs from the queue to their end: limits, deletion, stops, restarts, kills, several hosts."""
+"""Jobs from the queue to their end: limits, deletion, restarts, killed hosts, several hosts."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from connectrio.connectors.duckdb._store import JobStore
 
 UNKNOWN = DuckDBJob("0" * 32)
 
-# seconds; what is waited for comes about by itself, and this only ends a test that fails
+# seconds; only ends a test that fails
 PATIENCE = 30
 
 
 def jobs_of(home: Path) -> list[DuckDBJob]:
-    """Every job in a store."""
+    """Return every job in a store."""
     return [DuckDBJob(path.parent.name) for path in (home / "jobs").glob("*/record.json")]
 
 
@@ -166,7 +166,7 @@ async def test_as_many_queries_as_allowed_run_at_once(home, tmp_path):
 
 @asynccontextmanager
 async def occupied_host_threads():
-    """Leave a host no worker thread but one."""
+    """Leave the host one worker thread."""
     limiter = to_thread.current_default_thread_limiter()
     before, limiter.total_tokens = limiter.total_tokens, 1
     try:
@@ -204,7 +204,7 @@ async def test_a_query_outlives_the_call_that_created_it(home, tmp_path):
 
 @contextmanager
 def paused_add(monkeypatch):
-    """Hold every job where it is about to be recorded. Yields an event that is set then, and one that lets it go on."""
+    """Hold every job before it is recorded. Yield an event that is set then, and one that lets it go on."""
     entered, go_on = threading.Event(), threading.Event()
     add = JobStore.add
 
@@ -236,7 +236,7 @@ async def test_a_cancelled_create_leaves_no_job_that_would_run(home, tmp_path, m
 
 
 class CancellingEvent:
-    """An event that cancels its waiters' scope in the moment in which it is set."""
+    """An event that cancels its waiters' scope when it is set."""
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         self._event, self._scope = anyio.Event(), scope
@@ -330,7 +330,7 @@ async def test_stopping_the_host_interrupts_and_records_it(home, tmp_path, monke
         await until(connector, running, Phase.RUNNING)
         [job, _] = connector._open.jobs._jobs().values()
         assert job.running
-    assert not job.running  # so it was not left to itself
+    assert not job.running  # so it was not abandoned
     async with opened(home) as connector:
         for job in (running, queued):
             resource = await state(connector, job)
@@ -353,7 +353,7 @@ async def test_a_cancelled_host_stops_in_order_as_well(home, tmp_path):
 
 @asynccontextmanager
 async def doomed_host(backend, home, prefix, sql):
-    """A host in another process that runs `sql`, to be killed. Yields the process and its job."""
+    """Start a host process that runs `sql`, to be killed. Yield the process and its job."""
     name, options = backend
     script = Path(__file__).with_name("duckdb_host.py")
     command = [sys.executable, str(script), name, str("use_uvloop" in options), str(home), str(prefix), sql]
@@ -468,7 +468,7 @@ async def test_settings_come_from_the_environment(tmp_path, monkeypatch):
     "job_id", ["../../etc/passwd", "..", "", "0" * 31, "0" * 33, "g" * 32, "0" * 32 + "\n", "A" * 32, "٣" * 32]
 )
 def test_an_id_that_is_none_of_ours_is_refused(job_id):
-    with pytest.raises(ValueError, match="is no id of a DuckDB job"):
+    with pytest.raises(ValueError, match="is not the id of a DuckDB job"):
         DuckDBJob(job_id)
-    with pytest.raises(ResourceMetaError, match="is no id of a DuckDB job"):
+    with pytest.raises(ResourceMetaError, match="is not the id of a DuckDB job"):
         DuckDBJob.decode(b'{"job_id": "%s"}' % job_id.encode().replace(b"\n", b"\\n"))

@@ -15,10 +15,9 @@ import structlog
 from connectors.duckdb_tasks import task
 from connectrio.connector.failures import UnknownJobError
 from connectrio.connectors.duckdb import DuckDBSettings, TaskError
-from connectrio.connectors.duckdb._failures import state_after
-from connectrio.connectors.duckdb._hosts import HostLock, if_dead
 from connectrio.connectors.duckdb._records import JobRecord, JobState, now
-from connectrio.connectors.duckdb._store import JobStore
+from connectrio.connectors.duckdb._session import state_after
+from connectrio.connectors.duckdb._store import HostLock, JobStore, if_dead
 from connectrio.connectors.duckdb._task import read_task
 
 
@@ -30,7 +29,7 @@ def store(tmp_path):
 
 
 def record(store: JobStore, number: int = 1, **changes) -> JobRecord:
-    """A job in the store, QUEUED unless `changes` say otherwise."""
+    """Add a job to the store, QUEUED by default, and return its record."""
     base = JobRecord(
         job_id=f"{number:032x}",
         owner=store.host_id,
@@ -214,7 +213,7 @@ def test_a_setting_that_is_none_is_named(variable, value):
 def test_settings_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="max_running must be at least 1"):
         DuckDBSettings(home=tmp_path, max_running=0)
-    with pytest.raises(ValueError, match="keep must be more than nothing"):
+    with pytest.raises(ValueError, match="keep must be more than 0"):
         DuckDBSettings(home=tmp_path, keep=timedelta(0))
 
 

@@ -1,4 +1,4 @@
-"""What a query may be, what it is given, and what becomes of its result."""
+"""Queries, their parameters and their results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def connector(tmp_path):
 
 
 def rows(resource, output: str = "result") -> list[dict]:
-    """The rows of the file that a job's output names."""
+    """Return the rows of the file in a job's output."""
     assert resource.phase is Phase.SUCCEEDED, resource.message
     frame = resource.outputs[output]
     assert frame.format == "parquet"
@@ -102,7 +102,7 @@ async def test_an_input_without_form_in_sql_fails_naming_it(connector, tmp_path)
     resource = await run(connector, tmp_path, "SELECT $thing", {"thing": [object()]})
     assert (resource.phase, resource.message) == (
         Phase.FAILED,
-        "input 'thing' is of type object, which has no form in SQL",
+        "input 'thing' is of type object, which has no SQL type",
     )
 
 
@@ -185,7 +185,7 @@ async def test_a_statement_without_result_set_succeeds(connector, tmp_path, sql,
     assert resource.phase is Phase.SUCCEEDED, resource.message
     assert resource.custom_info.get("rows") == count
     assert "columns" not in resource.custom_info
-    # where an output is declared, somebody will read it: it is what DuckDB says of such a statement
+    # a declared output will be read: it is DuckDB's answer to the statement
     assert prefix.exists() == bool(outputs)
     assert (resource.outputs is None) == (not outputs)
 
@@ -259,12 +259,15 @@ async def test_a_prefix_that_is_not_local_is_refused_at_once(connector, prefix, 
         (task("  "), "the task has no SQL: put it in the template's sql.statement"),
         (
             task("SELECT 1", {"databse": "x", "a": 1}),
-            "the task's custom has 'a', 'databse', but the DuckDB connector knows only: database",
+            "the task's custom has 'a', 'databse', but DuckDB tasks support only: database",
         ),
         (task("SELECT 1", {"database": 3}), "the task's custom has database=3; it must be a file's path or ':memory:'"),
         (task("SELECT 1", {"database": "s3://b/x.duckdb"}), "database is 's3://b/x.duckdb', but the DuckDB connector"),
         (task("SELECT 1", outputs=("a", "b")), "a DuckDB task has one result, but this one declares 2 outputs: a, b"),
-        (task("SELECT 1", outputs=("../a",)), "'../a' is no name for an output: its file could not be called that"),
+        (
+            task("SELECT 1", outputs=("../a",)),
+            "'../a' cannot be the name of an output: it is no valid file name",
+        ),
     ],
 )
 async def test_a_template_that_cannot_be_served_is_refused_at_once(connector, tmp_path, template, message):

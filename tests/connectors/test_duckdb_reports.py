@@ -1,4 +1,4 @@
-"""What a job says of itself: state, log, metrics."""
+"""The reports of a job: state, log, metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def connector(tmp_path):
 
 
 def values(response: GetTaskMetricsResponse) -> dict:
-    """Metric → value."""
+    """Return the value of each metric."""
     return {result.metric: result.data.to_dict()["value"] for result in response.results}
 
 
@@ -173,7 +173,7 @@ async def test_long_logs_come_in_several_messages(connector, tmp_path):
 @pytest.mark.parametrize("token", ["x", "-1", "1.5", "٣", " 1"])
 async def test_a_token_that_is_none_is_an_error(connector, tmp_path, token):
     job = await create(connector, tmp_path, "SELECT 1")
-    with pytest.raises(ValueError, match="no token of a DuckDB job's log"):
+    with pytest.raises(ValueError, match="is not a token of a DuckDB job's log"):
         await log_pages(connector, job, token)
 
 

@@ -1,4 +1,4 @@
-"""The drill of an attack: a host, a good client, and an attacker, a process each."""
+"""The drill of an attack: a host, a good client and an attacker, each in a process."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from drills.wire import Answer
 from e2e.programs import Program
 from rpc.kit.certificates import Pki
 
-# seconds; the drilled hosts' time-outs, and some: what they end cannot be over earlier
+# seconds; longer than the time-outs of the drilled hosts
 _UNTIL_TIMED_OUT = 8.0
-# seconds; what the host has freed by then counts as freed
+# seconds for the host to free resources
 _SETTLING = 1.5
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of an attack.
+    """The result of an attack.
 
     :ivar good: how the good client was served before, during and after
     :ivar memory_mib: of the host: before, at its peak, and after
@@ -55,18 +55,18 @@ class Report:
 
     @property
     def failures(self) -> int:
-        """Calls of the good client that failed, at any time."""
+        """The number of failed calls of the good client."""
         return sum(sum(service.failures.values()) for service in self.good.values())
 
     @property
     def passed(self) -> bool:
-        """Whether the good client was served, and the attacker got what it should."""
+        """Whether the good client was served and the attacker was stopped."""
         return self.failures == 0 and self.unexpected == 0 and all(stretch.calls for stretch in self.good.values())
 
 
 @contextmanager
 def host_for(attack: Attack, backend: str) -> Iterator[tuple[DrillHost, Path | None]]:
-    """A host as the attack wants it, and the authority that its clients must know if it serves TLS."""
+    """Yield a host for the attack, and the authority for its clients if it serves TLS."""
     settings: dict[str, Any] = {**TIMEOUTS, **attack.settings}
     with tempfile.TemporaryDirectory() as directory:
         pki = Pki(Path(directory)) if attack.tls else None
@@ -77,7 +77,7 @@ def host_for(attack: Attack, backend: str) -> Iterator[tuple[DrillHost, Path | N
 
 
 def drill(attack: Attack, backend: str, seconds: float) -> Report:
-    """Attack a new host for so many seconds, and see how a good client fares.
+    """Attack a new host for some seconds, and measure the calls of a good client.
 
     What only a time-out of the host ends takes a few seconds at least.
     """

@@ -15,7 +15,7 @@ from drills.attacks.catalogue import ATTACKS
 
 
 def main(name: str, target: str, seconds: str) -> None:
-    """Attack, and tell of it."""
+    """Attack, and print the result."""
     attacker = Attacker(target, ends=time.monotonic() + float(seconds))
     print(json.dumps({"event": "begun", "at": time.monotonic()}), flush=True)
     while attacker.has_time:

@@ -1,4 +1,4 @@
-"""Clients that go on calling while hosts come and go: python -m drills.caller KIND TARGET CONNECTIONS RATE
+"""Clients that call while hosts start and stop: python -m drills.caller KIND TARGET CONNECTIONS RATE
 
 KIND is grpcio or channel (ours). It makes RATE calls a second over so many connections, most of them quick and one in
 ten of a tenth of a second, until it gets SIGTERM, and then prints what came of them.
@@ -32,7 +32,7 @@ Call = Callable[[bool], Awaitable[object]]
 
 @asynccontextmanager
 async def grpcio(target: str) -> AsyncIterator[Call]:
-    """A connection of the real client's stack."""
+    """A connection of grpcio, as the executor's."""
     async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = GrpcioStub(channel)
         await channel.channel_ready()
@@ -41,7 +41,7 @@ async def grpcio(target: str) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def ours(target: str) -> AsyncIterator[Call]:
-    """A connection of ours."""
+    """A connection of connectrio's channel."""
     quick, slow_one = (decode(request.SerializeToString(), GetTaskRequest) for request in (QUICK, SLOW))
     async with Channel(target) as channel:
         stub = AsyncConnectorServiceStub(channel)
@@ -61,7 +61,7 @@ class Caller:
         self.slowest = 0.0
 
     async def call(self, call: Call, slow: bool) -> None:
-        """Make one."""
+        """Make one call."""
         began = time.monotonic()
         try:
             await call(slow)
@@ -73,7 +73,7 @@ class Caller:
 
 
 async def main(kind: str, target: str, connections: int, rate: float) -> None:
-    """Connect, call, tell."""
+    """Connect, call, and print the counts."""
     connect, caller, told_to_end = {"grpcio": grpcio, "channel": ours}[kind], Caller(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A connector for drills: its calls do as they are told, and it tells what has become of them.
+"""A connector for drills: its calls obey orders, and it reports how they ended.
 
 What a call is to do is an order in JSON, its `resource_meta`. `report` answers, in JSON, what the host's process holds.
 """
@@ -32,7 +32,7 @@ class Order(ResourceMeta):
 
 
 class Book:
-    """How many held calls there were, and when those that ended were cancelled.
+    """The number of held calls, and the times of their cancellation.
 
     :ivar begun: calls that wait or waited to be cancelled
     :ivar cancelled: times on the machine's monotonic clock, since the last report
@@ -45,7 +45,7 @@ class Book:
         self.total_cancelled = 0
 
     async def hold(self) -> None:
-        """Wait to be cancelled, and note when that was."""
+        """Wait to be cancelled, and record the time."""
         self.begun += 1
         try:
             await anyio.sleep_forever()
@@ -54,11 +54,11 @@ class Book:
             self.total_cancelled += 1
 
     def report(self, *, everything: bool) -> str:
-        """What the process holds now, as JSON."""
+        """Return the resources that the process holds now, as JSON."""
         cancelled, self.cancelled = self.cancelled, []
         told = {"begun": self.begun, "total_cancelled": self.total_cancelled, "cancelled": cancelled}
         if everything:
-            gc.collect()  # so that what is left can be compared
+            gc.collect()  # so that the counts can be compared
             told |= {
                 "tasks": len(anyio.get_running_tasks()),
                 "descriptors": len(list(Path("/proc/self/fd").iterdir())),
@@ -88,7 +88,7 @@ class Drilled(AsyncConnector[Order]):
 
 
 async def obey(order: Order) -> str:
-    """Do it; what there is to say afterwards."""
+    """Carry out the order. Return the message for the answer."""
     match order.does:
         case "sleep":
             await anyio.sleep(float(order.argument))
@@ -102,7 +102,7 @@ async def obey(order: Order) -> str:
 
 
 class Attacked(Drilled):
-    """What attackers call: a connector of its own, because each has only so much room."""
+    """The connector for attackers: a separate one, because each has a limited number of calls."""
 
     name = "Attacked"
     task_type_name = "attacked"

@@ -1,4 +1,4 @@
-"""The drill of a rolling restart under load: two hosts behind one name, each told to end while clients call.
+"""The drill of a rolling restart under load: two hosts behind one name, each stopped while clients call.
 
 It is what Kubernetes does to the pods of a headless Service: the clients know the addresses of both, a new host is up
 before the old one gets its SIGTERM, and it is the clients' own affair to reconnect.
@@ -20,7 +20,7 @@ from e2e.programs import Program, hold_port
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it.
+    """The result of the drill.
 
     :ivar client: "grpcio" or "channel"
     :ivar rate: calls a second that were made
@@ -41,12 +41,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every call was answered, and every host ended as it should."""
+        """Whether every call was answered and every host exited with code 0."""
         return set(self.outcomes) == {"OK"} and set(self.exit_codes) == {0}
 
 
 def drill(backend: str, client: str, *, connections: int = 50, rate: float = 500, seconds: float = 8) -> Report:
-    """Call two hosts in turn for so many seconds: the first ends after a third of the time, the second after two.
+    """Call two hosts in turn for some seconds: the first ends after a third of the time, the second after two.
 
     On a slow machine it takes longer, so that clients always call while a host ends.
     """
@@ -79,7 +79,7 @@ def _calling(client: str, ports: list[int], *load: float) -> Iterator[Program]:
 
 
 def _end(host: DrillHost) -> tuple[float, int]:
-    """Tell a host to end: how long it takes, and with which exit code."""
+    """Stop a host. Return the seconds it takes, and its exit code."""
     told = time.monotonic()
     host.drain()
     code = host.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""The good client, from outside: how its calls went, in whichever stretch of time."""
+"""The good client's process, and the results of its calls in a period."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OK = "done"
 
 @dataclass(frozen=True)
 class Service:
-    """How a client was served in some stretch of time.
+    """The results of a client's calls in a period.
 
     :ivar calls: how many it began
     :ivar failures: those that failed, by error
@@ -35,7 +35,7 @@ class Service:
 
 
 def service(calls: Sequence[dict[str, Any]]) -> Service:
-    """What these calls amount to."""
+    """Return the summary of these calls."""
     times = sorted(1000 * call["seconds"] for call in calls if call["outcome"] == _OK) or [float("nan")]
     return Service(
         len(calls),
@@ -47,7 +47,7 @@ def service(calls: Sequence[dict[str, Any]]) -> Service:
 
 
 class GoodClient(Program):
-    """A process that calls a host all the time. A context manager that ends it.
+    """A process that calls a host until the context ends.
 
     :param rate: calls a second
     :param authority: by which it knows a host that serves TLS
@@ -58,14 +58,14 @@ class GoodClient(Program):
         super().__init__([*command, *([] if authority is None else [authority])], cwd=HERE, env=environment())
 
     def ready(self) -> Self:
-        """This, once its calls are answered."""
+        """Wait until its calls are answered. Return this object."""
         self.wait_for("call", 10, patience=PATIENCE)
         return self
 
     def wait_for_more(self, calls: int) -> None:
-        """Wait until so many calls more have ended."""
+        """Wait until that many more calls have ended."""
         self.wait_for("call", len(self.events("call")) + calls, patience=PATIENCE)
 
     def between(self, begin: float, end: float) -> Service:
-        """How the calls went that were begun then, on the monotonic clock."""
+        """Return the results of the calls that began in a period of the monotonic clock."""
         return service([call for call in self.events("call") if begin <= call["at"] < end])

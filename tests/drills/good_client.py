@@ -17,12 +17,12 @@ from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub
 
 from drills.orders import order
 
-# seconds; far more than a call takes, on however busy a machine
+# seconds; far more than a call takes on a busy machine
 DEADLINE = 60.0
 
 
 async def call(stub: AsyncConnectorServiceStub) -> None:
-    """Make a call, and tell of it."""
+    """Make a call, and print its result."""
     began = time.monotonic()
     try:
         response = await stub.GetTask(order(), timeout=DEADLINE)
@@ -34,12 +34,12 @@ async def call(stub: AsyncConnectorServiceStub) -> None:
 
 
 def known(authority: str) -> grpc.ChannelCredentials:
-    """By which a client knows a host."""
+    """Return the credentials with which a client trusts a host."""
     return grpc.ssl_channel_credentials(Path(authority).read_bytes())
 
 
 async def main(target: str, rate: float, authority: str | None = None) -> None:
-    """Call until killed. A call begins when it is time for it, whether or not those before have ended."""
+    """Call until killed. Each call begins on schedule, even if earlier ones have not ended."""
     credentials = None if authority is None else known(authority)
     make = grpc.aio.insecure_channel if credentials is None else grpc.aio.secure_channel
     async with make(target, *filter(None, [credentials])) as channel:

@@ -1,4 +1,4 @@
-"""A host to drill: `connectrio serve`, as it is run anywhere, with the drilled connector."""
+"""A host to drill: `connectrio serve` with the drilled connector."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from e2e.programs import Program
 HERE = Path(__file__).parent
 BACKENDS = ("asyncio", "uvloop", "trio")
 
-# seconds; how long what must happen may take, on however busy a machine
+# seconds; only ends a drill that fails
 PATIENCE = 120.0
 
-# seconds; so that a drill of what only time can end is over soon. The defaults are 10 to 60
+# seconds; short, so that drills of time-outs end soon. The defaults are 10 to 60
 TIMEOUTS = {
     "handshake_timeout": 2,
     "header_block_timeout": 2,
@@ -47,7 +47,7 @@ class DrillHost(Program):
             "modules": HERE / "connector.py",
             "backend": backend,
             "log_format": "json",
-            "log_level": "warning",  # or else a flood of calls is a flood of lines
+            "log_level": "warning",  # else each call writes a line
             **settings,
         }
         flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
@@ -63,7 +63,7 @@ class DrillHost(Program):
 
     @property
     def target(self) -> str:
-        """Where it serves gRPC."""
+        """The address of its gRPC server."""
         return str(self.wait_for_output(_ADDRESS)[1])
 
     def drain(self) -> None:
@@ -72,7 +72,7 @@ class DrillHost(Program):
 
 
 class Control:
-    """Asks a host how it is, over a connection of its own."""
+    """Asks a host for its report, over a separate connection."""
 
     def __init__(self, target: str) -> None:
         self._channel = grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
@@ -85,7 +85,7 @@ class Control:
         self._channel.close()
 
     def report(self, argument: str = "") -> dict[str, Any]:
-        """What the connector reports."""
+        """Return the report of the connector."""
         response = self._stub.GetTask(order("report", argument), timeout=PATIENCE)
         return dict(json.loads(response.resource.message))
 

@@ -1,4 +1,4 @@
-"""The drill of clients that are killed in mid-call: when their calls are cancelled, and what is left of them."""
+"""The drill of clients that are killed during calls: when the calls are cancelled, and what the host still holds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from drills.process import MIB, resident
 from e2e.programs import Program, eventually
 from rpc.kit.frames import FrameFactory, request_headers
 
-# seconds; what a host still holds after that, of connections that are over, it keeps
+# seconds for the host to free the resources of closed connections
 _SETTLING = 60.0
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a host holds at some moment.
+    """The resources that a host holds at one moment.
 
     :ivar calls: how many were cancelled so far
     :ivar tasks: of the event loop
@@ -38,13 +38,13 @@ class Held:
     memory_mib: float
 
     def holds_no_more_than(self, other: Held) -> bool:
-        """Whether there are no more tasks and descriptors than at another moment."""
+        """Return whether there are no more tasks and descriptors than at another moment."""
         return self.tasks <= other.tasks and self.descriptors <= other.descriptors
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of killing clients.
+    """The result of killing clients.
 
     :ivar kills: clients that were killed
     :ivar shape: their connections, and the calls on each
@@ -59,12 +59,12 @@ class Report:
     held: list[Held]
 
     def percentile(self, percent: float) -> float:
-        """The delay that so many percent do not exceed."""
+        """Return the delay that this percentage of calls does not exceed."""
         return self.delays_ms[min(len(self.delays_ms) - 1, int(len(self.delays_ms) * percent / 100))]
 
     @property
     def passed(self) -> bool:
-        """Whether every call was cancelled, and the host holds no more tasks and descriptors than at the beginning."""
+        """Whether every call was cancelled, and the host holds no more tasks and descriptors than before."""
         calls = self.kills * self.shape[0] * self.shape[1]
         return len(self.delays_ms) == calls and self.held[-1].holds_no_more_than(self.held[0])
 
@@ -86,7 +86,7 @@ class Killer:
         self.delays_ms: list[float] = []
 
     def kill_one(self) -> None:
-        """Let a client make its calls, and kill it when all have begun."""
+        """Start a client, and kill it when all its calls have begun."""
         self._begun += self._connections * self._streams
         address, _, port = self._host.target.rpartition(":")
         command = [sys.executable, "-I", "-S", HERE / "victim.py", address, port, str(self._connections), self._file]
@@ -105,7 +105,7 @@ class Killer:
         eventually(all_were_cancelled, PATIENCE)
 
     def what_is_held(self, idle: Held | None = None) -> Held:
-        """What the host holds, once it is no longer busy with connections that are over.
+        """Return the resources of the host after it has closed all connections.
 
         :param idle: what it held earlier: it is waited for until there are no more tasks and descriptors than then,
             as long as patience lasts
@@ -119,7 +119,7 @@ class Killer:
                 return looks[-1].holds_no_more_than(idle)
             return len({(look.tasks, look.descriptors) for look in looks[-5:]}) == 1 and len(looks) >= 5
 
-        with suppress(TimeoutError):  # then what is left is what is told
+        with suppress(TimeoutError):  # then report the resources that are left
             eventually(is_settled, _SETTLING)
         return looks[-1]
 
@@ -135,7 +135,7 @@ class Killer:
 
 
 def held_calls(streams: int) -> bytes:
-    """A connection's bytes: the handshake, and so many calls that wait to be cancelled."""
+    """Return the bytes of a connection: the handshake, and calls that wait to be cancelled."""
     make = FrameFactory()
     calls = [
         make.headers(stream_id, request_headers({":path": GET}))
@@ -147,17 +147,17 @@ def held_calls(streams: int) -> bytes:
 
 @contextmanager
 def killer(backend: str, shape: tuple[int, int]) -> Iterator[Killer]:
-    """A host, and what kills its clients."""
+    """Yield a host, and the object that kills its clients."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        DrillHost(backend, get_limit=3600) as host,  # nothing but the end of its client cancels a call
+        DrillHost(backend, get_limit=3600) as host,  # only the end of its client cancels a call
         Control(host.ready().target) as control,
     ):
         yield Killer(host, control, shape, Path(directory))
 
 
 def drill(backend: str, kills: int, shape: tuple[int, int], *, looks: int = 4) -> Report:
-    """Kill so many clients of a new host.
+    """Kill clients of a new host.
 
     :param looks: how often to look at what the host holds
     """

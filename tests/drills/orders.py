@@ -16,5 +16,5 @@ def order(does: str = "quick", argument: object = "", *, task_type: str = "drill
 
 
 def attack(does: str = "quick", argument: object = "") -> bytes:
-    """The same of an attacker, in bytes."""
+    """Return the same request to the attackers' connector, in bytes."""
     return bytes(order(does, argument, task_type="attacked").SerializeToString())

@@ -1,4 +1,4 @@
-"""What a process takes of the machine, by /proc."""
+"""The memory and processor time of a process, from /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drills, small: attacks, a rolling restart, and clients that are killed. What takes how long is not asserted.
+"""Small drills: attacks, a rolling restart, and killed clients. No durations are asserted.
 
 Each attack is tried on one event loop, and some of each kind on the others; `just drills` tries all of them on all.
 """
@@ -20,10 +20,10 @@ from rpc.kit.certificates import Pki
 
 # of what an attack could do
 SIZE = 0.02
-# bytes that a host may have more after all attacks than before: its threads, its caches, what Python keeps for later
+# bytes that a host may use more after all attacks: threads, caches, memory that Python keeps
 GROWTH = 200 * MIB
 
-# small, so that there is less to do until they are used up
+# small, so that they are used up soon
 LIMITS = {"max_connections": 100, "max_concurrent_streams": 200, "reset_budget": 100}
 
 PLAIN = [attack for attack in ATTACKS.values() if not attack.tls]

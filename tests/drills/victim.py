@@ -1,4 +1,4 @@
-"""A client that is killed in mid-call: python victim.py HOST PORT CONNECTIONS FILE
+"""A client that is killed during its calls: python victim.py HOST PORT CONNECTIONS FILE
 
 It opens so many connections, sends on each what is in the file, and waits. It imports next to nothing, because it is
 started thousands of times.
@@ -10,8 +10,8 @@ import sys
 
 
 def main(host: str, port: str, connections: str, file: str) -> None:
-    """Open, send, wait."""
-    with open(file, "rb") as opened:  # noqa: PTH123 - pathlib takes as long to import as all else
+    """Connect, send, and wait."""
+    with open(file, "rb") as opened:  # noqa: PTH123 - pathlib takes long to import
         data = opened.read()
     held = []
     for _ in range(int(connections)):

@@ -1,4 +1,4 @@
-"""An attacker's end of a connection: it sends whatever it likes, and keeps count of what it gets for it."""
+"""An attacker's connection: it sends arbitrary frames, and counts the answers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from rpc.kit.frames import FrameFactory, request_headers
 _HEADERS, _RST_STREAM, _GOAWAY = 0x1, 0x3, 0x7
 _END_STREAM = 0x1
 
-# bytes; what is sent at once of a flood, in frames of this much together
+# bytes of frames to send at once in a flood
 BATCH = 16 * 1024
 
 
 class AttackEndedError(Exception):
-    """The host has ended the connection, or the attacker's time is over."""
+    """The host has closed the connection, or the attacker's time is over."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an attacker got on one connection.
+    """The answers to an attacker on one connection.
 
     :ivar ending: how the host ended it: "GOAWAY <code>", "closed", "reset" or "refused"; "open" if it did not, and the
         attacker had nothing more to do; "time" if it did not as long as the attacker had time
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Wire:
-    """A connection to a host, which whoever made it closes.
+    """A connection to a host; its owner closes it.
 
     :param ends: when the attacker's time is over, on the monotonic clock
     :param receive_buffer: bytes that the kernel holds for this end; small, a peer that does not read is felt soon
@@ -79,7 +79,7 @@ class Wire:
         self._socket.setblocking(False)
 
     def close(self) -> Answer:
-        """Close it; what came of it."""
+        """Close the connection. Return the counts."""
         self._socket.close()
         seconds = time.monotonic() - self._began
         return Answer(self._ending or "open", self.frames, seconds, dict(self._resets), dict(self._statuses))
@@ -91,11 +91,11 @@ class Wire:
         self.send(self.make.preface(settings) + self.make.settings_ack(), frames=2)
 
     def request(self, stream_id: int, *, end_stream: bool = False) -> bytes:
-        """The headers of a call of GetTask."""
+        """Return the headers of a call of GetTask."""
         return self.make.headers(stream_id, request_headers({":path": GET}), end_stream=end_stream)
 
     def call(self, stream_id: int, message: bytes) -> bytes:
-        """A whole call of GetTask."""
+        """Return a whole call of GetTask."""
         return self.request(stream_id) + self.make.message(stream_id, message, end_stream=True)
 
     def send(self, data: bytes, *, frames: int = 1) -> None:
@@ -118,7 +118,7 @@ class Wire:
             self.send(frame * count, frames=count)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Send nothing for a while, or for good.
+        """Send nothing for some time, or until the end.
 
         :raises AttackEndedError: as it says; always, if there is no end to the waiting
         """
@@ -135,7 +135,7 @@ class Wire:
             self._turn(None)
 
     def _turn(self, view: memoryview | None, until: float | None = None) -> int:
-        """Wait until something can be done, and do it; how many bytes were sent."""
+        """Wait until the socket is ready, then receive or send. Return the number of bytes sent."""
         left = (self._ends if until is None else until) - time.monotonic()
         if self._ending is None and self._ends <= time.monotonic():
             self._ending = "time"

@@ -1,4 +1,4 @@
-"""The executor's side: grpcio, and the stubs that Flyte publishes."""
+"""A client like the executor: grpcio with Flyte's published stubs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 OPERATIONS = ("create", "get", "delete", "get_metrics", "get_logs")
 
-# seconds; long enough for anything that must be answered
+# seconds; only ends a test that fails
 DEADLINE = 30.0
 
 UNARY = {"create": "CreateTask", "get": "GetTask", "delete": "DeleteTask", "get_metrics": "GetTaskMetrics"}
@@ -30,7 +30,7 @@ SERVICE = "/flyteidl2.connector.AsyncConnectorService/"
 
 
 def order(does: str = "echo", argument: object = "", id: str = "") -> bytes:  # noqa: A002 - the field's name
-    """What a probe is to do, as its `resource_meta`."""
+    """Return the `resource_meta` that tells a probe what to do."""
     return json.dumps({"does": does, "argument": str(argument), "id": id}).encode()
 
 
@@ -60,7 +60,7 @@ class Client:
     """One connection to a host."""
 
     def __init__(self, target: str, **options: Any) -> None:
-        # a pool of its own: a connection of another test must not be used
+        # a pool of its own: it must not share the connection of another test
         options = {"grpc.use_local_subchannel_pool": 1, "grpc.max_receive_message_length": -1, **options}
         self.channel = grpc.insecure_channel(target, options=list(options.items()))
         self.tasks = AsyncConnectorServiceStub(self.channel)
@@ -74,15 +74,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight are cancelled."""
         self.channel.close()
 
     def connecting(self) -> Any:
-        """A future that is done once there is a connection."""
+        """Return a future that is done once there is a connection."""
         return grpc.channel_ready_future(self.channel)
 
     def start(self, operation: str, *, deadline: float = DEADLINE, compression: Any = None, **fields: Any) -> Any:
-        """A call that is on its way: a future, or for logs an iterator of responses."""
+        """Start a call. Return a future, or for logs an iterator of responses."""
         message = request(operation, **fields)
         if operation == "get_logs":
             return self.tasks.GetTaskLogs(message, timeout=deadline, compression=compression)
@@ -97,7 +97,7 @@ class Client:
         return list(call) if operation == "get_logs" else call.result()
 
     def echo(self, **fields: Any) -> Any:
-        """The arguments that a probe's `get` was called with."""
+        """Return the arguments that a probe's `get` was called with."""
         return json.loads(self.call("get", **fields).resource.message)
 
     def send_bytes(self, operation: str, data: bytes) -> bytes:
@@ -109,7 +109,7 @@ class Client:
 
 
 def fetch(url: str) -> tuple[int, str]:
-    """The status and the text behind `url`."""
+    """Return the status and the text of `url`."""
     try:
         with urllib.request.urlopen(url, timeout=DEADLINE) as response:
             return response.status, response.read().decode()

@@ -17,13 +17,13 @@ REFERENCE = "flyte-sdk"
 
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend(request):
-    """What the host runs on."""
+    """The event loop of the host."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def running(pytestconfig, tmp_path_factory):
-    """The hosts that tests share, each started when it is first asked for, by backend; "flyte-sdk" is the reference."""
+    """The hosts that tests share, by backend, each started at its first use; "flyte-sdk" is the reference."""
     started = {}
     with ExitStack() as stack:
 
@@ -42,7 +42,7 @@ def running(pytestconfig, tmp_path_factory):
 
 @contextmanager
 def our_host(backend, tmp_path_factory):
-    """A host that must be able to end in good order after everything that was done to it."""
+    """Yield a host that must still shut down without an error after all tests."""
     temporary = tmp_path_factory.mktemp(f"tmp-of-{backend}")
     with HostProgram(backend, worker=WORKERS, env={"TMPDIR": str(temporary)}) as program:
         yield program
@@ -56,13 +56,13 @@ def our_host(backend, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def host(running, backend):
-    """A host with the probes, which all tests of a backend share, and which none of them may break."""
+    """A host with the probes, shared by all tests of a backend."""
     return running(backend)
 
 
 @pytest.fixture
 def client(host):
-    """A client of `host`, with a connection of its own."""
+    """A client of `host` with its own connection."""
     with Client(host.target) as client:
         yield client
 
@@ -95,5 +95,5 @@ def either_client(either_host):
 
 @pytest.fixture(scope="session")
 def start_host(backend):
-    """Starts hosts of a test's own; a context manager, so that they end with the test."""
+    """A function that starts hosts for one test, which end with the test."""
     return lambda **settings: HostProgram(backend, **settings)

@@ -41,7 +41,7 @@ RESULT = LiteralType(structured_dataset_type=StructuredDatasetType(format="parqu
 
 @dataclass(frozen=True)
 class Input:
-    """A value of a task's, and the type it is declared with."""
+    """A value of a task, and its declared type."""
 
     type: LiteralType
     literal: Literal
@@ -128,7 +128,7 @@ def frame(path: Path) -> Input:
 
 
 def query(statement: str, output_prefix: str | Path, inputs: Mapping[str, Input] | None = None) -> dict[str, Any]:
-    """The fields of a CreateTask request for a task whose output is called `result`."""
+    """Return the fields of a CreateTask request for a task with the output `result`."""
     inputs = inputs or {}
     variables = [VariableEntry(key=name, value=Variable(type=given.type)) for name, given in inputs.items()]
     outputs = [VariableEntry(key="result", value=Variable(type=RESULT))]

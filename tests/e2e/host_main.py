@@ -1,4 +1,4 @@
-"""A host as a process of its own: python host_main.py BACKEND SETTINGS, settings as JSON.
+"""A host process: python host_main.py BACKEND SETTINGS, with the settings as JSON.
 
 It reports on standard output, a JSON line each, where it serves and why it could not start.
 """

@@ -1,4 +1,4 @@
-"""Programs under test: started, waited for, told to stop, and gone when their test is."""
+"""Programs under test: start, wait for and stop them. None outlives its test."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 CONNECTORS = HERE / "connectors"
 TESTS = HERE.parent
 
-# seconds; how long what must happen may take on a machine that is busy with other things
+# seconds; only ends a test that fails
 PATIENCE = 30.0
 
-# seconds; for what is to last until a test ends it
+# seconds; for what lasts until a test ends it
 HOUR = 3600.0
 
-# so that nothing but a test ends a call, and no machine that stalls is taken for a connector that blocks
+# only a test ends a call, and a slow machine does not look like a connector that blocks
 UNHURRIED = {
     "create_limit": HOUR, "get_limit": HOUR, "delete_limit": HOUR, "metrics_limit": HOUR, "watchdog": HOUR
 }  # fmt: skip
 
-# of the hosts that tests share: few, so that a test can keep all of them busy
+# worker threads of the shared hosts: few, so that a test can keep all of them busy
 WORKERS = 3
 
-# in the environment of all that is started here, and of all that those start
+# in the environment of every process that is started here, and of their children
 MARK = {"STARTED_BY_TESTS": str(os.getpid())}
 
-# for a server that is not there yet: gRPC would wait for longer and longer
+# while a server starts, gRPC would wait longer before each attempt
 IMPATIENT = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 100}
 
 
 def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Wait for what nobody announces.
+    """Wait until the condition holds.
 
     :raises TimeoutError: it does not come about
     """
@@ -122,12 +122,12 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it wrote to standard output so far."""
+        """The standard output so far."""
         return "".join(self._output)
 
     @property
     def errors(self) -> str:
-        """What it wrote to standard error so far."""
+        """The standard error so far."""
         return "".join(self._errors)
 
     @property
@@ -136,19 +136,19 @@ class Program:
         return [json.loads(line) for line in list(self._errors) if line.startswith("{")]
 
     def events(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        """The events so far with that name and these fields."""
+        """Return the events so far with that name and these fields."""
         wanted = {"event": event, **fields}.items()
         return [found for found in list(self._events) if wanted <= found.items()]
 
     def wait_for(self, event: str, count: int = 1, *, patience: float = PATIENCE, **fields: Any) -> dict[str, Any]:
-        """The event number `count` of that name and these fields, as soon as it is there."""
+        """Wait for event number `count` with that name and these fields, and return it."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.events(event, **fields)) >= count, patience):
                 raise TimeoutError(f"{len(self.events(event, **fields))} of {count} events {event} {fields}")
             return self.events(event, **fields)[count - 1]
 
     def wait_for_output(self, pattern: re.Pattern[str], *, patience: float = PATIENCE) -> re.Match[str]:
-        """Where its standard output matches, as soon as it does."""
+        """Wait until the standard output matches. Return the match."""
         with self._changed:
             if not self._changed.wait_for(lambda: pattern.search(self.output), patience):
                 raise TimeoutError(f"nothing like {pattern.pattern!r} in the output")
@@ -157,7 +157,7 @@ class Program:
         return found
 
     def wait_for_log(self, event: str, *, patience: float = PATIENCE) -> dict[str, Any]:
-        """The first line of the log that says this, as soon as it is there."""
+        """Wait for a line of the log with this event. Return the first."""
         with self._changed:
             if not self._changed.wait_for(lambda: f'"{event}"' in self.errors, patience):
                 raise TimeoutError(f"nothing about {event!r} in the log")
@@ -168,11 +168,11 @@ class Program:
         self._process.send_signal(signum)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill it with SIGKILL."""
         self._process.kill()
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """Its exit code, once it has ended; negative for a signal that killed it."""
+        """Wait until it has ended. Return its exit code; negative for a signal that killed it."""
         code = self._process.wait(patience)
         for reader in self._readers:
             reader.join(patience)
@@ -180,7 +180,7 @@ class Program:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it runs."""
         return self._process.poll() is None
 
 
@@ -195,13 +195,13 @@ class Reachable(Program):
     url: str
 
     def client(self, **options: Any) -> Client:
-        """A client of it, connected."""
+        """Return a connected client."""
         client = Client(self.target, **options)
         client.connecting().result(PATIENCE)
         return client
 
     def ready(self, patience: float = PATIENCE) -> Self:
-        """This, once it serves."""
+        """Wait until it serves. Return this object."""
         with Client(self.target, **IMPATIENT) as client:
             connected = client.connecting()
             eventually(lambda: connected.done() or not self.is_running, patience)
@@ -239,27 +239,27 @@ class HostProgram(Reachable):
         super().__init__([*wrapper, python, HERE / "host_main.py", backend, json.dumps(settings)], cwd=cwd, env=env)
 
     def ready(self, patience: float = PATIENCE) -> Self:
-        """This, once it serves."""
+        """Wait until it serves. Return this object."""
         self.wait_for("serving", patience=patience)
         return self
 
     def open_gate(self) -> None:
-        """Let go what the probes' gate holds, also while the host answers no calls any more."""
+        """Open the probes' gate, even if the host answers no more calls."""
         self.send(signal.SIGUSR1)
 
     @property
     def target(self) -> str:  # type: ignore[override]  # known once it serves
-        """Where its gRPC server is."""
+        """The address of its gRPC server."""
         return str(self.wait_for("serving")["target"])
 
     @property
     def url(self) -> str:  # type: ignore[override]  # as above
-        """Where its exporter is."""
+        """The URL of its exporter."""
         return str(self.wait_for("serving")["url"])
 
 
 class CommandProgram(Reachable):
-    """A host that is started by a command which has to be told the ports.
+    """A host whose command needs the numbers of the ports.
 
     :param command: makes the command of the two ports, gRPC's and the exporter's
     """
@@ -277,7 +277,7 @@ class CommandProgram(Reachable):
 
 
 def hold_port() -> socket.socket:
-    """A socket on a free port of 127.0.0.1 that does not listen.
+    """Return a socket on a free port of 127.0.0.1 that does not listen.
 
     While it is open, nobody who asks for any free port gets this one, and a program that is told to may bind it. Hosts
     take seconds to start; a port that is only known to have been free may be another test's by then.
@@ -290,11 +290,11 @@ def hold_port() -> socket.socket:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that process `pid` has started, and that have not ended or not been waited for."""
+    """Return the child processes of `pid` that run or are zombies."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            # "pid (name) state parent …", and names may have anything in them
+            # "pid (name) state parent …", and a name may have any characters
             before, _, after = status.read_text().rpartition(")")
             if int(after.split()[1]) == pid:
                 found.append(int(before.split()[0]))
@@ -302,7 +302,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def left_over() -> list[int]:
-    """The processes that have the mark."""
+    """Return the processes that have the mark."""
     ((name, value),) = MARK.items()
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
@@ -313,7 +313,7 @@ def left_over() -> list[int]:
 
 
 def why_no_namespace() -> str | None:
-    """Why no program can be made process 1 with `UNSHARE` here."""
+    """Return the reason why `UNSHARE` cannot make a program process 1 here."""
     if shutil.which("unshare") is None:
         return "there is no unshare on the PATH, which would make the host process 1"
     tried = subprocess.run([*UNSHARE, "true"], check=False, capture_output=True, text=True)

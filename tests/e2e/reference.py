@@ -1,4 +1,4 @@
-"""flyte-sdk's own host, to run beside ours.
+"""flyte-sdk's own host, to compare with ours.
 
 With CONNECTRIO_REFERENCE=1 it is installed with uv, in an environment of its own in pytest's cache. Otherwise it is
 looked for in the environment of the Python that CONNECTRIO_REFERENCE_PYTHON names, or else of the one that runs the
@@ -24,7 +24,7 @@ START = "from flyte._bin.connect import main; main()"
 
 
 def find_reference(config: pytest.Config) -> Path:
-    """The Python of an environment with flyte-sdk; skips the test where there is none."""
+    """Return the Python of an environment with flyte-sdk; skip the test if there is none."""
     if os.environ.get("CONNECTRIO_REFERENCE") == "1":
         return _installed(Path(config.cache.mkdir(f"flyte-{VERSION}")))
     python = Path(os.environ.get("CONNECTRIO_REFERENCE_PYTHON") or sys.executable)
@@ -42,7 +42,7 @@ def _installed(directory: Path) -> Path:
         pytest.skip("uv, which would install flyte-sdk to compare with, is not on the PATH")
     python, done = directory / "venv" / "bin" / "python", directory / "done"
     with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that run tests, one installs it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several test processes installs it
         if not done.exists():
             subprocess.run([uv, "venv", "--quiet", "--clear", directory / "venv"], check=True)
             package = f"flyte[connector]=={VERSION}"
@@ -52,7 +52,7 @@ def _installed(directory: Path) -> Path:
 
 
 class ReferenceProgram(CommandProgram):
-    """flyte-sdk's host, serving the probes unless it is given other modules, which are in `cwd`."""
+    """flyte-sdk's host, which serves the probes or other modules in `cwd`."""
 
     def __init__(self, python: Path, *, modules: Sequence[str] = ("probes",), cwd: Path = CONNECTORS) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""A client's deadline, its cancel and its death: each seen by the connector, whose methods end by nothing else."""
+"""A client's deadline, its cancel and its death: each cancels the connector's method, and nothing else does."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def check_seen(host, operation, name):
 
 @pytest.fixture(scope="module")
 def frank_host(start_host):
-    """A host that does not answer polls in place of the connector, before the client's deadline."""
+    """A host that never answers polls in place of the connector."""
     with start_host(poll_absorb=0) as host:
         yield host
 
 
 @every_operation
 def test_a_deadline(frank_host, operation):
-    for deadline in (0.5, 2.0, 8.0, 32.0):  # seconds; within which of them the method begins is the machine's affair
+    for deadline in (0.5, 2.0, 8.0, 32.0):  # seconds; a slow machine needs a longer one for the method to begin
         name = f"within {deadline} s"
         with frank_host.client() as client:
             call = client.start(operation, meta=order("sleep", HOUR, id=name), deadline=deadline)

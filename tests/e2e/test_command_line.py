@@ -1,4 +1,4 @@
-"""The ways in which people start a host: the command line that deployments have, and the call in the documentation."""
+"""The ways to start a host: the command line of deployments, and the call in the documentation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FINE = {**HERE_ONLY, "LIFESPAN": "fine"}
 
 
 def c0(*options):
-    """The command line that deployments have, and further options."""
+    """Return the command line of deployments with further options."""
 
     def command(port, exporter_port):
         return [

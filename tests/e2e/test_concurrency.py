@@ -16,7 +16,7 @@ def test_200_calls_wait_at_once(host, client):
 def test_plain_functions_run_in_as_many_threads_as_there_are_workers(host, client):
     gated = [client.start("get", task_type="plain", meta=order("gate", id="crowd")) for _ in range(2 * WORKERS + 1)]
     host.wait_for("started", WORKERS, id="crowd")
-    # the event loop is free meanwhile; and this was sent last, so all of the others have arrived
+    # the event loop is free; and this was sent last, so all of the others have arrived
     client.call("get", meta=order("open", id="crowd"))
     for call in gated:
         call.result()

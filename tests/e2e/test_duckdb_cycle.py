@@ -1,4 +1,4 @@
-"""The main job: a real client creates, polls, reads and deletes a real query, on a host as it is installed."""
+"""The main use: a real client creates, polls, reads and deletes a query on an installed host."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def duckdb(duckdb_host):
 
 
 class DuckDBClient:
-    """What the executor does with a task of type duckdb."""
+    """The calls of the executor for a task of type duckdb."""
 
     def __init__(self, client):
         self._client = client
@@ -66,12 +66,12 @@ class DuckDBClient:
         return self.call("get", meta).resource
 
     def wait(self, meta, phases=FINAL):
-        """The state of the task, once it is in one of `phases`."""
+        """Wait until the task is in one of `phases`. Return its state."""
         eventually(lambda: self.state(meta).phase in phases)
         return self.state(meta)
 
     def run(self, statement, output_prefix, inputs=None):
-        """The rows of the result; the task must succeed."""
+        """Return the rows of the result; the task must succeed."""
         resource = self.wait(self.create(statement, output_prefix, inputs))
         assert resource.phase == TaskExecution.SUCCEEDED, resource.message
         return read(resource).to_pylist()
@@ -85,7 +85,7 @@ def read(resource):
     return parquet.read_table(urlsplit(dataset.uri).path)
 
 
-# what Parquet has for a duration: months, days and milliseconds, which pyarrow leaves as they are
+# a duration in Parquet: months, days and milliseconds, which pyarrow does not convert
 INTERVAL = struct.Struct("<III")
 
 KINDS = {
@@ -159,7 +159,7 @@ def test_the_whole_cycle(duckdb, tmp_path):
 
     duckdb.call("delete", meta)
     duckdb.call("delete", meta)
-    # what has ended stays as it ended
+    # a job that has ended never changes
     assert duckdb.state(meta).phase == TaskExecution.SUCCEEDED
 
 
@@ -168,7 +168,7 @@ def test_a_running_query_is_deleted(duckdb, tmp_path):
     duckdb.wait(meta, {TaskExecution.RUNNING})
     duckdb.call("delete", meta)
     assert duckdb.wait(meta).phase == TaskExecution.ABORTED
-    # the job is ABORTED before DuckDB has let go of it
+    # the job is ABORTED before DuckDB has stopped
     eventually(lambda: list(tmp_path.iterdir()) == [])
 
 

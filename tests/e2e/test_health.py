@@ -1,4 +1,4 @@
-"""grpc.health.v1 and the probes over HTTP, as long as all is well."""
+"""grpc.health.v1 and the probes over HTTP of a healthy host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connector's misbehaviour is its own affair."""
+"""One connector's misbehaviour does not affect the others."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_threads_that_never_end(start_host):
     with start_host(worker=2, grace=0.5) as host, host.client() as client:
         stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
         host.wait_for("started", id="stuck")
-        # the other thread is free for everybody else
+        # the other thread is free for all other connectors
         assert client.call("get", task_type="plain").resource.message
         assert stuck.cancel()
-        # with all threads stuck, what needs none goes on
+        # with all threads stuck, coroutines go on
         other = client.start("get", task_type="plain", meta=order("gate", id="stuck as well"))
         host.wait_for("started", id="stuck as well")
         with pytest.raises(grpc.RpcError) as raised:
@@ -68,14 +68,14 @@ def test_threads_that_never_end(start_host):
         assert client.call("get").resource.message == "{}"
         assert client.health.Check(HealthCheckRequest(), timeout=30).status == HealthCheckResponse.SERVING
         assert fetch(f"{host.url}/readyz")[0] == 200
-        # and they do not hold up the end of the process
+        # and they do not delay the end of the process
         host.send(signal.SIGTERM)
         assert other.exception().code() is StatusCode.UNAVAILABLE
         assert host.wait() == 0
 
 
 def test_a_connector_that_blocks_the_event_loop(host, client):
-    """It holds up everybody, for as long as it blocks; nothing is lost."""
+    """It delays all calls while it blocks; none is lost."""
     client.call("get")
     blocking = client.start("get", meta=order("block", 1, id="blocking"))
     host.wait_for("started", id="blocking")

@@ -1,4 +1,4 @@
-"""The exposition: flyte-sdk's, name by name, label by label and text by text; and what ours counts beyond it."""
+"""The exposition: the same names, labels and texts as flyte-sdk's, and additional metrics."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def exposition(url):
 
 
 def without_times(text):
-    """The lines about the calls that this module makes, and those about the families; times and dates are no matter."""
+    """Return the lines for the calls of this module and the families, without times and dates."""
     lines = [line for line in text.splitlines() if "flyte_" in line and ("# " in line or '"metered"' in line)]
     return [line.rpartition(" ")[0] if TIMES.search(line) else line for line in lines]
 
 
 @pytest.fixture(scope="session")
 def metered(running):
-    """Makes the same calls on a host, once, and returns its exposition."""
+    """Make the same calls on a host once. Return its exposition."""
     expositions = {}
 
     def get(name):
@@ -93,11 +93,11 @@ def test_all_families_are_flyte_sdks(metered, backend):
     assert names(metered(backend)) == names(metered("flyte-sdk"))
 
 
-# beyond flyte-sdk's
+# additional metrics
 
 
 def counted(host, name, **labels):
-    """The value of a sample, 0 while there is none."""
+    """Return the value of a sample; 0 if there is none."""
     for family in text_string_to_metric_families(exposition(host.url)):
         for sample in family.samples:
             if sample.name == name and sample.labels == labels:

@@ -1,4 +1,4 @@
-"""Whatever a method of a connector does, it ends one call, with a status, and nothing else."""
+"""Misbehaviour of a connector's method ends its call with a status, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISBEHAVING = [(operation, name) for operation in OPERATIONS for name in MISBEHA
 
 
 def execution(name):
-    """Who a job is created for: then its creation is shielded from its client."""
+    """Return the metadata of an execution: with it, the creation is shielded from its client."""
     node = NodeExecutionIdentifier(
         node_id="n0", execution_id=WorkflowExecutionIdentifier(project="p", domain="d", name=name)
     )
@@ -49,7 +49,7 @@ def test_one_call_ends(host, client, task_type, operation, name):
 
 
 def test_a_resource_meta_of_50_mb(client):
-    """It goes to the client, and back, as far as the receive limit lets it."""
+    """It reaches the client and returns, up to the receive limit."""
     created = start(client, "create", "large", meta=order("big", 50_000_000)).result()
     assert len(created.resource_meta) > 50_000_000
     refused = client.start("get", meta=created.resource_meta).exception()
@@ -67,7 +67,7 @@ def test_log_lines_of_50_mb(client):
 
 
 def test_jobs_are_created_once(host, client):
-    """And any host answers the same for one that is asked for again, in flight or afterwards."""
+    """A repeated CreateTask gets the same answer, in flight or afterwards."""
     fields = {"meta": order("sleep", 0.2, id="once"), "task_execution_metadata": execution("once")}
     calls = [client.start("create", **fields) for _ in range(5)]
     answers = {call.result().resource_meta for call in calls}

@@ -1,4 +1,4 @@
-"""What of a request reaches the connector, and what of its answer the client: in our host and in flyte-sdk's."""
+"""The connector's arguments and the client's answers, in our host and in flyte-sdk's."""
 
 from __future__ import annotations
 

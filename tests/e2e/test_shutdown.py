@@ -1,4 +1,4 @@
-"""How a host ends: what becomes of calls, of health, of the process."""
+"""How a host ends: its calls, its health, its process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_health_flips_and_new_calls_are_answered_during_the_delay(start_host):
         assert fetch(f"{host.url}/healthz")[0] == 200
         with Client(host.target) as newcomer:
             newcomer.call("get")
-        # nobody waits for the end of the delay
+        # no test waits for the end of the delay
         host.send(signal.SIGTERM)
         assert host.wait() == 128 + signal.SIGTERM
 
@@ -107,7 +107,7 @@ def test_a_second_signal_stops_a_host_whose_event_loop_is_blocked(start_host, tm
     with start_host() as host, host.client() as client:
         blocked = client.start("get", meta=order("until", tmp_path / "never", id="blocked"))
         host.wait_for("started", id="blocked")
-        # two of the same at once may be delivered as one; and which of these is seen first is open
+        # two equal signals at once may be delivered as one; and the order of these two is not fixed
         host.send(signal.SIGTERM)
         host.send(signal.SIGINT)
         assert host.wait() in (128 + signal.SIGTERM, 128 + signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What can be wrong when a host starts, and what it says then."""
+"""Errors at the start of a host, and their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong: our host's statuses, and flyte-sdk's where the two agree."""
+"""The statuses of failed calls: our host's, and flyte-sdk's where the two agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUBJECT = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """The status a call ended with."""
+    """Return the status that a call ended with."""
 
     code: StatusCode
     text: str
@@ -41,7 +41,7 @@ def failed(operation: str, reason: str, task_type: str = "probe") -> str:
     return f"failed to {SUBJECT[operation]} {task_type} task with error:\n {reason}."
 
 
-# where flyte-sdk's host says the same
+# flyte-sdk's host gives the same status
 
 
 # a length whose varint does not end
@@ -85,7 +85,7 @@ def test_a_request_beyond_the_message_limit(either_client):
     either_client.call("get", meta=order("echo", "x" * 3 * 1024 * 1024))
 
 
-# where ours says more
+# our host gives a more exact status
 
 
 @every_operation
@@ -181,7 +181,7 @@ def test_an_unknown_connector(client):
     assert raised.value.details() == "Cannot find connector for name: nope."
 
 
-# and what flyte-sdk's host says there, so that the difference is one that is known
+# flyte-sdk's status in these cases, so that a change of it is noticed
 
 
 @pytest.mark.parametrize("operation", ["get_metrics", "get_logs"])

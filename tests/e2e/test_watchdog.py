@@ -1,4 +1,4 @@
-"""A connector that blocks the event loop is named, and probes see it."""
+"""The host names a connector that blocks the event loop, and probes show it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FREE = "the event loop is free again"
 @pytest.fixture(scope="module")
 def watched(start_host):
     with start_host(watchdog=0.5) as host, host.client() as client:
-        # what is imported at the first call of each kind may take its time as well
+        # imports at the first call of each kind may take time as well
         for operation in OPERATIONS:
             client.call(operation)
         eventually(lambda: is_ready(host))
@@ -50,7 +50,7 @@ class Blocker:
             go_on = self._directory / f"go on {next(self._files)}"
             call = self._client.start(operation, meta=order("until", go_on, id=str(go_on)), deadline=HOUR)
             self._ends.callback(self._end, operation, call, go_on)
-            # from here on, the event loop accepts no connection of a prober, which would have to wait with it
+            # from here on, the blocked event loop accepts no connection of a prober
             self._host.wait_for("started", id=str(go_on))
             status, text = fetch(f"{self._host.url}/readyz")
             report = json.loads(text)

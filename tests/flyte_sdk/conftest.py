@@ -1,11 +1,11 @@
-"""flyte-sdk, imported."""
+"""Import flyte-sdk once, and let slow machines have time."""
 
 import warnings
 
 with warnings.catch_warnings():
-    # pydantic's, of flyte-sdk's own classes; it is not ours to mend, and an error here for as long as warnings are
+    # pydantic's warning about flyte-sdk's classes, which would be an error here
     warnings.simplefilter("ignore", DeprecationWarning)
-    import flyte.io  # noqa: F401 - for tests, which find it imported
+    import flyte.io  # noqa: F401 - so that tests need not import it
 
 import pytest
 
@@ -14,6 +14,6 @@ from flyte_sdk.harness import PATIENCE
 
 @pytest.fixture(autouse=True)
 def _busy_machines_are_waited_for(monkeypatch):
-    """Hosted code that takes long to end, because the machine is busy, is not given up. Tests may set other bounds."""
-    for bound in ("_calls._CANCEL_TIMEOUT", "_loop_pool._UNWIND_TIMEOUT", "_pools._CLOSE_TIMEOUT"):
+    """Do not give up hosted code that ends late on a busy machine. Tests may set other bounds."""
+    for bound in ("_calls._CANCEL_TIMEOUT", "_loop_thread._UNWIND_TIMEOUT", "_loop_pool._CLOSE_TIMEOUT"):
         monkeypatch.setattr(f"connectrio.flyte.{bound}", PATIENCE)

@@ -20,12 +20,12 @@ from flyteidl2.core.execution_pb2 import TaskExecution
 from connectrio.flyte import HostedConnector
 from service.harness import Service
 
-# seconds; what must come about may take so long on a machine that is busy with other things
+# seconds; only ends a test that fails
 PATIENCE = 30.0
 
 
 async def eventually(condition: Callable[[], Any]) -> None:
-    """Wait for what nobody announces."""
+    """Wait until the condition holds."""
     with anyio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110 - it happens in another thread
             await anyio.sleep(0.01)
@@ -67,13 +67,13 @@ class Complete(Base):
 
 
 def connector(base: type[Base] = Complete, **members: Any) -> AsyncConnector:
-    """A connector of class Tiny with these methods and attributes."""
+    """Return a connector of class Tiny with these methods and attributes."""
     return type("Tiny", (base,), {"__module__": __name__, **members})()
 
 
 @asynccontextmanager
 async def hosting(*connectors: AsyncConnector, **options: Any):
-    """A service of these connectors, whose lifespans are open."""
+    """Yield a service of these connectors, with open lifespans."""
     hosted = [HostedConnector.of(each) for each in connectors or (connector(),)]
     async with AsyncExitStack() as stack:
         for each in hosted:

@@ -1,4 +1,4 @@
-"""Connectors that are registered with flyte-sdk come into registries of ours."""
+"""Connectors that are registered with flyte-sdk are hosted by registries of connectrio."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ConnectorRegistry.register(connector(task_type_name={name!r}, name={name!r}))
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch, tmp_path):
-    """What a test registers and imports is forgotten again."""
+    """Remove what a test registers and imports."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(FlyteRegistry, "_REGISTRY", {})
@@ -45,7 +45,7 @@ def _as_it_was(monkeypatch, tmp_path):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Installs modules behind entry points, and hides those that are installed really."""
+    """Make modules with entry points, and hide the installed ones."""
     found = connectrio.host.loading.entry_points
     ours = {}
     monkeypatch.setattr(

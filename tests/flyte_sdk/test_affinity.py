@@ -1,4 +1,4 @@
-"""What is taken for state that belongs to one event loop."""
+"""Which state counts as bound to one event loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Method:
 
 
 class Lazy(ModuleType):
-    """Loads something as soon as one looks."""
+    """Runs code when an attribute is read."""
 
     def __getattr__(self, name):
         raise AssertionError(name)
@@ -55,7 +55,7 @@ async def a_function():
 
 @pytest.fixture
 def package(monkeypatch):
-    """A package with a module in it, whose names a test sets."""
+    """Return a package with a module, whose attributes a test sets."""
     root, module = ModuleType("tiny"), ModuleType("tiny.module")
     monkeypatch.setitem(sys.modules, "tiny", root)
     monkeypatch.setitem(sys.modules, "tiny.module", module)

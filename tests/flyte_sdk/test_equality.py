@@ -1,4 +1,4 @@
-"""What a hosted connector is given, and what becomes of its answers, beside flyte-sdk's own host."""
+"""A hosted connector gets the same arguments and gives the same answers as in flyte-sdk's own host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flyte_sdk.connectors.mirror import RESOURCES, Color, Mirrored, Model, Point
 
 CONNECTORS = Path(__file__).parent / "connectors"
 
-# seconds; flyte-sdk takes some to import, and many where all cores are busy
+# seconds; flyte-sdk takes long to import on a busy machine
 PATIENCE = 120.0
 
 
@@ -106,7 +106,7 @@ INT, STR, STRUCT = (LiteralType(simple=SimpleType.Value(name)) for name in ("INT
 LIST = LiteralType(collection_type=INT)
 UNION = LiteralType(union_type=UnionType(variants=[INT, STR]))
 
-# what other clients than flyte-sdk's send, and what nobody should
+# requests of clients other than flyte-sdk's, and invalid ones
 LITERALS = [
     (INT, scalar(float_value=5.9)),
     (INT, scalar(string_value="text")),
@@ -142,7 +142,7 @@ def create(client, *, types=(), literals=(), **fields):
 
 
 def outcome(call):
-    """What was said, or why not: the text after what the host itself says."""
+    """Return the answer, or the text of the error after the host's own words."""
     try:
         return call()
     except grpc.RpcError as error:
@@ -150,7 +150,7 @@ def outcome(call):
 
 
 def same_failure(ours, theirs):
-    """Whether both failed for the same reason, which each host introduces in its own way."""
+    """Return whether both failed for the same reason, after each host's own words."""
     reason = theirs.partition("with error:\n ")[2].removesuffix(".").strip() if isinstance(theirs, str) else None
     return bool(reason) and isinstance(ours, str) and reason in ours
 
@@ -237,5 +237,5 @@ def test_resources(ours, reference, name):
     if isinstance(theirs, str):
         assert answer == theirs
     else:
-        # compared as bytes, for NaN is not equal to itself
+        # compared as bytes, because NaN is not equal to itself
         assert answer.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)

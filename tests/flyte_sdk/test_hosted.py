@@ -1,4 +1,4 @@
-"""Connectors for flyte-sdk, hosted: what they are given, what the client is told."""
+"""Hosted connectors for flyte-sdk: their arguments, and the client's answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def failure(service, operation, **arguments):
 
 
 def template(*types, **fields):
-    """A task template whose inputs have these types."""
+    """Return a task template whose inputs have these types."""
     names = [core.VariableEntry(key=f"i{index}", value=core.Variable(type=each)) for index, each in enumerate(types)]
     interface = core.TypedInterface(inputs=core.VariableMap(variables=names))
     return core.TaskTemplate(type="tiny", interface=interface, **fields)
@@ -58,7 +58,7 @@ def inputs(*values):
 
 
 def recording(operation, result=None):
-    """A connector whose method for `operation` notes its arguments, and these."""
+    """Return a connector whose method for `operation` records its arguments, and the record."""
     seen = {}
 
     async def method(self, **kwargs):
@@ -68,7 +68,7 @@ def recording(operation, result=None):
     return connector(**{operation: method}), seen
 
 
-# what works
+# calls that succeed
 
 
 @every_operation
@@ -190,7 +190,7 @@ async def test_a_resource_that_says_only_its_phase():
 
 
 async def test_a_cycle_without_a_host():
-    """As a program calls any connector."""
+    """A program calls it as any other connector."""
     hosted = HostedConnector.of(connector())
     async with hosted.lifespan():
         meta = await hosted.create(core.TaskTemplate(type="tiny"), "s3://x", {"x": object()})
@@ -199,7 +199,7 @@ async def test_a_cycle_without_a_host():
         await hosted.delete(meta)
 
 
-# what does not
+# calls that fail
 
 
 @every_operation
@@ -317,7 +317,7 @@ async def test_the_host_s_limit_cancels_the_method():
     async with hosting(connector(get=waiting.method()), limits=limits) as service:
         error = await failure(service, "get")
     assert error.status is Status.DEADLINE_EXCEEDED
-    # a machine that is very slow may not have begun by then
+    # on a very slow machine it may not have begun
     assert waiting.events in (["begun", "cancelled"], [])
 
 

@@ -1,4 +1,4 @@
-"""The loops that hosted code runs on: which call goes where, how calls end, and what is left."""
+"""The loops of hosted code: where calls run, how they end, and what is left."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from anyio import to_thread
 from structlog.testing import capture_logs
 
 from connectrio.flyte import _calls
-from connectrio.flyte._loop_pool import LoopPool
-from connectrio.flyte._pools import LoopPools
+from connectrio.flyte._loop_pool import LoopPool, LoopPools
 
-# seconds; what must come about may take so long on a machine that is busy with other things
+# seconds; only ends a test that fails
 PATIENCE = 30.0
 LIMIT = 3
 SHORT = 0.03
@@ -28,7 +27,7 @@ SHORT = 0.03
 
 @asynccontextmanager
 async def a_pool(limit=LIMIT, bound_state=lambda: None):
-    """An open pool of its own, so patient that a loop is not taken for blocked because the machine is busy."""
+    """Yield an open pool, with so much patience that a busy machine does not look like a blocked loop."""
     pools = LoopPools()
     connector = object()
     with anyio.fail_after(PATIENCE):
@@ -45,14 +44,14 @@ async def eventually(condition):
 
 
 class Gate:
-    """Blocks the threads that come through until it is opened."""
+    """Blocks threads until it is opened."""
 
     def __init__(self):
         self.inside = []
         self._opened = threading.Event()
 
     async def block(self):
-        """A hosted coroutine whose one step takes long; what it ran on."""
+        """A hosted coroutine with one long step. Return the loop it ran on."""
         loop = asyncio.get_running_loop()
         self.inside.append(loop)
         self._opened.wait(PATIENCE)
@@ -64,7 +63,7 @@ class Gate:
 
 @asynccontextmanager
 async def blocked(pool, calls):
-    """So many calls on the pool that block, and the loops they ran on, once they have ended."""
+    """Run blocking calls on the pool during the block. Yield their gate and the loops they run on."""
     gate, loops = Gate(), []
 
     async def call():
@@ -80,7 +79,7 @@ async def blocked(pool, calls):
 
 
 async def home_blocks(pool, calls):
-    """Wait until the home loop is blocked. From then on the pool has no patience."""
+    """Wait until the home loop is blocked, then make the pool's patience short."""
     await eventually(lambda: calls.gate.inside and pool._home.position().startswith("wait in "))
     pool._patience = SHORT
 
@@ -145,7 +144,7 @@ async def test_calls_that_wait_for_a_blocked_loop_go_to_others():
 
 
 async def test_the_loop_that_blocks_is_not_waited_for():
-    """One call blocks; all others, one after the other, do not."""
+    """One call blocks; the others run one after the other and do not."""
     async with a_pool() as pool, blocked(pool, 1) as calls:
         await home_blocks(pool, calls)
         for _ in range(5):
@@ -181,7 +180,7 @@ async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that(
                     await pool.run(lambda: use(lock), name="use")
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(home_of, pool)
-                    await anyio.sleep(0.1)  # a while in which it could go elsewhere
+                    await anyio.sleep(0.1)  # time in which it could go elsewhere
                     assert pool._pending
                     calls.gate.open()
         assert [line["log_level"] for line in logs] == ["warning"]
@@ -189,7 +188,7 @@ async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that(
 
 
 async def make_a_contended_lock():
-    """A lock that has noted its loop, as it does when somebody has to wait for it, and that somebody still holds."""
+    """Return a held lock that is bound to its loop, as after a wait."""
     lock = asyncio.Lock()
     await lock.acquire()
     waiting = asyncio.ensure_future(lock.acquire())
@@ -230,7 +229,7 @@ async def test_hosted_code_finds_itself_on_asyncio():
 
 
 class Cancelled:
-    """A hosted coroutine that waits, and what became of it."""
+    """A hosted coroutine that waits, and records how it ended."""
 
     def __init__(self, then=None):
         self.events = []
@@ -294,7 +293,7 @@ async def test_a_call_that_was_not_begun_never_is():
 
 
 async def test_a_call_that_is_cancelled_on_its_way_to_a_loop_never_runs():
-    """It has been taken, but does not know its loop yet."""
+    """A loop has taken the call, but the call does not know the loop yet."""
     function = Cancelled()
     async with a_pool() as pool:
         begin, reached = _calls.Call.begin, threading.Event()
@@ -338,7 +337,7 @@ async def test_cancelled_errors_of_the_coroutines_own_are_errors():
             await pool.run(fail, name="fail")
 
 
-# hosted code that goes wrong
+# faults of hosted code
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("boom"), GeneratorExit()], ids=repr)
@@ -373,7 +372,7 @@ async def test_a_task_of_hosted_code_does_not_end_the_loop():
 
 
 async def items_of(pool, function, take=100):
-    """The first items of what `function` emits."""
+    """Return the first items that `function` emits."""
     call = pool.start(function, name="stream")
     taken = []
     try:
@@ -466,7 +465,7 @@ async def test_tasks_that_calls_have_left_are_cancelled_at_the_end():
 
 async def test_a_thread_that_does_not_end_is_reported_and_left_alone(monkeypatch):
     monkeypatch.setattr(_calls, "_CANCEL_TIMEOUT", 0.05)
-    monkeypatch.setattr("connectrio.flyte._pools._CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("connectrio.flyte._loop_pool._CLOSE_TIMEOUT", 0.05)
     gate = Gate()
     with capture_logs() as logs:
         async with a_pool() as pool, anyio.create_task_group() as tasks:

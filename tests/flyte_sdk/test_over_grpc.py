@@ -1,4 +1,4 @@
-"""Hosted connectors in a host of their own, through real calls: the probes, written for flyte-sdk."""
+"""Hosted connectors in a process of their own, through real calls: the probes for flyte-sdk."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CANCELLABLE = ["get", "delete", "get_metrics", "get_logs"]
 ENV = {"CONNECTOR_API": "flyte.connectors"}
 IMPATIENT = Path(__file__).parent / "connectors" / "impatient.py"
 
-# seconds; flyte-sdk takes some to import, and many where all cores are busy
+# seconds; flyte-sdk takes long to import on a busy machine
 PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def host(request):
-    """A host of the probes for flyte-sdk; it must end in good order after everything that was done to it."""
+    """A host of the probes for flyte-sdk. After all tests, it must still shut down without an error."""
     with HostProgram(request.param, env=ENV) as program:
         yield program.ready(PATIENCE)
         program.send(signal.SIGTERM)
@@ -57,7 +57,7 @@ def test_a_deadline_cancels_the_coroutine(host, client, operation):
     name = f"too late {operation}"
     meta = order("sleep", PATIENCE, id=name)
     assert failure(lambda: client.call(operation, meta=meta, deadline=0.5)) is grpc.StatusCode.DEADLINE_EXCEEDED
-    # a machine that is very slow may not have begun by then
+    # on a very slow machine it may not have begun
     eventually(lambda: len(host.events("started", id=name)) == len(host.events("ended", id=name, outcome="cancelled")))
 
 

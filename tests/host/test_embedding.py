@@ -58,7 +58,7 @@ async def test_two_hosts_in_one_process():
         async with anyio.create_task_group() as tasks:
             addresses = [await tasks.start(service.serve) for service in services]
             assert [await ask(each) for each in addresses] == [("first", ["first"]), ("second", ["second"])]
-            # one ends, and the other does not mind
+            # one host ends, and the other goes on
             await services[0].shutdown()
             assert await ask(addresses[1]) == ("second", ["second"])
             assert [counted(service) for service in services] == [1, 2]
@@ -67,7 +67,7 @@ async def test_two_hosts_in_one_process():
 
 
 async def ask(addresses):
-    """What the connector says, and the names of all that there are."""
+    """Return the connector's answer, and the names of all connectors."""
     async with Channel(addresses.target) as channel:
         request = GetTaskRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))
         answer = await AsyncConnectorServiceStub(channel).get_task(request)

@@ -22,9 +22,9 @@ from connectrio.host.exporter import serve_exporter
 from connectrio.host.exporter._http import make_app
 from connectrio.service import Metrics
 
-# seconds; nothing here takes long, but machines may be slow
+# seconds; only ends a test that fails
 PATIENCE = 30.0
-# for what must not be waited for
+# for time-outs that must not expire
 HOUR = 3600.0
 
 
@@ -42,7 +42,7 @@ class View:
         return self.metrics.registry
 
     async def refresh(self):
-        """Always up to date."""
+        """Do nothing."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Answer:
 
 @asynccontextmanager
 async def exporter(view: View):
-    """A running exporter: its address."""
+    """Yield the address of a running exporter."""
     async with anyio.create_task_group() as tasks:
         sockets = [socket.create_server(("127.0.0.1", 0))]
         [address] = await tasks.start(serve_exporter, sockets, view)
@@ -154,7 +154,7 @@ async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
         stream = await anyio.connect_tcp(*address)
         if sent:
             await stream.send(sent)
-        # the connection has been accepted when a later one has been served
+        # the first connection has been accepted when a later one has been served
         await get(address, "/readyz")
     async with stream:
         received = b"".join([chunk async for chunk in stream])
@@ -235,7 +235,7 @@ def test_importing_connectrio_imports_no_exporter():
 
 
 async def test_the_first_request_waits_for_the_web_server_to_load(monkeypatch):
-    """Calls do not: it loads in a thread."""
+    """It loads in a thread."""
     loading, may_load = threading.Event(), threading.Event()
 
     def slowly(name):

@@ -1,7 +1,8 @@
-"""The host's life cycle, inside a program of one's own."""
+"""The host's life cycle inside a program."""
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import asynccontextmanager, suppress
 
@@ -11,7 +12,7 @@ from grpclib import GRPCError
 from grpclib.const import Status
 from structlog.testing import capture_logs
 
-import connectrio.host.host
+import connectrio.host.ports
 from connectrio import Phase, Registry, Resource
 from connectrio.connector.hosting import process_count, worker_limit
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
@@ -31,14 +32,14 @@ def make_host(*connectors, one_of=None, listeners=None, **settings):
     registry = Registry()
     for each in connectors:
         registry.register(each)
-    # its watchdog reports no machine that stalls
+    # no test fails because the watchdog sees a slow machine
     local = {"host": "127.0.0.1", "port": 0, "prometheus_port": 0, "watchdog": HOUR}
     return Host(HostSettings(**{**local, **settings}), registry=registry, one_of=one_of, listeners=listeners)
 
 
 @asynccontextmanager
 async def serving(host):
-    """The host's addresses, while it serves; it is shut down at the end."""
+    """Yield the addresses of a host that serves; shut it down at the end."""
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             yield await tasks.start(host.serve)
@@ -60,7 +61,7 @@ async def status_of(addresses, task_type="tiny"):
 
 
 class Held:
-    """A `get` that waits until it is let go."""
+    """A `get` that waits for `let_go`."""
 
     def __init__(self):
         self.called = anyio.Event()
@@ -170,7 +171,7 @@ async def test_the_timeout_ends_it():
 
 @asynccontextmanager
 async def draining(host, held):
-    """The addresses of a host that was told to end while a call is held, and a watch that was told as well."""
+    """Yield the addresses of a host that drains while a call is held, and a health watch that has reported it."""
     async with anyio.create_task_group() as tasks:
         addresses = await tasks.start(host.serve)
         async with Channel(addresses.target) as channel:
@@ -204,7 +205,7 @@ async def test_it_accepts_nothing_after_the_drain_delay():
         assert not held.ended
 
 
-# what keeps it from starting
+# errors at the start
 
 
 @pytest.mark.parametrize(
@@ -222,21 +223,22 @@ async def test_a_taken_port(setting, flag, purpose):
     )
 
 
-async def test_an_address_that_is_not_here():
-    with pytest.raises(HostError, match=r"^cannot listen on 192\.0\.2\.1:0 for gRPC: "):
-        await make_host(connector(), host="192.0.2.1").serve()
+@pytest.mark.parametrize(("host", "where"), [("192.0.2.1", "192.0.2.1:0"), ("2001:db8::1", "[2001:db8::1]:0")])
+async def test_an_address_that_is_not_here(host, where):
+    with pytest.raises(HostError, match=rf"^cannot listen on {re.escape(where)} for gRPC: "):
+        await make_host(connector(), host=host).serve()
 
 
 async def test_no_port_is_left_bound_when_the_other_one_is_taken(monkeypatch):
     bound = []
-    bind = connectrio.host.host.bind_tcp
+    bind = connectrio.host.ports.bind_tcp
 
     async def spy(*args, **kwargs):
         found = await bind(*args, **kwargs)
         bound.extend(found)
         return found
 
-    monkeypatch.setattr(connectrio.host.host, "bind_tcp", spy)
+    monkeypatch.setattr(connectrio.host.ports, "bind_tcp", spy)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError):
         await make_host(connector(), prometheus_port=taken.getsockname()[1]).serve()
     assert [each.fileno() for each in bound] == [-1]
@@ -251,7 +253,7 @@ async def test_a_bad_module():
 
 
 class Lifespan:
-    """A lifespan that notes what happens to it."""
+    """A lifespan that records its events."""
 
     def __init__(self, *, opening=None, later=None, closing=None):
         self.events = []

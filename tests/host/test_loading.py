@@ -1,4 +1,4 @@
-"""Finding connectors: entry points, modules, files."""
+"""Loading of connectors from entry points, modules and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ConnectorRegistry.register(connector(task_type_name={name!r}))
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch, tmp_path):
-    """What a test imports is forgotten again; the working directory is the test's own."""
+    """Remove the modules that a test imports, and give it its own working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     before = set(sys.modules)
@@ -57,7 +57,7 @@ def test_modules_in_the_working_directory():
 
 
 def test_the_working_directory_comes_last():
-    """A file there must not take the place of an installed package."""
+    """A file there must not replace an installed package."""
     load_modules(Registry(), [])
     load_modules(Registry(), [])
     assert sys.path[-1] == str(Path.cwd())
@@ -81,7 +81,7 @@ def test_a_file_is_loaded_once():
 
 
 def test_dataclasses_with_postponed_annotations_in_a_file():
-    """They look their module up while it is being loaded."""
+    """Dataclasses look up their module while it is loading."""
     path = write(
         "annotated.py",
         "from __future__ import annotations\n"
@@ -164,7 +164,7 @@ def test_what_two_modules_both_serve():
 
 @pytest.fixture
 def install(monkeypatch, tmp_path):
-    """Makes a distribution with these entry points, and hides those that are installed here."""
+    """Make a distribution with these entry points, and hide the installed ones."""
     found = connectrio.host.loading.entry_points
 
     def only_ours(**selection):

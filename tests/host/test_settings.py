@@ -1,4 +1,4 @@
-"""What a host may be set to."""
+"""The settings of a host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that a request only names, and pickles, through a whole host with the settings for them."""
+"""Stored inputs and pickles, through a whole host with the settings for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 30.0
 
 @asynccontextmanager
 async def creating(**settings):
-    """A function that sends a CreateTask with the input `x`, and what its connector gets."""
+    """Yield a function that sends a CreateTask with the input `x`, and the list of what the connector gets."""
     came = []
 
     async def create(_, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):

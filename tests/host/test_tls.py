@@ -1,4 +1,4 @@
-"""A host with TLS, and on a Unix socket: its settings, its errors, its end."""
+"""A host with TLS and a Unix socket: settings, errors, shutdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCAL = {"host": "127.0.0.1", "port": 0, "prometheus_port": 0}
 
 @asynccontextmanager
 async def hosting(**settings):
-    """The host's addresses, while it serves."""
+    """Yield the addresses of a host that serves."""
     host = Host(HostSettings(**LOCAL, **settings), registry=Registry())
     with anyio.fail_after(PATIENCE), capture_logs():
         async with anyio.create_task_group() as tasks:
@@ -43,7 +43,7 @@ async def health(target: str, tls: ChannelTLS | None) -> ServingStatus:
 
 
 async def refusal(**settings) -> str:
-    """Why a host does not start."""
+    """Return the error of a host that does not start."""
     with pytest.raises(HostError) as raised:
         await Host(HostSettings(**LOCAL, **settings), registry=Registry()).serve()
     return str(raised.value)
@@ -99,7 +99,7 @@ async def test_why_a_host_does_not_start(pki: Pki):
 
 
 async def test_nothing_is_left_of_a_host_that_does_not_start(pki: Pki):
-    """The Unix socket is there before connectors begin."""
+    """The Unix socket exists before lifespans open."""
     path = pki.directory / "grpc.sock"
     registry = Registry()
     host = Host(HostSettings(**LOCAL, unix_socket=path), registry=registry)
@@ -140,7 +140,7 @@ async def test_the_command_takes_all_of_this(pki: Pki, anyio_backend):
     ]
     environment = {"CONNECTRIO_TLS_KEY": str(pki.server.key), "CONNECTRIO_UNIX_SOCKET_MODE": "660"}
     command = [sys.executable, "-m", "connectrio", "serve", *flags]
-    with anyio.fail_after(4 * PATIENCE):  # a process of its own, on a busy machine
+    with anyio.fail_after(4 * PATIENCE):  # another process, on a busy machine
         async with await anyio.open_process(command, env={**os.environ, **environment}) as host:
             printed = ""
             async for text in TextReceiveStream(host.stdout):

@@ -1,4 +1,4 @@
-"""Whose code it is that blocks."""
+"""The watchdog: which code blocks, and the answers to probes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Here(AsyncConnector):
 
 @pytest.fixture
 def away(tmp_path):
-    """A connector in a file of its own."""
+    """A connector in a file."""
     path = tmp_path / "away.py"
     path.write_text(MODULE)
     spec = importlib.util.spec_from_file_location("away", path)
@@ -96,7 +96,7 @@ def test_a_connector_without_a_file():
 
 
 async def test_nothing_is_concluded_from_a_process_that_stood_still():
-    """Neither the event loop nor the watchdog's own thread had a turn."""
+    """Neither the event loop nor the watchdog's thread could run."""
     metrics = Metrics()
     watchdog = Watchdog(0.2, metrics=metrics, registry=registry(Here()))
     watchdog._loop_thread = threading.get_ident()
@@ -110,7 +110,7 @@ async def test_nothing_is_concluded_from_a_process_that_stood_still():
 
 
 async def test_it_stops_with_its_task():
-    others = threading.enumerate()  # those of other tests, which may not have ended yet
+    others = threading.enumerate()  # threads of other tests, which may still run
     [listener] = sockets = [socket.create_server(("127.0.0.1", 0))]
     watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=sockets)
     async with anyio.create_task_group() as tasks:
@@ -124,7 +124,7 @@ async def test_it_stops_with_its_task():
 
 
 def test_probers_that_say_nothing_or_leave():
-    """Each gets its answer, or half a second."""
+    """Each prober gets an answer, or is dropped after half a second."""
     listener = socket.create_server(("127.0.0.1", 0))
     watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=[listener])
     from connectrio.host.watchdog import _Block
@@ -136,7 +136,7 @@ def test_probers_that_say_nothing_or_leave():
             pass  # gone
     silent = socket.create_connection(address)
     prober = http.client.HTTPConnection(*address)
-    prober.request("GET", "/readyz")  # is sent before anybody accepts, so that no half a second can be too short for it
+    prober.request("GET", "/readyz")  # sent before the accept, so that the half second cannot be too short
 
     while not select.select([prober.sock], [], [], 0)[0]:
         watchdog._wait([listener])

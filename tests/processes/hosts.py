@@ -1,4 +1,4 @@
-"""Hosts of several processes, serving the end-to-end tests' probes."""
+"""Hosts of several processes that serve the probes of the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from e2e.client import Client, fetch, order
 from e2e.programs import CONNECTORS, HERE, Program, eventually
 
 ANNOUNCED = re.compile(r"gRPC +(\S+)\n +metrics +(\S+)/metrics\n(?s:.*)In production")
-# seconds; three interpreters start one after the other on a machine that is busy with other things
+# seconds; three interpreters start one after the other, perhaps on a busy machine
 LONG = 120.0
 PROBES = str(CONNECTORS / "probes.py")
 
@@ -36,12 +36,12 @@ class Processes(Program):
         )  # fmt: skip
 
     def ready(self):
-        """This, once it serves."""
+        """Wait until it serves. Return this object."""
         self.target, self.url = self.wait_for_output(ANNOUNCED, patience=LONG).groups()
         return self
 
     def report(self):
-        """What /readyz says: the status, and the rest."""
+        """Return the status and the JSON of /readyz."""
         status, text = fetch(f"{self.url}/readyz")
         return status, json.loads(text)
 
@@ -52,7 +52,7 @@ class Processes(Program):
 
     @property
     def states(self):
-        """Of /readyz the status, and how each process is."""
+        """The status of /readyz, and the state of each process."""
         status, report = self.report()
         return status, sorted(process["state"] for process in report["processes"])
 
@@ -62,13 +62,13 @@ class Processes(Program):
         return all(process["state"] == "serving" for process in self.report()[1]["processes"])
 
     def metric(self, name):
-        """The value of a sample, named as the text format does; 0 where there is none."""
+        """Return the value of a sample, by its name in the text format; 0 if there is none."""
         _, text = fetch(f"{self.url}/metrics")
         found = [line.rpartition(" ")[2] for line in text.splitlines() if line.rpartition(" ")[0] == name]
         return float(found[0]) if found else 0.0
 
     def clients_of_all(self, stack: ExitStack, number=2):
-        """Connections to so many processes, by process id. It takes `calls` calls."""
+        """Return clients of that many processes, by process id. `self.calls` counts the calls it takes."""
         found = {}
 
         def connect():
@@ -82,12 +82,12 @@ class Processes(Program):
 
 
 def pid_behind(client):
-    """The process that a connection leads to."""
+    """Return the id of the process at the other end of a connection."""
     return client.echo(meta=order("pid"))
 
 
 def is_alive(pid):
-    """Whether there is such a process, and it has not ended."""
+    """Return whether the process exists and has not ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

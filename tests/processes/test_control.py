@@ -1,4 +1,4 @@
-"""What the supervisor and its processes say to each other, and when a process is started again."""
+"""The messages between the supervisor and its processes, and the delays before restarts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), l
 HTTP = [("127.0.0.1", 9090)]
 FAMILY = Family("calls", "Calls", "counter", "", [("calls_total", {"kind": "get"}, math.inf)])
 MESSAGES = [
-    Order(1, 2, SETTINGS, "trio", "info", "json", HTTP),
+    Order(1, Task(SETTINGS, 2, "trio", "info", "json"), HTTP),
     Request("report"),
     Serving(HTTP),
     Failed("no such module: ∅"),

@@ -1,4 +1,4 @@
-"""The metrics of several processes as those of one."""
+"""The merged metrics of several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from connectrio.processes.exposition import Merged, snapshot
 
 
 class Source:
-    """A process's metrics."""
+    """Return the metrics of a process."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
@@ -25,7 +25,7 @@ class Source:
 
 
 def samples(merged):
-    """What a scraper reads."""
+    """Return the text that a scraper reads."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(merged)
     text = generate_latest(registry).decode()

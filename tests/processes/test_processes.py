@@ -36,7 +36,7 @@ def test_a_life(backend):
         assert host.wait_for_log("a process ended; it is started again")["reason"] == "signal SIGKILL"
         assert pid_behind(clients[other]) == other
         assert host.metric("connectrio_process_restarts_total") == 1
-        # what the one that was killed had counted is not lost
+        # the counts of the killed process are not lost
         eventually(lambda: host.metric(SUCCESSES) == host.calls + 1, LONG)
         clients = host.clients_of_all(stack)
         assert sorted(clients) == sorted(host.pids)

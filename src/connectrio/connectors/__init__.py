@@ -1,5 +1,5 @@
-"""Connectors that come with connectrio.
+"""The connectors of connectrio.
 
-Each is an optional extra, written against the connector API alone, and imported only when a host loads it: by its
-entry point in the group `flyte.connectors`, or by `--modules`.
+Each is an optional extra that uses the connector API alone. A host imports it by its entry point in the group
+`flyte.connectors`, or by `--modules`.
 """

@@ -1,8 +1,8 @@
-"""One coroutine of hosted code, awaited by the host on another event loop, in another thread."""
+"""Calls of hosted code: a coroutine on a hosted loop, awaited by the host in another thread and event loop."""
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - hosted code is asyncio's; the host that waits for it is anyio's
+import asyncio  # noqa: TID251 - hosted code needs asyncio; the host that waits for it uses anyio
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -10,46 +10,54 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
+from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
 
-if TYPE_CHECKING:
-    from connectrio.flyte._loop_pool import LoopPool, LoopThread
-
-__all__ = ["PATIENCE", "Call", "Emit", "resolve"]
+__all__ = ["PATIENCE", "Call", "Emit"]
 
 logger = get_logger("connectrio.flyte")
 
 T = TypeVar("T")
 
 Emit = Callable[[Any], Coroutine[Any, Any, None]]
-"""Hands an item over, and waits until somebody comes back for the next one."""
+"""Passes an item to the host, and waits until the host asks for the next one."""
 
 PATIENCE = 0.03
-"""Seconds that one step may keep the home loop before calls that wait for it go elsewhere. A step that only computes
-takes a few milliseconds; ten times that is still far below what a call to another system takes."""
+"""Seconds for which one step may block the home loop before waiting calls go to other loops. A step that only computes
+takes a few milliseconds; ten times that is still far less than a call to another system."""
 
-# seconds; a call's slot is held until the hosted coroutine has ended, but not for longer than this
+# seconds; a cancelled call keeps its place until the hosted coroutine has ended, but not for longer than this
 _CANCEL_TIMEOUT = 2.0
-# what asyncio, async_lru and others say of an object that is used on another loop than its own
+# the errors of asyncio, async_lru and others for an object that is used on a loop other than its own
 _WRONG_LOOP = re.compile(r"(different|another|other|across)( event)? loops?\b|bound to a different")
+
+
+class Pool(Protocol):
+    """The part of `LoopPool` that a call uses."""
+
+    def withdraw(self, call: Call[Any]) -> bool: ...
+
+    def relieve_home(self) -> None: ...
+
+    def loop_mattered(self, error: BaseException) -> None: ...
 
 
 class Call(Generic[T]):
     """One coroutine of hosted code.
 
-    Made in a task of the host, which alone uses what has no leading underscore but `begin` and `refuse`: these are the
-    pool's.
+    It is created in a task of the host. That task alone uses the public methods, except `begin` and `refuse`, which are
+    for the pool.
 
-    :param function: makes the coroutine; what it emits, `items` yields
-    :param name: what runs, for the log
+    :param function: makes the coroutine; `items` yields what it emits
+    :param name: the name of the method, for the log
     """
 
-    def __init__(self, function: Callable[[Emit], Coroutine[Any, Any, T]], name: str, pool: LoopPool) -> None:
+    def __init__(self, function: Callable[[Emit], Coroutine[Any, Any, T]], name: str, pool: Pool) -> None:
         self._function = function
         self._name = name
         self._pool = pool
@@ -68,12 +76,12 @@ class Call(Generic[T]):
     # the host's part
 
     async def wait(self) -> None:
-        """Wait for the coroutine's end."""
+        """Wait until the coroutine has ended."""
         while not self._ended:
             await self._wait_for_change()
 
     def result(self) -> T:
-        """What the coroutine returned, or raised, once it has ended."""
+        """Return what the coroutine has returned, or raise its error. It must have ended."""
         if self._error is not None:
             try:
                 raise self._error
@@ -82,24 +90,25 @@ class Call(Generic[T]):
         return self._value
 
     async def items(self) -> AsyncGenerator[Any, None]:
-        """What the coroutine emits, until it ends.
+        """Yield what the coroutine emits, until it ends.
 
-        :raises BaseException: whatever it raises
+        :raises BaseException: the error of the coroutine
         """
         while True:
             while self._items:
                 item, taken = self._items.popleft()
                 yield item
-                self._release(taken)
+                if self._thread is not None:
+                    self._thread.call_soon(partial(resolve, taken))
             if self._ended:
                 break
             await self._wait_for_change()
         self.result()
 
     async def cancel(self) -> None:
-        """Cancel the coroutine and wait for its end, within bounds.
+        """Cancel the coroutine and wait until it has ended, for two seconds at most.
 
-        :raises BaseException: what it made of that, unless it let itself be cancelled
+        :raises BaseException: the error of the coroutine, unless that is the cancellation
         """
         if self._ended or self._pool.withdraw(self):
             return
@@ -109,7 +118,11 @@ class Call(Generic[T]):
         with anyio.move_on_after(_CANCEL_TIMEOUT, shield=True) as scope:
             await self.wait()
         if scope.cancelled_caught:
-            self._report_stuck()
+            logger.warning(
+                "a hosted call was cancelled and goes on",
+                ran=self._name,
+                position=self._thread.position() if self._thread is not None else "",
+            )
         elif self._error is not None and not isinstance(self._error, asyncio.CancelledError):
             self.result()
 
@@ -120,17 +133,6 @@ class Call(Generic[T]):
             self._pool.relieve_home()
         await self._changed.wait()
         self._changed = anyio.Event()
-
-    def _release(self, taken: asyncio.Future[None]) -> None:
-        if self._thread is not None:
-            self._thread.call_soon(partial(resolve, taken))
-
-    def _report_stuck(self) -> None:
-        logger.warning(
-            "a hosted call was cancelled and goes on",
-            ran=self._name,
-            position=self._thread.position() if self._thread is not None else "",
-        )
 
     def _end(self) -> None:
         self._ended = True
@@ -143,18 +145,18 @@ class Call(Generic[T]):
     # the hosted loop's part
 
     def begin(self, thread: LoopThread, then: Callable[[], None] | None = None) -> None:
-        """Run the coroutine on this loop, whose thread this must be called in.
+        """Run the coroutine on the loop of `thread`. Must be called in that thread.
 
-        :param then: called once it has ended; given for calls that are not on the home loop
+        :param then: called when the coroutine has ended; only for calls that are not on the home loop
         """
         self._thread = thread
         self._task = thread.loop.create_task(self._run(), name=self._name, context=self._context)
         self._task.add_done_callback(partial(self._finish, then))
-        if self._is_cancelled:  # while it was on its way to this loop
+        if self._is_cancelled:  # before it reached this loop
             self._task.cancel()
 
     def refuse(self, reason: str) -> None:
-        """End the call, which has not been begun. In any thread."""
+        """End a call that has not begun. May be called in any thread."""
         self._error = RuntimeError(reason)
         with suppress(RuntimeError):  # as in _finish
             self._wake(self._end)
@@ -177,7 +179,7 @@ class Call(Generic[T]):
             if isinstance(self._error, RuntimeError) and _WRONG_LOOP.search(str(self._error)):
                 self._pool.loop_mattered(self._error)
             then()
-        with suppress(RuntimeError):  # the host's loop has closed, and whoever waited is gone with it
+        with suppress(RuntimeError):  # the host's loop has closed, and nothing waits any more
             self._wake(self._end)
 
     def _cancel_task(self) -> None:
@@ -185,16 +187,10 @@ class Call(Generic[T]):
             self._task.cancel()
 
 
-def resolve(future: asyncio.Future[None]) -> None:
-    """Let whoever awaits `future` go on, unless it has been cancelled or resolved already."""
-    if not future.done():
-        future.set_result(None)
-
-
 def _waker(token: EventLoopToken) -> Callable[[Callable[[], object]], object]:
-    """What calls a function on the host's loop, from any thread and without waiting for it.
+    """Return a function that schedules another one on the host's loop, from any thread, without waiting for it.
 
-    `anyio.from_thread` waits, and so a host that is busy for a moment would hold up the hosted loop.
+    `anyio.from_thread` waits, so a busy host would block the hosted loop.
     """
     native: Any = token.native_token
     wake: Callable[[Callable[[], object]], object] = (
@@ -204,7 +200,7 @@ def _waker(token: EventLoopToken) -> Callable[[Callable[[], object]], object]:
 
 
 def _for_asyncio(context: Context) -> Context:
-    """`context`, which says that the library is asyncio: a host on trio has set it to trio, for all that it calls."""
-    with suppress(ModuleNotFoundError):  # trio brings it; without it nobody asks
+    """Set sniffio's library to asyncio in `context`, where a host on trio has set it to trio. Return `context`."""
+    with suppress(ModuleNotFoundError):  # trio depends on sniffio; without sniffio nothing reads it
         context.run(import_module("sniffio").current_async_library_cvar.set, "asyncio")
     return context

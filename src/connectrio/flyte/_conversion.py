@@ -1,8 +1,8 @@
-"""What flyte-sdk's own service does around a connector's method: messages of ours in, messages of ours out.
+"""Call a connector's methods as flyte-sdk's own service does, with connectrio's messages as arguments and results.
 
-Runs on a hosted loop, the conversion between our messages and protobuf's included, which takes long for large ones. The
-order and the names of the arguments are flyte-sdk's (`flyte/connectors/_server.py`), and so are the functions that
-convert inputs and outputs: connectors get what they got there.
+All of this runs on a hosted loop, also the conversion between betterproto2's and protobuf's messages, which takes long
+for large ones. The order and the names of the arguments are those of flyte-sdk (`flyte/connectors/_server.py`), and
+flyte-sdk's functions convert inputs and outputs, so connectors get the same values as there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def create(
     metadata: idl.TaskExecutionMetadata,
     connection: Connection,
 ) -> bytes:
-    """Start a job; the encoded resource meta.
+    """Start a job. Return its encoded resource meta.
 
     :param inputs: the request's message, or Python values
     """
@@ -57,7 +57,7 @@ async def create(
 
 
 async def get(connector: Connector, meta: bytes, connection: Connection) -> idl.Resource:
-    """The state of a job."""
+    """Return the state of a job."""
     resource = await connector.get(resource_meta=_decoded(connector, meta), **connection)
     message: idl.Resource = decode((await get_resource_proto(resource)).SerializeToString(), idl.Resource)
     return message
@@ -69,7 +69,7 @@ async def delete(connector: Connector, meta: bytes, connection: Connection) -> N
 
 
 async def get_metrics(connector: Connector, meta: bytes) -> idl.GetTaskMetricsResponse:
-    """The metrics of a job."""
+    """Return the metrics of a job."""
     response = await connector.get_metrics(resource_meta=_decoded(connector, meta))
     data = _serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
     message: idl.GetTaskMetricsResponse = decode(data, idl.GetTaskMetricsResponse)
@@ -77,7 +77,7 @@ async def get_metrics(connector: Connector, meta: bytes) -> idl.GetTaskMetricsRe
 
 
 async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenerator[idl.GetTaskLogsResponse, None]:
-    """The log lines of a job."""
+    """Yield the log lines of a job."""
     label = f"{type(connector).__qualname__}.get_logs"
     result: Any = connector.get_logs(resource_meta=_decoded(connector, meta), token=token)
     if not inspect.isasyncgen(result):
@@ -91,7 +91,7 @@ async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenera
 
 
 async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any]:
-    """:raises InvalidRequestError: flyte-sdk's type engine does not take them"""
+    """:raises InvalidRequestError: flyte-sdk's type engine cannot convert them"""
     try:
         types: Any = {
             variable.key: (TypeEngine.guess_python_type(variable.value.type), inspect.Parameter.empty)
@@ -104,7 +104,7 @@ async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any
 
 
 def _decoded(connector: Connector, meta: bytes) -> Any:
-    """:raises InvalidRequestError: this connector has not made it"""
+    """:raises InvalidRequestError: `meta` is not from this connector"""
     try:
         return connector.metadata_type.decode(meta)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Connectors for flyte-sdk, as connectors of ours."""
+"""Connectors for flyte-sdk as connectors of connectrio."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any, Self
 
 from flyte.connectors import AsyncConnector as FlyteConnector
+from flyte.connectors import ConnectorRegistry as FlyteRegistry
 
 from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
 from connectrio.connector.hosting import worker_limit
+from connectrio.connector.registry import Registry
 from connectrio.flyte import _conversion as conversion
 from connectrio.flyte._calls import Emit
-from connectrio.flyte._pools import LoopPools
+from connectrio.flyte._loop_pool import LoopPools
 from connectrio.flyte.affinity import root_package
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
@@ -24,7 +26,7 @@ from connectrio.idl.flyteidl2.connector import (
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs
 
-__all__ = ["HostedConnector", "HostedMeta"]
+__all__ = ["HostedConnector", "HostedMeta", "adopt"]
 
 _POOLS = LoopPools()
 
@@ -36,22 +38,23 @@ class HostedMeta(ResourceMeta):
     data: bytes
 
     def encode(self) -> bytes:
-        """What the hosted connector's own resource meta is encoded to."""
+        """Return the encoded resource meta of the hosted connector."""
         return self.data
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Anything: the hosted connector decodes it, where its code runs."""
+        """Return the meta without a check: the hosted connector decodes it on its own loop."""
         return cls(data)
 
 
 class HostedConnector(AsyncConnector[HostedMeta]):
-    """A connector for flyte-sdk, unmodified.
+    """Hosts an unmodified connector for flyte-sdk.
 
-    Its methods get what flyte-sdk's own service gives them: `flyteidl2`'s messages, and inputs that flyte-sdk's type
-    engine has converted. They run on asyncio loops of its package's own (see `_loop_pool.py`), whatever the host runs on.
+    Its methods get the same arguments as from flyte-sdk's own service: `flyteidl2`'s messages, and inputs converted by
+    flyte-sdk's type engine. They run on asyncio loops of the connector's package (see `_loop_pool.py`), whatever
+    the host runs on.
 
-    :param connector: what to host
+    :param connector: the connector to host
     """
 
     metadata_type = HostedMeta
@@ -59,14 +62,14 @@ class HostedConnector(AsyncConnector[HostedMeta]):
 
     def __init__(self, connector: FlyteConnector[Any]) -> None:
         self.connector = connector
-        self.name = connector.name  # type: ignore[misc]  # class variables, but of a class that hosts many
+        self.name = connector.name  # type: ignore[misc]  # class variables of the base; here each object has its own
         self.task_type_name = connector.task_type_name  # type: ignore[misc]  # as above
         self.task_type_version = connector.task_type_version  # type: ignore[misc]  # as above
         self._package = root_package(type(connector).__module__)
 
     @classmethod
     def of(cls, connector: FlyteConnector[Any]) -> HostedConnector:
-        """`connector`, hosted by a class of its own, so that logs and errors have the name of the connector's."""
+        """Host `connector` with a class of its own, so that logs and errors have the name of the connector's class."""
         own = type(connector)
         hosting: type[HostedConnector] = type(
             own.__name__, (cls,), {"__module__": own.__module__, "__qualname__": own.__qualname__}
@@ -97,7 +100,7 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         return HostedMeta(data)
 
     async def get(self, resource_meta: HostedMeta, **kwargs: Any) -> Resource:
-        """Report the state of the job; its outputs are what flyte-sdk's type engine makes of them."""
+        """Return the state of the job; its outputs are converted by flyte-sdk's type engine."""
         message = await self._run("get", conversion.get, resource_meta.data, kwargs)
         return Resource(
             phase=message.phase,
@@ -112,7 +115,7 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         await self._run("delete", conversion.delete, resource_meta.data, kwargs)
 
     async def get_metrics(self, resource_meta: HostedMeta, **kwargs: Any) -> GetTaskMetricsResponse:  # noqa: ARG002
-        """Report the job's metrics. flyte-sdk's service passes nothing else, and so neither do we."""
+        """Return the job's metrics. Like flyte-sdk's service, pass only the resource meta."""
         response: GetTaskMetricsResponse = await self._run("get_metrics", conversion.get_metrics, resource_meta.data)
         return response
 
@@ -122,7 +125,7 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         token: str = "",
         **kwargs: Any,  # noqa: ARG002 - flyte-sdk's service passes the token alone
     ) -> AsyncIterator[GetTaskLogsResponse]:
-        """Report the job's log lines."""
+        """Yield the job's log lines."""
 
         async def emit_all(emit: Emit) -> None:
             async with aclosing(conversion.get_logs(self.connector, resource_meta.data, token)) as responses:
@@ -139,7 +142,7 @@ class HostedConnector(AsyncConnector[HostedMeta]):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """The loops of the connector's package; all its connectors share them."""
+        """Keep the loops of the connector's package open; all connectors of the package share them."""
         async with _POOLS.open(self._package, worker_limit.get(), self.connector):
             yield
 
@@ -149,3 +152,28 @@ class HostedConnector(AsyncConnector[HostedMeta]):
 
     def _label(self, method: str) -> str:
         return f"{type(self.connector).__qualname__}.{method}"
+
+
+def adopt(registry: Registry, before: Mapping[Any, object]) -> None:
+    """Host in `registry` the connectors that were registered with flyte-sdk since `before`.
+
+    :param before: the content of flyte-sdk's registry at that time
+    :raises ValueError: `registry` has another connector for the same task type and version. The others are hosted
+    """
+    errors: list[ValueError] = []
+    for key, connector in list(FlyteRegistry._REGISTRY.items()):  # noqa: SLF001 - the only way to list them
+        replaced = before.get(key)
+        if replaced is not connector and not _is_hosted(registry, connector):
+            try:
+                registry.register(
+                    HostedConnector.of(connector), override=replaced is not None and _is_hosted(registry, replaced)
+                )
+            except ValueError as error:
+                errors.append(error)
+    if errors:
+        raise ValueError("; ".join(map(str, errors))) from errors[0]
+
+
+def _is_hosted(registry: Registry, connector: object) -> bool:
+    hosted = (registered.connector for registered in registry.registered())
+    return any(isinstance(each, HostedConnector) and each.connector is connector for each in hosted)

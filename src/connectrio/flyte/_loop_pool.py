@@ -1,150 +1,55 @@
-"""Asyncio event loops in threads of their own, for code that may block them.
+"""Pools of asyncio event loops in threads of their own, for code that may block them.
 
-Connectors for flyte-sdk were written for one asyncio event loop that they share with nobody they know of. Two things
-follow, and they pull apart. Some of them block: they call a synchronous client from `async def`, and all else on that
-loop waits. And some of them keep what belongs to the loop that it was made on, from one call to the next: a lock, an
-HTTP session, a cache of `async_lru`, which forgets all it has when it is used from another loop (older versions raise).
-The first wants many loops, the second wants one. So there is a *pool* of loops for each package of connectors, and:
+Connectors for flyte-sdk were written for a single asyncio event loop. Some of them block: their `async def` calls a
+synchronous client, and everything else on that loop waits. Some keep objects of one loop from one call to the next: a
+lock, an HTTP session, a cache of `async_lru`, which drops its content when it is used from another loop (older versions
+raise). The first need many loops, the second need one. So each package of connectors has a *pool* of loops:
 
-- Calls run on the pool's *home* loop, all of them, as they would in flyte-sdk's own host. Connectors that never block
-  see no other loop, whatever they keep.
-- Only while a step of a coroutine keeps the home loop for longer than `PATIENCE`, the calls that it has not begun go to
-  *further* loops, one call each at a time, and as many loops as the host has `worker` threads for plain functions.
-- Not if the package keeps something that is bound to a loop (`affinity.py` looks for that first), nor ever again once a
-  call on a further loop has failed because of the loop. Such a pool stays at home: its calls wait for each other, as
-  they always did, and nobody else's do.
+- Calls run on the pool's *home* loop, as in flyte-sdk's own host. Connectors that never block see no other loop.
+- While a step of a coroutine blocks the home loop for longer than `PATIENCE`, calls that have not begun go to *further*
+  loops, one call on each at a time. There are at most as many as the host has `worker` threads for plain functions.
+- Calls stay at home if the package keeps something that is bound to a loop (`affinity.py` looks for that first), and
+  for good once a call on a further loop has failed because of the loop. Then calls of the package wait for each other,
+  but other packages do not wait for them.
 
-What we do not do is hand one loop from a blocked thread to another one, as Go's scheduler does: until Python 3.14
-asyncio has one current task per loop, so that two threads at once in the tasks of one loop mistake each other's.
+A blocked loop is not handed to another thread, as Go's scheduler does: until Python 3.14 asyncio has one current task
+per loop, and two threads in the tasks of one loop would get each other's.
 
-A pool knows nothing of flyte; asyncio it needs, because that is what hosted code is written for.
+A pool knows nothing of flyte. It uses asyncio, because hosted code does.
 """
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - the loops that hosted code runs on; the host's own may be trio's
-import os
-import selectors
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from connectrio.flyte._calls import PATIENCE, Call, Emit, resolve
+import anyio
+from anyio import to_thread
+
+from connectrio.flyte._calls import PATIENCE, Call, Emit
+from connectrio.flyte._loop_thread import LoopThread
+from connectrio.flyte.affinity import loop_bound_state
 from connectrio.logs import get_logger
 
-__all__ = ["LoopPool", "LoopThread"]
+__all__ = ["LoopPool", "LoopPools"]
 
 logger = get_logger("connectrio.flyte")
 
-# seconds; for tasks that are cancelled because their loop closes
-_UNWIND_TIMEOUT = 1.0
-
-
-class LoopThread:
-    """An event loop, running in a thread of its own from the start until `stop`.
-
-    :param name: of the thread, and the beginning of the names of its executor's threads
-    :param workers: how many threads its default executor may have: what hosted code uses to avoid blocking
-    :ivar is_taken: whether it has a call, or is about to get one; only of further loops
-    """
-
-    def __init__(self, name: str, workers: int) -> None:
-        self.name = name
-        self.is_taken = False
-        self._selector = _WatchedSelector()
-        self.loop = asyncio.SelectorEventLoop(self._selector)
-        self._executor = ThreadPoolExecutor(max(workers, (os.cpu_count() or 1) + 4), thread_name_prefix=name)
-        self.loop.set_default_executor(self._executor)
-        self._stopped: asyncio.Future[None] = self.loop.create_future()
-        # a daemon: a step that blocks for ever must not keep the process from ending
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    @property
-    def busy_for(self) -> float:
-        """For how many seconds the loop has not looked for anything new to do."""
-        since = self._selector.busy_since
-        return 0.0 if since is None else time.monotonic() - since
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread has not ended."""
-        return self._thread.is_alive()
-
-    def position(self) -> str:
-        """Where the thread is in its code: "get in connector.py:7"; "" if it has ended."""
-        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - documented, for just this
-        if frame is None:
-            return ""
-        return f"{frame.f_code.co_name} in {frame.f_code.co_filename}:{frame.f_lineno}"
-
-    def call_soon(self, function: Callable[[], object]) -> None:
-        """Call `function` in the loop's thread; not if the loop has closed."""
-        with suppress(RuntimeError):  # what asyncio raises for a closed loop, and nothing else here
-            self.loop.call_soon_threadsafe(function)
-
-    def stop(self) -> None:
-        """Cancel what runs on the loop, and end the thread once that has ended. Returns at once."""
-        self.call_soon(partial(resolve, self._stopped))
-
-    def join(self) -> None:
-        """Wait until the threads have ended, those of the executor included. It blocks."""
-        self._thread.join()
-        self._executor.shutdown(wait=True)
-
-    def _run(self) -> None:
-        try:
-            self._run_until_stopped()
-            self.loop.run_until_complete(self._unwind())
-        finally:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self.loop.close()
-
-    def _run_until_stopped(self) -> None:
-        while not self._stopped.done():
-            try:
-                self.loop.run_until_complete(self._stopped)
-            except (SystemExit, KeyboardInterrupt) as error:
-                # from a task that hosted code has started: asyncio lets these two end the loop, and all other calls
-                logger.warning("a hosted task tried to end the process", loop=self.name, exc_info=error)
-
-    async def _unwind(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_UNWIND_TIMEOUT)
-        await self.loop.shutdown_asyncgens()
-
-
-class _WatchedSelector(selectors.DefaultSelector):
-    """Knows since when its loop has been running callbacks.
-
-    :ivar busy_since: by `time.monotonic`; None while the loop waits
-    """
-
-    busy_since: float | None = None
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.busy_since = None
-        try:
-            return super().select(timeout)
-        finally:
-            self.busy_since = time.monotonic()
+# seconds; less than a host gives a lifespan to close. A thread that blocks longer cannot be stopped, and is abandoned
+_CLOSE_TIMEOUT = 5.0
 
 
 class LoopPool:
-    """The loops that one package of hosted connectors runs on; see the module's docstring.
+    """The loops for one package of hosted connectors; see the module's docstring.
 
-    :param name: of the package
-    :param limit: how many further loops there may be
-    :param bound_state: names something of the package's that is bound to a loop, or returns None
+    :param name: the name of the package
+    :param limit: the most further loops
+    :param bound_state: returns the name of something in the package that is bound to a loop, or None
     :param patience: see `PATIENCE`
     """
 
@@ -160,23 +65,23 @@ class LoopPool:
         self._home = LoopThread(f"{name} (home)", limit)
         self._further: list[LoopThread] = []
         self._home_takes = False
-        # how many further loops have been asked to take a call, and have not looked yet
+        # the number of further loops that were asked to take a call and have not yet tried
         self._asked = 0
         self._overflows = False
         self._stays_home = False
 
     @property
     def loops(self) -> int:
-        """How many loops there are."""
+        """The number of loops."""
         return 1 + len(self._further)
 
     async def run(self, function: Callable[[], Coroutine[Any, Any, Any]], *, name: str) -> Any:
         """Await `function()` on one of the loops, with the caller's context variables.
 
-        Cancelled, this cancels that coroutine, and waits a moment for its end.
+        When this is cancelled, it cancels that coroutine and waits for it, for two seconds at most.
 
-        :param name: what runs, for the log
-        :raises BaseException: whatever the coroutine raises
+        :param name: the name of the method, for the log
+        :raises BaseException: the error of the coroutine
         """
         call = self.start(lambda _: function(), name=name)
         try:
@@ -187,9 +92,9 @@ class LoopPool:
         return call.result()
 
     def start(self, function: Callable[[Emit], Coroutine[Any, Any, Any]], *, name: str) -> Call[Any]:
-        """Begin `function(emit)` on one of the loops, as soon as one has time. Whoever starts a call sees to its end.
+        """Begin `function(emit)` on one of the loops as soon as one is free. The caller must wait for it or cancel it.
 
-        :param function: what it awaits `emit(item)` with is what the call's `items` yields
+        :param function: each item that it passes to `emit` is one of the call's `items`
         """
         call = Call(function, name, self)
         with self._lock:
@@ -200,7 +105,7 @@ class LoopPool:
         return call
 
     def withdraw(self, call: Call[Any]) -> bool:
-        """Whether `call` had not been begun; it will not be."""
+        """Remove `call` from the queue. Return whether it was there; if not, it has begun."""
         with self._lock:
             try:
                 self._pending.remove(call)
@@ -221,7 +126,7 @@ class LoopPool:
             thread.call_soon(lambda: self._take_elsewhere(thread, was_asked=True))
 
     def loop_mattered(self, error: BaseException) -> None:
-        """A call on a further loop has failed, because of the loop."""
+        """Keep all further calls at home: a call on a further loop has failed because of the loop."""
         if not self._stays_home:
             self._stays_home = True
             logger.warning(
@@ -231,7 +136,7 @@ class LoopPool:
             )
 
     def stop(self) -> list[LoopThread]:
-        """Stop all loops; their threads. Returns at once, and no call is begun any more."""
+        """Stop all loops and refuse the calls that have not begun. Return their threads, without waiting for them."""
         with self._lock:
             pending, self._pending = self._pending, deque()
             threads = [self._home, *self._further]
@@ -266,14 +171,14 @@ class LoopPool:
         return thread
 
     def _next(self) -> Call[Any] | None:
-        """The call that has waited the longest. Needs the lock."""
+        """Return the call that has waited the longest. The caller holds the lock."""
         if self._pending:
             return self._pending.popleft()
         self._overflows = False
         return None
 
     def _take_at_home(self) -> None:
-        """Begin one call, and come back after its first step: a call that has not been begun can still go elsewhere."""
+        """Begin one call, and the next one after its first step: a call that has not begun can still go elsewhere."""
         with self._lock:
             call = self._next()
             self._home_takes = call is not None
@@ -288,3 +193,69 @@ class LoopPool:
             thread.is_taken = call is not None
         if call is not None:
             call.begin(thread, then=lambda: self._take_elsewhere(thread))
+
+
+@dataclass
+class _Open:
+    """A pool, and the connectors whose lifespans keep it open; one connector may be in several hosts of a process."""
+
+    pool: LoopPool
+    connectors: list[object] = field(default_factory=list)
+
+
+class LoopPools:
+    """The open pools, by package."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Open] = {}
+        self._lock = threading.Lock()
+
+    def get(self, package: str) -> LoopPool:
+        """Return the open pool of a package.
+
+        :raises RuntimeError: it is not open
+        """
+        try:
+            return self._open[package].pool
+        except KeyError:
+            raise RuntimeError(
+                f"the hosted connectors of {package} have no event loop: call them within their lifespan()"
+            ) from None
+
+    @asynccontextmanager
+    async def open(self, package: str, limit: int, connector: object) -> AsyncIterator[None]:
+        """Keep the package's pool open. The last one to leave closes it, and waits for its threads, within bounds.
+
+        :param limit: the most loops in addition to the home loop; an open pool keeps its limit
+        """
+        with self._lock:
+            held = self._open.get(package)
+            if held is None:
+                connectors: list[object] = []
+                pool = LoopPool(package, limit, partial(loop_bound_state, package, connectors))
+                held = self._open[package] = _Open(pool, connectors)
+            held.connectors.append(connector)
+        try:
+            yield
+        finally:
+            with self._lock:
+                held.connectors.remove(connector)
+                is_last = not held.connectors
+                if is_last:
+                    del self._open[package]
+            if is_last:
+                await _close(held.pool)
+
+
+async def _close(pool: LoopPool) -> None:
+    threads = pool.stop()
+
+    def join() -> None:
+        for thread in threads:
+            thread.join()
+
+    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+        await to_thread.run_sync(join, abandon_on_cancel=True)
+    for thread in threads:
+        if thread.is_alive:
+            logger.warning("a hosted connector's thread did not end", thread=thread.name, position=thread.position())

@@ -1,4 +1,4 @@
-"""What a host prints when it serves: what it has loaded, from where, and how it is reached."""
+"""The announcement that a host prints when it serves."""
 
 from __future__ import annotations
 
@@ -12,25 +12,13 @@ _TITLE = "Connector Metadata"
 
 
 def announce(host: Host, addresses: Addresses) -> None:
-    """Print it, to standard output."""
+    """Print the host's addresses and connectors to standard output."""
     print_line(f"connectrio {__version__} is serving", "bold green")
     print_line(f"  gRPC     {addresses.target}" + (" with TLS" if host.settings.tls_cert is not None else ""))
     if addresses.unix_socket is not None:
         print_line(f"           unix:{addresses.unix_socket}")
     print_line(f"  metrics  {addresses.url}/metrics")
     print_line(f"  probes   {addresses.url}/healthz and {addresses.url}/readyz")
-    _print_connectors(host)
-    for failure in host.registry.failures:
-        print_line(f"not loaded: {failure.source}: {failure.error}", "yellow")
-    settings = host.settings
-    print_line(
-        f"In production: probe gRPC health on port {addresses.port}, and give the pod a terminationGracePeriodSeconds"
-        f" above --drain-delay + --grace ({settings.drain_delay + settings.grace:g} s).",
-        "dim",
-    )
-
-
-def _print_connectors(host: Host) -> None:
     rows: dict[tuple[str, str], list[str]] = {}
     for registered in host.registry.registered():
         connector = registered.connector
@@ -42,4 +30,12 @@ def _print_connectors(host: Host) -> None:
         _TITLE,
         ("Connector Name", "Support Task Types", "Loaded from"),
         [(name, " ".join(task_types), source) for (name, source), task_types in rows.items()],
+    )
+    for failure in host.registry.failures:
+        print_line(f"not loaded: {failure.source}: {failure.error}", "yellow")
+    settings = host.settings
+    print_line(
+        f"In production: probe gRPC health on port {addresses.port}, and give the pod a terminationGracePeriodSeconds"
+        f" above --drain-delay + --grace ({settings.drain_delay + settings.grace:g} s).",
+        "dim",
     )

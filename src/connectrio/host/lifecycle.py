@@ -1,13 +1,15 @@
-"""The vocabulary of a host's life: its states, its addresses, and why it could not begin."""
+"""The states of a host, its addresses, and why it could not start."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-__all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "what_to_act_on"]
+import anyio
+
+__all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "completes_before", "format_address"]
 
 
 class HostError(Exception):
@@ -15,7 +17,7 @@ class HostError(Exception):
 
 
 class HostState(enum.StrEnum):
-    """Where a host is in its life."""
+    """The state of a host."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -29,7 +31,7 @@ class Addresses:
 
     :ivar grpc: (host, port) of each interface
     :ivar http: (host, port) of the exporter, on each interface
-    :ivar unix_socket: gRPC's other address, if it has one
+    :ivar unix_socket: the Unix socket for gRPC, if the host has one
     """
 
     grpc: tuple[tuple[str, int], ...]
@@ -48,20 +50,20 @@ class Addresses:
 
     @property
     def target(self) -> str:
-        """The gRPC server as a client on this machine names it."""
-        return _local_target(self.grpc[0])
+        """The gRPC server's address for a client on this machine."""
+        return _local_target(*self.grpc[0])
 
     @property
     def url(self) -> str:
         """The exporter's base URL for a client on this machine."""
-        return f"http://{_local_target(self.http[0])}"
+        return f"http://{_local_target(*self.http[0])}"
 
 
 @dataclass(frozen=True)
 class ProcessOfSeveral:
-    """A host's place beside others of its kind, which listen on the same port in processes of their own.
+    """What a host knows of the other processes that listen on the same port.
 
-    :ivar processes: how many they are
+    :ivar processes: the number of processes, this one included
     :ivar http: (host, port) of each interface of the exporter that shows the metrics of all of them
     """
 
@@ -69,19 +71,26 @@ class ProcessOfSeveral:
     http: tuple[tuple[str, int], ...]
 
 
-def _local_target(address: tuple[str, int]) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address[0], address[0])  # noqa: S104 - a name, not a binding
-    return f"[{host}]:{address[1]}" if ":" in host and not host.startswith("[") else f"{host}:{address[1]}"
+def format_address(host: str, port: int) -> str:
+    """Return "host:port", with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def what_to_act_on(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The reason why a host did not start, or was stopped, in a group that is an accident of how tasks are held."""
-    found = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
-    return group if found is None else _first_leaf(found)
+def _local_target(host: str, port: int) -> str:
+    return format_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104 - nothing is bound
 
 
-def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def completes_before(event: anyio.Event, function: Callable[[], Awaitable[None]]) -> bool:
+    """Run `function`, and cancel it if `event` is set first. Return whether it has completed."""
+    completed = False
+
+    async def cancel() -> None:
+        await event.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel)
+        await function()
+        completed = True
+        tasks.cancel_scope.cancel()
+    return completed

@@ -1,4 +1,4 @@
-"""Binding ports."""
+"""Binding of TCP ports."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from contextlib import ExitStack
 
 import anyio
 
-__all__ = ["ListenError", "bind_tcp", "can_share_ports"]
+from connectrio.host.lifecycle import HostError, format_address
 
-# what a machine without IPv6 (or IPv4) answers
-_NOT_HERE = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+__all__ = ["bind_tcp", "can_share_ports", "local_addresses"]
 
-
-class ListenError(Exception):
-    """A port cannot be bound; the message says which, why, and what to do."""
+# the errors of a machine without IPv6 (or IPv4)
+_NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 def can_share_ports() -> bool:
-    """Whether processes of this system may listen on one port together, each with a part of the connections."""
+    """Return whether several processes may listen on one port on this system, each with a share of the connections."""
     return hasattr(socket, "SO_REUSEPORT")
+
+
+def local_addresses(sockets: Iterable[socket.socket]) -> tuple[tuple[str, int], ...]:
+    """Return the (host, port) of each bound socket."""
+    return tuple(each.getsockname()[:2] for each in sockets)
 
 
 async def bind_tcp(
@@ -33,43 +36,47 @@ async def bind_tcp(
     :param purpose: what the port is for, for the error ("gRPC")
     :param setting: where the port was set, for the error ("--port")
     :param shared: other processes of this user may listen on it as well (SO_REUSEPORT)
-    :param listen: False only keeps others from the port, and gets no connections
+    :param listen: False reserves the port without accepting connections
     :returns: non-blocking sockets, which the caller closes
-    :raises ListenError: it cannot be had
+    :raises HostError: the port cannot be bound; the message says which, why, and what to do
     """
     try:
         found = await anyio.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
         )
-        return _bind_all(
-            dict.fromkeys((family, address) for family, _, _, _, address in found),
-            any_will_do=host is None,
-            shared=shared,
-            listen=listen,
-        )
+        addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        return _bind_all(addresses, one_is_enough=host is None, shared=shared, listen=listen)
     except OSError as error:
-        where = f"port {port}" if host is None else f"{host}:{port}"
-        raise ListenError(f"cannot listen on {where} for {purpose}: {_explain(error, setting)}") from error
+        if error.errno == errno.EADDRINUSE:
+            reason = (
+                f"another process has it. Stop that one, or choose another port with {setting} (0 takes any free one)"
+            )
+        elif error.errno == errno.EACCES:
+            reason = f"this user has no permission; choose a port above 1023 with {setting}"
+        else:
+            reason = error.strerror or str(error)
+        where = f"port {port}" if host is None else format_address(host, port)
+        raise HostError(f"cannot listen on {where} for {purpose}: {reason}") from error
 
 
 def _bind_all(
-    addresses: Iterable[tuple[int, tuple[object, ...]]], *, any_will_do: bool, shared: bool, listen: bool
+    addresses: Iterable[tuple[int, tuple[object, ...]]], *, one_is_enough: bool, shared: bool, listen: bool
 ) -> list[socket.socket]:
     bound: list[socket.socket] = []
-    missing: OSError | None = None
+    skipped: OSError | None = None
     with ExitStack() as stack:
         for family, (host, port, *rest) in addresses:
             try:
                 same_port = bound[0].getsockname()[1] if bound else port
                 bound.append(_bind(family, (host, same_port, *rest), shared=shared, listen=listen))
             except OSError as error:
-                if not any_will_do or error.errno not in _NOT_HERE:
+                if not one_is_enough or error.errno not in _NO_SUCH_FAMILY:
                     raise
-                missing = error
+                skipped = error
             else:
                 stack.callback(bound[-1].close)
         if not bound:
-            raise missing or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            raise skipped or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         stack.pop_all()
     return bound
 
@@ -90,11 +97,3 @@ def _bind(family: int, address: tuple[object, ...], *, shared: bool, listen: boo
         listening.close()
         raise
     return listening
-
-
-def _explain(error: OSError, setting: str) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"another process has it. Stop that one, or choose another port with {setting} (0 takes any free one)"
-    if error.errno == errno.EACCES:
-        return f"this user may not; choose a port above 1023 with {setting}"
-    return error.strerror or str(error)

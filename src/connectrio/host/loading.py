@@ -1,4 +1,4 @@
-"""Finding connectors: installed entry points, and modules named by the user."""
+"""Load connectors from installed entry points and from modules named by the user."""
 
 from __future__ import annotations
 
@@ -13,41 +13,33 @@ from typing import Any
 
 from connectrio.connector.load_failure import LoadFailure
 from connectrio.connector.registry import Registry
+from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
-
-ENTRY_POINT_GROUP = "flyte.connectors"
 
 log = get_logger("connectrio.host.loading")
 
 __all__ = ["ENTRY_POINT_GROUP", "ModuleLoadError", "host_registered", "load_entry_points", "load_modules"]
 
+ENTRY_POINT_GROUP = "flyte.connectors"
 _FLYTE_SDK = "flyte.connectors"
 
 
-class ModuleLoadError(Exception):
-    """A module that the user asked for cannot be loaded."""
+class ModuleLoadError(HostError):
+    """A module that the user has named cannot be loaded."""
 
 
 def load_entry_points(registry: Registry) -> None:
     """Import every installed entry point of the group `flyte.connectors`.
 
-    One that fails is logged and recorded in `registry.failures`; the others are loaded all the same.
+    A failure is logged and recorded in `registry.failures`; the other entry points are still loaded.
     """
     for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda found: found.name):
         source = f"entry point {entry_point.name} ({entry_point.value})"
         try:
             _load_entry_point(entry_point, source, registry)
-        except BaseException as error:
-            if not isinstance(error, Exception | SystemExit):
-                raise
+        except (Exception, SystemExit) as error:
             _note_failure(registry, source, error)
             log.warning("an entry point failed to load", source=source, exc_info=error)
-
-
-def _note_failure(registry: Registry, source: str, error: BaseException) -> None:
-    failure = LoadFailure(source, f"{type(error).__name__}: {error}")
-    if failure not in registry.failures:
-        registry.failures.append(failure)
 
 
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
@@ -60,7 +52,7 @@ def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) 
 
 
 def host_registered(registry: Registry) -> None:
-    """Host what this process has registered with flyte-sdk's own registry, and `registry` does not have yet.
+    """Host the connectors of flyte-sdk's own registry in this process that `registry` does not have yet.
 
     Where `registry` has another connector for the same task type and version, that one stays, and the failure is logged
     and recorded.
@@ -73,9 +65,15 @@ def host_registered(registry: Registry) -> None:
         log.warning("a connector that is registered with flyte-sdk cannot be hosted", source=source, exc_info=error)
 
 
+def _note_failure(registry: Registry, source: str, error: BaseException) -> None:
+    failure = LoadFailure(source, f"{type(error).__name__}: {error}")
+    if failure not in registry.failures:
+        registry.failures.append(failure)
+
+
 @contextmanager
 def _loading(registry: Registry, source: str) -> Iterator[None]:
-    """What modules register in this block comes to `registry`, whether they do so with us or with flyte-sdk."""
+    """Add to `registry` what modules register in this block, with connectrio or with flyte-sdk."""
     with registry.loading(source):
         before = _registered_with_flyte_sdk()
         yield
@@ -83,9 +81,9 @@ def _loading(registry: Registry, source: str) -> Iterator[None]:
 
 
 def _registered_with_flyte_sdk() -> dict[Any, Any]:
-    """Empty also where flyte-sdk is not installed: it is big, and loaded only once some connector has loaded it."""
+    """Return flyte-sdk's registry; it is empty as long as no connector has imported flyte-sdk, which is big."""
     module = sys.modules.get(_FLYTE_SDK)
-    # not public, but there is no other way to list them
+    # not public, but the only way to list them
     return {} if module is None else dict(module.ConnectorRegistry._REGISTRY)  # noqa: SLF001
 
 
@@ -99,30 +97,20 @@ def _host_new(registry: Registry, before: dict[Any, Any]) -> None:
 def load_modules(registry: Registry, modules: Iterable[str]) -> None:
     """Import modules by name, or .py files by path. The working directory joins `sys.path`, as for a script.
 
-    :raises ModuleLoadError: one cannot be imported
+    :raises ModuleLoadError: a module cannot be imported
     """
     working_directory = str(Path.cwd())
     if working_directory not in sys.path and "" not in sys.path:
         sys.path.append(working_directory)
     for module in modules:
-        _load_module(module, registry)
-
-
-def _load_module(module: str, registry: Registry) -> None:
-    try:
-        with _loading(registry, f"module {module}"):
-            _import_module(module)
-    except BaseException as error:
-        if not isinstance(error, Exception | SystemExit):
-            raise
-        raise ModuleLoadError(f"cannot load connectors from {module!r}: {type(error).__name__}: {error}") from error
-
-
-def _import_module(module: str) -> None:
-    if module.endswith(".py"):
-        _import_file(Path(module))
-    else:
-        importlib.import_module(module)
+        try:
+            with _loading(registry, f"module {module}"):
+                if module.endswith(".py"):
+                    _import_file(Path(module))
+                else:
+                    importlib.import_module(module)
+        except (Exception, SystemExit) as error:
+            raise ModuleLoadError(f"cannot load connectors from {module!r}: {type(error).__name__}: {error}") from error
 
 
 def _import_file(path: Path) -> None:

@@ -1,17 +1,16 @@
-"""Running a host as a process of its own: the event loop, the signals, the exit."""
+"""Run a host as a process of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import anyio
-
 from connectrio.connector.registry import Registry
-from connectrio.host.host import Addresses, Host
-from connectrio.host.lifecycle import what_to_act_on
-from connectrio.host.settings import Backend, HostSettings, anyio_backend, default_backend
-from connectrio.host.signals import watch_signals
+from connectrio.host.host import Host
+from connectrio.host.lifecycle import Addresses
+from connectrio.host.settings import Backend, HostSettings, default_backend
+from connectrio.host.signals import run_until_signalled
 from connectrio.logs import configure_logging
 
 __all__ = ["ConnectorService", "run_host"]
@@ -27,56 +26,48 @@ def run_host(
     announce: Announce | None = None,
     end_process: Callable[[int], None] | None = None,
 ) -> None:
-    """Run a host until it was told to stop, and has.
+    """Run a host until it is told to stop and has stopped.
 
-    SIGTERM or SIGINT drains it; a second one stops it at once. Both work for process 1 of a container as well. Call it
+    SIGTERM or SIGINT drains it; a second one stops it at once. Both also work for process 1 of a container. Call this
     from the main thread.
 
     A connector's thread that never returns still runs after this call, and Python waits for it at exit (not on trio,
     whose threads are daemons). The command line ends its process without such threads.
 
-    :param backend: what to run on; uvloop where it is installed, else asyncio
+    :param backend: the event loop; by default uvloop where it is installed, else asyncio
     :param registry: see `Host`
     :param announce: called once the host serves
-    :param end_process: for a process that is nothing but this host: see `watch_signals`
+    :param end_process: for a process that runs only this host: see `run_until_signalled`
     :raises SystemExit: at the second signal; the code is 128 + the signal's number
     :raises HostError: the host cannot start
     :raises ValueError: the backend is unknown or not installed
     """
-    name, options = anyio_backend(backend or default_backend())
     host = Host(settings, registry=registry)
-    try:
-        anyio.run(_run, host, announce, end_process, backend=name, backend_options=options)
-    except BaseExceptionGroup as group:
-        raise what_to_act_on(group) from None
 
-
-async def _run(host: Host, announce: Announce | None, end_process: Callable[[int], None] | None) -> None:
-    async with anyio.create_task_group() as tasks:
-        # before anything is loaded: process 1 ignores a signal that nobody has asked for
-        await tasks.start(watch_signals, host.shutdown, end_process)
+    async def serve() -> None:
         await host.serve(task_status=_Announcement(host, announce))
-        tasks.cancel_scope.cancel()
+
+    run_until_signalled(serve, host.shutdown, backend=backend or default_backend(), end_process=end_process)
 
 
+@dataclass(frozen=True)
 class _Announcement:
-    """Announces a host once it serves; one that is shut down before that ends without."""
+    """Announces a host once it serves. `TaskGroup.start` would fail for a host that is shut down before that."""
 
-    def __init__(self, host: Host, announce: Announce | None) -> None:
-        self._host = host
-        self._announce = announce
+    host: Host
+    announce: Announce | None
 
     def started(self, value: Addresses | None = None) -> None:
-        """What the host calls, as of any `anyio.abc.TaskStatus`."""
-        if self._announce is not None and value is not None:
-            self._announce(self._host, value)
+        """Called by the host, as the method of any `anyio.abc.TaskStatus`."""
+        if self.announce is not None and value is not None:
+            self.announce(self.host, value)
 
 
 class ConnectorService(Host):
-    """A host, under flyte-sdk's name.
+    """A host under flyte-sdk's name.
 
-    `ConnectorService.run(…)` serves until a signal, as in flyte-sdk. To serve inside an async program, run `serve` in
-    a task group:
+    `ConnectorService.run(…)` serves until a signal, as in flyte-sdk. Inside an async program, run `serve` in a task
+    group:
 
         service = ConnectorService(HostSettings(port=0))
         addresses = await tasks.start(service.serve)
@@ -87,23 +78,23 @@ class ConnectorService(Host):
     @classmethod
     def run(
         cls,
-        port: int = 8000,
-        prometheus_port: int = 9090,
-        worker: int = 10,
-        timeout: float | None = None,
+        port: int = HostSettings.port,
+        prometheus_port: int = HostSettings.prometheus_port,
+        worker: int = HostSettings.worker,
+        timeout: float | None = HostSettings.timeout,
         modules: Sequence[str] | None = None,
         *,
         backend: Backend | None = None,
         **settings: Any,
     ) -> None:
-        """Serve the installed connectors, and those of `modules`, until SIGTERM or SIGINT. It blocks: see `run_host`.
+        """Serve the installed connectors and those of `modules` until SIGTERM or SIGINT. It blocks: see `run_host`.
 
         :param port: of the gRPC server
         :param prometheus_port: of the metrics
-        :param worker: how many plain `def` methods of connectors may run at once
-        :param timeout: seconds after which to shut down; for tests
+        :param worker: the most plain `def` methods of connectors that run at once
+        :param timeout: seconds until it shuts down by itself; for tests
         :param modules: module names or .py files to load connectors from
-        :param backend: "asyncio", "uvloop" or "trio"; uvloop where it is installed, else asyncio
+        :param backend: "asyncio", "uvloop" or "trio"; by default uvloop where it is installed, else asyncio
         :param settings: further fields of `HostSettings`
         :raises SystemExit: at a second signal
         :raises HostError: the host cannot start

@@ -1,10 +1,10 @@
-"""Shutting down in order at the first SIGTERM or SIGINT, and at once at the second."""
+"""Run until a signal: the first SIGTERM or SIGINT shuts down gracefully, the second one stops at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -12,20 +12,56 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from connectrio.host.lifecycle import HostError
+from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import get_logger
 
 log = get_logger("connectrio.host.host")
 
-__all__ = ["receive_signals", "watch_signals"]
+__all__ = ["receive_signals", "run_until_signalled"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# seconds that a process that was told to stop at once gets to unwind, before it is ended under its tasks
-_UNWIND_TIMEOUT = 1.0
+
+
+def run_until_signalled(
+    serve: Callable[[], Awaitable[None]],
+    shutdown: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    backend: Backend,
+    end_process: Callable[[int], None] | None = None,
+    unwind: float = 1.0,
+) -> None:
+    """Run `serve` in an event loop until it returns; call `shutdown` at the first SIGTERM or SIGINT.
+
+    :param end_process: ends the process with an exit code, whatever its tasks and threads do. It is called from
+        another thread after the second signal. Without it, only `SystemExit` is raised, and the process goes on for as
+        long as a connector blocks the event loop
+    :param unwind: seconds from the second signal to the call of `end_process`
+    :raises SystemExit: at the second signal; the code is 128 + the signal's number
+    :raises HostError: `serve` has raised it
+    :raises ValueError: the backend is unknown or not installed
+    """
+    name, options = anyio_backend(backend)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as tasks:
+            # before anything is loaded: process 1 ignores a signal that has no handler
+            await tasks.start(_watch_signals, shutdown, end_process, unwind)
+            await serve()
+            tasks.cancel_scope.cancel()
+
+    try:
+        anyio.run(run, backend=name, backend_options=options)
+    except BaseExceptionGroup as group:
+        found: BaseException | None = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        raise found or group from None
 
 
 @contextmanager
 def receive_signals(*signums: signal.Signals) -> Iterator[AsyncIterator[signal.Signals]]:
-    """Yield signals as they come. Afterwards their handlers are those of before.
+    """Yield an iterator of the signals that arrive. Afterwards, restore the handlers of before.
 
     anyio (4.16) leaves Python's defaults on asyncio.
     """
@@ -39,21 +75,13 @@ def receive_signals(*signums: signal.Signals) -> Iterator[AsyncIterator[signal.S
                 signal.signal(signum, handler)
 
 
-async def watch_signals(
+async def _watch_signals(
     shutdown: Callable[[], Coroutine[Any, Any, None]],
-    end_process: Callable[[int], None] | None = None,
+    end_process: Callable[[int], None] | None,
+    unwind: float,
     *,
-    unwind: float = _UNWIND_TIMEOUT,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[None],
 ) -> None:
-    """Call `shutdown` at the first signal; runs until cancelled.
-
-    :param end_process: ends the process with an exit code, whatever its tasks and threads do. Called `unwind` seconds
-        after the second signal, from another thread. Without it, only `SystemExit` is raised, and the process goes on
-        for as long as a connector blocks the event loop
-    :param unwind: seconds from the second signal to the call of `end_process`
-    :raises SystemExit: at the second signal; the code is 128 + the signal's number
-    """
     with receive_signals(*_SIGNALS) as signals:
         if end_process is not None:
             _end_at_second_signal(end_process, unwind)
@@ -69,10 +97,10 @@ async def watch_signals(
 
 
 def _end_at_second_signal(end_process: Callable[[int], None], unwind: float) -> None:
-    """Let the second signal end the process, even while something does not let itself be cancelled.
+    """Let the second signal end the process, even while something cannot be cancelled.
 
-    Python calls these handlers between any two instructions of the main thread: also while a module that is being
-    loaded, or a connector that blocks the event loop, keeps the receiver of signals from its turn.
+    Python calls these handlers between any two instructions of the main thread: also while a module is loading, or a
+    connector blocks the event loop, and the receiver of signals cannot run.
     """
     receivers = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     count = 0

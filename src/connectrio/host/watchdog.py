@@ -1,13 +1,13 @@
-"""Notices that the event loop is blocked, says by whom, and answers the probes meanwhile.
+"""Detect that the event loop is blocked, name the code that blocks it, and answer the probes meanwhile.
 
-A connector's `async def` that blocks holds up every other call. The event loop cannot tell, for it stands still; so a
-thread looks after it:
+A connector's `async def` that blocks delays every other call. A blocked event loop cannot report that, so a thread
+watches it:
 
-1. A task on the event loop notes the time a few times a second. When that is overdue, the thread looks at what the
-   event loop's own thread is doing, and names the connector's method and line that it finds on its stack.
-2. Until the event loop is free again, the thread takes the exporter's connections: /metrics is answered as ever, and
-   all else with 503, so that Kubernetes sees what is wrong instead of a probe that takes too long.
-3. When the thread itself was held up, nothing is concluded: the whole process was, by a busy machine or a debugger.
+1. A task on the event loop notes the time a few times a second. When a note is overdue, the thread finds the
+   connector's method and line on the stack of the event loop's thread, and logs them.
+2. Until the event loop is free again, the thread takes the exporter's connections. It answers /metrics as usual, and
+   all other paths with 503, so that a probe of Kubernetes shows the reason instead of a time-out.
+3. If the thread itself was delayed, it draws no conclusion: a busy machine or a debugger held up the whole process.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ __all__ = ["Culprit", "Watchdog", "find_culprit"]
 
 logger = get_logger("connectrio.host.watchdog")
 
-# where methods of connectors are called, and the name that the method has there
+# the functions that call methods of connectors, and the name of the local variable with the method
 _CALLERS = {ConnectorMethod.__call__.__code__: "self", send_responses.__code__: "method"}
 _NOBODY = "unknown"
-# frames of the stack that the log shows
+# the number of frames in the log
 _DEPTH = 12
-# seconds that a prober gets to send its request
+# seconds for a prober to send its request
 _PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
 class Culprit:
-    """Who blocks the event loop.
+    """The code that blocks the event loop.
 
-    :ivar task_type: the connector's; "unknown" if none of its code runs
-    :ivar operation: its method's name; "unknown" for code that no method has called, as in a lifespan
+    :ivar task_type: the connector's; "unknown" if no connector's code runs
+    :ivar operation: the name of the method; "unknown" for code that no method has called, as in a lifespan
     :ivar method: "DuckDBConnector.get"
-    :ivar line: where in the connector's code, "my_connector.py:42 in get"; else where in any
+    :ivar line: the innermost line of the connector's code, or else of any code: "my_connector.py:42 in get"
     """
 
     task_type: str
@@ -71,11 +71,11 @@ class _Block:
 
 
 class Watchdog:
-    """Looks after one event loop.
+    """Watches one event loop.
 
-    :param seconds: for which it may be blocked
-    :param registry: whose connectors may be to blame
-    :param sockets: the exporter's; duplicates of them are held while this runs
+    :param seconds: the time for which it may be blocked
+    :param registry: the connectors that may block it
+    :param sockets: the exporter's; duplicates of them stay open while this runs
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class Watchdog:
 
     @property
     def culprit(self) -> Culprit | None:
-        """Who blocks the event loop now, if it is blocked."""
+        """The code that blocks the event loop now; None if it is not blocked."""
         block = self._block
         return None if block is None else block.culprit
 
     async def run(self) -> None:
-        """Look after the event loop that this runs on, until cancelled."""
+        """Watch the event loop that this runs on, until cancelled."""
         self._loop_thread = threading.get_ident()
         self._beat = time.monotonic()
         duplicates = [each.dup() for each in self._sockets]
@@ -119,7 +119,11 @@ class Watchdog:
                 self._wait(sockets)
                 now = time.monotonic()
                 if now - looked < self._period + self._seconds / 2:
-                    self._look(now)
+                    is_late = now - self._beat > self._period + self._seconds
+                    if is_late and self._block is None:
+                        self._blocked(now)
+                    elif not is_late and self._block is not None:
+                        self._free(now, self._block)
                 looked = time.monotonic()
         finally:
             for each in sockets:
@@ -132,17 +136,10 @@ class Watchdog:
             return
         ready, _, _ = select.select(sockets, [], [], self._period)
         for each in ready:
-            with suppress(OSError):  # the event loop was quicker, or the prober is gone
+            with suppress(OSError):  # the event loop has accepted it, or the prober is gone
                 connection, _ = each.accept()
                 with connection:
                     self._answer(connection, block)
-
-    def _look(self, now: float) -> None:
-        is_late = now - self._beat > self._period + self._seconds
-        if is_late and self._block is None:
-            self._blocked(now)
-        elif not is_late and self._block is not None:
-            self._free(now, self._block)
 
     def _blocked(self, now: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented, for debuggers
@@ -195,10 +192,10 @@ def _response(status: str, content_type: str, body: bytes) -> bytes:
 
 
 def find_culprit(frame: FrameType, registry: Registry) -> Culprit:
-    """Whose code runs in `frame`, the innermost one of a thread.
+    """Return the connector's code that runs in `frame`, the innermost frame of a thread.
 
-    The method is the one that the host has called further down the same stack, if it has called one; so nothing is
-    guessed. Code of a connector's package that no method has called is named as such.
+    The method is the one that the host has called further out on the same stack, so nothing is guessed. If there is
+    none, the culprit is the code of the connector's package itself.
     """
     places = _places(registry)
     own: FrameType | None = None
@@ -218,7 +215,7 @@ def find_culprit(frame: FrameType, registry: Registry) -> Culprit:
 
 
 def _places(registry: Registry) -> list[tuple[str, str]]:
-    """Where the code of connectors is, a file or a package's directory; and their task types."""
+    """Return the file or the package's directory of each connector, with its task type."""
     found = []
     for registered in registry.registered():
         module = sys.modules.get(type(registered.connector).__module__)

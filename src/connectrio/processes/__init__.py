@@ -5,6 +5,6 @@
      ├─ process 1    another one; the kernel gives each new connection to one of them
      └─ …
 
-The supervisor's process holds no more than it needs, so nothing is imported here. It and each process talk over a pair
-of sockets (`control`). A process whose supervisor is gone drains.
+To keep the supervisor's process small, nothing is imported here. It and each process talk over a pair of sockets
+(`control`). A process whose supervisor is gone drains.
 """

@@ -1,4 +1,4 @@
-"""One of the supervisor's processes: started, asked, started again when it has ended, and stopped."""
+"""One of the supervisor's processes: start it, ask it, start it again when it ends, and stop it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import enum
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,23 +15,23 @@ from anyio.abc import Process
 
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
-from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving
+from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, process_command
 
 log = get_logger("connectrio.processes")
 
 __all__ = ["Member", "MemberState", "restart_delay"]
 
-# seconds; what a process gets to answer: probes have a second by default, and a host answers within milliseconds
+# seconds for a process to answer: probes wait one second by default, and a host answers within milliseconds
 _REPORT_TIMEOUT = 0.5
-# seconds that a process which was told to stop at once gets before it is killed; it takes one by itself at most
+# seconds from the order to stop at once until the process is killed; by itself it takes at most one
 _KILL_AFTER = 1.5
-# seconds; a process that has served for as long had no fault that would show again at once
+# seconds; after a process has served this long, it is started again without delay
 _LONG_ENOUGH = 10.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 
 class MemberState(enum.StrEnum):
-    """Where one of the processes is."""
+    """The state of one of the processes."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -44,8 +43,8 @@ class MemberState(enum.StrEnum):
 class _End:
     """How a process has ended.
 
-    :ivar served: for how many seconds it has answered calls
-    :ivar error: why it could not start, if it has said so
+    :ivar served: the seconds for which it has answered calls
+    :ivar error: why it could not start, if it has reported that
     """
 
     code: int
@@ -54,20 +53,20 @@ class _End:
 
 
 def restart_delay(attempt: int) -> float:
-    """Seconds before a process is started again that has failed so many times in a row."""
+    """Return the seconds to wait before the next start, after `attempt` failures in a row."""
     return 0.0 if attempt == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (attempt - 1))
 
 
 class Member:
     """One of the processes. `run` keeps it alive.
 
-    :param order: what it is to do
-    :param on_end: called when a process has ended, before another takes its place
+    :param order: sent to the process when it starts
+    :param on_end: called when the process has ended, before it is started again
 
-    :ivar serving: set once it has answered calls for the first time
-    :ivar addresses: where it then did
-    :ivar restarts: how often it was started again
-    :ivar report: its last one; None while it has given none
+    :ivar serving: set once the process answers calls for the first time
+    :ivar addresses: where it answered them
+    :ivar restarts: the number of times it was started again
+    :ivar report: the last report; None before the first
     """
 
     def __init__(self, order: Order, on_end: Callable[[], None]) -> None:
@@ -89,12 +88,12 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the process answers calls, and welcomes more."""
+        """Whether the process answers calls and accepts more."""
         return self._state is MemberState.SERVING and self._answers and (self.report is None or self.report.is_ready)
 
     @property
     def state(self) -> str:
-        """How it is, for people."""
+        """The state of the process, for people."""
         if self._state is not MemberState.SERVING:
             return str(self._state)
         if not self._answers:
@@ -103,13 +102,13 @@ class Member:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now."""
+        """The id of the process that runs now."""
         return None if self._process is None else self._process.pid
 
     async def run(self) -> None:
-        """Keep a process running until `stop`, and then until it has ended. Cancelled, it is stopped at once.
+        """Keep a process running until `stop`, then wait until it has ended. When this is cancelled, stop it at once.
 
-        :raises HostError: the first one has ended before it served
+        :raises HostError: the first process has ended before it served
         """
         failures = 0
         while not self._stopping.is_set():
@@ -120,23 +119,33 @@ class Member:
             if not self.serving.is_set():
                 raise HostError(end.error or f"process {self.number} ended with {_code(end.code)} before it served")
             failures = 0 if end.served >= _LONG_ENOUGH else failures + 1
-            await self._pause(end, restart_delay(failures))
+            delay = restart_delay(failures)
+            self._state = MemberState.WAITING
+            self.restarts += 1
+            log.error(
+                "a process ended; it is started again",
+                ended=self.number,
+                reason=end.error or _code(end.code),
+                delay_seconds=delay,
+            )
+            with anyio.move_on_after(delay):
+                await self._stopping.wait()
         self._state = MemberState.STOPPED
 
     def stop(self) -> None:
-        """Let the process drain, as SIGTERM does; a second time, let it stop at once."""
+        """Let the process drain, as SIGTERM does; called again, let it stop at once."""
         self._stopping.set()
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
 
     async def ask(self, what: str) -> None:
-        """Say something to the process that runs now, if there is one."""
+        """Send a request to the process that runs now, if there is one."""
         if self._control is not None:
             await self._control.send(Request(what))
 
     async def refresh(self) -> None:
-        """Have a new `report`; without one in time, the process is not ready."""
+        """Get a new `report`; a process that does not answer in time is not ready."""
         if self._control is None:
             return
         reported = self._reported
@@ -145,26 +154,15 @@ class Member:
             await reported.wait()
         self._answers = reported.is_set()
 
-    async def _pause(self, end: _End, delay: float) -> None:
-        self._state = MemberState.WAITING
-        self.restarts += 1
-        log.error(
-            "a process ended; it is started again",
-            ended=self.number,
-            reason=end.error or _code(end.code),
-            delay_seconds=delay,
-        )
-        with anyio.move_on_after(delay):
-            await self._stopping.wait()
-
     async def _live(self) -> _End:
-        """A process, from its start to its end."""
+        """Run a process from its start to its end."""
         self._error, self._served_since, self._answers = None, None, True
         ours, theirs = socket.socketpair()
         with theirs:
             process = self._process = await _start(theirs)
         try:
-            self._stop_if_late()
+            if self._stopping.is_set():  # `stop` was called while the process was starting, and could not signal it
+                self.stop()
             self._control = await Control.over(ours)
             await self._control.send(self._order)
             await self._listen_to(self._control)
@@ -175,11 +173,6 @@ class Member:
 
     def _seconds_served(self) -> float:
         return 0.0 if self._served_since is None else anyio.current_time() - self._served_since
-
-    def _stop_if_late(self) -> None:
-        """`stop` was called while the process was being started, so that it was not told."""
-        if self._stopping.is_set():
-            self.stop()
 
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:
@@ -214,11 +207,9 @@ class Member:
 
 
 async def _start(end: socket.socket) -> Process:
-    # -P: what lies in the working directory does not shadow the standard library; the host adds it when it loads
-    command = [sys.executable, "-P", "-m", "connectrio.cli.process", "host", str(end.fileno())]
-    # a session of its own: Ctrl-C is for the supervisor, or each process would get it twice
+    # a session of its own: otherwise each process would get Ctrl-C from the terminal and again from the supervisor
     return await anyio.open_process(
-        command,
+        process_command("host", end.fileno()),
         stdin=subprocess.DEVNULL,
         stdout=None,
         stderr=None,

@@ -1,8 +1,8 @@
-"""What the supervisor and its processes say to each other over a pair of connected sockets.
+"""The messages between the supervisor and its processes, over a pair of connected sockets.
 
-Each message is MessagePack (JSON has neither infinities nor NaN, settings and metrics do) after its size in four bytes.
+Each message is its size in four bytes, then MessagePack: settings and metrics may be infinite or NaN, which JSON lacks.
 
-supervisor → process   Order, first and once; then "announce" once, and "report" whenever it wants one
+supervisor → process   Order, first and once; then "announce" once, and any number of "report"
 process → supervisor   Serving once, or Failed; a Report for each "report"
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -23,64 +24,63 @@ from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
 
-__all__ = ["Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task"]
+__all__ = [
+    "Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task", "encode", "process_command",
+    "read_task", "receive_order", "write_task",
+]  # fmt: skip
 
-M = TypeVar("M")
-
-# a report has all metrics, some hundred bytes each
+# bytes; a report has all metrics, some hundred bytes each
 _MAX_SIZE = 16 * 1024 * 1024
 _PREFIX = 4
 
 
-class Order(msgspec.Struct, tag=True, frozen=True):
-    """How a process is to host.
+class Task(msgspec.Struct, frozen=True):
+    """How a supervisor and its processes have to host.
 
-    :ivar number: which one it is, from 0
-    :ivar processes: how many they are
-    :ivar http: where the supervisor's exporter is
+    :ivar processes: the number of processes
+    """
+
+    settings: HostSettings
+    processes: int
+    backend: Backend
+    log_level: LogLevel
+    log_format: LogFormat
+
+
+class Order(msgspec.Struct, tag=True, frozen=True):
+    """How one of the processes has to host.
+
+    :ivar number: the number of the process, from 0
+    :ivar http: the addresses of the supervisor's exporter
     """
 
     number: int
-    processes: int
-    settings: HostSettings
-    backend: Backend
-    log_level: LogLevel
-    log_format: LogFormat
+    task: Task
     http: list[tuple[str, int]]
 
 
-class Task(msgspec.Struct, frozen=True):
-    """What a supervisor is to do."""
-
-    settings: HostSettings
-    processes: int
-    backend: Backend
-    log_level: LogLevel
-    log_format: LogFormat
-
-
 class Request(msgspec.Struct, tag=True, frozen=True):
-    """Something to do: "announce" prints what is served, "report" asks for a `Report`."""
+    """Asks a process for something: "announce" prints what is served, "report" wants a `Report`."""
 
     what: str
 
 
 class Serving(msgspec.Struct, tag=True, frozen=True):
-    """The process answers calls, at these addresses."""
+    """The process answers calls at these addresses."""
 
     grpc: list[tuple[str, int]]
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The process cannot start, and why."""
+    """The process cannot start, for this reason."""
 
     error: str
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """How the process is.
+    """The state of a process.
 
-    :ivar failures: (source, error) of what could not be loaded
+    :ivar failures: (source, error) of each connector that could not be loaded
     """
 
     state: str
@@ -108,7 +108,7 @@ _decoder = msgspec.msgpack.Decoder(Message, dec_hook=_decode_path)
 
 
 def encode(message: Message) -> bytes:
-    """`message` as it is sent."""
+    """Return the bytes of `message` on the socket."""
     encoded = _encoder.encode(message)
     return len(encoded).to_bytes(_PREFIX, "big") + encoded
 
@@ -116,7 +116,7 @@ def encode(message: Message) -> bytes:
 def _size(prefix: bytes) -> int:
     size = int.from_bytes(prefix, "big")
     if size > _MAX_SIZE:
-        raise ValueError(f"a message of {size} bytes between processes; at most {_MAX_SIZE} are expected")
+        raise ValueError(f"a message of {size} bytes between processes; at most {_MAX_SIZE} are allowed")
     return size
 
 
@@ -130,13 +130,13 @@ class Control:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Control:
-        """A control over a connected socket, which belongs to it from here on."""
+        """Return the control over a connected socket, which it owns from here on."""
         return cls(await UNIXSocketStream.from_socket(end))
 
     async def send(self, message: Message) -> None:
-        """Say something; nothing happens when the other end is gone, which `receive` tells.
+        """Send `message`. If the other end is gone, do nothing: `receive` reports that.
 
-        Cancelled half-way, the pair is of no use any more: close it.
+        If this is cancelled while it sends, close the pair: the other end has got a part of the message.
         """
         async with self._sending:
             try:
@@ -145,7 +145,7 @@ class Control:
                 return
 
     async def receive(self) -> Message | None:
-        """What the other end says next; None when it is gone."""
+        """Return the next message of the other end; None when it is gone."""
         try:
             size = _size(await self._received.receive_exactly(_PREFIX))
             encoded = await self._received.receive_exactly(size)
@@ -159,8 +159,14 @@ class Control:
         await anyio.aclose_forcefully(self._stream)
 
 
+def process_command(role: Literal["supervise", "host"], descriptor: int) -> list[str]:
+    """Return the command line of a supervisor or a host that reads what to do from `descriptor`."""
+    # -P: files in the working directory do not shadow the standard library; hosts add the directory when they load
+    return [sys.executable, "-P", "-m", "connectrio.cli.process", role, str(descriptor)]
+
+
 def write_task(task: Task) -> int:
-    """Put a task where the program that replaces this one can read it; the number of the descriptor."""
+    """Write a task for the program that replaces this one. Return the file descriptor to read it from."""
     with tempfile.TemporaryFile() as file:
         file.write(_encoder.encode(task))
         file.flush()
@@ -171,13 +177,13 @@ def write_task(task: Task) -> int:
 
 
 def read_task(descriptor: int) -> Task:
-    """The task that `write_task` has written; the descriptor is closed."""
+    """Return the task that `write_task` has written, and close the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         return msgspec.msgpack.decode(file.read(), type=Task, dec_hook=_decode_path)
 
 
 def receive_order(end: socket.socket) -> Order:
-    """The order of a process, before it has an event loop.
+    """Return the order for this process, which has no event loop yet.
 
     :raises EOFError: the supervisor has gone
     """
@@ -190,6 +196,6 @@ def _receive_exactly(end: socket.socket, size: int) -> bytes:
     while len(received) < size:
         chunk = end.recv(size - len(received))
         if not chunk:
-            raise EOFError("the supervisor has gone before it said what to host")
+            raise EOFError("the supervisor ended before it sent its order")
         received += chunk
     return bytes(received)

@@ -1,7 +1,7 @@
-"""Metrics of several processes as those of one.
+"""Merge the metrics of several processes.
 
-Counters, summaries and histograms add up, over the processes that have ended as well: what was counted stays counted,
-or a restart would look like calls that were taken back. Gauges add up over the processes that live.
+Counters, summaries and histograms add up over all processes, also those that have ended: a restart must not make them
+decrease. Gauges add up over the processes that live.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Family", "Merged", "snapshot"]
 Labels = tuple[tuple[str, str], ...]
 
 _CUMULATIVE = {"counter", "summary", "histogram"}
-# of these the sum would be no age, no limit and no version
+# times and limits, of which the sum has no meaning: the least value counts
 _EARLIEST = ("_created", "process_start_time_seconds", "process_max_fds")
 
 
 class Family(msgspec.Struct, frozen=True, array_like=True):
-    """A metric with all its samples.
+    """A metric and its samples.
 
     :ivar samples: (name, labels, value)
     """
@@ -36,7 +36,7 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
 
 
 def snapshot(registry: CollectorRegistry) -> list[Family]:
-    """All metrics of a registry as they are now."""
+    """Return the present values of all metrics of a registry."""
     return [
         Family(
             metric.name,
@@ -50,24 +50,24 @@ def snapshot(registry: CollectorRegistry) -> list[Family]:
 
 
 class Merged(Collector):
-    """What /metrics shows: the last snapshot of each process, added up."""
+    """Collects the sum of the last snapshots of all processes, for /metrics."""
 
     def __init__(self) -> None:
         self._live: dict[Any, list[Family]] = {}
         self._ended: list[Family] = []
 
     def update(self, source: object, families: list[Family]) -> None:
-        """The newest snapshot of a process."""
+        """Store the newest snapshot of a process."""
         self._live[source] = families
 
     def ended(self, source: object) -> None:
-        """A process has ended: its last snapshot counts for good, without its gauges."""
+        """Keep the last snapshot of a process that has ended, without its gauges."""
         families = self._live.pop(source, [])
         kept = [family for family in families if family.kind in _CUMULATIVE]
         self._ended = list(_merge([self._ended, kept]))
 
     def collect(self) -> Iterator[Metric]:
-        """For `CollectorRegistry`."""
+        """Yield the merged metrics, for `CollectorRegistry`."""
         for family in _merge([self._ended, *self._live.values()]):
             metric = Metric(family.name, family.documentation, family.kind, family.unit)
             for name, labels, value in family.samples:

@@ -1,29 +1,30 @@
-"""The supervisor: starts the processes, shows what they count and how they are, and ends them."""
+"""The supervisor: starts and stops the processes, and shows the metrics and the state of all of them."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+import msgspec
+from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from connectrio.connector.load_failure import LoadFailure
 from connectrio.host.exporter import serve_exporter
-from connectrio.host.lifecycle import Addresses, HostError, HostState, what_to_act_on
-from connectrio.host.listening import ListenError, bind_tcp, can_share_ports
-from connectrio.host.settings import HostSettings, anyio_backend
-from connectrio.host.signals import watch_signals
+from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
+from connectrio.host.listening import bind_tcp, can_share_ports, local_addresses
+from connectrio.host.settings import HostSettings
+from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger
 from connectrio.processes._member import Member
-from connectrio.processes.control import Order, Task, write_task
+from connectrio.processes.control import Order, Task, process_command, write_task
 from connectrio.processes.exposition import Merged, snapshot
 
 log = get_logger("connectrio.processes")
@@ -37,47 +38,33 @@ _UNWIND_TIMEOUT = 3.0
 def become_supervisor(task: Task) -> NoReturn:
     """Replace this process by one that supervises, under the same process id.
 
-    What this process has imported so far would stay in memory for nothing.
+    A supervisor needs little of what this process has imported, which would stay in memory.
 
-    :raises HostError: not every setting goes with several processes
+    :raises HostError: a setting does not work with several processes
     """
     check(task.settings, task.processes)
     descriptor = write_task(task)
     sys.stdout.flush()
     sys.stderr.flush()
-    # -P: what lies in the working directory does not shadow the standard library; hosts add it when they load
-    arguments = [sys.executable, "-P", "-m", "connectrio.cli.process", "supervise", str(descriptor)]
-    os.execv(sys.executable, arguments)  # noqa: S606 - this very interpreter
+    os.execv(sys.executable, process_command("supervise", descriptor))  # noqa: S606 - this very interpreter
 
 
 def supervise(task: Task, end_process: Callable[[int], None] | None = None) -> None:
-    """Host in several processes until told to stop. Signals do what they do to one process, see `run_host`.
+    """Host in several processes until told to stop. Signals have the same effect as on one process, see `run_host`.
 
-    :param end_process: see `watch_signals`
+    :param end_process: see `run_until_signalled`
     :raises SystemExit: at the second signal
-    :raises HostError: not every setting goes with several processes, or a process cannot start
+    :raises HostError: a setting does not work with several processes, or a process cannot start
     """
     check(task.settings, task.processes)
-    backend, options = anyio_backend(task.backend)
-    try:
-        anyio.run(_run, Supervisor(task), end_process, backend=backend, backend_options=options)
-    except BaseExceptionGroup as group:
-        raise what_to_act_on(group) from None
-
-
-async def _run(supervisor: Supervisor, end_process: Callable[[int], None] | None) -> None:
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(partial(watch_signals, supervisor.shutdown, end_process, unwind=_UNWIND_TIMEOUT))
-        await supervisor.serve()
-        tasks.cancel_scope.cancel()
-
-
-@dataclass(frozen=True)
-class _Ports:
-    """The exporter's sockets, and where clients reach the processes."""
-
-    http: list[socket.socket]
-    port: int
+    supervisor = Supervisor(task)
+    run_until_signalled(
+        supervisor.serve,
+        supervisor.shutdown,
+        backend=task.backend,
+        end_process=end_process,
+        unwind=_UNWIND_TIMEOUT,
+    )
 
 
 class Supervisor:
@@ -85,7 +72,7 @@ class Supervisor:
 
     Run `serve` in a task group of yours; end it with `shutdown`, or by cancelling it. It serves once.
 
-    :param task: the `timeout` of its settings is kept here, for all at once
+    :param task: the supervisor applies the `timeout` of its settings to all processes at once
     """
 
     def __init__(self, task: Task) -> None:
@@ -105,27 +92,27 @@ class Supervisor:
             "connectrio_process_restarts_total", "Processes that ended and were started again", registry=self._own
         )
 
-    # what the exporter asks
+    # the exporter's source
 
     @property
     def is_ready(self) -> bool:
-        """Whether new work is welcome: at least one process answers calls, and none was told to stop."""
+        """Whether at least one process accepts new work, and none was told to stop."""
         return self.state is HostState.SERVING and any(member.is_ready for member in self._members)
 
     @property
     def connectors(self) -> int:
-        """How many task types are served, by the process that serves most."""
+        """The number of task types that are served, by the process that serves most."""
         return max((member.report.connectors for member in self._members if member.report), default=0)
 
     @property
     def failures(self) -> Sequence[LoadFailure]:
-        """What some process could not load."""
+        """The connectors that some process could not load."""
         found = {failure: None for member in self._members if member.report for failure in member.report.failures}
         return [LoadFailure(source, error) for source, error in found]
 
     @property
     def processes(self) -> list[Mapping[str, Any]]:
-        """How each process is."""
+        """The state of each process."""
         return [
             {
                 "process": member.number,
@@ -137,7 +124,7 @@ class Supervisor:
         ]
 
     async def refresh(self) -> None:
-        """Ask all processes how they are, and what they have counted."""
+        """Ask all processes for their state and their metrics."""
         async with anyio.create_task_group() as asking:
             for member in self._members:
                 asking.start_soon(member.refresh)
@@ -157,12 +144,12 @@ class Supervisor:
         :raises HostError: a port is taken, or a process cannot start
         """
         try:
-            async with self._bound() as ports, anyio.create_task_group() as siblings:
-                await siblings.start(serve_exporter, ports.http, self)
-                async with anyio.create_task_group() as tasks:
-                    self._start_members(ports, tasks)
-                    await self._serve(ports, task_status)
-                siblings.cancel_scope.cancel()
+            with ExitStack() as stack:
+                port, http = await self._bind(stack)
+                async with anyio.create_task_group() as siblings:
+                    await siblings.start(serve_exporter, http, self)
+                    await self._serve_members(port, local_addresses(http), task_status)
+                    siblings.cancel_scope.cancel()
         finally:
             self.state = HostState.STOPPED
             self._stopped.set()
@@ -172,77 +159,61 @@ class Supervisor:
         self._shutdown_requested.set()
         await self._stopped.wait()
 
-    def _start_members(self, ports: _Ports, tasks: TaskGroup) -> None:
-        task = self._task
-        settings = replace(self.settings, port=ports.port, timeout=None)
-        http = _names(ports.http)
-        for number in range(task.processes):
-            order = Order(number, task.processes, settings, task.backend, task.log_level, task.log_format, http)
-            member = Member(order, lambda number=number: self._ended(number))  # type: ignore[misc]
-            self._members.append(member)
-            tasks.start_soon(member.run)
+    async def _bind(self, stack: ExitStack) -> tuple[int, list[socket.socket]]:
+        """Return the gRPC port, reserved until `stack` ends, and the sockets of the exporter.
+
+        :raises HostError: a port cannot be bound
+        """
+        settings = self.settings
+        # not shared at first: a shared port could also be shared with a host that runs already
+        alone = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
+        port = int(alone[0].getsockname()[1])
+        for each in alone:
+            each.close()
+        reserved = await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
+        for each in reserved:
+            stack.callback(each.close)
+        http = await bind_tcp(
+            settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
+        )
+        for each in http:
+            stack.callback(each.close)
+        return port, http
+
+    async def _serve_members(
+        self, port: int, http: tuple[tuple[str, int], ...], task_status: TaskStatus[Addresses]
+    ) -> None:
+        """Run the processes, from their start to their end."""
+        settings = replace(self.settings, port=port, timeout=None)
+        task = msgspec.structs.replace(self._task, settings=settings)
+        async with anyio.create_task_group() as tasks:
+            for number in range(task.processes):
+                member = Member(Order(number, task, list(http)), partial(self._ended, number))
+                self._members.append(member)
+                tasks.start_soon(member.run)
+            if await completes_before(self._shutdown_requested, self._wait_until_all_serve):
+                self.state = HostState.SERVING
+                await self._members[0].ask("announce")
+                log.info("all processes serve", processes=task.processes)
+                task_status.started(Addresses(tuple(self._members[0].addresses), http))
+                with anyio.move_on_after(self.settings.timeout):
+                    await self._shutdown_requested.wait()
+            self.state = HostState.DRAINING
+            for member in self._members:
+                member.stop()
 
     def _ended(self, number: int) -> None:
         self._merged.ended(number)
         if self.state is HostState.SERVING:
             self._restarts.inc()
 
-    async def _serve(self, ports: _Ports, task_status: TaskStatus[Addresses]) -> None:
-        if await self._all_serve():
-            self.state = HostState.SERVING
-            await self._members[0].ask("announce")
-            log.info("all processes serve", processes=self._task.processes)
-            task_status.started(Addresses(tuple(self._members[0].addresses), tuple(_names(ports.http))))
-            with anyio.move_on_after(self.settings.timeout):
-                await self._shutdown_requested.wait()
-        self.state = HostState.DRAINING
+    async def _wait_until_all_serve(self) -> None:
         for member in self._members:
-            member.stop()
-
-    async def _all_serve(self) -> bool:
-        """Wait for it; False when `shutdown` was called before."""
-        all_serve = False
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._cancel_at_shutdown, tasks.cancel_scope)
-            for member in self._members:
-                await member.serving.wait()
-            all_serve = True
-            tasks.cancel_scope.cancel()
-        return all_serve
-
-    async def _cancel_at_shutdown(self, scope: anyio.CancelScope) -> None:
-        await self._shutdown_requested.wait()
-        scope.cancel()
-
-    @asynccontextmanager
-    async def _bound(self) -> AsyncIterator[_Ports]:
-        """The exporter's port, bound, and gRPC's, kept from others.
-
-        :raises HostError: one cannot be had
-        """
-        settings = self.settings
-        with ExitStack() as stack:
-            try:
-                # alone first: what may be shared could also be shared with a host that was there before
-                alone = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
-                port = int(alone[0].getsockname()[1])
-                for each in alone:
-                    each.close()
-                kept = await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
-                for each in kept:
-                    stack.callback(each.close)
-                http = await bind_tcp(
-                    settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
-                )
-                for each in http:
-                    stack.callback(each.close)
-            except ListenError as error:
-                raise HostError(str(error)) from error
-            yield _Ports(http, port)
+            await member.serving.wait()
 
 
 def check(settings: HostSettings, processes: int) -> None:
-    """:raises HostError: so many processes cannot host with these settings"""
+    """:raises HostError: several processes cannot host with these settings"""
     if processes < 1:
         raise HostError(f"--processes must be at least 1, got {processes}")
     if not can_share_ports():
@@ -251,7 +222,3 @@ def check(settings: HostSettings, processes: int) -> None:
         raise HostError(
             "a Unix socket cannot be shared by several processes: leave --unix-socket out, or --processes at 1"
         )
-
-
-def _names(sockets: list[socket.socket]) -> list[tuple[str, int]]:
-    return [each.getsockname()[:2] for each in sockets]

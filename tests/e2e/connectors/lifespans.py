@@ -1,4 +1,4 @@
-"""Connectors that hold something for as long as they are served; LIFESPAN says what becomes of it.
+"""Connectors with lifespans; the variable LIFESPAN selects how they behave.
 
 It is "fine", or "hangs" when it is opened.
 """

@@ -1,4 +1,4 @@
-"""Connectors that do as they are told, for our host and for flyte-sdk's alike.
+"""Connectors that obey orders, for our host and for flyte-sdk's.
 
 CONNECTOR_API is the package whose classes they use: "connectrio" unless it is set. What a call is to do is an order in
 JSON: the `output_prefix` of a create, the `resource_meta` of everything else. What happens is reported on standard
@@ -48,7 +48,7 @@ ERRORS = {
 
 
 def report(event: str, **fields: Any) -> None:
-    # one write, so that lines of several threads do not mix
+    # one write, so that the lines of threads do not mix
     os.write(1, (json.dumps({"event": event, "at": time.monotonic(), **fields}) + "\n").encode())
 
 
@@ -81,7 +81,7 @@ class Order(ResourceMeta):
 
 
 class Gate:
-    """Holds calls until it is opened, and knows how many it held at once."""
+    """Holds calls until it is opened, and counts how many it held at once."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -110,7 +110,7 @@ GATES: dict[str, Gate] = {}
 
 
 def gate_of(order: Order) -> Gate:
-    # in one step: several threads may ask for the same one
+    # in one step: several threads may need the same gate
     return GATES.setdefault(order.id, Gate())
 
 
@@ -119,12 +119,12 @@ def open_all(*_: object) -> None:
         gate.open()
 
 
-if API == "connectrio":  # the other one loads modules in a thread, which may not handle signals
+if API == "connectrio":  # flyte-sdk's host loads modules in a thread, which may not handle signals
     signal.signal(signal.SIGUSR1, open_all)
 
 
 def act(order: Order, arguments: dict[str, Any]) -> str:
-    """Whatever takes no time."""
+    """Carry out the orders that take no time."""
     match order.does:
         case "raise":
             error = ERRORS[order.argument]
@@ -183,7 +183,7 @@ def watch(operation: str, order: Order) -> None:
         while True:
             from_thread.check_cancelled()
             time.sleep(0.02)
-    except BaseException:  # whatever each kind of event loop raises there
+    except BaseException:  # each event loop raises its own class
         report("ended", operation=operation, id=order.id, outcome="cancelled")
         raise
 
@@ -224,7 +224,7 @@ class Probe(AsyncConnector):
 
 
 class Paged(Probe):
-    """Logs come from a coroutine; the methods take whatever a request has, where the host gives it to them."""
+    """Logs come from a coroutine; the methods take all arguments that the host passes."""
 
     name = "Paged"
     task_type_name = "paged"
@@ -268,7 +268,7 @@ class Plain(AsyncConnector):
 
 
 class Bare(AsyncConnector):
-    """Only what a connector must have."""
+    """Only the required methods of a connector."""
 
     name = "Bare"
     task_type_name = "bare"
@@ -289,7 +289,7 @@ class BareInVersion2(Bare):
 
 
 class Metered(Probe):
-    """For tests that count calls: no other test calls it."""
+    """For tests that count calls; no other test calls it."""
 
     name = "Metered"
     task_type_name = "metered"

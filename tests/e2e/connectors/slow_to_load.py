@@ -1,4 +1,4 @@
-"""A module that does not finish loading before somebody writes to the FIFO that SLOW_TO_LOAD names."""
+"""A module that finishes loading when the FIFO in SLOW_TO_LOAD is written to."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A connector of ours that tells what a package keeps that belongs to one event loop."""
+"""A connector that reports which state of a package is bound to one event loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Lets a host give up hosted code that does not end after a moment, so that tests need not wait for seconds."""
+"""Make a host give up hosted code after a tenth of a second, so that tests need not wait for seconds."""
 
 from __future__ import annotations
 
-from connectrio.flyte import _calls, _pools
+from connectrio.flyte import _calls, _loop_pool
 
-_calls._CANCEL_TIMEOUT = _pools._CLOSE_TIMEOUT = 0.1
+_calls._CANCEL_TIMEOUT = _loop_pool._CLOSE_TIMEOUT = 0.1

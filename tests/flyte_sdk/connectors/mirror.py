@@ -1,4 +1,4 @@
-"""A connector that tells exactly what it was given, for flyte-sdk's host and ours alike.
+"""A connector that returns its exact arguments, for flyte-sdk's host and ours.
 
 And one that blocks, for measurements.
 """
@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 @dataclass
 class Mirrored(ResourceMeta):
-    """What was given to `create`, or what `get` is to answer."""
+    """The arguments of `create`, or the answer for `get`."""
 
     said: str = ""
 
@@ -49,7 +49,7 @@ class Model(BaseModel):
 
 
 def describe(value: Any) -> Any:
-    """`value` and its class, and so on for all that is in it, as JSON."""
+    """Return `value` and its class as JSON, and the same for everything in it."""
     name = type(value).__qualname__
     match value:
         case Message():
@@ -76,7 +76,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "nothing": {"x": None},
     "times": {
         "aware": dt.datetime(2026, 1, 2, 3, 4, 5, 6, dt.UTC),
-        "naive": dt.datetime(2026, 1, 2),  # noqa: DTZ001 - how it is taken is the question
+        "naive": dt.datetime(2026, 1, 2),  # noqa: DTZ001 - the test asks how it is converted
         "duration": dt.timedelta(days=1, microseconds=1),
     },
     "enum": {"color": Color.RED},
@@ -90,7 +90,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "frame": {"frame": DataFrame(uri="bq://p:d.t", format="parquet")},
     "too big": {"int": 2**63},
 }
-"""What `get` can return, by name. Not what flyte-sdk pickles: the same value need not give the same bytes twice."""
+"""The outputs that `get` can return, by name. No pickles: their bytes may differ for the same value."""
 
 RESOURCES: dict[str, Any] = {
     "running": lambda: Resource(phase=TaskExecution.RUNNING, message="at it"),

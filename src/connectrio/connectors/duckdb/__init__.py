@@ -6,20 +6,20 @@ A task has its SQL in `sql.statement`, and in `custom`:
 |---|---|---|
 | `database` | a database file (a path or a `file://` URL), or `:memory:` | `:memory:` |
 
-**Parameters.** `$name` in the statement is the task's input of that name. Inputs that it does not name are not bound.
-A `File` or a `Dir` is bound as its path and a `DataFrame` as its URI, a `file://` URL as the path it stands for, so
-that `FROM read_parquet($frame)` works.
+**Parameters.** `$name` in the statement is the task's input of that name; other inputs are not used. A `File` or a
+`Dir` is bound as its path and a `DataFrame` as its URI, a `file://` URL as its path, so that
+`FROM read_parquet($frame)` works.
 
-**Several statements** may be given, separated by `;`: they run in order, and the last one's result is the result. Each
-commits by itself unless the SQL says `BEGIN`; a task on a database file that may be retried should.
+**Several statements**, separated by `;`, run in order, and the last one's result is the result. Each commits by itself
+unless the SQL says `BEGIN`, which it should in a task on a database file that may be retried.
 
 **Result.** It is written to `<output_prefix>/<output>.parquet` (`result.parquet` if the task declares no output), where
-nobody sees it before it is whole, and returned as a `DataFrame` for the declared output; a second output is refused.
-`output_prefix` is a path or a `file://` URL. A statement that yields no result set (`CREATE TABLE`, `INSERT`, …) makes
-no file, unless an output is declared: then DuckDB's own answer, the count of changed rows, is written.
+it appears only when it is complete, and returned as a `DataFrame` for the declared output; a second output is refused.
+`output_prefix` is a path or a `file://` URL. A statement without a result set (`CREATE TABLE`, `INSERT`, …) writes no
+file, unless an output is declared: then DuckDB's own answer, the count of changed rows, is written.
 
-**Where jobs live.** In a directory, as one JSON record and one log each, so that finished jobs survive a restart.
-Several hosts may share it; whichever is asked answers. Settings are environment variables, see `DuckDBSettings`.
+**Storage.** Each job has a JSON record and a log in a directory, so that finished jobs survive a restart. Several hosts
+may share it, and each answers for all jobs. Settings are environment variables, see `DuckDBSettings`.
 
 **How a job ends:**
 
@@ -45,7 +45,7 @@ from connectrio.connectors.duckdb._task import TaskError
 
 __all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "TaskError"]
 
-# only looked for: importing DuckDB takes half a second and 20 MB, which a host that never runs a query need not pay
+# not imported: DuckDB takes half a second and 20 MB, and a host may never run a query
 if find_spec("duckdb") is None:
     raise ImportError('the DuckDB connector needs DuckDB: pip install "connectrio[duckdb]"', name="duckdb")
 

@@ -14,8 +14,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
-from connectrio.connectors.duckdb._job import Job
-from connectrio.connectors.duckdb._jobs import Jobs
+from connectrio.connectors.duckdb._jobs import Job, Jobs
 from connectrio.connectors.duckdb._report import log_page, metrics, resource
 from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._task import QueryTask, read_task
@@ -27,33 +26,33 @@ __all__ = ["DuckDBConnector", "DuckDBJob"]
 
 log = get_logger("connectrio.connectors.duckdb")
 
-# so that a `delete` that reached another host interrupts within a second, and so does one that DuckDB has dropped
+# a `delete` on another host, and an interrupt that DuckDB has dropped, take effect within a second
 WATCH_SECONDS = 0.25
 
 TIDY_SECONDS = 3600.0
 
 T = TypeVar("T")
 
-# ids become names of directories
+# ids are names of directories
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
 class DuckDBJob(ResourceMeta):
-    """Which job it is.
+    """The id of a job.
 
-    :raises ValueError: `job_id` is not of the form that `create` gives it
+    :raises ValueError: `job_id` does not have the form of an id
     """
 
     job_id: str
 
     def __post_init__(self) -> None:
         if not _JOB_ID.fullmatch(self.job_id):
-            raise ValueError(f"{self.job_id!r} is no id of a DuckDB job: those have 32 hexadecimal digits")
+            raise ValueError(f"{self.job_id!r} is not the id of a DuckDB job, which has 32 hexadecimal digits")
 
 
 class _Submission:
-    """A task on its way to a job: from the call that creates it to the task that carries it out."""
+    """A job to be created: passed from the call to the connector's task that records and runs it."""
 
     def __init__(self, task: QueryTask) -> None:
         self.task = task
@@ -65,11 +64,11 @@ class _Submission:
 
 @dataclass(frozen=True)
 class _Open:
-    """What a connector has while its lifespan is open.
+    """The state of a connector while its lifespan is open.
 
-    :ivar tasks: one for each job, waiting for a slot and then for its thread
-    :ivar slots: for the threads that run queries
-    :ivar files: for threads that only touch small files, so that they wait neither for those nor for the host's
+    :ivar tasks: one for each job, which waits for a slot and then for its thread
+    :ivar slots: the limit of threads that run queries
+    :ivar files: the limit of threads that access small files; they wait neither for queries nor for the host's threads
     """
 
     jobs: Jobs
@@ -78,7 +77,7 @@ class _Open:
     files: anyio.CapacityLimiter
 
     async def submit(self, task: QueryTask) -> Job:
-        """Record a job and start it. If this is cancelled, the job, which nobody knows of, ends as ABORTED."""
+        """Record a job and start it. If this is cancelled, nobody gets the job's id, and it ends as ABORTED."""
         submission = _Submission(task)
         self.tasks.start_soon(self._carry_out, submission)
         try:
@@ -93,7 +92,7 @@ class _Open:
         return submission.job
 
     async def _carry_out(self, submission: _Submission) -> None:
-        """A job's whole life, in a task of the connector, where no call's cancellation comes between its steps."""
+        """Record and run a job in a task of the connector, which the cancellation of the call does not interrupt."""
         try:
             submission.job = job = await self.in_thread(partial(self.jobs.add, submission.task))
         except Exception as error:  # noqa: BLE001 - raised in `submit`
@@ -103,23 +102,23 @@ class _Open:
             submission.recorded.set()
         if not submission.wanted:
             job.discard()
-        # abandoned only once the host ends and `Jobs.stop` has done what can be done
+        # abandoned only when the host stops, after `Jobs.stop`
         await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
         await self.in_thread(partial(self.jobs.retire, job))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """What `work` returns, which touches only small files."""
+        """Run `work`, which accesses only small files, in a thread. Return its result."""
         return await to_thread.run_sync(work, limiter=self.files)
 
     async def watch(self) -> None:
-        """See to the jobs that there are."""
+        """Call `Jobs.watch` while there are jobs."""
         while True:
             await anyio.sleep(WATCH_SECONDS)
             if self.jobs.any_live:
                 await self._housekeeping(self.jobs.watch)
 
     async def tidy(self) -> None:
-        """Keep the store in order, in a host that lives for long."""
+        """Call `Jobs.tidy` from time to time."""
         while True:
             await anyio.sleep(TIDY_SECONDS)
             await self._housekeeping(self.jobs.tidy)
@@ -133,9 +132,9 @@ class _Open:
 
 
 class DuckDBConnector(AsyncConnector[DuckDBJob]):
-    """Runs SQL in the host's own process. The package's docstring says what a task can ask for.
+    """Runs SQL in the host's own process. The package's docstring describes the tasks.
 
-    :param settings: instead of those in the environment, which is read when the lifespan opens
+    :param settings: by default those of the environment when the lifespan opens
     """
 
     name = "DuckDB Connector"
@@ -148,13 +147,13 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Hold the job store and the threads of the queries.
+        """Keep the job store and the threads of the queries open.
 
-        On leaving, queries that have not ended are interrupted and recorded as RETRYABLE_FAILED.
+        At the end, queries that have not ended are interrupted and recorded as RETRYABLE_FAILED.
 
         :raises OSError: the job store cannot be opened
         :raises RuntimeError: the lifespan is open already; a second host needs a connector of its own
-        :raises ValueError: an environment variable does not hold what it should
+        :raises ValueError: an environment variable has an invalid value
         """
         if self._open is not None:
             raise RuntimeError("this DuckDB connector is open already: register another instance with the other host")
@@ -183,11 +182,11 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         output_prefix: str,
         inputs: dict[str, Any] | None = None,
         task_execution_metadata: TaskExecutionMetadata | None = None,  # noqa: ARG002 - part of the signature
-        **kwargs: Any,  # noqa: ARG002 - a connection's secrets, of which DuckDB needs none
+        **kwargs: Any,  # noqa: ARG002 - a connection's secrets; DuckDB needs none
     ) -> DuckDBJob:
-        """Record the query and start it; it runs on when this call has ended.
+        """Record the query and start it; it runs on after this call.
 
-        :raises TaskError: the template or `output_prefix` is not one this connector can serve
+        :raises TaskError: the template or `output_prefix` is not valid
         :raises OSError: the job cannot be recorded
         """
         opened = self._opened()
@@ -196,18 +195,18 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         return DuckDBJob(job.record.job_id)
 
     def get(self, resource_meta: DuckDBJob, **kwargs: Any) -> Resource:  # noqa: ARG002 - part of the signature
-        """Report how the query stands.
+        """Return the state of the query.
 
-        `custom_info` has, where they are known: `job_id`, `database`, `statement_digest`, `queued_at`, `started_at` and
+        `custom_info` has, if they are known: `job_id`, `database`, `statement_digest`, `queued_at`, `started_at` and
         `finished_at` (ISO 8601), `seconds` of running, `progress` in percent while it runs, `rows`, `columns` (name and
-        type of each) and `result` (where it is).
+        type of each) and `result` (its path or URL).
 
         :raises UnknownJobError: there is no such job
         """
         return resource(self._opened().jobs.snapshot(resource_meta.job_id))
 
     def delete(self, resource_meta: DuckDBJob, **kwargs: Any) -> None:  # noqa: ARG002 - part of the signature
-        """Interrupt the query, or take it out of the queue. Does nothing to one that has ended or is not known."""
+        """Interrupt the query, or remove it from the queue. Do nothing if it has ended or is unknown."""
         self._opened().jobs.abort(resource_meta.job_id)
 
     def get_metrics(
@@ -216,9 +215,9 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         queries: Sequence[str] = (),
         **kwargs: Any,  # noqa: ARG002 - part of the signature
     ) -> GetTaskMetricsResponse:
-        """Report what the query has read, produced and used.
+        """Return what the query has read, produced and used.
 
-        :param queries: names of metrics; all, if there are none
+        :param queries: names of metrics; all metrics if it is empty
         :raises UnknownJobError: there is no such job
         :raises InvalidRequestError: there is no metric of such a name
         """
@@ -231,14 +230,14 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         lines: int = 0,
         **kwargs: Any,  # noqa: ARG002 - part of the signature
     ) -> AsyncIterator[GetTaskLogsResponse]:
-        """Report the log lines there are, then a header with the token of the next page.
+        """Yield the log lines that exist now, then a header with the token of the next page.
 
         The token is "" once the query has ended and its whole log has been read.
 
-        :param token: where to go on, from the header of the page before
-        :param lines: how many at most; 0 for all
+        :param token: from the header of the page before
+        :param lines: the most lines to return; 0 for all
         :raises UnknownJobError: there is no such job
-        :raises InvalidRequestError: `token` is none of a DuckDB job's
+        :raises InvalidRequestError: `token` is not from a DuckDB job
         """
         opened = self._opened()
         ended, entries = await opened.in_thread(partial(opened.jobs.log, resource_meta.job_id))
@@ -248,8 +247,8 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
     def _opened(self) -> _Open:
         if self._open is None:
             raise RuntimeError(
-                "the DuckDB connector is not open: a connectrio host opens it before it serves,"
-                " any other program has to: `async with connector.lifespan(): …`"
+                "the DuckDB connector is not open: a connectrio host opens it before it serves;"
+                " any other program has to open it: `async with connector.lifespan(): …`"
             )
         return self._open
 

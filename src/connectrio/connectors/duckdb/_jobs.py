@@ -1,34 +1,186 @@
-"""The jobs of a host, and those that other hosts have in the same store. Synchronous; every function blocks."""
+"""The jobs of a host, and those of other hosts in the same store. Synchronous; every function blocks."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
 from uuid import uuid4
 
 from connectrio.connector.hosting import process_count
-from connectrio.connectors.duckdb._job import Job
-from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
+from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
+from connectrio.connectors.duckdb._session import Answer, Session, state_after
 from connectrio.connectors.duckdb._settings import DuckDBSettings
-from connectrio.connectors.duckdb._store import JobStore
+from connectrio.connectors.duckdb._store import JobStore, sync
 from connectrio.connectors.duckdb._task import QueryTask
+from connectrio.logs import get_logger
 
-__all__ = ["Jobs", "Snapshot"]
+__all__ = ["Job", "Jobs", "Snapshot"]
 
-# DuckDB notices an interrupt within milliseconds, unless it is deep in one call of one function
+log = get_logger("connectrio.connectors.duckdb")
+
+# DuckDB notices an interrupt within milliseconds, except during one long call of one function
 STOP_SECONDS = 5.0
+# percent from one log line to the next
+PROGRESS_STEP = 10
 
+DELETED = "the query was deleted before it had ended"
+HOST_STOPPED = "the host was stopped before the query had ended; nothing of its result was kept, so it has to run again"
 ABORT_REQUESTED = "deleted; the host that runs it has been asked to stop it"
+_ENDINGS = {
+    JobState.SUCCEEDED: "finished",
+    JobState.FAILED: "failed",
+    JobState.ABORTED: "aborted",
+    JobState.RETRYABLE_FAILED: "failed, to be tried again,",
+}
+
+
+class Job:
+    """A query that waits or runs in a thread of this host.
+
+    `run` is for that thread; everything else may be called from any thread. The first to settle the job decides its
+    final state: an aborted job is ABORTED at once, even while DuckDB is still stopping.
+
+    :ivar running: whether a thread is in `run`
+    :ivar saved: whether the store has the present `record`
+    """
+
+    def __init__(self, record: JobRecord, task: QueryTask, store: JobStore, memory_share: float) -> None:
+        self._record = record
+        self._task = task
+        self._store = store
+        self._spill = store.spill_directory(record.job_id)
+        self._session = Session(task.database, self._spill, memory_share)
+        self._changing = Lock()
+        self._percent_logged = 0
+        self._discarded = False
+        self.running = False
+        self.saved = True
+
+    @property
+    def record(self) -> JobRecord:
+        """The present record of the job."""
+        return self._record
+
+    def progress(self) -> float | None:
+        """Return the progress of the query in percent; None if it is not known."""
+        return self._session.progress()
+
+    def run(self) -> None:
+        """Run the query, unless the job was settled in the queue. Errors are recorded, never raised."""
+        self.running = True
+        try:
+            if self._discarded:
+                self.abort()
+            if self._start():
+                self._succeed(self._session.run(self._task, self._record.temporary_path))
+        except Exception as error:  # noqa: BLE001 - recorded, and logged where it is a bug
+            if not self._record.state.final:  # else it fails because it was interrupted
+                self._settle(*state_after(error))
+        finally:
+            with suppress(OSError):  # the file exists only after a failure, whose cause has been recorded
+                self._record.temporary_path.unlink(missing_ok=True)
+            shutil.rmtree(self._spill, ignore_errors=True)
+            self.running = False
+
+    def abort(self) -> None:
+        """End the job as ABORTED. Do nothing if it has ended."""
+        self._settle(JobState.ABORTED, DELETED)
+
+    def discard(self) -> None:
+        """Let `run` or `watch` abort the job, whose id nobody has got. Unlike `abort`, this does not block."""
+        self._discarded = True
+
+    def stop(self) -> None:
+        """End the job because its host stops."""
+        self._settle(JobState.RETRYABLE_FAILED, HOST_STOPPED)
+
+    def watch(self) -> None:
+        """Repeat interrupts and log progress; to be called a few times a second until `run` has ended."""
+        if self._record.state.final:
+            self._session.interrupt()
+        elif self._discarded or self._store.abort_requested(self._record.job_id):
+            self.abort()
+        elif self._record.state is JobState.RUNNING:
+            percent = self._session.progress() or 0.0
+            if percent >= self._percent_logged + PROGRESS_STEP:
+                self._percent_logged = int(percent) // PROGRESS_STEP * PROGRESS_STEP
+                self._append_log(f"progress: {percent:.0f} %")
+
+    def _start(self) -> bool:
+        with self._changing:
+            if self._record.state.final:
+                return False
+            started = now()
+            waited = (started - self._record.queued_at).total_seconds()
+            message = f"started after {waited:.1f} s in the queue: statement {self._record.statement}"
+            self._change(message, state=JobState.RUNNING, started_at=started)
+            return True
+
+    def _succeed(self, answer: Answer) -> None:
+        size = sync(self._record.temporary_path) if answer.written else None
+        with self._changing:
+            if self._record.state.final:
+                return
+            if answer.written:
+                self._record.temporary_path.replace(self._record.result_path)
+            self._end(
+                JobState.SUCCEEDED,
+                _summary(answer, size, self._record.result_uri),
+                rows=answer.rows,
+                columns=answer.columns,
+                result_bytes=size,
+            )
+
+    def _settle(self, state: JobState, message: str) -> None:
+        with self._changing:
+            if not self._record.state.final:
+                self._end(state, message)
+        self._session.interrupt()
+
+    def _end(self, state: JobState, message: str, **result: Any) -> None:
+        finished = now()
+        seconds = (finished - (self._record.started_at or finished)).total_seconds()
+        entry = f"{_ENDINGS[state]} after {seconds:.3f} s: {message}"
+        self._change(entry, state=state, message=message, finished_at=finished, usage=self._session.usage, **result)
+
+    def _change(self, entry: str, **changes: Any) -> None:
+        """Write the log, then the record, then show the new state: whoever sees the state finds the rest."""
+        record = replace(self._record, **changes)
+        self._append_log(entry)
+        try:
+            self._store.save(record)
+            self.saved = True
+        except OSError as error:
+            # the query goes on, and this host knows its state; after a restart the job would count as lost
+            log.warning("a DuckDB job cannot be recorded", job=record.job_id, error=str(error))
+            self.saved = False
+        self._record = record
+
+    def _append_log(self, entry: str) -> None:
+        try:
+            self._store.append_log(self._record.job_id, entry)
+        except OSError as error:
+            log.warning("a DuckDB job's log cannot be written", job=self._record.job_id, error=str(error))
+
+
+def _summary(answer: Answer, size: int | None, uri: str) -> str:
+    rows = "done" if answer.rows is None else f"{answer.rows} {'row' if answer.rows == 1 else 'rows'}"
+    if answer.columns is None and answer.rows is not None:
+        rows += " changed"
+    return rows if size is None else f"{rows}, {size} bytes in {uri}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A job at one moment.
 
-    :ivar message: what a person should know now; that of the record unless there is something newer
-    :ivar progress: how far the query is, in percent; None where that is not known
+    :ivar message: the message for a person: that of the record, or a newer one
+    :ivar progress: the progress of the query in percent; None if it is not known
     """
 
     record: JobRecord
@@ -37,9 +189,9 @@ class Snapshot:
 
 
 class Jobs:
-    """A host's jobs. Whoever makes this object must `stop` and then `close` it.
+    """A host's jobs. Its owner must `stop` and then `close` it.
 
-    When it has been made, what dead hosts have left is settled.
+    The constructor settles the jobs of dead hosts.
 
     :raises OSError: the store cannot be opened
     """
@@ -58,7 +210,7 @@ class Jobs:
         self._stopping = False
 
     def add(self, task: QueryTask) -> Job:
-        """Record a new job, QUEUED. The caller must see to it that its `run` is called, and then `retire` it."""
+        """Record a new job as QUEUED. The caller must call its `run`, and then `retire` it."""
         record = JobRecord(
             job_id=uuid4().hex,
             owner=self._store.host_id,
@@ -78,13 +230,13 @@ class Jobs:
         return job
 
     def retire(self, job: Job) -> None:
-        """Leave a job that has ended to the store, if that knows how it ended."""
+        """Drop a job that has ended, if the store has its last record."""
         if job.saved:
             with self._changing:
                 self._live.pop(job.record.job_id, None)
 
     def snapshot(self, job_id: str) -> Snapshot:
-        """How a job stands, whichever host has it.
+        """Return the present state of a job of any host.
 
         :raises UnknownJobError: there is no such job
         """
@@ -97,13 +249,19 @@ class Jobs:
         record = job.record
         match record.state:
             case JobState.QUEUED:
-                return Snapshot(record, self._queue_message(job, list(live.values())))
+                others = list(live.values())
+                ahead = sum(other.record.state is JobState.QUEUED for other in others[: others.index(job)])
+                return Snapshot(
+                    record,
+                    f"queued, behind {ahead} more: this host runs at most {self._settings.max_running} at once"
+                    " (CONNECTRIO_DUCKDB_MAX_RUNNING)",
+                )
             case JobState.RUNNING:
                 return Snapshot(record, record.message, job.progress())
         return Snapshot(record, record.message)
 
     def log(self, job_id: str) -> tuple[bool, list[LogEntry]]:
-        """Whether a job has ended, and its log, which is complete if so.
+        """Return whether a job has ended, and its log, which is complete if it has.
 
         :raises UnknownJobError: there is no such job
         """
@@ -111,7 +269,7 @@ class Jobs:
         return ended, self._store.read_log(job_id)
 
     def abort(self, job_id: str) -> None:
-        """End a job as ABORTED, whichever host has it; one that has ended, or that nobody knows, is left alone."""
+        """End a job of any host as ABORTED. Do nothing if it has ended or is unknown."""
         job = self._jobs().get(job_id)
         if job is not None:
             job.abort()
@@ -124,17 +282,17 @@ class Jobs:
         return bool(self._live)
 
     def watch(self) -> None:
-        """See to the jobs of this host; to be called a few times a second."""
+        """Call `Job.watch` of all jobs of this host; to be called a few times a second."""
         self._each(Job.watch)
 
     def tidy(self) -> None:
-        """Settle what dead hosts have left and forget what is old; to be called now and then."""
+        """Settle the jobs of dead hosts and remove old jobs; to be called from time to time."""
         self._store.tidy(self._settings.keep)
 
     def stop(self) -> None:
-        """Interrupt what runs, and settle every job that has not ended, and any that is still added.
+        """Interrupt running queries, and settle every job that has not ended or is added later.
 
-        A query that DuckDB does not let go of within five seconds is left to itself.
+        A query that DuckDB does not stop within five seconds is abandoned.
         """
         with self._changing:
             self._stopping = True
@@ -145,7 +303,7 @@ class Jobs:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Leave the store, once nothing runs any more. Jobs that have not ended count as lost from here on."""
+        """Close the store. Jobs that have not ended count as lost from here on."""
         self._store.close()
 
     def _each(self, act: Callable[[Job], None]) -> None:
@@ -155,10 +313,3 @@ class Jobs:
     def _jobs(self) -> dict[str, Job]:
         with self._changing:
             return dict(self._live)
-
-    def _queue_message(self, job: Job, live: list[Job]) -> str:
-        ahead = sum(other.record.state is JobState.QUEUED for other in live[: live.index(job)])
-        return (
-            f"queued, behind {ahead} more: this host runs at most {self._settings.max_running} at once"
-            " (CONNECTRIO_DUCKDB_MAX_RUNNING)"
-        )

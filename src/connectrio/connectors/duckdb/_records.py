@@ -1,4 +1,4 @@
-"""What is remembered of a job. One record per job is on disk, as JSON."""
+"""The record of a job, which is stored on disk as JSON."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MAX_MESSAGE_LENGTH = 4096
 
 
 def now() -> datetime:
-    """The time, aware, in UTC."""
+    """Return the present time in UTC."""
     return datetime.now(UTC)
 
 
 def shorten(message: str) -> str:
-    """`message`, cut where it is far longer than a person reads."""
+    """Return `message`, cut to a length that a person can read."""
     if len(message) <= MAX_MESSAGE_LENGTH:
         return message
     return f"{message[:MAX_MESSAGE_LENGTH]}… ({len(message)} characters in all)"
 
 
 class JobState(StrEnum):
-    """Where a job stands, under the name Flyte has for it."""
+    """The state of a job, with the name of Flyte's phase."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -43,7 +43,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a result: its name, and its type as DuckDB writes it."""
+    """A column of a result, and its type in SQL."""
 
     name: str
     type: str
@@ -51,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What the statements took that ran to their end: sums, and the peaks of the one that took most."""
+    """The resources used by the statements that completed: sums, and the highest peak of any of them."""
 
     rows_read: int = 0
     cpu_seconds: float = 0.0
@@ -61,18 +61,18 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """A job, as its store knows it. A final one never changes again.
+    """A job in the store. It never changes once its state is final.
 
     :ivar owner: the host that runs it
-    :ivar statement: a digest of the SQL, to tell jobs apart; the SQL itself may hold what a store should not
+    :ivar statement: a digest of the SQL, to distinguish jobs; the SQL itself may hold secrets
     :ivar output: the name of the declared output
-    :ivar result_path: where the result is, or will be
-    :ivar result_uri: the same, in the form in which `output_prefix` was given
-    :ivar message: what a person should know about `state`
-    :ivar rows: how many rows the result has, or how many were changed
-    :ivar columns: those of the result; None without a result set
+    :ivar result_path: the path of the result, also before it exists
+    :ivar result_uri: the same, as a path or URL as `output_prefix` was
+    :ivar message: for a person, about `state`
+    :ivar rows: the number of rows in the result, or of changed rows
+    :ivar columns: the columns of the result; None without a result set
     :ivar result_bytes: the size of the result's file; None without one
-    :ivar usage: None until it has ended, and where no statement ran to its end
+    :ivar usage: None until the job has ended, and if no statement completed
     """
 
     job_id: str
@@ -94,12 +94,12 @@ class JobRecord:
 
     @property
     def temporary_path(self) -> Path:
-        """Where the result is while it is written: beside its place, so that a rename puts it there at once."""
+        """The path of the result while it is written: in the same directory, so that a rename is atomic."""
         return Path(self.result_path).with_name(f".{self.job_id}.parquet.tmp")
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran, or has been running; None before it starts."""
+        """The seconds that it ran, or has been running; None before it starts."""
         if self.started_at is None:
             return None
         return ((self.finished_at or now()) - self.started_at).total_seconds()

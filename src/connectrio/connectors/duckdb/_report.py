@@ -1,4 +1,4 @@
-"""Jobs as Flyte's messages."""
+"""Convert jobs to Flyte's messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINES_PER_MESSAGE = 100
 
 
 def resource(snapshot: Snapshot) -> Resource:
-    """The state of a job, with its output once it has SUCCEEDED."""
+    """Return the state of a job, with its output once it has SUCCEEDED."""
     record = snapshot.record
     outputs = None
     if record.state is JobState.SUCCEEDED and record.output is not None and record.result_bytes is not None:
@@ -39,7 +39,7 @@ def resource(snapshot: Snapshot) -> Resource:
 
 
 def _custom_info(snapshot: Snapshot) -> dict[str, Any]:
-    """What is known of the job; times as ISO 8601 in UTC, `progress` in percent, `seconds` of running."""
+    """Return all known facts; times as ISO 8601 in UTC, `progress` in percent, `seconds` of running."""
     record = snapshot.record
     info = {
         "job_id": record.job_id,
@@ -74,10 +74,10 @@ _METRICS: dict[str, tuple[str, Callable[[JobRecord], float | None]]] = {
 
 
 def metrics(record: JobRecord, queries: Iterable[str]) -> GetTaskMetricsResponse:
-    """The metrics of a job: `{"value": number, "unit": text}` each, the value null while it is not known.
+    """Return the metrics of a job, each as `{"value": number, "unit": text}`; the value is null while it is not known.
 
-    :param queries: names of metrics; all, if there are none
-    :raises InvalidRequestError: there is no metric of such a name; the text lists those there are
+    :param queries: names of metrics; all metrics if it is empty
+    :raises InvalidRequestError: there is no metric of such a name; the text lists the names
     """
     names = list(queries) or list(_METRICS)
     unknown = [name for name in names if name not in _METRICS]
@@ -85,38 +85,35 @@ def metrics(record: JobRecord, queries: Iterable[str]) -> GetTaskMetricsResponse
         raise InvalidRequestError(
             f"DuckDB jobs have no metric {', '.join(map(repr, unknown))}; there are: {', '.join(_METRICS)}"
         )
-    return GetTaskMetricsResponse(results=[_metric(record, name) for name in names])
-
-
-def _metric(record: JobRecord, name: str) -> ExecutionMetricResult:
-    unit, value = _METRICS[name]
-    return ExecutionMetricResult(metric=name, data=Struct.from_dict({"value": value(record), "unit": unit}))
+    results = []
+    for name in names:
+        unit, value = _METRICS[name]
+        data = Struct.from_dict({"value": value(record), "unit": unit})
+        results.append(ExecutionMetricResult(metric=name, data=data))
+    return GetTaskMetricsResponse(results=results)
 
 
 def log_page(entries: list[LogEntry], ended: bool, token: str, lines: int) -> list[GetTaskLogsResponse]:
-    """Log lines after the first `token`, and a header whose token says where to go on.
+    """Return the log lines from `token` on, and a header with the token of the next page.
 
-    :param ended: whether the log will grow no more; a log that is read to its end has then the empty token
-    :param token: "" for the beginning, or one from a header
-    :param lines: how many at most; 0 for all there are
-    :raises InvalidRequestError: `token` is none of this connector's
+    :param ended: whether the log is complete; then the token after its last line is ""
+    :param token: "" for the beginning, or the token of a header
+    :param lines: the most lines to return; 0 for all
+    :raises InvalidRequestError: `token` is not from this connector
     """
     if token and not (token.isascii() and token.isdigit()):
         raise InvalidRequestError(
-            f"{token!r} is no token of a DuckDB job's log; take it from a header, or leave it empty"
+            f"{token!r} is not a token of a DuckDB job's log; take it from a header, or leave it empty"
         )
     start = min(int(token or 0), len(entries))
     end = min(start + lines, len(entries)) if lines else len(entries)
-    page = [_line(entry) for entry in entries[start:end]]
+    page = [
+        LogLine(timestamp=Timestamp.from_datetime(entry.at), message=entry.message, originator=LogLineOriginator.SYSTEM)
+        for entry in entries[start:end]
+    ]
     messages = [
         GetTaskLogsResponse(body=GetTaskLogsResponseBody(lines=page[first : first + LINES_PER_MESSAGE]))
         for first in range(0, len(page), LINES_PER_MESSAGE)
     ]
     following = "" if ended and end == len(entries) else str(end)
     return [*messages, GetTaskLogsResponse(header=GetTaskLogsResponseHeader(token=following))]
-
-
-def _line(entry: LogEntry) -> LogLine:
-    return LogLine(
-        timestamp=Timestamp.from_datetime(entry.at), message=entry.message, originator=LogLineOriginator.SYSTEM
-    )

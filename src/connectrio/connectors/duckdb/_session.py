@@ -1,4 +1,4 @@
-"""One task's connection to DuckDB: SQL in, a Parquet file and numbers out."""
+"""One task's connection to DuckDB: run SQL, write the result as Parquet, classify errors."""
 
 from __future__ import annotations
 
@@ -11,34 +11,47 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connectrio.connectors.duckdb._records import Column, Usage
+from connectrio.connectors.duckdb._records import Column, JobState, Usage, shorten
 from connectrio.connectors.duckdb._task import IN_MEMORY, QueryTask, TaskError, select_parameters
+from connectrio.logs import get_logger
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation, Statement
 
-__all__ = ["Answer", "InterruptedSession", "Session"]
+__all__ = ["Answer", "InterruptedSession", "Session", "state_after"]
+
+log = get_logger("connectrio.connectors.duckdb")
 
 _SETTINGS = (
-    "SET TimeZone = 'UTC'",  # results must not depend on where the host stands
-    "SET enable_progress_bar = true",  # without it, DuckDB estimates nothing
+    "SET TimeZone = 'UTC'",  # results must not depend on the host's time zone
+    "SET enable_progress_bar = true",  # without it, DuckDB estimates no progress
     "SET enable_progress_bar_print = false",
     "SET profiling_coverage = 'ALL'",  # COPY too, not only SELECT
     "PRAGMA enable_profiling = 'no_output'",
 )
 
 
-class InterruptedSession(Exception):  # noqa: N818 - no error: somebody asked for it
+# DuckDB has one class for all I/O errors; only the text tells which of them a retry would meet again
+_LASTING_IO_ERRORS = (
+    "No files found that match",
+    "No such file or directory",
+    "Permission denied",
+    "Is a directory",
+    "do not support",
+)
+
+
+class InterruptedSession(Exception):  # noqa: N818 - not an error: it was asked for
     """`Session.interrupt` was called between two statements."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the last statement came to.
+    """The result of the last statement.
 
-    :ivar rows: how many rows its result has, or how many it changed; None where DuckDB does not say
-    :ivar columns: those of its result; None without a result set
-    :ivar written: whether there is a file
+    :ivar rows: the number of rows in the result, or of changed rows; None where DuckDB does not say
+    :ivar columns: the columns of the result; None without a result set
+    :ivar written: whether a file was written
     """
 
     rows: int | None
@@ -47,21 +60,21 @@ class Answer:
 
 
 class Session:
-    """A connection that one thread uses; `interrupt` and `progress` may be called from any.
+    """A connection for one thread; `interrupt` and `progress` may be called from any thread.
 
-    :param database: a database file's path, or `IN_MEMORY`
-    :param spill: a directory for what does not fit in memory, for a database that has none of its own
-    :param memory_share: how much of the memory that DuckDB would take this session may, from 0 to 1
-    :ivar usage: what the statements took so far that ran to their end; None before the first has
+    :param database: the path of a database file, or `IN_MEMORY`
+    :param spill: a directory for temporary files, used by a database in memory
+    :param memory_share: the share of DuckDB's default memory limit for this session, from 0 to 1
+    :ivar usage: the resources used by the statements that have completed; None before the first has
     """
 
     def __init__(self, database: str, spill: Path, memory_share: float) -> None:
         self._database = database
         self._config: dict[str, Any] = {
-            # Python variables of this process are no tables
+            # SQL must not read Python variables of this process as tables
             "python_enable_replacements": False,
-            # DuckDB 2.0.0 writes in threads of its own unless told not to, and an interrupted COPY and one of them can
-            # wait for each other for ever (AsyncWriteQueue::AbortWrites; about one interrupt in fifty)
+            # by default DuckDB 2.0.0 writes in other threads, and an interrupted COPY and one of them can wait for each
+            # other for ever (AsyncWriteQueue::AbortWrites; about one interrupt in fifty)
             "async_threads": 0,
             "memory_limit": f"{80 * memory_share:.2f}%",
         }
@@ -75,11 +88,11 @@ class Session:
         self.usage: Usage | None = None
 
     def run(self, task: QueryTask, file: Path) -> Answer:
-        """Run the task's statements, and write the result of the last one to `file`, as Parquet.
+        """Run the task's statements, and write the result of the last one to `file` as Parquet.
 
         :raises TaskError: there is no statement, or a parameter has no input
         :raises InterruptedSession: `interrupt` was called
-        :raises duckdb.Error: DuckDB refused or failed, or was interrupted
+        :raises duckdb.Error: DuckDB rejected a statement, failed, or was interrupted
         """
         with self._connected() as connection:
             statements = connection.extract_statements(task.statement)
@@ -107,9 +120,9 @@ class Session:
                 self._connection.interrupt()
 
     def progress(self) -> float | None:
-        """How far `run` is, in percent: each statement counts the same, and DuckDB estimates how far one is.
+        """Return the progress of `run` in percent. Each statement counts the same; DuckDB estimates the current one.
 
-        None where nothing is known, which is until DuckDB has an estimate of the first statement.
+        None until DuckDB has an estimate of the first statement.
         """
         with self._closing:
             percent = -1.0 if self._connection is None else self._connection.query_progress()
@@ -126,14 +139,15 @@ class Session:
         wanted: bool,
     ) -> Answer:
         relation = connection.sql(statement, params=parameters or None)
-        # a statement that only reads runs when it is read; any other has run by now, and DuckDB holds its rows
+        # a statement that only reads runs when its rows are read; any other has run by now, and DuckDB holds its rows
         has_run = relation.type == "MATERIALIZED_RELATION"
         if has_run:
             self._account(connection)
         if has_run and not _is_result_set(relation, statement):
             if wanted:
                 self._write(connection, relation, None, file)
-            return Answer(_changed_rows(relation), None, written=wanted)
+            changed = relation.limit(1).fetchall() if relation.columns == ["Count"] else []
+            return Answer(changed[0][0] if changed else None, None, written=wanted)
         rows = self._write(connection, relation, None if has_run else parameters or None, file)
         columns = [Column(name, str(type_)) for name, type_ in zip(relation.columns, relation.types, strict=True)]
         return Answer(rows, columns, written=True)
@@ -151,7 +165,7 @@ class Session:
 
     @contextmanager
     def _connected(self) -> Iterator[DuckDBPyConnection]:
-        import duckdb  # here, because it takes half a second and 20 MB, and a host may never run a query
+        import duckdb  # takes half a second and 20 MB, and a host may never run a query
 
         connection = duckdb.connect(self._database, config=self._config)
         try:
@@ -163,32 +177,27 @@ class Session:
         finally:
             with self._closing:
                 self._connection = None
-            connection.close()  # not in the block: it may write a checkpoint, and an interrupt is not to wait for that
+            connection.close()  # without the lock: it may write a checkpoint, and an interrupt must not wait for that
 
     def _check(self) -> None:
         if self._interrupted:
             raise InterruptedSession
 
     def _account(self, connection: DuckDBPyConnection) -> None:
-        """Add what the last statement took, unless the SQL itself has turned profiling off."""
+        """Add the last statement to `usage`, unless the SQL has turned profiling off."""
         with suppress(msgspec.DecodeError):
             profile = msgspec.json.decode(connection.get_profiling_information(), type=_Profile)
             self.usage = profile.added_to(self.usage or Usage())
 
 
 def _is_result_set(relation: DuckDBPyRelation, statement: Statement) -> bool:
-    """Whether these are rows that were asked for, and not DuckDB's acknowledgement of a statement that has none."""
+    """Return whether these are rows of a query, and not DuckDB's answer to a statement without a result set."""
     match relation.columns, [str(type_) for type_ in relation.types]:
         case ["Success"], ["BOOLEAN"]:
             return False
         case ["Count"], ["BIGINT"]:
             return "returning" in statement.query.casefold()
     return True
-
-
-def _changed_rows(relation: DuckDBPyRelation) -> int | None:
-    rows = relation.limit(1).fetchall()
-    return rows[0][0] if rows and relation.columns == ["Count"] else None
 
 
 class _QueryProfile(msgspec.Struct):
@@ -202,7 +211,7 @@ class _SystemProfile(msgspec.Struct):
 
 
 class _Profile(msgspec.Struct):
-    """What is of use here in DuckDB's profile of a statement."""
+    """The fields of DuckDB's profile of a statement that are used here."""
 
     query: _QueryProfile = msgspec.field(default_factory=_QueryProfile)
     system: _SystemProfile = msgspec.field(default_factory=_SystemProfile)
@@ -214,3 +223,40 @@ class _Profile(msgspec.Struct):
             peak_memory_bytes=max(usage.peak_memory_bytes, self.system.peak_buffer_memory),
             peak_spilled_bytes=max(usage.peak_spilled_bytes, self.system.peak_temp_dir_size),
         )
+
+
+def state_after(error: Exception) -> tuple[JobState, str]:
+    """Return the final state of a job that ended with `error`, and the message for the user.
+
+    The table of errors and phases is in the package's docstring.
+    """
+    if isinstance(error, ImportError):
+        return JobState.RETRYABLE_FAILED, shorten(f"DuckDB cannot be loaded on this host: {error}")
+
+    import duckdb
+
+    match error:
+        case TaskError():
+            state = JobState.FAILED
+        case duckdb.IOException():
+            lasting = any(text in str(error) for text in _LASTING_IO_ERRORS)
+            state = JobState.FAILED if lasting else JobState.RETRYABLE_FAILED
+        case (
+            duckdb.OutOfMemoryException()
+            | duckdb.TransactionException()
+            | duckdb.InterruptException()
+            | duckdb.InternalException()
+            | duckdb.FatalException()
+        ):
+            state = JobState.RETRYABLE_FAILED
+        case duckdb.Error():
+            # the base class itself: an extension could not be downloaded
+            state = JobState.RETRYABLE_FAILED if type(error) is duckdb.Error else JobState.FAILED
+        case PermissionError() | NotADirectoryError() | FileExistsError():
+            state = JobState.FAILED
+        case OSError() | MemoryError():
+            state = JobState.RETRYABLE_FAILED
+        case _:
+            log.error("the DuckDB connector has a bug", exc_info=error)
+            return JobState.RETRYABLE_FAILED, shorten(f"error in the DuckDB connector: {type(error).__name__}: {error}")
+    return state, shorten(str(error))

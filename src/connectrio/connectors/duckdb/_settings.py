@@ -1,4 +1,4 @@
-"""What can be set about the DuckDB connector of a host."""
+"""The settings of the DuckDB connector."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["DuckDBSettings"]
 
 
 def _default_home() -> Path:
-    """The place the XDG base directory specification gives to state that outlives a restart."""
+    """Return the directory for state that outlives a restart, after the XDG Base Directory Specification."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if state.startswith("/") else Path("~/.local/state")  # it says to ignore relative ones
+    base = Path(state) if state.startswith("/") else Path("~/.local/state")  # the specification ignores relative paths
     return base / "connectrio" / "duckdb"
 
 
@@ -23,13 +23,13 @@ def _default_home() -> Path:
 class DuckDBSettings:
     """How a host runs DuckDB tasks.
 
-    :ivar home: the directory of the job store, made if need be (`CONNECTRIO_DUCKDB_HOME`). On a volume that outlives
-        the host, finished jobs do too
-    :ivar max_running: how many queries run at once (`CONNECTRIO_DUCKDB_MAX_RUNNING`); the others are QUEUED. A query
-        alone uses every core, so more at once makes none of them faster; two let a short one pass a long one. Each gets
-        an equal share of the memory DuckDB would take. Of a host of several processes, each process runs so many
-    :ivar keep: how long jobs are remembered once they have ended (`CONNECTRIO_DUCKDB_KEEP_DAYS`). A week lets Monday
-        look at Friday's failures. Results are the user's and are never removed
+    :ivar home: the directory of the job store, created if it is missing (`CONNECTRIO_DUCKDB_HOME`). On a volume that
+        outlives the host, finished jobs outlive it as well
+    :ivar max_running: the most queries that run at once (`CONNECTRIO_DUCKDB_MAX_RUNNING`); the others are QUEUED. One
+        query uses every core, so more at once are not faster; with two, a short one can pass a long one. Each gets an
+        equal share of DuckDB's default memory limit. If a host has several processes, this is for each of them
+    :ivar keep: the time for which jobs are kept after their end (`CONNECTRIO_DUCKDB_KEEP_DAYS`); a week, so that
+        Friday's failures are there on Monday. Results belong to the user and are never removed
     """
 
     home: Path = field(default_factory=_default_home)
@@ -40,14 +40,14 @@ class DuckDBSettings:
         if self.max_running < 1:
             raise ValueError(f"max_running must be at least 1, not {self.max_running}")
         if self.keep <= timedelta(0):
-            raise ValueError(f"keep must be more than nothing, not {self.keep}")
+            raise ValueError(f"keep must be more than 0, not {self.keep}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """The settings that the environment variables make; those unset or empty leave the defaults.
+        """Return the settings of the environment variables; defaults where one is unset or empty.
 
         :param environment: instead of `os.environ`
-        :raises ValueError: a variable does not hold what it should; the text names it
+        :raises ValueError: a variable has an invalid value; the text names it
         """
         environment = os.environ if environment is None else environment
         given: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def _days(text: str) -> timedelta:
     return days
 
 
-# variable → field, conversion, what it must be
+# variable → field, conversion, valid values
 _VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "CONNECTRIO_DUCKDB_HOME": ("home", Path, "a directory"),
     "CONNECTRIO_DUCKDB_MAX_RUNNING": ("max_running", _positive_count, "a whole number of queries, at least 1"),

@@ -1,21 +1,30 @@
-"""Jobs on disk.
+"""Jobs on disk, and which of the hosts that share them are alive.
 
     <home>/jobs/<job id>/record.json   the job, replaced as a whole at each change
-                         log.jsonl     its log, a line per entry, only appended to
-                         abort         exists once somebody has asked another host to abort it
-                         spill/        DuckDB's temporary files, while it runs
-    <home>/hosts/<host id>             see `_hosts`
+                         log.jsonl     its log, one entry per line, only appended to
+                         abort         exists once another host was asked to abort the job
+                         spill/        DuckDB's temporary files, while the job runs
+    <home>/hosts/<host id>             the lock file of a host
 
-Only the host that owns a job writes its record and log, until that host is dead and another settles what it left.
+Only the host that owns a job writes its record and log, until that host is dead and another one settles its jobs.
+
+Each host has a file under its name and holds an exclusive `flock` on it as long as it lives; the kernel releases the
+lock when the process ends in any way. So whoever can lock a host's file knows that the host is dead, and nobody else
+acts on that while it holds the lock.
+
 All functions block; none may be called on an event loop.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +32,10 @@ from pathlib import Path
 import msgspec
 
 from connectrio.connector.failures import UnknownJobError
-from connectrio.connectors.duckdb._hosts import HostLock, forget, if_dead
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
 from connectrio.logs import get_logger
 
-__all__ = ["JobStore"]
+__all__ = ["HostLock", "JobStore", "if_dead", "sync"]
 
 log = get_logger("connectrio.connectors.duckdb")
 
@@ -37,11 +45,64 @@ HOST_DIED = (
 )
 
 
-class JobStore:
-    """The jobs under a directory, and this host's place among those that share it. Its owner must `close` it.
+class HostLock:
+    """The lock that shows that a host is alive, in a directory that all hosts share. Its owner must `close` it.
 
-    :param home: made if need be, for this user alone: errors in records and logs may quote data
-    :raises OSError: `home` cannot be made or written
+    :ivar host_id: a unique name; it begins with the name of the machine and the process id, for people
+    """
+
+    def __init__(self, directory: Path) -> None:
+        machine = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
+        self.host_id = f"{machine}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._path = directory / self.host_id
+        # renamed to the host's name only once it is locked: an unlocked file under that name means a dead host
+        unlocked = directory / f".{self.host_id}"
+        self._file = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        unlocked.rename(self._path)
+
+    def close(self) -> None:
+        """Release the lock. Jobs of this host that have not ended count as orphans from here on."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+@contextmanager
+def if_dead(directory: Path, host_id: str) -> Iterator[bool]:
+    """Yield whether that host is dead. While the block runs, no other host gets True for the same one.
+
+    A host without a file has closed its lock, or another host has removed the file after settling all its jobs.
+    """
+    try:
+        file = os.open(directory / host_id, os.O_RDWR)
+    except FileNotFoundError:
+        yield True
+        return
+    is_dead = False
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_dead = True
+        yield is_dead
+    finally:
+        os.close(file)
+
+
+def sync(path: Path) -> int:
+    """Write a file or directory to disk (fsync). Return its size in bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+class JobStore:
+    """The jobs under a directory, which several hosts may share. Its owner must `close` it.
+
+    :param home: created if it is missing, for this user alone: errors in records and logs may quote data
+    :raises OSError: `home` cannot be created or written
     """
 
     def __init__(self, home: Path) -> None:
@@ -58,18 +119,18 @@ class JobStore:
         self._lock.close()
 
     def add(self, record: JobRecord, entry: str) -> None:
-        """Remember a new job and the first entry of its log. On an error, nothing of it is left."""
+        """Store a new job and the first entry of its log. On an error, nothing of it is left."""
         directory = self._directory(record.job_id)
         directory.mkdir(mode=0o700)
         try:
             self.append_log(record.job_id, entry)
-            self.save(record)  # last: a directory without a record is no job
+            self.save(record)  # last: a directory without a record is not a job
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
 
     def save(self, record: JobRecord) -> None:
-        """Replace the record on disk; a reader sees the old one or the new one, even after a crash."""
+        """Replace the record on disk. A reader sees the old one or the new one, even after a crash."""
         directory = self._directory(record.job_id)
         temporary = directory / "record.json.tmp"
         with temporary.open("wb") as file:
@@ -77,12 +138,12 @@ class JobStore:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(directory / "record.json")
-        _sync_directory(directory)
+        sync(directory)
 
     def load(self, job_id: str) -> JobRecord:
-        """The record of a job. One whose host has died is settled first.
+        """Return the record of a job. If the job's host has died, settle the job first.
 
-        :raises UnknownJobError: there is none
+        :raises UnknownJobError: there is no such job
         """
         record = self._read(job_id)
         if not record.state.final and record.owner != self.host_id:
@@ -91,14 +152,14 @@ class JobStore:
         return record
 
     def is_open(self, job_id: str) -> bool:
-        """Whether there is such a job, and it has not ended."""
+        """Return whether there is such a job and it has not ended."""
         try:
             return not self.load(job_id).state.final
         except UnknownJobError:
             return False
 
     def append_log(self, job_id: str, message: str) -> None:
-        """Add to a job's log, an entry for each line of the message."""
+        """Add an entry to a job's log for each line of the message."""
         at = now()
         entries = [LogEntry(at, line) for line in message.splitlines() if line.strip()]
         data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
@@ -106,7 +167,7 @@ class JobStore:
             file.write(data)
 
     def read_log(self, job_id: str) -> list[LogEntry]:
-        """All entries of a job's log.
+        """Return all entries of a job's log.
 
         :raises UnknownJobError: there is no such job
         """
@@ -118,21 +179,21 @@ class JobStore:
 
     def request_abort(self, job_id: str) -> None:
         """Ask the host that owns a job to abort it."""
-        with suppress(FileNotFoundError):  # pruned in this moment, so it has ended
+        with suppress(FileNotFoundError):  # removed at this moment, so it has ended
             (self._directory(job_id) / "abort").touch()
 
     def abort_requested(self, job_id: str) -> bool:
-        """Whether some host has been asked to abort the job."""
+        """Return whether any host was asked to abort the job."""
         return (self._directory(job_id) / "abort").exists()
 
     def spill_directory(self, job_id: str) -> Path:
-        """Where DuckDB may put what does not fit in memory; DuckDB makes the directory, the job removes it."""
+        """Return the directory for DuckDB's temporary files. DuckDB creates it, the job removes it."""
         return self._directory(job_id) / "spill"
 
     def tidy(self, keep: timedelta) -> None:
-        """Settle the jobs of dead hosts and forget jobs that ended more than `keep` ago."""
+        """Settle the jobs of dead hosts, and remove jobs that ended more than `keep` ago."""
         orphans: dict[str, list[str]] = {host.name: [] for host in self._hosts.iterdir() if host.name[0] != "."}
-        for job_id in self._job_ids():
+        for job_id in (entry.name for entry in self._jobs.iterdir()):
             record = self._read_if_whole(job_id)
             if record is not None and not record.state.final:
                 orphans.setdefault(record.owner, []).append(job_id)
@@ -140,30 +201,24 @@ class JobStore:
                 shutil.rmtree(self._directory(job_id), ignore_errors=True)
         for owner, job_ids in orphans.items():
             if self._settle_orphans(owner, job_ids):
-                forget(self._hosts, owner)
+                (self._hosts / owner).unlink(missing_ok=True)
 
     def _settle_orphans(self, owner: str, job_ids: list[str]) -> bool:
-        """Whether the host was dead, and its jobs are settled."""
+        """Settle the jobs if their host is dead. Return whether it is."""
         if owner == self.host_id:
             return False
         with if_dead(self._hosts, owner) as dead:
             for job_id in job_ids if dead else ():
-                self._settle_orphan(job_id)
+                record = self._read_if_whole(job_id)
+                if record is None or record.state.final:
+                    continue  # another host was faster
+                message = HOST_DIED.format(owner=record.owner)
+                self.save(replace(record, state=JobState.RETRYABLE_FAILED, message=message, finished_at=now()))
+                self.append_log(job_id, message)
+                with suppress(OSError):  # the directory may be missing or read-only; nobody needs the partial file
+                    record.temporary_path.unlink(missing_ok=True)
+                shutil.rmtree(self.spill_directory(job_id), ignore_errors=True)
         return dead
-
-    def _settle_orphan(self, job_id: str) -> None:
-        record = self._read_if_whole(job_id)
-        if record is None or record.state.final:
-            return  # another host was faster
-        message = HOST_DIED.format(owner=record.owner)
-        self.save(replace(record, state=JobState.RETRYABLE_FAILED, message=message, finished_at=now()))
-        self.append_log(job_id, message)
-        with suppress(OSError):  # the place may be gone, or not ours; the file is not the user's to miss
-            record.temporary_path.unlink(missing_ok=True)
-        shutil.rmtree(self.spill_directory(job_id), ignore_errors=True)
-
-    def _job_ids(self) -> Iterator[str]:
-        return (entry.name for entry in self._jobs.iterdir())
 
     def _read(self, job_id: str) -> JobRecord:
         try:
@@ -176,7 +231,7 @@ class JobStore:
             raise ValueError(f"the record of DuckDB job {job_id} under {self._home} is damaged: {error}") from error
 
     def _read_if_whole(self, job_id: str) -> JobRecord | None:
-        """None where a host died between making the directory and writing the record, or somebody spoilt it."""
+        """Return the record; None if a host died before it wrote the record, or if the record is damaged."""
         try:
             return self._read(job_id)
         except UnknownJobError:
@@ -191,29 +246,21 @@ class JobStore:
         try:
             return datetime.fromtimestamp(self._directory(job_id).stat().st_mtime, UTC)
         except FileNotFoundError:
-            return now()  # another host has just forgotten it
+            return now()  # another host has just removed it
 
     def _directory(self, job_id: str) -> Path:
         return self._jobs / job_id
 
     def _unknown(self, job_id: str) -> UnknownJobError:
         return UnknownJobError(
-            f"there is no DuckDB job {job_id} under {self._home}: it was forgotten, some time after it had ended,"
-            " or another host with another CONNECTRIO_DUCKDB_HOME has it"
+            f"there is no DuckDB job {job_id} under {self._home}: it ended long ago and was removed,"
+            " or it is on a host with another CONNECTRIO_DUCKDB_HOME"
         )
 
 
 def _decode_entry(line: bytes) -> LogEntry | None:
-    """None for half a line, as a machine that lost power may leave."""
+    """Return the entry; None for an incomplete line, which a loss of power may leave."""
     try:
         return msgspec.json.decode(line, type=LogEntry)
     except ValueError:
         return None
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

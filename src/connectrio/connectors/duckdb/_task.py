@@ -1,8 +1,10 @@
-"""What a task template asks the DuckDB connector to do."""
+"""Read a task template: the query, its parameters and the place of its result."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -10,9 +12,9 @@ from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from connectrio.connector.failures import InvalidRequestError
-from connectrio.connectors.duckdb._locations import in_same_form, local_path, path_or_url
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import DataFrame, Dir, File
 
@@ -21,16 +23,18 @@ __all__ = ["IN_MEMORY", "QueryTask", "TaskError", "read_task", "select_parameter
 IN_MEMORY = ":memory:"
 CUSTOM_KEYS = ("database",)
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 
 class TaskError(InvalidRequestError):
-    """The task cannot run as it is written; trying again would not help."""
+    """The task cannot run as it is written; a retry would fail as well."""
 
 
 @dataclass(frozen=True)
 class QueryTask:
-    """SQL to run, and where its result goes.
+    """The SQL of a task, its inputs, and the place of its result.
 
-    :ivar inputs: the task's inputs, as the host has decoded them
+    :ivar inputs: the task's inputs as Python values
     :ivar database: the absolute path of a database file, or `IN_MEMORY`
     :ivar output: the name of the declared output
     :ivar result_uri: `result_path` in the form in which `output_prefix` was given
@@ -45,25 +49,27 @@ class QueryTask:
 
     @property
     def digest(self) -> str:
-        """The first half of the statement's SHA-256."""
+        """The first half of the statement's SHA-256, in hexadecimal digits."""
         return sha256(self.statement.encode()).hexdigest()[:32]
 
 
 def read_task(template: TaskTemplate, output_prefix: str, inputs: Mapping[str, Any] | None) -> QueryTask:
-    """The task that a template describes.
+    """Return the task that a template describes.
 
-    :raises TaskError: the template or the prefix is not one this connector can serve; the text says what would be
+    :raises TaskError: the template or the prefix is not valid; the text says what would be
     """
     if template.sql is None or not template.sql.statement.strip():
         raise TaskError("the task has no SQL: put it in the template's sql.statement")
     output = _declared_output(template)
-    try:
-        result = local_path(output_prefix, "output_prefix") / f"{output or 'result'}.parquet"
-        database = _database(template)
-    except ValueError as error:
-        raise TaskError(str(error)) from error
-    uri = in_same_form(result, output_prefix)
-    return QueryTask(template.sql.statement, dict(inputs or {}), database, output, result, uri)
+    result = _local_path(output_prefix, "output_prefix") / f"{output or 'result'}.parquet"
+    return QueryTask(
+        statement=template.sql.statement,
+        inputs=dict(inputs or {}),
+        database=_database(template),
+        output=output,
+        result_path=result,
+        result_uri=result.as_uri() if _is_file_url(output_prefix) else str(result),
+    )
 
 
 def _declared_output(template: TaskTemplate) -> str | None:
@@ -75,7 +81,7 @@ def _declared_output(template: TaskTemplate) -> str | None:
     if not names:
         return None
     if not names[0] or "/" in names[0] or "\0" in names[0]:
-        raise TaskError(f"{names[0]!r} is no name for an output: its file could not be called that")
+        raise TaskError(f"{names[0]!r} cannot be the name of an output: it is no valid file name")
     return names[0]
 
 
@@ -84,21 +90,21 @@ def _database(template: TaskTemplate) -> str:
     unknown = sorted(custom.keys() - set(CUSTOM_KEYS))
     if unknown:
         keys = ", ".join(map(repr, unknown))
-        raise TaskError(f"the task's custom has {keys}, but the DuckDB connector knows only: {', '.join(CUSTOM_KEYS)}")
+        raise TaskError(f"the task's custom has {keys}, but DuckDB tasks support only: {', '.join(CUSTOM_KEYS)}")
     database = custom.get("database")
     if database is None or database == IN_MEMORY:
         return IN_MEMORY
     if not isinstance(database, str):
         raise TaskError(f"the task's custom has database={database!r}; it must be a file's path or {IN_MEMORY!r}")
-    return str(local_path(database, "database"))
+    return str(_local_path(database, "database"))
 
 
 def select_parameters(names: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The values for a statement's parameters, as DuckDB can bind them.
+    """Return the values for a statement's parameters, as DuckDB can bind them.
 
-    SQL does not tell upper case from lower, so an input whose name differs in that alone will do.
+    SQL ignores the case of names, so the input's name may differ in it.
 
-    :raises TaskError: a parameter has no input, or a value that has no SQL form
+    :raises TaskError: a parameter has no input, or its value has no SQL type
     """
     folded = {name.casefold(): name for name in inputs}
     chosen = {name: name if name in inputs else folded.get(name.casefold()) for name in sorted(names)}
@@ -112,24 +118,57 @@ def select_parameters(names: set[str], inputs: Mapping[str, Any]) -> dict[str, A
 def _bindable(name: str, value: Any) -> Any:
     match value:
         case File() | Dir():
-            return _location(name, value.path)
+            return _path_or_url(value.path, f"input {name!r}")
         case DataFrame():
-            return _location(name, value.uri)
+            return _path_or_url(value.uri, f"input {name!r}")
         case None | bool() | int() | float() | bytes() | Decimal() | date() | datetime() | timedelta():
             return value
         case str():
-            return str.__str__(value)  # of an enum's member, too, its text
+            return str.__str__(value)  # the value of a string enum's member, not its name
         case list() | tuple():
             return [_bindable(name, item) for item in value]
         case Mapping():
             return {str(key): _bindable(name, item) for key, item in value.items()}
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {field.name: _bindable(name, getattr(value, field.name)) for field in dataclasses.fields(value)}
-    raise TaskError(f"input {name!r} is of type {type(value).__name__}, which has no form in SQL")
+    raise TaskError(f"input {name!r} is of type {type(value).__name__}, which has no SQL type")
 
 
-def _location(name: str, location: str) -> str:
+def _is_file_url(location: str) -> bool:
+    return location[:7].lower() == "file://"
+
+
+def _local_path(location: str, what: str) -> Path:
+    """Return the absolute path of a path or `file://` URL.
+
+    :param what: the name of the location, for the error: "output_prefix"
+    :raises TaskError: `location` is neither
+    """
+    if not location:
+        raise TaskError(f"{what} is empty; the DuckDB connector needs a path or a file:// URL there")
+    if _is_file_url(location):
+        location = _file_path(location, what)
+    elif _URL.match(location):
+        raise TaskError(
+            f"{what} is {location!r}, but the DuckDB connector writes to its host's files only:"
+            " give it a path or a file:// URL (on a volume that the readers mount as well)"
+        )
+    if "\0" in location:
+        raise TaskError(f"{what} holds a NUL character: {location!r}")
+    return Path(os.path.abspath(location))  # noqa: PTH100 - resolves ".." as a shell does, and touches no file
+
+
+def _path_or_url(location: str, what: str) -> str:
+    """Return `location` for DuckDB, which does not decode the percent-escapes of `file://` URLs."""
+    return _file_path(location, what) if _is_file_url(location) else location
+
+
+def _file_path(url: str, what: str) -> str:
+    # not urlsplit: it would cut names at "?" and "#", which people do not escape in file URLs
+    host, slash, rest = url[7:].partition("/")
+    if host.lower() not in ("", "localhost") or not slash:
+        raise TaskError(f"{what} is {url!r}: the path of a file:// URL begins after three slashes, file:///path")
     try:
-        return path_or_url(location, f"input {name!r}")
-    except ValueError as error:
-        raise TaskError(str(error)) from error
+        return "/" + unquote(rest, errors="strict")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{what} is {url!r}, whose escapes are not UTF-8") from error

@@ -1,7 +1,7 @@
-"""The host's HTTP side: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people.
+"""The host's HTTP server: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people.
 
-The web server is imported when somebody connects: it takes some 70 ms and 3 MB, which a host that is only asked for its
-gRPC health never needs.
+The web server is imported at the first connection: it takes some 70 ms and 3 MB, which a host with gRPC probes only
+never needs.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ Address = tuple[str, int]
 
 
 class ExporterSource(Protocol):
-    """What the exporter asks of the host, at each request."""
+    """What the exporter reads at each request: a host, or the supervisor of several."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether new work is welcome: what /readyz turns into 200 or 503."""
+        """Whether new work is accepted: /readyz answers 200 or 503."""
 
     @property
     def state(self) -> str:
-        """Where the host is in its life: "starting", "serving", "draining", "stopped"."""
+        """The state of the host: "starting", "serving", "draining" or "stopped"."""
 
     @property
     def connectors(self) -> int:
-        """How many connectors are served."""
+        """The number of connectors that are served."""
 
     @property
     def failures(self) -> Sequence[LoadFailure]:
-        """What could not be loaded."""
+        """The connectors that could not be loaded."""
 
     @property
     def collectors(self) -> CollectorRegistry:
-        """What /metrics shows."""
+        """The metrics for /metrics."""
 
     @property
     def processes(self) -> Sequence[Mapping[str, Any]]:
-        """How each process is, where several host; else nothing."""
+        """The state of each process, if there are several; else empty."""
 
     async def refresh(self) -> None:
-        """Bring all of the above up to date."""
+        """Update all of the above."""
 
 
 async def serve_exporter(
@@ -78,12 +78,12 @@ async def serve_exporter(
 
 
 def _load(event_loop: str) -> tuple[Callable[..., Awaitable[None]], Callable[..., Awaitable[None]]]:
-    """What serves, and what that needs of hypercorn for an event loop: "asyncio" or "trio"."""
+    """Return `serve_http` and hypercorn's `serve` for an event loop: "asyncio" or "trio"."""
     return import_module("connectrio.host.exporter._http").serve_http, import_module(f"hypercorn.{event_loop}").serve
 
 
 async def _first_connection(sockets: Sequence[socket.socket]) -> None:
-    """Wait until somebody connects; they are accepted by the web server."""
+    """Wait for the first connection, which the web server accepts."""
 
     async def wait(listening: socket.socket, scope: anyio.CancelScope) -> None:
         await anyio.wait_readable(listening)

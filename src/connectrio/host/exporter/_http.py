@@ -1,4 +1,4 @@
-"""The exporter's web server and what it answers."""
+"""The exporter's web server and its routes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ __all__ = ["make_app", "serve_http"]
 
 logger = get_logger("connectrio.host.exporter")
 
-# seconds that requests in flight get when the exporter stops; a scrape takes milliseconds
+# seconds for requests in flight to finish when the exporter stops; a scrape takes milliseconds
 _GRACE = 1.0
-
 
 Serve = Callable[..., Awaitable[None]]
 
@@ -36,7 +35,7 @@ Serve = Callable[..., Awaitable[None]]
 async def serve_http(sockets: Sequence[socket.socket], source: ExporterSource, hypercorn_serve: Serve) -> None:
     """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
 
-    :param sockets: bound and listening; the caller's, who closes them
+    :param sockets: bound and listening; closed by the caller
     :param hypercorn_serve: hypercorn's `serve` for the event loop that runs
     """
     stopping = anyio.Event()
@@ -60,7 +59,7 @@ async def _run_hypercorn(serve: Serve, app: ASGIApp, sockets: Sequence[socket.so
 
 
 def _after_a_turn(app: ASGIApp) -> ASGIApp:
-    """Return `app` as an application that never ends before hypercorn knows of it.
+    """Return `app` as an application that never ends before hypercorn is ready for its answer.
 
     Hypercorn (0.18) learns how to talk to an application only after it has started its task. On an event loop whose
     tasks begin at once, the application may have answered by then, and the connection would never be closed.
@@ -88,16 +87,16 @@ class _Config(Config):
 
 
 class _Log(Logger):
-    """Sends what hypercorn has to say about failures to the host's log."""
+    """Sends hypercorn's warnings and errors to the host's log."""
 
     def __init__(self, config: Config) -> None:
-        """The base's constructor would set handlers of its own on the loggers of the process."""
+        """Do not call the base, which would add its own handlers to the loggers of the process."""
 
     async def access(self, *args: Any, **_: Any) -> None:
-        """Probes and scrapes are not worth a line each."""
+        """Write nothing: probes and scrapes are frequent."""
 
     async def info(self, *args: Any, **_: Any) -> None:
-        """Hypercorn's banner tells to press Ctrl-C; the host has one of its own."""
+        """Write nothing: the host announces itself, and hypercorn's banner says to press Ctrl-C."""
 
     debug = info
 
@@ -114,11 +113,11 @@ class _Log(Logger):
 
 
 def make_app(source: ExporterSource) -> Starlette:
-    """The exporter as an ASGI application.
+    """Return the exporter as an ASGI application.
 
-    /metrics, and as on flyte-sdk's port / as well, shows the metrics in Prometheus' text format, or in OpenMetrics
-    where the scraper accepts it. /healthz is 200 for as long as the process answers, /readyz is 200 while new work is
-    welcome and else 503; both say more in JSON.
+    /metrics, and / as on flyte-sdk's port, show the metrics in Prometheus' text format, or in OpenMetrics where the
+    scraper accepts it. /healthz is 200 as long as the process answers. /readyz is 200 while new work is accepted, else
+    503. Both return the details as JSON.
     """
     metrics_app: ASGIApp = make_asgi_app(source.collectors)
 
