@@ -2,34 +2,48 @@
 
 Usage: python protos/generate.py [OUTPUT_DIRECTORY]
 
-protoc (from grpcio-tools) parses the files, betterproto2's compiler renders them, ruff formats the result: all three
-from the environment of the Python that runs this script, so the result depends on nothing that is installed elsewhere.
-The descriptors, without comments, are what the server's reflection tells of its services.
+protoc (from grpcio-tools) parses the files, betterproto2's compiler renders them, ruff formats the result. All three
+come from the environment of the Python that runs this script, so the result depends on nothing installed elsewhere.
+The server's reflection answers with the descriptors. They have no comments.
+
+A message of Flyte 1 gets no class of its own if Flyte 2 has one that reads and writes the same: its name is an alias.
+Of 116 classes that leaves 28, and a host starts sooner.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from betterproto2_compiler.compile.naming import pythonize_class_name
 from betterproto2_compiler.known_types import WRAPPED_TYPES
-from betterproto2_compiler.lib.google.protobuf import FileDescriptorSet, SourceCodeInfo
+from betterproto2_compiler.lib.google.protobuf import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    SourceCodeInfo,
+)
 from betterproto2_compiler.lib.google.protobuf.compiler import CodeGeneratorRequest
-from betterproto2_compiler.plugin.parser import generate_code
+from betterproto2_compiler.plugin.parser import generate_code, traverse
 from grpc_tools import protoc  # type: ignore[import-untyped]  # grpcio-tools ships no type information
 
 PROTOS = Path(__file__).parent
 IDL = PROTOS.parent / "src" / "connectrio" / "idl"
 OPTIONS = "client_generation=async,server_generation=async"
 
-# As `datetime` and `timedelta` these two would lose nanoseconds, and one value out of Python's range would make the
-# whole request undecodable. They stay messages; `connectrio.literals` converts them, with a clear error.
+# `datetime` and `timedelta` have no nanoseconds, and one value out of their range would make the whole request
+# undecodable. So these two stay messages; `connectrio.literals` converts them, with a clear error.
 KEPT_AS_MESSAGES = [("google.protobuf", "Timestamp"), ("google.protobuf", "Duration")]
+
+Declared = DescriptorProto | EnumDescriptorProto
 
 DESCRIPTORS = "descriptors.binpb"
 TIMESTAMPS = "google/protobuf/__init__.py"
@@ -38,7 +52,7 @@ PACKAGE_DOCSTRING = '"""Messages and service bases generated from `protos/` by `
 
 
 def compile_descriptors(protos: Path, *options: str) -> bytes:
-    """Run protoc over all of `protos`; an encoded FileDescriptorSet of them and what they import, that before them."""
+    """Run protoc over all of `protos`; return an encoded FileDescriptorSet, each file after those that it imports."""
     files = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as directory:
@@ -51,17 +65,130 @@ def compile_descriptors(protos: Path, *options: str) -> bytes:
 
 
 def parse(protos: Path) -> FileDescriptorSet:
-    """The descriptors of `protos`, with their comments."""
+    """Return the descriptors of `protos`, with their comments."""
     descriptors = FileDescriptorSet.parse(compile_descriptors(protos, "--include_source_info"))
     for file in descriptors.file:
         if file.package.startswith("google."):
-            file.source_code_info = SourceCodeInfo()  # the comments there are not ours to carry
+            file.source_code_info = SourceCodeInfo()  # comments of others
     return descriptors
+
+
+def declared_in(parent: FileDescriptorProto | DescriptorProto) -> list[Declared]:
+    """Return the messages and enums that stand directly in a file or in a message."""
+    messages = parent.message_type if isinstance(parent, FileDescriptorProto) else parent.nested_type
+    return [*messages, *parent.enum_type]
+
+
+def find_aliases(descriptors: FileDescriptorSet) -> dict[str, str]:
+    """Return Flyte 1's messages and enums that need no class of their own: full name → that of Flyte 2's.
+
+    Flyte 2's has the same name, and every field of Flyte 1's, equal in name, number and type. It may have more. Types
+    of fields are equal if one is an alias of the other, so pairs are removed until the rest agrees.
+    """
+    declared = {f".{file.package}.{item.name}": item for file in descriptors.file for item in declared_in(file)}
+    in_flyte_2 = {item.name: name for name, item in declared.items() if name.startswith(".flyteidl2.")}
+    aliases = {
+        name: in_flyte_2[item.name]
+        for name, item in declared.items()
+        if name.startswith(".flyteidl.") and item.name in in_flyte_2
+    }
+    while True:
+        agreeing = {
+            one: two
+            for one, two in aliases.items()
+            if set(contract(declared[one], aliases)) <= set(contract(declared[two], aliases))
+        }
+        if agreeing == aliases:
+            return aliases
+        aliases = agreeing
+
+
+def contract(item: Declared, aliases: dict[str, str]) -> Iterator[tuple[object, ...]]:
+    """Yield the facts on which two types must agree, for `item` and the types within it."""
+    if isinstance(item, EnumDescriptorProto):
+        yield from (("value", value.name, value.number) for value in item.value)
+        return
+    for field in item.field:
+        oneof = None if field.oneof_index is None else item.oneof_decl[field.oneof_index].name
+        of_type = (field.type, field.label, field.proto3_optional, resolve(field.type_name, aliases))
+        yield "field", field.name, field.number, field.json_name, oneof, *of_type
+    for nested in declared_in(item):
+        yield "nested", nested.name, type(nested)
+        yield from ((nested.name, *fact) for fact in contract(nested, aliases))
+
+
+def resolve(name: str, aliases: dict[str, str]) -> str:
+    """Return the full name of the type that has a class: `name` may be, or may stand within, an alias."""
+    outermost = re.match(r"[.a-z0-9_]+\.[A-Z]\w*", name)
+    if outermost is None:
+        return name
+    return aliases.get(outermost[0], outermost[0]) + name[outermost.end() :]
+
+
+def cut_aliases(file: FileDescriptorProto, aliases: dict[str, str]) -> dict[str, list[str]]:
+    """Remove the aliases from `file`, and let the rest refer to what they are aliases of.
+
+    :return: the Python names that the file's package no longer defines, by the package that does
+    """
+    moved: dict[str, list[str]] = {}
+    for item, _, name in traverse(file):
+        if isinstance(item, DescriptorProto):
+            for field in item.field:
+                field.type_name = resolve(field.type_name, aliases)
+            if item.options is not None and item.options.map_entry:
+                continue
+        target = aliases.get(f".{file.package}.{name.split('.')[0]}")
+        if target is not None:
+            package = target[1:].rpartition(".")[0]
+            moved.setdefault(package, []).append(pythonize_class_name(name))
+    for method in (method for service in file.service for method in service.method):
+        method.input_type = resolve(method.input_type, aliases)
+        method.output_type = resolve(method.output_type, aliases)
+    names = [f".{file.package}.{item.name}" for item in declared_in(file)]
+    messages = [index for index, name in enumerate(names[: len(file.message_type)]) if name not in aliases]
+    enums = [index for index, name in enumerate(names[len(file.message_type) :]) if name not in aliases]
+    file.message_type = [file.message_type[index] for index in messages]
+    file.enum_type = [file.enum_type[index] for index in enums]
+    # a comment's path begins with the number of the field `message_type` or `enum_type`, and an index
+    kept = {4: messages, 5: enums}
+    comments = file.source_code_info or SourceCodeInfo()
+    comments.location = [
+        location
+        for location in comments.location
+        if location.path[:1] not in ([4], [5]) or location.path[1] in kept[location.path[0]]
+    ]
+    for location in comments.location:
+        if location.path[:1] in ([4], [5]):
+            location.path[1] = kept[location.path[0]].index(location.path[1])
+    return moved
+
+
+def with_aliases(module: str, package: str, moved: dict[str, list[str]]) -> str:
+    """Return the text of `package`, with the names of `moved` imported and exported."""
+    names = re.search(r"__all__ = (\(.*?\))\n", module, re.DOTALL)
+    pool = re.search(r"from \.+message_pool import .*\n", module)
+    if names is None or pool is None:
+        raise SystemExit(f"the module of {package} is built in another way: adapt with_aliases in {__file__}")
+    exported = sorted([*ast.literal_eval(names[1]), *(name for group in moved.values() for name in group)])
+    root = "." * (package.count(".") + 2)
+    imports = [
+        line
+        for source, group in sorted(moved.items())
+        for line in (f"from {root}{source} import (", *(f"    {name}," for name in sorted(group)), ")")
+    ]
+    return "".join(
+        [
+            module[: names.start()],
+            "\n".join(["__all__ = (", *(f'    "{name}",' for name in exported), ")", ""]),
+            module[names.end() : pool.start()],
+            "\n".join([*imports, module[pool.start() :]]),
+        ]
+    )
 
 
 @contextlib.contextmanager
 def compiler_surroundings() -> Iterator[None]:
-    """The working directory and the PATH that betterproto2's compiler takes its ruff and its ruff settings from."""
+    """Set the working directory and the PATH in which betterproto2's compiler looks for ruff and its settings."""
     path = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), path])
     try:
@@ -72,9 +199,14 @@ def compiler_surroundings() -> Iterator[None]:
 
 
 def render(descriptors: FileDescriptorSet) -> dict[str, str]:
-    """The generated files: path below the output directory → text."""
+    """Return the generated files: path below the output directory → text."""
     for name in KEPT_AS_MESSAGES:
         WRAPPED_TYPES.pop(name, None)
+    aliases = find_aliases(descriptors)
+    moved: dict[str, dict[str, list[str]]] = {}
+    for file in descriptors.file:
+        for source, names in cut_aliases(file, aliases).items():
+            moved.setdefault(file.package, {}).setdefault(source, []).extend(names)
     request = CodeGeneratorRequest(
         file_to_generate=[file.name for file in descriptors.file],
         parameter=OPTIONS,
@@ -82,6 +214,9 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
     )
     with compiler_surroundings():
         files = {file.name: file.content for file in generate_code(request).file}
+    for package, sources in moved.items():
+        path = f"{package.replace('.', '/')}/__init__.py"
+        files[path] = with_aliases(files[path], package, sources)
     files["__init__.py"] = PACKAGE_DOCSTRING
     files[TIMESTAMPS] = without_dateutil(files[TIMESTAMPS])
     del files["py.typed"]
@@ -89,9 +224,9 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
 
 
 def without_dateutil(module: str) -> str:
-    """`module` with dateutil imported where it is used: to read a Timestamp from JSON, which hosts never do.
+    """Return `module` with dateutil imported only to read a Timestamp from JSON, which hosts never do.
 
-    It would take them 10 ms and 1 MB.
+    Its import takes 10 ms and 1 MB.
 
     :raises SystemExit: the compiler writes something else now
     """

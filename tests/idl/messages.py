@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import betterproto2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 
-import connectrio.idl.flyteidl2.connector
-import connectrio.idl.grpc.health.v1  # noqa: F401 - registers its messages in the pool
-from connectrio.idl.message_pool import default_message_pool
 from idl import wire
 
 M = TypeVar("M", bound=Message)
@@ -131,9 +128,12 @@ def is_wrapper(descriptor: Descriptor | None) -> bool:
     return descriptor is not None and descriptor.full_name == "google.protobuf.BoolValue"
 
 
-def class_of(descriptor: Descriptor) -> type[betterproto2.Message]:
-    """Our class for a protobuf message."""
-    return default_message_pool.url_to_type[f"type.googleapis.com/{descriptor.full_name}"]
+def class_of(descriptor: Descriptor | EnumDescriptor) -> Any:
+    """Our class for a protobuf message or an enum. For one of Flyte 1 it may be Flyte 2's, see test_flyte1."""
+    package = descriptor.file.package
+    wanted = descriptor.full_name.removeprefix(package).replace(".", "").lower()
+    classes = vars(importlib.import_module(f"connectrio.idl.{package}"))
+    return next(value for name, value in classes.items() if name.lower() == wanted)
 
 
 def mirror(message: Message) -> Any:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from flyteidl.admin import agent_pb2
 from flyteidl.core import literals_pb2
 from flyteidl2.connector import connector_pb2
 from flyteidl2.task import common_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from idl.messages import class_of
+from idl.wire_contract import PUBLISHED
+from idl.wire_facts import Facts, Type, facts_of, types_of
 
 # what a Flyte 1 client sends that is read as Flyte 2's message
 REQUESTS = [
@@ -90,3 +96,32 @@ def test_the_comparison_reaches_the_depths():
     names = {one.full_name for one, _ in pairs(REQUESTS + RESPONSES)}
     assert {"flyteidl.core.LiteralMap.LiteralsEntry", "flyteidl.core.SchemaType.SchemaColumn"} <= names
     assert len(names) > 80
+
+
+def test_where_flyte_1_has_no_class_of_its_own_flyte_2s_has_all_fields_and_values():
+    aliases = [one for one in types_of(PUBLISHED["flyteidl"]).values() if ".flyteidl2." in our_class(one).__module__]
+    ones, twos = facts_without_packages(aliases), facts_without_packages(types_of(PUBLISHED["flyteidl2"]).values())
+    assert len(aliases) > 90
+    assert len(ones) > 280
+    assert {name: (fact, twos.get(name)) for name, fact in ones.items() if fact != twos.get(name)} == {}
+
+
+def our_class(found: Type) -> type:
+    """The class of a message or an enum; for an entry of a map, that of the message around it."""
+    return class_of(found.containing_type if isinstance(found, Descriptor) and is_entry(found) else found)
+
+
+def is_entry(message: Descriptor) -> bool:
+    return message.GetOptions().map_entry
+
+
+def facts_without_packages(types) -> Facts:
+    """The facts about fields and values, with all names as they are within their packages."""
+    return {
+        re.sub(PACKAGE, "", name): re.sub(PACKAGE, "", fact)
+        for name, fact in facts_of([], types).items()
+        if fact.startswith(("field", "value"))
+    }
+
+
+PACKAGE = r"\bflyteidl2?(\.[a-z]\w*)+\."

@@ -1,9 +1,9 @@
-"""The command lines: `connectrio` and `flyte-connector`. Thin: what they do is done by the packages beside this one."""
+"""The command lines `connectrio` and `flyte-connector`. The packages beside this one do the work."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -12,9 +12,9 @@ from connectrio.host.startup import without_collections
 
 __all__ = ["connectrio_script", "flyte_connector", "flyte_connector_script", "main"]
 
-# 128 + SIGINT, as shells have it
+# 128 + SIGINT, as shells have it; `errors` is not imported yet when Ctrl-C comes
 _INTERRUPTED = 130
-# the command of each script that hosts
+# each script's command that hosts
 _SERVES = {"connectrio_app": "serve", "flyte_connector_app": "c0"}
 
 
@@ -38,34 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def flyte_connector(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command `flyte-connector` inside another program; see `main`."""
+    """Run the command `flyte-connector` inside another program, as `main` runs `connectrio`."""
     sys.exit(_run("flyte_connector_app", arguments))
 
 
 def _run(name: str, arguments: Sequence[str] | None) -> int:
-    """The exit code of a script. Ctrl-C is no traceback, not even while this is still importing."""
+    """Return the exit code of a script. Ctrl-C shows no traceback, not even while this is still importing."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with without_collections():
-            serve = _plain_serve(words) if words[:1] == [_SERVES[name]] else None
-        if serve is not None:
-            return serve()
+        if words[:1] == [_SERVES[name]]:
+            with without_collections():
+                from connectrio.cli.outcome import exit_code
+                from connectrio.cli.serve.run import plain_serve
+
+                serve = plain_serve(words[1:])
+            if serve is not None:
+                return exit_code(serve)
         with without_collections():
             from connectrio.cli import app
 
         return app.dispatch(getattr(app, name)(), words)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BaseExceptionGroup as group:  # where it comes while an event loop starts or ends
+    except BaseExceptionGroup as group:  # Ctrl-C while an event loop starts or ends
         if group.split(KeyboardInterrupt)[1] is not None:
             raise
         return _INTERRUPTED
-
-
-def _plain_serve(words: list[str]) -> Callable[[], int] | None:
-    """The host that `words` ask for, if they are plain."""
-    from connectrio.cli.outcome import exit_code
-    from connectrio.cli.serve.plain_flags import plain_serve
-
-    serve = plain_serve(words[1:])
-    return None if serve is None else lambda: exit_code(serve)

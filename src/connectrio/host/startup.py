@@ -1,7 +1,7 @@
-"""What lets a process that is a host serve sooner, need less memory, and pause less.
+"""Makes a process that hosts start sooner, need less memory, and pause less.
 
-Only for processes of our own, from their first lines on: a program that embeds a host keeps its garbage collector and
-its structlog as they are.
+Only for our own processes, from their first lines on. A program that embeds a host keeps its garbage collector and its
+structlog as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["load_structlog", "starting", "without_collections"]
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """No garbage collection while the block runs: imports make a hundred thousand objects, and next to no garbage."""
+    """Stop garbage collection while the block runs: imports make a hundred thousand objects and almost no garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -28,10 +28,10 @@ def without_collections() -> Iterator[None]:
 
 @contextmanager
 def starting() -> Iterator[Callable[[], None]]:
-    """Around the life of a process that serves; to call what this yields tells that it now does.
+    """Surround the life of a host. Yield a function to call when it serves.
 
-    Until then there are no garbage collections. From then on they leave out what was loaded by then, which stays until
-    the process ends: to visit all of that takes some 50 ms, in which no call is served.
+    Until that call there are no garbage collections. After it they leave out all objects made before, which stay until
+    the process ends: to visit them takes some 50 ms, during which no call is served.
     """
 
     def started() -> None:
@@ -43,15 +43,15 @@ def starting() -> Iterator[Callable[[], None]]:
 
 
 def load_structlog() -> None:
-    """Import structlog as if rich was not installed.
+    """Import structlog as if rich were not installed.
 
-    It would import rich for tracebacks that show local variables, which a host does not write, see `connectrio.logs`.
-    That takes 50 ms and 3 MB. Where structlog is imported already, or rich, this changes nothing.
+    structlog imports rich for tracebacks with local variables. That takes 50 ms and 3 MB, and a host writes no such
+    tracebacks, see `connectrio.logs`. If structlog or rich is imported already, nothing changes.
     """
     if "rich" in sys.modules:
         return
-    sys.modules["rich"] = None  # type: ignore[assignment]  # how the import system is told that there is no such module
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the import system reads None as: no such module
     try:
-        import structlog  # noqa: F401 - for those who import it later
+        import structlog  # noqa: F401 - for later imports
     finally:
         del sys.modules["rich"]

@@ -1,4 +1,4 @@
-"""What is read without cyclopts means the same to cyclopts, and what it takes cyclopts to read is left to it."""
+"""A line that is read without cyclopts means the same to cyclopts; all other lines are left to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectrio.cli.app import connectrio_app
-from connectrio.cli.serve.plain_flags import plain_serve
+from connectrio.cli.serve.run import plain_serve
 from connectrio.host.settings import HostSettings
 
 WORDS = {

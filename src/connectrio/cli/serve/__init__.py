@@ -1,1 +1,1 @@
-"""`connectrio serve`: where its settings come from, and running the host."""
+"""`connectrio serve`: `run` needs no cyclopts; `command` reads flags, environment and TOML file with it."""

@@ -1,19 +1,25 @@
-"""`connectrio serve`: a host as a process."""
+"""The commands `connectrio serve` and `flyte-connector c0`, and the sources of their settings.
+
+A source only fills in what no source before it has set: flag, environment, TOML file, default.
+"""
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import cyclopts
-from cyclopts import Parameter
+import msgspec
+from cyclopts import App, Argument, ArgumentCollection, Parameter, Token
+from cyclopts.config import Dict, Env
 
-from connectrio.cli.serve.run import LogFormat, LogLevel, host
-from connectrio.cli.serve.sources import Environment, TomlFile
+from connectrio.cli.errors import UsageError
+from connectrio.cli.serve.run import DEFAULT_FILE, LogFormat, LogLevel, host, variable
 from connectrio.host.settings import Backend, HostSettings
 
 __all__ = ["c0_app", "serve", "serve_app"]
@@ -34,7 +40,7 @@ _SETTINGS = HostSettings()
 
 
 def _with_help_of_settings(command: F) -> F:
-    """Add what `HostSettings` says of its fields to the help of `command`, where its parameter is `settings`."""
+    """Add the descriptions of `HostSettings`' fields to the help of `command`, whose parameter is `settings`."""
     units = {field.name: _UNITS.get(str(field.type), "") for field in fields(HostSettings)}
     units |= dict.fromkeys(_SIZES, "bytes")
     lines = [inspect.cleandoc(command.__doc__ or "")]
@@ -53,11 +59,11 @@ def serve(
     processes: int = 1,
     log_level: LogLevel = "info",
     log_format: LogFormat = "auto",
-    config: Path | None = None,  # noqa: ARG001 - read by TomlFile, before the others have their values
+    config: Path | None = None,  # noqa: ARG001 - TomlFile reads it, before the others have their values
 ) -> None:
     """Host the installed connectors, and those of --modules, until SIGTERM or Ctrl-C; a second one stops at once.
 
-    Every option can also be set by an environment variable or in a TOML file (port = 8000). A flag counts before the
+    Every option can also be set by an environment variable or in a TOML file (port = 8000). A flag comes before the
     environment, the environment before the file.
 
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
@@ -69,8 +75,80 @@ def serve(
     host(settings, backend=backend, processes=processes, log_level=log_level, log_format=log_format)
 
 
-def _app(name: str, example: str) -> cyclopts.App:
-    app = cyclopts.App(
+def _key(argument: Argument) -> str:
+    """Return the setting's name in TOML; "" for an argument that only holds settings."""
+    return argument.name.removeprefix("--").replace("-", "_") if argument.name.startswith("--") else ""
+
+
+class Environment(Env):
+    """`CONNECTRIO_PORT` for `--port`, and so on; lists are separated by spaces. An empty variable counts as none."""
+
+    def __init__(self) -> None:
+        super().__init__(variable(""), command=False)
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:  # noqa: ARG002 - cyclopts' interface
+        """Fill in the arguments that have variables."""
+        for argument in arguments:
+            name = variable(_key(argument))
+            value = os.environ.get(name, "")
+            # Kubernetes sets CONNECTRIO_PORT=tcp://10.0.0.1:8000 in each pod beside a Service named "connectrio"
+            is_kubernetes_link = name == variable("port") and value.startswith("tcp://")
+            if argument.tokens or not value or is_kubernetes_link:
+                continue
+            for index, part in enumerate(argument.env_var_split(value)):
+                argument.append(Token(keyword=name, value=part, source="environment", index=index))
+
+
+class TomlFile:
+    """The file of `--config`; without that, `connectrio.toml` in the working directory, if there is one."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        """Fill in the arguments that the file has.
+
+        :raises UsageError: it cannot be read, has a key that is no setting, or a value of the wrong type
+        """
+        chosen = arguments["--config"].tokens
+        path = Path(chosen[-1].value if chosen else DEFAULT_FILE)
+        if not chosen and not path.is_file():
+            return
+        settings = {key.replace("-", "_"): (key, value) for key, value in _read_toml(path).items()}
+        known = {key: argument for argument in arguments if (key := _key(argument)) and key != "config"}
+        for name, (key, _) in settings.items():
+            if name not in known:
+                similar = difflib.get_close_matches(name, known, n=1)
+                raise UsageError(
+                    f"{path}: there is no setting {key!r}" + (f"; did you mean {similar[0]!r}?" if similar else ""),
+                    hint=f"settings: {' '.join(known)}",
+                )
+        for name, (_, value) in settings.items():
+            try:
+                msgspec.convert(value, known[name].hint, dec_hook=_convert_path)
+            except msgspec.ValidationError as error:
+                raise UsageError(f"{path}: {name} is {value!r}: {error}") from error
+        values = {name: value for name, (_, value) in settings.items()}
+        Dict(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib  # most hosts have no file
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+
+
+def _convert_path(expected: type, value: Any) -> Any:
+    """Convert a path, the only type of a setting that msgspec does not know."""
+    if expected is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"Expected `{expected.__name__}`, got `{type(value).__name__}`")
+
+
+def _app(name: str, example: str) -> App:
+    app = App(
         name=name,
         config=(Environment(), TomlFile()),
         help_epilogue=f"Examples:\n  {example}",

@@ -1,9 +1,20 @@
-"""What `connectrio serve` does once it knows its settings."""
+"""Running the host of `connectrio serve`, and reading plain command lines without cyclopts.
+
+cyclopts takes a fifth of the time in which a host starts, and 3 MB. Most hosts start with a line that is all
+`--name value`, which `plain_serve` reads. cyclopts reads all other lines (help, other spellings, mistakes, settings
+from the environment or a file). What plain_serve reads means the same to cyclopts.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from connectrio.cli.errors import CommandError
 from connectrio.cli.event_loop import event_loop
@@ -13,13 +24,37 @@ from connectrio.host.startup import load_structlog, starting
 
 load_structlog()
 
-from connectrio.logs import LogFormat, LogLevel, configure_logging  # noqa: E402 - imports structlog, if need be with rich
+from connectrio.logs import LogFormat, LogLevel, configure_logging  # noqa: E402 - imports structlog, perhaps with rich
 
 if TYPE_CHECKING:
     from connectrio.host.host import Host
     from connectrio.host.lifecycle import Addresses
 
-__all__ = ["LogFormat", "LogLevel", "host"]
+__all__ = ["DEFAULT_FILE", "LogFormat", "LogLevel", "host", "plain_serve", "variable"]
+
+DEFAULT_FILE = "connectrio.toml"
+
+_FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*|[a-z]+(?:_[a-z]+)*)")
+_TEXT = re.compile(r"[\w./:][\w./:-]*", re.ASCII)
+# for each type whose values are one word: its pattern, and what converts it
+_ONE_WORD: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
+    "int": (re.compile(r"[0-9]{1,15}"), int),
+    "float": (re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?"), float),
+    "str": (_TEXT, str),
+    "Path": (_TEXT, Path),
+    **{
+        name: (re.compile("|".join(get_args(choices))), str)
+        for name, choices in (("Backend", Backend), ("LogLevel", LogLevel), ("LogFormat", LogFormat))
+    },
+}
+# the parameters of `host` beside the settings, and the type of each flag
+_BESIDE = {"backend": "Backend", "processes": "int", "log_level": "LogLevel", "log_format": "LogFormat"}
+_TYPES = {field.name: str(field.type).removesuffix(" | None") for field in fields(HostSettings)} | _BESIDE
+
+
+def variable(setting: str) -> str:
+    """Return the environment variable of a setting: `CONNECTRIO_PORT` for "port"."""
+    return f"CONNECTRIO_{setting.upper()}"
 
 
 def host(
@@ -30,19 +65,17 @@ def host(
     log_level: LogLevel = "info",
     log_format: LogFormat = "auto",
 ) -> None:
-    """Host until told to stop.
+    """Host connectors until a signal stops it.
 
-    :param processes: that host on the one port
+    :param processes: the number of hosts that share the one port
     :raises CommandError: the host cannot start
     """
     from connectrio.host.lifecycle import HostError
 
     configure_logging(log_level, log_format)
-    event_loop(backend)  # whether there is one
+    event_loop(backend)  # fails if it is not installed
     try:
-        if processes == 1:
-            _host_alone(settings, backend)
-        else:
+        if processes != 1:
             from connectrio.processes.control import Task
             from connectrio.processes.supervisor import become_supervisor, supervise
 
@@ -51,18 +84,56 @@ def host(
                 supervise(task)
             else:
                 become_supervisor(task)
+            return
+        # another program's garbage collector stays as it is
+        with starting() if is_script() else nullcontext(lambda: None) as started:
+            from connectrio.host.announce import announce
+            from connectrio.host.runner import run_host
+
+            def announce_start(host: Host, addresses: Addresses) -> None:
+                announce(host, addresses)
+                started()
+
+            run_host(settings, backend=backend, announce=announce_start, end_process=end_process())
     except HostError as error:
         raise CommandError(str(error)) from error
 
 
-def _host_alone(settings: HostSettings, backend: Backend | None) -> None:
-    # the garbage collector of another program is its own
-    with starting() if is_script() else nullcontext(lambda: None) as started:
-        from connectrio.host.announce import announce
-        from connectrio.host.runner import run_host
+def plain_serve(arguments: Sequence[str]) -> Callable[[], None] | None:
+    """Return the call of `host` that `arguments` ask for; None if the command line needs cyclopts."""
+    if Path(DEFAULT_FILE).exists() or any(os.environ.get(variable(name)) for name in (*_TYPES, "config")):
+        return None
+    flags: dict[str, list[str]] = {}
+    words: list[str] | None = None
+    for word in arguments:
+        flag = _FLAG.fullmatch(word)
+        if flag is None and words is not None and _TEXT.fullmatch(word):
+            words.append(word)
+        elif flag is None or (name := flag[1].replace("-", "_")) in flags:
+            return None
+        else:
+            words = flags[name] = []
+    try:
+        given = dict(_setting(flag, words) for flag, words in flags.items())
+        beside = {name: given.pop(name) for name in _BESIDE if name in given}
+        return partial(host, HostSettings(**given), **beside)
+    except ValueError:  # for a value that HostSettings refuses, cyclopts names the option
+        return None
 
-        def announce_start(host: Host, addresses: Addresses) -> None:
-            announce(host, addresses)
-            started()
 
-        run_host(settings, backend=backend, announce=announce_start, end_process=end_process())
+def _setting(flag: str, words: list[str]) -> tuple[str, Any]:
+    """Return the setting of a flag and its value.
+
+    :raises ValueError: it takes cyclopts to read this
+    """
+    positive = flag.removeprefix("no_")
+    if _TYPES.get(positive) == "bool" and not words:
+        return positive, flag == positive
+    kind = _TYPES.get(flag, "")
+    if kind == "list[str]" and words:
+        return flag, words
+    if kind in _ONE_WORD and len(words) == 1:
+        pattern, convert = _ONE_WORD[kind]
+        if pattern.fullmatch(words[0]):
+            return flag, convert(words[0])
+    raise ValueError(flag)

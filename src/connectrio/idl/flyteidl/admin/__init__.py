@@ -39,6 +39,17 @@ from dataclasses import dataclass
 
 import betterproto2
 
+from ...flyteidl2.connector import (
+    CreateTaskResponse,
+    DeleteTaskResponse,
+    GetTaskLogsResponseHeader,
+    GetTaskMetricsResponse,
+    TaskCategory,
+)
+from ...flyteidl2.logs.dataplane import (
+    LogLine,
+    LogLineOriginator,
+)
 from ...message_pool import default_message_pool
 
 _COMPILER_VERSION = "0.10.1"
@@ -53,18 +64,6 @@ class AgentErrorKind(betterproto2.Enum):
     NON_RECOVERABLE = 0
 
     RECOVERABLE = 1
-
-
-class LogLineOriginator(betterproto2.Enum):
-    """
-    Who wrote a line of a log.
-    """
-
-    UNKNOWN = 0
-
-    USER = 1
-
-    SYSTEM = 2
 
 
 class State(betterproto2.Enum):
@@ -101,7 +100,9 @@ class Agent(betterproto2.Message):
     True if tasks are to be sent to ExecuteTaskSync, and not to CreateTask.
     """
 
-    supported_task_categories: "list[TaskCategory]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+    supported_task_categories: "list[__flyteidl2__connector__.TaskCategory]" = betterproto2.field(
+        4, betterproto2.TYPE_MESSAGE, repeated=True
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "Agent", Agent)
@@ -154,7 +155,7 @@ class CreateTaskRequest(betterproto2.Message):
     Asks for a new job.
     """
 
-    inputs: "_core__.LiteralMap | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    inputs: "__flyteidl2__core__.LiteralMap | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     template: "_core__.TaskTemplate | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
     """
@@ -175,21 +176,6 @@ default_message_pool.register_message("flyteidl.admin", "CreateTaskRequest", Cre
 
 
 @dataclass(eq=False, repr=False)
-class CreateTaskResponse(betterproto2.Message):
-    """
-    Answers that the job exists.
-    """
-
-    resource_meta: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
-    """
-    How the connector finds the job again. Flyte hands it back unread with every later request, and logs it.
-    """
-
-
-default_message_pool.register_message("flyteidl.admin", "CreateTaskResponse", CreateTaskResponse)
-
-
-@dataclass(eq=False, repr=False)
 class DeleteTaskRequest(betterproto2.Message):
     """
     Asks that a job be stopped, because its task was aborted.
@@ -205,22 +191,12 @@ class DeleteTaskRequest(betterproto2.Message):
     As CreateTask answered it.
     """
 
-    task_category: "TaskCategory | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    task_category: "__flyteidl2__connector__.TaskCategory | None" = betterproto2.field(
+        3, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "DeleteTaskRequest", DeleteTaskRequest)
-
-
-@dataclass(eq=False, repr=False)
-class DeleteTaskResponse(betterproto2.Message):
-    """
-    Answers that the job was told to stop.
-    """
-
-    pass
-
-
-default_message_pool.register_message("flyteidl.admin", "DeleteTaskResponse", DeleteTaskResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -234,7 +210,9 @@ class ExecuteTaskSyncRequest(betterproto2.Message):
 
     header: "CreateRequestHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="part")
 
-    inputs: "_core__.LiteralMap | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="part")
+    inputs: "__flyteidl2__core__.LiteralMap | None" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, optional=True, group="part"
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "ExecuteTaskSyncRequest", ExecuteTaskSyncRequest)
@@ -253,7 +231,9 @@ class ExecuteTaskSyncResponse(betterproto2.Message):
         1, betterproto2.TYPE_MESSAGE, optional=True, group="res"
     )
 
-    outputs: "_core__.LiteralMap | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="res")
+    outputs: "__flyteidl2__core__.LiteralMap | None" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, optional=True, group="res"
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "ExecuteTaskSyncResponse", ExecuteTaskSyncResponse)
@@ -321,7 +301,9 @@ class GetTaskLogsRequest(betterproto2.Message):
     Where to go on: the token of an earlier answer's header. Empty: from the beginning.
     """
 
-    task_category: "TaskCategory | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
+    task_category: "__flyteidl2__connector__.TaskCategory | None" = betterproto2.field(
+        5, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "GetTaskLogsRequest", GetTaskLogsRequest)
@@ -336,7 +318,7 @@ class GetTaskLogsResponse(betterproto2.Message):
         - part: The header comes first, then any number of bodies.
     """
 
-    header: "GetTaskLogsResponseHeader | None" = betterproto2.field(
+    header: "__flyteidl2__connector__.GetTaskLogsResponseHeader | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True, group="part"
     )
 
@@ -359,25 +341,12 @@ class GetTaskLogsResponseBody(betterproto2.Message):
     Bare text, for clients that do not know `structured_lines`.
     """
 
-    structured_lines: "list[LogLine]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    structured_lines: "list[__flyteidl2__logs__dataplane__.LogLine]" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, repeated=True
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "GetTaskLogsResponseBody", GetTaskLogsResponseBody)
-
-
-@dataclass(eq=False, repr=False)
-class GetTaskLogsResponseHeader(betterproto2.Message):
-    """
-    Precedes the lines.
-    """
-
-    token: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    What to ask with for the lines that follow; empty if there are no more.
-    """
-
-
-default_message_pool.register_message("flyteidl.admin", "GetTaskLogsResponseHeader", GetTaskLogsResponseHeader)
 
 
 @dataclass(eq=False, repr=False)
@@ -412,22 +381,12 @@ class GetTaskMetricsRequest(betterproto2.Message):
     The time between two samples.
     """
 
-    task_category: "TaskCategory | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
+    task_category: "__flyteidl2__connector__.TaskCategory | None" = betterproto2.field(
+        7, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
 
 default_message_pool.register_message("flyteidl.admin", "GetTaskMetricsRequest", GetTaskMetricsRequest)
-
-
-@dataclass(eq=False, repr=False)
-class GetTaskMetricsResponse(betterproto2.Message):
-    """
-    Answers with time series about a job.
-    """
-
-    results: "list[_core__.ExecutionMetricResult]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.admin", "GetTaskMetricsResponse", GetTaskMetricsResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -446,7 +405,9 @@ class GetTaskRequest(betterproto2.Message):
     As CreateTask answered it.
     """
 
-    task_category: "TaskCategory | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    task_category: "__flyteidl2__connector__.TaskCategory | None" = betterproto2.field(
+        3, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
     output_prefix: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
     """
@@ -494,24 +455,6 @@ default_message_pool.register_message("flyteidl.admin", "ListAgentsResponse", Li
 
 
 @dataclass(eq=False, repr=False)
-class LogLine(betterproto2.Message):
-    """
-    A line of a log.
-    """
-
-    timestamp: "__google__protobuf__.Timestamp | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    originator: "LogLineOriginator" = betterproto2.field(
-        3, betterproto2.TYPE_ENUM, default_factory=lambda: LogLineOriginator(0)
-    )
-
-
-default_message_pool.register_message("flyteidl.admin", "LogLine", LogLine)
-
-
-@dataclass(eq=False, repr=False)
 class Resource(betterproto2.Message):
     """
     The state of a job in the other system, in Flyte's terms.
@@ -522,7 +465,7 @@ class Resource(betterproto2.Message):
     Read by older executors, and by newer ones where `phase` is UNDEFINED; deprecated.
     """
 
-    outputs: "_core__.LiteralMap | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    outputs: "__flyteidl2__core__.LiteralMap | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
     """
     What the job produced, once it has succeeded. Unset: Flyte looks for outputs.pb under the output prefix.
     """
@@ -532,10 +475,10 @@ class Resource(betterproto2.Message):
     For the user to read: why the job waits, or why it failed.
     """
 
-    log_links: "list[_core__.TaskLog]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+    log_links: "list[__flyteidl2__core__.TaskLog]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
 
-    phase: "_core__.TaskExecutionPhase" = betterproto2.field(
-        5, betterproto2.TYPE_ENUM, default_factory=lambda: _core__.TaskExecutionPhase(0)
+    phase: "__flyteidl2__core__.TaskExecutionPhase" = betterproto2.field(
+        5, betterproto2.TYPE_ENUM, default_factory=lambda: __flyteidl2__core__.TaskExecutionPhase(0)
     )
 
     custom_info: "__google__protobuf__.Struct | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
@@ -550,26 +493,12 @@ default_message_pool.register_message("flyteidl.admin", "Resource", Resource)
 
 
 @dataclass(eq=False, repr=False)
-class TaskCategory(betterproto2.Message):
-    """
-    A task type in one of its versions: what a connector is chosen by.
-    """
-
-    name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    version: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
-
-
-default_message_pool.register_message("flyteidl.admin", "TaskCategory", TaskCategory)
-
-
-@dataclass(eq=False, repr=False)
 class TaskExecutionMetadata(betterproto2.Message):
     """
     How Flyte runs the task that a job is created for: who, where, and with which limits.
     """
 
-    task_execution_id: "_core__.TaskExecutionIdentifier | None" = betterproto2.field(
+    task_execution_id: "__flyteidl2__core__.TaskExecutionIdentifier | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
     """
@@ -618,11 +547,14 @@ class TaskExecutionMetadata(betterproto2.Message):
     What the workflow changes about the task.
     """
 
-    identity: "_core__.Identity | None" = betterproto2.field(11, betterproto2.TYPE_MESSAGE, optional=True)
+    identity: "__flyteidl2__core__.Identity | None" = betterproto2.field(11, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message("flyteidl.admin", "TaskExecutionMetadata", TaskExecutionMetadata)
 
 
+from ...flyteidl2 import connector as __flyteidl2__connector__
+from ...flyteidl2 import core as __flyteidl2__core__
+from ...flyteidl2.logs import dataplane as __flyteidl2__logs__dataplane__
 from ...google import protobuf as __google__protobuf__
 from .. import core as _core__

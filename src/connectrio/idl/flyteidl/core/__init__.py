@@ -97,48 +97,93 @@ from dataclasses import dataclass
 
 import betterproto2
 
+from ...flyteidl2.core import (
+    ArtifactBindingData,
+    ArtifactId,
+    ArtifactKey,
+    ArtifactTag,
+    Binary,
+    Blob,
+    BlobMetadata,
+    BlobType,
+    BlobTypeBlobDimensionality,
+    Container,
+    ContainerArchitecture,
+    ContainerPort,
+    DataLoadingConfig,
+    DataLoadingConfigLiteralMapFormat,
+    EnumType,
+    Error,
+    ExecutionMetricResult,
+    ExtendedResources,
+    GpuAccelerator,
+    Granularity,
+    Identifier,
+    Identity,
+    InputBindingData,
+    IoStrategy,
+    IoStrategyDownloadMode,
+    IoStrategyUploadMode,
+    K8SObjectMetadata,
+    K8SPod,
+    KeyValuePair,
+    LabelValue,
+    Literal,
+    LiteralCollection,
+    LiteralMap,
+    LiteralOffloadedMetadata,
+    LiteralType,
+    NodeExecutionIdentifier,
+    OAuth2Client,
+    OAuth2TokenRequest,
+    OAuth2TokenRequestType,
+    Operator,
+    Partitions,
+    Primitive,
+    ResourceType,
+    Resources,
+    ResourcesResourceEntry,
+    ResourcesResourceName,
+    RetryStrategy,
+    RuntimeBinding,
+    RuntimeMetadata,
+    RuntimeMetadataRuntimeType,
+    Scalar,
+    Schema,
+    SchemaType,
+    SchemaTypeSchemaColumn,
+    SchemaTypeSchemaColumnSchemaColumnType,
+    Secret,
+    SecretMountType,
+    SecurityContext,
+    SharedMemory,
+    SimpleType,
+    Sql,
+    SqlDialect,
+    StructuredDataset,
+    StructuredDatasetMetadata,
+    StructuredDatasetType,
+    StructuredDatasetTypeDatasetColumn,
+    TaskExecution,
+    TaskExecutionIdentifier,
+    TaskExecutionPhase,
+    TaskLog,
+    TaskLogMessageFormat,
+    TaskMetadata,
+    TimePartition,
+    TimeTransform,
+    TypeAnnotation,
+    TypeStructure,
+    Union,
+    UnionType,
+    Variable,
+    Void,
+    WorkflowExecutionIdentifier,
+)
 from ...message_pool import default_message_pool
 
 _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
-
-
-class BlobTypeBlobDimensionality(betterproto2.Enum):
-    """
-    One file or many.
-    """
-
-    SINGLE = 0
-
-    MULTIPART = 1
-
-
-class ContainerArchitecture(betterproto2.Enum):
-    """
-    The processor architecture of the image.
-    """
-
-    UNKNOWN = 0
-
-    AMD64 = 1
-
-    ARM64 = 2
-
-    ARM_V6 = 3
-
-    ARM_V7 = 4
-
-
-class DataLoadingConfigLiteralMapFormat(betterproto2.Enum):
-    """
-    The format of the file that holds all the inputs.
-    """
-
-    JSON = 0
-
-    YAML = 1
-
-    PROTO = 2
 
 
 class ExecutionErrorErrorKind(betterproto2.Enum):
@@ -151,469 +196,6 @@ class ExecutionErrorErrorKind(betterproto2.Enum):
     USER = 1
 
     SYSTEM = 2
-
-
-class Granularity(betterproto2.Enum):
-    """
-    The length of a time partition.
-    """
-
-    UNSET = 0
-
-    MINUTE = 1
-
-    HOUR = 2
-
-    DAY = 3
-
-    MONTH = 4
-
-
-class IoStrategyDownloadMode(betterproto2.Enum):
-    """
-    When inputs are fetched.
-    """
-
-    DOWNLOAD_EAGER = 0
-
-    DOWNLOAD_STREAM = 1
-
-    DO_NOT_DOWNLOAD = 2
-
-
-class IoStrategyUploadMode(betterproto2.Enum):
-    """
-    When outputs are stored.
-    """
-
-    UPLOAD_ON_EXIT = 0
-
-    UPLOAD_EAGER = 1
-
-    DO_NOT_UPLOAD = 2
-
-
-class OAuth2TokenRequestType(betterproto2.Enum):
-    """
-    The OAuth2 grant by which to fetch it.
-    """
-
-    CLIENT_CREDENTIALS = 0
-
-
-class Operator(betterproto2.Enum):
-    """
-    The direction in which a time is shifted.
-    """
-
-    MINUS = 0
-
-    PLUS = 1
-
-
-class ResourcesResourceName(betterproto2.Enum):
-    """
-    What there can be some amount of.
-    """
-
-    UNKNOWN = 0
-
-    CPU = 1
-
-    GPU = 2
-
-    MEMORY = 3
-
-    STORAGE = 4
-
-    EPHEMERAL_STORAGE = 5
-
-
-class ResourceType(betterproto2.Enum):
-    """
-    What kind of thing an Identifier names.
-    """
-
-    UNSPECIFIED = 0
-
-    TASK = 1
-
-    WORKFLOW = 2
-
-    LAUNCH_PLAN = 3
-
-    DATASET = 4
-
-
-class RuntimeMetadataRuntimeType(betterproto2.Enum):
-    """
-    Who made the runtime.
-    """
-
-    OTHER = 0
-
-    FLYTE_SDK = 1
-
-
-class SchemaTypeSchemaColumnSchemaColumnType(betterproto2.Enum):
-    """
-    What a column may hold.
-    """
-
-    INTEGER = 0
-
-    FLOAT = 1
-
-    STRING = 2
-
-    BOOLEAN = 3
-
-    DATETIME = 4
-
-    DURATION = 5
-
-
-class SecretMountType(betterproto2.Enum):
-    """
-    How a secret reaches the task.
-    """
-
-    ANY = 0
-
-    ENV_VAR = 1
-
-    FILE = 2
-
-
-class SimpleType(betterproto2.Enum):
-    """
-    The types that have no parts of their own.
-    """
-
-    NONE = 0
-
-    INTEGER = 1
-
-    FLOAT = 2
-
-    STRING = 3
-
-    BOOLEAN = 4
-
-    DATETIME = 5
-
-    DURATION = 6
-
-    BINARY = 7
-
-    ERROR = 8
-
-    STRUCT = 9
-
-
-class SqlDialect(betterproto2.Enum):
-    """
-    The language of the statement.
-    """
-
-    UNDEFINED = 0
-
-    ANSI = 1
-
-    HIVE = 2
-
-    OTHER = 3
-
-
-class TaskExecutionPhase(betterproto2.Enum):
-    """
-    How far an attempt has come.
-    """
-
-    UNDEFINED = 0
-    """
-    Not a phase that a connector may report: Flyte treats it as an error of the system.
-    """
-
-    QUEUED = 1
-
-    RUNNING = 2
-
-    SUCCEEDED = 3
-
-    ABORTED = 4
-
-    FAILED = 5
-    """
-    For good: Flyte does not try again.
-    """
-
-    INITIALIZING = 6
-
-    WAITING_FOR_RESOURCES = 7
-
-    RETRYABLE_FAILED = 8
-    """
-    Flyte tries again as long as the task has retries left.
-    """
-
-
-class TaskLogMessageFormat(betterproto2.Enum):
-    """
-    The form of the log behind the link.
-    """
-
-    UNKNOWN = 0
-
-    CSV = 1
-
-    JSON = 2
-
-
-@dataclass(eq=False, repr=False)
-class ArtifactBindingData(betterproto2.Message):
-    """
-    Takes a partition's value from the artifact that triggered the execution.
-
-    Oneofs:
-        - partition_data: Which partition of that artifact the value comes from.
-    """
-
-    partition_key: "str | None" = betterproto2.field(5, betterproto2.TYPE_STRING, optional=True, group="partition_data")
-
-    bind_to_time_partition: "bool | None" = betterproto2.field(
-        6, betterproto2.TYPE_BOOL, optional=True, group="partition_data"
-    )
-
-    time_transform: "TimeTransform | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    Applied to the value of a time partition.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "ArtifactBindingData", ArtifactBindingData)
-
-
-@dataclass(eq=False, repr=False)
-class ArtifactId(betterproto2.Message):
-    """
-    Names an artifact, a version of it, or a slice; the less is set, the more is meant.
-    """
-
-    artifact_key: "ArtifactKey | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    partitions: "Partitions | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-
-    time_partition: "TimePartition | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "ArtifactID", ArtifactId)
-
-
-@dataclass(eq=False, repr=False)
-class ArtifactKey(betterproto2.Message):
-    """
-    Names an artifact, in all its versions.
-    """
-
-    project: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    domain: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    name: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-
-    org: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "ArtifactKey", ArtifactKey)
-
-
-@dataclass(eq=False, repr=False)
-class ArtifactTag(betterproto2.Message):
-    """
-    Names whichever version of an artifact carries a tag.
-    """
-
-    artifact_key: "ArtifactKey | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    value: "LabelValue | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "ArtifactTag", ArtifactTag)
-
-
-@dataclass(eq=False, repr=False)
-class Binary(betterproto2.Message):
-    """
-    A value as bytes that only its own kind of reader understands.
-    """
-
-    value: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
-
-    tag: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    How the bytes were made: "msgpack", for example. Empty: unknown.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "Binary", Binary)
-
-
-@dataclass(eq=False, repr=False)
-class Blob(betterproto2.Message):
-    """
-    A file or a directory, by reference.
-    """
-
-    metadata: "BlobMetadata | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    uri: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "Blob", Blob)
-
-
-@dataclass(eq=False, repr=False)
-class BlobMetadata(betterproto2.Message):
-    """
-    What is known of a blob without opening it.
-    """
-
-    type: "BlobType | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "BlobMetadata", BlobMetadata)
-
-
-@dataclass(eq=False, repr=False)
-class BlobType(betterproto2.Message):
-    """
-    What a file holds, or what all the files of a directory hold.
-    """
-
-    format: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    "csv", for example. Empty: any.
-    """
-
-    dimensionality: "BlobTypeBlobDimensionality" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: BlobTypeBlobDimensionality(0)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "BlobType", BlobType)
-
-
-@dataclass(eq=False, repr=False)
-class Container(betterproto2.Message):
-    """
-    A container to run the task in.
-    """
-
-    image: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    command: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
-
-    args: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
-
-    resources: "Resources | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
-
-    env: "list[KeyValuePair]" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, repeated=True)
-    """
-    Environment variables.
-    """
-
-    config: "list[KeyValuePair]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
-    """
-    Deprecated in favour of TaskTemplate.config.
-    """
-
-    ports: "list[ContainerPort]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
-
-    data_config: "DataLoadingConfig | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    Set for containers that know nothing of Flyte.
-    """
-
-    architecture: "ContainerArchitecture" = betterproto2.field(
-        10, betterproto2.TYPE_ENUM, default_factory=lambda: ContainerArchitecture(0)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "Container", Container)
-
-
-@dataclass(eq=False, repr=False)
-class ContainerPort(betterproto2.Message):
-    """
-    A port that a container listens on.
-    """
-
-    container_port: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
-
-    name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "ContainerPort", ContainerPort)
-
-
-@dataclass(eq=False, repr=False)
-class DataLoadingConfig(betterproto2.Message):
-    """
-    How a helper beside the container brings inputs in as files and takes outputs out as files.
-    """
-
-    enabled: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
-
-    input_path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    The directory that inputs appear in, as the container sees it.
-    """
-
-    output_path: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-    """
-    The directory that outputs are taken from, as the container sees it.
-    """
-
-    format: "DataLoadingConfigLiteralMapFormat" = betterproto2.field(
-        4, betterproto2.TYPE_ENUM, default_factory=lambda: DataLoadingConfigLiteralMapFormat(0)
-    )
-
-    io_strategy: "IoStrategy | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "DataLoadingConfig", DataLoadingConfig)
-
-
-@dataclass(eq=False, repr=False)
-class EnumType(betterproto2.Message):
-    """
-    A string out of a fixed choice.
-    """
-
-    values: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.core", "EnumType", EnumType)
-
-
-@dataclass(eq=False, repr=False)
-class Error(betterproto2.Message):
-    """
-    A failure passed on as a value.
-    """
-
-    failed_node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    The step of the execution that failed.
-    """
-
-    message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "Error", Error)
 
 
 @dataclass(eq=False, repr=False)
@@ -641,932 +223,20 @@ default_message_pool.register_message("flyteidl.core", "ExecutionError", Executi
 
 
 @dataclass(eq=False, repr=False)
-class ExecutionMetricResult(betterproto2.Message):
-    """
-    One time series about an execution.
-    """
-
-    metric: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    The query that this answers.
-    """
-
-    data: "__google__protobuf__.Struct | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    The samples, in the JSON form of Prometheus's range queries.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "ExecutionMetricResult", ExecutionMetricResult)
-
-
-@dataclass(eq=False, repr=False)
-class ExtendedResources(betterproto2.Message):
-    """
-    What a task needs beyond the resources of its container.
-    """
-
-    gpu_accelerator: "GpuAccelerator | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    shared_memory: "SharedMemory | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "ExtendedResources", ExtendedResources)
-
-
-@dataclass(eq=False, repr=False)
-class GpuAccelerator(betterproto2.Message):
-    """
-    The accelerator that a task needs: a GPU, or one of its relatives.
-
-    Oneofs:
-        - partition_size_value: Whether a slice of the device will do. Unset: the cluster decides.
-    """
-
-    device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    The model, as the cluster's node labels spell it.
-    """
-
-    unpartitioned: "bool | None" = betterproto2.field(
-        2, betterproto2.TYPE_BOOL, optional=True, group="partition_size_value"
-    )
-
-    partition_size: "str | None" = betterproto2.field(
-        3, betterproto2.TYPE_STRING, optional=True, group="partition_size_value"
-    )
-    """
-    The slice's size in the vendor's notation.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "GPUAccelerator", GpuAccelerator)
-
-
-@dataclass(eq=False, repr=False)
-class Identifier(betterproto2.Message):
-    """
-    Names one version of a task or of something else that is registered with Flyte.
-    """
-
-    resource_type: "ResourceType" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: ResourceType(0)
-    )
-
-    project: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    domain: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-
-    name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-
-    version: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
-
-    org: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "Identifier", Identifier)
-
-
-@dataclass(eq=False, repr=False)
-class Identity(betterproto2.Message):
-    """
-    As whom a task runs, in each of the systems that ask.
-    """
-
-    iam_role: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    k8s_service_account: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    oauth2_client: "OAuth2Client | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-
-    execution_identity: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-    """
-    The user or program that started the execution.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "Identity", Identity)
-
-
-@dataclass(eq=False, repr=False)
-class InputBindingData(betterproto2.Message):
-    """
-    Takes a partition's value from an input of the execution.
-    """
-
-    var: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    The input's name.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "InputBindingData", InputBindingData)
-
-
-@dataclass(eq=False, repr=False)
-class IoStrategy(betterproto2.Message):
-    """
-    When a data-loading helper moves a container's inputs and outputs.
-    """
-
-    download_mode: "IoStrategyDownloadMode" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: IoStrategyDownloadMode(0)
-    )
-
-    upload_mode: "IoStrategyUploadMode" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: IoStrategyUploadMode(0)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "IOStrategy", IoStrategy)
-
-
-@dataclass(eq=False, repr=False)
-class K8SObjectMetadata(betterproto2.Message):
-    """
-    Labels and annotations of a Kubernetes object.
-    """
-
-    labels: "dict[str, str]" = betterproto2.field(
-        1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
-    )
-
-    annotations: "dict[str, str]" = betterproto2.field(
-        2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "K8sObjectMetadata", K8SObjectMetadata)
-
-
-@dataclass(eq=False, repr=False)
-class K8SPod(betterproto2.Message):
-    """
-    A Kubernetes pod to run the task in.
-    """
-
-    metadata: "K8SObjectMetadata | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    pod_spec: "__google__protobuf__.Struct | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    A PodSpec of Kubernetes, as JSON.
-    """
-
-    data_config: "DataLoadingConfig | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-
-    primary_container_name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-    """
-    The container that does the task's work; the others only help it.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "K8sPod", K8SPod)
-
-
-@dataclass(eq=False, repr=False)
-class KeyValuePair(betterproto2.Message):
-    """
-    A key with its value, where order or repetition may matter.
-    """
-
-    key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    value: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "KeyValuePair", KeyValuePair)
-
-
-@dataclass(eq=False, repr=False)
-class LabelValue(betterproto2.Message):
-    """
-    The value of a partition, or where it will come from.
-
-    Oneofs:
-        - value: A value as it is, or a binding.
-    """
-
-    static_value: "str | None" = betterproto2.field(1, betterproto2.TYPE_STRING, optional=True, group="value")
-
-    time_value: "__google__protobuf__.Timestamp | None" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-    triggered_binding: "ArtifactBindingData | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-    input_binding: "InputBindingData | None" = betterproto2.field(
-        4, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-    runtime_binding: "RuntimeBinding | None" = betterproto2.field(
-        5, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "LabelValue", LabelValue)
-
-
-@dataclass(eq=False, repr=False)
-class Literal(betterproto2.Message):
-    """
-    A value that a task takes or gives back.
-
-    Oneofs:
-        - value: The value itself, or where to fetch it.
-    """
-
-    scalar: "Scalar | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    collection: "LiteralCollection | None" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-    map: "LiteralMap | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    offloaded_metadata: "LiteralOffloadedMetadata | None" = betterproto2.field(
-        8, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-    """
-    Stands in for a value too large to travel in a request.
-    """
-
-    hash: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-    """
-    Stands in for the value in cache keys: equal hashes count as equal values. Empty: the value counts.
-    """
-
-    metadata: "dict[str, str]" = betterproto2.field(
-        5, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "Literal", Literal)
-
-
-@dataclass(eq=False, repr=False)
-class LiteralCollection(betterproto2.Message):
-    """
-    A list of values.
-    """
-
-    literals: "list[Literal]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.core", "LiteralCollection", LiteralCollection)
-
-
-@dataclass(eq=False, repr=False)
-class LiteralMap(betterproto2.Message):
-    """
-    Values by key.
-    """
-
-    literals: "dict[str, Literal]" = betterproto2.field(
-        1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "LiteralMap", LiteralMap)
-
-
-@dataclass(eq=False, repr=False)
-class LiteralOffloadedMetadata(betterproto2.Message):
-    """
-    A literal that lies in storage instead of in the message.
-    """
-
-    uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    A file that holds an encoded Literal.
-    """
-
-    size_bytes: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
-
-    inferred_type: "LiteralType | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "LiteralOffloadedMetadata", LiteralOffloadedMetadata)
-
-
-@dataclass(eq=False, repr=False)
-class LiteralType(betterproto2.Message):
-    """
-    The type of an input or an output.
-
-    Oneofs:
-        - type: The type itself.
-    """
-
-    simple: "SimpleType | None" = betterproto2.field(1, betterproto2.TYPE_ENUM, optional=True, group="type")
-
-    schema: "SchemaType | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="type")
-
-    collection_type: "LiteralType | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True, group="type"
-    )
-    """
-    A list; this is the type of its items.
-    """
-
-    map_value_type: "LiteralType | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True, group="type")
-    """
-    A map with strings as keys; this is the type of its values.
-    """
-
-    blob: "BlobType | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True, group="type")
-
-    enum_type: "EnumType | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True, group="type")
-
-    structured_dataset_type: "StructuredDatasetType | None" = betterproto2.field(
-        8, betterproto2.TYPE_MESSAGE, optional=True, group="type"
-    )
-
-    union_type: "UnionType | None" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, optional=True, group="type")
-
-    metadata: "__google__protobuf__.Struct | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    More about the type: a dataclass's JSON schema, for example.
-    """
-
-    annotation: "TypeAnnotation | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
-
-    structure: "TypeStructure | None" = betterproto2.field(11, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "LiteralType", LiteralType)
-
-
-@dataclass(eq=False, repr=False)
-class NodeExecutionIdentifier(betterproto2.Message):
-    """
-    Names one step of an execution.
-    """
-
-    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    execution_id: "WorkflowExecutionIdentifier | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "NodeExecutionIdentifier", NodeExecutionIdentifier)
-
-
-@dataclass(eq=False, repr=False)
-class OAuth2Client(betterproto2.Message):
-    """
-    A client registered with an OAuth2 authorization server.
-    """
-
-    client_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    client_secret: "Secret | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "OAuth2Client", OAuth2Client)
-
-
-@dataclass(eq=False, repr=False)
-class OAuth2TokenRequest(betterproto2.Message):
-    """
-    An OAuth2 token that Flyte fetches before the task starts.
-    """
-
-    name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    The name by which the task asks for the token.
-    """
-
-    type: "OAuth2TokenRequestType" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: OAuth2TokenRequestType(0)
-    )
-
-    client: "OAuth2Client | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-
-    idp_discovery_endpoint: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-    """
-    Where the authorization server describes itself, its token endpoint included.
-    """
-
-    token_endpoint: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
-    """
-    Wins over what `idp_discovery_endpoint` says.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "OAuth2TokenRequest", OAuth2TokenRequest)
-
-
-@dataclass(eq=False, repr=False)
-class Partitions(betterproto2.Message):
-    """
-    Which slice of an artifact is meant: values by partition key.
-    """
-
-    value: "dict[str, LabelValue]" = betterproto2.field(
-        1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "Partitions", Partitions)
-
-
-@dataclass(eq=False, repr=False)
-class Primitive(betterproto2.Message):
-    """
-    A value of one of the simple types.
-
-    Oneofs:
-        - value: The value; which member is set says the type.
-    """
-
-    integer: "int | None" = betterproto2.field(1, betterproto2.TYPE_INT64, optional=True, group="value")
-
-    float_value: "float | None" = betterproto2.field(2, betterproto2.TYPE_DOUBLE, optional=True, group="value")
-
-    string_value: "str | None" = betterproto2.field(3, betterproto2.TYPE_STRING, optional=True, group="value")
-
-    boolean: "bool | None" = betterproto2.field(4, betterproto2.TYPE_BOOL, optional=True, group="value")
-
-    datetime: "__google__protobuf__.Timestamp | None" = betterproto2.field(
-        5, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-    duration: "__google__protobuf__.Duration | None" = betterproto2.field(
-        6, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "Primitive", Primitive)
-
-
-@dataclass(eq=False, repr=False)
-class Resources(betterproto2.Message):
-    """
-    The CPU, memory and so on that a container asks for, and may use at most.
-    """
-
-    requests: "list[ResourcesResourceEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
-
-    limits: "list[ResourcesResourceEntry]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.core", "Resources", Resources)
-
-
-@dataclass(eq=False, repr=False)
-class ResourcesResourceEntry(betterproto2.Message):
-    """
-    An amount of one resource.
-    """
-
-    name: "ResourcesResourceName" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: ResourcesResourceName(0)
-    )
-
-    value: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    A Kubernetes quantity: "500m", "2Gi".
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "Resources.ResourceEntry", ResourcesResourceEntry)
-
-
-@dataclass(eq=False, repr=False)
-class RetryStrategy(betterproto2.Message):
-    """
-    How often to try again after a failure, and how soon.
-    """
-
-    retries: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
-    """
-    How many attempts may follow the first.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "RetryStrategy", RetryStrategy)
-
-
-@dataclass(eq=False, repr=False)
-class RuntimeBinding(betterproto2.Message):
-    """
-    Leaves a partition's value to the task, which sets it while it runs.
-    """
-
-    pass
-
-
-default_message_pool.register_message("flyteidl.core", "RuntimeBinding", RuntimeBinding)
-
-
-@dataclass(eq=False, repr=False)
-class RuntimeMetadata(betterproto2.Message):
-    """
-    What will execute the task's code.
-    """
-
-    type: "RuntimeMetadataRuntimeType" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: RuntimeMetadataRuntimeType(0)
-    )
-
-    version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    flavor: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-    """
-    The language, such as "python".
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "RuntimeMetadata", RuntimeMetadata)
-
-
-@dataclass(eq=False, repr=False)
-class Scalar(betterproto2.Message):
-    """
-    A value that is not made of other literals.
-
-    Oneofs:
-        - value: The value; which member is set says the kind.
-    """
-
-    primitive: "Primitive | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    blob: "Blob | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    binary: "Binary | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    schema: "Schema | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    none_type: "Void | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    error: "Error | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-    generic: "__google__protobuf__.Struct | None" = betterproto2.field(
-        7, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-    """
-    A JSON object. Its numbers are all doubles.
-    """
-
-    structured_dataset: "StructuredDataset | None" = betterproto2.field(
-        8, betterproto2.TYPE_MESSAGE, optional=True, group="value"
-    )
-
-    union: "Union | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True, group="value")
-
-
-default_message_pool.register_message("flyteidl.core", "Scalar", Scalar)
-
-
-@dataclass(eq=False, repr=False)
-class Schema(betterproto2.Message):
-    """
-    A table by reference, in the older form that only lists columns.
-    """
-
-    uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    type: "SchemaType | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "Schema", Schema)
-
-
-@dataclass(eq=False, repr=False)
-class SchemaType(betterproto2.Message):
-    """
-    The columns of a table, in the older form. No columns: any.
-    """
-
-    columns: "list[SchemaTypeSchemaColumn]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.core", "SchemaType", SchemaType)
-
-
-@dataclass(eq=False, repr=False)
-class SchemaTypeSchemaColumn(betterproto2.Message):
-    """
-    A column of a table.
-    """
-
-    name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    type: "SchemaTypeSchemaColumnSchemaColumnType" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: SchemaTypeSchemaColumnSchemaColumnType(0)
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "SchemaType.SchemaColumn", SchemaTypeSchemaColumn)
-
-
-@dataclass(eq=False, repr=False)
-class Secret(betterproto2.Message):
-    """
-    Names a secret that a task needs, and says how the task wants to get it. Holds no secret itself.
-    """
-
-    group: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    Under which name the secret store keeps it, together with `key`.
-    """
-
-    group_version: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-
-    mount_requirement: "SecretMountType" = betterproto2.field(
-        4, betterproto2.TYPE_ENUM, default_factory=lambda: SecretMountType(0)
-    )
-
-    env_var: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
-    """
-    The environment variable that holds the secret, or the path of the file with it.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "Secret", Secret)
-
-
-@dataclass(eq=False, repr=False)
-class SecurityContext(betterproto2.Message):
-    """
-    As whom a task runs, and which secrets it may read.
-    """
-
-    run_as: "Identity | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    secrets: "list[Secret]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
-
-    tokens: "list[OAuth2TokenRequest]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.core", "SecurityContext", SecurityContext)
-
-
-@dataclass(eq=False, repr=False)
-class SharedMemory(betterproto2.Message):
-    """
-    A piece of memory that the processes of a container share, mounted as a file system.
-    """
-
-    mount_path: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    mount_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    The name of the volume.
-    """
-
-    size_limit: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-    """
-    A Kubernetes quantity.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "SharedMemory", SharedMemory)
-
-
-@dataclass(eq=False, repr=False)
-class Sql(betterproto2.Message):
-    """
-    A statement for a database to execute.
-    """
-
-    statement: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    dialect: "SqlDialect" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: SqlDialect(0))
-
-
-default_message_pool.register_message("flyteidl.core", "Sql", Sql)
-
-
-@dataclass(eq=False, repr=False)
-class StructuredDataset(betterproto2.Message):
-    """
-    A table by reference.
-    """
-
-    uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    metadata: "StructuredDatasetMetadata | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "StructuredDataset", StructuredDataset)
-
-
-@dataclass(eq=False, repr=False)
-class StructuredDatasetMetadata(betterproto2.Message):
-    """
-    What is known of a structured dataset without opening it.
-    """
-
-    structured_dataset_type: "StructuredDatasetType | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
-
-
-default_message_pool.register_message("flyteidl.core", "StructuredDatasetMetadata", StructuredDatasetMetadata)
-
-
-@dataclass(eq=False, repr=False)
-class StructuredDatasetType(betterproto2.Message):
-    """
-    The columns of a table, and how it is stored. No columns: any.
-    """
-
-    columns: "list[StructuredDatasetTypeDatasetColumn]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
-
-    format: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    How the table is stored: "parquet", for example. Empty: any.
-    """
-
-    external_schema_type: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
-    """
-    The language of `external_schema_bytes`: "arrow", for example.
-    """
-
-    external_schema_bytes: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
-    """
-    The table's schema in another system's own encoding.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "StructuredDatasetType", StructuredDatasetType)
-
-
-@dataclass(eq=False, repr=False)
-class StructuredDatasetTypeDatasetColumn(betterproto2.Message):
-    """
-    A column of a table.
-    """
-
-    name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    literal_type: "LiteralType | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message(
-    "flyteidl.core", "StructuredDatasetType.DatasetColumn", StructuredDatasetTypeDatasetColumn
-)
-
-
-@dataclass(eq=False, repr=False)
-class TaskExecution(betterproto2.Message):
-    """
-    One attempt at running a task.
-    """
-
-    pass
-
-
-default_message_pool.register_message("flyteidl.core", "TaskExecution", TaskExecution)
-
-
-@dataclass(eq=False, repr=False)
-class TaskExecutionIdentifier(betterproto2.Message):
-    """
-    Names one attempt at one step of an execution.
-    """
-
-    task_id: "Identifier | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    node_execution_id: "NodeExecutionIdentifier | None" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, optional=True
-    )
-
-    retry_attempt: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
-    """
-    0 for the first attempt.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "TaskExecutionIdentifier", TaskExecutionIdentifier)
-
-
-@dataclass(eq=False, repr=False)
-class TaskLog(betterproto2.Message):
-    """
-    A link to an attempt's log, or to a page about it.
-    """
-
-    uri: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    The link's text.
-    """
-
-    message_format: "TaskLogMessageFormat" = betterproto2.field(
-        3, betterproto2.TYPE_ENUM, default_factory=lambda: TaskLogMessageFormat(0)
-    )
-
-    ttl: "__google__protobuf__.Duration | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    How long the link works.
-    """
-
-    show_while_pending: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
-
-    hide_once_finished: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
-
-
-default_message_pool.register_message("flyteidl.core", "TaskLog", TaskLog)
-
-
-@dataclass(eq=False, repr=False)
-class TaskMetadata(betterproto2.Message):
-    """
-    How Flyte treats a task: caching, retries, timeouts, what its page shows.
-
-    Oneofs:
-        - interruptible_value: Unset: the project's default.
-    """
-
-    discoverable: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
-    """
-    True if results are cached: equal inputs, version and interface give the earlier outputs.
-    """
-
-    runtime: "RuntimeMetadata | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-    timeout: "__google__protobuf__.Duration | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    How long one attempt may run.
-    """
-
-    retries: "RetryStrategy | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
-
-    discovery_version: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
-    """
-    The version of the task's code in cache keys.
-    """
-
-    deprecated_error_message: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
-    """
-    What to tell those who still use the task; empty unless it is deprecated.
-    """
-
-    interruptible: "bool | None" = betterproto2.field(
-        8, betterproto2.TYPE_BOOL, optional=True, group="interruptible_value"
-    )
-    """
-    True if attempts may be preempted, on spot machines for example.
-    """
-
-    cache_serializable: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
-    """
-    True if of equal executions at the same time only one runs and the others take its result.
-    """
-
-    tags: "dict[str, str]" = betterproto2.field(
-        11, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
-    )
-
-    pod_template_name: "str" = betterproto2.field(12, betterproto2.TYPE_STRING)
-
-    cache_ignore_input_vars: "list[str]" = betterproto2.field(13, betterproto2.TYPE_STRING, repeated=True)
-    """
-    Inputs whose values are left out of cache keys.
-    """
-
-    is_eager: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
-    """
-    True if the task starts other tasks itself.
-    """
-
-    generates_deck: "bool | None" = betterproto2.field(
-        15, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.BoolValue, optional=True
-    )
-    """
-    True if the task writes an HTML report. Unset: not known.
-    """
-
-    metadata: "K8SObjectMetadata | None" = betterproto2.field(16, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    Labels and annotations for whatever the task creates in Kubernetes.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "TaskMetadata", TaskMetadata)
-
-
-@dataclass(eq=False, repr=False)
 class TaskNodeOverrides(betterproto2.Message):
     """
     What a workflow changes about a task that it contains.
     """
 
-    resources: "Resources | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    resources: "__flyteidl2__core__.Resources | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
-    extended_resources: "ExtendedResources | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    extended_resources: "__flyteidl2__core__.ExtendedResources | None" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
     container_image: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
-    pod_template: "K8SPod | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    pod_template: "__flyteidl2__core__.K8SPod | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message("flyteidl.core", "TaskNodeOverrides", TaskNodeOverrides)
@@ -1581,14 +251,16 @@ class TaskTemplate(betterproto2.Message):
         - target: What runs, for the task types that need one of these.
     """
 
-    id: "Identifier | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    id: "__flyteidl2__core__.Identifier | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     type: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
     The task type, by which Flyte finds a connector.
     """
 
-    metadata: "TaskMetadata | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    metadata: "__flyteidl2__core__.TaskMetadata | None" = betterproto2.field(
+        3, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
     interface: "TypedInterface | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -1597,20 +269,30 @@ class TaskTemplate(betterproto2.Message):
     Settings whose meaning only the task type defines.
     """
 
-    container: "Container | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True, group="target")
+    container: "__flyteidl2__core__.Container | None" = betterproto2.field(
+        6, betterproto2.TYPE_MESSAGE, optional=True, group="target"
+    )
 
-    k8s_pod: "K8SPod | None" = betterproto2.field(17, betterproto2.TYPE_MESSAGE, optional=True, group="target")
+    k8s_pod: "__flyteidl2__core__.K8SPod | None" = betterproto2.field(
+        17, betterproto2.TYPE_MESSAGE, optional=True, group="target"
+    )
 
-    sql: "Sql | None" = betterproto2.field(18, betterproto2.TYPE_MESSAGE, optional=True, group="target")
+    sql: "__flyteidl2__core__.Sql | None" = betterproto2.field(
+        18, betterproto2.TYPE_MESSAGE, optional=True, group="target"
+    )
 
     task_type_version: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
     """
     The version of the task type, for readers of `custom`.
     """
 
-    security_context: "SecurityContext | None" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, optional=True)
+    security_context: "__flyteidl2__core__.SecurityContext | None" = betterproto2.field(
+        8, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
-    extended_resources: "ExtendedResources | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
+    extended_resources: "__flyteidl2__core__.ExtendedResources | None" = betterproto2.field(
+        9, betterproto2.TYPE_MESSAGE, optional=True
+    )
 
     config: "dict[str, str]" = betterproto2.field(
         16, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
@@ -1621,49 +303,6 @@ class TaskTemplate(betterproto2.Message):
 
 
 default_message_pool.register_message("flyteidl.core", "TaskTemplate", TaskTemplate)
-
-
-@dataclass(eq=False, repr=False)
-class TimePartition(betterproto2.Message):
-    """
-    Which slice of an artifact is meant, by time.
-    """
-
-    value: "LabelValue | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    granularity: "Granularity" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: Granularity(0))
-
-
-default_message_pool.register_message("flyteidl.core", "TimePartition", TimePartition)
-
-
-@dataclass(eq=False, repr=False)
-class TimeTransform(betterproto2.Message):
-    """
-    Shifts the time of a partition.
-    """
-
-    transform: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    By how much.
-    """
-
-    op: "Operator" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: Operator(0))
-
-
-default_message_pool.register_message("flyteidl.core", "TimeTransform", TimeTransform)
-
-
-@dataclass(eq=False, repr=False)
-class TypeAnnotation(betterproto2.Message):
-    """
-    Remarks on a type that do not change which values belong to it.
-    """
-
-    annotations: "__google__protobuf__.Struct | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "TypeAnnotation", TypeAnnotation)
 
 
 @dataclass(eq=False, repr=False)
@@ -1681,84 +320,12 @@ default_message_pool.register_message("flyteidl.core", "TypedInterface", TypedIn
 
 
 @dataclass(eq=False, repr=False)
-class TypeStructure(betterproto2.Message):
-    """
-    What tells apart types that look alike on the wire.
-    """
-
-    tag: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-    """
-    Names whatever converts values of this type; a union finds its variant by it.
-    """
-
-    dataclass_type: "dict[str, LiteralType]" = betterproto2.field(
-        2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
-    )
-    """
-    The types of a dataclass's fields, by name.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "TypeStructure", TypeStructure)
-
-
-@dataclass(eq=False, repr=False)
-class Union(betterproto2.Message):
-    """
-    A value of a union, with the variant that it belongs to.
-    """
-
-    value: "Literal | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    type: "LiteralType | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
-
-
-default_message_pool.register_message("flyteidl.core", "Union", Union)
-
-
-@dataclass(eq=False, repr=False)
-class UnionType(betterproto2.Message):
-    """
-    Any one of several types.
-    """
-
-    variants: "list[LiteralType]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
-
-
-default_message_pool.register_message("flyteidl.core", "UnionType", UnionType)
-
-
-@dataclass(eq=False, repr=False)
-class Variable(betterproto2.Message):
-    """
-    An input or an output as a task declares it.
-    """
-
-    type: "LiteralType | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
-
-    description: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    artifact_partial_id: "ArtifactId | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    Which artifact an output becomes a version of.
-    """
-
-    artifact_tag: "ArtifactTag | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
-    """
-    The tag that the new version of the artifact gets.
-    """
-
-
-default_message_pool.register_message("flyteidl.core", "Variable", Variable)
-
-
-@dataclass(eq=False, repr=False)
 class VariableMap(betterproto2.Message):
     """
     Variables by name, in the order of their declaration.
     """
 
-    variables: "dict[str, Variable]" = betterproto2.field(
+    variables: "dict[str, __flyteidl2__core__.Variable]" = betterproto2.field(
         1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
     )
 
@@ -1766,34 +333,5 @@ class VariableMap(betterproto2.Message):
 default_message_pool.register_message("flyteidl.core", "VariableMap", VariableMap)
 
 
-@dataclass(eq=False, repr=False)
-class Void(betterproto2.Message):
-    """
-    Python's None, Go's nil.
-    """
-
-    pass
-
-
-default_message_pool.register_message("flyteidl.core", "Void", Void)
-
-
-@dataclass(eq=False, repr=False)
-class WorkflowExecutionIdentifier(betterproto2.Message):
-    """
-    Names an execution.
-    """
-
-    project: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    domain: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
-
-    org: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
-
-
-default_message_pool.register_message("flyteidl.core", "WorkflowExecutionIdentifier", WorkflowExecutionIdentifier)
-
-
+from ...flyteidl2 import core as __flyteidl2__core__
 from ...google import protobuf as __google__protobuf__

@@ -91,7 +91,7 @@ class AsyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
-    ) -> "_admin__.CreateTaskResponse":
+    ) -> "__flyteidl2__connector__.CreateTaskResponse":
         """
         Starts a job and answers with what identifies it. Does not wait for it.
         """
@@ -99,7 +99,7 @@ class AsyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
         return await self._unary_unary(
             "/flyteidl.service.AsyncAgentService/CreateTask",
             message,
-            _admin__.CreateTaskResponse,
+            __flyteidl2__connector__.CreateTaskResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -133,7 +133,7 @@ class AsyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
-    ) -> "_admin__.DeleteTaskResponse":
+    ) -> "__flyteidl2__connector__.DeleteTaskResponse":
         """
         Stops the job. To stop one that has ended is no error.
         """
@@ -141,7 +141,7 @@ class AsyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
         return await self._unary_unary(
             "/flyteidl.service.AsyncAgentService/DeleteTask",
             message,
-            _admin__.DeleteTaskResponse,
+            __flyteidl2__connector__.DeleteTaskResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -154,7 +154,7 @@ class AsyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
-    ) -> "_admin__.GetTaskMetricsResponse":
+    ) -> "__flyteidl2__connector__.GetTaskMetricsResponse":
         """
         Time series about the job.
         """
@@ -162,7 +162,7 @@ class AsyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
         return await self._unary_unary(
             "/flyteidl.service.AsyncAgentService/GetTaskMetrics",
             message,
-            _admin__.GetTaskMetricsResponse,
+            __flyteidl2__connector__.GetTaskMetricsResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -220,6 +220,7 @@ class SyncAgentServiceStub(betterproto2_grpclib.ServiceStub):
             yield response
 
 
+from ...flyteidl2 import connector as __flyteidl2__connector__
 from .. import admin as _admin__
 
 
@@ -280,7 +281,7 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
     Runs tasks as jobs of some other system. Flyte 1's executor is the client: it creates a job, then polls it.
     """
 
-    async def create_task(self, message: "_admin__.CreateTaskRequest") -> "_admin__.CreateTaskResponse":
+    async def create_task(self, message: "_admin__.CreateTaskRequest") -> "__flyteidl2__connector__.CreateTaskResponse":
         """
         Starts a job and answers with what identifies it. Does not wait for it.
         """
@@ -294,14 +295,16 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def delete_task(self, message: "_admin__.DeleteTaskRequest") -> "_admin__.DeleteTaskResponse":
+    async def delete_task(self, message: "_admin__.DeleteTaskRequest") -> "__flyteidl2__connector__.DeleteTaskResponse":
         """
         Stops the job. To stop one that has ended is no error.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_task_metrics(self, message: "_admin__.GetTaskMetricsRequest") -> "_admin__.GetTaskMetricsResponse":
+    async def get_task_metrics(
+        self, message: "_admin__.GetTaskMetricsRequest"
+    ) -> "__flyteidl2__connector__.GetTaskMetricsResponse":
         """
         Time series about the job.
         """
@@ -319,7 +322,7 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
         yield _admin__.GetTaskLogsResponse()
 
     async def __rpc_create_task(
-        self, stream: "grpclib.server.Stream[_admin__.CreateTaskRequest, _admin__.CreateTaskResponse]"
+        self, stream: "grpclib.server.Stream[_admin__.CreateTaskRequest, __flyteidl2__connector__.CreateTaskResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -335,7 +338,7 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_delete_task(
-        self, stream: "grpclib.server.Stream[_admin__.DeleteTaskRequest, _admin__.DeleteTaskResponse]"
+        self, stream: "grpclib.server.Stream[_admin__.DeleteTaskRequest, __flyteidl2__connector__.DeleteTaskResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -343,7 +346,8 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_task_metrics(
-        self, stream: "grpclib.server.Stream[_admin__.GetTaskMetricsRequest, _admin__.GetTaskMetricsResponse]"
+        self,
+        stream: "grpclib.server.Stream[_admin__.GetTaskMetricsRequest, __flyteidl2__connector__.GetTaskMetricsResponse]",
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -367,7 +371,7 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
                 self.__rpc_create_task,
                 grpclib.const.Cardinality.UNARY_UNARY,
                 _admin__.CreateTaskRequest,
-                _admin__.CreateTaskResponse,
+                __flyteidl2__connector__.CreateTaskResponse,
             ),
             "/flyteidl.service.AsyncAgentService/GetTask": grpclib.const.Handler(
                 self.__rpc_get_task,
@@ -379,13 +383,13 @@ class AsyncAgentServiceBase(betterproto2_grpclib.ServiceBase):
                 self.__rpc_delete_task,
                 grpclib.const.Cardinality.UNARY_UNARY,
                 _admin__.DeleteTaskRequest,
-                _admin__.DeleteTaskResponse,
+                __flyteidl2__connector__.DeleteTaskResponse,
             ),
             "/flyteidl.service.AsyncAgentService/GetTaskMetrics": grpclib.const.Handler(
                 self.__rpc_get_task_metrics,
                 grpclib.const.Cardinality.UNARY_UNARY,
                 _admin__.GetTaskMetricsRequest,
-                _admin__.GetTaskMetricsResponse,
+                __flyteidl2__connector__.GetTaskMetricsResponse,
             ),
             "/flyteidl.service.AsyncAgentService/GetTaskLogs": grpclib.const.Handler(
                 self.__rpc_get_task_logs,
