@@ -64,7 +64,7 @@ def _run(name: str, arguments: Sequence[str] | None) -> int:
 
 def _plain_serve(words: list[str]) -> Callable[[], int] | None:
     """The host that `words` ask for, if they are plain."""
-    from connectrio.cli.outcome import exit_code
+    from connectrio.cli.errors import exit_code
     from connectrio.cli.serve.plain_flags import plain_serve
 
     serve = plain_serve(words[1:])

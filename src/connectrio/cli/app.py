@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import cyclopts
 
 from connectrio._version import __version__
-from connectrio.cli.errors import UsageError
-from connectrio.cli.outcome import exit_code
+from connectrio.cli.errors import UsageError, exit_code
 from connectrio.host.startup import without_collections
 from connectrio.terminal import is_terminal
 
