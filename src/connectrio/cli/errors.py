@@ -93,6 +93,7 @@ def explained(*, unreachable: int = FAILURE) -> Iterator[None]:
 
     :param unreachable: the exit code if the host did not answer
     """
+    from connectrio.client.jobs import error_text
     from connectrio.rpc import GRPCError
 
     try:
@@ -100,7 +101,5 @@ def explained(*, unreachable: int = FAILURE) -> Iterator[None]:
     except GRPCError as error:
         name = error.status.name
         raise CommandError(
-            f"{name}: {error.message}" if error.message else name,
-            hint=_HINTS.get(name, ""),
-            code=unreachable if name in _NO_ANSWER else FAILURE,
+            error_text(error), hint=_HINTS.get(name, ""), code=unreachable if name in _NO_ANSWER else FAILURE
         ) from error

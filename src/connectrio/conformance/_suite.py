@@ -13,7 +13,7 @@ import msgspec
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.client.requests import new_execution
+from connectrio.client.task import new_execution
 from connectrio.conformance._findings import Report
 from connectrio.conformance._methods import check_methods
 from connectrio.connector.base import AsyncConnector

@@ -12,11 +12,10 @@ network is a piece of memory. It runs on asyncio and on trio, under whatever run
 pytest-asyncio, pytest-trio.
 """
 
-from connectrio.client.requests import MissingSecretError
+from connectrio.client.task import MissingSecretError, Task
 from connectrio.rpc import GRPCError, Status
 from connectrio.testing._host import LocalHost, hosting, serving_in_memory
 from connectrio.testing._job import Job, LogPage, State
-from connectrio.testing._task import Task
 
 __all__ = [
     "GRPCError",

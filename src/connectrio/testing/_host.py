@@ -11,8 +11,8 @@ import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.client.jobs import Jobs
-from connectrio.client.requests import category_of
+from connectrio.client.jobs import Jobs, category_of
+from connectrio.client.task import Task
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.registry import Registry
 from connectrio.host.host import Host, HostError
@@ -22,7 +22,6 @@ from connectrio.rpc import Channel
 from connectrio.rpc.testing import MemoryListener
 from connectrio.service.operations import Operation
 from connectrio.testing._job import Job, State
-from connectrio.testing._task import Task
 
 __all__ = ["LocalHost", "hosting", "serving_in_memory"]
 

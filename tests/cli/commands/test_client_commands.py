@@ -138,7 +138,7 @@ def test_logs_as_json_are_an_object_per_line(ask, job):
 def test_logs_in_pieces(ask, job):
     first = ask("logs", "toy", job, "--lines", "1")
     assert first.out.splitlines() == ["12:30:00.000 line 0"]
-    assert first.err == "what comes next: --token 1\n"
+    assert first.err == "for the next lines: --token 1\n"
     assert ask("logs", "toy", job, "--token", "1").out.splitlines() == ["12:30:01.000 line 1", "12:30:02.000 line 2"]
 
 
