@@ -97,4 +97,4 @@ def _print(report: Report) -> None:
         print_line(f"not tried: {rule}: {reason}", "yellow")
     count = len(report.findings)
     findings = f"{count or 'no'} finding{'' if count == 1 else 's'}"
-    print_line(f"{report.connector}: {findings}, {len(report.kept)} rules kept to", "red" if count else "green")
+    print_line(f"{report.connector}: {findings}, {len(report.kept)} rules kept", "red" if count else "green")

@@ -1,4 +1,4 @@
-"""`connectrio ls` and `health`: what a host serves, and whether it does."""
+"""`connectrio ls` and `health`: what a host serves, and its health."""
 
 from __future__ import annotations
 
