@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectors": API,
     "flyte": API | {"rpc"},
     "service": API | {"rpc"},
-    "client": {"idl"},
+    "client": {"idl", "literals"},
     "host": {"_version", "connector", "flyte", "logs", "rpc", "service", "terminal"},
     "processes": {"host", "connector", "logs"},
     "conformance": API | {"client", "host", "service", "testing"},

@@ -1,6 +1,6 @@
-"""What commands print: tables and colours on a terminal, plain lines elsewhere, JSON for machines.
+"""Prints for commands: tables and colours on a terminal, plain lines elsewhere, JSON for machines.
 
-rich is imported when something is drawn on a terminal, and not before.
+rich is imported when something is first drawn on a terminal.
 """
 
 from __future__ import annotations
@@ -30,41 +30,39 @@ __all__ = [
 
 
 def is_terminal(stream: IO[str] | None = None) -> bool:
-    """Whether a person looks at `stream` (by default standard output)."""
+    """Return whether `stream` (by default standard output) is a terminal."""
     return (stream or sys.stdout).isatty()
 
 
 @cache
 def console(*, stderr: bool = False) -> Console:
-    """rich's view of standard output, or of standard error."""
+    """Return rich's console for standard output, or for standard error."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False)
 
 
 def printable(text: str) -> str:
-    """`text` with control characters spelled out: what a server sends must not steer the terminal."""
+    """Return `text` with its control characters escaped, because text from a server must not control the terminal."""
     if text.isprintable():
         return text
     return "".join(
-        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else _spelled(character)
+        character.encode("unicode_escape").decode("ascii")
+        if character not in "\n\t" and unicodedata.category(character)[0] == "C"
+        else character
         for character in text
     )
 
 
-def _spelled(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def print_line(text: str, style: str = "") -> None:
-    """One line on standard output, styled on a terminal."""
+    """Print a line on standard output, styled on a terminal."""
     _print(text, style, sys.stdout)
 
 
 def print_error(message: str, hint: str = "", *, failed: bool = True) -> None:
-    """Why the command ends early and what to do next, on standard error.
+    """Print on standard error why the command ends early, and what to do next.
 
-    :param failed: it did not end because somebody wanted it to
+    :param failed: False if the user has ended the command
     """
     _print(f"error: {message}" if failed else message, "red" if failed else "yellow", sys.stderr)
     if hint:
@@ -72,12 +70,12 @@ def print_error(message: str, hint: str = "", *, failed: bool = True) -> None:
 
 
 def print_warning(message: str) -> None:
-    """Something that a person should know but that ends nothing, on standard error."""
+    """Print a warning on standard error. The command goes on."""
     _print(f"warning: {message}", "yellow", sys.stderr)
 
 
 def print_note(message: str) -> None:
-    """Something that helps a person on, on standard error."""
+    """Print advice on standard error."""
     _print(message, "dim", sys.stderr)
 
 
@@ -89,7 +87,7 @@ def _print(text: str, style: str, stream: IO[str]) -> None:
 
 
 def print_json(document: Any, *, indent: int = 2) -> None:
-    """A JSON document on standard output.
+    """Print a JSON document on standard output.
 
     :param indent: spaces; 0 for one line
     """
@@ -100,7 +98,7 @@ def print_json(document: Any, *, indent: int = 2) -> None:
 
 
 def print_heading(text: str) -> None:
-    """The title of what follows."""
+    """Print the title of the lines that follow."""
     if is_terminal():
         from rich.rule import Rule
 
@@ -111,7 +109,7 @@ def print_heading(text: str) -> None:
 
 
 def print_code(code: str, language: str) -> None:
-    """A piece of code, coloured on a terminal."""
+    """Print code, coloured on a terminal and indented elsewhere."""
     if is_terminal():
         from rich.syntax import Syntax
 
@@ -121,13 +119,20 @@ def print_code(code: str, language: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
-    """A table: drawn on a terminal, aligned columns below a head line elsewhere.
+    """Print a table: drawn on a terminal, aligned columns without the title elsewhere.
 
-    :param right: the columns that are flush right, as numbers are
+    :param right: the columns to align right, such as numbers
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     if is_terminal():
-        _draw_table(title, columns, cells, right)
+        from rich.table import Table
+
+        table = Table(title=title or None, title_style="bold", header_style="bold cyan")
+        for column in columns:
+            table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+        for row in cells:
+            table.add_row(*row)
+        console().print(table)
         return
     one_line = [[cell.replace("\n", " ") for cell in row] for row in [list(columns), *cells]]
     widths = [max(map(len, column)) for column in zip(*one_line, strict=True)]
@@ -137,14 +142,3 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
             for column, cell, width in zip(columns, row, widths, strict=True)
         )
         print("  ".join(padded).rstrip(), flush=True)
-
-
-def _draw_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title or None, title_style="bold", header_style="bold cyan")
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)

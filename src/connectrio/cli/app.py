@@ -1,4 +1,4 @@
-"""The command lines of `connectrio` and `flyte-connector`. A command's module is imported when it is needed."""
+"""The commands of `connectrio` and `flyte-connector`. Each command's module is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -8,28 +8,37 @@ from collections.abc import Sequence
 import cyclopts
 
 from connectrio._version import __version__
-from connectrio.cli.errors import UsageError
-from connectrio.cli.outcome import exit_code
+from connectrio.cli.errors import UsageError, exit_code
 from connectrio.host.startup import without_collections
 from connectrio.terminal import is_terminal
 
 __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
 
+# group → command → its module and its examples
 _COMMANDS = {
+    "Hosting": {
+        "demo": ("demo", "connectrio demo --backend trio"),
+        "check": ("check", "connectrio check my_connector.py --input n=21 --secret token=TOKEN"),
+    },
     "Jobs": {
-        "run": "connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result",
-        "create": "connectrio create duckdb --sql 'select $day as day' --input day:datetime=2024-01-01 --json",
-        "get": "connectrio get duckdb '{…}'\n  connectrio create duckdb --sql 'select 1' | connectrio get duckdb -",
-        "logs": "connectrio logs duckdb @meta.json --follow",
-        "metrics": "connectrio metrics duckdb @meta.json --json",
-        "delete": "connectrio delete duckdb @meta.json",
+        "run": ("run", "connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result"),
+        "create": (
+            "jobs",
+            "connectrio create duckdb --sql 'select $day as day' --input day:datetime=2024-01-01 --json",
+        ),
+        "get": (
+            "jobs",
+            "connectrio get duckdb '{…}'\n  connectrio create duckdb --sql 'select 1' | connectrio get duckdb -",
+        ),
+        "logs": ("jobs", "connectrio logs duckdb @meta.json --follow"),
+        "metrics": ("jobs", "connectrio metrics duckdb @meta.json --json"),
+        "delete": ("jobs", "connectrio delete duckdb @meta.json"),
     },
     "Hosts": {
-        "ls": "connectrio ls --target 127.0.0.1:8000 --json",
-        "health": "connectrio health && echo ready\n  connectrio health --watch",
+        "ls": ("hosts", "connectrio ls --target 127.0.0.1:8000 --json"),
+        "health": ("hosts", "connectrio health && echo ready\n  connectrio health --watch"),
     },
 }
-_MODULES = {"create": "jobs", "get": "jobs", "delete": "jobs"}
 
 _EXAMPLES = """\
 connectrio demo
@@ -39,29 +48,15 @@ connectrio demo
 
 
 def connectrio_app() -> cyclopts.App:
-    """The `connectrio` command."""
+    """Make the `connectrio` command."""
     app = _app("connectrio", "Hosts Flyte connectors, and talks to hosts of connectors.", _EXAMPLES)
-    hosting = cyclopts.Group("Hosting", sort_key=0)
-    app.command("connectrio.cli.serve.command:serve_app", name="serve", group=hosting)
-    app.command(
-        "connectrio.cli.commands.demo:demo",
-        name="demo",
-        group=hosting,
-        help_epilogue=_examples("connectrio demo --backend trio"),
-        version_flags=(),
-    )
-    app.command(
-        "connectrio.cli.commands.check:check",
-        name="check",
-        group=hosting,
-        help_epilogue=_examples("connectrio check my_connector.py --input n=21 --secret token=TOKEN"),
-        version_flags=(),
-    )
-    for order, (title, commands) in enumerate(_COMMANDS.items(), start=1):
+    for order, (title, commands) in enumerate(_COMMANDS.items()):
         group = cyclopts.Group(title, sort_key=order)
-        for name, example in commands.items():
+        if title == "Hosting":
+            app.command("connectrio.cli.serve.command:serve_app", name="serve", group=group)
+        for name, (module, example) in commands.items():
             app.command(
-                f"connectrio.cli.commands.{_MODULES.get(name, name)}:{name}",
+                f"connectrio.cli.commands.{module}:{name}",
                 name=name,
                 group=group,
                 help_epilogue=_examples(example),
@@ -72,7 +67,7 @@ def connectrio_app() -> cyclopts.App:
 
 
 def flyte_connector_app() -> cyclopts.App:
-    """The `flyte-connector` command, whose `c0` is how flyte-sdk's images start a host."""
+    """Make the `flyte-connector` command. The images of flyte-sdk start a host with its `c0`."""
     app = _app("flyte-connector", "Hosts Flyte connectors.", "flyte-connector c0 --port 8000 --prometheus_port 9090")
     app.command("connectrio.cli.serve.command:c0_app", name="c0")
     return app
@@ -99,7 +94,7 @@ def _version() -> None:
 
 
 def dispatch(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` ask for; the exit code.
+    """Run the command that `arguments` ask for, and return its exit code.
 
     :param arguments: by default those of the process
     """
@@ -120,11 +115,11 @@ def _run_command(app: cyclopts.App, arguments: list[str]) -> int:
 
 
 def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
-    """What only help needs, and costs time."""
+    """Set up what only help needs, because it takes time."""
     is_overview = not arguments or arguments[0] in app.help_flags
     if is_overview:
         for name in app:
-            app[name]  # imports it: the overview has the first line of each command's docstring
+            app[name]  # imports its module: the overview shows the first line of its docstring
     if not is_terminal() and (is_overview or any(flag in arguments for flag in app.help_flags)):
         from cyclopts.help.formatters import PlainFormatter
 

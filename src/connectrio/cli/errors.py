@@ -1,9 +1,17 @@
-"""How a command fails: one message, a hint what to do next, an exit code."""
+"""How a command ends: an exit code and, if it failed, a message on standard error with a hint what to do next.
+
+Every start of the command line imports this first, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from connectrio.cli.script import is_script
+from connectrio.terminal import print_error
 
 __all__ = [
     "FAILURE",
@@ -13,17 +21,32 @@ __all__ = [
     "USAGE",
     "CommandError",
     "UsageError",
+    "exit_code",
     "explained",
 ]
 
 FAILURE = 1
 USAGE = 2
-# of `health`: the host could not be asked
+# `health` got no answer
 UNREACHABLE = 3
-# sysexits.h, EX_TEMPFAIL: trying again may help
+# EX_TEMPFAIL of sysexits.h: trying again may help
 TEMPORARY_FAILURE = 75
-# 128 + SIGINT, as shells have it
+# 128 + SIGINT, as shells report it
 INTERRUPTED = 130
+# 128 + SIGPIPE
+_BROKEN_PIPE = 141
+
+_NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
+_HINTS = {
+    "UNAVAILABLE": "is the host running, and is --target its address? start one with: connectrio serve",
+    "DEADLINE_EXCEEDED": "give the call more time with --timeout SECONDS",
+    "NOT_FOUND": "see what the host serves with: connectrio ls",
+    "INVALID_ARGUMENT": "compare the inputs, or the resource meta, with what the connector expects",
+    "UNAUTHENTICATED": "pass credentials with --secret NAME=ENVIRONMENT_VARIABLE",
+    "PERMISSION_DENIED": "pass other credentials with --secret NAME=ENVIRONMENT_VARIABLE",
+    "UNIMPLEMENTED": "the connector does not offer this, or the target is no connector host",
+    "INTERNAL": "the host's log has the details",
+}
 
 
 class CommandError(Exception):
@@ -40,18 +63,37 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The command line asks for something that cannot be."""
+    """The command line is wrong."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint, code=USAGE)
 
 
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Run `command`, print the error that ended it, and return its exit code."""
+    try:
+        code = command() or 0
+        sys.stdout.flush()
+    except CommandError as error:
+        print_error(str(error), error.hint, failed=error.code != INTERRUPTED)
+        return error.code
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BrokenPipeError:
+        # the reader of our output has gone; the interpreter's last flush must not fail again
+        if is_script():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return code
+
+
 @contextmanager
 def explained(*, unreachable: int = FAILURE) -> Iterator[None]:
-    """A failed call in this block becomes a `CommandError` that says `status name: message`.
+    """Turn a failed call in this block into a `CommandError` that says `STATUS: message`, with a hint.
 
-    :param unreachable: the exit code when the host did not answer
+    :param unreachable: the exit code if the host did not answer
     """
+    from connectrio.client.jobs import error_text
     from connectrio.rpc import GRPCError
 
     try:
@@ -59,21 +101,5 @@ def explained(*, unreachable: int = FAILURE) -> Iterator[None]:
     except GRPCError as error:
         name = error.status.name
         raise CommandError(
-            f"{name}: {error.message}" if error.message else name,
-            hint=_HINTS.get(name, ""),
-            code=unreachable if name in _NO_ANSWER else FAILURE,
+            error_text(error), hint=_HINTS.get(name, ""), code=unreachable if name in _NO_ANSWER else FAILURE
         ) from error
-
-
-_NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
-
-_HINTS = {
-    "UNAVAILABLE": "is the host running, and is --target its address? start one with: connectrio serve",
-    "DEADLINE_EXCEEDED": "give the call more time with --timeout SECONDS",
-    "NOT_FOUND": "see what the host serves with: connectrio ls",
-    "INVALID_ARGUMENT": "compare the inputs, or the resource meta, with what the connector expects",
-    "UNAUTHENTICATED": "pass credentials with --secret NAME=ENVIRONMENT_VARIABLE",
-    "PERMISSION_DENIED": "pass other credentials with --secret NAME=ENVIRONMENT_VARIABLE",
-    "UNIMPLEMENTED": "the connector does not offer this, or the target is no connector host",
-    "INTERNAL": "the host's log has the whole story",
-}

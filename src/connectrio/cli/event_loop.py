@@ -1,4 +1,4 @@
-"""Running a command on an event loop, so that a signal ends it in order."""
+"""Runs commands on an event loop. Signals cancel them, so that they clean up."""
 
 from __future__ import annotations
 
@@ -21,29 +21,32 @@ T = TypeVar("T")
 
 
 class Interrupts:
-    """What SIGINT and SIGTERM do to a command: they cancel it, and it ends as "interrupted".
+    """Lets SIGINT and SIGTERM cancel a command, which then ends as "interrupted".
 
-    :param graceful: the first signal cancels only the command's `cancellable` block, be it running or still to come,
-        so that the command can see to things; the second one cancels everything
-    :ivar notify: called when the first signal comes before there is anything that it may cancel
+    :param graceful: the first signal cancels only the command's `cancellable` block, running or still to come. The
+        command goes on behind it, to clean up. The second signal cancels the whole command
+    :ivar notify: called if the first signal comes before the command has entered its `cancellable` block
     """
 
     def __init__(self, *, graceful: bool = False) -> None:
-        self.notify: Callable[[], None] = _nothing
+        self.notify: Callable[[], object] = lambda: None
         self._graceful = graceful
         self._count = 0
         self._block: anyio.CancelScope | None = None
 
     def cancellable(self) -> anyio.CancelScope:
-        """A block that the first signal ends; the command goes on behind it."""
+        """Return the scope of the block that the first signal cancels."""
         self._block = anyio.CancelScope()
         if self._count:
             self._block.cancel()
         return self._block
 
     async def watch(self, everything: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
-        """Wait for signals."""
-        from connectrio.host.signals import receive_signals  # with structlog
+        """Wait for signals until cancelled.
+
+        :param everything: the scope of the whole command
+        """
+        from connectrio.host.signals import receive_signals  # imports structlog
 
         with receive_signals(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
@@ -57,23 +60,19 @@ class Interrupts:
                     self.notify()
 
 
-def _nothing() -> None:
-    """Nobody asked to be told."""
-
-
 def run(command: Callable[[], Awaitable[T]], backend: Backend | None = None, interrupts: Interrupts | None = None) -> T:
-    """Run `command` to its end.
+    """Run `command` to its end and return its result.
 
-    :param backend: uvloop where it is installed, else asyncio
-    :param interrupts: for a command that has something to see to when it is interrupted
-    :raises CommandError: what the command raises; also when a signal ended it, or the backend is not installed
+    :param backend: by default uvloop where it is installed, else asyncio
+    :param interrupts: for a command that cleans up when it is interrupted
+    :raises CommandError: the command raised it, a signal ended the command, or the backend is not installed
     """
     name, options = event_loop(backend)
     return anyio.run(_run, command, interrupts or Interrupts(), backend=name, backend_options=options)
 
 
 def event_loop(backend: Backend | None) -> tuple[str, dict[str, bool]]:
-    """What `anyio.run` takes as `backend` and `backend_options`.
+    """Return the `backend` and `backend_options` for `anyio.run`.
 
     :raises CommandError: the backend is not installed
     """
@@ -106,7 +105,7 @@ async def _run(command: Callable[[], Awaitable[T]], interrupts: Interrupts) -> T
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Around a task group: what its tasks raise comes out as it is. Of several errors, an unexpected one counts."""
+    """Raise one error of a task group's tasks instead of the group, and prefer one that is not a `CommandError`."""
     try:
         yield
     except ExceptionGroup as group:

@@ -1,9 +1,11 @@
-"""python -m connectrio.cli.process supervise|host DESCRIPTOR: what `serve --processes` becomes, and what it starts."""
+"""The processes of `connectrio serve --processes`: the supervisor, and each host that it starts.
+
+Usage: python -m connectrio.cli.process supervise|host DESCRIPTOR
+"""
 
 import sys
 
-from connectrio.cli.errors import CommandError
-from connectrio.cli.outcome import exit_code
+from connectrio.cli.errors import CommandError, exit_code
 from connectrio.cli.script import end_process, run_script
 from connectrio.host.startup import load_structlog, starting
 

@@ -1,6 +1,6 @@
 """The entry point of our own processes. Only this module ends a process while threads still run.
 
-Everything below it returns or raises, so that a program which calls it goes on.
+All other code returns or raises, so that a program which calls it goes on.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NoReturn
 
 __all__ = ["end_process", "is_script", "run_script"]
 
-# what anyio calls the threads that plain `def` methods run in: one that is left when all is over is stuck
+# anyio's name for the threads that plain `def` methods run in; one that is left at the end is stuck
 _WORKER_THREAD = "AnyIO worker thread"
-# Seconds between two looks at the threads that are left, and how many looks worker threads and others get. Looks are
-# counted, because a machine that stalls is no reason to give up a thread.
+# Seconds between two looks at the threads that are left, and how many looks worker threads and others get. It counts
+# looks and not seconds, so that no thread is given up because the machine stalls.
 _PAUSE = 0.05
 _LOOKS_AT_WORKERS = 10
 _LOOKS_AT_OTHERS = 200
@@ -33,7 +33,7 @@ def run_script(run: Callable[[], int]) -> NoReturn:
     At its exit, Python waits for all threads that are not daemons. Worker threads that are stuck in a connector's code
     get half a second, other threads ten; then the process ends without them.
     """
-    global _is_script  # noqa: PLW0603 - it is a fact about the process
+    global _is_script  # noqa: PLW0603 - true of the whole process
     _is_script = True
     code = 1
     try:
@@ -47,7 +47,7 @@ def run_script(run: Callable[[], int]) -> NoReturn:
 
 
 def is_script() -> bool:
-    """Return whether this process belongs to a command of ours, and not to a program that has called one."""
+    """Return whether this process runs a command of ours, and not a program that calls one."""
     return _is_script
 
 
@@ -57,9 +57,9 @@ def end_process() -> Callable[[int], None] | None:
 
 
 def _limit_the_end(code: int) -> None:
-    """Let the interpreter end as it always does, within a time.
+    """Let the interpreter end as it always does, but limit how long it waits for threads.
 
-    The functions that others have registered with `atexit` run after all threads have ended, and as long as they like.
+    Functions that others have registered with `atexit` run after all threads have ended, without a limit.
     """
     threads_ended = threading.Event()
 
@@ -70,7 +70,7 @@ def _limit_the_end(code: int) -> None:
 
     atexit.register(ended)
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # it ends already
+        signal.signal(signum, signal.SIG_IGN)  # the process is ending already
     threading.Thread(target=_watch_the_end, args=(code, threads_ended), daemon=True).start()
 
 
@@ -82,16 +82,16 @@ def _watch_the_end(code: int, threads_ended: threading.Event) -> None:
         looks += bool(left)
         are_workers = all(thread.name == _WORKER_THREAD for thread in left)
         if looks > (_LOOKS_AT_WORKERS if are_workers else _LOOKS_AT_OTHERS):
-            _leave_them([thread.name for thread in left], "warning" if are_workers else "error")
+            _log_and_flush([thread.name for thread in left], "warning" if are_workers else "error")
             os._exit(code)
 
 
-def _leave_them(names: list[str], level: str) -> None:
-    with suppress(Exception):  # nothing keeps the process from ending
+def _log_and_flush(names: list[str], level: str) -> None:
+    with suppress(Exception):  # nothing may keep the process from ending
         from connectrio.logs import get_logger
 
         log = getattr(get_logger("connectrio.host.host"), level)
         log("threads still run; the process ends without them", threads=names)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # it may be closed, or its reader gone
+        with suppress(Exception):  # it may be closed, or its reader may have gone
             stream.flush()

@@ -1,6 +1,5 @@
-"""The side of a host's clients: requests, made of Python values, and the calls about a job."""
+"""The client's side of Flyte's connector protocol: a task from Python values, and the calls about its job."""
 
-from connectrio.client.jobs import Jobs
-from connectrio.client.requests import category_of
+from connectrio.client.jobs import Jobs, category_of
 
 __all__ = ["Jobs", "category_of"]

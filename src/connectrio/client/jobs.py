@@ -1,9 +1,13 @@
-"""The calls about the jobs of one task type."""
+"""The calls about the jobs of one task type, and how to read a job's log and wait for its end."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import cast
+
+from grpclib.exceptions import GRPCError
 
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceStub,
@@ -16,9 +20,27 @@ from connectrio.idl.flyteidl2.connector import (
     Resource,
     TaskCategory,
 )
-from connectrio.idl.flyteidl2.core import Connection, ExecutionMetricResult
+from connectrio.idl.flyteidl2.core import Connection, ExecutionMetricResult, TaskTemplate
+from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
+from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 
-__all__ = ["Jobs"]
+__all__ = ["FINAL_PHASES", "Backoff", "Jobs", "LogReader", "category_of", "error_text", "log_lines"]
+
+FINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED})
+"""A job in one of these phases has ended and stays there."""
+
+_GROWTH = 1.5
+
+
+def category_of(request: CreateTaskRequest) -> TaskCategory:
+    """Return the task type and version that `request` is for."""
+    template = request.template or TaskTemplate()
+    return TaskCategory(name=template.type, version=template.task_type_version)
+
+
+def error_text(error: GRPCError) -> str:
+    """Return the status and message of a failed call, as people read it."""
+    return f"{error.status.name}: {error.message}" if error.message else error.status.name
 
 
 @dataclass(frozen=True)
@@ -26,7 +48,7 @@ class Jobs:
     """The jobs of one task type on one host. Every call raises `GRPCError` when it fails.
 
     :ivar category: the task type and its version
-    :ivar connection: goes with every call that has room for it
+    :ivar connection: sent with each create, get and delete
     :ivar timeout: seconds for each call; streams of log lines have no limit
     :ivar output_prefix: where the jobs write their outputs, for connectors that ask
     """
@@ -38,11 +60,11 @@ class Jobs:
     output_prefix: str = ""
 
     async def create(self, request: CreateTaskRequest) -> bytes:
-        """Start a job; its resource meta."""
+        """Start a job and return its resource meta."""
         return (await self.stub.create_task(request, timeout=self.timeout)).resource_meta
 
     async def get(self, meta: bytes) -> Resource:
-        """The state of a job."""
+        """Return the state of a job."""
         request = GetTaskRequest(
             resource_meta=meta,
             task_category=self.category,
@@ -57,15 +79,97 @@ class Jobs:
         await self.stub.delete_task(request, timeout=self.timeout)
 
     def logs(self, meta: bytes, token: str = "", lines: int = 0) -> AsyncIterator[GetTaskLogsResponse]:
-        """The log of a job.
+        """Stream the log of a job.
 
         :param token: where an earlier stream ended
-        :param lines: how many are wanted; 0 for the connector's choice
+        :param lines: how many to ask for; 0 leaves it to the connector
         """
         request = GetTaskLogsRequest(resource_meta=meta, task_category=self.category, token=token, lines=lines)
         return self.stub.get_task_logs(request)
 
     async def metrics(self, meta: bytes, queries: Sequence[str] = ()) -> list[ExecutionMetricResult]:
-        """The metrics of a job."""
+        """Return the metrics of a job."""
         request = GetTaskMetricsRequest(resource_meta=meta, task_category=self.category, queries=list(queries))
         return (await self.stub.get_task_metrics(request, timeout=self.timeout)).results
+
+
+def log_lines(response: GetTaskLogsResponse) -> list[LogLine]:
+    """Return the log lines in `response`. Old connectors send bare texts."""
+    if response.body is None:
+        return []
+    return response.body.lines or [LogLine(message=text) for text in response.body.results]
+
+
+class LogReader:
+    """Reads a job's log piece by piece. Each piece begins where the one before it ended.
+
+    A connector that uses tokens ends each piece with one, and the last piece with an empty one. If a connector uses no
+    tokens, each piece is the whole log.
+
+    :ivar token: where the next piece begins
+    :ivar ended: the log has been read to its end
+    """
+
+    def __init__(self, jobs: Jobs, meta: bytes, token: str = "", lines: int = 0) -> None:
+        self.token = token
+        self.ended = False
+        self._jobs = jobs
+        self._meta = meta
+        self._lines = lines
+        self._seen = 0  # lines since `token`
+
+    async def read_all(self) -> AsyncGenerator[LogLine]:
+        """Yield the new lines, piece by piece until a piece has none. Close this generator if you leave it early.
+
+        :raises GRPCError: a call failed; the next call goes on behind the lines that were read
+        """
+        is_more = True
+        while is_more:
+            before, is_empty = self.token, True
+            async with aclosing(self.read()) as lines:
+                async for line in lines:
+                    is_empty = False
+                    yield line
+            is_more = not (is_empty or self.ended or self.token == before)
+
+    async def read(self) -> AsyncGenerator[LogLine]:
+        """Yield the new lines of the next piece. Close this generator if you leave it early.
+
+        :raises GRPCError: the call failed; the next call goes on behind the lines that were read
+        """
+        began_at, following, skip = self.token, "", self._seen
+        stream = self._jobs.logs(self._meta, began_at, self._lines)
+        async with aclosing(cast("AsyncGenerator[GetTaskLogsResponse]", stream)) as responses:
+            async for response in responses:
+                if response.header is not None:
+                    following = response.header.token
+                for line in log_lines(response):
+                    if skip:
+                        skip -= 1
+                        continue
+                    self._seen += 1
+                    yield line
+        if following not in ("", began_at):
+            self.token, self._seen = following, 0
+        self.ended = bool(began_at) and not following
+
+
+class Backoff:
+    """Pauses between two polls, each longer than the one before.
+
+    :param first: seconds
+    :param longest: seconds
+    """
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first = self._next = first
+        self._longest = longest
+
+    def reset(self) -> None:
+        """Begin again with the shortest pause."""
+        self._next = self._first
+
+    def next(self) -> float:
+        """Return the next pause, in seconds."""
+        pause, self._next = self._next, min(self._next * _GROWTH, self._longest)
+        return pause

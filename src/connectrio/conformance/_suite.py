@@ -1,4 +1,4 @@
-"""The rules, tried on one connector with a sample task."""
+"""Tries the rules on one connector with a sample task."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import msgspec
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.client.requests import new_execution
-from connectrio.conformance._findings import Report
+from connectrio.client.jobs import error_text
+from connectrio.client.task import new_execution
 from connectrio.conformance._methods import check_methods
+from connectrio.conformance._report import Report
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.registry import Registry
 from connectrio.host.settings import HostSettings
@@ -28,8 +29,8 @@ from connectrio.testing import Job, LocalHost, State, serving_in_memory
 
 __all__ = ["check_connector"]
 
-_GARBAGE = b"\xff\x00 no resource meta of anybody's"
-# characters; shorter values turn up by chance
+_GARBAGE = b"\xff\x00 not a resource meta"
+# characters; shorter values may occur by chance
 _SHORTEST_SECRET = 4
 
 
@@ -38,17 +39,21 @@ async def check_connector(
 ) -> Report:
     """Try every rule on `connector`.
 
-    It makes several jobs of the task, and deletes each of them.
+    It creates several jobs of the task, and deletes each of them.
 
     :param request: the sample task, with the secrets that the connector needs
-    :param seconds: how long one job may take to its end
+    :param seconds: how long one job may take
     """
     report = Report(connector.name)
     registry = Registry()
     registry.register(connector)
-    # what a host absorbs is to be seen here
+    # failures that a host would retry or hide must be seen here
     settings = HostSettings(entry_points=False, poll_retry=0, poll_absorb=0, watchdog=0)
-    _check_names(connector, report)
+    cls = type(connector)
+    if connector.name == AsyncConnector.name:
+        report.found("names", cls.__qualname__, f"its name is the default, {connector.name!r}")
+    if not cls.__doc__ and not connector.converts_inputs:  # the host makes the class of a connector for flyte-sdk
+        report.found("names", cls.__qualname__, "it has no docstring")
     with _captured_logs() as logs:
         async with serving_in_memory(settings, registry) as host:
             if host.host.failures:
@@ -56,13 +61,13 @@ async def check_connector(
             else:
                 await _Check(connector, request, seconds, host, report, logs).run()
         for failure in host.host.failures:
-            report.found("lifespan", f"{type(connector).__qualname__}.lifespan", failure.error)
+            report.found("lifespan", f"{cls.__qualname__}.lifespan", failure.error)
     report.finish()
     return report
 
 
 class _Check:
-    """One run of the rules that need jobs."""
+    """Tries the rules that need jobs, once."""
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class _Check:
         self._host = host
         self._report = report
         self._logs = logs
-        self._jobs: list[Job] = []
+        self._jobs: list[Job] = []  # deleted at the end
 
     async def run(self) -> None:
         job = await self._create()
@@ -95,8 +100,8 @@ class _Check:
             await self._check_deletion(job, "the job has ended" if state is not None else "the job runs")
             await self._check_early_deletion()
             if self._connector.converts_inputs:
-                own = "a connector for flyte-sdk runs in an event loop of its own"
-                self._report.untried |= {"cancellation": own, "blocking": own}
+                own_loop = "a connector for flyte-sdk runs in an event loop of its own"
+                self._report.untried |= {"cancellation": own_loop, "blocking": own_loop}
             elif meta is not None:
                 await check_methods(self._connector, self._new_request, meta, self._created, self._report)
             self._check_secrets(job, state)
@@ -104,7 +109,7 @@ class _Check:
             await self._clean_up()
 
     def _new_request(self) -> CreateTaskRequest:
-        """The sample task, as a job of its own."""
+        """Return a copy of the sample task that becomes a job of its own."""
         request = copy.deepcopy(self._request)
         request.task_execution_metadata = new_execution(request.template or TaskTemplate(), domain="check")
         return request
@@ -116,37 +121,37 @@ class _Check:
         try:
             job = await self._host.submit(self._new_request())
         except GRPCError as error:
-            self._found("create", "create", _told(error))
+            self._found("create", "create", error_text(error))
             return None
         self._jobs.append(job)
         return job
 
     def _check_metadata(self, job: Job) -> Any:
-        """The object that `decode` makes of a job's meta; None if it makes none."""
+        """Return the object that `decode` makes of a job's resource meta; None if it fails."""
         try:
             msgspec.json.decode(job.meta)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._found("metadata", "create", f"the resource meta is no JSON: {job.meta[:80]!r}")
+            self._found("metadata", "create", f"the resource meta is not JSON: {job.meta[:80]!r}")
         try:
             meta = self._connector.metadata_type.decode(job.meta)
             again = meta.encode()
-        except Exception as error:  # noqa: BLE001 - both may be the connector's own
+        except Exception as error:  # noqa: BLE001 - both may be the connector's code
             problem = f"{type(error).__name__}: {error}"
-            self._found("metadata", "create", f"its resource meta cannot be read again: {problem}")
+            self._found("metadata", "create", f"its resource meta cannot be decoded again: {problem}")
             return None
         if again != job.meta:
             self._found("metadata", "create", f"{job.meta[:80]!r} was decoded, and encodes as {again[:80]!r}")
         return meta
 
     async def _check_end(self, job: Job) -> State | None:
-        """The job's last state, if it comes to one."""
+        """Return the job's last state; None if it does not end."""
         try:
             state = await job.wait(seconds=self._seconds)
             later = await job.get()
         except GRPCError as error:
-            self._found("poll", "get", f"a poll failed: {_told(error)}")
+            self._found("poll", "get", f"a poll failed: {error_text(error)}")
         except LiteralError as error:
-            self._found("poll", "get", f"an output has no value: {error}")
+            self._found("poll", "get", f"an output cannot be read: {error}")
         except TimeoutError as error:
             self._found("end", "get", str(error))
         else:
@@ -169,7 +174,7 @@ class _Check:
                 if error.status is Status.UNIMPLEMENTED:
                     self._report.untried[rule] = f"there is no {operation.value}"
                     continue
-                self._found(rule, operation.value, f"it failed for a job that has ended: {_told(error)}")
+                self._found(rule, operation.value, f"it failed for a job that has ended: {error_text(error)}")
             else:
                 self._logs.append(repr(found))
 
@@ -178,7 +183,7 @@ class _Check:
             state = await self._host.job(self._request, _GARBAGE).get()
         except GRPCError as error:
             if error.status not in (Status.INVALID_ARGUMENT, Status.NOT_FOUND):
-                self._found("garbage", "get", f"for bytes that are no resource meta it failed with {_told(error)}")
+                self._found("garbage", "get", f"for bytes that are no resource meta it failed with {error_text(error)}")
         else:
             self._found("garbage", "get", f"for bytes that are no resource meta it reported {state.phase.name}")
 
@@ -187,12 +192,12 @@ class _Check:
             try:
                 await job.delete()
             except GRPCError as error:
-                self._found("delete", "delete", f"called {count}, when {when}, it failed: {_told(error)}")
+                self._found("delete", "delete", f"called {count}, when {when}, it failed: {error_text(error)}")
                 return
         try:
             await job.get()
         except GRPCError as error:
-            self._found("get-after-delete", "get", f"after delete, it failed: {_told(error)}")
+            self._found("get-after-delete", "get", f"after delete, it failed: {error_text(error)}")
 
     async def _check_early_deletion(self) -> None:
         job = await self._create()
@@ -218,7 +223,7 @@ class _Check:
                 self._found("secrets", "logs", f"a log line, or a metric, holds the secret {name!r}")
 
     async def _clean_up(self) -> None:
-        """Delete what has been left over; that it fails is told of elsewhere."""
+        """Delete all jobs. Failures are reported by the rule about `delete`."""
         with anyio.move_on_after(self._seconds, shield=True):
             for job in self._jobs:
                 try:
@@ -230,21 +235,9 @@ class _Check:
         self._report.found(rule, f"{self._class}.{method}", what)
 
 
-def _check_names(connector: AsyncConnector[Any], report: Report) -> None:
-    cls = type(connector)
-    if connector.name == AsyncConnector.name:
-        report.found("names", cls.__qualname__, f"its name is the default, {connector.name!r}")
-    if not cls.__doc__ and not connector.converts_inputs:  # a hosted one's class is made by the host
-        report.found("names", cls.__qualname__, "it has no docstring")
-
-
-def _told(error: GRPCError) -> str:
-    return f"{error.status.name}: {error.message}"
-
-
 @contextmanager
 def _captured_logs() -> Iterator[list[str]]:
-    """The texts that are logged, with Python's own logging, in this block."""
+    """Collect the texts that are logged with Python's `logging` in this block."""
     lines: list[str] = []
 
     class Handler(logging.Handler):

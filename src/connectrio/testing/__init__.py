@@ -1,4 +1,4 @@
-"""Drives a connector through a job's whole life, without a server process: for the tests of connectors.
+"""For the tests of connectors: drives a connector through a job's whole life, without a server process.
 
     async def test_a_greeting():
         async with hosting(Hello()) as host:
@@ -8,15 +8,14 @@
         assert state.outputs == {"greeting": "Hello, Flyte!"}
 
 The host is the real one, with its errors, limits, metrics and lifespans, and the calls are real gRPC calls; only the
-network is a piece of memory. It runs on asyncio and on trio, under whatever runs async tests: anyio's pytest plugin,
+network is in memory. It runs on asyncio and trio, and with every runner of async tests: anyio's pytest plugin,
 pytest-asyncio, pytest-trio.
 """
 
-from connectrio.client.requests import MissingSecretError
+from connectrio.client.task import MissingSecretError, Task
 from connectrio.rpc import GRPCError, Status
 from connectrio.testing._host import LocalHost, hosting, serving_in_memory
 from connectrio.testing._job import Job, LogPage, State
-from connectrio.testing._task import Task
 
 __all__ = [
     "GRPCError",

@@ -1,4 +1,4 @@
-"""A host in memory."""
+"""A host in memory, and a client of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.client.jobs import Jobs
-from connectrio.client.requests import category_of
+from connectrio.client.jobs import Jobs, category_of
+from connectrio.client.task import Task
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.registry import Registry
 from connectrio.host.host import Host, HostError
@@ -22,21 +22,20 @@ from connectrio.rpc import Channel
 from connectrio.rpc.testing import MemoryListener
 from connectrio.service.operations import Operation
 from connectrio.testing._job import Job, State
-from connectrio.testing._task import Task
 
 __all__ = ["LocalHost", "hosting", "serving_in_memory"]
 
 T = TypeVar("T")
 
 _LATENCY = "flyte_connector_request_latency_seconds"
-# seconds for a connector to end a call whose client has vanished
+# seconds that a connector may take to end a call whose client has vanished
 _END_TIMEOUT = 10.0
 
 
 class LocalHost:
-    """A host in memory, and the client of it that a test is.
+    """A host in memory. Its methods are those of a client.
 
-    :ivar host: the host itself: its metrics, its registry
+    :ivar host: the host itself, with its metrics and its registry
     :ivar channel: for calls of your own
     """
 
@@ -48,7 +47,7 @@ class LocalHost:
     async def create(self, task: Task | None = None, *, timeout: float = 30.0) -> Job:  # noqa: ASYNC109 - see below
         """Start a task's job.
 
-        :param timeout: seconds, for this call and each of the job's: the client's deadline, which the host enforces
+        :param timeout: seconds for this call and each call about the job: the deadline, which the host enforces
         :raises GRPCError: the call failed
         :raises LiteralError: an input does not fit its type, or Flyte has no type for it
         :raises MissingSecretError: a secret's environment variable is not set
@@ -56,7 +55,7 @@ class LocalHost:
         return await self.submit((task or Task()).request(*self._only_category()), timeout=timeout)
 
     async def submit(self, request: CreateTaskRequest, *, timeout: float = 30.0) -> Job:  # noqa: ASYNC109 - as above
-        """Send a request of your own making.
+        """Send a request that you made yourself.
 
         :param timeout: as in `create`
         :raises GRPCError: the call failed
@@ -65,7 +64,7 @@ class LocalHost:
         return Job(jobs, await self._perform(Operation.CREATE, jobs.create(request)), self._perform)
 
     async def run(self, task: Task | None = None, *, seconds: float = 60.0) -> State:
-        """Start a task's job, and poll it to its end.
+        """Start a task's job, and poll it until it has ended.
 
         :param seconds: how long the job may take
         :raises GRPCError: a call failed
@@ -74,21 +73,21 @@ class LocalHost:
         return await (await self.create(task)).wait(seconds=seconds)
 
     def attach(self, meta: bytes, task: Task | None = None, *, timeout: float = 30.0) -> Job:
-        """A job that was created elsewhere, by its resource meta: the way a host finds a job after a restart.
+        """Return a job that was created elsewhere, by its resource meta, as a host finds a job after a restart.
 
-        :param task: what was created, as its secrets go with every call
+        :param task: the task of the job; its secrets are sent with the calls
         """
         return self.job((task or Task()).request(*self._only_category()), meta, timeout=timeout)
 
     def job(self, request: CreateTaskRequest, meta: bytes, *, timeout: float = 30.0) -> Job:
-        """The job that `request` has created somewhere, by its resource meta."""
+        """Return the job that `request` has created elsewhere, by its resource meta."""
         return Job(self._jobs(request, timeout), meta, self._perform)
 
     @contextmanager
     def losing_answers(self, *operations: str) -> Iterator[None]:
-        """In this block the connector does what it is asked, and the client never hears of it: it gets UNAVAILABLE.
+        """Lose the answers to calls in this block: the connector does its work, and the client gets UNAVAILABLE.
 
-        :param operations: "create", "get", "delete", "get_logs", "get_metrics"; all of them, if there are none
+        :param operations: "create", "get", "delete", "get_logs", "get_metrics"; by default all of them
         """
         before = self._lost
         self._lost = frozenset(map(Operation, operations)) or frozenset(Operation)
@@ -98,22 +97,36 @@ class LocalHost:
             self._lost = before
 
     async def vanish(self, call: Callable[[], Awaitable[Any]], *, when: Callable[[], Awaitable[Any]]) -> None:
-        """Make a call, and leave before its answer: the client's process was killed, say.
+        """Make a call and leave before its answer, as a client does whose process is killed.
 
-        Returns when the connector has ended the call, so that what it has left behind can be looked at.
+        Returns when the connector has ended the call, so that the test can look at what it has left behind.
 
             await host.vanish(job.get, when=vendor.was_asked.wait)
 
-        :param call: makes one call; no other may be under way meanwhile
+        :param call: makes one call; no other may be in flight meanwhile
         :param when: returns when it is time to leave
         :raises GRPCError: the call failed before it was time to leave
         :raises RuntimeError: the call was answered before that
         :raises TimeoutError: the connector goes on although its call is cancelled
         """
         before = self._ended_calls()
-        early = await _leave(call, when)
-        if early:
-            raise RuntimeError("the call was at its end before it was time to leave")
+        outcomes: list[Exception | None] = []
+
+        async def make() -> None:
+            try:
+                await call()
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the task group, which would wrap it
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(make)
+            await when()
+            tasks.cancel_scope.cancel()
+        if outcomes:
+            raise outcomes[0] or RuntimeError("the call was at its end before it was time to leave")
         with anyio.move_on_after(_END_TIMEOUT):
             while self._ended_calls() == before:  # noqa: ASYNC110 - a counter, which wakes nobody
                 await anyio.sleep(0.001)
@@ -121,7 +134,7 @@ class LocalHost:
         raise TimeoutError(f"the connector still answers a call {_END_TIMEOUT:g} s after its client has left")
 
     def _ended_calls(self) -> float:
-        """How many calls the connectors have ended."""
+        """Return how many calls the connectors have ended."""
         families = self.host.metrics.registry.collect()
         samples = (sample for family in families if family.name == _LATENCY for sample in family.samples)
         return sum(sample.value for sample in samples if sample.name == f"{_LATENCY}_count")
@@ -129,7 +142,7 @@ class LocalHost:
     async def _perform(self, operation: Operation, call: Awaitable[T]) -> T:
         answer = await call
         if operation in self._lost:
-            raise GRPCError(Status.UNAVAILABLE, f"the answer to {operation.value} was lost, as the test has asked for")
+            raise GRPCError(Status.UNAVAILABLE, f"the answer to {operation.value} was lost, as the test wants")
         return answer
 
     def _jobs(self, request: CreateTaskRequest, timeout: float) -> Jobs:
@@ -137,41 +150,16 @@ class LocalHost:
         return Jobs(stub, category_of(request), request.connection, timeout, request.output_prefix)
 
     def _only_category(self) -> tuple[str, int]:
-        """The task type and version of the only connector; no task type if there are several."""
+        """Return the task type and version of the only connector; no task type if there are several."""
         connectors = [registered.connector for registered in self.host.registry.registered()]
         if len(connectors) != 1:
             return "", 0
         return connectors[0].task_type_name, connectors[0].task_type_version
 
 
-async def _leave(call: Callable[[], Awaitable[Any]], when: Callable[[], Awaitable[Any]]) -> bool:
-    """Cancel `call` once `when` has returned; whether it had ended by itself.
-
-    What the call raises comes out as it is, and not in a task group's group.
-    """
-    outcomes: list[Exception | None] = []
-
-    async def make() -> None:
-        try:
-            await call()
-        except Exception as error:  # noqa: BLE001 - raised below
-            outcomes.append(error)
-        else:
-            outcomes.append(None)
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(make)
-        await when()
-        tasks.cancel_scope.cancel()
-    if outcomes and outcomes[0] is not None:
-        raise outcomes[0]
-    return bool(outcomes)
-
-
 @asynccontextmanager
 async def hosting(*connectors: AsyncConnector[Any], settings: HostSettings | None = None) -> AsyncIterator[LocalHost]:
-    """A host of these connectors, whose lifespans are open in the block.
+    """Host these connectors in the block. Their lifespans are open meanwhile.
 
     :param settings: see `HostSettings`; those about ports, sockets and TLS have no effect here
     :raises HostError: a lifespan could not be opened
@@ -190,16 +178,16 @@ async def hosting(*connectors: AsyncConnector[Any], settings: HostSettings | Non
 async def serving_in_memory(
     settings: HostSettings | None = None, registry: Registry | None = None
 ) -> AsyncIterator[LocalHost]:
-    """A host in memory that serves in the block, with the connectors that a host in a process would have.
+    """Serve in the block, in memory, with the connectors that a host in a process would have.
 
-    What cannot be loaded or opened is in `host.failures`, and is not served.
+    Connectors that cannot be loaded or opened are not served; `host.failures` says why.
 
     :param settings: see `HostSettings`; those about ports, sockets and TLS have no effect here
     :param registry: see `Host`
     :raises HostError: a module that the settings name cannot be loaded
     """
     listener = MemoryListener()
-    # without reflection: it takes time to set up, and nobody asks
+    # reflection takes time to set up, and no test needs it
     host = Host(
         dataclasses.replace(settings or HostSettings(), reflection=False), registry=registry, listeners=[listener]
     )
@@ -212,8 +200,8 @@ async def serving_in_memory(
         await host.shutdown()
     finally:
         tasks.cancel_scope.cancel()
-        # the block's own exception passes by the task group, which would wrap it into a group
+        # the task group must not see the block's exception, because it would wrap it in a group
         try:
             await tasks.__aexit__(None, None, None)
         finally:
-            await listener.aclose()  # which a host that has failed to start has not touched
+            await listener.aclose()  # a host that has failed to start has not closed it

@@ -1,14 +1,15 @@
-"""A job of a test, and what is known of it."""
+"""A job of a test, and its state."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
 
-from connectrio.client.jobs import Jobs
+from connectrio.client.jobs import FINAL_PHASES, Backoff, Jobs, LogReader, log_lines
 from connectrio.connector.base import Phase, TaskLog
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
@@ -20,20 +21,17 @@ __all__ = ["Job", "LogPage", "State"]
 T = TypeVar("T")
 Perform = Callable[[Operation, Awaitable[T]], Awaitable[T]]
 
-_FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED})
-
-# seconds between two polls; a test has no vendor to be polite to
+# seconds between two polls: short, because the vendor is part of the test
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.25
-_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
 class State:
     """The state of a job, as the executor gets it, with Python values for literals.
 
-    :ivar outputs: output name → value, whatever the phase; the executor reads them of a job that has SUCCEEDED
-    :ivar message: what the user reads of failed and queued jobs
+    :ivar outputs: output name → value, in every phase; the executor reads them only of a job that has SUCCEEDED
+    :ivar message: shown to the user for failed and queued jobs
     """
 
     phase: Phase
@@ -44,19 +42,19 @@ class State:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the job has ended well."""
+        """Whether the job has SUCCEEDED."""
         return self.phase is Phase.SUCCEEDED
 
     @property
     def final(self) -> bool:
         """Whether the job has ended."""
-        return self.phase in _FINAL
+        return self.phase in FINAL_PHASES
 
     @classmethod
     def of(cls, resource: Resource) -> State:
-        """The state that a response reports.
+        """Return the state that a response reports.
 
-        :raises LiteralError: an output has no value
+        :raises LiteralError: an output has no Python value
         """
         literals = () if resource.outputs is None else resource.outputs.literals
         return cls(
@@ -82,7 +80,7 @@ class LogPage:
 class Job:
     """A job that `LocalHost.create` has made. All calls raise `GRPCError` with the status that the executor sees.
 
-    :ivar meta: the bytes by which the connector finds it again, as the executor stores and logs them
+    :ivar meta: the resource meta, by which the connector finds the job again. The executor stores and logs it
     """
 
     def __init__(self, jobs: Jobs, meta: bytes, perform: Perform[Any]) -> None:
@@ -101,24 +99,22 @@ class Job:
         return State.of(await self._perform(Operation.GET, self._jobs.get(self.meta)))
 
     async def wait(self, until: Callable[[State], bool] | None = None, *, seconds: float = 60.0) -> State:
-        """Poll the job until it is at its end.
+        """Poll the job until it has ended, and return its state.
 
-        :param until: wait for the first state of which this is true instead
-        :param seconds: how long at most
+        :param until: return the first state for which this is true instead
+        :param seconds: how long to wait at most
         :raises TimeoutError: it took longer; the message has the last state
         :raises GRPCError: a poll failed
         """
-        reached = until or (lambda state: state.final)
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         state: State | None = None
         with anyio.move_on_after(seconds):
             while True:
                 state = await self.get()
-                if reached(state):
+                if until(state) if until is not None else state.final:
                     return state
-                await anyio.sleep(pause)
-                pause = min(pause * _GROWTH, _LONGEST_PAUSE)
-        raise TimeoutError(f"the job was not where it was waited for after {seconds:g} s; its last state was {state}")
+                await anyio.sleep(backoff.next())
+        raise TimeoutError(f"the job was not in the awaited state after {seconds:g} s; its last state was {state}")
 
     async def delete(self) -> None:
         """Cancel the job.
@@ -128,43 +124,42 @@ class Job:
         await self._perform(Operation.DELETE, self._jobs.delete(self.meta))
 
     async def log_page(self, token: str = "", lines: int = 0) -> LogPage:
-        """One answer to GetTaskLogs.
+        """Call GetTaskLogs once.
 
         :param token: where to begin: the token of the page before
-        :param lines: how many are wanted; 0 for the connector's choice
+        :param lines: how many to ask for; 0 leaves it to the connector
         :raises GRPCError: the call failed
         """
-        page: LogPage = await self._perform(Operation.GET_LOGS, self._log_page(token, lines))
+
+        async def read() -> LogPage:
+            found: list[LogLine] = []
+            following = ""
+            async for response in self._jobs.logs(self.meta, token, lines):
+                if response.header is not None:
+                    following = response.header.token
+                found += log_lines(response)
+            return LogPage(found, following)
+
+        page: LogPage = await self._perform(Operation.GET_LOGS, read())
         return page
 
     async def logs(self) -> list[str]:
-        """The texts of all lines that there are, page by page.
+        """Return the texts of all lines of the log, read page by page.
 
         :raises GRPCError: a call failed
         """
-        texts: list[str] = []
-        token = ""
-        while True:
-            page = await self.log_page(token)
-            texts += [line.message for line in page.lines]
-            if not page.lines or page.token in ("", token):
-                return texts
-            token = page.token
+
+        async def read() -> list[str]:
+            async with aclosing(LogReader(self._jobs, self.meta).read_all()) as lines:
+                return [line.message async for line in lines]
+
+        texts: list[str] = await self._perform(Operation.GET_LOGS, read())
+        return texts
 
     async def metrics(self, queries: Sequence[str] = ()) -> dict[str, Any]:
-        """Metric name → its data, as JSON has it.
+        """Return metric name → its data, as JSON has it.
 
         :raises GRPCError: the call failed
         """
         results = await self._perform(Operation.GET_METRICS, self._jobs.metrics(self.meta, queries))
         return {result.metric: {} if result.data is None else result.data.to_dict() for result in results}
-
-    async def _log_page(self, token: str, lines: int) -> LogPage:
-        found: list[LogLine] = []
-        following = ""
-        async for response in self._jobs.logs(self.meta, token, lines):
-            if response.header is not None:
-                following = response.header.token
-            if response.body is not None:
-                found += response.body.lines or [LogLine(message=text) for text in response.body.results]
-        return LogPage(found, following)

@@ -6,7 +6,7 @@ import pytest
 
 from cli.bad_connectors import BREAKS, Blocking, Clock, Good
 from cli.harness import Process
-from connectrio.conformance import RULES, _driving, _methods, check_connector
+from connectrio.conformance import RULES, _methods, check_connector
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
 
@@ -20,14 +20,14 @@ MODULE = (
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """The clock that says which steps block: on that of a busy machine any step might."""
-    clock, find = Clock(), _driving._line
+    clock, find = Clock(), _methods._line
 
     def look(frame):
         line = find(frame)
         clock.seen.set()
         return line
 
-    class Blocked(_driving.Blocked):
+    class Blocked(_methods.Blocked):
         def __enter__(self):
             clock.watched = True
             return super().__enter__()
@@ -36,8 +36,8 @@ def clock(monkeypatch):
             super().__exit__(*exc_info)
             clock.watched = False
 
-    monkeypatch.setattr(_driving, "time", clock)
-    monkeypatch.setattr(_driving, "_line", look)
+    monkeypatch.setattr(_methods, "time", clock)
+    monkeypatch.setattr(_methods, "_line", look)
     monkeypatch.setattr(_methods, "Blocked", Blocked)
     return clock
 

@@ -77,7 +77,7 @@ def test_secrets_come_from_named_variables(run, secretive, monkeypatch):
     monkeypatch.delenv("VENDOR_TOKEN")
     outcome = run("run", "secretive", "--modules", secretive, "--custom", custom)
     assert outcome.code == 2
-    assert "custom['secrets']: the environment variable that the secret 'token' is to be read from" in outcome.err
+    assert "custom['secrets']: the environment variable that should hold the secret 'token' is not set" in outcome.err
     assert "--secret token=VARIABLE" in outcome.err
 
 

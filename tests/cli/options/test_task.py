@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.options.task import Task
-from connectrio.client.requests import category_of
+from connectrio.cli.options.task import TaskOptions
+from connectrio.client.jobs import category_of
 from connectrio.literals import DataFrame, Dir, File, inputs_to_python, type_name
 
 
 def received(**options):
     """The inputs as a connector gets them."""
-    request = Task(**options).request("toy")
+    request = TaskOptions(**options).request("toy")
     return inputs_to_python(request.inputs, request.template.interface.inputs)
 
 
@@ -87,7 +87,9 @@ def test_a_template_declares_the_types(tmp_path):
     }
     file = tmp_path / "template.json"
     file.write_text(json.dumps(template))
-    request = Task(template=file, input=["day=2024-01-01", "n=1"], custom=["replaced=2"], output=["out"]).request("toy")
+    request = TaskOptions(
+        template=file, input=["day=2024-01-01", "n=1"], custom=["replaced=2"], output=["out"]
+    ).request("toy")
     assert category_of(request).version == 3
     assert declared(request.template.interface.inputs) == {"day": "datetime", "unused": "str", "n": "int"}
     assert request.template.interface.inputs.variables[0].value.description == "of the report"
@@ -99,24 +101,26 @@ def test_a_template_declares_the_types(tmp_path):
 def test_options_override_the_template(tmp_path):
     file = tmp_path / "template.json"
     file.write_text('{"taskTypeVersion": 3, "sql": {"statement": "select 1"}}')
-    request = Task(template=file, version=4, sql="select 2").request("toy")
+    request = TaskOptions(template=file, version=4, sql="select 2").request("toy")
     assert (category_of(request).name, category_of(request).version) == ("toy", 4)
     assert request.template.sql.statement == "select 2"
 
 
 def test_sql_of_a_file(tmp_path):
     (tmp_path / "query.sql").write_text("select 1\n")
-    assert Task(sql=f"@{tmp_path}/query.sql").request("toy").template.sql.statement == "select 1\n"
+    assert TaskOptions(sql=f"@{tmp_path}/query.sql").request("toy").template.sql.statement == "select 1\n"
 
 
 def test_outputs_and_custom():
-    request = Task(output=["frame", "n=int"], custom=["database=:memory:", "threads=2", 'tags=["a"]']).request("toy")
+    request = TaskOptions(output=["frame", "n=int"], custom=["database=:memory:", "threads=2", 'tags=["a"]']).request(
+        "toy"
+    )
     assert declared(request.template.interface.outputs) == {"frame": "DataFrame", "n": "int"}
     assert request.template.custom.to_dict() == {"database": ":memory:", "threads": 2, "tags": ["a"]}
 
 
 def test_no_options():
-    request = Task().request("toy")
+    request = TaskOptions().request("toy")
     assert request.inputs is None
     assert request.connection is None
     assert request.template.custom is None
@@ -124,15 +128,15 @@ def test_no_options():
 
 @pytest.mark.parametrize("prefix", ["s3://bucket/out", "file:///out", "/out"])
 def test_output_prefixes_are_passed_on(prefix):
-    assert Task(output_prefix=prefix).request("toy").output_prefix == prefix
+    assert TaskOptions(output_prefix=prefix).request("toy").output_prefix == prefix
 
 
 def test_a_relative_output_prefix_is_ours_and_not_the_hosts():
-    assert Task(output_prefix="out").request("toy").output_prefix == str(Path.cwd() / "out")
+    assert TaskOptions(output_prefix="out").request("toy").output_prefix == str(Path.cwd() / "out")
 
 
 def test_the_default_output_prefix_is_new_for_each_job():
-    one, other = (Task().request("toy").output_prefix for _ in range(2))
+    one, other = (TaskOptions().request("toy").output_prefix for _ in range(2))
     assert one != other
     assert not Path(one).exists()
 
@@ -163,5 +167,5 @@ def test_what_cannot_be_understood(options, message, tmp_path):
         (tmp_path / name).write_text(text)
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError) as raised:
-        Task(**options).request("toy")
+        TaskOptions(**options).request("toy")
     assert message in str(raised.value)

@@ -1,1 +1,1 @@
-"""Commands, one to a file."""
+"""The commands, grouped by what they are about."""

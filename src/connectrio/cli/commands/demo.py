@@ -1,4 +1,7 @@
-"""`connectrio demo`: a host, a query, its result, in one process and over real gRPC."""
+"""`connectrio demo`: a host, an analytical query and its result, in one process and over real gRPC.
+
+The query makes up millions of orders, and finds out which region sold best in each month.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,13 @@ import anyio
 from anyio import to_thread
 
 from connectrio.cli import event_loop
-from connectrio.cli.commands.demo_query import OUTPUT, SQL, inputs
-from connectrio.cli.commands.metrics import print_metrics
 from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError, explained
 from connectrio.cli.options.client import Client
-from connectrio.cli.options.task import Task
+from connectrio.cli.options.task import TaskOptions
 from connectrio.cli.output.follow import Follower
 from connectrio.cli.output.progress import job_view
-from connectrio.cli.output.render import outputs_of, phase_name
-from connectrio.client.jobs import Jobs
-from connectrio.client.requests import category_of
+from connectrio.cli.output.render import outputs_of, phase_name, print_metrics
+from connectrio.client.jobs import Jobs, category_of
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
@@ -33,13 +33,13 @@ from connectrio.logs import configure_logging
 from connectrio.terminal import print_code, print_heading, print_line, print_table
 
 if TYPE_CHECKING:
-    from connectrio.host.host import Addresses, Host
+    from connectrio.host.lifecycle import Addresses
 
 __all__ = ["demo"]
 
 _TASK_TYPE = "duckdb"
 _ORDERS = 6_000_000
-# seconds; more than a call takes on a busy machine
+# seconds; longer than a call takes on a busy machine
 _TIMEOUT = 30.0
 _WHAT_NEXT = """\
 connectrio serve                              # a host, with its metrics and probes
@@ -47,15 +47,63 @@ connectrio ls                                 # what it serves
 connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result
 connectrio serve --modules my_connector.py    # a connector of your own"""
 
+_OUTPUT = "best_regions"
+_SQL = """\
+CREATE TEMP TABLE orders AS
+WITH drawn AS (
+    SELECT
+        id,
+        (hash(id, 1) % 527040)::BIGINT AS minute,
+        (1 + hash(id, 2) % 4)::INTEGER AS region,
+        hash(id, 3) % 250000 AS customer,
+        (hash(id, 4) % 1000000) / 1e6 AS luck
+    FROM range($orders) AS ids(id)
+)
+SELECT
+    id, region, customer,
+    make_timestamp(1704067200000000 + minute * 60000000) AS placed_at,
+    (5 + 495 * pow(luck, 3)) * (1 + 0.2 * sin(minute / 80000 + 2 * region)) AS amount
+FROM drawn;
+
+WITH monthly AS (
+    SELECT
+        region,
+        date_trunc('month', placed_at) AS month,
+        count(*) AS orders,
+        count(DISTINCT customer) AS customers,
+        sum(amount) AS revenue,
+        quantile_cont(amount, 0.95) AS p95_amount
+    FROM orders
+    WHERE placed_at >= $since AND amount >= $smallest_amount
+    GROUP BY ALL
+), growing AS (
+    SELECT
+        *,
+        100 * (revenue / lag(revenue) OVER (PARTITION BY region ORDER BY month) - 1) AS growth_percent
+    FROM monthly
+)
+SELECT
+    strftime(month, '%Y-%m') AS month,
+    $regions[region] AS best_region,
+    orders,
+    customers,
+    round(revenue, 2) AS revenue,
+    round(growth_percent, 1) AS growth_percent,
+    round(p95_amount, 2) AS p95_amount
+FROM growing
+QUALIFY row_number() OVER (PARTITION BY growing.month ORDER BY revenue DESC) = 1
+ORDER BY month
+"""
+
 
 def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | None = None) -> None:
     """Start a host, send it an analytical query over gRPC, and show progress, log, result and metrics.
 
-    It listens on free ports of 127.0.0.1 and leaves nothing behind.
+    It listens on free ports of 127.0.0.1. Unless --keep is given, it leaves no files behind.
 
-    :param backend: the event loop to run on; uvloop where it is installed, else asyncio
+    :param backend: the event loop to run on; by default uvloop where it is installed, else asyncio
     :param orders: how many orders the query makes up and analyses
-    :param keep: a directory for the result and the job store, which are kept
+    :param keep: a directory to keep the result and the job store in
     """
     if orders < 1:
         raise UsageError(f"--orders must be at least 1, got {orders}")
@@ -70,7 +118,7 @@ def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | 
             lambda: _host_and_query(directory, backend or default_backend(), orders, interrupts), backend, interrupts
         )
     if keep is not None:
-        print_line(f"kept in {keep}: result/{OUTPUT}.parquet, and the job store in jobs/")
+        print_line(f"kept in {keep}: result/{_OUTPUT}.parquet, and the job store in jobs/")
     print_heading("Try next")
     print_code(_WHAT_NEXT, "console")
 
@@ -89,7 +137,14 @@ def _workspace(keep: Path | None) -> Iterator[Path]:
 
 
 async def _host_and_query(directory: Path, backend: Backend, orders: int, interrupts: event_loop.Interrupts) -> None:
-    host = _make_host(directory)
+    from connectrio.connector.registry import Registry
+    from connectrio.connectors.duckdb import DuckDBConnector, DuckDBSettings
+    from connectrio.host.host import Host
+
+    registry = Registry()
+    with registry.loading("connectrio demo"):
+        registry.register(DuckDBConnector(DuckDBSettings(home=directory / "jobs")))
+    host = Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)
     with event_loop.unwrapped():
         async with anyio.create_task_group() as tasks:
             addresses = await tasks.start(host.serve)
@@ -105,25 +160,20 @@ async def _host_and_query(directory: Path, backend: Backend, orders: int, interr
     raise CommandError("interrupted; the host has stopped", code=INTERRUPTED)
 
 
-def _make_host(directory: Path) -> Host:
-    from connectrio.connector.registry import Registry
-    from connectrio.connectors.duckdb import DuckDBConnector, DuckDBSettings
-    from connectrio.host.host import Host
-
-    registry = Registry()
-    with registry.loading("connectrio demo"):
-        registry.register(DuckDBConnector(DuckDBSettings(home=directory / "jobs")))
-    return Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)
-
-
 async def _query(addresses: Addresses, directory: Path, orders: int) -> None:
-    """Run the query as any client would, and show all there is to see."""
-    task = Task(sql=SQL, input=inputs(orders), output=[OUTPUT], output_prefix=str(directory / "result"))
+    """Run the query as any client would, and show job, result and metrics."""
+    inputs = [
+        f"orders={orders}",
+        'regions=["north", "south", "east", "west"]',
+        "since:datetime=2024-03-01T00:00:00Z",
+        "smallest_amount=20.0",
+    ]
+    task = TaskOptions(sql=_SQL, input=inputs, output=[_OUTPUT], output_prefix=str(directory / "result"))
     request = task.request(_TASK_TYPE)
     client = Client(target=addresses.target, timeout=_TIMEOUT)
     print_heading("Query")
-    print_code(SQL, "sql")
-    for given in task.input or ():
+    print_code(_SQL, "sql")
+    for given in inputs:
         print_line(f"  --input {given}", "dim")
     async with client.connect() as channel:
         jobs = client.jobs(channel, category_of(request), output_prefix=request.output_prefix)
@@ -142,21 +192,22 @@ async def _show_result(resource: Resource) -> None:
     if resource.phase is not Phase.SUCCEEDED:
         raise CommandError(f"the query ended as {summary}")
     print_line(summary, "green")
-    result = outputs_of(resource.outputs).get(OUTPUT)
+    result = outputs_of(resource.outputs).get(_OUTPUT)
     if not isinstance(result, DataFrame):
-        raise CommandError(f"the job has no output {OUTPUT!r}, but {result!r}")
+        raise CommandError(f"the job's output {_OUTPUT!r} is {result!r}, and no dataframe")
+    uri = result.uri
+
+    def read() -> tuple[list[str], list[tuple[Any, ...]]]:
+        import duckdb
+
+        with duckdb.connect() as connection:
+            relation = connection.execute("FROM read_parquet($uri)", {"uri": uri})
+            return [column[0] for column in relation.description or ()], relation.fetchall()
+
+    columns, rows = await to_thread.run_sync(read)
     print_heading("Result")
-    columns, rows = await to_thread.run_sync(_read_parquet, result.uri)
     numbers = [column for column, cell in zip(columns, rows[-1], strict=True) if not isinstance(cell, str)]
     print_table("", columns, [[_cell(cell) for cell in row] for row in rows], right=numbers)
-
-
-def _read_parquet(uri: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    import duckdb
-
-    with duckdb.connect() as connection:
-        relation = connection.execute("FROM read_parquet($uri)", {"uri": uri})
-        return [column[0] for column in relation.description or ()], relation.fetchall()
 
 
 def _cell(value: Any) -> str:
@@ -168,16 +219,15 @@ def _cell(value: Any) -> str:
 
 
 async def _show_metrics(jobs: Jobs, meta: bytes, addresses: Addresses) -> None:
+    def scrape() -> str:
+        directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with directly.open(f"{addresses.url}/metrics", timeout=_TIMEOUT) as response:
+            return str(response.read().decode())
+
     print_heading("Metrics of the job: GetTaskMetrics")
     with explained():
         print_metrics(await jobs.metrics(meta))
     print_heading(f"Metrics of the host: {addresses.url}/metrics")
-    for line in (await to_thread.run_sync(_scrape, addresses.url)).splitlines():
+    for line in (await to_thread.run_sync(scrape)).splitlines():
         if line.startswith("flyte_connector_") and "_created" not in line:
             print_line(line)
-
-
-def _scrape(url: str) -> str:
-    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with directly.open(f"{url}/metrics", timeout=_TIMEOUT) as response:
-        return str(response.read().decode())

@@ -1,1 +1,1 @@
-"""What a command line says, as values."""
+"""Options and arguments of commands, as values."""

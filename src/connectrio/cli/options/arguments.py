@@ -1,11 +1,9 @@
-"""Arguments that are more than a word: `NAME=VALUE`, `@file`, JSON, credentials, resource metas."""
+"""Arguments that need parsing: `NAME=VALUE`, `@file`, JSON, credentials, resource metas."""
 
 from __future__ import annotations
 
 import base64
-import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +12,7 @@ import msgspec
 from cyclopts import Parameter
 
 from connectrio.cli.errors import UsageError
+from connectrio.client.task import MissingSecretError, new_connection
 from connectrio.idl.flyteidl2.core import Connection
 
 __all__ = [
@@ -38,44 +37,50 @@ _BASE64 = "base64:"
 class Credentials:
     """What the connector needs to reach the other system, sent as the request's connection.
 
-    :param secret: NAME=ENVIRONMENT_VARIABLE, repeatable: a secret, read from the environment and never shown
-    :param config: NAME=VALUE, repeatable: a plain setting
+    :param secret: NAME=ENVIRONMENT_VARIABLE, repeatable: a secret for the connector, read from the environment
+    :param config: NAME=VALUE, repeatable: a plain setting for the connector
     """
 
     secret: Annotated[list[str] | None, Parameter(show_default=False)] = None
     config: Annotated[list[str] | None, Parameter(show_default=False)] = None
 
-    def connection(self, task_type: str) -> Connection | None:
-        """The connection of a request; None if there is nothing in it.
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Secret name → the environment variable that holds it.
 
-        :raises UsageError: a variable is not set
+        :raises UsageError: an option is not of this form
         """
-        if not self.secret and not self.config:
-            return None
-        return Connection(
-            task_type=task_type,
-            secrets={name: _from_environment(name, variable) for name, variable in _pairs("--secret", self.secret)},
-            configs=dict(_pairs("--config", self.config)),
+        return dict(split_pair("--secret", text) for text in self.secret or ())
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Setting → value.
+
+        :raises UsageError: an option is not of this form
+        """
+        return dict(split_pair("--config", text) for text in self.config or ())
+
+    def connection(self, task_type: str) -> Connection | None:
+        """Return the connection of a request; None if it would be empty.
+
+        :raises UsageError: an option is wrong, or a variable is not set
+        """
+        try:
+            return new_connection(task_type, self.secrets, self.configs)
+        except MissingSecretError as error:
+            raise self.missing(error.secret) from None
+
+    def missing(self, secret: str) -> UsageError:
+        """Return the error that says that a secret's variable is not set."""
+        # the text behind "=" is not repeated: it may be the secret itself, given by mistake
+        return UsageError(
+            f"--secret {secret}=…: there is no such environment variable",
+            hint="secrets are not taken from the command line, where others can read them: export it and name it here",
         )
 
 
-def _from_environment(name: str, variable: str) -> str:
-    try:
-        return os.environ[variable]
-    except KeyError:
-        # the text behind "=" is not repeated: it may be the secret itself, given by mistake
-        raise UsageError(
-            f"--secret {name}=…: there is no such environment variable",
-            hint="secrets are not taken from the command line, where others can read them: export it and name it here",
-        ) from None
-
-
-def _pairs(option: str, texts: Iterable[str] | None) -> list[tuple[str, str]]:
-    return [split_pair(option, text) for text in texts or ()]
-
-
 def split_pair(option: str, text: str) -> tuple[str, str]:
-    """The two sides of `NAME=VALUE`.
+    """Return the two sides of `NAME=VALUE`.
 
     :raises UsageError: there is no "=", or nothing before it
     """
@@ -86,7 +91,7 @@ def split_pair(option: str, text: str) -> tuple[str, str]:
 
 
 def json_or_text(text: str) -> Any:
-    """What `text` means as JSON; itself if it is none."""
+    """Return the value of `text` as JSON; `text` itself if it is not JSON."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
@@ -94,7 +99,7 @@ def json_or_text(text: str) -> Any:
 
 
 def read_text(argument: str) -> str:
-    """The argument itself, the content of a file for `@file`, standard input for `-`.
+    """Return the content of a file for `@file`, standard input for `-`, else the argument itself.
 
     :raises UsageError: there is no such file, or it is not UTF-8
     """
@@ -104,7 +109,7 @@ def read_text(argument: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON document in a file; standard input for `-`.
+    """Return the JSON document in a file; from standard input for `-`.
 
     :raises UsageError: there is no such file, or it is not JSON
     """
@@ -125,9 +130,9 @@ def _read_file(path: Path) -> str:
 
 
 def resource_meta(argument: str) -> bytes:
-    """The resource meta that `argument` holds or names (see `read_text`), as text or as "base64:…".
+    """Return the resource meta that `argument` holds or names (see `read_text`), as text or as "base64:…".
 
-    :raises UsageError: it is empty, or no base64
+    :raises UsageError: it is empty, or not base64
     """
     text = read_text(argument).strip()
     if not text:
@@ -143,7 +148,7 @@ def resource_meta(argument: str) -> bytes:
 
 
 def resource_meta_text(meta: bytes) -> str:
-    """`meta` as `resource_meta` takes it."""
+    """Return `meta` as text that `resource_meta` accepts."""
     try:
         return meta.decode()
     except UnicodeDecodeError:

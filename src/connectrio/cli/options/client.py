@@ -1,4 +1,4 @@
-"""Options that all client commands share, and the calls they make."""
+"""Options of the commands that talk to a host: where it is, or that it runs in this process."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
-from urllib.parse import unquote
 
 from cyclopts import Parameter
-from grpclib.const import Cardinality
 
 from connectrio.cli import event_loop
-from connectrio.cli.errors import UsageError
+from connectrio.cli.errors import CommandError, UsageError
 from connectrio.client.jobs import Jobs
-from connectrio.host.settings import Backend
+from connectrio.host.settings import Backend, HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.rpc import Channel, ChannelOptions
 from connectrio.rpc.tls import ChannelTLS, TLSFilesError
 
-__all__ = ["Client", "Failures", "call_unary", "load_failures"]
+__all__ = ["Client", "Local"]
 
 T = TypeVar("T")
-Failures = list[str]
-
-# connectrio.service.LOAD_FAILURE_KEY, without importing a host's half of the program
-_LOAD_FAILURE_KEY = "connectrio-load-failure"
 
 
 @Parameter(name="*")
@@ -36,14 +30,14 @@ class Client:
     """Which host to talk to, and how.
 
     :param target: the host's gRPC address: host:port, [ipv6]:port or unix:/path
-    :param timeout: seconds that connecting, or one call, may take; streams of log lines may take longer
-    :param tls: use TLS, as do the next four options, and trust the system's certificate authorities
-    :param tls_ca: PEM file with the authorities to trust instead
-    :param tls_cert: PEM file with a certificate of our own, for hosts that ask for one
-    :param tls_key: PEM file with its private key, unless that is in --tls-cert
-    :param tls_name: whom the host's certificate must name, instead of the host in --target
+    :param timeout: seconds for connecting and for each call, except streams of log lines
+    :param tls: use TLS and trust the system's certificate authorities; the other --tls options imply it
+    :param tls_ca: PEM file with the certificate authorities to trust instead
+    :param tls_cert: PEM file with a client certificate, for hosts that require one
+    :param tls_key: PEM file with its private key, if that is not in --tls-cert
+    :param tls_name: the name to expect in the host's certificate, if it is not the host in --target
     :param json: print JSON for machines
-    :param backend: the event loop to run on; uvloop where it is installed, else asyncio
+    :param backend: the event loop to run on; by default uvloop where it is installed, else asyncio
     """
 
     target: Annotated[str, Parameter(env_var="CONNECTRIO_TARGET")] = "127.0.0.1:8000"
@@ -62,30 +56,24 @@ class Client:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Channel]:
-        """A channel to the host. It connects when the first call is made.
+        """Open a channel to the host for the block. It connects at its first call.
 
         :raises UsageError: the target is no address, or a file of the TLS options cannot be used
         """
         try:
-            channel = Channel(self.target, options=ChannelOptions(connect_timeout=self.timeout), tls=self._tls())
+            tls = None
+            if self.tls or self.tls_ca or self.tls_cert or self.tls_key or self.tls_name:
+                tls = ChannelTLS(self.tls_ca, self.tls_cert, self.tls_key, server_hostname=self.tls_name)
+            channel = Channel(self.target, options=ChannelOptions(connect_timeout=self.timeout), tls=tls)
         except (ValueError, TLSFilesError) as error:
             raise UsageError(str(error)) from error
         async with channel:
             yield channel
 
-    def _tls(self) -> ChannelTLS | None:
-        if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key or self.tls_name):
-            return None
-        return ChannelTLS(self.tls_ca, self.tls_cert, self.tls_key, server_hostname=self.tls_name)
-
     def jobs(
-        self,
-        channel: Channel,
-        category: TaskCategory,
-        connection: Connection | None = None,
-        output_prefix: str = "",
+        self, channel: Channel, category: TaskCategory, connection: Connection | None = None, output_prefix: str = ""
     ) -> Jobs:
-        """The jobs of one task type, through `channel`."""
+        """Return the calls about the jobs of one task type, through `channel`."""
         stub = AsyncConnectorServiceStub(cast("Any", channel))
         return Jobs(stub, category, connection, self.timeout, output_prefix)
 
@@ -99,30 +87,41 @@ class Client:
         return event_loop.run(connected, self.backend, interrupts)
 
 
-async def call_unary(
-    channel: Channel,
-    method: str,
-    request: Any,
-    reply_type: type[T],
-    *,
-    timeout: float,  # noqa: ASYNC109 - the call's own deadline, which goes to the server
-    failures: Failures,
-) -> T:
-    """Make a call, and add the load failures that come with its status to `failures`: stubs hide trailing metadata.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """Whether to run the job on a host in this process, and with which connectors.
 
-    :raises GRPCError: the call failed
+    :param local: run the job in this process, without a server, with the installed connectors
+    :param modules: run the job in this process, with the connectors of this module or .py file; repeatable
     """
-    stream = channel.request(method, Cardinality.UNARY_UNARY, type(request), reply_type, timeout=timeout)
-    try:
-        async with stream:
-            await stream.send_message(request, end=True)
-            reply = await stream.recv_message()
-            await stream.recv_trailing_metadata()
-    finally:
-        failures += load_failures(stream.trailing_metadata)
-    return cast("T", reply)  # without one, recv_trailing_metadata has raised
 
+    local: Annotated[bool, Parameter(negative=())] = False
+    modules: Annotated[list[str] | None, Parameter(show_default=False)] = None
 
-def load_failures(metadata: Any) -> Failures:
-    """What the host could not load, by the trailing metadata of a call."""
-    return [] if metadata is None else [unquote(text) for text in metadata.getall(_LOAD_FAILURE_KEY, [])]
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the job runs in this process."""
+        return self.local or bool(self.modules)
+
+    def run(
+        self, command: Callable[[Channel], Awaitable[T]], backend: Backend | None, interrupts: event_loop.Interrupts
+    ) -> T:
+        """Run `command` with a channel to a host in memory.
+
+        :raises CommandError: a module cannot be loaded; what the command raises
+        """
+        from connectrio.host.lifecycle import HostError
+        from connectrio.logs import configure_logging
+        from connectrio.testing import serving_in_memory
+
+        async def hosted() -> T:
+            settings = HostSettings(modules=self.modules or [], entry_points=self.local)
+            try:
+                async with serving_in_memory(settings) as host:
+                    return await command(host.channel)
+            except HostError as error:
+                raise CommandError(str(error)) from error
+
+        configure_logging("error")  # which shows the tracebacks of what a connector raises
+        return event_loop.run(hosted, backend, interrupts)

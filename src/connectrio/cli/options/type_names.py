@@ -1,11 +1,11 @@
-"""Flyte types as they are written on the command line.
+"""Parses Flyte types as the command line writes them.
 
     type     = variant *( "|" variant )
     variant  = simple / "list[" type "]" / "dict[str, " type "]" / "enum(" member *( "|" member ) ")"
              / ( "file" / "dir" / "dataframe" ) [ "(" format ")" ]
     simple   = "int" / "float" / "str" / "bool" / "datetime" / "duration" / "none" / "dict" / "bytes"
 
-What `connectrio.literals.type_name` calls a type is such a text, except for enums.
+`connectrio.literals.type_name` writes types in this form, except enums.
 """
 
 from __future__ import annotations
@@ -50,22 +50,23 @@ _IN_PARENTHESES = re.compile(r"\(([^()]*)\)\s*")
 
 
 def parse_type(text: str) -> LiteralType:
-    """The type that `text` names, such as `int`, `list[float]`, `enum(red|green)` or `int|none`.
+    """Return the type that `text` names, such as `int`, `list[float]`, `enum(red|green)` or `int|none`.
 
-    :raises UsageError: it names none
+    :raises UsageError: it names no type
     """
     parser = _Parser(text)
     parsed = parser.union()
-    parser.expect_end()
+    if parser.rest.strip():
+        raise parser.error(f"{parser.rest.strip()!r} is left over")
     return parsed
 
 
 class _Parser:
-    """Recursive descent; `_rest` is what is still to be read."""
+    """A recursive descent parser. `rest` is the text that is not read yet."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._rest = text
+        self.rest = text
 
     def union(self) -> LiteralType:
         variants = [self._variant()]
@@ -75,72 +76,60 @@ class _Parser:
             return variants[0]
         return LiteralType(union_type=UnionType(variants=[tagged(variant) for variant in variants]))
 
-    def expect_end(self) -> None:
-        if self._rest.strip():
-            raise self._error(f"{self._rest.strip()!r} is left over")
-
     def _variant(self) -> LiteralType:
         name = self._name()
         if name == "list":
-            return self._list()
-        if name == "dict" and self._rest.startswith("["):
-            return self._map()
+            self._expect("[")
+            items = self.union()
+            self._expect("]")
+            return LiteralType(collection_type=items)
+        if name == "dict" and self.rest.startswith("["):
+            self._expect("[")
+            if self._name() not in ("str", "string"):
+                raise self.error("the keys of a dict are str")
+            self._expect(",")
+            values = self.union()
+            self._expect("]")
+            return LiteralType(map_value_type=values)
         if name == "enum":
-            return self._enum()
+            members = self._parenthesized()
+            if not members:
+                raise self.error("an enum needs its members, such as enum(red|green)")
+            return LiteralType(enum_type=EnumType(values=[member.strip() for member in members.split("|")]))
         if name in _BLOBS:
-            return LiteralType(blob=BlobType(format=self._parenthesized() or "", dimensionality=_BLOBS[name]))
+            return LiteralType(blob=BlobType(format=self._parenthesized(), dimensionality=_BLOBS[name]))
         if name == "dataframe":
-            return LiteralType(structured_dataset_type=StructuredDatasetType(format=self._parenthesized() or ""))
+            return LiteralType(structured_dataset_type=StructuredDatasetType(format=self._parenthesized()))
         if name in _SIMPLE:
             return LiteralType(simple=_SIMPLE[name])
-        raise self._error(f"there is no type {name!r}")
-
-    def _enum(self) -> LiteralType:
-        members = self._parenthesized()
-        if not members:
-            raise self._error("an enum needs its members, such as enum(red|green)")
-        return LiteralType(enum_type=EnumType(values=[member.strip() for member in members.split("|")]))
-
-    def _list(self) -> LiteralType:
-        self._expect("[")
-        items = self.union()
-        self._expect("]")
-        return LiteralType(collection_type=items)
-
-    def _map(self) -> LiteralType:
-        self._expect("[")
-        if self._name() not in ("str", "string"):
-            raise self._error("the keys of a dict are str")
-        self._expect(",")
-        values = self.union()
-        self._expect("]")
-        return LiteralType(map_value_type=values)
+        raise self.error(f"there is no type {name!r}")
 
     def _name(self) -> str:
-        match = _NAME.match(self._rest)
+        match = _NAME.match(self.rest)
         if match is None:
-            raise self._error(f"a type is missing before {self._rest!r}" if self._rest else "a type is missing")
-        self._rest = self._rest[match.end() :]
+            raise self.error(f"a type is missing before {self.rest!r}" if self.rest else "a type is missing")
+        self.rest = self.rest[match.end() :]
         return match[1].lower()
 
-    def _parenthesized(self) -> str | None:
-        match = _IN_PARENTHESES.match(self._rest)
+    def _parenthesized(self) -> str:
+        """Read and return the text in parentheses; "" if there are none."""
+        match = _IN_PARENTHESES.match(self.rest)
         if match is None:
-            return None
-        self._rest = self._rest[match.end() :]
+            return ""
+        self.rest = self.rest[match.end() :]
         return match[1].strip()
 
     def _take(self, sign: str) -> bool:
-        if not self._rest.startswith(sign):
+        if not self.rest.startswith(sign):
             return False
-        self._rest = self._rest[len(sign) :].lstrip()
+        self.rest = self.rest[len(sign) :].lstrip()
         return True
 
     def _expect(self, sign: str) -> None:
         if not self._take(sign):
-            raise self._error(f"{sign!r} is missing")
+            raise self.error(f"{sign!r} is missing")
 
-    def _error(self, what: str) -> UsageError:
+    def error(self, what: str) -> UsageError:
         return UsageError(
             f"cannot read the type {self._text!r}: {what}",
             hint="types: int float str bool datetime duration none dict bytes file dir dataframe enum(a|b)"

@@ -1,4 +1,4 @@
-"""Showing a job while it runs: a live line on a terminal, a plain line for each change elsewhere."""
+"""Shows a job while it runs: a moving line on a terminal, a plain line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from connectrio.cli.output.render import FINAL, line_text, phase_name, struct_document
+from connectrio.cli.output.render import line_text, phase_name, struct_document
+from connectrio.client.jobs import FINAL_PHASES, error_text
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import GRPCError, Status
@@ -20,22 +21,22 @@ __all__ = ["JobView", "job_view"]
 
 
 class JobView:
-    """Shows a job on a stream that nobody may be looking at: one plain line for each change."""
+    """Shows a job on any stream: one plain line for each change."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._shown = ""
 
     def say(self, text: str, style: str = "") -> None:  # noqa: ARG002 - for views that have styles
-        """Show a line of the command's own."""
+        """Show a line of text."""
         print(printable(text), file=self._stream, flush=True)
 
     def state(self, resource: Resource) -> None:
-        """Show the phase and how far the job has come, where that is news. The outcome is for the command to show."""
+        """Show the phase and the progress if they have changed. The command itself shows how the job ended."""
         percent = _percent_done(resource)
         progress = "" if percent is None else f"{percent:.0f} %"
         summary = "  ".join(part for part in (phase_name(resource.phase), progress, resource.message) if part)
-        if summary != self._shown and resource.phase not in FINAL:
+        if summary != self._shown and resource.phase not in FINAL_PHASES:
             self._shown = summary
             self.say(summary)
 
@@ -44,17 +45,17 @@ class JobView:
         self.say(f"  {line_text(line)}", "dim")
 
     def notice(self, text: str) -> None:
-        """Show what gets in the way."""
+        """Show a warning."""
         self.say(f"warning: {text}", "yellow")
 
     def log_ended(self, error: GRPCError) -> None:
-        """Show why there will be no more lines, unless the connector has none at all."""
+        """Show why no more lines will come, unless the connector has no logs."""
         if error.status is not Status.UNIMPLEMENTED:
-            self.notice(f"no more log lines: {error.status.name}: {error.message}")
+            self.notice(f"no more log lines: {error_text(error)}")
 
 
 class _LiveJobView(JobView):
-    """Shows a job on a terminal: a line that moves, and the log above it."""
+    """Shows a job on a terminal: a moving line, and the log above it."""
 
     def __init__(self, stream: IO[str], progress: Progress) -> None:
         super().__init__(stream)
@@ -62,14 +63,14 @@ class _LiveJobView(JobView):
         self._task = progress.add_task("", total=None, detail="")
 
     def say(self, text: str, style: str = "") -> None:
-        """Show a line above the one that moves."""
+        """Show a line of text above the moving one."""
         from rich.text import Text
 
-        # not `style=`: that would colour the moving line, too
+        # print(style=…) would colour the moving line too
         self._progress.console.print(Text(printable(text), style=style))
 
     def state(self, resource: Resource) -> None:
-        """Move on."""
+        """Update the moving line."""
         percent = _percent_done(resource)
         self._progress.update(
             self._task,
@@ -82,7 +83,7 @@ class _LiveJobView(JobView):
 
 @contextmanager
 def job_view(stream: IO[str]) -> Iterator[JobView]:
-    """A view of one job on standard output or error; what moves is gone when the block is left."""
+    """Show one job on standard output or error in this block. The moving line is removed at its end."""
     if not is_terminal(stream):
         yield JobView(stream)
         return
@@ -102,6 +103,6 @@ def job_view(stream: IO[str]) -> Iterator[JobView]:
 
 
 def _percent_done(resource: Resource) -> float | None:
-    """How much of the job is done; None if its connector does not say so, as `progress` in percent."""
+    """Return how much of the job is done; None if its custom info has no `progress` in percent."""
     progress: Any = struct_document(resource.custom_info).get("progress")
     return min(max(float(progress), 0.0), 100.0) if isinstance(progress, int | float) else None

@@ -1,4 +1,4 @@
-"""The state of a job as text for people, and as documents for JSON."""
+"""A job's state, metrics and log lines as text for people, and as documents for JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from connectrio.idl.flyteidl2.connector import Resource
+from connectrio.idl.flyteidl2.core import ExecutionMetricResult
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
 from connectrio.idl.flyteidl2.task import Outputs
@@ -16,30 +17,27 @@ from connectrio.literals import DataFrame, Dir, File, LiteralError, literal_to_p
 from connectrio.terminal import print_line, print_table, printable
 
 __all__ = [
-    "FINAL",
     "line_document",
     "line_text",
     "meta_document",
     "outputs_of",
     "phase_name",
+    "print_metrics",
     "print_resource",
     "resource_document",
     "struct_document",
 ]
 
-FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED})
-"""The phases after which there is no other."""
-
 _STYLES = {Phase.SUCCEEDED: "green", Phase.FAILED: "red", Phase.ABORTED: "yellow", Phase.RETRYABLE_FAILED: "red"}
 
 
 def phase_name(phase: Phase) -> str:
-    """The phase's name; its number, if this version of the protocol has no name for it."""
+    """Return the phase's name, or its number if this version of the protocol has no name for it."""
     return phase.name or str(int(phase))
 
 
 def meta_document(meta: bytes) -> dict[str, Any]:
-    """A resource meta: as it is where it is JSON, and as base64."""
+    """Return a resource meta for JSON: as the JSON it holds, if any, and as base64."""
     document: dict[str, Any] = {"resource_meta_base64": base64.b64encode(meta).decode()}
     try:
         return {"resource_meta": msgspec.json.decode(meta), **document}
@@ -48,7 +46,7 @@ def meta_document(meta: bytes) -> dict[str, Any]:
 
 
 def outputs_of(outputs: Outputs | None) -> dict[str, Any]:
-    """Output name → Python value; a literal that has none stays a literal, as proto-JSON."""
+    """Return output name → Python value, or the literal as proto-JSON if it has no Python value."""
     values: dict[str, Any] = {}
     for named in outputs.literals if outputs is not None else ():
         try:
@@ -59,7 +57,7 @@ def outputs_of(outputs: Outputs | None) -> dict[str, Any]:
 
 
 def struct_document(struct: Struct | None) -> dict[str, Any]:
-    """A protobuf Struct as JSON has it, with integral numbers as integers."""
+    """Return a protobuf Struct for JSON, with whole numbers as integers."""
     return {} if struct is None else {key: _integral(value) for key, value in struct.to_dict().items()}
 
 
@@ -72,7 +70,7 @@ def _integral(value: Any) -> Any:
 
 
 def resource_document(resource: Resource) -> dict[str, Any]:
-    """The state of a job for JSON."""
+    """Return the state of a job for JSON."""
     return {
         "phase": phase_name(resource.phase),
         "message": resource.message,
@@ -83,23 +81,34 @@ def resource_document(resource: Resource) -> dict[str, Any]:
 
 
 def print_resource(resource: Resource) -> None:
-    """The state of a job for people."""
+    """Print the state of a job for people."""
     summary = phase_name(resource.phase) + (f": {resource.message}" if resource.message else "")
     print_line(summary, _STYLES.get(resource.phase, "cyan"))
-    print_pairs("Outputs", outputs_of(resource.outputs))
-    print_pairs("Details", struct_document(resource.custom_info))
+    _print_pairs("Outputs", outputs_of(resource.outputs))
+    _print_pairs("Details", struct_document(resource.custom_info))
     for link in resource.log_links:
         print_line(f"{link.name or 'link'}: {link.uri}")
 
 
-def print_pairs(title: str, values: dict[str, Any]) -> None:
-    """Names and values, if there are any."""
+def print_metrics(results: list[ExecutionMetricResult]) -> None:
+    """Print the metrics of a job for people."""
+    rows = []
+    for result in results:
+        data = struct_document(result.data)
+        # most connectors report a value with its unit
+        is_measure = data.keys() == {"value", "unit"}
+        text = f"{_value_text(data['value'])} {data['unit']}" if is_measure else _value_text(data)
+        rows.append((result.metric, text))
+    print_table("Metrics", ("Metric", "Data"), rows)
+
+
+def _print_pairs(title: str, values: dict[str, Any]) -> None:
     if values:
-        print_table(title, (title, "Value"), [(name, value_text(value)) for name, value in values.items()])
+        print_table(title, (title, "Value"), [(name, _value_text(value)) for name, value in values.items()])
 
 
-def value_text(value: Any) -> str:
-    """A value as a person reads it: texts and references to stored data as they are, all else as JSON."""
+def _value_text(value: Any) -> str:
+    """Return a value for people: texts and references to stored data as they are, all else as JSON."""
     match value:
         case str():
             return value
@@ -111,13 +120,13 @@ def value_text(value: Any) -> str:
 
 
 def line_text(line: LogLine) -> str:
-    """A line of a log for people."""
+    """Return a line of a log for people."""
     time = f"{_iso(line.timestamp)[11:23]} " if line.timestamp is not None else ""
     return f"{time}{printable(line.message.rstrip())}"
 
 
 def line_document(line: LogLine) -> dict[str, Any]:
-    """A line of a log for JSON."""
+    """Return a line of a log for JSON."""
     originator = LogLineOriginator(line.originator).name or str(int(line.originator))
     return {
         "timestamp": None if line.timestamp is None else _iso(line.timestamp),

@@ -1,4 +1,4 @@
-"""`connectrio health`: exit codes fit for probes."""
+"""`connectrio ls`, and `health` with exit codes that probes understand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ import pytest
 from cli.harness import Process, serving_toys
 
 FAILURE = "entry point broken (broken:main): ImportError: no módule named 'x'"
+
+
+def test_ls_shows_connectors_task_types_and_load_failures(ask):
+    outcome = ask("ls")
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "Connector Name  Task Types",
+        "Toy             toy (0)",
+        "Mute            mute (0)",
+    ]
+    assert outcome.err == f"warning: not loaded: {FAILURE}\n"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_ls_as_json(ask, backend):
+    outcome = ask("ls", "--json", "--backend", backend)
+    assert outcome.err == ""
+    assert outcome.document == {
+        "connectors": [
+            {"name": "Toy", "task_types": [{"name": "toy", "version": 0}]},
+            {"name": "Mute", "task_types": [{"name": "mute", "version": 0}]},
+        ],
+        "load_failures": [FAILURE],
+    }
 
 
 @pytest.mark.parametrize("service", [[], ["flyteidl2.connector.AsyncConnectorService"]])
@@ -30,7 +54,7 @@ def test_an_unknown_service(ask):
     assert "error: NOT_FOUND: unknown service 'no.such.Service'" in outcome.err
 
 
-def test_no_host(run, free_target):
+def test_health_of_no_host(run, free_target):
     outcome = run("health", "--target", free_target)
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.startswith("error: UNAVAILABLE: ")
@@ -45,7 +69,7 @@ def test_a_host_that_does_not_answer(run):
     assert outcome.err.startswith(("error: DEADLINE_EXCEEDED: ", "error: UNAVAILABLE: "))
 
 
-def test_wrong_usage(run):
+def test_wrong_usage_of_health(run):
     assert run("health", "--nope").code == 2
 
 

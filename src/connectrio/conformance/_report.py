@@ -1,4 +1,4 @@
-"""Rules, and what was found to be against them."""
+"""The rules for connectors, and the report on one connector."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass, field
 __all__ = ["RULES", "Finding", "Report"]
 
 RULES = {
-    "names": "say what it is: `name` and a docstring of the class's own",
+    "names": "give the class a `name` and a docstring of its own",
     "lifespan": "let the lifespan open and close without an error",
     "create": "make `create` start a job for a valid task, or raise PermanentFailure with a text for the user",
-    "metadata": "let the resource meta be JSON that `decode` makes an equal object of",
-    "poll": "make `get` answer for every job that `create` has made, with a phase, in whatever state the job is",
-    "end": "map the other system's states so that every job comes to a final phase, and stays there",
-    "garbage": "make `decode` raise for bytes that `encode` did not make",
-    "delete": "make `delete` return without an error for a job that has ended, or is deleted already",
-    "get-after-delete": "make `get` report a deleted job, as ABORTED say: the executor may poll once more",
+    "metadata": "let `encode` write JSON from which `decode` makes an equal object",
+    "poll": "make `get` report a phase for every job that `create` has made, in every state of the job",
+    "end": "map the other system's states so that every job reaches a final phase and stays there",
+    "garbage": "make `decode` raise for bytes that `encode` has not made",
+    "delete": "make `delete` return without an error for a job that has ended or was deleted before",
+    "get-after-delete": "make `get` report a deleted job, for example as ABORTED: the executor may poll once more",
     "logs": "make `get_logs` answer for every job, or do not override it",
     "metrics": "make `get_metrics` answer for every job, or do not override it",
     "secrets": "keep secrets out of the resource meta, the state and the logs: Flyte stores and shows them",
     "cancellation": "let cancellation through: clean up in `finally`, and catch Exception rather than BaseException",
     "blocking": "await something that does not block, use anyio.to_thread.run_sync, or make the method a plain `def`",
 }
-"""Rule name → what to do to keep to it."""
+"""Rule name → what the author has to do to keep it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is against a rule.
+    """A broken rule.
 
-    :ivar rule: its name
-    :ivar where: the method, "Reports.delete"
-    :ivar what: what has happened
+    :ivar rule: the rule's name
+    :ivar where: the method that breaks it, such as "Reports.delete"
+    :ivar what: what happened
     """
 
     rule: str
@@ -40,15 +40,15 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do."""
+        """What the author has to do."""
         return RULES[self.rule]
 
 
 @dataclass
 class Report:
-    """What came out of checking one connector.
+    """The result of checking one connector.
 
-    :ivar kept: the rules that were tried, and kept to
+    :ivar kept: the rules that were tried and kept
     :ivar untried: rule → why it could not be tried
     """
 
@@ -58,17 +58,17 @@ class Report:
     untried: dict[str, str] = field(default_factory=dict)
 
     def found(self, rule: str, where: str, what: str) -> None:
-        """Add a finding, once."""
+        """Add a finding, unless it is there already."""
         finding = Finding(rule, where, what)
         if finding not in self.findings:
             self.findings.append(finding)
 
     def skip(self, reason: str) -> None:
-        """The rules that need a job could not be tried."""
+        """Record that the rules which need a job could not be tried."""
         for rule in RULES.keys() - {"names", "lifespan"} - {finding.rule for finding in self.findings}:
             self.untried[rule] = reason
 
     def finish(self) -> None:
-        """Sort the rules into those kept and those against which something was found."""
+        """Fill in the rules that were kept."""
         broken = {finding.rule for finding in self.findings}
         self.kept = [rule for rule in RULES if rule not in broken and rule not in self.untried]

@@ -1,0 +1,131 @@
+"""`connectrio ls` and `health`: what a host serves, and its health."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote
+
+from grpclib.const import Cardinality
+
+from connectrio.cli.errors import FAILURE, UNREACHABLE, explained
+from connectrio.cli.options.client import Client
+from connectrio.idl.flyteidl2.connector import ListConnectorsRequest, ListConnectorsResponse
+from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthCheckResponse, HealthStub
+from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
+from connectrio.rpc import Channel
+from connectrio.terminal import print_json, print_line, print_table, print_warning
+
+__all__ = ["health", "ls"]
+
+T = TypeVar("T")
+
+_LIST = "/flyteidl2.connector.ConnectorMetadataService/ListConnectors"
+_CHECK = "/grpc.health.v1.Health/Check"
+# connectrio.service.LOAD_FAILURE_KEY; to import it would load the host's half of the program
+_LOAD_FAILURE_KEY = "connectrio-load-failure"
+_CLIENT = Client()
+
+
+def ls(*, client: Client = _CLIENT) -> None:
+    """List the connectors of a host and their task types, and what the host could not load."""
+    failures: list[str] = []
+
+    async def command(channel: Channel) -> ListConnectorsResponse:
+        with explained():
+            return await _call(
+                channel, _LIST, ListConnectorsRequest(), ListConnectorsResponse, client.timeout, failures
+            )
+
+    connectors = client.run(command).connectors
+    if client.json:
+        documents = [
+            {
+                "name": connector.name,
+                "task_types": [{"name": c.name, "version": c.version} for c in connector.supported_task_categories],
+            }
+            for connector in connectors
+        ]
+        print_json({"connectors": documents, "load_failures": failures})
+        return
+    if connectors:
+        rows = [
+            (connector.name, ", ".join(f"{c.name} ({c.version})" for c in connector.supported_task_categories))
+            for connector in connectors
+        ]
+        print_table("Connectors", ("Connector Name", "Task Types"), rows)
+    else:
+        print_line("the host serves no connector")
+    _warn_of(failures)
+
+
+def health(service: str = "", /, *, watch: bool = False, client: Client = _CLIENT) -> int:
+    """Ask a host for its health.
+
+    Exit codes: 0 SERVING, 1 any other answer, 2 wrong usage, 3 no answer within --timeout.
+
+    :param service: a gRPC service, such as flyteidl2.connector.AsyncConnectorService; by default the whole host
+    :param watch: print the health now and at each change, until interrupted
+    """
+    command = _watch if watch else _check
+    return client.run(lambda channel: command(channel, service, client))
+
+
+async def _check(channel: Channel, service: str, client: Client) -> int:
+    failures: list[str] = []
+    request = HealthCheckRequest(service=service)
+    try:
+        with explained(unreachable=UNREACHABLE):
+            reply = await _call(channel, _CHECK, request, HealthCheckResponse, client.timeout, failures)
+        _print_status(service, reply.status, client, failures)
+    finally:
+        if not client.json:
+            _warn_of(failures)
+    return 0 if reply.status is ServingStatus.SERVING else FAILURE
+
+
+async def _watch(channel: Channel, service: str, client: Client) -> int:
+    stub = HealthStub(cast("Any", channel))
+    with explained(unreachable=UNREACHABLE):
+        async with aclosing(cast("Any", stub.watch(HealthCheckRequest(service=service)))) as changes:
+            async for change in changes:
+                _print_status(service, change.status, client)
+    return 0
+
+
+def _print_status(service: str, status: ServingStatus, client: Client, failures: list[str] | None = None) -> None:
+    name = status.name or str(int(status))
+    if client.json:
+        document = {"service": service, "status": name}
+        print_json(document if failures is None else {**document, "load_failures": failures}, indent=0)
+    else:
+        print_line(name, "green" if status is ServingStatus.SERVING else "red")
+
+
+def _warn_of(failures: list[str]) -> None:
+    for failure in failures:
+        print_warning(f"not loaded: {failure}")
+
+
+async def _call(
+    channel: Channel,
+    method: str,
+    request: Any,
+    reply_type: type[T],
+    timeout: float,  # noqa: ASYNC109 - the call's deadline, which goes to the server
+    failures: list[str],
+) -> T:
+    """Make a call and add the load failures in its trailing metadata, which stubs hide, to `failures`.
+
+    :raises GRPCError: the call failed
+    """
+    stream = channel.request(method, Cardinality.UNARY_UNARY, type(request), reply_type, timeout=timeout)
+    try:
+        async with stream:
+            await stream.send_message(request, end=True)
+            reply = await stream.recv_message()
+            await stream.recv_trailing_metadata()
+    finally:
+        metadata: Any = stream.trailing_metadata
+        failures += [] if metadata is None else map(unquote, metadata.getall(_LOAD_FAILURE_KEY, []))
+    return cast("T", reply)  # if there is none, recv_trailing_metadata has raised
