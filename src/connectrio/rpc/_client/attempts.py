@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from grpclib.exceptions import ProtocolError
 from h2.errors import ErrorCodes
 
+from connectrio.rpc._client.context import ChannelContext
 from connectrio.rpc._client.outbox import Outbox, Retries
 from connectrio.rpc._client.outcome import Outcome
 from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError
-
-if TYPE_CHECKING:
-    from connectrio.rpc._client.channel import Channel
 
 
 class Attempts:
@@ -33,10 +30,10 @@ class Attempts:
     """
 
     def __init__(
-        self, channel: Channel, request_headers: Callable[[], Headers], outcome: Outcome, *, wait_for_ready: bool
+        self, context: ChannelContext, request_headers: Callable[[], Headers], outcome: Outcome, *, wait_for_ready: bool
     ) -> None:
-        self.outbox = Outbox(channel.options.retry_buffer_size)
-        self._channel = channel
+        self.outbox = Outbox(context.options.retry_buffer_size)
+        self._context = context
         self._request_headers = request_headers
         self._outcome = outcome
         self._wait_for_ready = wait_for_ready
@@ -110,7 +107,7 @@ class Attempts:
 
     async def _open(self) -> Stream:
         self._outcome.raise_if_failed()
-        stream = await self._channel.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
+        stream = await self._context.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
         if self._outcome.is_settled:  # another task has ended the call meanwhile
             stream.reset(ErrorCodes.CANCEL)
             stream.release()
@@ -131,7 +128,7 @@ class Attempts:
             self.outbox.rewind()
             if not self.outbox.push(self._stream):
                 # whoever sent this may be waiting for the response now
-                self._channel.start_soon(self._replay, self._stream)
+                self._context.start_soon(self._replay, self._stream)
 
     async def _replay(self, stream: Stream) -> None:
         with suppress(StreamTerminatedError):

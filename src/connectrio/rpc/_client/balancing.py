@@ -12,7 +12,7 @@ import anyio
 
 from connectrio.rpc._client.backoff import Backoff
 from connectrio.rpc._client.connectivity import ChannelState
-from connectrio.rpc._client.subchannel import ChannelContext, Resolve, Subchannel
+from connectrio.rpc._client.subchannel import Resolve, Subchannel, SubchannelContext
 from connectrio.rpc._client.target import Address
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.wakeup import Wakeup
@@ -56,7 +56,7 @@ class Policy(ABC):
 class PickFirst(Policy):
     """All calls go to the first address that answers. When that is lost, the next call connects again."""
 
-    def __init__(self, resolve: Resolve, context: ChannelContext) -> None:
+    def __init__(self, resolve: Resolve, context: SubchannelContext) -> None:
         self._subchannel = Subchannel(resolve, context, context.on_change)
 
     @property
@@ -98,7 +98,7 @@ class RoundRobin(Policy):
     take no more calls.
     """
 
-    def __init__(self, resolve: Resolve, context: ChannelContext) -> None:
+    def __init__(self, resolve: Resolve, context: SubchannelContext) -> None:
         self._resolve = resolve
         self._context = context
         self._subchannels: dict[Address, Subchannel] = {}

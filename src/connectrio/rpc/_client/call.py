@@ -15,7 +15,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -27,6 +27,7 @@ from multidict import MultiDict
 
 from connectrio._version import __version__
 from connectrio.rpc._client.attempts import Attempts
+from connectrio.rpc._client.context import ChannelContext
 from connectrio.rpc._client.outcome import Outcome
 from connectrio.rpc._client.response_status import (
     check_response,
@@ -41,9 +42,6 @@ from connectrio.rpc._grpc.read_message import read_message
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.deadline import Deadline
 
-if TYPE_CHECKING:
-    from connectrio.rpc._client.channel import Channel
-
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
@@ -53,6 +51,7 @@ USER_AGENT = f"grpc-python-connectrio/{__version__}"
 class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     """One call: an async context manager that `Channel.request` makes.
 
+    :ivar context: what the call shares with the others of its channel
     :ivar initial_metadata: what came with the response's headers; None until they are here
     :ivar trailing_metadata: what came with the status; None until it is here
     :ivar compress_messages: whether the messages that are sent from now on are compressed; only means something where
@@ -62,7 +61,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     def __init__(
         self,
-        channel: Channel,
+        context: ChannelContext,
         method: str,
         cardinality: Cardinality,
         send_type: type[_Send],
@@ -76,15 +75,15 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self.trailing_metadata: Metadata | None = None
         self.compress_messages = True
         self.message_was_compressed = False
-        self._channel = channel
+        self.context = context
         self._method = method
         self._cardinality = cardinality
         self._send_type = send_type
         self._recv_type = recv_type
         self._metadata = metadata
         self._outcome = Outcome(deadline)
-        self._attempts = Attempts(channel, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
-        self._reader = MessageReader(channel.options.max_receive_message_size)
+        self._attempts = Attempts(context, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
+        self._reader = MessageReader(context.options.max_receive_message_size)
         self._messages_sent = 0
         self._messages_received = 0
 
@@ -100,7 +99,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             raise ProtocolError("the request was sent already")
         if end and not self._cardinality.client_streaming:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
-        (metadata,) = await self._channel.__dispatch__.send_request(
+        (metadata,) = await self.context.listeners.send_request(
             cast("Any", self._metadata),
             method_name=self._method,
             deadline=self._outcome.deadline,
@@ -115,16 +114,16 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     def _request_headers(self) -> Headers:
         headers = [
             (":method", "POST"),
-            (":scheme", self._channel.scheme),
+            (":scheme", self.context.scheme),
             (":path", self._method),
-            (":authority", self._channel.authority),
+            (":authority", self.context.authority),
         ]
         deadline = self._outcome.deadline
         if deadline is not None:
             headers.append(("grpc-timeout", encode_timeout(deadline.time_remaining())))
         headers += [("te", "trailers"), ("content-type", CONTENT_TYPE), ("user-agent", USER_AGENT)]
-        if self._channel.options.compression != IDENTITY:
-            headers.append(("grpc-encoding", self._channel.options.compression))
+        if self.context.options.compression != IDENTITY:
+            headers.append(("grpc-encoding", self.context.options.compression))
         headers.append(("grpc-accept-encoding", ACCEPT_ENCODING))
         return [*headers, *encode_metadata(cast("Any", self._metadata))]
 
@@ -144,7 +143,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             end = True
         if self._attempts.outbox.is_ended:
             raise ProtocolError("the request was ended already")
-        (message,) = await self._channel.__dispatch__.send_message(message)
+        (message,) = await self.context.listeners.send_message(message)
         data = self._encode(message)
         self._messages_sent += 1
         if not self._attempts.stream.is_complete:
@@ -153,8 +152,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 await self._attempts.flush()
 
     def _encode(self, message: Any) -> bytes:
-        raw = self._channel.codec.encode(message, self._send_type)
-        encoding = self._channel.options.compression
+        raw = self.context.codec.encode(message, self._send_type)
+        encoding = self.context.options.compression
         if encoding == IDENTITY or not self.compress_messages:
             return frame_message(raw)
         return frame_message(compress(raw, encoding), compressed=True)
@@ -209,7 +208,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             check_response(headers)
             trailers_only = "grpc-status" in dict(headers)
             metadata = cast("Metadata", MultiDict()) if trailers_only else received_metadata(headers)
-        (received,) = await self._channel.__dispatch__.recv_initial_metadata(cast("Any", metadata))
+        (received,) = await self.context.listeners.recv_initial_metadata(cast("Any", metadata))
         self.initial_metadata = cast("Metadata", received)
         if trailers_only:
             await self._settle(headers)
@@ -234,7 +233,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has more")
             decoded = self._decode(*raw)
         self._messages_received += 1
-        (message,) = await self._channel.__dispatch__.recv_message(decoded)
+        (message,) = await self.context.listeners.recv_message(decoded)
         return cast("_Recv", message)
 
     async def _read(self) -> tuple[bool, bytes] | None:
@@ -251,9 +250,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self.message_was_compressed = compressed
         if compressed:
             encoding = dict(self._attempts.stream.headers or []).get("grpc-encoding", IDENTITY)
-            raw = decompress(raw, encoding, self._channel.options.max_receive_message_size)
+            raw = decompress(raw, encoding, self.context.options.max_receive_message_size)
         try:
-            return self._channel.codec.decode(raw, self._recv_type)
+            return self.context.codec.decode(raw, self._recv_type)
         except Exception as error:
             # any: what a codec raises on malformed bytes is its own affair
             raise GRPCError(
@@ -284,7 +283,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         status, message = status_from_trailers(trailers)
         with self._bounded():
             metadata = received_metadata(trailers or [])
-        (received,) = await self._channel.__dispatch__.recv_trailing_metadata(
+        (received,) = await self.context.listeners.recv_trailing_metadata(
             cast("Any", metadata), status=status, status_message=message, status_details=None
         )
         self.trailing_metadata = cast("Metadata", received)
@@ -343,7 +342,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                     raise
                 raise failure from error
         if scope.cancelled_caught:
-            failure = self._outcome.expire("" if self._attempts.is_open else self._channel.error)
+            failure = self._outcome.expire("" if self._attempts.is_open else self.context.connection_error())
             self._attempts.reset(failure.message or "")
             raise failure
 

@@ -20,9 +20,10 @@ from connectrio.rpc._client.balancing import PickFirst, Policy, RoundRobin
 from connectrio.rpc._client.call import ClientStream
 from connectrio.rpc._client.call_queue import CallQueue, Place
 from connectrio.rpc._client.connectivity import ChannelState
+from connectrio.rpc._client.context import ChannelContext, OurChannel
 from connectrio.rpc._client.keepalive import Keepalive
 from connectrio.rpc._client.stubs import adopt_stubs
-from connectrio.rpc._client.subchannel import ChannelContext
+from connectrio.rpc._client.subchannel import SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
 from connectrio.rpc._grpc.headers import Metadata
 from connectrio.rpc._http2.client_side import ClientConnection
@@ -41,7 +42,7 @@ _POLICIES = {"pick_first": PickFirst, "round_robin": RoundRobin}
 adopt_stubs()
 
 
-class Channel:
+class Channel(OurChannel):
     """A client's view of one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
 
     An async context manager, because its connections live in a task group. It connects when the first call is made,
@@ -81,6 +82,16 @@ class Channel:
         self._changed = Wakeup()
         # grpclib.events.listen(channel, …) registers here
         self.__dispatch__ = _DispatchChannelEvents()
+        self._context = ChannelContext(
+            options=self.options,
+            codec=self.codec,
+            authority=self.authority,
+            scheme=self.scheme,
+            listeners=self.__dispatch__,
+            open_stream=self.open_stream,
+            start_soon=self.start_soon,
+            connection_error=lambda: self.error,
+        )
 
     # calls
 
@@ -108,7 +119,7 @@ class Channel:
         if timeout is not None:
             limits.append(Deadline.from_timeout(timeout))
         return ClientStream(
-            self,
+            self._context,
             name,
             cardinality,
             request_type,
@@ -249,7 +260,7 @@ class Channel:
         keepalive = Keepalive(
             options.keepalive_time, options.keepalive_timeout, without_calls=options.keepalive_without_calls
         )
-        context = ChannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
+        context = SubchannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
         self._tasks = tasks
         self._policy = _POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:
@@ -270,16 +281,12 @@ class Channel:
         await tasks.__aexit__(None, None, None)
 
 
-class WhenReady:
+class WhenReady(OurChannel):
     """A channel as stubs see it, whose calls wait for a server; see `Channel.when_ready`."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     def request(self, *args: Any, **kwargs: Any) -> ClientStream[Any, Any]:
-        """See `Channel.request`."""
+        """Return a call that waits for a server; the arguments are those of `Channel.request`."""
         return self._channel.request(*args, wait_for_ready=True, **kwargs)
-
-    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        """See `Channel.start_soon`."""
-        self._channel.start_soon(function, *args)

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 from betterproto2.grpclib import ServiceStub
 from grpclib.const import Cardinality
 
-if TYPE_CHECKING:
-    from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.context import OurChannel
 
 
 def _unary_stream(
@@ -34,7 +34,7 @@ def _stream_stream(
     stub: ServiceStub, route: str, messages: Any, request_type: type[Any], response_type: type[Any], **options: Any
 ) -> AsyncIterator[Any]:
     call = _request(stub, route, Cardinality.STREAM_STREAM, request_type, response_type, **options)
-    return _Responses(call, None, _Sender(stub.channel, call, messages))
+    return _Responses(call, None, _Sender(call, messages))
 
 
 def _request(
@@ -113,9 +113,8 @@ class _Responses(AsyncIterator[Any]):
 class _Sender:
     """Sends a call's messages while somebody else receives; what the messages' source raises reaches the receiver."""
 
-    def __init__(self, channel: Any, call: ClientStream[Any, Any], messages: Any) -> None:
+    def __init__(self, call: ClientStream[Any, Any], messages: Any) -> None:
         self.scope = anyio.CancelScope()
-        self._channel = channel
         self._call = call
         self._messages = messages
         self._ended = anyio.Event()
@@ -123,7 +122,7 @@ class _Sender:
 
     async def __aenter__(self) -> None:
         await self._call.send_request()
-        self._channel.start_soon(self._run)
+        self._call.context.start_soon(self._run)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
@@ -163,10 +162,8 @@ def _on_our_channels(name: str, ours: Callable[..., Any]) -> None:
 
     @wraps(original)
     def method(stub: ServiceStub, *args: Any, **kwargs: Any) -> Any:
-        from connectrio.rpc._client.channel import Channel, WhenReady
-
         channel: object = stub.channel
-        return (ours if isinstance(channel, Channel | WhenReady) else original)(stub, *args, **kwargs)
+        return (ours if isinstance(channel, OurChannel) else original)(stub, *args, **kwargs)
 
     setattr(ServiceStub, name, method)
 
@@ -176,8 +173,6 @@ def _on_our_streams(name: str, ours: Callable[..., Any]) -> None:
 
     @wraps(original)
     def method(stream: object, *args: Any) -> Any:
-        from connectrio.rpc._client.call import ClientStream
-
         return (ours if isinstance(stream, ClientStream) else original)(stream, *args)
 
     setattr(ServiceStub, name, staticmethod(method))

@@ -31,8 +31,8 @@ Resolve = Callable[[], Awaitable[Sequence[Address]]]
 
 
 @dataclass(frozen=True)
-class ChannelContext:
-    """What all connections of a channel share.
+class SubchannelContext:
+    """What all subchannels of a channel share.
 
     :ivar tasks: where everything that runs in the background runs
     :ivar name: the channel's target, for people
@@ -55,7 +55,7 @@ class Subchannel:
     :ivar error: why there is no connection, for people; "" while there is one, or none was tried for
     """
 
-    def __init__(self, resolve: Resolve, context: ChannelContext, on_change: Callable[[], None]) -> None:
+    def __init__(self, resolve: Resolve, context: SubchannelContext, on_change: Callable[[], None]) -> None:
         self.state = ChannelState.IDLE
         self.error = ""
         self._resolve = resolve
