@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from connectrio.rpc._client.call_queue import CallQueue
+from connectrio.rpc._client.channel import CallQueue
 from rpc.kit.serving import turns
 
 

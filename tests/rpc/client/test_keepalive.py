@@ -9,7 +9,7 @@ from h2.errors import ErrorCodes
 from structlog.testing import capture_logs
 
 from connectrio.rpc import ChannelState
-from connectrio.rpc._client.keepalive import Keepalive
+from connectrio.rpc._client.subchannel import Keepalive
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import ConnectionState
 from connectrio.rpc.options import ChannelOptions
