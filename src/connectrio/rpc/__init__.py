@@ -43,7 +43,7 @@ __all__ = [
     "listen_unix",
 ]
 
-# each is imported when it is first asked for: what only needs the options does not load the server
+# each is imported when it is first asked for, so that users of the options do not load the server
 _HOMES = {
     "Call": "connectrio.rpc.call",
     "Channel": "connectrio.rpc._client.channel",

@@ -20,7 +20,7 @@ async def plain(transport):
 
 
 async def dialled(*addresses: Fake, delay: float = 0.25, secure=plain):
-    """Dial; the address that won, and when."""
+    """Dial; return the address that won, and after how many seconds."""
     began = anyio.current_time()
     transport = await dial(addresses, delay=delay, secure=secure)
     took = anyio.current_time() - began

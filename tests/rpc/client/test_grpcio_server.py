@@ -134,7 +134,7 @@ async def test_more_calls_at_once_than_the_server_allows(monkeypatch: pytest.Mon
 
 
 async def test_too_many_pings_for_grpcio():
-    """It allows one each five minutes, and says so by closing the connection."""
+    """The server allows one PING each five minutes, and closes the connection after more."""
     options = ChannelOptions(keepalive_without_calls=True)
     object.__setattr__(options, "keepalive_time", 0.01)  # below the floor, or this would take half a minute
     async with leaving_nothing(), grpcio() as served:

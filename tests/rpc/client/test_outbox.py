@@ -13,7 +13,7 @@ from connectrio.rpc._http2.stream import StreamTerminatedError, Termination, Ter
 
 
 class SlowStream:
-    """Accepts as many bytes at a time as it is told."""
+    """Accepts a given number of bytes at a time."""
 
     def __init__(self, accepts: Iterator[int] | None = None) -> None:
         self.accepts = accepts

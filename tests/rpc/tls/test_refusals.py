@@ -30,7 +30,7 @@ def server_tls(pki: Pki, **options) -> ServerTLS:
 
 
 async def unavailable(target: str, tls: ChannelTLS | None) -> str:
-    """Why a new channel gets no answer."""
+    """Return why a new channel gets no answer."""
     async with calling(target, tls, initial_backoff=ONCE) as stub:
         with pytest.raises(GRPCError) as raised:
             await stub.unary(Note())

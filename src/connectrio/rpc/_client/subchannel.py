@@ -292,4 +292,4 @@ def _why_lost(connection: ClientConnection) -> str:
     if connection.end_reason:
         return connection.end_reason
     said = f", saying {connection.goodbye}" if connection.goodbye else ""
-    return f"the server goes away as soon as it is connected to{said}"
+    return f"the server ended a new connection at once{said}"
