@@ -38,7 +38,7 @@ from h2.settings import SettingCodes
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.reflection.v1 import ServerReflectionRequest, ServerReflectionStub
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
-from connectrio.rpc._client.keepalive import Keepalive
+from connectrio.rpc._client.subchannel import Keepalive
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc.health import Health
 from connectrio.rpc.reflection import Reflection, bundled_descriptors

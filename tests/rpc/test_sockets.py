@@ -14,8 +14,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, UNIXSocketStream
 
-from connectrio.rpc._read_ahead import prepare
-from connectrio.rpc.sockets import UnixSocketError, listen_unix
+from connectrio.rpc.sockets import UnixSocketError, listen_unix, prepare
 from rpc.kit.script import Note, Script
 from rpc.kit.serving import turns
 from rpc.kit.tls_serving import answers, calling, serving

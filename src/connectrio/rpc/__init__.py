@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grpclib.exceptions import GRPCError
 
     from connectrio.rpc._client.channel import Channel
-    from connectrio.rpc._client.connectivity import ChannelState
+    from connectrio.rpc._client.subchannel import ChannelState
     from connectrio.rpc._server.server import Server
     from connectrio.rpc.call import Call, current_call
     from connectrio.rpc.deadline import Deadline
@@ -43,12 +43,12 @@ __all__ = [
     "listen_unix",
 ]
 
-# each is imported when it is first asked for: what only needs the options does not load the server
+# each is imported when it is first asked for, so that users of the options do not load the server
 _HOMES = {
     "Call": "connectrio.rpc.call",
     "Channel": "connectrio.rpc._client.channel",
     "ChannelOptions": "connectrio.rpc.options",
-    "ChannelState": "connectrio.rpc._client.connectivity",
+    "ChannelState": "connectrio.rpc._client.subchannel",
     "ChannelTLS": "connectrio.rpc.tls",
     "ConnectionOptions": "connectrio.rpc.options",
     "Deadline": "connectrio.rpc.deadline",

@@ -18,20 +18,24 @@ class Peer:
         self._transport = transport
 
     def addr(self) -> Any:
-        """The remote address: (host, port), a path for a Unix socket, or None for a transport without one."""
+        """Return the remote address: (host, port), a path for a Unix socket, or None for a transport without one."""
         try:
             return self._transport.extra(SocketAttribute.remote_address, None)
         except (TypedAttributeLookupError, OSError):  # a socket whose peer is gone has no address any more
             return None
 
     def cert(self) -> dict[str, Any] | None:
-        """The certificate that the peer has proved to own, as `ssl.SSLSocket.getpeercert` gives it; None for none."""
+        """Return the peer's verified certificate, in the form of `ssl.SSLSocket.getpeercert`; None without one."""
         certificate = self._transport.extra(TLSAttribute.peer_certificate, None)
         return None if certificate is None else dict(certificate)
 
     def __str__(self) -> str:
         address = self.addr()
         if isinstance(address, tuple):
-            host, port = address[0], address[1]
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return format_address(address[0], address[1])
         return "" if address is None else f"unix:{address}"
+
+
+def format_address(host: str, port: int) -> str:
+    """Return "host:port", with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""Listening on a Unix socket: for peers on the same machine, let in by the file's permissions."""
+"""Listening on a Unix socket, and what a connection needs of anyio's socket streams."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import socket
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyio.abc import Listener, SocketListener, SocketStream, TaskGroup
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
-__all__ = ["UnixListener", "UnixSocketError", "listen_unix"]
+__all__ = ["UnixListener", "UnixSocketError", "listen_unix", "prepare"]
 
 
 class UnixSocketError(OSError):
-    """The socket cannot be had; the message says which, why, and what to do."""
+    """The process cannot listen on the Unix socket; the message says which, why, and what to do."""
 
 
 async def listen_unix(path: str | os.PathLike[str], *, mode: int = 0o600) -> UnixListener:
-    """Listen on the Unix socket `path`. What a process that has died left there is replaced.
+    """Listen on the Unix socket `path`. A socket left there by a process that has died is replaced.
 
     :param mode: the file's permissions; to connect, a process needs to write it. By default only this user's may
     :returns: for `Server.serve`; whoever closes it removes the file
@@ -29,6 +30,7 @@ async def listen_unix(path: str | os.PathLike[str], *, mode: int = 0o600) -> Uni
     """
     file = Path(path)
     try:
+        _remove_if_abandoned(file)
         bound = _bind(file, mode)
     except UnixSocketError:
         raise
@@ -38,7 +40,6 @@ async def listen_unix(path: str | os.PathLike[str], *, mode: int = 0o600) -> Uni
 
 
 def _bind(file: Path, mode: int) -> socket.socket:
-    _remove_if_abandoned(file)
     with ExitStack() as undo:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(bound.close)
@@ -54,26 +55,23 @@ def _bind(file: Path, mode: int) -> socket.socket:
 def _remove_if_abandoned(file: Path) -> None:
     """Remove the socket of a process that no longer listens on it.
 
-    :raises UnixSocketError: a process does, or it is no socket
+    :raises UnixSocketError: a process still listens, or the file is no socket
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(file.lstat().st_mode):
             raise UnixSocketError(f"cannot listen on the Unix socket {file}: a file that is no socket has that name")
-        if _is_alive(file):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            is_alive = probe.connect_ex(str(file)) != errno.ECONNREFUSED
+        if is_alive:
             raise UnixSocketError(
                 f"cannot listen on the Unix socket {file}: another process does; stop it, or choose another path"
             )
         file.unlink()
 
 
-def _is_alive(file: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(str(file)) != errno.ECONNREFUSED
-
-
 class UnixListener(Listener[SocketStream]):
-    """What `listen_unix` returns."""
+    """Accepts connections on a Unix socket; made by `listen_unix`."""
 
     def __init__(self, listener: SocketListener, file: Path) -> None:
         self._listener = listener
@@ -81,15 +79,15 @@ class UnixListener(Listener[SocketStream]):
         self._identity = _identity(file)
 
     async def accept(self) -> SocketStream:
-        """The next connection."""
+        """Wait for the next connection."""
         return await self._listener.accept()
 
     async def serve(self, handler: Callable[[SocketStream], Any], task_group: TaskGroup | None = None) -> None:
-        """See `Listener.serve`."""
+        """Accept connections until cancelled; run `handler` for each, in a task of `task_group`."""
         await self._listener.serve(handler, task_group)
 
     async def aclose(self) -> None:
-        """Close the listener, and remove its file, unless that is another's by now. Connections go on."""
+        """Close the listener and remove its file, unless another process has replaced it. Connections stay open."""
         try:
             await self._listener.aclose()
         finally:
@@ -99,10 +97,53 @@ class UnixListener(Listener[SocketStream]):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The socket's."""
+        """The socket's attributes."""
         return self._listener.extra_attributes
 
 
 def _identity(file: Path) -> tuple[int, int]:
     found = file.stat()
     return found.st_dev, found.st_ino
+
+
+def prepare(transport: AnyByteStream) -> None:
+    """Let a socket stream read only what is asked for, and let it be cancelled at any moment.
+
+    It corrects two things in anyio 4.16 on asyncio and uvloop:
+
+    - A stream that was accepted reads from the start, and pauses only after the first `receive` that had to wait. When
+      a peer sends without pause, no `receive` ever waits, and all that arrives is kept in memory: hundreds of megabytes
+      a second.
+    - `receive` and `send` of Unix sockets wait for a future that the event loop settles when the socket is ready. When
+      they are cancelled in that very turn, the future is cancelled already, and the event loop reports an
+      `InvalidStateError`.
+    """
+    pause = getattr(getattr(transport, "_transport", None), "pause_reading", None)
+    if pause is not None:
+        pause()
+    for direction, future, add, remove in (
+        ("readable", "_receive_future", "add_reader", "remove_reader"),
+        ("writable", "_send_future", "add_writer", "remove_writer"),
+    ):
+        name = f"_wait_until_{direction}"
+        if hasattr(transport, name):
+            setattr(transport, name, partial(_when_ready, transport, future, add, remove))
+
+
+def _when_ready(transport: AnyByteStream, future: str, add: str, remove: str, loop: Any) -> Any:
+    """Return a future that is done when the socket is ready. `aclose` of the stream knows it as attribute `future`."""
+    raw_socket = transport.extra(SocketAttribute.raw_socket)
+    ready = loop.create_future()
+
+    def settle() -> None:
+        if not ready.done():  # it may have been cancelled in this turn
+            ready.set_result(None)
+
+    def stop(_: object) -> None:
+        delattr(transport, future)
+        getattr(loop, remove)(raw_socket)
+
+    setattr(transport, future, ready)
+    getattr(loop, add)(raw_socket, settle)
+    ready.add_done_callback(stop)
+    return ready

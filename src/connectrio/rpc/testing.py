@@ -1,4 +1,4 @@
-"""In-memory transports: a whole server and its clients without a socket."""
+"""Transports in memory: a whole server and its clients without a socket."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from connectrio.rpc.options import ChannelOptions
 
 
 def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStream, AnyByteStream]:
-    """The two ends of a connection.
+    """Return the two ends of a connection.
 
-    :param buffered_sends: how many sends an end takes before it blocks, like a socket whose buffer is full
+    :param buffered_sends: how many sends an end accepts before it blocks, like a socket whose buffer is full
     """
     a_sends, b_receives = anyio.create_memory_object_stream[bytes](buffered_sends)
     b_sends, a_receives = anyio.create_memory_object_stream[bytes](buffered_sends)
@@ -27,16 +27,16 @@ def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStre
 
 
 class MemoryListener(Listener[AnyByteStream]):
-    """Listens in memory: what `connect` is to a client, the handler is to a server."""
+    """Listens in memory: each `connect` of a client starts a handler of the server."""
 
     def __init__(self) -> None:
         self._waiting, self._connections = anyio.create_memory_object_stream[AnyByteStream](math.inf)
         self._is_closed = False
 
     async def connect(self) -> AnyByteStream:
-        """The client's end of a new connection; what a `Channel` takes in place of a target.
+        """Return the client's end of a new connection; a `Channel` takes this method as its target.
 
-        :raises OSError: nobody listens any more
+        :raises OSError: the listener is closed
         """
         if self._is_closed:
             raise ConnectionRefusedError("the listener in memory is closed")
@@ -56,7 +56,7 @@ class MemoryListener(Listener[AnyByteStream]):
                 await self.aclose()
 
     async def aclose(self) -> None:
-        """Refuse further connections, and close those that nobody has begun to handle."""
+        """Refuse further connections, and close those that no handler has yet."""
         self._is_closed = True
         self._waiting.close()
         with suppress(anyio.EndOfStream, anyio.ClosedResourceError):
@@ -67,7 +67,7 @@ class MemoryListener(Listener[AnyByteStream]):
 
 @asynccontextmanager
 async def memory_channel(server: Server, options: ChannelOptions | None = None) -> AsyncIterator[Channel]:
-    """A channel to `server`, which serves each of its connections in memory while the block runs."""
+    """Open a channel to `server`, which serves each of its connections in memory while the block runs."""
     connections = anyio.create_task_group()
 
     async def connect() -> AnyByteStream:

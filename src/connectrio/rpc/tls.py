@@ -13,9 +13,8 @@ from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 from connectrio.logs import get_logger
-from connectrio.rpc._tls.errors import HandshakeAbandonedError, TLSFilesError, TLSHandshakeError
-from connectrio.rpc._tls.files import AnyPath, ReloadingContext, load_authorities, load_certificate
-from connectrio.rpc._tls.stream import TLSByteStream
+from connectrio.rpc._tls.files import AnyPath, ReloadingContext, TLSFilesError, load_authorities, load_certificate
+from connectrio.rpc._tls.stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
 from connectrio.rpc.peer import Peer
 
 __all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
@@ -30,20 +29,20 @@ _AUTHORITY = re.compile(r"\[?(?P<host>.*?)(%[^\]]*)?\]?(:[0-9]+)?")
 
 
 class ServerTLS:
-    """How a server proves who it is, and whom it lets in.
+    """The certificate that a server shows, and which clients it accepts.
 
         tls = ServerTLS("server.pem", "server.key", client_ca="clients.pem")
         await server.serve(tls.listen(await anyio.create_tcp_listener(local_port=443)))
 
-    When one of the files changes, connections from then on use what is in it. Files that do not fit together are left
-    alone, with a warning in the log, until they do.
+    When one of the files changes, new connections use the new contents. While the files do not fit together, the old
+    contents stay in use, with a warning in the log.
 
     :param certfile: PEM: the server's certificate, then the authorities between it and the root
     :param keyfile: PEM: its private key, not encrypted; None when that is in `certfile`
-    :param client_ca: PEM: the authorities of which every client must show a certificate; None asks clients for none
+    :param client_ca: PEM: every client must show a certificate of one of these authorities; None asks clients for none
     :param minimum_version: TLS 1.2 by default, the least that HTTP/2 allows (RFC 9113 §9.2)
     :param handshake_timeout: seconds that a client may take. It needs two round trips; 10, as in many servers, is
-        ample for the slowest links, and bounds what silent clients can hold
+        enough for the slowest links, and bounds what silent clients can hold
     :raises TLSFilesError: the files cannot be used
     """
 
@@ -62,16 +61,16 @@ class ServerTLS:
         self._context = ReloadingContext(_given(self._certfile, self._keyfile, self._client_ca), self._make_context)
 
     def listen(self, listener: Listener[Any]) -> Listener[Any]:
-        """`listener`, with TLS on the connections that it accepts; for `Server.serve`.
+        """Return a listener with TLS on the connections that `listener` accepts; for `Server.serve`.
 
-        :param listener: one of anyio's, or another with a method `accept`; closed with what this returns
+        :param listener: one of anyio's, or another with a method `accept`; closed with the listener that this returns
         """
         if isinstance(listener, MultiListener):
             return MultiListener([self.listen(each) for each in listener.listeners])
         return TLSListener(listener, self.wrap)
 
     def wrap(self, transport: AnyByteStream) -> TLSByteStream:
-        """A connection that was accepted by other means, with TLS; for `Server.serve_connection`."""
+        """Return TLS on a connection that was accepted by other means; for `Server.serve_connection`."""
         return TLSByteStream(transport, self._context.current(), timeout=self.handshake_timeout)
 
     def _make_context(self) -> ssl.SSLContext:
@@ -84,10 +83,10 @@ class ServerTLS:
 
 
 class TLSListener(Listener[TLSByteStream]):
-    """What `ServerTLS.listen` makes of a listener.
+    """Puts TLS on the connections that a listener accepts; made by `ServerTLS.listen`.
 
-    :ivar listener: the one it was made of
-    :ivar wrap: what is made of its connections; they are to be passed to `secure`
+    :ivar listener: accepts the connections
+    :ivar wrap: puts TLS on a connection, which `secure` must then do the handshake for
     """
 
     def __init__(self, listener: Listener[Any], wrap: Callable[[AnyByteStream], TLSByteStream]) -> None:
@@ -95,12 +94,12 @@ class TLSListener(Listener[TLSByteStream]):
         self.wrap = wrap
 
     async def accept(self) -> TLSByteStream:
-        """The next connection; pass it to `secure`, in a task of its own: the client decides how long that takes."""
+        """Wait for the next connection. Pass it to `secure` in a task of its own: clients may be slow there."""
         transport: AnyByteStream = await self.listener.accept()  # type: ignore[attr-defined]  # see ServerTLS.listen
         return self.wrap(transport)
 
     async def serve(self, handler: Callable[[TLSByteStream], Any], task_group: TaskGroup | None = None) -> None:
-        """See `Listener.serve`. Connections whose handshake fails never reach the handler."""
+        """Accept connections until cancelled, and run `handler` for each whose handshake succeeds."""
 
         async def secured(transport: AnyByteStream) -> None:
             stream = self.wrap(transport)
@@ -110,19 +109,19 @@ class TLSListener(Listener[TLSByteStream]):
         await self.listener.serve(secured, task_group)
 
     async def aclose(self) -> None:
-        """Close the listener. Connections go on."""
+        """Close the listener. Connections stay open."""
         await self.listener.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The listener's."""
+        """The listener's attributes."""
         return self.listener.extra_attributes
 
 
 async def secure(transport: AnyByteStream) -> bool:
-    """Do the TLS handshake, if this is a connection that a `TLSListener` has accepted.
+    """Do the TLS handshake, if this is a connection with TLS.
 
-    :returns: whether the connection can be used; if not, it is closed and the reason logged
+    :returns: whether the connection can be used; if not, it is closed and the reason is logged
     """
     if not isinstance(transport, TLSByteStream):
         return True
@@ -139,17 +138,17 @@ async def secure(transport: AnyByteStream) -> bool:
 
 
 class ChannelTLS:
-    """How a channel knows that a server is the right one, and proves who it is itself.
+    """Which servers a channel trusts, and the certificate that it shows them.
 
         Channel("connectors.example.com:443", tls=ChannelTLS())
 
     Files that change are read again, as with `ServerTLS`.
 
     :param ca: PEM: the authorities that servers' certificates must come from; None for those of the system
-    :param certfile: PEM: a certificate of ours, then the authorities between it and the root; None for none
+    :param certfile: PEM: the channel's certificate, then the authorities between it and the root; None for none
     :param keyfile: PEM: its private key, not encrypted; None when that is in `certfile`
-    :param server_hostname: whom the server's certificate must name, instead of the host in the channel's target; it is
-        the `:authority` of the requests as well
+    :param server_hostname: the name that the server's certificate must have, instead of the host in the channel's
+        target; it is the `:authority` of the requests as well
     :param minimum_version: TLS 1.2 by default, the least that HTTP/2 allows (RFC 9113 §9.2)
     :raises TLSFilesError: the files cannot be used
     :raises ValueError: a `keyfile` without a `certfile`
@@ -172,17 +171,17 @@ class ChannelTLS:
         self._context = ReloadingContext(_given(self._ca, self._certfile, self._keyfile), self._make_context)
 
     async def secure(self, transport: AnyByteStream, authority: str) -> TLSByteStream:
-        """TLS with the server at the other end of `transport`, which is closed if that fails.
+        """Return TLS on `transport`, after the handshake; if that fails, `transport` is closed.
 
-        :param authority: "host:port"; the host is whom the certificate must name
-        :raises TLSHandshakeError: it failed; the message says why
+        :param authority: "host:port"; the certificate must name the host
+        :raises TLSHandshakeError: the message says why
         """
         hostname = self.server_hostname or _hostname(authority)
         try:
             stream = TLSByteStream(transport, self._context.current(), hostname=hostname)
         except ValueError as error:
             await anyio.aclose_forcefully(transport)
-            raise TLSHandshakeError(f"{hostname!r} is no name that a certificate could have: {error}") from error
+            raise TLSHandshakeError(f"{hostname!r} is no name that a certificate can have: {error}") from error
         await stream.handshake()
         return stream
 

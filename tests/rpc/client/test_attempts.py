@@ -21,7 +21,7 @@ LARGE = "x" * 200_000
 
 
 async def refuse(peer: RawPeer, stream_id: int) -> None:
-    """Let a call in, then refuse it."""
+    """Accept a call, then refuse it."""
     await peer.whole(stream_id)
     await peer.send(peer.make.reset(stream_id, ErrorCodes.REFUSED_STREAM))
 
@@ -126,7 +126,7 @@ async def test_a_refusal_and_a_goaway_count_together():
 
 
 async def test_a_connection_lost_in_the_middle_of_a_call_is_the_calls_end():
-    """The server may have done what it was asked to."""
+    """The server may have done the work already."""
     async with playing() as played:
         call = played.call()
         peer = await played.accept()
@@ -359,7 +359,7 @@ async def test_two_tasks_that_see_the_refusal_make_the_call_again_once(connectio
 
 
 async def test_what_must_wait_is_replayed_while_the_response_is_read():
-    """The server answers before it takes the rest, and the call is not stuck for that."""
+    """The server answers before it takes the rest; the call must not wait for that."""
     async with playing() as played, streaming(played) as stream:
         first = await played.connected()
         await stream.send_message(Note("x" * 50_000))

@@ -304,7 +304,7 @@ async def test_closing_right_after_connecting():
 
 
 def ready(channel: Channel) -> int:
-    """How many addresses are connected."""
+    """Return how many addresses are connected."""
     return sum(subchannel.state is ChannelState.READY for subchannel in channel._policy._turns)
 
 

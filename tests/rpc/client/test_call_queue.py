@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from connectrio.rpc._client.call_queue import CallQueue
+from connectrio.rpc._client.channel import CallQueue
 from rpc.kit.serving import turns
 
 
@@ -135,7 +135,7 @@ def test_an_empty_queue_takes_no_notice():
 
 
 async def test_ten_thousand_in_line_are_no_slower_each(slots):
-    """Leaving at the front must not cost what the length of the line is."""
+    """The cost of leaving at the front must not grow with the length of the queue."""
     async with anyio.create_task_group() as tasks:
         for number in range(10_000):
             tasks.start_soon(slots.take, str(number))

@@ -84,7 +84,7 @@ async def answering(*parts):
 
 
 async def call(channel: Channel, stub_method: str) -> None:
-    """Make a call to its end."""
+    """Make a call, and wait for its end."""
     stub = ScriptStub(channel)
     if stub_method == "unary":
         await stub.unary(Note())
@@ -96,7 +96,7 @@ async def call(channel: Channel, stub_method: str) -> None:
 
 
 async def failure_of(*parts, stub_method: str = "unary") -> GRPCError:
-    """What a call ends with when it is answered so."""
+    """Return how a call ends that is answered so."""
     async with answering(*parts) as (channel, _):
         with pytest.raises(GRPCError) as raised:
             await call(channel, stub_method)
@@ -150,7 +150,7 @@ async def test_a_reset(code: int, status: Status, when: str):
     ("code", "status"), [("404", Status.UNIMPLEMENTED), ("503", Status.UNAVAILABLE), ("200", Status.UNKNOWN)]
 )
 async def test_an_answer_that_is_not_grpc(code: str, status: Status):
-    """From a proxy, say."""
+    """A proxy may send such answers."""
     failure = await failure_of(headers((":status", code), ("content-type", "text/html")), data(b"<html>", end=True))
     assert failure.status is status
 

@@ -29,7 +29,7 @@ Victim = Callable[[ScriptStub], Awaitable[Any]]
 
 
 async def cancel_after(steps: int, channel: Channel, victim: Victim) -> None:
-    """Cancel the call when it, and all others, had so many turns; being done before is fine."""
+    """Cancel the call after so many turns of the event loop; it may be done before."""
     async with anyio.create_task_group() as tasks:
 
         async def run() -> None:

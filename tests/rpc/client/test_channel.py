@@ -110,7 +110,7 @@ async def test_no_connection_without_a_call():
 
 
 async def test_no_call_before_the_servers_settings():
-    """They say how many calls it allows."""
+    """The settings say how many calls the server allows."""
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
         outcomes = [Outcome() for _ in range(2)]
@@ -506,7 +506,7 @@ async def test_leaving_ends_tasks_that_send():
 
 @pytest.mark.parametrize("buffered_sends", [math.inf, 0], ids=["taken at once", "taken late"])
 async def test_what_was_sent_before_leaving_arrives(buffered_sends: float):
-    """On the wire: what a server makes of a request that is followed by the connection's end is its own affair."""
+    """It looks at the wire, because servers differ in what they do when the connection ends after a request."""
 
     class Server(RawServer):
         pair = staticmethod(partial(memory_transport_pair, buffered_sends))
@@ -576,7 +576,7 @@ async def test_the_earlier_of_timeout_and_deadline_counts():
 
 
 async def test_a_transport_that_is_written_to_slowly():
-    """Whoever writes waits; nothing is lost and nothing grows."""
+    """The sender waits; nothing is lost and no buffer grows."""
     server = Server([Script()])
     async with leaving_nothing(), anyio.create_task_group() as tasks:
 

@@ -39,7 +39,7 @@ async def test_attempts_are_further_and_further_apart():
 
 @in_virtual_time
 async def test_an_attempt_that_takes_long_delays_the_next_no_further():
-    """The time that counts is from start to start."""
+    """Pauses count from the start of one attempt to the start of the next."""
     place = Place()
     async with playing_at(Names(place), connect_timeout=2) as played:
         call = played.call()
@@ -142,7 +142,7 @@ async def test_a_connection_that_lived_for_long_was_of_use():
 
 
 async def test_settings_come_first():
-    """Without them nobody knows how many streams are allowed."""
+    """Without settings the client does not know how many streams are allowed."""
     async with playing() as played:
         call = await played.called()
         peer = await played.raw.accept_silently()
@@ -276,7 +276,7 @@ async def test_cancelled_while_it_waits_for_the_server_the_attempts_go_on():
 
 @in_virtual_time
 async def test_a_call_that_connects_is_not_failed_by_its_own_attempt_being_slow():
-    """CONNECTING, unlike TRANSIENT_FAILURE, is no reason to fail."""
+    """Calls fail while TRANSIENT_FAILURE, but not while CONNECTING."""
     async with playing(patience=LONG) as played:
         call = played.call("slow")
         await anyio.sleep(15)

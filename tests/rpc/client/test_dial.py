@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.rpc._client.dial import ConnectError, dial, interleaved
-from connectrio.rpc._client.target import TcpAddress, UnixAddress
+from connectrio.rpc._client.target import ConnectError, TcpAddress, UnixAddress, dial, interleaved
 from rpc.kit.addresses import Fake
 from rpc.kit.serving import eventually, turns
 from rpc.kit.virtual_time import in_virtual_time
@@ -21,7 +20,7 @@ async def plain(transport):
 
 
 async def dialled(*addresses: Fake, delay: float = 0.25, secure=plain):
-    """Dial; the address that won, and when."""
+    """Dial; return the address that won, and after how many seconds."""
     began = anyio.current_time()
     transport = await dial(addresses, delay=delay, secure=secure)
     took = anyio.current_time() - began

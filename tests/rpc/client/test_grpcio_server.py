@@ -17,7 +17,7 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 from connectrio.rpc import Channel, ChannelOptions, ChannelState, GRPCError
-from connectrio.rpc._client import outbox
+from connectrio.rpc._client import attempts
 from rpc.kit.script import UNARY, Note, ScriptStub
 from rpc.kit.serving import PATIENCE, eventually, leaving_nothing
 
@@ -119,7 +119,7 @@ async def test_a_server_that_stops_without_grace_ends_its_calls():
 
 async def test_more_calls_at_once_than_the_server_allows(monkeypatch: pytest.MonkeyPatch):
     # the server counts a call until its threads let go of it, however long they wait for their turn
-    monkeypatch.setattr(outbox, "_REFUSALS", 12)
+    monkeypatch.setattr(attempts, "_REFUSALS", 12)
     async with leaving_nothing(), grpcio(max_concurrent_streams=2) as served:
         replies = []
 
@@ -134,7 +134,7 @@ async def test_more_calls_at_once_than_the_server_allows(monkeypatch: pytest.Mon
 
 
 async def test_too_many_pings_for_grpcio():
-    """It allows one each five minutes, and says so by closing the connection."""
+    """The server allows one PING each five minutes, and closes the connection after more."""
     options = ChannelOptions(keepalive_without_calls=True)
     object.__setattr__(options, "keepalive_time", 0.01)  # below the floor, or this would take half a minute
     async with leaving_nothing(), grpcio() as served:
@@ -143,6 +143,6 @@ async def test_too_many_pings_for_grpcio():
                 await channel.wait_until_ready()
                 assert await channel.wait_for_state_change(ChannelState.READY) is ChannelState.IDLE
                 # the next connection does not ping, or a slow call would be lost with it
-                channel._policy._subchannel._context.keepalive.time = math.inf
+                channel._policy._context.keepalive.time = math.inf
                 assert await ScriptStub(channel).unary(Note("on")) == Note("on")
     assert [line["keepalive_time"] for line in logs if "too many pings" in line["event"]][:1] == [0.02]

@@ -9,7 +9,7 @@ from h2.errors import ErrorCodes
 from structlog.testing import capture_logs
 
 from connectrio.rpc import ChannelState
-from connectrio.rpc._client.keepalive import Keepalive
+from connectrio.rpc._client.subchannel import Keepalive
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import ConnectionState
 from connectrio.rpc.options import ChannelOptions
@@ -25,7 +25,7 @@ def pings(peer: RawPeer) -> list[Ping]:
 
 
 async def read_for(peer: RawPeer, seconds: float, *, acknowledge: bool = True) -> int:
-    """Play a server that is there, or one that is not; how many PINGs came."""
+    """Play a server that answers PINGs, or one that does not; return how many PINGs came."""
     before = len(pings(peer))
     with anyio.move_on_after(seconds):
         while True:
@@ -75,7 +75,7 @@ async def test_pings_without_calls_when_told_to():
 
 @in_virtual_time
 async def test_a_call_after_a_long_silence_pings_at_once():
-    """So that a dead connection is found within the time-out, not the time as well."""
+    """So that a dead connection is found within keepalive_timeout, without keepalive_time before it."""
     async with playing(patience=LONG, keepalive_time=60) as played:
         peer = await played.connected()
         assert await read_for(peer, 1000) == 0
@@ -158,7 +158,7 @@ async def test_other_goodbyes_change_nothing(code: ErrorCodes, reason: bytes):
 
 
 async def test_no_ping_is_answered_twice_and_none_is_lost():
-    """The server's own PINGs are h2's affair; every one is answered."""
+    """h2 answers the server's PINGs, every one."""
     async with playing() as played:
         peer = await played.connected()
         await peer.send(*[peer.make.ping(bytes([number] * 8)) for number in range(10)])
@@ -168,7 +168,7 @@ async def test_no_ping_is_answered_twice_and_none_is_lost():
 
 
 async def test_on_every_backend_with_a_short_fuse():
-    """The floor of ten seconds is the options'; the watch itself knows none."""
+    """The minimum of ten seconds is in the options; `Keepalive` itself has none."""
     options = ChannelOptions(**PROMPT)
     connection = ClientConnection(options, clock=anyio.current_time)
     connection.start()

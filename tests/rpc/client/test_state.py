@@ -19,7 +19,7 @@ DOWN = ConnectionRefusedError("nobody is there")
 
 
 class Diary:
-    """The states that a channel goes through, as far as somebody who watches sees them."""
+    """Record the states that a channel goes through, as a task that watches it sees them."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel

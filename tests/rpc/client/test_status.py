@@ -18,7 +18,7 @@ MESSAGE = b"\0\0\0\0\3one"
 
 
 async def status_after(*blocks: HeaderList | bytes, end: bool = True) -> tuple[Status, str]:
-    """How a unary call ends that is answered with these headers and data; the last ends the stream."""
+    """Return how a unary call ends that is answered with these headers and data; the last ends the stream."""
     async with playing() as played:
         peer = await played.connected()
         call = await played.called()

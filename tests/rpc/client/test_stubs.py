@@ -80,7 +80,7 @@ async def test_leaving_a_bidirectional_stream_early_cancels_the_call_and_stops_t
 
 
 async def test_a_stream_left_early_is_reset_at_once():
-    """The stub's generator does not close the one below it: that must not be left to chance."""
+    """The stub's generator does not close the one below it, so our iterator must end the call itself."""
     raw = RawServer()
     async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
 
@@ -329,7 +329,7 @@ async def test_stubs_of_other_channels_are_not_touched():
 
 @in_both_ways
 async def test_a_servicers_generator_is_closed_when_its_call_is_cancelled(serving):
-    """betterproto's base leaves it to the garbage collector, long after, in no task of ours."""
+    """betterproto's base leaves that to the garbage collector, which acts long after, in no task of ours."""
     ended = Ended()
     closed_inside = []
 

@@ -14,8 +14,8 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._http2.connection import ConnectionState
 from connectrio.rpc._http2.stream import Stream
-from connectrio.rpc._read_ahead import prepare
 from connectrio.rpc.options import MIB
+from connectrio.rpc.sockets import prepare
 from rpc.kit.core import TimedCore
 from rpc.kit.frames import FrameFactory
 

@@ -64,7 +64,7 @@ async def test_many_calls_at_once(pki: Pki):
 
 @in_both_versions
 async def test_each_version_of_tls(pki: Pki, version: ssl.TLSVersion):
-    """The client decides, because the server takes both."""
+    """The client decides, because the server accepts both."""
     seen = []
 
     async def note_version(stream) -> None:

@@ -161,7 +161,7 @@ async def test_a_handshake_that_does_not_end_is_given_up_with_its_own_time(pki: 
 
 
 async def test_a_client_that_was_accepted_in_time_is_served(pki: Pki):
-    """What it is sent begins with settings, as HTTP/2 wants it, then it is told to go, and its call is answered."""
+    """The server sends settings first, as HTTP/2 requires, then GOAWAY, and answers the call."""
     options = ServerOptions(drain_ping_timeout=NEVER)
     async with serving(server_tls(pki, handshake_timeout=NEVER), options=options) as served:
         transport = await silent_client(served)

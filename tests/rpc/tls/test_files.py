@@ -114,7 +114,7 @@ def events(served: Served) -> list[str]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """As certbot and the like do it."""
+    """As certbot and similar programs do it."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     new.replace(path)

@@ -40,7 +40,7 @@ def changed(data: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
 
 
 async def handshake_survives(stream: TLSByteStream) -> None:
-    """It may succeed, and it may fail; nothing else."""
+    """It may succeed or fail with a declared error; nothing else."""
     with anyio.fail_after(PATIENCE), suppress(TLSHandshakeError):
         await stream.handshake()
 
@@ -77,7 +77,7 @@ async def test_a_changed_hello_to_a_client(edits: list[tuple[float, int, bytes]]
 @settings(max_examples=60, deadline=None)
 @given(edits=changes, messages=st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=4))
 async def test_changed_records_of_a_connection(edits: list[tuple[float, int, bytes]], messages: list[bytes]):
-    """What is received is a beginning of what was sent, and then an end or a declared error."""
+    """The receiver gets a beginning of what was sent, and then an end or a declared error."""
     server_tls, channel_tls = sides()
     ours, theirs = memory_transport_pair()
     client = TLSByteStream(ours, channel_tls._context._context, hostname="localhost")

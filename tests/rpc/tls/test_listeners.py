@@ -38,7 +38,7 @@ async def test_tls_plaintext_and_unix_sockets_together(pki: Pki):
 
 
 async def test_tls_on_a_unix_socket(pki: Pki):
-    """Whoever wants to know the client by its certificate may."""
+    """A servicer can identify the client by its certificate."""
     tls = ServerTLS(pki.server.cert, pki.server.key, client_ca=pki.ca)
     path = pki.directory / "socket"
     async with serving(None, tls.listen(await listen_unix(path))):
@@ -66,7 +66,7 @@ async def test_a_listener_of_several_sockets(pki: Pki):
 
 
 async def test_a_tls_listener_serves_other_protocols_than_ours_as_well(pki: Pki):
-    """As any of anyio's listeners: the handler gets the connections whose handshake went well."""
+    """Like every listener of anyio's: the handler gets the connections whose handshake succeeded."""
     tls = ServerTLS(pki.server.cert, pki.server.key, handshake_timeout=0.05)
     [listener] = tls.listen(await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners
     port = listener.extra(SocketAttribute.local_port)

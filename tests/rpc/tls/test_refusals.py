@@ -30,7 +30,7 @@ def server_tls(pki: Pki, **options) -> ServerTLS:
 
 
 async def unavailable(target: str, tls: ChannelTLS | None) -> str:
-    """Why a new channel gets no answer."""
+    """Return why a new channel gets no answer."""
     async with calling(target, tls, initial_backoff=ONCE) as stub:
         with pytest.raises(GRPCError) as raised:
             await stub.unary(Note())
@@ -261,4 +261,4 @@ async def test_a_server_that_does_not_speak_http2(pki: Pki, alpn: list[str] | No
 async def test_a_name_that_no_certificate_can_have(pki: Pki):
     async with serving(server_tls(pki)) as served:
         reason = await unavailable(served.target, ChannelTLS(pki.ca, server_hostname=".example.com"))
-        assert "'.example.com' is no name that a certificate could have" in reason
+        assert "'.example.com' is no name that a certificate can have" in reason

@@ -28,7 +28,7 @@ async def tls_pair(
     version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     transports: tuple[AnyByteStream, AnyByteStream] | None = None,
 ) -> AsyncIterator[tuple[TLSByteStream, TLSByteStream]]:
-    """A client's stream and a server's, that have shaken hands."""
+    """Return a client's and a server's stream, after the handshake."""
     ours, theirs = transports or memory_transport_pair()
     tls = ChannelTLS(pki.ca)
     tls._context.current().maximum_version = version
@@ -48,7 +48,7 @@ async def read(stream: TLSByteStream, size: int) -> bytes:
 
 
 async def rest(stream: TLSByteStream) -> list[bytes]:
-    """What still arrives, to the end."""
+    """Return what still arrives, until the end."""
     found = []
     with suppress(anyio.EndOfStream):
         while True:
@@ -57,7 +57,7 @@ async def rest(stream: TLSByteStream) -> list[bytes]:
 
 
 def in_single_bytes() -> tuple[AnyByteStream, AnyByteStream]:
-    """Transports whose every receive gives one byte."""
+    """Return transports that give one byte with each receive."""
 
     class Dribble(StapledObjectStream):
         async def send(self, item: bytes) -> None:
@@ -171,7 +171,7 @@ async def test_a_record_that_was_changed_on_its_way(pki: Pki):
 
 
 async def test_sending_does_not_wait_for_receiving(pki: Pki):
-    """Both sides send more than the transport takes before either has read: each needs its reader meanwhile."""
+    """Both sides send more than the transport holds before either has read; each must read while it sends."""
     data = b"0123456789" * 50_000
 
     async def send(stream: TLSByteStream) -> None:

@@ -1,4 +1,8 @@
-"""The stream that a call is on, and its move to another one when no server has seen it (gRFC A6).
+"""The stream that a call is on, and its move to another when no server has seen it (gRFC A6, transparent retries).
+
+A6 repeats a refused call once. Servers on gRPC's C core refuse calls that keep to their MAX_CONCURRENT_STREAMS, again
+and again, because calls they have answered count until their memory is freed. So a call that is refused again waits a
+little and joins the queue anew, a bounded number of times.
 
 Rules:
 1. One task at a time moves the call; the others find it moved. Cancelled while it waits for a stream, nothing has
@@ -10,33 +14,81 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from grpclib.exceptions import ProtocolError
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._client.outbox import Outbox, Retries
-from connectrio.rpc._client.outcome import Outcome
-from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError
+from connectrio.rpc._client.context import ChannelContext
+from connectrio.rpc._client.outbox import Outbox
+from connectrio.rpc._client.response_status import Outcome
+from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError, TerminationCause
+from connectrio.rpc.backoff import Backoff
 
-if TYPE_CHECKING:
-    from connectrio.rpc._client.channel import Channel
+# refusals that end a call; its pauses add up to some 0.6 s by then
+_REFUSALS = 8
+# seconds; each pause is twice the one before, give or take a half
+_SHORTEST_PAUSE = 0.01
+
+
+class Retries:
+    """How often a call was repeated, and whether it may be once more.
+
+    :ivar pause: seconds to wait before the call is repeated; 0 after its first refusal (gRFC A6)
+    """
+
+    __slots__ = ("_backoff", "_refusals", "pause")
+
+    def __init__(self) -> None:
+        self.pause = 0.0
+        self._refusals = 0
+        self._backoff: Backoff | None = None
+
+    def allow(self, stream: Stream) -> bool:
+        """Whether the call that `stream` carried may be repeated, because no server has seen it.
+
+        A call that was never sent may be repeated without limit. One that servers refused may not: refusing costs them.
+        """
+        if stream.termination is None or stream.headers is not None:
+            return False
+        if stream.termination.cause is TerminationCause.NEVER_SENT:
+            return True
+        return _is_refused(stream) and self._refusals < _REFUSALS - 1
+
+    def count(self, stream: Stream) -> None:
+        """Note that the call that `stream` carried is repeated."""
+        if _is_refused(stream):
+            self._refusals += 1
+            self._backoff = self._backoff or Backoff(_SHORTEST_PAUSE, factor=2, jitter=0.5)
+            self.pause = self._backoff.next()
+
+
+def _is_refused(stream: Stream) -> bool:
+    termination = stream.termination
+    return termination is not None and (
+        termination.cause is TerminationCause.UNPROCESSED
+        or (termination.cause is TerminationCause.RESET_BY_PEER and termination.error_code == ErrorCodes.REFUSED_STREAM)
+    )
 
 
 class Attempts:
     """One call's streams, one after the other.
 
-    :param request_headers: makes the request's headers, for each attempt anew
+    :param request_headers: makes the request's headers, anew for each attempt
     :param outcome: of the call
     :ivar outbox: what the call sends
     """
 
     def __init__(
-        self, channel: Channel, request_headers: Callable[[], Headers], outcome: Outcome, *, wait_for_ready: bool
+        self,
+        context: ChannelContext,
+        request_headers: Callable[[], Headers],
+        outcome: Outcome,
+        *,
+        wait_for_ready: bool,
     ) -> None:
-        self.outbox = Outbox(channel.options.retry_buffer_size)
-        self._channel = channel
+        self.outbox = Outbox(context.options.retry_buffer_size)
+        self._context = context
         self._request_headers = request_headers
         self._outcome = outcome
         self._wait_for_ready = wait_for_ready
@@ -59,15 +111,22 @@ class Attempts:
             raise ProtocolError("the request was not sent yet")
         return self._stream
 
-    async def open(self) -> None:
-        """Wait for a stream.
+    async def open(self) -> Stream:
+        """Wait for a stream, and put the call on it.
 
-        :raises GRPCError: there is none to be had; or the call was settled meanwhile
+        :raises GRPCError: no connection can be had; or the call was settled meanwhile
         """
-        self._stream = await self._open()
+        self._outcome.raise_if_failed()
+        stream = await self._context.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
+        if self._outcome.is_settled:  # another task has ended the call meanwhile
+            stream.reset(ErrorCodes.CANCEL)
+            stream.release()
+            self._outcome.raise_if_failed()
+        self._stream = stream
+        return stream
 
     async def flush(self) -> None:
-        """Send all that waits in the outbox, on another stream if need be; nothing more once the server has answered.
+        """Send everything in the outbox, on another stream if need be; nothing more once the server has answered.
 
         :raises StreamTerminatedError: the stream was cut short, and the call cannot move
         """
@@ -104,18 +163,9 @@ class Attempts:
             self._stream.reset(ErrorCodes.CANCEL, detail)
 
     def release(self) -> None:
-        """The call needs its stream no more."""
+        """Give the stream back: the call needs it no more."""
         if self._stream is not None:
             self._stream.release()
-
-    async def _open(self) -> Stream:
-        self._outcome.raise_if_failed()
-        stream = await self._channel.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
-        if self._outcome.is_settled:  # another task has ended the call meanwhile
-            stream.reset(ErrorCodes.CANCEL)
-            stream.release()
-            self._outcome.raise_if_failed()
-        return stream
 
     async def _move(self, failed: Stream) -> None:
         async with self._moving:
@@ -123,15 +173,15 @@ class Attempts:
                 return
             if not (self.outbox.is_replayable and self._retries.allow(failed)):
                 failed.raise_if_terminated()
-            if pause := self._retries.pause():
-                await anyio.sleep(pause)
-            self._stream = await self._open()
+            if self._retries.pause:
+                await anyio.sleep(self._retries.pause)
+            stream = await self.open()
             self._retries.count(failed)
             failed.release()
             self.outbox.rewind()
-            if not self.outbox.push(self._stream):
-                # whoever sent this may be waiting for the response now
-                self._channel.start_soon(self._replay, self._stream)
+            if not self.outbox.push(stream):
+                # the task that sent this may be waiting for the response now
+                self._context.start_soon(self._replay, stream)
 
     async def _replay(self, stream: Stream) -> None:
         with suppress(StreamTerminatedError):

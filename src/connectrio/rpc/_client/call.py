@@ -3,9 +3,9 @@
 Rules:
 1. Every wait is bounded by the call's deadline. When it passes, the stream is reset with CANCEL and the caller gets
    DEADLINE_EXCEEDED.
-2. Leaving the block before the status has come resets the stream, so that the server stops working for nobody.
-3. Whatever goes wrong with the connection reaches the caller as a `GRPCError`; how a call has failed once is how it
-   has failed.
+2. Leaving the block before the status has come resets the stream, so that the server does not work in vain.
+3. Whatever goes wrong with the connection reaches the caller as a `GRPCError`. The first failure of a call stays its
+   failure.
 4. Until the response's headers are here the call may move to another stream (see `attempts`).
 """
 
@@ -15,7 +15,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -27,8 +27,9 @@ from multidict import MultiDict
 
 from connectrio._version import __version__
 from connectrio.rpc._client.attempts import Attempts
-from connectrio.rpc._client.outcome import Outcome
+from connectrio.rpc._client.context import ChannelContext
 from connectrio.rpc._client.response_status import (
+    Outcome,
     check_response,
     error_from_termination,
     received_metadata,
@@ -41,9 +42,6 @@ from connectrio.rpc._grpc.read_message import read_message
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.deadline import Deadline
 
-if TYPE_CHECKING:
-    from connectrio.rpc._client.channel import Channel
-
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
@@ -51,18 +49,19 @@ USER_AGENT = f"grpc-python-connectrio/{__version__}"
 
 
 class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
-    """One call: an async context manager that `Channel.request` makes.
+    """One call: an async context manager, made by `Channel.request`.
 
-    :ivar initial_metadata: what came with the response's headers; None until they are here
-    :ivar trailing_metadata: what came with the status; None until it is here
-    :ivar compress_messages: whether the messages that are sent from now on are compressed; only means something where
-        the channel's `compression` is not "identity"
-    :ivar message_was_compressed: whether the message that was received last came compressed: each may or may not
+    :ivar context: what the call shares with the others of its channel
+    :ivar initial_metadata: the metadata of the response's headers; None until they are here
+    :ivar trailing_metadata: the metadata of the trailers; None until they are here
+    :ivar compress_messages: whether messages sent from now on are compressed; without effect if the channel's
+        `compression` is "identity"
+    :ivar message_was_compressed: whether the message received last came compressed; it differs from message to message
     """
 
     def __init__(
         self,
-        channel: Channel,
+        context: ChannelContext,
         method: str,
         cardinality: Cardinality,
         send_type: type[_Send],
@@ -76,15 +75,15 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self.trailing_metadata: Metadata | None = None
         self.compress_messages = True
         self.message_was_compressed = False
-        self._channel = channel
+        self.context = context
         self._method = method
         self._cardinality = cardinality
         self._send_type = send_type
         self._recv_type = recv_type
         self._metadata = metadata
         self._outcome = Outcome(deadline)
-        self._attempts = Attempts(channel, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
-        self._reader = MessageReader(channel.options.max_receive_message_size)
+        self._attempts = Attempts(context, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
+        self._reader = MessageReader(context.options.max_receive_message_size)
         self._messages_sent = 0
         self._messages_received = 0
 
@@ -93,14 +92,14 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def send_request(self, *, end: bool = False) -> None:
         """Open the call: wait for a connection and send the request's headers.
 
-        :param end: nothing will be sent; only for calls that stream their requests
-        :raises GRPCError: UNAVAILABLE when there is no connection to be had
+        :param end: no message will be sent; only for calls that stream their requests
+        :raises GRPCError: UNAVAILABLE when no server can be reached
         """
         if self._attempts.is_open:
             raise ProtocolError("the request was sent already")
         if end and not self._cardinality.client_streaming:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
-        (metadata,) = await self._channel.__dispatch__.send_request(
+        (metadata,) = await self.context.listeners.send_request(
             cast("Any", self._metadata),
             method_name=self._method,
             deadline=self._outcome.deadline,
@@ -115,24 +114,24 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     def _request_headers(self) -> Headers:
         headers = [
             (":method", "POST"),
-            (":scheme", self._channel.scheme),
+            (":scheme", self.context.scheme),
             (":path", self._method),
-            (":authority", self._channel.authority),
+            (":authority", self.context.authority),
         ]
         deadline = self._outcome.deadline
         if deadline is not None:
             headers.append(("grpc-timeout", encode_timeout(deadline.time_remaining())))
         headers += [("te", "trailers"), ("content-type", CONTENT_TYPE), ("user-agent", USER_AGENT)]
-        if self._channel.options.compression != IDENTITY:
-            headers.append(("grpc-encoding", self._channel.options.compression))
+        if self.context.options.compression != IDENTITY:
+            headers.append(("grpc-encoding", self.context.options.compression))
         headers.append(("grpc-accept-encoding", ACCEPT_ENCODING))
         return [*headers, *encode_metadata(cast("Any", self._metadata))]
 
     async def send_message(self, message: _Send, *, end: bool = False) -> None:
         """Send a message; the request's headers first, if they are not sent yet.
 
-        Once the server has ended the call, messages are dropped: what it said comes from receiving. Cancelled while it
-        waits for the server's window, the message stays in line, and is sent before the next one or by `end`.
+        Once the server has ended the call, messages are dropped: receive to learn the status. Cancelled while it waits
+        for the server's window, the message stays in line, and is sent before the next one or by `end`.
 
         :param end: this is the last message (always so for a unary request)
         """
@@ -144,23 +143,21 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             end = True
         if self._attempts.outbox.is_ended:
             raise ProtocolError("the request was ended already")
-        (message,) = await self._channel.__dispatch__.send_message(message)
-        data = self._encode(message)
+        (message,) = await self.context.listeners.send_message(message)
+        raw = self.context.codec.encode(message, self._send_type)
+        encoding = self.context.options.compression
+        if encoding == IDENTITY or not self.compress_messages:
+            data = frame_message(raw)
+        else:
+            data = frame_message(compress(raw, encoding), compressed=True)
         self._messages_sent += 1
         if not self._attempts.stream.is_complete:
             self._attempts.outbox.add(data, end=end)
             with self._bounded():
                 await self._attempts.flush()
 
-    def _encode(self, message: Any) -> bytes:
-        raw = self._channel.codec.encode(message, self._send_type)
-        encoding = self._channel.options.compression
-        if encoding == IDENTITY or not self.compress_messages:
-            return frame_message(raw)
-        return frame_message(compress(raw, encoding), compressed=True)
-
     async def end(self) -> None:
-        """Say that no more messages will be sent."""
+        """Tell the server that no more messages will be sent."""
         stream = self._attempts.stream
         if not self._cardinality.client_streaming and not self._attempts.outbox.is_ended:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
@@ -170,9 +167,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 await self._attempts.flush()
 
     async def send_all(self, messages: AsyncIterable[_Send] | Iterable[_Send]) -> None:
-        """Send every one of `messages`, then end the request; no more of them once the server has ended the call.
+        """Send `messages`, then end the request; stop early when the server has ended the call.
 
-        An asynchronous generator is closed afterwards, in any case.
+        An asynchronous generator is always closed afterwards.
         """
         if isinstance(messages, AsyncIterable):
             await self._send_async(messages)
@@ -181,7 +178,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 await self.send_message(message)
                 if self._attempts.stream.is_complete:
                     return
-                await checkpoint()  # nothing may ever wait, and the server must be heard
+                await checkpoint()  # if nothing above ever waits, what the server sends must still be read
         await self.end()
 
     async def _send_async(self, messages: AsyncIterable[_Send]) -> None:
@@ -197,7 +194,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     # receiving
 
     async def recv_initial_metadata(self) -> None:
-        """Wait for the response's headers; they are in `initial_metadata` afterwards.
+        """Wait for the response's headers; their metadata is in `initial_metadata` afterwards.
 
         :raises GRPCError: the call has failed already
         """
@@ -209,13 +206,13 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             check_response(headers)
             trailers_only = "grpc-status" in dict(headers)
             metadata = cast("Metadata", MultiDict()) if trailers_only else received_metadata(headers)
-        (received,) = await self._channel.__dispatch__.recv_initial_metadata(cast("Any", metadata))
+        (received,) = await self.context.listeners.recv_initial_metadata(cast("Any", metadata))
         self.initial_metadata = cast("Metadata", received)
         if trailers_only:
             await self._settle(headers)
 
     async def recv_message(self) -> _Recv | None:
-        """The next message; None when the server has sent its last.
+        """Return the next message; None when the server has sent its last.
 
         Cancelled while it waits, no message is lost.
 
@@ -224,7 +221,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if self.initial_metadata is None:
             await self.recv_initial_metadata()
         self._outcome.raise_if_failed()
-        if self._outcome.is_settled:  # nothing is left, late as it may be
+        if self._outcome.is_settled:  # the call is over, even if the deadline has passed since
             return None
         with self._bounded():
             raw = await self._read()
@@ -234,7 +231,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has more")
             decoded = self._decode(*raw)
         self._messages_received += 1
-        (message,) = await self._channel.__dispatch__.recv_message(decoded)
+        (message,) = await self.context.listeners.recv_message(decoded)
         return cast("_Recv", message)
 
     async def _read(self) -> tuple[bool, bytes] | None:
@@ -242,7 +239,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         try:
             return await read_message(stream, self._reader)
         except GRPCError:
-            # a server that fails in the middle of a message says why
+            # a server that fails in the middle of a message says why in its trailers
             if stream.trailers and status_from_trailers(stream.trailers)[0] is not Status.OK:
                 await self._settle(stream.trailers)
             raise
@@ -251,11 +248,11 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self.message_was_compressed = compressed
         if compressed:
             encoding = dict(self._attempts.stream.headers or []).get("grpc-encoding", IDENTITY)
-            raw = decompress(raw, encoding, self._channel.options.max_receive_message_size)
+            raw = decompress(raw, encoding, self.context.options.max_receive_message_size)
         try:
-            return self._channel.codec.decode(raw, self._recv_type)
+            return self.context.codec.decode(raw, self._recv_type)
         except Exception as error:
-            # any: what a codec raises on malformed bytes is its own affair
+            # any exception: codecs are free in what they raise for malformed bytes
             raise GRPCError(
                 Status.INTERNAL, f"cannot decode the response as {self._recv_type.__name__}: {error}"
             ) from error
@@ -269,22 +266,19 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             await self.recv_initial_metadata()
         self._outcome.raise_if_failed()
         if not self._outcome.is_settled:
-            await self._drain()
+            with self._bounded():
+                # the status comes after messages that nobody has asked for
+                while await self._read() is not None:
+                    self._messages_received += 1
             await self._settle(self._attempts.stream.trailers)
         self._raise_for_status()
 
-    async def _drain(self) -> None:
-        with self._bounded():
-            # messages that nobody asked for must not keep the status away
-            while await self._read() is not None:
-                self._messages_received += 1
-
     async def _settle(self, trailers: Headers | None) -> None:
-        """Take the status from `trailers`."""
+        """Settle the call with the status in `trailers`."""
         status, message = status_from_trailers(trailers)
         with self._bounded():
             metadata = received_metadata(trailers or [])
-        (received,) = await self._channel.__dispatch__.recv_trailing_metadata(
+        (received,) = await self.context.listeners.recv_trailing_metadata(
             cast("Any", metadata), status=status, status_message=message, status_details=None
         )
         self.trailing_metadata = cast("Metadata", received)
@@ -297,10 +291,10 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             count = self._messages_received or "none"
             raise GRPCError(Status.UNIMPLEMENTED, f"a unary response must carry one message, this one has {count}")
 
-    # the life of the call
+    # ending
 
     async def cancel(self) -> None:
-        """Tell the server that nobody waits for this call any more."""
+        """Cancel the call, and tell the server."""
         if not self._attempts.is_open:
             raise ProtocolError("the request was not sent yet")
         self._fail(Status.CANCELLED, "the client cancelled the call")
@@ -320,15 +314,15 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             self.abandon()
 
     def abandon(self) -> None:
-        """Leave the call without waiting for anything; the server is told, unless it is done."""
+        """Leave the call without waiting for anything; tell the server, unless the call is done."""
         self._fail(Status.CANCELLED, "the client left the call")
         self._attempts.release()
 
     @contextmanager
     def _bounded(self) -> Iterator[None]:
-        """Within the deadline; what goes wrong inside this block is how the call ends.
+        """Bound the block by the call's deadline; an error in the block settles the call.
 
-        :raises GRPCError: DEADLINE_EXCEEDED, when the deadline passes; what else the call fails with
+        :raises GRPCError: DEADLINE_EXCEEDED, when the deadline passes; or the error that the call has failed with
         """
         deadline = self._outcome.deadline
         with anyio.CancelScope(deadline=math.inf if deadline is None else deadline.at) as scope:
@@ -343,12 +337,12 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                     raise
                 raise failure from error
         if scope.cancelled_caught:
-            failure = self._outcome.expire("" if self._attempts.is_open else self._channel.error)
+            failure = self._outcome.expire("" if self._attempts.is_open else self.context.connection_error())
             self._attempts.reset(failure.message or "")
             raise failure
 
     def _fail(self, status: Status, message: str | None) -> GRPCError:
-        """Settle the call with what went wrong on this side, unless it is settled; the error to raise."""
+        """Settle the call with an error of this side, unless it is settled; return the error to raise."""
         failure = self._outcome.settle(status, message)
         self._attempts.reset(failure.message or "")
         return failure

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -16,16 +18,13 @@ from grpclib.events import _DispatchChannelEvents
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
-from connectrio.rpc._client.balancing import PickFirst, Policy, RoundRobin
+from connectrio.rpc._client.balancing import POLICIES, Policy
 from connectrio.rpc._client.call import ClientStream
-from connectrio.rpc._client.call_queue import CallQueue, Place
-from connectrio.rpc._client.connectivity import ChannelState
-from connectrio.rpc._client.keepalive import Keepalive
+from connectrio.rpc._client.context import ChannelContext, OurChannel
 from connectrio.rpc._client.stubs import adopt_stubs
-from connectrio.rpc._client.subchannel import ChannelContext
+from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
 from connectrio.rpc._grpc.headers import Metadata
-from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.codec import MessageCodec
@@ -36,18 +35,16 @@ from connectrio.rpc.tls import ChannelTLS
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
-_POLICIES = {"pick_first": PickFirst, "round_robin": RoundRobin}
-
 adopt_stubs()
 
 
-class Channel:
-    """A client's view of one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
+class Channel(OurChannel):
+    """A client's connections to one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
 
     An async context manager, because its connections live in a task group. It connects when the first call is made,
     and again when the connection was lost or the server has said that it goes away. Calls beyond what the server
-    allows at once wait for their turn, in order. A call that no server has seen is made again (gRFC A6). While there is
-    no server calls fail with UNAVAILABLE, unless they were told to wait (see `when_ready`).
+    allows at once wait for their turn, in order. A call that no server has seen is made again (gRFC A6). While no
+    server can be reached calls fail with UNAVAILABLE, unless they were told to wait (see `when_ready`).
 
     :param target: "host:port", "dns:///host:port", "[ipv6]:port", "ipv4:address:port,…", "ipv6:[address]:port,…",
         "unix:/path", or a function that opens a byte stream to the server
@@ -70,6 +67,8 @@ class Channel:
         self._target = parse_target(target)
         self.authority = self._target.authority if tls is None else tls.server_hostname or self._target.authority
         self.scheme = "http" if tls is None else "https"
+        # grpclib.events.listen(channel, …) registers here
+        self.__dispatch__ = _DispatchChannelEvents()
         self._tls = tls
         self._tasks: TaskGroup | None = None
         self._policy: Policy | None = None
@@ -79,8 +78,16 @@ class Channel:
         self._state_changed = Wakeup()
         self._used = Wakeup()
         self._changed = Wakeup()
-        # grpclib.events.listen(channel, …) registers here
-        self.__dispatch__ = _DispatchChannelEvents()
+        self._context = ChannelContext(
+            options=self.options,
+            codec=self.codec,
+            authority=self.authority,
+            scheme=self.scheme,
+            listeners=self.__dispatch__,
+            open_stream=self.open_stream,
+            start_soon=self.start_soon,
+            connection_error=lambda: self.error,
+        )
 
     # calls
 
@@ -96,19 +103,20 @@ class Channel:
         metadata: Any = None,
         wait_for_ready: bool | None = None,
     ) -> ClientStream[_Send, _Recv]:
-        """A call that is not opened yet; stubs use this.
+        """Return a call that is not sent yet; stubs use this.
 
         :param name: "/package.Service/Method"
         :param timeout: seconds the call may take from now
         :param deadline: when it must be done; with a `timeout` as well, the earlier of the two counts
         :param metadata: pairs, or a mapping, of lower-case keys to printable ASCII (`bytes` for keys ending in `-bin`)
-        :param wait_for_ready: whether it waits for a server, or fails when there is none; None is as the options say
+        :param wait_for_ready: whether it waits for a server, or fails when none can be reached; None is as the options
+            say
         """
         limits = [Deadline.convert(deadline)] if deadline is not None else []
         if timeout is not None:
             limits.append(Deadline.from_timeout(timeout))
         return ClientStream(
-            self,
+            self._context,
             name,
             cardinality,
             request_type,
@@ -120,13 +128,13 @@ class Channel:
 
     @property
     def when_ready(self) -> WhenReady:
-        """This channel for stubs whose calls wait until there is a server, for as long as their deadlines allow."""
+        """This channel for stubs whose calls wait for a server, for as long as their deadlines allow."""
         return WhenReady(self)
 
     async def open_stream(self, headers: Callable[[], Headers], *, wait_for_ready: bool) -> Stream:
         """Wait for a connection, and for the call's turn on it, then begin a stream.
 
-        Cancelled while it waits, nothing was sent and nobody's turn is lost.
+        Cancelled while it waits, nothing was sent and no call has lost its turn.
 
         :param headers: makes the request's headers, at the last moment
         :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile; what
@@ -137,24 +145,20 @@ class Channel:
         try:
             with self._queue.place() as place:
                 while True:
-                    connection = self._pick(place, wait_for_ready=wait_for_ready)
+                    if self._policy is None:
+                        raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
+                    self._policy.connect()
+                    connection = self._policy.pick() if place.is_first() else None
                     if connection is not None:
                         return connection.open(headers())
+                    if self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
+                        raise GRPCError(Status.UNAVAILABLE, self.error)
                     await place.wait()
         finally:
             self._changed.wake()
 
-    def _pick(self, place: Place, *, wait_for_ready: bool) -> ClientConnection | None:
-        if self._policy is None:
-            raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
-        self._policy.connect()
-        connection = self._policy.pick() if place.is_first() else None
-        if connection is None and self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
-            raise GRPCError(Status.UNAVAILABLE, self.error)
-        return connection
-
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        """Run a call's own task (one that sends while another receives) until it ends or the channel is closed."""
+        """Run a task of a call (one that sends while another receives) until it ends or the channel is closed."""
         self._check_open().start_soon(self._run_for_a_call, function, *args)
 
     async def _run_for_a_call(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
@@ -171,12 +175,12 @@ class Channel:
 
     @property
     def state(self) -> ChannelState:
-        """What the channel is up to. With several addresses, the best of their states."""
+        """The state of the channel. With several addresses, the best of their states."""
         return self._state
 
     @property
     def error(self) -> str:
-        """Why there is no server, for people; "" while none is missed."""
+        """Why no server can be reached, for people; "" while one can, or none was tried."""
         error = self._policy.error if self._policy is not None else ""
         return f"cannot connect to {self._target.name}: {error}" if error else ""
 
@@ -188,16 +192,16 @@ class Channel:
             self._policy.connect()
 
     async def wait_for_state_change(self, seen: ChannelState) -> ChannelState:
-        """Wait until the state is another than `seen`; the state it is then.
+        """Wait until the state is not `seen`, and return the new state.
 
-        States in between may pass unnoticed. SHUTDOWN never changes, so nothing waits for that.
+        States in between may pass unnoticed. SHUTDOWN never changes: it is returned at once.
         """
         while self._state is seen and seen is not ChannelState.SHUTDOWN:
             await self._state_changed.wait()
         return self._state
 
     async def wait_until_ready(self) -> None:
-        """Connect, and wait until there is a connection, however long that takes.
+        """Connect, and wait for a connection, however long that takes.
 
         :raises GRPCError: UNAVAILABLE, the channel was closed meanwhile
         """
@@ -220,10 +224,10 @@ class Channel:
             self._queue.wake_first()
         self._changed.wake()
 
-    # life
+    # opening and closing
 
     async def _rest_when_idle(self, policy: Policy) -> None:
-        """Disconnect whenever there was no call for `idle_timeout`."""
+        """Disconnect whenever no call was made for `idle_timeout`."""
         while True:
             while self._state is ChannelState.IDLE or self._queue or policy.is_busy:
                 await self._changed.wait()
@@ -249,9 +253,9 @@ class Channel:
         keepalive = Keepalive(
             options.keepalive_time, options.keepalive_timeout, without_calls=options.keepalive_without_calls
         )
-        context = ChannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
+        context = SubchannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
         self._tasks = tasks
-        self._policy = _POLICIES[options.load_balancing](self._target.resolve, context)
+        self._policy = POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:
             self.start_soon(self._rest_when_idle, self._policy)
         return self
@@ -270,16 +274,70 @@ class Channel:
         await tasks.__aexit__(None, None, None)
 
 
-class WhenReady:
-    """A channel as stubs see it, whose calls wait for a server; see `Channel.when_ready`."""
+class WhenReady(OurChannel):
+    """A channel whose calls wait for a server; stubs get it from `Channel.when_ready`."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     def request(self, *args: Any, **kwargs: Any) -> ClientStream[Any, Any]:
-        """See `Channel.request`."""
+        """Return a call that waits for a server; the arguments are those of `Channel.request`."""
         return self._channel.request(*args, wait_for_ready=True, **kwargs)
 
-    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        """See `Channel.start_soon`."""
-        self._channel.start_soon(function, *args)
+
+class CallQueue:
+    """Calls that wait for a stream. Only the first may take one; the next is woken when it leaves."""
+
+    __slots__ = ("places",)
+
+    def __init__(self) -> None:
+        # a plain dict walks over what was deleted before it finds its first
+        self.places: OrderedDict[Place, None] = OrderedDict()
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Hold a place at the end of the queue while the block runs. However it ends, no other call loses its turn."""
+        place = Place(self)
+        self.places[place] = None
+        try:
+            yield place
+        finally:
+            del self.places[place]
+            self.wake_first()
+
+    def wake_first(self) -> None:
+        """Let the first call look for a stream again."""
+        if self.places:
+            next(iter(self.places)).wake()
+
+    def wake_all(self) -> None:
+        """Let every call look again: something concerns them all, such as that no server can be reached."""
+        for place in self.places:
+            place.wake()
+
+    def __bool__(self) -> bool:
+        return bool(self.places)
+
+
+class Place:
+    """One call's place in the queue."""
+
+    __slots__ = ("_event", "_queue")
+
+    def __init__(self, queue: CallQueue) -> None:
+        self._queue = queue
+        self._event: anyio.Event | None = None
+
+    def is_first(self) -> bool:
+        """Whether it is this call's turn."""
+        return next(iter(self._queue.places)) is self
+
+    def wake(self) -> None:
+        """Let the call look again."""
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Sleep until `wake`. Cancelled here, nothing has changed."""
+        self._event = anyio.Event()
+        await self._event.wait()

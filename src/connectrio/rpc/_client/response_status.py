@@ -1,4 +1,4 @@
-"""Which status a client sees when the server sent none.
+"""The status of a call, as its caller sees it: what the server sent, or what stands for it when it sent none.
 
 Sources: "Responses" and "Errors" in gRPC over HTTP2, and gRPC's http-grpc-status-mapping document.
 """
@@ -12,6 +12,7 @@ from h2.errors import ErrorCodes
 
 from connectrio.rpc._grpc.headers import Metadata, decode_metadata, is_grpc_content_type
 from connectrio.rpc._http2.stream import Headers, Termination, TerminationCause
+from connectrio.rpc.deadline import Deadline
 
 _BY_HTTP_STATUS = {
     "400": Status.INTERNAL,
@@ -25,7 +26,7 @@ _BY_HTTP_STATUS = {
     "504": Status.UNAVAILABLE,
 }
 
-_BY_ERROR_CODE = {
+_BY_ERROR_CODE: dict[object, Status] = {
     ErrorCodes.REFUSED_STREAM: Status.UNAVAILABLE,
     ErrorCodes.CANCEL: Status.CANCELLED,
     ErrorCodes.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
@@ -36,15 +37,58 @@ _UNAVAILABLE = (TerminationCause.CONNECTION_LOST, TerminationCause.UNPROCESSED, 
 
 _STATUSES = {str(status.value): status for status in Status}
 
+_TOO_LATE = "the deadline passed before the call was done"
+
+
+class Outcome:
+    """The status of one call, from the moment it has one. The first status stays.
+
+    :ivar deadline: of the call; None when it has none
+    """
+
+    __slots__ = ("_message", "_status", "deadline")
+
+    def __init__(self, deadline: Deadline | None) -> None:
+        self.deadline = deadline
+        self._status: Status | None = None
+        self._message: str | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is a status."""
+        return self._status is not None
+
+    def settle(self, status: Status, message: str | None) -> GRPCError:
+        """Set the status, unless there is one; return the error for the status that the call has now.
+
+        CANCELLED past the deadline becomes DEADLINE_EXCEEDED ("Client Cancellation" in gRPC over HTTP2).
+        """
+        if self._status is None:
+            deadline = self.deadline
+            if status is Status.CANCELLED and deadline is not None and deadline.time_remaining() == 0:
+                status, message = Status.DEADLINE_EXCEEDED, _TOO_LATE
+            self._status, self._message = status, message
+        return GRPCError(self._status, self._message)
+
+    def expire(self, connection_error: str) -> GRPCError:
+        """Settle the call because its deadline has passed; return the error for the status that the call has now.
+
+        :param connection_error: why the request is not sent yet; "" when it is
+        """
+        reason = f"the deadline passed before there was a connection: {connection_error}"
+        return self.settle(Status.DEADLINE_EXCEEDED, reason if connection_error else _TOO_LATE)
+
+    def raise_if_failed(self) -> None:
+        """:raises GRPCError: there is a status, and it is not OK"""
+        if self._status is not None and self._status is not Status.OK:
+            raise GRPCError(self._status, self._message)
+
 
 def error_from_termination(termination: Termination) -> GRPCError:
-    """For a call whose stream was cut short before a status came."""
+    """Return the error of a call whose stream was cut short before a status came."""
     if termination.cause in _UNAVAILABLE:
         return GRPCError(Status.UNAVAILABLE, str(termination))
-    status = Status.INTERNAL
-    if isinstance(termination.error_code, ErrorCodes):
-        status = _BY_ERROR_CODE.get(termination.error_code, Status.INTERNAL)
-    return GRPCError(status, str(termination))
+    return GRPCError(_BY_ERROR_CODE.get(termination.error_code, Status.INTERNAL), str(termination))
 
 
 def check_response(headers: Headers) -> None:
@@ -61,7 +105,7 @@ def check_response(headers: Headers) -> None:
 
 
 def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:
-    """The status that ends a call; UNKNOWN where the server sent none that is valid."""
+    """Return the status that ends a call, and its message; UNKNOWN if the server sent no valid status."""
     values = dict(trailers or [])
     code = values.get("grpc-status")
     if code is None:
@@ -75,7 +119,7 @@ def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:
 
 
 def received_metadata(headers: Headers) -> Metadata:
-    """The custom metadata in a response's headers or trailers.
+    """Return the custom metadata in a response's headers or trailers.
 
     :raises GRPCError: INTERNAL, when it is malformed; the status that came with it, if any, is in the message
     """

@@ -1,8 +1,8 @@
-"""betterproto2's stubs on our channels: no asyncio, and nothing left to the garbage collector or to chance.
+"""betterproto2's stubs on our channels: without asyncio, and with an end to each call that does not depend on chance.
 
 betterproto2 sends a bidirectional call's messages with `asyncio.ensure_future`: a task that nobody owns, and on trio an
 error. It goes on sending when the server has ended the call. And a stub's generator that is closed does not close the
-one that it reads from. Calls on our channels do better; stubs on other channels are not touched.
+one that it reads from. Calls on our channels do better; stubs on other channels are not changed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,36 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 from betterproto2.grpclib import ServiceStub
 from grpclib.const import Cardinality
 
-if TYPE_CHECKING:
-    from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.context import OurChannel
+
+
+def adopt_stubs() -> None:
+    """Let betterproto2's stubs use the functions below on our channels; calling it again changes nothing."""
+    if hasattr(ServiceStub._stream_stream, "__wrapped__"):  # noqa: SLF001 - what stubs are made of is private there
+        return
+    for name, ours in ("_unary_stream", _unary_stream), ("_stream_stream", _stream_stream):
+        setattr(ServiceStub, name, _choose(getattr(ServiceStub, name), ours, lambda stub: stub.channel, OurChannel))
+    sending = _choose(ServiceStub._send_messages, _send_messages, lambda stream: stream, ClientStream)  # noqa: SLF001
+    ServiceStub._send_messages = staticmethod(sending)  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def _choose(
+    original: Callable[..., Any], ours: Callable[..., Any], key: Callable[[Any], Any], kind: type[Any]
+) -> Callable[..., Any]:
+    """Return `original`, replaced by `ours` where the `key` of the first argument is of a `kind`."""
+
+    @wraps(original)
+    def method(first: Any, *args: Any, **kwargs: Any) -> Any:
+        return (ours if isinstance(key(first), kind) else original)(first, *args, **kwargs)
+
+    return method
 
 
 def _unary_stream(
@@ -34,7 +56,11 @@ def _stream_stream(
     stub: ServiceStub, route: str, messages: Any, request_type: type[Any], response_type: type[Any], **options: Any
 ) -> AsyncIterator[Any]:
     call = _request(stub, route, Cardinality.STREAM_STREAM, request_type, response_type, **options)
-    return _Responses(call, None, _Sender(stub.channel, call, messages))
+    return _Responses(call, None, _Sender(call, messages))
+
+
+async def _send_messages(call: ClientStream[Any, Any], messages: Any) -> None:
+    await call.send_all(messages)
 
 
 def _request(
@@ -62,8 +88,8 @@ def _request(
 class _Responses(AsyncIterator[Any]):
     """The responses of one call, for a stub's generator to read.
 
-    When that generator is closed early it just lets go of what it reads from. So this is no generator, which the event
-    loop would have to finish at some time (trio warns of it), but an object whose own end is the call's.
+    A stub's generator that is closed early just drops what it reads from. So this is no generator, which the event loop
+    would have to finish at some later time (trio warns of it), but an object that ends the call when it is dropped.
 
     :param request: the one message of a call that does not stream its requests
     :param sender: sends the messages of one that does
@@ -103,7 +129,7 @@ class _Responses(AsyncIterator[Any]):
             await self._open.enter_async_context(self._sender)
 
     def __del__(self) -> None:
-        # in another thread, a collector of cycles is at work; the channel's end will do
+        # in another thread, the cycle collector has called this: the call then ends with the channel
         if self._is_begun and not self._is_over and threading.get_ident() == self._thread:
             if self._sender is not None:
                 self._sender.scope.cancel()
@@ -111,11 +137,10 @@ class _Responses(AsyncIterator[Any]):
 
 
 class _Sender:
-    """Sends a call's messages while somebody else receives; what the messages' source raises reaches the receiver."""
+    """Sends a call's messages while another task receives; an error of the messages' source reaches the receiver."""
 
-    def __init__(self, channel: Any, call: ClientStream[Any, Any], messages: Any) -> None:
+    def __init__(self, call: ClientStream[Any, Any], messages: Any) -> None:
         self.scope = anyio.CancelScope()
-        self._channel = channel
         self._call = call
         self._messages = messages
         self._ended = anyio.Event()
@@ -123,7 +148,7 @@ class _Sender:
 
     async def __aenter__(self) -> None:
         await self._call.send_request()
-        self._channel.start_soon(self._run)
+        self._call.context.start_soon(self._run)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
@@ -143,41 +168,3 @@ class _Sender:
             await self._call.cancel()
         finally:
             self._ended.set()
-
-
-async def _send_messages(call: ClientStream[Any, Any], messages: Any) -> None:
-    await call.send_all(messages)
-
-
-def adopt_stubs() -> None:
-    """Make betterproto2's stubs do the above on our channels; calling it again changes nothing."""
-    if hasattr(ServiceStub._stream_stream, "__wrapped__"):  # noqa: SLF001 - what stubs are made of is private there
-        return
-    _on_our_channels("_unary_stream", _unary_stream)
-    _on_our_channels("_stream_stream", _stream_stream)
-    _on_our_streams("_send_messages", _send_messages)
-
-
-def _on_our_channels(name: str, ours: Callable[..., Any]) -> None:
-    original = getattr(ServiceStub, name)
-
-    @wraps(original)
-    def method(stub: ServiceStub, *args: Any, **kwargs: Any) -> Any:
-        from connectrio.rpc._client.channel import Channel, WhenReady
-
-        channel: object = stub.channel
-        return (ours if isinstance(channel, Channel | WhenReady) else original)(stub, *args, **kwargs)
-
-    setattr(ServiceStub, name, method)
-
-
-def _on_our_streams(name: str, ours: Callable[..., Any]) -> None:
-    original = getattr(ServiceStub, name)
-
-    @wraps(original)
-    def method(stream: object, *args: Any) -> Any:
-        from connectrio.rpc._client.call import ClientStream
-
-        return (ours if isinstance(stream, ClientStream) else original)(stream, *args)
-
-    setattr(ServiceStub, name, staticmethod(method))

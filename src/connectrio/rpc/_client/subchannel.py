@@ -1,42 +1,116 @@
 """The life of the connection to one server: connecting, losing it, pausing, connecting again.
 
 Rules:
-1. At most one connection takes new calls. One that the server has said goodbye on (GOAWAY) goes on beside it until its
-   last call is done.
+1. At most one connection takes new calls. A connection that the server has ended with GOAWAY stays open beside it until
+   its last call is done.
 2. A connection counts once the server's settings are here: what accepts but does not speak HTTP/2 is no server.
-3. Attempts are spaced by the backoff, which only a connection that was of use resets. Only after the first connection
-   in a row that was not may another follow at once.
-4. The state changes synchronously with what causes it, so that a READY subchannel's connection is there.
+3. Attempts are spaced by the backoff, which only a connection that was of use resets. After the first connection in a
+   row that was of no use another attempt may follow at once, after the next ones not.
+4. The state changes synchronously with what causes it, so that a READY subchannel always has a connection.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
 from anyio.abc import AnyByteStream, TaskGroup
 
-from connectrio.rpc._client.backoff import Backoff
-from connectrio.rpc._client.connectivity import ChannelState
-from connectrio.rpc._client.dial import dial
-from connectrio.rpc._client.keepalive import Keepalive
-from connectrio.rpc._client.target import Address
+from connectrio.logs import get_logger
+from connectrio.rpc._client.target import Address, dial
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import ConnectionState
 from connectrio.rpc._http2.transport import run
+from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.options import ChannelOptions
+
+log = get_logger("connectrio.rpc")
 
 Resolve = Callable[[], Awaitable[Sequence[Address]]]
 
 
-@dataclass(frozen=True)
-class ChannelContext:
-    """What all connections of a channel share.
+class ChannelState(enum.Enum):
+    """The state of a channel, and of its connection to each address.
 
-    :ivar tasks: where everything that runs in the background runs
+    Source: gRPC's "Connectivity Semantics and API"; that TRANSIENT_FAILURE lasts until there is a connection, gRFC A62.
+    """
+
+    IDLE = enum.auto()  # not connected and not trying; the next call connects
+    CONNECTING = enum.auto()  # calls wait
+    READY = enum.auto()  # calls are sent
+    TRANSIENT_FAILURE = enum.auto()  # calls fail, unless they wait for a server; attempts go on, with longer pauses
+    SHUTDOWN = enum.auto()  # closed for good
+
+
+class Keepalive:
+    """Finds out that a server is gone although it closed no connection. All connections of a channel share one.
+
+    Source: gRFC A8, "Client-side Keepalive".
+
+    :ivar time: seconds without a byte after which a PING is sent
+    :param timeout: seconds for any byte to come after it
+    :param without_calls: whether to ping while no call is running
+    """
+
+    def __init__(self, time: float, timeout: float, *, without_calls: bool) -> None:
+        self.time = time
+        self._timeout = timeout
+        self._without_calls = without_calls
+
+    def slow_down(self, server: str) -> None:
+        """Let new connections ping half as often, because the server has complained about too many PINGs."""
+        self.time *= 2
+        log.warning(
+            "the server closed a connection because of too many pings; set keepalive_time to what it allows",
+            server=server,
+            keepalive_time=self.time,
+        )
+
+    async def watch(self, connection: ClientConnection) -> None:
+        """Send a PING whenever nothing comes, until the connection is closed; fail it when no answer comes."""
+        time = self.time
+        while connection.state is not ConnectionState.CLOSED:
+            silence = anyio.current_time() - connection.last_read
+            if silence < time:
+                await anyio.sleep(time - silence)
+            elif not (connection.streams or self._without_calls):
+                # a call that begins after a long silence pings at once
+                await connection.opened.wait()
+            else:
+                await self._ping(connection)
+
+    async def _ping(self, connection: ClientConnection) -> None:
+        reads = connection.reads
+        connection.ping()
+        with anyio.move_on_after(self._timeout):
+            while connection.reads == reads and connection.state is not ConnectionState.CLOSED:
+                await connection.received.wait()
+            return
+        connection.fail(f"keepalive: nothing came for {self._timeout:g} seconds after a PING")
+
+
+def connection_backoff(options: ChannelOptions) -> Backoff:
+    """Return the pauses from the start of one attempt to connect to the start of the next.
+
+    Source: gRPC's "Connection Backoff Protocol".
+    """
+    return Backoff(
+        options.initial_backoff,
+        factor=options.backoff_multiplier,
+        maximum=options.max_backoff,
+        jitter=options.backoff_jitter,
+    )
+
+
+@dataclass(frozen=True)
+class SubchannelContext:
+    """What all subchannels of a channel share.
+
+    :ivar tasks: runs everything that runs in the background
     :ivar name: the channel's target, for people
-    :ivar on_change: to be called when a state changes, and when one more stream may be opened
+    :ivar on_change: called when a state changes, and when one more stream may be opened
     :ivar secure: puts TLS on a transport, if the channel has TLS; raises OSError if that fails
     """
 
@@ -51,17 +125,23 @@ class ChannelContext:
 class Subchannel:
     """Keeps a connection to the first of some addresses that answers.
 
+    It is the load balancing policy "pick_first" when it has all addresses of a channel. When the connection is lost,
+    the next call connects again.
+
     :param resolve: finds the addresses, again for each attempt
+    :param on_change: called instead of the context's `on_change`
     :ivar error: why there is no connection, for people; "" while there is one, or none was tried for
     """
 
-    def __init__(self, resolve: Resolve, context: ChannelContext, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, resolve: Resolve, context: SubchannelContext, on_change: Callable[[], None] | None = None
+    ) -> None:
         self.state = ChannelState.IDLE
         self.error = ""
         self._resolve = resolve
         self._context = context
-        self._on_change = on_change
-        self._backoff = Backoff(context.options)
+        self._on_change = on_change or context.on_change
+        self._backoff = connection_backoff(context.options)
         self._pause = 0.0
         self._next_attempt = 0.0
         self._fruitless = 0
@@ -69,16 +149,14 @@ class Subchannel:
         self._current: ClientConnection | None = None
         self._connections: set[ClientConnection] = set()
 
-    # what the policy asks
-
     def connect(self) -> None:
         """Leave IDLE; does nothing in another state."""
         if self.state is ChannelState.IDLE:
             may_begin = anyio.current_time() >= self._next_attempt
             self._connect(ChannelState.CONNECTING if may_begin else ChannelState.TRANSIENT_FAILURE)
 
-    def available(self) -> ClientConnection | None:
-        """The connection, if a stream can be opened on it right now."""
+    def pick(self) -> ClientConnection | None:
+        """Return the connection, if a stream can be opened on it right now."""
         connection = self._current
         return connection if connection is not None and connection.can_open() else None
 
@@ -87,8 +165,8 @@ class Subchannel:
         """Whether a call is running."""
         return any(connection.streams for connection in self._connections)
 
-    def retire(self) -> None:
-        """Stop trying, and take no more calls; those that run go on. IDLE afterwards."""
+    def rest(self) -> None:
+        """Stop connecting, and take no more calls; running calls go on. The state is IDLE afterwards."""
         self._stop_connecting()
         current, self._current = self._current, None
         if current is not None:
@@ -97,7 +175,7 @@ class Subchannel:
         self._enter(ChannelState.IDLE)
 
     def close(self) -> None:
-        """End everything, calls included, for good."""
+        """End everything for good, running calls too."""
         self._stop_connecting()
         self._current = None
         self.state = ChannelState.SHUTDOWN
@@ -117,40 +195,35 @@ class Subchannel:
             self._connecting = None
 
     async def _keep_trying(self, scope: anyio.CancelScope) -> None:
+        """Try to connect until there is a connection; the backoff paces the attempts."""
         with scope:
-            connected = False
-            while not connected:
+            while True:
                 await anyio.sleep_until(self._next_attempt)
-                connected = await self._attempt(scope)
-
-    async def _attempt(self, scope: anyio.CancelScope) -> bool:
-        """Try to connect, once; whether there is nothing left to do."""
-        limit = max(self._context.options.connect_timeout, self._pause)
-        self._pause = self._backoff.next_delay()
-        now = anyio.current_time()
-        self._next_attempt = now + self._pause
-        connection, error = None, f"no answer within {limit:g} seconds"
-        with anyio.CancelScope(deadline=now + limit):
-            try:
-                connection = await self._established()
-            except OSError as failure:
-                error = str(failure) or repr(failure)
-        if self._connecting is not scope:  # stopped, but too late to be cancelled
-            if connection is not None:
-                connection.finish()
-            return True
-        if connection is None:
-            self.error = error
-            self._enter(ChannelState.TRANSIENT_FAILURE)
-            return False
-        self._current, self._connecting, self.error = connection, None, ""
-        self._enter(ChannelState.READY)
-        return True
+                limit = max(self._context.options.connect_timeout, self._pause)
+                self._pause = self._backoff.next()
+                now = anyio.current_time()
+                self._next_attempt = now + self._pause
+                connection, error = None, f"no answer within {limit:g} seconds"
+                with anyio.CancelScope(deadline=now + limit):
+                    try:
+                        connection = await self._established()
+                    except OSError as failure:
+                        error = str(failure) or repr(failure)
+                if self._connecting is not scope:  # stopped, but too late to be cancelled
+                    if connection is not None:
+                        connection.finish()
+                    return
+                if connection is not None:
+                    self._current, self._connecting, self.error = connection, None, ""
+                    self._enter(ChannelState.READY)
+                    return
+                self.error = error
+                self._enter(ChannelState.TRANSIENT_FAILURE)
 
     async def _established(self) -> ClientConnection:
-        """A connection on which the server has spoken.
+        """Return a connection on which the server's settings have come.
 
-        :raises OSError: there is none to be had
+        :raises OSError: no address could be connected to, or the connection was lost before that
         """
         context = self._context
         addresses = await self._resolve()
@@ -170,7 +243,7 @@ class Subchannel:
         return connection
 
     async def _run(self, connection: ClientConnection, transport: AnyByteStream) -> None:
-        """Run `connection` until it is lost, or has been said goodbye to and its last call is done."""
+        """Run `connection` until it is closed, or takes no more calls and its last call is done."""
         try:
             async with (
                 run(transport, connection, linger=self._context.options.close_timeout),
@@ -185,7 +258,7 @@ class Subchannel:
         finally:
             self._connections.discard(connection)
 
-    # what becomes of it
+    # what becomes of the connection
 
     def _connection_changed(self, connection: ClientConnection) -> None:
         if connection is self._current and connection.state is not ConnectionState.OPEN:
@@ -194,7 +267,7 @@ class Subchannel:
             self._on_change()
 
     def _lose(self, connection: ClientConnection) -> None:
-        """The connection takes no more calls."""
+        """The connection takes no more calls: be IDLE, or connect again if it was not the first in a row of no use."""
         self._current = None
         if connection.told_to_ping_less:
             self._context.keepalive.slow_down(self._context.name)
@@ -219,4 +292,4 @@ def _why_lost(connection: ClientConnection) -> str:
     if connection.end_reason:
         return connection.end_reason
     said = f", saying {connection.goodbye}" if connection.goodbye else ""
-    return f"the server goes away as soon as it is connected to{said}"
+    return f"the server ended a new connection at once{said}"

@@ -1,22 +1,31 @@
-"""Where a channel connects to: the targets of gRPC's naming document that need no resolver of their own."""
+"""Where a channel connects to: targets, their addresses, and the first address that answers.
+
+Sources: gRPC's naming document, of which these are the targets that need no resolver of their own; "Happy Eyeballs"
+(RFC 8305), as gRFC A61 has it.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, zip_longest
 from typing import Protocol, TypeAlias
 
 import anyio
-from anyio.abc import AnyByteStream
+from anyio.abc import AnyByteStream, TaskGroup
+
+from connectrio.rpc.peer import format_address
 
 Connect: TypeAlias = Callable[[], Awaitable[AnyByteStream]]
+Secure: TypeAlias = Callable[[AnyByteStream], Awaitable[AnyByteStream]]
 
-_HOST = r"\[[0-9a-fA-F:.]+(?:%[\w.~-]+)?\]|[^\[\]:/,]+"
-_NAME = re.compile(rf"(?:dns:(?:///)?)?(?P<host>{_HOST}):(?P<port>[0-9]{{1,5}})")
-_LITERAL = re.compile(rf"(?P<host>{_HOST}):(?P<port>[0-9]{{1,5}})")
+_HOST_AND_PORT = r"(?P<host>\[[0-9a-fA-F:.]+(?:%[\w.~-]+)?\]|[^\[\]:/,]+):(?P<port>[0-9]{1,5})"
+_LITERAL = re.compile(_HOST_AND_PORT)
+_NAME = re.compile(rf"(?:dns:(?:///)?)?{_HOST_AND_PORT}")
 _Family: TypeAlias = type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]
 _LIST_SCHEMES: dict[str, _Family] = {"ipv4:": ipaddress.IPv4Address, "ipv6:": ipaddress.IPv6Address}
 
@@ -27,7 +36,7 @@ class Address(Protocol):
     async def connect(self) -> AnyByteStream:
         """Open a byte stream.
 
-        :raises OSError: there is nobody
+        :raises OSError: nobody listens there
         """
 
     def __hash__(self) -> int: ...
@@ -41,16 +50,16 @@ class TcpAddress:
     port: int
 
     async def connect(self) -> AnyByteStream:
-        """See `Address.connect`."""
+        """Connect over TCP."""
         return await anyio.connect_tcp(self.host, self.port)
 
     @property
     def is_ipv6(self) -> bool:
-        """Whether it is an address of that family."""
+        """Whether it is an IPv6 address."""
         return ":" in self.host
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.is_ipv6 else f"{self.host}:{self.port}"
+        return format_address(self.host, self.port)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class UnixAddress:
     path: str
 
     async def connect(self) -> AnyByteStream:
-        """See `Address.connect`."""
+        """Connect to the socket."""
         return await anyio.connect_unix(self.path)
 
     def __str__(self) -> str:
@@ -69,16 +78,19 @@ class UnixAddress:
 
 @dataclass(frozen=True)
 class CustomAddress:
-    """Wherever a function of the application's leads to."""
+    """Wherever a function of the application connects to."""
 
     function: Connect
 
     async def connect(self) -> AnyByteStream:
-        """See `Address.connect`."""
+        """Call the function."""
         return await self.function()
 
     def __str__(self) -> str:
         return "the server"
+
+
+# targets
 
 
 @dataclass(frozen=True)
@@ -96,79 +108,58 @@ class Target:
 
 
 def parse_target(target: str | Connect) -> Target:
-    """What `target` means.
+    """Return the target that a string or a function stands for.
 
     :param target: "host:port", "dns:///host:port", "[ipv6]:port", "ipv4:address:port,address:port…",
         "ipv6:[address]:port,[address]:port…", "unix:/path", or a function that opens a byte stream
-    :raises ValueError: none of these
+    :raises ValueError: it is none of these
     """
     if not isinstance(target, str):
-        return Target("the server", "localhost", _Known([CustomAddress(target)]))
+        return Target("the server", "localhost", partial(known, [CustomAddress(target)]))
     if target.startswith("unix:"):
         path = target.removeprefix("unix:").removeprefix("//")
         if path:
-            return Target(target, "localhost", _Known([UnixAddress(path)]))
+            return Target(target, "localhost", partial(known, [UnixAddress(path)]))
     for scheme, family in _LIST_SCHEMES.items():
         if target.startswith(scheme):
-            addresses = [_literal(target, part, family) for part in target.removeprefix(scheme).split(",")]
-            return Target(target, str(addresses[0]), _Known(addresses))
-    match = _NAME.fullmatch(target)
-    if match is None:
+            addresses = []
+            for part in target.removeprefix(scheme).split(","):
+                host, port, _ = _host_and_port(target, part, _LITERAL)
+                if not _is_ip_address(host, family):
+                    raise _error(target)
+                addresses.append(TcpAddress(host, port))
+            return Target(target, str(addresses[0]), partial(known, addresses))
+    host, port, authority = _host_and_port(target, target, _NAME)
+    if _is_ip_address(host, ipaddress.ip_address):
+        return Target(target, authority, partial(known, [TcpAddress(host, port)]))
+    return Target(target, authority, partial(_look_up, host, port))
+
+
+async def known(addresses: Sequence[Address]) -> Sequence[Address]:
+    """Return `addresses`, which need no resolving."""
+    return addresses
+
+
+async def _look_up(host: str, port: int) -> Sequence[Address]:
+    """Return a name's addresses, in the operating system's order (RFC 6724)."""
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a name that IDNA could encode
+        raise OSError(f"cannot resolve {host!r}: {error}") from error
+    return list(dict.fromkeys(TcpAddress(str(address[0]), port) for *_, address in found))
+
+
+def _host_and_port(target: str, part: str, pattern: re.Pattern[str]) -> tuple[str, int, str]:
+    """Return the host, without brackets, and the port of a part of `target`, and both as an authority."""
+    match = pattern.fullmatch(part)
+    if match is None or not 0 < int(match["port"]) < 65536:
         raise _error(target)
-    host, port = match["host"].strip("[]"), _port(target, match)
-    authority = f"{match['host']}:{port}"
-    if _is_ip_address(host):
-        return Target(target, authority, _Known([TcpAddress(host, port)]))
-    return Target(target, authority, _Name(host, port))
+    return match["host"].strip("[]"), int(match["port"]), f"{match['host']}:{int(match['port'])}"
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Addresses that need no resolving."""
-
-    addresses: Sequence[Address]
-
-    async def __call__(self) -> Sequence[Address]:
-        return self.addresses
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A host's name, resolved by the operating system, whose order of the addresses (RFC 6724) is kept."""
-
-    host: str
-    port: int
-
-    async def __call__(self) -> Sequence[Address]:
-        try:
-            found = await anyio.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:  # UnicodeError: not a name that IDNA could encode
-            raise OSError(f"cannot resolve {self.host!r}: {error}") from error
-        return list(dict.fromkeys(TcpAddress(str(address[0]), self.port) for *_, address in found))
-
-
-def _literal(target: str, part: str, family: _Family) -> TcpAddress:
-    match = _LITERAL.fullmatch(part)
-    if match is None:
-        raise _error(target)
-    host = match["host"].strip("[]")
+def _is_ip_address(host: str, family: Callable[[str], object]) -> bool:
     try:
         family(host)
-    except ValueError:
-        raise _error(target) from None
-    return TcpAddress(host, _port(target, match))
-
-
-def _port(target: str, match: re.Match[str]) -> int:
-    port = int(match["port"])
-    if not 0 < port < 65536:
-        raise _error(target)
-    return port
-
-
-def _is_ip_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
@@ -179,3 +170,70 @@ def _error(target: str) -> ValueError:
         f"cannot connect to {target!r}: expected host:port, [ipv6]:port, ipv4:address:port,…, ipv6:[address]:port,…"
         " or unix:/path"
     )
+
+
+# connecting
+
+
+class ConnectError(OSError):
+    """None of the addresses could be connected to. The message has the reason for each."""
+
+
+async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) -> AnyByteStream:
+    """Return a transport to the first address that answers; attempts at others are cancelled or closed.
+
+    The next address is tried when the one before has failed, and after `delay` seconds in any case. Cancelled, nothing
+    stays open.
+
+    :param secure: makes a transport secure, or closes it and raises: then the address counts as failed
+    :raises ConnectError: none answered
+    """
+    race = _Race(secure)
+    try:
+        async with anyio.create_task_group() as race.attempts:
+            for address in interleaved(addresses):
+                failed = anyio.Event()
+                race.attempts.start_soon(race.attempt, address, failed)
+                with anyio.move_on_after(delay):
+                    await failed.wait()
+    except BaseException:
+        if race.winner is not None:
+            await anyio.aclose_forcefully(race.winner)
+        raise
+    if race.winner is not None:
+        return race.winner
+    if len(race.errors) == 1:
+        raise ConnectError(*race.errors.values())
+    raise ConnectError("; ".join(f"{at}: {error}" for at, error in race.errors.items()) or "it has no addresses")
+
+
+def interleaved(addresses: Iterable[Address]) -> list[Address]:
+    """Return `addresses` with IPv4 and IPv6 taking turns (RFC 8305 §4), beginning with the family of the first."""
+    families: dict[bool, list[Address]] = {}
+    for address in addresses:
+        families.setdefault(isinstance(address, TcpAddress) and address.is_ipv6, []).append(address)
+    return [address for address in chain.from_iterable(zip_longest(*families.values())) if address is not None]
+
+
+class _Race:
+    """Attempts that run at the same time; the first to succeed cancels the others."""
+
+    attempts: TaskGroup
+
+    def __init__(self, secure: Secure) -> None:
+        self.winner: AnyByteStream | None = None
+        self.errors: dict[Address, str] = {}
+        self._secure = secure
+
+    async def attempt(self, address: Address, failed: anyio.Event) -> None:
+        try:
+            transport = await self._secure(await address.connect())
+        except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
+            self.errors[address] = str(error) or repr(error)
+            failed.set()
+            return
+        if self.winner is None:
+            self.winner = transport
+            self.attempts.cancel_scope.cancel()
+        else:
+            await anyio.aclose_forcefully(transport)

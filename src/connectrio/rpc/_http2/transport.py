@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteStream
 
 from connectrio.rpc._http2.connection import Connection, ConnectionState
-from connectrio.rpc._read_ahead import prepare
+from connectrio.rpc.sockets import prepare
 
 _READ_SIZE = 64 * 1024
 # One read can hold thousands of tiny frames; other tasks get a turn after so many.

@@ -1,4 +1,4 @@
-"""Contexts for TLS made of files, and made anew when the files change."""
+"""TLS contexts that are made from files, and made again when the files change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from connectrio.logs import get_logger
-from connectrio.rpc._tls.errors import TLSFilesError
 
 log = get_logger("connectrio.rpc")
 
@@ -17,10 +16,14 @@ AnyPath: TypeAlias = str | PathLike[str]
 _Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 
-class ReloadingContext:
-    """The context that some files make. Certificates are short-lived: what renews them replaces the files.
+class TLSFilesError(ValueError):
+    """The files for TLS cannot be used; the message says which, why, and what to do."""
 
-    :param files: what the context is made of
+
+class ReloadingContext:
+    """Keeps the TLS context of some files up to date: certificates are short-lived, and renewed by replacing files.
+
+    :param files: what the context is made from
     :param make: makes it; raises TLSFilesError
     :raises TLSFilesError: the files cannot be used
     """
@@ -28,14 +31,14 @@ class ReloadingContext:
     def __init__(self, files: Sequence[Path], make: Callable[[], ssl.SSLContext]) -> None:
         self._files = files
         self._make = make
-        # looked at before they are read, here and below: what changes in between is then read once more
+        # looked at before they are read, here and below: a change in between is then noticed the next time
         self._signature = self._look()
         self._context = make()
 
     def current(self) -> ssl.SSLContext:
-        """The context for a new connection: the files are read again if they have changed.
+        """Return the context for a new connection, made again if the files have changed.
 
-        While they do not fit together, because only some of them are written yet, the context before stays in use.
+        While the files do not fit together, because only some of them are written yet, the old context stays in use.
         """
         signature = self._look()
         if signature != self._signature:
@@ -51,28 +54,28 @@ class ReloadingContext:
         return self._context
 
     def _look(self) -> _Signature:
-        return tuple(_signature(file) for file in self._files)
-
-
-def _signature(file: Path) -> tuple[int, ...] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        signature: list[tuple[int, ...] | None] = []
+        for file in self._files:
+            try:
+                found = file.stat()
+            except OSError:
+                signature.append(None)
+            else:
+                signature.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        return tuple(signature)
 
 
 def load_certificate(context: ssl.SSLContext, certfile: Path, keyfile: Path | None) -> None:
     """Let `context` show a certificate.
 
-    :param certfile: PEM, the authorities between it and the root after it
-    :param keyfile: its private key; None when that is in `certfile`
-    :raises TLSFilesError: they cannot be used
+    :param certfile: PEM: the certificate, then the authorities between it and the root
+    :param keyfile: PEM: its private key; None when that is in `certfile`
+    :raises TLSFilesError: the files cannot be used
     """
     keyfile = keyfile or certfile
 
     def refuse_to_ask() -> NoReturn:
-        # without this, OpenSSL would ask on the terminal
+        # without this, OpenSSL would ask for the password on the terminal
         raise TLSFilesError(f"the private key in {keyfile} is encrypted: decrypt it (openssl pkey -in … -out …)")
 
     for file in (certfile, keyfile):
@@ -90,7 +93,7 @@ def load_certificate(context: ssl.SSLContext, certfile: Path, keyfile: Path | No
 def load_authorities(context: ssl.SSLContext, file: Path) -> None:
     """Let `context` trust the certificates in `file`, and what they sign.
 
-    :raises TLSFilesError: they cannot be used
+    :raises TLSFilesError: the file cannot be used
     """
     _check_readable(file)
     try:
@@ -100,7 +103,7 @@ def load_authorities(context: ssl.SSLContext, file: Path) -> None:
 
 
 def _check_readable(file: Path) -> None:
-    """OpenSSL's own errors do not say which file it was."""
+    """Raise an error that names the file; OpenSSL's own errors do not."""
     try:
         file.open("rb").close()
     except OSError as error:
