@@ -15,7 +15,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -80,7 +80,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._cardinality = cardinality
         self._send_type = send_type
         self._recv_type = recv_type
-        self._metadata = metadata
+        self._metadata: Any = metadata
         self._outcome = Outcome(deadline)
         self._attempts = Attempts(context, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
         self._reader = MessageReader(context.options.max_receive_message_size)
@@ -99,13 +99,12 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             raise ProtocolError("the request was sent already")
         if end and not self._cardinality.client_streaming:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
-        (metadata,) = await self.context.listeners.send_request(
-            cast("Any", self._metadata),
+        (self._metadata,) = await self.context.listeners.send_request(
+            self._metadata,
             method_name=self._method,
             deadline=self._outcome.deadline,
             content_type=CONTENT_TYPE,
         )
-        self._metadata = cast("Metadata", metadata)
         with self._bounded():
             await self._attempts.open()
         if end:
@@ -125,7 +124,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if self.context.options.compression != IDENTITY:
             headers.append(("grpc-encoding", self.context.options.compression))
         headers.append(("grpc-accept-encoding", ACCEPT_ENCODING))
-        return [*headers, *encode_metadata(cast("Any", self._metadata))]
+        return [*headers, *encode_metadata(self._metadata)]
 
     async def send_message(self, message: _Send, *, end: bool = False) -> None:
         """Send a message; the request's headers first, if they are not sent yet.
@@ -205,9 +204,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             headers = await self._attempts.headers()
             check_response(headers)
             trailers_only = "grpc-status" in dict(headers)
-            metadata = cast("Metadata", MultiDict()) if trailers_only else received_metadata(headers)
-        (received,) = await self.context.listeners.recv_initial_metadata(cast("Any", metadata))
-        self.initial_metadata = cast("Metadata", received)
+            metadata = MultiDict() if trailers_only else received_metadata(headers)
+        (self.initial_metadata,) = await self.context.listeners.recv_initial_metadata(metadata)
         if trailers_only:
             await self._settle(headers)
 
@@ -231,8 +229,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary response must carry one message, this one has more")
             decoded = self._decode(*raw)
         self._messages_received += 1
+        message: _Recv
         (message,) = await self.context.listeners.recv_message(decoded)
-        return cast("_Recv", message)
+        return message
 
     async def _read(self) -> tuple[bool, bytes] | None:
         stream = self._attempts.stream
@@ -278,10 +277,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         status, message = status_from_trailers(trailers)
         with self._bounded():
             metadata = received_metadata(trailers or [])
-        (received,) = await self.context.listeners.recv_trailing_metadata(
-            cast("Any", metadata), status=status, status_message=message, status_details=None
+        (self.trailing_metadata,) = await self.context.listeners.recv_trailing_metadata(
+            metadata, status=status, status_message=message, status_details=None
         )
-        self.trailing_metadata = cast("Metadata", received)
         self._outcome.settle(status, message)
         self._raise_for_status()
 
