@@ -11,7 +11,7 @@ from typing import Any, Self
 from flyte.connectors import AsyncConnector as FlyteConnector
 
 from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
-from connectrio.connector.hosting import worker_limit
+from connectrio.connector.context import worker_limit
 from connectrio.flyte import _conversion as conversion
 from connectrio.flyte._calls import Emit
 from connectrio.flyte._pools import LoopPools

@@ -22,7 +22,7 @@ import anyio
 from anyio.abc import Listener, SocketListener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from connectrio.connector.hosting import process_count, worker_limit
+from connectrio.connector.context import process_count, worker_limit
 from connectrio.connector.load_failure import LoadFailure
 from connectrio.connector.registry import ConnectorRegistry, RegisteredConnector, Registry
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral

@@ -12,7 +12,7 @@ from grpclib.const import Handler
 from grpclib.server import Stream
 
 from connectrio.connector.base import AsyncConnector, Phase
-from connectrio.connector.context import reset_key, set_key
+from connectrio.connector.context import reset_current_call, set_key
 from connectrio.connector.failures import PermanentFailure
 from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import (
@@ -145,7 +145,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     return await self._create(connector, message, template)
                 return await self._with_retries(connector, partial(self._create, connector, message, template))
             finally:
-                reset_key(token)
+                reset_current_call(token)
 
         return Wanted(
             identity=identity,

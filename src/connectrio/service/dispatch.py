@@ -11,8 +11,9 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
+from connectrio.connector.context import CurrentCall, reset_current_call, set_current_call
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import Call, current_call
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.admission import Admission
 from connectrio.service.errors import (
@@ -41,6 +42,8 @@ Recover = Callable[[AsyncConnector[Any], BaseException, str], T | None]
 # seconds before the client's deadline that a poll gives up, so that its answer still arrives. Flyte's executor waits
 # ten; a client that waits for less than twice this gets what can be had
 _MARGIN = 1.0
+
+_OUTSIDE = CurrentCall()
 
 
 class Calls:
@@ -75,6 +78,8 @@ class Calls:
         """
         account = Account(call, self._label(call), self._metrics)
         connector: AsyncConnector[Any] | None = None
+        rpc = current_call()
+        token = set_current_call(_OUTSIDE if rpc is None else _for_connector(rpc))
         try:
             if call.operation is Operation.CREATE:
                 account.observe_inputs()
@@ -96,6 +101,8 @@ class Calls:
                 raise GRPCError(failure.status, message, failure.details) from error
             account.recovered(failure, error)
             return answer
+        finally:
+            reset_current_call(token)
         account.succeeded()
         return result
 
@@ -174,3 +181,7 @@ class Calls:
         if self._workers.busy >= self._workers.limit:
             why += f". All {self._workers.limit} worker threads were busy: the host may need more of them"
         return TimeLimitError(f"{call.operation.of(call.task_type)}: {why}")
+
+
+def _for_connector(call: Call) -> CurrentCall:
+    return CurrentCall(None, call.peer, call.metadata, None if call.deadline is None else call.deadline.at)

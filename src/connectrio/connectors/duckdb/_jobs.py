@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 from uuid import uuid4
 
-from connectrio.connector.hosting import process_count
+from connectrio.connector.context import process_count
 from connectrio.connectors.duckdb._job import Job
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry
 from connectrio.connectors.duckdb._settings import DuckDBSettings
