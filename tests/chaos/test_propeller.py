@@ -24,7 +24,7 @@ from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub
 from connectrio.rpc import Server
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.testing import memory_channel
-from connectrio.service import AsyncConnectorService, Creates, Metrics, Polls, Workers
+from connectrio.service import AsyncConnectorService, IdempotentCreates, Metrics, PollShield, Workers
 from rpc.kit.virtual_time import in_virtual_time
 
 SETTINGS = HostSettings()
@@ -99,8 +99,8 @@ class Day:
             registry,
             metrics=self.metrics,
             workers=Workers(1),
-            creates=Creates(most=SETTINGS.create_memory_size, age=SETTINGS.create_memory if protected else 0),
-            polls=Polls(
+            creates=IdempotentCreates(most=SETTINGS.create_memory_size, age=SETTINGS.create_memory if protected else 0),
+            polls=PollShield(
                 retry=SETTINGS.poll_retry if protected else 0,
                 absorb=SETTINGS.poll_absorb if protected else 0,
                 clock=anyio.current_time,

@@ -15,7 +15,7 @@ from connectrio.connector.context import reset_current_call, set_current_call, s
 def answering(timeout: float | None = 3600) -> None:
     deadline = None if timeout is None else anyio.current_time() + timeout
     metadata = MultiDict({"authorization": "Bearer hunter2", "x-tenant": "blue"})
-    set_current_call(CurrentCall(None, "10.0.0.1:5", metadata, deadline))
+    set_current_call("10.0.0.1:5", metadata, deadline)
 
 
 async def test_in_a_task():

@@ -56,25 +56,33 @@ class CurrentCall:
         return max(0.0, self._deadline - now)
 
 
-_current: ContextVar[CurrentCall | None] = ContextVar("connectrio_connector_call", default=None)
+# key, peer, metadata and deadline of a `CurrentCall`, which is only made when a connector asks for it
+_Particulars = tuple[str | None, str, Mapping[str, str | bytes], float | None]
+_current: ContextVar[_Particulars | None] = ContextVar("connectrio_connector_call", default=None)
 
 
 def current_call() -> CurrentCall:
     """Return the call that this task or worker thread answers; outside of any call, one without any particulars."""
-    return _current.get() or CurrentCall()
+    particulars = _current.get()
+    return CurrentCall() if particulars is None else CurrentCall(*particulars)
 
 
-def set_current_call(call: CurrentCall) -> Token[CurrentCall | None]:
-    """Make `call` the current one of this task, and of what it starts, until `reset_current_call`."""
-    return _current.set(call)
+def set_current_call(
+    peer: str, metadata: Mapping[str, str | bytes], deadline: float | None
+) -> Token[_Particulars | None]:
+    """Make a call the current one of this task, and of what it starts, until `reset_current_call`.
+
+    :param deadline: when the client stops waiting, on the event loop's clock; None if it did not say
+    """
+    return _current.set((None, peer, metadata, deadline))
 
 
-def set_key(key: str) -> Token[CurrentCall | None]:
+def set_key(key: str) -> Token[_Particulars | None]:
     """Give the current call `key`, until `reset_current_call`: the host is about to call `create`."""
-    call = current_call()
-    return _current.set(CurrentCall(key, call.peer, call.metadata, call._deadline))  # noqa: SLF001 - its own class
+    _, peer, metadata, deadline = _current.get() or (None, "", {}, None)
+    return _current.set((key, peer, metadata, deadline))
 
 
-def reset_current_call(token: Token[CurrentCall | None]) -> None:
+def reset_current_call(token: Token[_Particulars | None]) -> None:
     """Undo `set_current_call` or `set_key`; the task may go on to answer another call."""
     _current.reset(token)

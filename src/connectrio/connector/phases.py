@@ -1,4 +1,4 @@
-"""The other system's words for how a job stands, as Flyte's phases."""
+"""Flyte's phases, and the other system's words for them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 
-__all__ = ["PhaseMap"]
+__all__ = ["FAILED_PHASES", "FINAL_PHASES", "PhaseMap"]
 
 logger = get_logger("connectrio.connector.base")
+
+FAILED_PHASES = frozenset({Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED})
+"""The phases of a job that has ended without success."""
+
+FINAL_PHASES = FAILED_PHASES | {Phase.SUCCEEDED}
+"""The phases of a job that has ended: no other one follows."""
 
 # a system that makes states up must not fill the memory, or the log
 _MOST_REPORTED = 100

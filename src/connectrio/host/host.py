@@ -43,11 +43,11 @@ from connectrio.service import (
     AsyncAgentService,
     AsyncConnectorService,
     ConnectorMetadataService,
-    Creates,
+    IdempotentCreates,
     InputReader,
     Metrics,
     OperationLimits,
-    Polls,
+    PollShield,
     SyncAgentService,
     Workers,
     failure_metadata,
@@ -100,7 +100,7 @@ class Host:
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
-        self._creates = Creates(most=self.settings.create_memory_size, age=self.settings.create_memory)
+        self._creates = IdempotentCreates(most=self.settings.create_memory_size, age=self.settings.create_memory)
         self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self._grace = self.settings.grace
@@ -258,7 +258,7 @@ class Host:
             limits=limits,
             admission=self._admission(),
             creates=self._creates,
-            polls=Polls(retry=settings.poll_retry, absorb=settings.poll_absorb),
+            polls=PollShield(retry=settings.poll_retry, absorb=settings.poll_absorb),
             inputs=InputReader(max_stored_size=settings.max_stored_input_size, pickles=settings.unsafe_pickle),
         )
         servicers: list[Servicer] = [

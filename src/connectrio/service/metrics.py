@@ -79,9 +79,10 @@ class Metrics:
         self._latency_of = cache(self._latency.labels)
         self._successes_of = cache(self._successes.labels)
         self._input_bytes_of = cache(self._input_bytes.labels)
-        self._creates = self._counter(
+        creates = self._counter(
             "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
         )
+        self._creates_of = cache(creates.labels)
         self._permanent_failures = self._counter(
             "permanent_failures", "Tasks that a connector has given up for good", "operation"
         )
@@ -104,7 +105,7 @@ class Metrics:
 
         :param origin: "fresh", "joined", "replayed" or "adopted"
         """
-        self._creates.labels(task_type, origin).inc()
+        self._creates_of(task_type, origin).inc()
 
     def failed_for_good(self, task_type: str, operation: str) -> None:
         """Count a task that its connector has given up in `create` or `get`."""

@@ -11,7 +11,7 @@ from grpclib import GRPCError
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.server import Stream
 
-from connectrio.connector.base import Phase
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl import admin as flyte1
 from connectrio.idl.flyteidl2.connector import (
     CreateTaskRequest,
@@ -25,6 +25,7 @@ from connectrio.logs import get_logger
 from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
 from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.job_identity import identify
+from connectrio.service.poll_shield import pauses
 
 __all__ = ["SyncAgentService"]
 
@@ -33,7 +34,6 @@ logger = get_logger("connectrio.service")
 M = TypeVar("M", bound=betterproto2.Message)
 
 _METHOD = "/flyteidl.service.SyncAgentService/ExecuteTaskSync"
-_FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
 
 # seconds between two polls: at first, at most, and how they grow. A client waits in its call, so they are short
 _FIRST_PAUSE = 0.05
@@ -102,13 +102,12 @@ class SyncAgentService:
             raise
 
     async def _poll(self, request: GetTaskRequest) -> Resource:
-        pause = _FIRST_PAUSE
+        waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE, growth=_GROWTH)
         while True:
             resource = (await self._connectors.get_task(request)).resource or Resource()
-            if resource.phase in _FINAL:
+            if resource.phase in FINAL_PHASES:
                 return resource
-            await anyio.sleep(pause)
-            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+            await anyio.sleep(next(waits))
 
     async def _delete(self, request: DeleteTaskRequest) -> None:
         """End a job whose call nobody waits for any more."""
