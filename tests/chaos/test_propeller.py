@@ -26,6 +26,7 @@ from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.testing import memory_channel
 from connectrio.service import AsyncConnectorService, IdempotentCreates, Metrics, PollShield, Workers
 from rpc.kit.virtual_time import in_virtual_time
+from service.harness import LIMITS, admission, input_reader
 
 SETTINGS = HostSettings()
 LOST = 1 / 3
@@ -99,6 +100,9 @@ class Day:
             registry,
             metrics=self.metrics,
             workers=Workers(1),
+            limits=LIMITS,
+            admission=admission(),
+            inputs=input_reader(),
             creates=IdempotentCreates(most=SETTINGS.create_memory_size, age=SETTINGS.create_memory if protected else 0),
             polls=PollShield(
                 retry=SETTINGS.poll_retry if protected else 0,

@@ -17,10 +17,10 @@ from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientErro
 from connectrio.connector.failures import passes
 from connectrio.rpc.call import Call, set_current_call
 from connectrio.rpc.deadline import Deadline
-from connectrio.service import Admission, OperationLimits, PollShield
+from connectrio.service import OperationLimits, PollShield
 from connectrio.service.poll_shield import _MOST_JOBS
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import META, Service, connector, secrets
+from service.harness import META, Service, admission, connector, secrets
 
 LINK = TaskLog(name="console", uri="https://example.com/7")
 
@@ -238,7 +238,7 @@ async def test_a_host_that_is_too_busy():
         return Resource(Phase.QUEUED)
 
     service = Service(
-        connector(get=get), polls=PollShield(retry=0, absorb=600), admission=Admission(calls=1, calls_each=1, waiting=0)
+        connector(get=get), polls=PollShield(retry=0, absorb=600), admission=admission(calls=1, calls_each=1, waiting=0)
     )
     answers = []
 

@@ -77,7 +77,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param limits: how long operations may take
     :param admission: the slots for calls
     :param creates: the jobs that were created lately
-    :param polls: how polls that fail are answered; not at all, unless given
+    :param polls: answers polls that fail transiently
     :param inputs: converts the inputs of tasks
     """
 
@@ -87,27 +87,26 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         *,
         metrics: Metrics,
         workers: Workers,
-        limits: OperationLimits | None = None,
-        admission: Admission | None = None,
-        creates: IdempotentCreates | None = None,
-        polls: PollShield | None = None,
-        inputs: InputReader | None = None,
+        limits: OperationLimits,
+        admission: Admission,
+        creates: IdempotentCreates,
+        polls: PollShield,
+        inputs: InputReader,
     ) -> None:
         self._metrics = metrics
         self._workers = workers
-        self._limits = limits or OperationLimits()
-        self._inputs = inputs or InputReader()
-        self._creates = IdempotentCreates() if creates is None else creates
-        self._polls = PollShield(retry=0, absorb=0) if polls is None else polls
-        admission = admission or Admission()
+        self._limits = limits
+        self._inputs = inputs
+        self._creates = creates
+        self._polls = polls
         admission.expect(registered.connector.task_type_name for registered in registry.registered())
         self._dispatcher = Dispatcher(
             registry,
             metrics=metrics,
             workers=workers,
-            limits=self._limits,
+            limits=limits,
             admission=admission,
-            early_polls=self._polls.absorb > 0,
+            early_polls=polls.absorb > 0,
         )
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:

@@ -89,7 +89,7 @@ class IdempotentCreates:
     :param age: seconds for which they are remembered; 0: only while they are being created
     """
 
-    def __init__(self, *, most: int = 4096, age: float = 600.0) -> None:
+    def __init__(self, *, most: int, age: float) -> None:
         self._most = most
         self._age = age
         self._records: OrderedDict[str, _Record] = OrderedDict()

@@ -176,7 +176,7 @@ class InputReader:
     :param pickles: whether Python pickles among the inputs are read, which lets whoever sends them run code here
     """
 
-    def __init__(self, *, max_stored_size: int = 32 * 2**20, pickles: bool = False) -> None:
+    def __init__(self, *, max_stored_size: int, pickles: bool = False) -> None:
         self._max_stored_size = max_stored_size
         self._pickles = pickles
         self._readers = Workers(_READERS)

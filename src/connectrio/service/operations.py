@@ -57,9 +57,9 @@ class TaskCall:
 class OperationLimits:
     """How long each operation may take on this host, in seconds, whatever deadline the client has set; None: no limit.
 
-    Flyte's executor waits 10 s for any call unless it is configured otherwise. The defaults are well above that, so
-    that the executor's timeouts can be raised without touching the host. They are for clients that set no deadline: a
-    hung vendor must not hold a call, and with it a drain, for ever.
+    Flyte's executor waits 10 s for any call unless it is configured otherwise. A host's defaults are well above that,
+    so that the executor's timeouts can be raised without touching the host. They are for clients that set no deadline:
+    a hung vendor must not hold a call, and with it a drain, for ever.
 
     :ivar create: submitting may upload or compile something first
     :ivar get: a poll; the next one comes anyway
@@ -68,10 +68,10 @@ class OperationLimits:
     :ivar get_logs: the whole stream. Following a job's logs takes as long as the job, so there is no limit
     """
 
-    create: float | None = 60.0
-    get: float | None = 30.0
-    delete: float | None = 60.0
-    get_metrics: float | None = 30.0
+    create: float | None = None
+    get: float | None = None
+    delete: float | None = None
+    get_metrics: float | None = None
     get_logs: float | None = None
 
     def __post_init__(self) -> None:

@@ -173,7 +173,7 @@ class Admission:
     :param log_streams: at once; none waits
     """
 
-    def __init__(self, *, calls: int = 700, calls_each: int = 400, waiting: int = 150, log_streams: int = 100) -> None:
+    def __init__(self, *, calls: int, calls_each: int, waiting: int, log_streams: int) -> None:
         self._calls = Slots(calls, each=calls_each, waiting=waiting)
         self._streams = Slots(log_streams, waiting=0)
 
