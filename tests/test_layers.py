@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "terminal": set(),
     "rpc": {"_version", "idl", "logs"},
     "literals": {"idl"},
-    "connector": {"idl", "logs", "rpc"},
+    "connector": {"idl", "logs"},
     "connectors": API,
     "flyte": API | {"rpc"},
     "service": API | {"rpc"},

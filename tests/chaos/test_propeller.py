@@ -24,8 +24,9 @@ from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub
 from connectrio.rpc import Server
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.testing import memory_channel
-from connectrio.service import AsyncConnectorService, Creates, Metrics, Polls, Workers
+from connectrio.service import AsyncConnectorService, IdempotentCreates, Metrics, PollShield, Workers
 from rpc.kit.virtual_time import in_virtual_time
+from service.harness import LIMITS, admission, input_reader
 
 SETTINGS = HostSettings()
 LOST = 1 / 3
@@ -99,8 +100,11 @@ class Day:
             registry,
             metrics=self.metrics,
             workers=Workers(1),
-            creates=Creates(most=SETTINGS.create_memory_size, age=SETTINGS.create_memory if protected else 0),
-            polls=Polls(
+            limits=LIMITS,
+            admission=admission(),
+            inputs=input_reader(),
+            creates=IdempotentCreates(most=SETTINGS.create_memory_size, age=SETTINGS.create_memory if protected else 0),
+            polls=PollShield(
                 retry=SETTINGS.poll_retry if protected else 0,
                 absorb=SETTINGS.poll_absorb if protected else 0,
                 clock=anyio.current_time,

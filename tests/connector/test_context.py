@@ -9,15 +9,13 @@ import pytest
 from multidict import MultiDict
 
 from connectrio import CurrentCall, current_call
-from connectrio.connector.context import set_key
-from connectrio.rpc.call import Call, set_current_call
-from connectrio.rpc.deadline import Deadline
+from connectrio.connector.context import reset_current_call, set_current_call, set_key
 
 
 def answering(timeout: float | None = 3600) -> None:
-    deadline = None if timeout is None else Deadline.from_timeout(timeout)
+    deadline = None if timeout is None else anyio.current_time() + timeout
     metadata = MultiDict({"authorization": "Bearer hunter2", "x-tenant": "blue"})
-    set_current_call(Call("/s/M", metadata, deadline=deadline, peer="10.0.0.1:5"))
+    set_current_call("10.0.0.1:5", metadata, deadline)
 
 
 async def test_in_a_task():
@@ -34,6 +32,13 @@ async def test_in_a_worker_thread():
     call = await anyio.to_thread.run_sync(current_call)
     assert (call.key, call.peer) == ("cr-1", "10.0.0.1:5")
     assert 0 < await anyio.to_thread.run_sync(lambda: current_call().time_remaining()) < 3601
+
+
+async def test_a_key_is_taken_back_alone():
+    answering()
+    token = set_key("cr-1")
+    reset_current_call(token)
+    assert (current_call().key, current_call().peer) == (None, "10.0.0.1:5")
 
 
 async def test_without_a_deadline():

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 import connectrio.host.ports
 from connectrio import Phase, Registry, Resource
-from connectrio.connector.hosting import process_count, worker_limit
+from connectrio.connector.context import process_count, worker_limit
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
 from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory

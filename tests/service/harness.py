@@ -28,7 +28,16 @@ from connectrio.idl.flyteidl2.core import (
     TaskTemplate,
     WorkflowExecutionIdentifier,
 )
-from connectrio.service import AsyncConnectorService, Metrics, OperationLimits, Workers
+from connectrio.service import (
+    Admission,
+    AsyncConnectorService,
+    IdempotentCreates,
+    InputReader,
+    Metrics,
+    OperationLimits,
+    PollShield,
+    Workers,
+)
 
 GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 OPERATIONS = ["create", "get", "delete", "get_metrics", "get_logs"]
@@ -40,6 +49,21 @@ class Job(ResourceMeta):
 
 
 META = Job("7").encode()
+
+# the parts of a service where a test does not say otherwise: much like a host's, but polls are not shielded
+LIMITS = OperationLimits(create=60, get=30, delete=60, get_metrics=30)
+
+
+def admission(*, calls: int = 700, calls_each: int = 400, waiting: int = 150, log_streams: int = 100) -> Admission:
+    return Admission(calls=calls, calls_each=calls_each, waiting=waiting, log_streams=log_streams)
+
+
+def recent_creates(*, most: int = 4096, age: float = 600) -> IdempotentCreates:
+    return IdempotentCreates(most=most, age=age)
+
+
+def input_reader(*, max_stored_size: int = 32 * 2**20, pickles: bool = False) -> InputReader:
+    return InputReader(max_stored_size=max_stored_size, pickles=pickles)
 
 
 def log_lines(*lines: str) -> GetTaskLogsResponse:
@@ -92,7 +116,7 @@ class Service:
     def __init__(
         self,
         *connectors: AsyncConnector[Any],
-        limits: OperationLimits | None = None,
+        limits: OperationLimits = LIMITS,
         workers: int = 4,
         **parts: Any,
     ):
@@ -102,7 +126,17 @@ class Service:
         self.metrics = Metrics()
         self.workers = Workers(workers)
         self.servicer = AsyncConnectorService(
-            self.registry, metrics=self.metrics, workers=self.workers, limits=limits, **parts
+            self.registry,
+            metrics=self.metrics,
+            workers=self.workers,
+            limits=limits,
+            **{
+                "admission": admission(),
+                "creates": recent_creates(),
+                "polls": PollShield(retry=0, absorb=0),
+                "inputs": input_reader(),
+                **parts,
+            },
         )
 
     async def create(self, task_type="tiny", version=0, *, connection=None, resource_meta=None, **fields):

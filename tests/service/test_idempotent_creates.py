@@ -26,11 +26,11 @@ from connectrio.idl.flyteidl2.core import (
     VariableMap,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.service import Creates, OperationLimits, Polls
-from connectrio.service.idempotent_creates import Wanted
+from connectrio.service import OperationLimits, PollShield
+from connectrio.service.idempotent_creates import WantedJob
 from connectrio.service.job_identity import identify
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import Base, Job, Service, attempt, connector, secrets
+from service.harness import Base, Job, Service, attempt, connector, recent_creates, secrets
 
 ORIGINS = ("fresh", "joined", "replayed", "adopted")
 
@@ -223,7 +223,7 @@ async def test_the_hosts_limit_ends_the_create_and_those_who_joined():
 
 async def test_the_end_of_the_host_ends_creates_that_nobody_waits_for():
     vendor = Vendor(gated=True)
-    creates = Creates()
+    creates = recent_creates()
     service = Service(vendor.connector(), creates=creates)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -235,7 +235,7 @@ async def test_the_end_of_the_host_ends_creates_that_nobody_waits_for():
 
 
 async def test_the_end_of_the_host_for_those_who_wait():
-    creates = Creates()
+    creates = recent_creates()
     service = Service(Vendor(gated=True).connector(), creates=creates)
     creates.end_by(anyio.current_time())
     with pytest.raises(GRPCError, match="the host is shutting down") as caught:
@@ -447,7 +447,7 @@ async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
     answers = []
 
     async def second():
-        wanted = Wanted(identify(request(1)), vendor_create, True, is_alive, 0.2, lambda origin: None)
+        wanted = WantedJob(identify(request(1)), vendor_create, True, is_alive, 0.2, lambda origin: None)
         with pytest.raises(GRPCError):
             await creates.once(wanted)
 
@@ -498,7 +498,7 @@ def await_records(service: Service):
 
 async def test_the_oldest_are_forgotten():
     vendor = Vendor()
-    creates = Creates(most=2)
+    creates = recent_creates(most=2)
     service = Service(vendor.connector(), creates=creates)
     for number in range(4):
         await service.create(task_execution_metadata=attempt(execution=str(number)))
@@ -511,7 +511,7 @@ async def test_the_oldest_are_forgotten():
 
 async def test_age():
     vendor = Vendor()
-    creates = Creates(age=0.02)
+    creates = recent_creates(age=0.02)
     service = Service(vendor.connector(), creates=creates)
     await service.create(task_execution_metadata=attempt())
     await anyio.sleep(0.03)
@@ -522,7 +522,7 @@ async def test_age():
 
 async def test_nothing_is_remembered_with_age_0():
     vendor = Vendor()
-    creates = Creates(age=0)
+    creates = recent_creates(age=0)
     service = Service(vendor.connector(), creates=creates)
     for _ in range(2):
         await service.create(task_execution_metadata=attempt())
@@ -534,7 +534,7 @@ async def test_what_is_large_is_not_remembered():
     async def create(self, **kwargs):
         return Job("x" * 100_000)
 
-    creates = Creates()
+    creates = recent_creates()
     service = Service(connector(create=create), creates=creates)
     answer = await service.create(task_execution_metadata=attempt())
     assert len(answer.resource_meta) > 100_000
@@ -548,7 +548,7 @@ async def test_what_is_large_is_not_remembered():
 async def test_a_create_that_is_idempotent_is_tried_again_under_the_same_key():
     vendor = Vendor()
     vendor.errors = [ConnectionResetError("reset"), TransientError("busy")]
-    service = Service(vendor.connector(create_is_idempotent=True), polls=Polls(retry=5, absorb=0))
+    service = Service(vendor.connector(create_is_idempotent=True), polls=PollShield(retry=5, absorb=0))
     await service.create(task_execution_metadata=attempt())
     assert len(vendor.keys) == 3
     assert len(set(vendor.keys)) == 1
@@ -557,7 +557,7 @@ async def test_a_create_that_is_idempotent_is_tried_again_under_the_same_key():
 async def test_others_are_not():
     vendor = Vendor()
     vendor.errors = [ConnectionResetError("reset")]
-    service = Service(vendor.connector(), polls=Polls(retry=5, absorb=0))
+    service = Service(vendor.connector(), polls=PollShield(retry=5, absorb=0))
     with pytest.raises(GRPCError, match="reset"):
         await service.create(task_execution_metadata=attempt())
     assert len(vendor.keys) == 1

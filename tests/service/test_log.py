@@ -14,8 +14,7 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 from connectrio.idl.flyteidl2.core import Connection
-from connectrio.service.redaction import redact
-from connectrio.service.telemetry import _shorten
+from connectrio.service.telemetry import _shorten, redact
 from service.harness import OPERATIONS, Base, Job, Service, connector, failing, secrets
 
 

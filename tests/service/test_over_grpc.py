@@ -13,7 +13,7 @@ from flyteidl2.connector import connector_pb2, service_pb2_grpc
 from grpclib import GRPCError
 from grpclib.const import Cardinality, Status
 
-from connectrio import Phase, Resource
+from connectrio import CurrentCall, Phase, Resource, current_call
 from connectrio.connector.load_failure import LoadFailure
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceStub,
@@ -72,6 +72,29 @@ async def test_the_clients_deadline_reaches_the_connector():
         assert caught.value.status is Status.DEADLINE_EXCEEDED
         await ended.wait()
     assert service.count("get", "504") + service.count("get", "499") == 1
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "function"])
+async def test_a_method_knows_its_call(plain):
+    seen = []
+
+    def see():
+        call = current_call()
+        seen.append((call.key, call.metadata["x-tenant"], call.time_remaining()))
+        return Resource(phase=Phase.RUNNING)
+
+    async def coroutine(self, **kwargs):
+        return see()
+
+    def function(self, **kwargs):
+        return see()
+
+    async with memory_channel(server_of(Service(connector(get=function if plain else coroutine)))) as channel:
+        await AsyncConnectorServiceStub(channel).get_task(GET, timeout=3600, metadata={"x-tenant": "blue"})
+    [(key, tenant, remaining)] = seen
+    assert (key, tenant) == (None, "blue")
+    assert 0 < remaining < 3601
+    assert current_call() == CurrentCall()
 
 
 async def test_a_client_that_leaves_closes_the_generator():

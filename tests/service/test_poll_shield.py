@@ -1,4 +1,4 @@
-"""Polls that fail: tried again, absorbed for a while, and only then let out."""
+"""PollShield that fail: tried again, absorbed for a while, and only then let out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientErro
 from connectrio.connector.failures import passes
 from connectrio.rpc.call import Call, set_current_call
 from connectrio.rpc.deadline import Deadline
-from connectrio.service import Admission, OperationLimits, Polls
+from connectrio.service import OperationLimits, PollShield
 from connectrio.service.poll_shield import _MOST_JOBS
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import META, Service, connector, secrets
+from service.harness import META, Service, admission, connector, secrets
 
 LINK = TaskLog(name="console", uri="https://example.com/7")
 
@@ -57,7 +57,7 @@ def reset() -> ConnectionResetError:
 @in_virtual_time
 async def test_a_transient_error_is_tried_again():
     script = Script(reset(), TimeoutError("slow"), Resource(Phase.RUNNING))
-    service = Service(script.connector(), polls=Polls(retry=4, absorb=600))
+    service = Service(script.connector(), polls=PollShield(retry=4, absorb=600))
     assert (await service.get()).resource.phase is Phase.RUNNING
     assert script.calls == 3
     assert service.sample("poll_retries_total") == 2
@@ -69,7 +69,7 @@ async def test_a_transient_error_is_tried_again():
 async def test_then_the_last_phase_is_the_answer():
     script = Script(Resource(Phase.QUEUED, log_links=[LINK]), reset())
     clock = Clock()
-    service = Service(script.connector(), polls=Polls(retry=1, absorb=600, clock=clock))
+    service = Service(script.connector(), polls=PollShield(retry=1, absorb=600, clock=clock))
     await service.get()
     clock.now += 30
     with capture_logs() as logs:
@@ -91,7 +91,7 @@ async def test_then_the_last_phase_is_the_answer():
 async def test_only_for_a_while():
     script = Script(Resource(Phase.RUNNING), reset())
     clock = Clock()
-    service = Service(script.connector(), polls=Polls(retry=1, absorb=60, clock=clock))
+    service = Service(script.connector(), polls=PollShield(retry=1, absorb=60, clock=clock))
     await service.get()
     for _ in range(2):
         clock.now += 30
@@ -107,7 +107,7 @@ async def test_only_for_a_while():
 
 @in_virtual_time
 async def test_a_job_that_this_host_knows_nothing_of_is_running():
-    service = Service(Script(reset()).connector(), polls=Polls(retry=0, absorb=600))
+    service = Service(Script(reset()).connector(), polls=PollShield(retry=0, absorb=600))
     resource = (await service.get()).resource
     assert resource.phase is Phase.RUNNING
     assert resource.message.startswith("RUNNING, not seen by this host yet: ")
@@ -117,7 +117,7 @@ async def test_a_job_that_this_host_knows_nothing_of_is_running():
 async def test_a_final_phase_is_not_made_up():
     """Its outputs are not known any more."""
     script = Script(Resource(Phase.QUEUED), Resource(Phase.SUCCEEDED, outputs={"n": 1}), reset())
-    service = Service(script.connector(), polls=Polls(retry=0, absorb=600))
+    service = Service(script.connector(), polls=PollShield(retry=0, absorb=600))
     for phase in (Phase.QUEUED, Phase.SUCCEEDED, Phase.RUNNING):
         assert (await service.get()).resource.phase is phase
 
@@ -129,7 +129,7 @@ async def test_a_final_phase_is_not_made_up():
 )
 async def test_other_errors_come_out_at_once(error):
     script = Script(error)
-    service = Service(script.connector(), polls=Polls(retry=4, absorb=600))
+    service = Service(script.connector(), polls=PollShield(retry=4, absorb=600))
     with pytest.raises(GRPCError):
         await service.get()
     assert script.calls == 1
@@ -140,9 +140,11 @@ async def test_the_author_says_what_is_transient():
     def is_transient(self, error):
         return "again" in str(error)
 
-    service = Service(Script(KeyError("again")).connector(is_transient=is_transient), polls=Polls(retry=1, absorb=600))
+    service = Service(
+        Script(KeyError("again")).connector(is_transient=is_transient), polls=PollShield(retry=1, absorb=600)
+    )
     assert (await service.get()).resource.phase is Phase.RUNNING
-    service = Service(Script(reset()).connector(is_transient=is_transient), polls=Polls(retry=1, absorb=600))
+    service = Service(Script(reset()).connector(is_transient=is_transient), polls=PollShield(retry=1, absorb=600))
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
 
@@ -151,7 +153,7 @@ async def test_an_author_who_says_it_wrong():
     def is_transient(self, error):
         raise LookupError("oops")
 
-    service = Service(Script(reset()).connector(is_transient=is_transient), polls=Polls(retry=1, absorb=600))
+    service = Service(Script(reset()).connector(is_transient=is_transient), polls=PollShield(retry=1, absorb=600))
     with capture_logs() as logs, pytest.raises(GRPCError, match="reset"):
         await service.get()
     assert "is_transient failed; the error counts as lasting" in [line["event"] for line in logs]
@@ -190,7 +192,7 @@ def test_what_is_transient_by_default(error, passing):
 
 @in_virtual_time
 async def test_a_transient_error_in_the_group_of_a_task_group():
-    service = Service(Script(ExceptionGroup("tasks", [reset()])).connector(), polls=Polls(retry=0, absorb=600))
+    service = Service(Script(ExceptionGroup("tasks", [reset()])).connector(), polls=PollShield(retry=0, absorb=600))
     assert (await service.get()).resource.phase is Phase.RUNNING
 
 
@@ -199,7 +201,7 @@ async def test_a_poll_that_hangs_is_answered_before_the_clients_deadline():
     async def get(self, resource_meta, **kwargs):
         await anyio.sleep_forever()
 
-    service = Service(connector(get=get), polls=Polls(retry=4, absorb=600))
+    service = Service(connector(get=get), polls=PollShield(retry=4, absorb=600))
     deadline = Deadline.from_timeout(10)
     set_current_call(Call("/x", MultiDict(), deadline=deadline))
     with anyio.CancelScope(deadline=deadline.at):
@@ -212,7 +214,7 @@ async def test_a_poll_that_hangs_is_answered_before_the_clients_deadline():
 @in_virtual_time
 async def test_retries_leave_time_for_the_answer():
     script = Script(reset())
-    service = Service(script.connector(), polls=Polls(retry=60, absorb=600))
+    service = Service(script.connector(), polls=PollShield(retry=60, absorb=600))
     deadline = Deadline.from_timeout(10)
     set_current_call(Call("/x", MultiDict(), deadline=deadline))
     assert (await service.get()).resource.phase is Phase.RUNNING
@@ -225,7 +227,7 @@ async def test_the_hosts_own_limit_is_absorbed():
     async def get(self, resource_meta, **kwargs):
         await anyio.sleep_forever()
 
-    service = Service(connector(get=get), limits=OperationLimits(get=5), polls=Polls(retry=4, absorb=600))
+    service = Service(connector(get=get), limits=OperationLimits(get=5), polls=PollShield(retry=4, absorb=600))
     assert "this host's own limit for get" in (await service.get()).resource.message
 
 
@@ -236,7 +238,7 @@ async def test_a_host_that_is_too_busy():
         return Resource(Phase.QUEUED)
 
     service = Service(
-        connector(get=get), polls=Polls(retry=0, absorb=600), admission=Admission(calls=1, calls_each=1, waiting=0)
+        connector(get=get), polls=PollShield(retry=0, absorb=600), admission=admission(calls=1, calls_each=1, waiting=0)
     )
     answers = []
 
@@ -251,13 +253,13 @@ async def test_a_host_that_is_too_busy():
 
 
 async def test_nothing_is_absorbed_with_0():
-    service = Service(Script(reset()).connector(), polls=Polls(retry=0, absorb=0))
+    service = Service(Script(reset()).connector(), polls=PollShield(retry=0, absorb=0))
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
 
 
 async def test_jobs_are_told_apart():
-    polls = Polls(retry=0, absorb=600)
+    polls = PollShield(retry=0, absorb=600)
     service = Service(Script(Resource(Phase.QUEUED)).connector(), polls=polls)
     await service.get()
     await service.get()
@@ -269,20 +271,20 @@ async def test_jobs_are_told_apart():
 def test_the_least_lately_asked_for_are_forgotten():
     from connectrio.idl.flyteidl2 import connector as idl
 
-    polls = Polls(retry=0, absorb=600)
+    polls = PollShield(retry=0, absorb=600)
     for number in range(_MOST_JOBS + 5):
         polls.succeeded(("tiny", 0, b"%d" % number), idl.Resource(phase=Phase.QUEUED))
         polls.succeeded(("tiny", 0, b"0"), idl.Resource(phase=Phase.QUEUED))
     assert len(polls) == _MOST_JOBS
-    assert polls.failed(("tiny", 0, b"0"), "").phase is Phase.QUEUED
-    assert polls.failed(("tiny", 0, b"1"), "").phase is Phase.RUNNING
+    assert polls.failed(("tiny", 0, b"0"), connector(), reset(), "").phase is Phase.QUEUED
+    assert polls.failed(("tiny", 0, b"1"), connector(), reset(), "").phase is Phase.RUNNING
 
 
 async def test_no_secret_is_in_an_absorbed_message():
     async def get(self, resource_meta, **kwargs):
         raise ConnectionError(f"401 for {kwargs['token']}")
 
-    service = Service(connector(get=get), polls=Polls(retry=0, absorb=600))
+    service = Service(connector(get=get), polls=PollShield(retry=0, absorb=600))
     with capture_logs() as logs:
         resource = (await service.get(connection=secrets(token="hunter2"))).resource
     assert "[secret token]" in resource.message
@@ -294,7 +296,7 @@ async def test_no_secret_is_in_an_absorbed_message():
 
 @pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.INITIALIZING, Phase.WAITING_FOR_RESOURCES, Phase.RUNNING])
 async def test_links_go_out_with_the_first_poll(phase):
-    service = Service(Script(Resource(phase, log_links=[LINK])).connector(), polls=Polls(retry=1, absorb=600))
+    service = Service(Script(Resource(phase, log_links=[LINK])).connector(), polls=PollShield(retry=1, absorb=600))
     assert (await service.get()).resource.log_links == [LINK]
 
 
@@ -304,7 +306,7 @@ async def test_links_go_out_with_the_first_poll(phase):
 @pytest.mark.parametrize("absorb", [0, 600])
 async def test_a_permanent_failure_is_the_jobs_end(absorb):
     script = Script(PermanentFailure("the table is gone; make it again"))
-    service = Service(script.connector(), polls=Polls(retry=1, absorb=absorb))
+    service = Service(script.connector(), polls=PollShield(retry=1, absorb=absorb))
     with capture_logs() as logs:
         resource = (await service.get(resource_meta=META)).resource
     assert (resource.phase, resource.message) == (Phase.FAILED, "the table is gone; make it again")

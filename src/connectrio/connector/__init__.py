@@ -1,1 +1,1 @@
-"""What an author of connectors writes against."""
+"""What an author of connectors writes against. It knows nothing of gRPC servers and hosts."""

@@ -1,7 +1,7 @@
-"""What the author of a connector writes against.
+"""The classes that the author of a connector writes against.
 
 The vocabulary and the signatures are flyte-sdk's (`flyte.connectors`), so that porting a connector means changing its
-imports. What is wider here: each method may be `async def` or a plain `def` (which runs in a worker thread), and a
+imports. Beyond flyte-sdk, each method may be `async def` or a plain `def` (which runs in a worker thread), and a
 connector may have a `lifespan`.
 """
 
@@ -51,10 +51,10 @@ class ResourceMeta:
     """
 
     def encode(self) -> bytes:
-        """This object as JSON.
+        """Return this object as JSON.
 
-        :raises ResourceMetaError: a field holds something that JSON has no form for, or not what it is declared to
-            hold, so that `decode` would refuse it at each poll
+        :raises ResourceMetaError: JSON has no form for the value of a field, or the value does not have the declared
+            type, so that `decode` would refuse it at each poll
         """
         name = type(self).__name__
         try:
@@ -68,7 +68,7 @@ class ResourceMeta:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """The object that `encode` made `data` from.
+        """Return the object that `encode` made `data` from.
 
         :raises ResourceMetaError: `data` is not a JSON object, or its names or types are not those of this class
         """
@@ -101,7 +101,7 @@ class Resource:
     :ivar log_links: links to the job's logs or console
     :ivar outputs: output name → value; only read once the job has SUCCEEDED. None leaves the outputs unset, and the
         executor then reads `output_prefix/outputs.pb`. An `Outputs` message goes out as it is
-    :ivar custom_info: anything else about the job that JSON can hold. A `Struct` message goes out as it is
+    :ivar custom_info: anything else about the job, in types that JSON has. A `Struct` message goes out as it is
     """
 
     phase: Phase
@@ -126,13 +126,13 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar task_type_name: the task type this connector serves
     :cvar task_type_version: the version of that task type
     :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
-    :cvar converts_inputs: whether `create` converts the inputs itself, because another type system rules them: it is
-        then given the request's `Inputs` message in place of the values
-    :cvar create_is_idempotent: calling `create` again under the same `current_call().key` finds the job that is there
-        already. Then the host calls it again after errors that pass, within the call's deadline
-    :cvar adopts_lost_jobs: when the answer to an attempt was lost, its job may serve the next attempt. Its
-        `output_prefix` is another one: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs
-        are taken over in any case
+    :cvar converts_inputs: whether `create` converts the inputs itself, because they belong to another type system: it
+        then gets the request's `Inputs` message in place of the values
+    :cvar create_is_idempotent: whether calling `create` again under the same `current_call().key` finds the job that
+        exists already. Then the host calls it again after transient errors, within the call's deadline
+    :cvar adopts_lost_jobs: whether the job of an attempt whose answer was lost may serve the next attempt. That one has
+        another `output_prefix`: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs are
+        always taken over
     """
 
     name: ClassVar[str] = "Async Connector"
@@ -164,7 +164,7 @@ class AsyncConnector(ABC, Generic[M]):
     def get(self, resource_meta: M, **kwargs: Any) -> Awaitable[Resource] | Resource:
         """Report the state of the job.
 
-        A parameter named `output_prefix` is given the request's.
+        A parameter named `output_prefix` gets the request's.
         """
 
     @abstractmethod
@@ -172,7 +172,7 @@ class AsyncConnector(ABC, Generic[M]):
         """Cancel the job. Deleting a job that has ended, or twice, is not an error."""
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether a failed `get` may succeed in a moment, so that the host tries again and keeps the error back.
+        """Return whether a failed `get` may succeed in a moment, so that the host tries again and absorbs the error.
 
         By default: connection errors and time-outs, Python's own and those of well-known HTTP clients,
         `TransientError`, and a `GRPCError` with UNAVAILABLE or DEADLINE_EXCEEDED. Override it to name others. It is
@@ -186,7 +186,7 @@ class AsyncConnector(ABC, Generic[M]):
         """Report the job's metrics. Not overridden: the client sees UNIMPLEMENTED.
 
         Parameters named `queries` (list of str), `start_time`, `end_time` (aware datetimes or None) and `step`
-        (timedelta or None) are given the request's.
+        (timedelta or None) get the request's.
         """
         raise NotImplementedError(f"{self.name} has no metrics")
 
@@ -195,12 +195,12 @@ class AsyncConnector(ABC, Generic[M]):
 
         Either a coroutine (or plain function) that returns one response, or an async generator of many. Parameters
         named `token` (str, where the previous page ended; "" at first) and `lines` (int, how many are wanted; 0 for
-        the connector's choice) are given the request's.
+        the connector's choice) get the request's.
         """
         raise NotImplementedError(f"{self.name} has no logs")
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        """The connector's own resources: entered before the host serves, left after its last call has ended.
+        """Return what holds the connector's resources: entered before the host serves, left after its last call.
 
         A task group opened here may run for as long as the host does.
         """

@@ -1,10 +1,10 @@
-"""How a connector says what kind of failure it has met. Anything else that it raises is taken for a bug of its own.
+"""The exceptions that say what kind of failure a connector met. Any other exception counts as a bug of the connector.
 
     PermanentFailure      the client sees OK, and FAILED at the first poll: Flyte makes no further attempt
     InvalidRequestError   INVALID_ARGUMENT; in `create`, Flyte makes another attempt, if the task has any left
-    UnknownJobError       NOT_FOUND; in `get`, it is one of the few errors that Flyte puts up with
-    TransientError        UNAVAILABLE; in `get`, Flyte does not get to know, as long as the host shields it
-    anything else         INTERNAL; as the two in the middle
+    UnknownJobError       NOT_FOUND; in `get`, Flyte tolerates it, as it does few errors
+    TransientError        UNAVAILABLE; in `get`, Flyte does not see it as long as the host absorbs it
+    anything else         INTERNAL; Flyte does the same as for the two in the middle
 
 A `GRPCError` goes to the client as it is.
 """
@@ -21,7 +21,7 @@ __all__ = ["ConnectorError", "InvalidRequestError", "PermanentFailure", "Transie
 
 
 class ConnectorError(Exception):
-    """A failure of a known kind. The text is for the user: what has happened, to what, and what to do.
+    """A failure of a known kind. The text is for the user: what happened, to what, and what to do.
 
     :cvar status: what the client sees
     """
@@ -41,19 +41,19 @@ class PermanentFailure(ConnectorError):  # noqa: N818 - it is the task's, and en
 
 
 class InvalidRequestError(ConnectorError, ValueError):
-    """The request asks for something that cannot be: a bad argument, a malformed token, a task without a query."""
+    """The request is wrong: a bad argument, a malformed token, a task without a query."""
 
     status = Status.INVALID_ARGUMENT
 
 
 class UnknownJobError(ConnectorError, LookupError):
-    """There is no such job, or none any more."""
+    """The job does not exist, or no longer."""
 
     status = Status.NOT_FOUND
 
 
 class TransientError(ConnectorError):
-    """The other system is out of reach, overloaded or restarting: the same call may succeed in a moment.
+    """The other system is unreachable, overloaded or restarting: the same call may succeed in a moment.
 
     Raised in `get`, the host tries again, and then answers with the last known phase for a while.
     """
@@ -61,8 +61,8 @@ class TransientError(ConnectorError):
     status = Status.UNAVAILABLE
 
 
-# by name, so that nothing is imported: what HTTP clients raise when a connection fails or something takes too long, as
-# far as it is not a ConnectionError or TimeoutError of Python's
+# what HTTP clients raise when a connection fails or something takes too long, besides Python's ConnectionError and
+# TimeoutError; by name, so that nothing is imported
 _FOREIGN = {
     "aiohttp.client_exceptions.ClientConnectionError",
     "google.api_core.exceptions.GatewayTimeout",
@@ -80,7 +80,7 @@ _PASSING_STATUSES = {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}
 
 
 def passes(error: Exception) -> bool:
-    """Whether `error` says that the other system is out of reach for the moment."""
+    """Return whether `error` says that the other system is unreachable for the moment."""
     if isinstance(error, TransientError | ConnectionError | TimeoutError | socket.gaierror):
         return True
     if isinstance(error, GRPCError):

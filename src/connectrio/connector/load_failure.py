@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """An entry point that could not be loaded, and why."""
+    """An entry point that could not be loaded, or whose lifespan failed, and why."""
 
     source: str
     error: str

@@ -1,4 +1,4 @@
-"""The other system's words for how a job stands, as Flyte's phases."""
+"""Flyte's phases, and the other system's words for them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 
-__all__ = ["PhaseMap"]
+__all__ = ["FAILED_PHASES", "FINAL_PHASES", "PhaseMap"]
 
 logger = get_logger("connectrio.connector.base")
 
-# a system that makes states up must not fill the memory, or the log
+FAILED_PHASES = frozenset({Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED})
+"""The phases of a job that has ended without success."""
+
+FINAL_PHASES = FAILED_PHASES | {Phase.SUCCEEDED}
+"""The phases of a job that has ended: no other one follows."""
+
+# a system that invents states must not fill the memory or the log
 _MOST_REPORTED = 100
 _LONGEST_STATE = 100
 
 
 class PhaseMap:
-    """A total map: it has a phase for whatever the other system may say.
+    """A total map: it has a phase for every state that the other system can report.
 
         PHASES = PhaseMap({"queued": Phase.QUEUED, "success": Phase.SUCCEEDED, "failed_with_error": Phase.FAILED})
 
         async def get(self, resource_meta, **kwargs):
             return Resource(PHASES[await fetch_state(resource_meta)])
 
-    States that are strings are found whatever their case. One that is not in the map, which a new version of the other
-    system may bring, is reported in the log, once, and counts as `unknown`.
+    The case of strings does not matter. A state that is not in the map, which a new version of the other system may
+    bring, counts as `unknown` and is logged once.
 
     :param phases: state → phase
-    :param unknown: the phase of states that are not in there. RUNNING, the default, lets the executor ask again
+    :param unknown: the phase of states that are not in the map. RUNNING, the default, lets the executor ask again
     :param system: the other system's name, for the log
-    :raises ValueError: a phase that no job can have, or two states that differ in case alone but not in phase alone
+    :raises ValueError: a phase that no job can have, or two states that differ only in case and have different phases
     """
 
     def __init__(self, phases: Mapping[Any, Phase], *, unknown: Phase = Phase.RUNNING, system: str = "") -> None:
@@ -44,10 +50,10 @@ class PhaseMap:
                 raise ValueError(f"{state!r} is there twice, in different cases, and with different phases")
 
     def __getitem__(self, state: Any) -> Phase:
-        """The phase of `state`; never raises."""
+        """Return the phase of `state`; never raises."""
         try:
             return self._phases[_normal(state)]
-        except (KeyError, TypeError):  # TypeError: nothing that can be looked up, such as a list
+        except (KeyError, TypeError):  # TypeError: not hashable, such as a list
             self._report(state)
             return self._unknown
 

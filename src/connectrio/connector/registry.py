@@ -20,7 +20,7 @@ class ConnectorNotFoundError(LookupError):
 
 @dataclass(frozen=True)
 class RegisteredConnector:
-    """A connector, and where it was loaded from ("entry point duckdb", "module my.connectors", …)."""
+    """A connector, and the source that it was loaded from ("entry point duckdb", "module my.connectors", …)."""
 
     connector: AsyncConnector[Any]
     source: str
@@ -64,7 +64,7 @@ class Registry:
         self._by_category = {key: value for key, value in self._by_category.items() if value is not registered}
 
     def get_connector(self, task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
-        """The connector for that task type in that very version.
+        """Return the connector for that task type in exactly that version.
 
         :raises ConnectorNotFoundError: there is none
         """
@@ -76,15 +76,15 @@ class Registry:
             ) from None
 
     def has(self, task_type_name: str, task_type_version: int = 0) -> bool:
-        """Whether there is a connector for that task type in that very version."""
+        """Return whether there is a connector for that task type in exactly that version."""
         return (task_type_name, task_type_version) in self._by_category
 
     def registered(self) -> list[RegisteredConnector]:
-        """All connectors, in the order in which they were registered."""
+        """Return all connectors, in the order in which they were registered."""
         return list(self._by_category.values())
 
     def describe(self) -> list[Connector]:
-        """All connectors as Flyte lists them: one entry for each name, with every task type it serves."""
+        """Return all connectors as Flyte lists them: one entry for each name, with every task type that it serves."""
         by_name: dict[str, Connector] = {}
         for name, version in self._by_category:
             connector = self._by_category[name, version].connector
@@ -93,7 +93,7 @@ class Registry:
         return list(by_name.values())
 
     def describe_one(self, name: str) -> Connector:
-        """The entry of `describe` with that name.
+        """Return the entry of `describe` with that name.
 
         :raises ConnectorNotFoundError: there is none
         """
@@ -104,7 +104,7 @@ class Registry:
 
     @contextmanager
     def loading(self, source: str) -> Iterator[None]:
-        """What modules register inside this block comes here, and is recorded as coming from `source`."""
+        """Register here what modules register inside this block, with `source` as its source."""
         before = self._source, ConnectorRegistry.default
         self._source, ConnectorRegistry.default = source, self
         try:
@@ -114,16 +114,16 @@ class Registry:
 
 
 class ConnectorRegistry:
-    """The process's own registry, under the names flyte-sdk gives it: `ConnectorRegistry.register(MyConnector())`."""
+    """The registry of the process, with flyte-sdk's names: `ConnectorRegistry.register(MyConnector())`."""
 
     default: ClassVar[Registry] = Registry()
 
     @staticmethod
     def register(connector: AsyncConnector[Any], override: bool = False) -> None:
-        """See `Registry.register`."""
+        """Serve a task type with `connector` in this process; the arguments and errors are `Registry.register`'s."""
         ConnectorRegistry.default.register(connector, override)
 
     @staticmethod
     def get_connector(task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
-        """See `Registry.get_connector`."""
+        """Return the connector of this process for a task type; it raises as `Registry.get_connector` does."""
         return ConnectorRegistry.default.get_connector(task_type_name, task_type_version)

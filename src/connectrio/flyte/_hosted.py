@@ -12,7 +12,7 @@ from flyte.connectors import AsyncConnector as FlyteConnector
 from flyte.connectors import ConnectorRegistry as FlyteRegistry
 
 from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
-from connectrio.connector.hosting import worker_limit
+from connectrio.connector.context import worker_limit
 from connectrio.connector.registry import Registry
 from connectrio.flyte import _conversion as conversion
 from connectrio.flyte._calls import Emit

@@ -20,7 +20,7 @@ import anyio
 from anyio.abc import Listener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from connectrio.connector.hosting import process_count, worker_limit
+from connectrio.connector.context import process_count, worker_limit
 from connectrio.connector.load_failure import LoadFailure
 from connectrio.connector.registry import ConnectorRegistry, RegisteredConnector, Registry
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
@@ -38,11 +38,11 @@ from connectrio.service import (
     AsyncAgentService,
     AsyncConnectorService,
     ConnectorMetadataService,
-    Creates,
+    IdempotentCreates,
     InputReader,
     Metrics,
     OperationLimits,
-    Polls,
+    PollShield,
     SyncAgentService,
     Workers,
     failure_metadata,
@@ -95,7 +95,7 @@ class Host:
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
-        self._creates = Creates(most=self.settings.create_memory_size, age=self.settings.create_memory)
+        self._creates = IdempotentCreates(most=self.settings.create_memory_size, age=self.settings.create_memory)
         self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self._grace = self.settings.grace
@@ -237,7 +237,7 @@ class Host:
             ),
             admission=admission,
             creates=self._creates,
-            polls=Polls(retry=settings.poll_retry, absorb=settings.poll_absorb),
+            polls=PollShield(retry=settings.poll_retry, absorb=settings.poll_absorb),
             inputs=InputReader(max_stored_size=settings.max_stored_input_size, pickles=settings.unsafe_pickle),
         )
         servicers = (

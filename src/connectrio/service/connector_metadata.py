@@ -26,7 +26,7 @@ __all__ = ["LOAD_FAILURE_KEY", "ConnectorMetadataService", "failure_metadata"]
 logger = get_logger("connectrio.service")
 
 LOAD_FAILURE_KEY = "connectrio-load-failure"
-"""The trailing metadata of ListConnectors that tells of entry points that could not be loaded: one each, in
+"""The key in the trailing metadata of ListConnectors for entry points that could not be loaded: one value for each, in
 percent-encoded UTF-8."""
 
 # together well below the 8 KiB of metadata that clients let through
@@ -35,7 +35,7 @@ _LONGEST_FAILURE = 512
 
 
 class ConnectorMetadataService(ConnectorMetadataServiceBase):
-    """Tells which connectors a registry has."""
+    """Lists the connectors of a registry."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -44,7 +44,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         self,
         message: ListConnectorsRequest,  # noqa: ARG002 - the base's signature; the request has no fields
     ) -> ListConnectorsResponse:
-        """All connectors; what could not be loaded goes into the trailing metadata."""
+        """Return all connectors; what could not be loaded goes into the trailing metadata."""
         call = current_call()
         if call is not None:
             call.set_trailing_metadata(failure_metadata(self._registry.failures))
@@ -53,7 +53,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         return ListConnectorsResponse(connectors=connectors)
 
     async def get_connector(self, message: GetConnectorRequest) -> GetConnectorResponse:
-        """One connector, by its name.
+        """Return one connector, by its name.
 
         :raises GRPCError: NOT_FOUND
         """
@@ -64,7 +64,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
 
 
 def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
-    """The trailing metadata that tells of `failures`: the first ten, shortened, and how many more there are."""
+    """Return trailing metadata with the first ten failures, shortened, and the number of the others."""
     texts = [_encode(f"{failure.source}: {failure.error}") for failure in failures[:_MOST_FAILURES]]
     more = len(failures) - len(texts)
     if more:
@@ -73,7 +73,7 @@ def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
 
 
 def _encode(text: str) -> str:
-    """As `grpc-message` is encoded: printable ASCII as it is, the rest percent-encoded."""
+    """Return `text` encoded as a `grpc-message`: printable ASCII as it is, the rest percent-encoded."""
     return quote(fit_status_message(text.strip(), _LONGEST_FAILURE), safe=_PRINTABLE)
 
 

@@ -1,53 +1,42 @@
-"""What all operations on a task have in common: the connector, the time limit, errors as statuses, the account."""
+"""The steps that all operations on a task have in common: the record, the connector, the time limit, the slot."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 
 import anyio
-from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.connector.base import AsyncConnector
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
 from connectrio.rpc.call import current_call
-from connectrio.rpc.status import fit_status_message
-from connectrio.service.admission import Admission
-from connectrio.service.errors import (
-    DeliveryError,
-    OverloadError,
-    RequestError,
-    TimeLimitError,
-    classify,
-    is_cancellation,
-    only_leaf,
-)
+from connectrio.service.errors import OverloadError, RequestError, TimeLimitError, is_cancellation
+from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
-from connectrio.service.operations import Operation, OperationLimits
-from connectrio.service.redaction import redact
-from connectrio.service.slots import NoRoomError
-from connectrio.service.telemetry import Account, TaskCall
+from connectrio.service.operations import Operation, OperationLimits, TaskCall
+from connectrio.service.slots import Admission, NoRoomError
+from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
 
-__all__ = ["Calls"]
-
-T = TypeVar("T")
-
-Work = Callable[[AsyncConnector[Any]], Awaitable[T]]
-Recover = Callable[[AsyncConnector[Any], BaseException, str], T | None]
+__all__ = ["Dispatcher"]
 
 # seconds before the client's deadline that a poll gives up, so that its answer still arrives. Flyte's executor waits
-# ten; a client that waits for less than twice this gets what can be had
+# ten; for a client that waits for less than twice this, there is no such margin
 _MARGIN = 1.0
 
+_UNLIMITED = nullcontext()
 
-class Calls:
-    """Lets connectors do the work of calls, and answers for whatever they raise.
 
-    :param early_polls: whether polls that are not answered in time are answered by `recover`, before the client's
-        deadline
+class Dispatcher:
+    """Takes calls to connectors, step by step. Each operation goes through the same ones:
+
+        with dispatcher.record(call) as record:
+            method = dispatcher.find(call)
+            with dispatcher.limit(call), await dispatcher.slot(call):
+                ...  # call the method, convert what it returns
+
+    :param early_polls: whether polls are stopped before the client's deadline, because they can be answered even then
     """
 
     def __init__(
@@ -66,105 +55,49 @@ class Calls:
         self._limits = limits
         self._admission = admission
         self._early_polls = early_polls
+        self.methods = ConnectorMethods()
 
-    async def perform(self, call: TaskCall, work: Work[T], recover: Recover[T] | None = None) -> T:
-        """Let the connector that `call` is for do `work`, and account for the call.
+    def record(self, call: TaskCall) -> CallRecord:
+        """Return what counts and logs the call, and makes a status of its error."""
+        known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
+        return CallRecord(call, call.task_type if known else UNREGISTERED, self._metrics)
 
-        :param recover: what to answer in place of an error, given the connector, the error and its text; None: nothing
-        :raises GRPCError: it failed, whatever the connector has raised
+    def find(self, call: TaskCall) -> ConnectorMethod:
+        """Return the method of the connector that the call is for.
+
+        :raises RequestError: this host has no such connector
         """
-        account = Account(call, self._label(call), self._metrics)
-        connector: AsyncConnector[Any] | None = None
         try:
-            if call.operation is Operation.CREATE:
-                account.observe_inputs()
-            connector = self._find(call)
-            result = await self._within_limit(call, work, connector)
-        except BaseException as error:
-            if is_cancellation(error):
-                account.cancelled()
-                raise
-            cause = only_leaf(error)
-            if isinstance(cause, DeliveryError):
-                account.cancelled()
-                raise cause.reason from None
-            failure = classify(cause, call.operation, call.task_type)
-            message = fit_status_message(redact(failure.message, call.connection))
-            answer = None if connector is None or recover is None else recover(connector, cause, message)
-            if answer is None:
-                account.failed(failure, error)
-                raise GRPCError(failure.status, message, failure.details) from error
-            account.recovered(failure, error)
-            return answer
-        account.succeeded()
-        return result
-
-    def _find(self, call: TaskCall) -> AsyncConnector[Any]:
-        """:raises RequestError: this host has no such connector"""
-        try:
-            return self._registry.get_connector(call.task_type, call.version)
+            connector = self._registry.get_connector(call.task_type, call.version)
         except ConnectorNotFoundError:
             message = f"Cannot find connector for task type: {call.task_type}."
             versions = self._versions(call.task_type)
             if versions:
                 message += f" It is served in version {', '.join(map(str, versions))}, not in version {call.version}."
             raise RequestError(message, Status.NOT_FOUND) from None
+        return self.methods.get(connector, call.operation)
 
     def _versions(self, task_type: str) -> list[int]:
         connectors = (registered.connector for registered in self._registry.registered())
         return [connector.task_type_version for connector in connectors if connector.task_type_name == task_type]
 
-    def _label(self, call: TaskCall) -> str:
-        known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
-        return call.task_type if known else UNREGISTERED
+    def limit(self, call: TaskCall) -> AbstractContextManager[None]:
+        """Return what stops the call at this host's limit.
 
-    async def _within_limit(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
-        """:raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that"""
-        began = anyio.current_time()
-        deadline = self._deadline(call, began)
-        if deadline == math.inf:
-            return await self._in_its_place(call, work, connector)
-        scope = anyio.CancelScope(deadline=deadline)
-        try:
-            with scope:
-                return await self._in_its_place(call, work, connector)
-        except BaseException as error:
-            if scope.cancel_called and not is_cancellation(error):
-                raise self._too_slow(call, scope.deadline - began) from error
-            raise
-        raise self._too_slow(call, scope.deadline - began)
-
-    def _deadline(self, call: TaskCall, now: float) -> float:
-        """When this host stops the call; never, where it has no limit or the client's deadline comes first.
-
-        For that the server has a scope around the call, inside which another one would never act.
+        Where the client's deadline comes first, nothing does: the server has a scope around the call, inside which
+        another one would never act.
         """
+        now = anyio.current_time()
         seconds = self._limits.seconds(call.operation)
         deadline = math.inf if seconds is None else now + seconds
         if call.operation is Operation.GET and self._early_polls:
             rpc = current_call()
             if rpc is not None and rpc.deadline is not None and rpc.deadline.at - now > 2 * _MARGIN:
-                return min(deadline, rpc.deadline.at - _MARGIN)
-        return deadline if deadline < anyio.current_effective_deadline() else math.inf
+                return _TimeLimit(min(deadline, rpc.deadline.at - _MARGIN), now, call, self)
+        return _TimeLimit(deadline, now, call, self) if deadline < anyio.current_effective_deadline() else _UNLIMITED
 
-    async def _in_its_place(self, call: TaskCall, work: Work[T], connector: AsyncConnector[Any]) -> T:
-        """:raises OverloadError: there is none, and as many wait for one as may"""
-        slots = self._admission.slots(call.operation)
-        name = connector.task_type_name
-        if not slots.try_enter(name):
-            try:
-                await slots.enter(name)
-            except NoRoomError:
-                raise OverloadError(
-                    f"{call.operation.of(name)}: this host is busy with as many calls to this connector as it may be,"
-                    " and as many wait; try again later"
-                ) from None
-        try:
-            return await work(connector)
-        finally:
-            slots.leave(name)
-
-    def _too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
+    def too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
+        """Return the error of a call that was stopped after `seconds`."""
         limit = self._limits.seconds(call.operation)
         if limit is not None and math.isclose(seconds, limit, abs_tol=1e-6):
             why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value};"
@@ -174,3 +107,47 @@ class Calls:
         if self._workers.busy >= self._workers.limit:
             why += f". All {self._workers.limit} worker threads were busy: the host may need more of them"
         return TimeLimitError(f"{call.operation.of(call.task_type)}: {why}")
+
+    async def slot(self, call: TaskCall) -> AbstractContextManager[None]:
+        """Wait for a slot; return what gives it back at the end of its block.
+
+        :raises OverloadError: all slots are taken, and the queue is full
+        """
+        slots = self._admission.slots(call.operation)
+        try:
+            return slots.try_enter(call.task_type) or await slots.enter(call.task_type)
+        except NoRoomError:
+            raise OverloadError(
+                f"{call.operation.of(call.task_type)}: this host is busy with as many calls to this connector as its"
+                " settings allow, and the queue is full; try again later"
+            ) from None
+
+
+class _TimeLimit:
+    """A cancel scope around a call, which says so when it has stopped the call."""
+
+    def __init__(self, deadline: float, now: float, call: TaskCall, dispatcher: Dispatcher) -> None:
+        self._scope = anyio.CancelScope(deadline=deadline)
+        self._seconds = deadline - now
+        self._call = call
+        self._dispatcher = dispatcher
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, places: TracebackType | None
+    ) -> None:
+        """:raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that"""
+        try:
+            is_stopped = self._scope.__exit__(kind, error, places)
+        except BaseException as remaining:  # trio takes its cancellation out of a group, and raises the rest
+            if not self._scope.cancel_called or is_cancellation(remaining):
+                raise
+            raise self._dispatcher.too_slow(self._call, self._seconds) from remaining
+        if error is None or not self._scope.cancel_called:
+            return
+        if is_stopped:
+            raise self._dispatcher.too_slow(self._call, self._seconds) from None
+        if not is_cancellation(error):
+            raise self._dispatcher.too_slow(self._call, self._seconds) from error

@@ -1,4 +1,4 @@
-"""What went wrong with a call: its gRPC status, the text the client reads, and how the host logs it."""
+"""Errors of calls: their gRPC statuses, the texts that clients read, and how the host logs them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class RequestError(Exception):
-    """The client asked for something that cannot be; the text is for whoever sent the request."""
+    """The client asked for something that the host cannot do; the text is for whoever sent the request."""
 
     def __init__(self, message: str, status: Status = Status.INVALID_ARGUMENT) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class RequestError(Exception):
 
 
 class OverloadError(RequestError):
-    """As much is going on as may; the client can come back later."""
+    """The host is too busy; the client can try again later."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Status.RESOURCE_EXHAUSTED)
@@ -64,10 +64,10 @@ class DeliveryError(Exception):
 
 
 class Severity(Enum):
-    """Whose business a failed call is.
+    """Who has to act on a failed call.
 
-    :cvar BUG: the connector's author's, or the operator's
-    :cvar REFUSED: the client's: the request is at fault, or the connector reported a failure as such
+    :cvar BUG: the connector's author, or the operator
+    :cvar REFUSED: the client: the request is at fault, or the connector reported a failure of a known kind
     """
 
     BUG = auto()
@@ -91,10 +91,10 @@ class Failure:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether the task is being cancelled from outside and `error` carries that, and so must go on unchanged.
+    """Return whether the task is being cancelled from outside and `error` carries that, so that it must pass through.
 
-    A connector can raise `asyncio.CancelledError` of its own accord. Nobody waits for that one to pass through, and a
-    client whose call it ended would wait for ever.
+    A connector can raise `asyncio.CancelledError` of its own accord. Nobody outside waits for that one, and a client
+    whose call it ended would wait for ever.
     """
     if anyio.current_effective_deadline() != -math.inf:
         return False
@@ -105,7 +105,7 @@ def is_cancellation(error: BaseException) -> bool:
 
 
 def classify(error: BaseException, operation: Operation, task_type: str) -> Failure:
-    """The failure that `error` makes of an operation on a task of that type."""
+    """Return how an operation on a task of that type failed, given what it raised."""
     error = only_leaf(error)
     attempt = f"failed to {operation.of(task_type)} with error:\n {describe_error(error)}."
     match error:
@@ -128,7 +128,7 @@ _SERVER_FAULTS = {Status.UNKNOWN, Status.INTERNAL, Status.DATA_LOSS}
 
 
 def describe_error(error: BaseException) -> str:
-    """The text of an error, or more where that alone would say nothing."""
+    """Return the text of an error, with its class where the text alone would say nothing."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_with_type(leaf) for leaf in _leaves(error))
     if isinstance(error, KeyError | GRPCError) or not isinstance(error, Exception):
@@ -149,7 +149,8 @@ def _text(error: BaseException) -> str:
 
 
 def only_leaf(error: BaseException) -> BaseException:
-    """The one error in a group: a task group wraps what its tasks raise, and the connector meant the error itself."""
+    """Return the only error in a group, or `error`: a task group wraps what its tasks raise, and a connector means the
+    error itself."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -1,10 +1,10 @@
 """One job for each CreateTask, however often it is sent.
 
-1. The first request for a job starts it. It is shielded: its client may go away, and the job is still recorded.
-2. The same request meanwhile waits for the first one's answer, and afterwards gets it again.
+1. The first request for a job starts it. It is shielded: if its client goes away, the job is recorded nevertheless.
+2. The same request, sent meanwhile, waits for the answer to the first one. Sent later, it gets that answer again.
 3. A later attempt at the same task takes over the job of an earlier one that nobody has asked for since, if it may and
-   that job is alive. For that attempt's answer was lost: had it arrived, the job would have been polled.
-4. A failure is nobody's but theirs who waited for it. The next request tries again.
+   that job is alive. The answer to that attempt was lost: had it arrived, the job would have been polled.
+4. Failures go to the current waiters and are not remembered. The next request tries again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from connectrio.logs import get_logger
 from connectrio.service.errors import is_cancellation
 from connectrio.service.job_identity import JobIdentity
 
-__all__ = ["Creates", "Origin", "Wanted"]
+__all__ = ["IdempotentCreates", "Origin", "WantedJob"]
 
 logger = get_logger("connectrio.service")
 
-# bytes; what finds a job is a few hundred. Larger ones are answered, but not kept
+# bytes; a usual one has a few hundred. Larger ones are answered, but not kept
 _LARGEST_META = 64 * 1024
 
 
@@ -42,12 +42,12 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A job that is asked for.
+class WantedJob:
+    """A job that a client asks for.
 
     :ivar create: starts it, and returns its `resource_meta`
     :ivar adopts: whether the job of an earlier attempt will do
-    :ivar is_alive: whether the job with this `resource_meta` has not failed
+    :ivar is_alive: returns whether the job with this `resource_meta` has not failed
     :ivar limit: seconds that `create` may take; None: no limit
     :ivar count: told where the answer comes from
     """
@@ -61,7 +61,12 @@ class Wanted:
 
 
 class _Record:
-    """A job, from the first request for it."""
+    """A job, from the first request for it.
+
+    :ivar earlier: the job of the task's attempt before
+    :ivar waiting: how many requests wait, beside the first
+    :ivar is_shared: whether any of them waited when there was an answer
+    """
 
     __slots__ = ("asked_for", "began", "earlier", "error", "finished", "identity", "is_shared", "meta", "waiting")
 
@@ -73,19 +78,18 @@ class _Record:
         self.meta: bytes | None = None
         self.error: BaseException | None = None
         self.asked_for = False
-        # how many wait, beside the first; and whether any did when there was an answer
         self.waiting = 0
         self.is_shared = False
 
 
-class Creates:
+class IdempotentCreates:
     """The jobs that were created lately.
 
     :param most: how many are remembered
-    :param age: seconds for which they are; 0: only while they are being created
+    :param age: seconds for which they are remembered; 0: only while they are being created
     """
 
-    def __init__(self, *, most: int = 4096, age: float = 600.0) -> None:
+    def __init__(self, *, most: int, age: float) -> None:
         self._most = most
         self._age = age
         self._records: OrderedDict[str, _Record] = OrderedDict()
@@ -109,34 +113,41 @@ class Creates:
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, time)
 
-    async def once(self, wanted: Wanted) -> bytes:
-        """The `resource_meta` of the job that is wanted.
+    async def once(self, wanted: WantedJob) -> bytes:
+        """Return the `resource_meta` of the job that is wanted.
 
         :raises BaseException: what creating it has raised
         """
         self._forget()
         record = self._records.get(wanted.identity.key)
         if record is None:
-            return await self._first(_Record(wanted.identity, self._latest.get(wanted.identity.task)), wanted)
-        wanted.count(Origin.REPLAYED if record.finished.is_set() else Origin.JOINED)
-        record.waiting += 1
-        try:
-            await record.finished.wait()
-        finally:
-            record.waiting -= 1
+            record = _Record(wanted.identity, self._latest.get(wanted.identity.task))
+            await self._create(record, wanted)
+        else:
+            wanted.count(Origin.REPLAYED if record.finished.is_set() else Origin.JOINED)
+            record.waiting += 1
+            try:
+                await record.finished.wait()
+            finally:
+                record.waiting -= 1
         if record.error is not None:
             raise record.error
-        return _known(record.meta)
+        if record.meta is None:
+            raise AssertionError("a job that was created has a resource_meta")
+        return record.meta
 
-    async def _first(self, record: _Record, wanted: Wanted) -> bytes:
+    async def _create(self, record: _Record, wanted: WantedJob) -> None:
+        """Create the job, or take over an earlier attempt's, whether the client goes away meanwhile or not."""
         self._records[record.identity.key] = self._latest[record.identity.task] = record
         seconds = math.inf if wanted.limit is None else wanted.limit
         with anyio.CancelScope(shield=True, deadline=min(anyio.current_time() + seconds, self._end)) as scope:
             self._scopes.add(scope)
             try:
-                self._succeeded(record, await self._make(wanted, record.earlier))
+                meta = await self._lost_job(wanted, record.earlier) if wanted.adopts else None
+                wanted.count(Origin.FRESH if meta is None else Origin.ADOPTED)
+                self._succeeded(record, await wanted.create() if meta is None else meta)
             except BaseException as error:
-                self._failed(record, _shared(error))
+                self._failed(record, error)
                 raise
             finally:
                 self._scopes.discard(scope)
@@ -146,32 +157,22 @@ class Creates:
             if record.meta is not None and not record.is_shared:
                 logger.warning("a job was created that nobody waits for any more", key=record.identity.key)
             raise
-        if record.error is not None:
-            raise record.error
-        return _known(record.meta)
 
-    async def _make(self, wanted: Wanted, earlier: _Record | None) -> bytes:
-        meta = await self._adopt(wanted, earlier)
-        if meta is not None:
-            wanted.count(Origin.ADOPTED)
-            return meta
-        wanted.count(Origin.FRESH)
-        return await wanted.create()
-
-    async def _adopt(self, wanted: Wanted, earlier: _Record | None) -> bytes | None:
-        """The job of an earlier attempt that nobody but this host knows of, if there is one that will do."""
-        if not wanted.adopts:
-            return None
+    async def _lost_job(self, wanted: WantedJob, earlier: _Record | None) -> bytes | None:
+        """Return the job of an earlier attempt, if nobody but this host knows of it and it is alive."""
         while earlier is not None:
             # may still be going on: its client has waited for ten seconds, say, and given up
             await earlier.finished.wait()
             if earlier.meta is not None:
-                return await self._take_over(wanted, earlier, earlier.meta)
+                break
             earlier = earlier.earlier
-        return None
-
-    async def _take_over(self, wanted: Wanted, earlier: _Record, meta: bytes) -> bytes | None:
-        if earlier.asked_for or earlier.identity.attempt >= wanted.identity.attempt or not await wanted.is_alive(meta):
+        if (
+            earlier is None
+            or earlier.meta is None
+            or earlier.asked_for
+            or earlier.identity.attempt >= wanted.identity.attempt
+            or not await wanted.is_alive(earlier.meta)
+        ):
             return None
         earlier.asked_for = True
         logger.warning(
@@ -179,7 +180,7 @@ class Creates:
             key=wanted.identity.key,
             earlier_key=earlier.identity.key,
         )
-        return meta
+        return earlier.meta
 
     def _succeeded(self, record: _Record, meta: bytes) -> None:
         record.meta = meta
@@ -192,6 +193,10 @@ class Creates:
             self._unasked[meta] = record
 
     def _failed(self, record: _Record, error: BaseException) -> None:
+        """Tell all who wait for the job. They would take a cancellation for their own, so they get another error."""
+        if is_cancellation(error):
+            text = "creating the job took too long, or the host is shutting down; try again"
+            error = GRPCError(Status.UNAVAILABLE, text)
         record.error = error
         record.finished.set()
         self._drop(record)
@@ -213,16 +218,3 @@ class Creates:
             del self._latest[record.identity.task]
         if record.meta is not None and self._unasked.get(record.meta) is record:
             del self._unasked[record.meta]
-
-
-def _shared(error: BaseException) -> BaseException:
-    """What all who wait for a job are told. A cancellation would be taken for theirs."""
-    if is_cancellation(error):
-        return GRPCError(Status.UNAVAILABLE, "creating the job took too long, or the host is shutting down; try again")
-    return error
-
-
-def _known(meta: bytes | None) -> bytes:
-    if meta is None:
-        raise AssertionError("a job that was created has a resource_meta")
-    return meta

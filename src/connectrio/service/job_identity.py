@@ -1,24 +1,25 @@
 """Which CreateTask requests ask for the same job.
 
 Flyte's executor can send the same request again: it has restarted before it wrote down the answer, its view of the
-workflow was stale, or its gRPC client retries. What names the job is the attempt (`task_execution_id`, with its
-`retry_attempt`) together with what is asked for; the latter because parts of one execution may share an id. Secrets are
-no part of it, for they can be rotated in between, nor is the order of inputs and map entries, which Go picks at random.
+workflow was stale, or its gRPC client retries. A job is named after the attempt (`task_execution_id`, with its
+`retry_attempt`) and the task with its inputs; the latter because parts of one execution may share an id. Secrets are
+left out, because they can be rotated in between. So is the order of inputs and map entries, which Go picks at random.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from betterproto2 import Message
 
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
-from connectrio.idl.flyteidl2.core import NodeExecutionIdentifier, TaskTemplate
+from connectrio.idl.flyteidl2.core import TaskTemplate
 
 __all__ = ["JobIdentity", "identify"]
 
@@ -45,46 +46,37 @@ class JobIdentity:
 
 
 def identify(request: CreateTaskRequest) -> JobIdentity | None:
-    """The job that `request` asks for; None if it does not say which node of which execution it is for."""
+    """Return the job that `request` asks for; None if it does not say which node of which execution it is for."""
     metadata = request.task_execution_metadata
     name = metadata.task_execution_id if metadata is not None else None
-    if name is None or not _is_complete(name.node_execution_id):
+    node = name.node_execution_id if name is not None else None
+    execution = node.execution_id if node is not None else None
+    if name is None or node is None or not node.node_id or execution is None or not execution.name:
         return None
     template = TaskTemplate() if request.template is None else request.template
-    node = _tuple([_canonical(name.task_id), _canonical(name.node_execution_id)])
-    task = _digest(node, _canonical(template), _canonical(request.inputs))
+    outputs = template.interface.outputs if template.interface is not None else None
+    task = _digest(
+        f"({_canonical(name.task_id)}, {_canonical(node)})", _canonical(template), _canonical(request.inputs)
+    )
     return JobIdentity(
         key=f"cr-{_digest(repr(task), repr(name.retry_attempt), repr(request.output_prefix))[:_KEY_DIGITS]}",
         task=task,
         attempt=name.retry_attempt,
         output_prefix=request.output_prefix,
-        declares_outputs=_declares_outputs(template),
+        declares_outputs=outputs is not None and bool(outputs.variables),
     )
 
 
-def _is_complete(node: NodeExecutionIdentifier | None) -> bool:
-    return node is not None and bool(node.node_id) and node.execution_id is not None and bool(node.execution_id.name)
-
-
-def _declares_outputs(template: TaskTemplate) -> bool:
-    outputs = template.interface.outputs if template.interface is not None else None
-    return outputs is not None and bool(outputs.variables)
-
-
 def _digest(*parts: str) -> str:
-    return hashlib.sha256(_tuple(parts).encode("utf-8", "backslashreplace")).hexdigest()
+    return hashlib.sha256(f"({', '.join(parts)})".encode("utf-8", "backslashreplace")).hexdigest()
 
 
-# What is hashed is the `repr` of tuples. It is written without making them, which is quicker.
-
-
-def _tuple(items: Sequence[str]) -> str:
-    """The `repr` of a tuple whose items have these."""
-    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+# What is hashed is the `repr` of tuples. It is written without making them, which is quicker; and without a call for
+# each message and value, for a request has hundreds of them.
 
 
 def _canonical(value: Any) -> str:
-    """A text that is the same for equal messages: each as its name and its fields, with maps in the order of keys."""
+    """Return a text that is the same for equal messages: each as its name and its fields, with maps in key order."""
     return _writer(type(value))(value)  # type: ignore[arg-type]  # mypy: classes are hashable
 
 
@@ -100,25 +92,32 @@ def _writer(cls: type) -> Callable[[Any], str]:
 
 
 def _message_writer(cls: type[Message]) -> Callable[[Any], str]:
-    """What writes a message and its fields that are set, as on the wire: one that a later release adds changes nothing.
+    """Return what writes a message and its fields that are set, as on the wire: a field that a later release adds
+    changes nothing.
 
     It is straight-line Python, as decoders are: a request has a hundred messages, most fields of which are not set.
     """
-    known: dict[str, Any] = {"writer": _writer, "tuple_": _tuple}
+    known: dict[str, Any] = {"writer": _writer}
     lines = ["def write(message):", "    found = []"]
     for name, default in _defaults(cls):
         known[f"default_{name}"] = default
         is_set = "value is not None" if default is None else f"value or value != default_{name}"
+        text = "{value!r}" if type(default) in _PLAIN else "{writer(type(value))(value)}"
         lines += [f"    value = message.{name}", f"    if {is_set}:"]
-        lines += [f"        found.append(f\"('{name}', {{writer(type(value))(value)}})\")"]
-    lines += [f"    return f\"('{cls.__name__}', {{tuple_(found)}})\""]
+        lines += [f"        found.append(f\"('{name}', {text})\")"]
+    lines += ["    comma = ',' if len(found) == 1 else ''"]
+    lines += [f"    return f\"('{cls.__name__}', ({{', '.join(found)}}{{comma}}))\""]
     exec(compile("\n".join(lines), f"<writer of {cls.__name__}>", "exec"), known)  # noqa: S102 - the lines above
     write: Callable[[Any], str] = known["write"]
     return write
 
 
+# classes whose values are written as their `repr`
+_PLAIN = {str, bytes, bool, int, float}
+
+
 def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
-    """The names of a message's fields, and what they are when not set."""
+    """Return the names of a message's fields, and their values when they are not set."""
     empty = cls()
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # all messages are dataclasses
     return [(name, getattr(empty, name)) for name in names if not name.startswith("_")]
@@ -134,15 +133,23 @@ def _write_member(member: Enum) -> str:
 
 def _write_list(items: list[Any]) -> str:
     """Flyte 2 writes maps as lists of entries, which have a `key` or a `name`; their order means nothing."""
-    labels = {_label(type(item)) for item in items}  # type: ignore[arg-type]  # as above
-    label = labels.pop() if len(labels) == 1 else None
-    if label is not None:
-        items = sorted(items, key=lambda item: str(getattr(item, label)))
-    return _tuple([_canonical(item) for item in items])
+    keys = set(map(_entry_key, map(type, items)))
+    key = keys.pop() if len(keys) == 1 else None
+    if key is not None:
+        items = sorted(items, key=key)
+    return _tuple([_writer(type(item))(item) for item in items])  # type: ignore[arg-type]  # as above
+
+
+def _tuple(items: list[str]) -> str:
+    """Return the `repr` of a tuple whose items have these."""
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
 @cache
-def _label(cls: type) -> str | None:
-    """The field that tells entries of this class apart, if they are entries."""
-    names = [field.name for field in fields(cls)] if issubclass(cls, Message) else []  # type: ignore[arg-type]  # as above
-    return next((label for label in ("key", "name") if label in names), None)
+def _entry_key(cls: type) -> Callable[[Any], str] | None:
+    """Return what gives the text that tells entries of this class apart, if they are entries."""
+    defaults = dict(_defaults(cls)) if issubclass(cls, Message) else {}
+    label = next((label for label in ("key", "name") if label in defaults), None)
+    if label is None:
+        return None
+    return attrgetter(label) if isinstance(defaults[label], str) else lambda entry: str(getattr(entry, label))

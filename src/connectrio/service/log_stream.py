@@ -1,4 +1,4 @@
-"""Streams of responses: whatever `get_logs` returns, sent one by one."""
+"""Streams of log lines: the responses that `get_logs` returns, sent one by one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def _send_async(responses: AsyncIterable[Any], deliver: Send) -> None:
     try:
         async for response in iterator:
             await deliver(response)
-            # sending need not wait: without this, a generator that does not either would keep the event loop to itself
+            # neither the generator nor sending has to wait; without this, both could keep the event loop to themselves
             await anyio.lowlevel.checkpoint()
     finally:
         close = getattr(iterator, "aclose", None)
@@ -87,21 +87,14 @@ async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Wo
 
 
 def _iterate(responses: Iterator[Any], send: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    """The thread's part."""
+    """Send all responses, until nobody takes them any more. Runs in the worker thread."""
     try:
         for response in responses:
-            if not _hand_over(response, send):
+            try:
+                from_thread.run(send, response)
+            except BaseException:  # noqa: BLE001 - closed, cancelled, no event loop: each backend says it in its own way
                 break
     finally:
         close = getattr(responses, "close", None)
         if close is not None:
             close()
-
-
-def _hand_over(response: Any, send: Callable[[Any], Coroutine[Any, Any, None]]) -> bool:
-    """Whether anybody took the response; otherwise the call is over."""
-    try:
-        from_thread.run(send, response)
-    except BaseException:  # noqa: BLE001 - closed, cancelled, no event loop: each backend says it in its own way
-        return False
-    return True

@@ -12,12 +12,15 @@ from typing import Any
 from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.idl.flyteidl2.core import Connection
-from connectrio.service.errors import RequestError
+from connectrio.idl.flyteidl2.core import Connection, Literal, VariableMap
+from connectrio.idl.flyteidl2.task import Inputs
+from connectrio.literals import LiteralError, Storage, StorageError, StoredElsewhereError, inputs_to_python
+from connectrio.rpc.codec import decode
+from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
 from connectrio.service.workers import Workers
 
-__all__ = ["ConnectorMethod", "ConnectorMethods"]
+__all__ = ["ConnectorMethod", "ConnectorMethods", "InputReader"]
 
 _NAMED = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
@@ -31,12 +34,13 @@ class ConnectorMethod:
     :ivar operation: what it is for
     :ivar overridden: whether the connector has this method of its own
     :ivar blocking: whether calling it may block, so that it needs a worker thread
-    :ivar parameters: the names its signature has
+    :ivar parameters: the names that its signature has
     :ivar required: those of them that have no default
     :ivar takes_any: whether it has `**kwargs`
     :ivar self_name: the name of the parameter that is the connector itself, which no keyword may have
     """
 
+    connector: AsyncConnector[Any]
     function: Callable[..., Any]
     label: str
     owner: str
@@ -54,32 +58,57 @@ class ConnectorMethod:
         bound = getattr(connector, operation.value)
         function = getattr(bound, "__func__", bound)
         overridden = function is not getattr(AsyncConnector, operation.value)
+        # calling a function of these kinds runs none of its code yet
+        returns_at_once = (
+            inspect.iscoroutinefunction(bound)
+            or inspect.isasyncgenfunction(bound)
+            or inspect.isgeneratorfunction(bound)
+        )
         parameters = inspect.signature(bound).parameters.values()
         named = [parameter for parameter in parameters if parameter.kind in _NAMED]
         return cls(
+            connector=connector,
             function=bound,
             label=f"{type(connector).__qualname__}.{operation.value}",
             owner=connector.task_type_name,
             operation=operation,
             overridden=overridden,
-            blocking=overridden and not _returns_at_once(bound),
+            blocking=overridden and not returns_at_once,
             parameters=frozenset(parameter.name for parameter in named),
             required=frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
             takes_any=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters),
             self_name=None if function is bound else next(iter(inspect.signature(function).parameters), None),
         )
 
+    def arguments(
+        self, resource_meta: bytes, offered: Mapping[str, Any], connection: Connection | None = None
+    ) -> dict[str, Any]:
+        """Return the arguments for a call about a job that exists.
+
+        :param resource_meta: the job's, as the client sent it
+        :param offered: arguments for the parameters of these names, where the method's signature has them
+        :raises RequestError: the connector cannot decode `resource_meta`, or does not take what the connection has
+        """
+        try:
+            meta = self.connector.metadata_type.decode(resource_meta)
+        except Exception as error:
+            # any: `decode` may be the connector's own, and can raise anything on foreign bytes
+            raise RequestError(
+                f"the resource_meta of this {self.owner} task was not made by this connector: {describe_error(error)}"
+            ) from error
+        return self.with_connection({"resource_meta": meta, **self.named(offered)}, connection)
+
     def named(self, offered: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `offered` that the signature names; `**kwargs` does not count."""
+        """Return those of `offered` that the signature names; `**kwargs` does not count."""
         return {name: value for name, value in offered.items() if name in self.parameters}
 
-    def with_connection(self, arguments: Mapping[str, Any], connection: Connection | None) -> dict[str, Any]:
-        """`arguments`, and the secrets and configs of the request's connection; configs override secrets.
+    def with_connection(self, arguments: dict[str, Any], connection: Connection | None) -> dict[str, Any]:
+        """Return `arguments` with the secrets and configs of the request's connection; configs override secrets.
 
-        :raises RequestError: they are not what the method takes
+        :raises RequestError: the method does not take them
         """
         if connection is None and self.required <= arguments.keys():
-            return dict(arguments)
+            return arguments
         extra = {**connection.secrets, **connection.configs} if connection is not None else {}
         clashing = extra.keys() & {*arguments, self.self_name}
         if clashing:
@@ -98,7 +127,7 @@ class ConnectorMethod:
         return {**arguments, **extra}
 
     async def __call__(self, arguments: Mapping[str, Any], workers: Workers) -> Any:
-        """Call the method; what it returns is awaited where it can be.
+        """Call the method, and await what it returns where that is awaitable.
 
         :raises RequestError: the connector does not have this method
         :raises BaseException: whatever the connector raises
@@ -108,15 +137,11 @@ class ConnectorMethod:
         elif self.overridden:
             result = self.function(**arguments)
         else:
-            result = self._refuse(arguments)
+            try:
+                result = self.function(**arguments)
+            except NotImplementedError as error:  # from the base class's method
+                raise RequestError(str(error), Status.UNIMPLEMENTED) from None
         return await result if isinstance(result, CoroutineType) or inspect.isawaitable(result) else result
-
-    def _refuse(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the base class's method, which only says that the connector has none of its own."""
-        try:
-            return self.function(**arguments)
-        except NotImplementedError as error:
-            raise RequestError(str(error), Status.UNIMPLEMENTED) from None
 
 
 class ConnectorMethods:
@@ -127,7 +152,7 @@ class ConnectorMethods:
         self._methods: dict[tuple[int, Operation], ConnectorMethod] = {}
 
     def get(self, connector: AsyncConnector[Any], operation: Operation) -> ConnectorMethod:
-        """The method of `connector` for `operation`."""
+        """Return the method of `connector` for `operation`."""
         key = (id(connector), operation)
         method = self._methods.get(key)
         if method is None:
@@ -135,14 +160,49 @@ class ConnectorMethods:
         return method
 
 
-def _returns_at_once(function: Callable[..., Any]) -> bool:
-    """Calling a function of these kinds runs none of its code yet."""
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isasyncgenfunction(function)
-        or inspect.isgeneratorfunction(function)
-    )
-
-
 def _names(names: set[str] | frozenset[str]) -> str:
     return ", ".join(repr(name) for name in sorted(names))
+
+
+# threads that may read stored inputs at once. They are not the connectors' threads, so a file server that hangs takes
+# none of those
+_READERS = 4
+
+
+class InputReader:
+    """Converts the literals of requests to Python values. What is stored elsewhere is read in a thread.
+
+    :param max_stored_size: bytes that may be read for one task of what its inputs only refer to
+    :param pickles: whether Python pickles among the inputs are read, which lets whoever sends them run code here
+    """
+
+    def __init__(self, *, max_stored_size: int, pickles: bool = False) -> None:
+        self._max_stored_size = max_stored_size
+        self._pickles = pickles
+        self._readers = Workers(_READERS)
+
+    async def read(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
+        """Return the inputs as Python values, in the order in which `variables` declares them.
+
+        :raises RequestError: they do not fit what is declared, or cannot be read
+        """
+        try:
+            try:
+                return inputs_to_python(inputs, variables, pickles=self._pickles)
+            except StoredElsewhereError:
+                storage = Storage(self._max_stored_size, _decode_literal)
+                convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
+                return await self._readers.run(convert, name="reading stored inputs")
+        except StorageError as error:
+            raise RequestError(str(error), Status.UNAVAILABLE) from error
+        except LiteralError as error:
+            raise RequestError(str(error)) from error
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is being read any more, not even for calls that were cancelled."""
+        await self._readers.wait_idle()
+
+
+def _decode_literal(data: bytes) -> Literal:
+    literal: Literal = decode(data, Literal)
+    return literal

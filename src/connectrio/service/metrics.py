@@ -1,5 +1,5 @@
-"""The metrics of the service. Those called flyte_connector_… are flyte-sdk's to the letter, so that dashboards keep
-working; those called connectrio_… are beyond them."""
+"""The metrics of the service. Those called flyte_connector_… are exactly flyte-sdk's, so that dashboards keep working;
+those called connectrio_… are ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformC
 __all__ = ["UNREGISTERED", "Metrics", "http_code"]
 
 UNREGISTERED = "unregistered"
-"""The `task_type` of calls for types that this host does not serve; a client cannot make new series up."""
+"""The `task_type` of calls for types that this host does not serve, so that clients cannot add series."""
 
 # google/rpc/code.proto has the mapping in its comments
 _HTTP_CODES = {
@@ -36,12 +36,12 @@ _HTTP_CODES = {
 
 
 def http_code(status: Status) -> int:
-    """The HTTP status that means the same, for the `error_code` label."""
+    """Return the HTTP status that means the same, for the `error_code` label."""
     return _HTTP_CODES[status]
 
 
 class Metrics:
-    """What is counted about the calls of one host.
+    """Counts the calls of one host.
 
     Each host has a registry of its own, so that several can live in one process. As in prometheus-client's default
     one, the collectors for the process, the platform and the garbage collector are in it.
@@ -79,9 +79,10 @@ class Metrics:
         self._latency_of = cache(self._latency.labels)
         self._successes_of = cache(self._successes.labels)
         self._input_bytes_of = cache(self._input_bytes.labels)
-        self._creates = self._counter(
+        creates = self._counter(
             "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
         )
+        self._creates_of = cache(creates.labels)
         self._permanent_failures = self._counter(
             "permanent_failures", "Tasks that a connector has given up for good", "operation"
         )
@@ -104,10 +105,10 @@ class Metrics:
 
         :param origin: "fresh", "joined", "replayed" or "adopted"
         """
-        self._creates.labels(task_type, origin).inc()
+        self._creates_of(task_type, origin).inc()
 
     def failed_for_good(self, task_type: str, operation: str) -> None:
-        """Count a task that its connector has given up in `create` or `get`."""
+        """Count a task that its connector gave up in `create` or `get`."""
         self._permanent_failures.labels(task_type, operation).inc()
 
     def poll_retried(self, task_type: str) -> None:
@@ -115,15 +116,15 @@ class Metrics:
         self._poll_retries.labels(task_type).inc()
 
     def poll_absorbed(self, task_type: str) -> None:
-        """Count a poll that failed, of which the client does not know."""
+        """Count a poll that failed and was answered with the last known phase."""
         self._absorbed_polls.labels(task_type).inc()
 
     def loop_blocked(self, task_type: str, operation: str) -> None:
-        """Count one time that the event loop stood still."""
+        """Count that the event loop was blocked once."""
         self._loop_blocks.labels(task_type, operation).inc()
 
     def loop_was_blocked(self, task_type: str, operation: str, seconds: float) -> None:
-        """Add what the event loop stood still for."""
+        """Add the time for which the event loop was blocked."""
         self._loop_blocked_seconds.labels(task_type, operation).inc(seconds)
 
     def request_ended(self, task_type: str, operation: str, status: Status, seconds: float) -> None:

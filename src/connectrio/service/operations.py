@@ -1,11 +1,14 @@
-"""What can be asked of a connector, and for how long."""
+"""What clients ask connectors for, and how long it may take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-__all__ = ["Operation", "OperationLimits"]
+from connectrio.idl.flyteidl2.connector import TaskCategory
+from connectrio.idl.flyteidl2.core import Connection
+
+__all__ = ["Operation", "OperationLimits", "TaskCall"]
 
 
 class Operation(StrEnum):
@@ -21,7 +24,7 @@ class Operation(StrEnum):
     __hash__ = str.__hash__
 
     def of(self, task_type: str) -> str:
-        """What is done to a task of that type, as a phrase: "delete duckdb task"."""
+        """Return the operation on a task of that type as a phrase: "delete duckdb task"."""
         subject = _SUBJECTS.get(self, "")
         verb = "get" if subject else self.value
         return f"{verb} {subject}{task_type} task"
@@ -31,12 +34,32 @@ _SUBJECTS = {Operation.GET_METRICS: "metrics of ", Operation.GET_LOGS: "logs of 
 
 
 @dataclass(frozen=True)
+class TaskCall:
+    """One request for an operation on a task.
+
+    :ivar connection: the request's secrets and configs; Flyte sends none for metrics and logs
+    """
+
+    operation: Operation
+    task_type: str
+    version: int
+    connection: Connection | None = None
+
+    @classmethod
+    def of(cls, operation: Operation, category: TaskCategory | None, connection: Connection | None = None) -> TaskCall:
+        """Return the call for a task that exists."""
+        if category is None:
+            return cls(operation, "", 0, connection)
+        return cls(operation, category.name, category.version, connection)
+
+
+@dataclass(frozen=True)
 class OperationLimits:
     """How long each operation may take on this host, in seconds, whatever deadline the client has set; None: no limit.
 
-    Flyte's executor waits 10 s for any call unless it is configured otherwise. The defaults are well above that, so
-    that whoever raises the executor's timeouts need not touch the host; they are there for clients that set no
-    deadline, so that a hung vendor cannot hold a call, and with it a drain, for ever.
+    Flyte's executor waits 10 s for any call unless it is configured otherwise. A host's defaults are well above that,
+    so that the executor's timeouts can be raised without touching the host. They are for clients that set no deadline:
+    a hung vendor must not hold a call, and with it a drain, for ever.
 
     :ivar create: submitting may upload or compile something first
     :ivar get: a poll; the next one comes anyway
@@ -45,10 +68,10 @@ class OperationLimits:
     :ivar get_logs: the whole stream. Following a job's logs takes as long as the job, so there is no limit
     """
 
-    create: float | None = 60.0
-    get: float | None = 30.0
-    delete: float | None = 60.0
-    get_metrics: float | None = 30.0
+    create: float | None = None
+    get: float | None = None
+    delete: float | None = None
+    get_metrics: float | None = None
     get_logs: float | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +81,6 @@ class OperationLimits:
                 raise ValueError(f"the limit for {field.name} must be more than 0 seconds, or None, not {seconds!r}")
 
     def seconds(self, operation: Operation) -> float | None:
-        """The limit for `operation`."""
+        """Return the limit for `operation`."""
         limit: float | None = getattr(self, operation)
         return limit

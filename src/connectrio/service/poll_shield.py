@@ -1,30 +1,44 @@
-"""What is answered to a poll that failed for reasons that pass.
+"""Keeps errors that pass from Flyte's executor when it polls.
 
-Flyte's executor counts the errors of GetTask over a task's whole life, and gives the task up, or stops to ask for it,
-after the sixth. So a host keeps them from it: it tries again, then answers with the last phase it knows, and lets the
-error out only when that has gone on for too long.
+The executor counts the errors of GetTask over a task's whole life. After the sixth it gives the task up, or stops to
+ask for it. So the host tries a failed poll again, then answers with the last phase that it knows, and lets the error
+out only when that has gone on for too long.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
 
 from connectrio.connector.base import AsyncConnector, TaskLog
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
+from connectrio.logs import get_logger
+from connectrio.service.errors import OverloadError, TimeLimitError, only_leaf
 
-__all__ = ["JobName", "Polls", "name_of"]
+__all__ = ["JobName", "PollShield", "is_transient", "pauses"]
+
+logger = get_logger("connectrio.service")
+
+T = TypeVar("T")
 
 JobName = tuple[str, int, bytes]
 """Task type, its version, `resource_meta`."""
 
-_FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
-# each keeps the bytes that find its job
+# each keeps the `resource_meta` of its job
 _MOST_JOBS = 10_000
+
+# seconds between two attempts, at first and at most
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 2.0
+_random = random.Random()  # noqa: S311 - spreads load, hides nothing
 
 
 @dataclass(slots=True)
@@ -42,12 +56,12 @@ class _Known:
     failing_since: float | None = None
 
 
-class Polls:
-    """The last known phases of the jobs that this host was asked for.
+class PollShield:
+    """Answers for polls that fail transiently, from the last known phases of the jobs that this host was asked for.
 
-    :param retry: seconds for which a failed poll is tried again; 0: it is not
+    :param retry: seconds for which failed work is tried again; 0: it is not
     :param absorb: seconds for which failed polls are answered with the last known phase; 0: they are not
-    :param clock: seconds since whenever
+    :param clock: returns seconds, from any start
     """
 
     def __init__(self, *, retry: float, absorb: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,44 +73,97 @@ class Polls:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def succeeded(self, name: JobName, resource: idl.Resource) -> None:
-        """A poll was answered with `resource`."""
+    async def retrying(
+        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[str], None]
+    ) -> T:
+        """Do `work`, and again while it fails transiently, after pauses that double.
+
+        It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
+        time, and for the answer.
+
+        :param retried: called before each further attempt, with the connector's task type
+        :raises Exception: the last error of `work`, when the time has passed or the error is not transient
+        """
+        try:
+            return await work()
+        except Exception as first_error:
+            if self.retry == 0 or not is_transient(connector, first_error):
+                raise
+            error = first_error
+        now = anyio.current_time()
+        end = now + min(self.retry, (anyio.current_effective_deadline() - now) / 2)
+        waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE, growth=2)
+        while True:
+            wait = next(waits) * _random.uniform(0.5, 1.5)
+            if anyio.current_time() + wait > end:
+                raise error
+            await anyio.sleep(wait)
+            retried(connector.task_type_name)
+            try:
+                return await work()
+            except Exception as next_error:
+                if not is_transient(connector, next_error):
+                    raise
+                error = next_error
+
+    def succeeded(self, job: JobName, resource: idl.Resource) -> None:
+        """Remember the answer to a poll."""
         if self.absorb == 0:
             return
-        if resource.phase in _FINAL:
-            self._jobs.pop(name, None)
+        if resource.phase in FINAL_PHASES:
+            self._jobs.pop(job, None)
             return
-        known = self._known(name)
+        known = self._known(job)
         known.phase, known.links = resource.phase, resource.log_links
         known.seen, known.failing_since = self._clock(), None
 
-    def failed(self, name: JobName, error: str) -> idl.Resource | None:
-        """What to answer instead; None: polls have failed for too long.
+    def failed(self, job: JobName, connector: AsyncConnector[Any], error: Exception, text: str) -> idl.Resource | None:
+        """Return the answer in place of an error; None if the error is to come out.
 
-        A job that this host knows nothing of, since it has restarted or other replicas were asked before, counts as
-        RUNNING: `create` has returned its `resource_meta`, so it was begun, and from there each other phase can follow.
+        It is not kept back if it is not transient, or if polls for the job have failed for too long. A job that this
+        host knows nothing of, because it has restarted or other replicas were asked before, counts as RUNNING: `create`
+        has returned its `resource_meta`, so it has begun, and every other phase can follow RUNNING.
+
+        :param text: about the error, for the client
         """
-        known = self._known(name)
+        if not isinstance(only_leaf(error), TimeLimitError | OverloadError) and not is_transient(connector, error):
+            return None
+        known = self._known(job)
         now = self._clock()
         if known.failing_since is None:
             known.failing_since = now
         if now - known.failing_since >= self.absorb:
             return None
         seen = "not seen by this host yet" if known.seen is None else f"as of {now - known.seen:.0f} s ago"
-        message = f"{known.phase.name}, {seen}: the job's state could not be read, which will be tried again. {error}"
+        message = f"{known.phase.name}, {seen}: the job's state could not be read, which will be tried again. {text}"
         return idl.Resource(phase=known.phase, message=message, log_links=known.links)
 
-    def _known(self, name: JobName) -> _Known:
-        known = self._jobs.get(name)
+    def _known(self, job: JobName) -> _Known:
+        known = self._jobs.get(job)
         if known is None:
-            known = self._jobs[name] = _Known()
+            known = self._jobs[job] = _Known()
             if len(self._jobs) > _MOST_JOBS:
                 self._jobs.popitem(last=False)
         else:
-            self._jobs.move_to_end(name)
+            self._jobs.move_to_end(job)
         return known
 
 
-def name_of(connector: AsyncConnector[Any], resource_meta: bytes) -> JobName:
-    """The job of `connector` that has this `resource_meta`."""
-    return connector.task_type_name, connector.task_type_version, resource_meta
+def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
+    """Return whether the connector says that `error` may pass."""
+    error = only_leaf(error)
+    if not isinstance(error, Exception):
+        return False
+    try:
+        return bool(connector.is_transient(error))
+    except Exception:
+        logger.exception("is_transient failed; the error counts as lasting", connector=connector.name)
+        return False
+
+
+def pauses(first: float, longest: float, *, growth: float) -> Iterator[float]:
+    """Yield the seconds to wait before each further attempt, without end."""
+    pause = first
+    while True:
+        yield pause
+        pause = min(pause * growth, longest)

@@ -1,4 +1,9 @@
-"""What connectors return, as the messages that the client gets. Everything here raises `ConnectorFault` alone."""
+"""The messages that the client gets, made of what connectors return. All errors from here are `ConnectorFault`s.
+
+A task that failed for good while it was created has no job. The failure itself travels as its `resource_meta`, so that
+any host can answer for it, also another replica or one that has restarted. It begins with a random mark, which no
+connector's encoding begins with by chance; `encode_resource_meta` refuses one that begins with it on purpose.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,19 @@ from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
 from connectrio.literals import LiteralError, outputs_to_literals
 from connectrio.literals.plain_data import to_plain_data
+from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, describe_error
-from connectrio.service.permanent import is_failure
 
-__all__ = ["encode_resource_meta", "expect", "resource_to_message", "sort_of"]
+__all__ = [
+    "encode_failure",
+    "encode_resource_meta",
+    "expect",
+    "failed_resource",
+    "failure_in",
+    "is_failure",
+    "resource_to_message",
+    "sort_of",
+]
 
 T = TypeVar("T")
 
@@ -23,16 +37,38 @@ T = TypeVar("T")
 _PHASES = frozenset(Phase) - {Phase.UNDEFINED}
 _PHASE_NAMES = ", ".join(sorted(str(phase.name) for phase in _PHASES))
 
+_FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
+
+
+def encode_failure(message: str) -> bytes:
+    """Return the `resource_meta` of a task that failed with `message`. Flyte's executor logs it."""
+    return _FAILURE_MARK + fit_status_message(message).encode()
+
+
+def is_failure(resource_meta: bytes) -> bool:
+    """Return whether `encode_failure` made this."""
+    return resource_meta.startswith(_FAILURE_MARK)
+
+
+def failure_in(resource_meta: bytes) -> str:
+    """Return the message that `encode_failure` put into this."""
+    return resource_meta[len(_FAILURE_MARK) :].decode("utf-8", "replace")
+
+
+def failed_resource(message: str) -> idl.Resource:
+    """Return the state of a task that failed with `message`."""
+    return idl.Resource(phase=Phase.FAILED, message=message)
+
 
 def sort_of(value: Any) -> str:
-    """What was returned, in a word; never its content."""
+    """Return the class of what a connector returned, as a phrase; never its content."""
     return "None" if value is None else f"an object of class {type(value).__qualname__}"
 
 
 def expect(value: Any, cls: type[T], claim: str) -> T:
-    """`value`, which must be a `cls`.
+    """Return `value`, which must be a `cls`.
 
-    :param claim: what it was, as the beginning of a sentence: "DuckDBConnector.get returned"
+    :param claim: the beginning of a sentence that says where it came from: "DuckDBConnector.get returned"
     """
     if not isinstance(value, cls):
         raise ConnectorFault(f"{claim} {sort_of(value)}, not a {cls.__qualname__}")
@@ -40,7 +76,7 @@ def expect(value: Any, cls: type[T], claim: str) -> T:
 
 
 def encode_resource_meta(connector: AsyncConnector[Any], value: Any, label: str) -> bytes:
-    """The bytes by which the client will ask for the job that `create` has started."""
+    """Return the bytes by which the client will ask for the job that `create` has started."""
     meta = expect(value, connector.metadata_type, f"{label} returned")
     try:
         data = meta.encode()
@@ -59,7 +95,7 @@ def _refusal(error: Exception) -> str:
 
 
 def resource_to_message(value: Any, label: str) -> idl.Resource:
-    """The state of a job."""
+    """Return the state of a job as a message."""
     resource = expect(value, Resource, f"{label} returned")
     claim = f"{label} returned a Resource whose"
     return idl.Resource(

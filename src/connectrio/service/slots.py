@@ -1,8 +1,8 @@
-"""Room for things that run at once, divided so that no connector takes the room of another.
+"""Slots for calls and threads, divided so that no connector takes the slots of another.
 
-1. A connector below its share of the room always gets in, whatever the others do.
-2. Beyond that it gets in while there is room that is nobody's share; so one that is alone can use nearly all of it.
-3. The rest wait. What becomes free goes to the connector that has the least of it, and there to who waits longest.
+1. A connector with fewer slots than its share always gets one, whatever the others do.
+2. Beyond its share, it gets a slot that belongs to nobody's share. So one that is alone can use nearly all slots.
+3. The rest wait. A free slot goes to the connector that has the fewest, and there to whoever has waited longest.
 """
 
 from __future__ import annotations
@@ -10,29 +10,44 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 
 import anyio
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
 
-__all__ = ["NoRoomError", "Slots"]
+from connectrio.service.operations import Operation
+
+__all__ = ["Admission", "NoRoomError", "Slots"]
 
 
 class NoRoomError(Exception):
-    """As many wait as may."""
+    """The queue is full."""
 
 
 class _Share:
-    """What one connector has of the room."""
+    """The slots of one connector. `with` it to give one back at the end of the block."""
 
-    __slots__ = ("active", "name", "waiting")
+    __slots__ = ("active", "name", "slots", "waiting")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, slots: Slots) -> None:
         self.name = name
+        self.slots = slots
         self.active = 0
         self.waiting: deque[_Place] = deque()
 
+    def __enter__(self) -> None:
+        """The slot is taken already."""
+
+    def __exit__(self, *_: object) -> None:
+        self.slots.leave(self.name)
+
 
 class _Place:
-    """One that waits."""
+    """A place in the queue.
+
+    :ivar is_in: whether it has been given a slot
+    """
 
     __slots__ = ("called", "is_in")
 
@@ -42,15 +57,15 @@ class _Place:
 
 
 class Slots:
-    """Room for `limit` at once.
+    """Slots for `limit` calls or threads at once.
 
     Nothing here is safe for threads: use it on the event loop.
 
     :param limit: for all connectors together
     :param each: for any one of them
-    :param waiting: how many may wait; each connector for an equal part of that
-    :param elastic: each connector's share is an equal part of the whole room, even though another has taken all of it
-        before: then there can be up to twice `limit` for a while. Otherwise half of the room is divided up
+    :param waiting: how many may wait; each connector has an equal part of the queue
+    :param elastic: whether each connector's share is an equal part of all slots, which it gets even if others have
+        taken all: then up to twice `limit` can be taken for a while. Otherwise only half of the slots is divided up
     """
 
     def __init__(self, limit: int, *, each: float = math.inf, waiting: float = math.inf, elastic: bool = False) -> None:
@@ -61,15 +76,15 @@ class Slots:
         self._shares: dict[str, _Share] = {}
         self._share_size = 0
         self._room = limit
-        # how many have more than their connector's share
+        # the slots that connectors have beyond their shares
         self._beyond = 0
         self._waiting = 0
         self.active = 0
 
     def expect(self, names: Iterable[str]) -> None:
-        """Divide the room among these connectors too."""
+        """Divide the slots among these connectors too."""
         for name in names:
-            self._shares.setdefault(name, _Share(name))
+            self._shares.setdefault(name, _Share(name, self))
         count = max(1, len(self._shares))
         if 0 < self._most_waiting < math.inf:
             self._most_waiting_each = max(1, self._most_waiting // count)
@@ -82,28 +97,26 @@ class Slots:
         self._beyond = sum(max(0, share.active - self._share_size) for share in self._shares.values())
 
     def usage(self) -> Iterator[tuple[str, int, int]]:
-        """For each connector its name, how many are in, and how many wait."""
+        """Yield for each connector its name, how many slots it has, and how many wait for one."""
         for share in list(self._shares.values()):
             yield share.name, share.active, len(share.waiting)
 
-    def try_enter(self, name: str) -> bool:
-        """Go in at once, if there is room; who does must `leave`."""
+    def try_enter(self, name: str) -> AbstractContextManager[None] | None:
+        """Take a slot if there is one now; who takes one must `leave`, or `with` what this returns."""
         share = self._shares.get(name)
         if share is None:
             self.expect([name])
             share = self._shares[name]
-        if share.waiting or not self._has_room(share):
-            return False
-        self._enter(share)
-        return True
+        return share if not share.waiting and self._take(share) else None
 
-    async def enter(self, name: str) -> None:
-        """Go in, after waiting if need be; who does must `leave`.
+    async def enter(self, name: str) -> AbstractContextManager[None]:
+        """Take a slot, after waiting if need be; who takes one must `leave`, or `with` what this returns.
 
-        :raises NoRoomError: as many wait as may
+        :raises NoRoomError: the queue is full
         """
-        if self.try_enter(name):
-            return
+        entered = self.try_enter(name)
+        if entered is not None:
+            return entered
         share = self._shares[name]
         if len(share.waiting) >= self._most_waiting_each:
             raise NoRoomError
@@ -119,9 +132,10 @@ class Slots:
                 share.waiting.remove(place)
                 self._waiting -= 1
             raise
+        return share
 
     def leave(self, name: str) -> None:
-        """Make room."""
+        """Give a slot back."""
         share = self._shares[name]
         if share.active > self._share_size:
             self._beyond -= 1
@@ -130,22 +144,70 @@ class Slots:
         if self._waiting:
             self._call_in()
 
-    def _has_room(self, share: _Share) -> bool:
+    def _take(self, share: _Share) -> bool:
         if share.active >= self._each:
             return False
-        return share.active < self._share_size or self._beyond < self._room
-
-    def _enter(self, share: _Share) -> None:
+        if share.active >= self._share_size:
+            if self._beyond >= self._room:
+                return False
+            self._beyond += 1
         share.active += 1
         self.active += 1
-        if share.active > self._share_size:
-            self._beyond += 1
+        return True
 
     def _call_in(self) -> None:
         for share in sorted(self._shares.values(), key=lambda share: share.active):
-            while share.waiting and self._has_room(share):
+            while share.waiting and self._take(share):
                 place = share.waiting.popleft()
                 self._waiting -= 1
                 place.is_in = True
-                self._enter(share)
                 place.called.set()
+
+
+class Admission:
+    """The slots for calls. Streams of logs, which can be followed for as long as a job takes, have slots of their own.
+
+    :param calls: at once
+    :param calls_each: for any one connector
+    :param waiting: calls that may wait for a slot
+    :param log_streams: at once; none waits
+    """
+
+    def __init__(self, *, calls: int, calls_each: int, waiting: int, log_streams: int) -> None:
+        self._calls = Slots(calls, each=calls_each, waiting=waiting)
+        self._streams = Slots(log_streams, waiting=0)
+
+    def slots(self, operation: Operation) -> Slots:
+        """Return where a call for `operation` takes a slot."""
+        return self._streams if operation is Operation.GET_LOGS else self._calls
+
+    def expect(self, task_types: Iterable[str]) -> None:
+        """Divide the slots among the connectors for these."""
+        names = list(task_types)
+        self._calls.expect(names)
+        self._streams.expect(names)
+
+    def show(self, registry: CollectorRegistry) -> None:
+        """Add to the metrics how many slots are taken."""
+        registry.register(_Usage({"calls": self._calls, "log_streams": self._streams}))
+
+
+class _Usage(Collector):
+    """Asked at each scrape, so that calls need not count."""
+
+    def __init__(self, kinds: dict[str, Slots]) -> None:
+        self._kinds = kinds
+
+    def collect(self) -> Iterator[Metric]:
+        active = GaugeMetricFamily(
+            "connectrio_active_calls", "Calls that are with a connector", labels=["task_type", "kind"]
+        )
+        waiting = GaugeMetricFamily(
+            "connectrio_waiting_calls", "Calls that wait for room", labels=["task_type", "kind"]
+        )
+        for kind, slots in self._kinds.items():
+            for name, entered, queued in slots.usage():
+                active.add_metric([name, kind], entered)
+                waiting.add_metric([name, kind], queued)
+        yield active
+        yield waiting

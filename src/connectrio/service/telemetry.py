@@ -1,54 +1,56 @@
-"""How calls are accounted for: one observation in the metrics and one log line each."""
+"""The record of each call: one observation in the metrics and one log line. No secret gets into either."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
-from typing import Any
+from contextvars import Token
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
 
+from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.connector.failures import PermanentFailure
+from connectrio.connector.context import reset_current_call, set_current_call
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.logs import LogLevel, get_logger
 from connectrio.rpc.call import current_call
 from connectrio.rpc.codec import EncodeError, encode, received_size
-from connectrio.service.errors import Failure, RequestError, Severity, only_leaf
+from connectrio.rpc.status import fit_status_message
+from connectrio.service.errors import (
+    DeliveryError,
+    Failure,
+    RequestError,
+    Severity,
+    classify,
+    is_cancellation,
+    only_leaf,
+)
 from connectrio.service.metrics import Metrics
-from connectrio.service.operations import Operation
-from connectrio.service.redaction import redact
+from connectrio.service.operations import Operation, TaskCall
 
-__all__ = ["Account", "TaskCall"]
+__all__ = ["CallRecord", "redact", "secrets_in"]
 
 logger = get_logger("connectrio.service")
 
-# the executor polls every job twice a minute; what it asks for once is worth a line of its own
+# the executor polls every job twice a minute; only what it asks for once is logged at the level info
 _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
 
-# characters of what a client or a connector may make as long as it likes
+# characters of a text whose length a client or a connector chooses
 _LONGEST_NAME = 200
 _LONGEST_TEXT = 64 * 1024
 
-
-@dataclass(frozen=True)
-class TaskCall:
-    """One request for an operation on a task.
-
-    :ivar connection: the request's secrets and configs; Flyte sends none for metrics and logs
-    :ivar inputs: those of the task to create
-    """
-
-    operation: Operation
-    task_type: str
-    version: int
-    connection: Connection | None = None
-    inputs: Inputs | None = None
+# a shorter value is an ordinary word; replacing it would garble the text and protect nothing
+_MIN_SECRET_LENGTH = 4
 
 
-class Account:
+class CallRecord:
     """One call from its arrival to its end.
+
+    `with` it around the work of the call. In the block, connectors see the call as the current one. At the end of the
+    block, the call is counted and logged, and an error becomes the `GRPCError` for the client.
 
     :param label: the `task_type` label of the metrics
     """
@@ -57,68 +59,103 @@ class Account:
         self._call = call
         self._label = label
         self._metrics = metrics
+        self._rpc = current_call()
+        self._token: Token[Any] | None = None
+        self._is_ended = False
         self._started = time.perf_counter()
 
-    def observe_inputs(self) -> None:
-        """Observe the size of the inputs, those of tasks without inputs included.
+    def __enter__(self) -> Self:
+        rpc = self._rpc
+        if rpc is not None:
+            deadline = None if rpc.deadline is None else rpc.deadline.at
+            self._token = set_current_call(rpc.peer, rpc.metadata, deadline)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, places: TracebackType | None
+    ) -> None:
+        """:raises GRPCError: the call failed, whatever the connector raised; only a cancellation passes through"""
+        if self._token is not None:
+            reset_current_call(self._token)
+        if error is None:
+            if self._is_ended:
+                return
+            level: LogLevel = "debug" if self._call.operation in _ROUTINE else "info"
+            seconds = self._end(Status.OK)
+            if logger.is_enabled_for(level):
+                getattr(logger, level)("call finished", **self._fields(Status.OK, seconds))
+        elif is_cancellation(error):
+            self._cancelled()
+        elif isinstance(cause := only_leaf(error), DeliveryError):
+            self._cancelled()
+            raise cause.reason from None
+        else:
+            failure = self._classify(error)
+            self._failed(failure, error)
+            raise GRPCError(failure.status, fit_status_message(failure.message), failure.details) from error
+
+    def inputs_arrived(self, inputs: Inputs | None) -> None:
+        """Observe the size of the inputs of a task to create, 0 if there are none.
 
         :raises RequestError: they are nested so deeply that they have no encoding
         """
-        inputs = self._call.inputs
         size = 0 if inputs is None else received_size(inputs)
         try:
             self._metrics.inputs_received(self._label, len(encode(inputs)) if size is None else size)
         except EncodeError as error:
             raise RequestError("the inputs are nested too deeply") from error
 
-    def succeeded(self) -> None:
-        """The client has its answer."""
-        level: LogLevel = "debug" if self._call.operation in _ROUTINE else "info"
-        seconds = self._count(Status.OK)
-        if logger.is_enabled_for(level):
-            getattr(logger, level)("call finished", **self._fields(Status.OK, seconds))
+    def client_text(self, error: BaseException) -> str:
+        """Return the text about `error` that a client may read."""
+        return fit_status_message(self._classify(error).message)
 
-    def recovered(self, failure: Failure, error: BaseException) -> None:
-        """The client gets an answer in place of an error.
+    def failed_for_good(self, error: BaseException) -> str:
+        """Record that the connector gave the task up with `error`, and that the client gets an answer that says so.
 
-        :param error: what `failure` was made of
+        :returns: the text for that answer
         """
-        if isinstance(only_leaf(error), PermanentFailure):
-            self._metrics.failed_for_good(self._label, self._call.operation)
-            self.failed(failure, error)
-            return
+        failure = self._classify(error)
+        self._metrics.failed_for_good(self._label, self._call.operation)
+        self._failed(failure, error)
+        return fit_status_message(failure.message)
+
+    def poll_absorbed(self, error: BaseException) -> None:
+        """Record that a poll failed with `error`, and that the client gets the last known phase."""
+        failure = self._classify(error)
         self._metrics.poll_absorbed(self._label)
-        fields = self._end(Status.OK) | {"error": self._presentable(failure.message), "kept_back": failure.status.name}
+        fields = self._fields(Status.OK, self._end(Status.OK))
+        fields |= {"error": _shorten(failure.message, _LONGEST_TEXT), "kept_back": failure.status.name}
         logger.warning("poll failed, answered with the last known phase", **fields)
 
-    def cancelled(self) -> None:
+    def _cancelled(self) -> None:
         """The client went away, its deadline passed, or the host is stopping."""
-        call = current_call()
-        expired = call is not None and call.deadline is not None and call.deadline.time_remaining() <= 0
-        logger.info("call cancelled", **self._end(Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED))
+        deadline = None if self._rpc is None else self._rpc.deadline
+        expired = deadline is not None and deadline.time_remaining() <= 0
+        status = Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED
+        logger.info("call cancelled", **self._fields(status, self._end(status)))
 
-    def failed(self, failure: Failure, error: BaseException) -> None:
-        """The client gets an error.
-
-        :param error: what `failure` was made of
-        """
-        fields = self._end(failure.status) | {"error": self._presentable(failure.message)}
+    def _failed(self, failure: Failure, error: BaseException) -> None:
+        fields = self._fields(failure.status, self._end(failure.status))
+        fields["error"] = _shorten(failure.message, _LONGEST_TEXT)
         if failure.traceback:
             # as text: a renderer that shows local variables would show the secrets among them
-            fields["exception"] = self._presentable(_format(error, failure.message))
+            text = redact(_format(error, failure.message), self._call.connection)
+            fields["exception"] = _shorten(text, _LONGEST_TEXT)
         log = logger.error if failure.severity is Severity.BUG else logger.warning
         log("call failed", **fields)
 
-    def _end(self, status: Status) -> dict[str, Any]:
-        return self._fields(status, self._count(status))
+    def _classify(self, error: BaseException) -> Failure:
+        failure = classify(error, self._call.operation, self._call.task_type)
+        return replace(failure, message=redact(failure.message, self._call.connection))
 
-    def _count(self, status: Status) -> float:
-        """:returns: how many seconds the call has taken"""
+    def _end(self, status: Status) -> float:
+        """Count the call; return how many seconds it took."""
+        self._is_ended = True
         seconds = time.perf_counter() - self._started
         self._metrics.request_ended(self._label, self._call.operation, status, seconds)
         return seconds
 
-    def _fields(self, status: Status, seconds: float) -> dict[str, Any]:
+    def _fields(self, status: Status, seconds: float) -> dict[str, str | int | float]:
         return {
             "operation": self._call.operation.value,
             "task_type": _shorten(self._call.task_type, _LONGEST_NAME),
@@ -127,12 +164,9 @@ class Account:
             "duration_ms": round(seconds * 1000, 3),
         }
 
-    def _presentable(self, text: str) -> str:
-        return _shorten(redact(text, self._call.connection), _LONGEST_TEXT)
-
 
 def _format(error: BaseException, message: str) -> str:
-    """The traceback as text; of an error whose text is very long, which takes seconds to format, only the places."""
+    """Return the traceback as text. An error with a very long text would take seconds; it gets the places alone."""
     if len(message) <= _LONGEST_TEXT:
         return "".join(traceback.format_exception(error)).rstrip()
     places = "".join(traceback.format_tb(error.__traceback__))
@@ -140,8 +174,28 @@ def _format(error: BaseException, message: str) -> str:
 
 
 def _shorten(text: str, length: int) -> str:
-    """`text`, without its middle where it is longer than that: a traceback says the most at its end."""
+    """Return `text`, without its middle if it is longer than that: a traceback says the most at its end."""
     if len(text) <= length:
         return text
     half = length // 2
     return f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
+
+
+def redact(text: str, connection: Connection | None) -> str:
+    """Return `text` without the values of the connection's secrets, plain or as `repr` writes them."""
+    if connection is None:
+        return text
+    for name, value in sorted(connection.secrets.items(), key=lambda item: -len(item[1])):
+        if len(value) >= _MIN_SECRET_LENGTH:
+            for form in (value, repr(value)[1:-1]):
+                text = text.replace(form, f"[secret {name}]")
+    return text
+
+
+def secrets_in(data: bytes, connection: Connection) -> list[str]:
+    """Return the names of the connection's secrets whose values are in `data`."""
+    return sorted(
+        name
+        for name, value in connection.secrets.items()
+        if len(value) >= _MIN_SECRET_LENGTH and value.encode() in data
+    )

@@ -1,4 +1,4 @@
-"""The worker threads that plain connector methods run in."""
+"""The worker threads for methods of connectors that are plain functions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Workers:
     """Runs functions in threads, at most `limit` at once.
 
-    Each owner has an equal share of them. One that finds its own share taken by others gets it nevertheless, in threads
-    beyond the limit, of which there can be as many again.
+    Each owner has an equal share of them. If others have taken an owner's share, it gets threads beyond the limit;
+    there can be as many of these again.
 
     A cancelled `run` returns at once. Its thread cannot be stopped and goes on; until it ends, it counts as busy. The
     function can ask `anyio.from_thread.check_cancelled` whether anybody still waits for it.
@@ -48,7 +48,7 @@ class Workers:
 
     @property
     def busy(self) -> int:
-        """How many threads run now, those that nobody waits for any more included."""
+        """How many threads run now, including those that nobody waits for any more."""
         return self._slots.active
 
     async def run(self, function: Callable[[], T], *, name: str, owner: str = "") -> T:
@@ -90,7 +90,7 @@ class _State(Enum):
 
 
 class _Job(Generic[T]):
-    """One function on its way through a thread. Whoever is last, the task or the thread, frees the worker."""
+    """One function that runs in a thread. The last of the two, the task or the thread, frees the worker."""
 
     def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Job[T]], None]) -> None:
         self._function = function
@@ -103,7 +103,7 @@ class _Job(Generic[T]):
         self._error: BaseException | None = None
 
     def __call__(self) -> None:
-        """The thread's part. Raises nothing, so that nothing unwinds the event loop's machinery."""
+        """Run the function in the thread. Raise nothing: anyio's own code in the thread would not expect it."""
         if not self._move(_State.PENDING, _State.RUNNING):
             return
         started = time.monotonic()
@@ -115,7 +115,7 @@ class _Job(Generic[T]):
             self._end_late(time.monotonic() - started)
 
     def result(self) -> T:
-        """What the function returned, or raised, once the thread has ended."""
+        """Return what the function returned, or raise what it raised; only once the thread has ended."""
         if self._error is not None:
             try:
                 raise self._error
@@ -124,7 +124,7 @@ class _Job(Generic[T]):
         return self._value
 
     def abandon(self) -> None:
-        """The task was cancelled: it will not look at the result."""
+        """Tell the thread that the task was cancelled and will not look at the result."""
         if self._move(_State.RUNNING, _State.ABANDONED):
             return
         if not self._move(_State.PENDING, _State.ABANDONED):
@@ -142,11 +142,11 @@ class _Job(Generic[T]):
         raised = None if self._error is None else type(self._error).__name__
         logger.warning("a worker thread ended after its call", ran=self._name, seconds=round(seconds, 3), raised=raised)
         self._discard()
-        with suppress(anyio.RunFinishedError):  # the event loop is gone, and whoever waited for a worker with it
+        with suppress(anyio.RunFinishedError):  # the event loop is gone, and with it all who waited for a worker
             from_thread.run_sync(self._free, self)
 
     def _discard(self) -> None:
-        """Nobody will await what was returned."""
+        """Close the coroutine that was returned, if any: nobody will await it."""
         if self._error is None and inspect.iscoroutine(self._value):
             self._value.close()
         self._error = None

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 from uuid import uuid4
 
-from connectrio.connector.hosting import process_count
+from connectrio.connector.context import process_count
 from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
 from connectrio.connectors.duckdb._session import Answer, Session, state_after
 from connectrio.connectors.duckdb._settings import DuckDBSettings

@@ -1,7 +1,7 @@
 """Flyte 1's AsyncAgentService and AgentMetadataService: the same connectors, for the executor of Flyte 1.
 
-On the wire, Flyte 1's messages are Flyte 2's with other fields beside theirs. So requests and responses are read and
-written as Flyte 2's, and only messages whose further fields count are classes of their own here.
+On the wire, Flyte 1's messages are Flyte 2's with further fields. So requests and responses are read and written as
+Flyte 2's. Only messages whose further fields matter have classes of their own here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _Request = flyte1.GetTaskRequest | flyte1.DeleteTaskRequest | flyte1.GetTaskMetr
 class AsyncAgentService:
     """Creates, polls, reads and deletes tasks for Flyte 1, through the service for Flyte 2.
 
-    So metrics, limits and statuses are the same for both. Flyte 1 has no connections: its executor sends no secrets.
+    So each call takes the same steps for both. Flyte 1 has no connections: its executor sends no secrets.
 
     :param connectors: does the work
     """
@@ -106,7 +106,7 @@ class AsyncAgentService:
 
 
 class AgentMetadataService(AgentMetadataServiceBase):
-    """Tells Flyte 1 which connectors a registry has; it calls them agents."""
+    """Lists the connectors of a registry for Flyte 1, which calls them agents."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -115,11 +115,11 @@ class AgentMetadataService(AgentMetadataServiceBase):
         self,
         message: flyte1.ListAgentsRequest,  # noqa: ARG002 - the base's signature; the request has no fields
     ) -> flyte1.ListAgentsResponse:
-        """All connectors."""
+        """Return all connectors."""
         return flyte1.ListAgentsResponse(agents=[_agent(connector) for connector in self._registry.describe()])
 
     async def get_agent(self, message: flyte1.GetAgentRequest) -> flyte1.GetAgentResponse:
-        """One connector, by its name.
+        """Return one connector, by its name.
 
         :raises GRPCError: NOT_FOUND
         """
@@ -139,7 +139,7 @@ def _unary(method: Callable[[Q], Awaitable[R]], request: type[Q], response: type
 
 
 def _category(message: _Request) -> TaskCategory:
-    """What the connector is chosen by: older executors only say the task type."""
+    """Return the category that selects the connector; older executors send only the task type."""
     category = message.task_category
     if category is not None and category.name:
         return TaskCategory(name=category.name, version=category.version)

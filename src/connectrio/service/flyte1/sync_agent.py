@@ -11,7 +11,7 @@ from grpclib import GRPCError
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.server import Stream
 
-from connectrio.connector.base import Phase
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl import admin as flyte1
 from connectrio.idl.flyteidl2.connector import (
     CreateTaskRequest,
@@ -25,6 +25,7 @@ from connectrio.logs import get_logger
 from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
 from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.job_identity import identify
+from connectrio.service.poll_shield import pauses
 
 __all__ = ["SyncAgentService"]
 
@@ -33,13 +34,12 @@ logger = get_logger("connectrio.service")
 M = TypeVar("M", bound=betterproto2.Message)
 
 _METHOD = "/flyteidl.service.SyncAgentService/ExecuteTaskSync"
-_FINAL = {Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED}
 
-# seconds between two polls: at first, at most, and how they grow. A client waits in its call, so they are short
+# seconds between two polls: at first, at most, and their growth. They are short because a client waits in its call
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _GROWTH = 1.5
-# seconds to delete the job of a call that did not wait for its end; the host's drain waits for it
+# seconds to delete the job of a call that did not wait for its end; a drain of the host waits for that
 _DELETE_TIMEOUT = 5.0
 
 _Stream = Stream[flyte1.ExecuteTaskSyncRequest, flyte1.ExecuteTaskSyncResponse]
@@ -48,8 +48,8 @@ _Stream = Stream[flyte1.ExecuteTaskSyncRequest, flyte1.ExecuteTaskSyncResponse]
 class SyncAgentService:
     """Executes tasks while the client waits: creates a job, polls it until it ends, and answers with its last state.
 
-    A job whose call fails, is cancelled or runs out of time is deleted. Its parts count in the metrics as `create`,
-    `get` and `delete`, and have these operations' limits.
+    A job is deleted if its call fails, is cancelled or runs out of time. In the metrics and for the limits, each part
+    is a call of its own: `create`, `get` and `delete`.
 
     :param connectors: does the work
     :param limit: for a whole job, in seconds, whatever deadline the client has set; None: no limit
@@ -74,9 +74,9 @@ class SyncAgentService:
         await stream.send_message(flyte1.ExecuteTaskSyncResponse(header=answer))
 
     async def execute(self, request: CreateTaskRequest) -> Resource:
-        """The state of the task's job at its end.
+        """Run the task; return the state of its job at the end.
 
-        :raises GRPCError: a part of it failed, or took longer than the limit
+        :raises GRPCError: a part of it failed, or the job took longer than the limit
         """
         limit = math.inf if self._limit is None else self._limit
         with anyio.move_on_after(limit):
@@ -90,7 +90,7 @@ class SyncAgentService:
     async def _execute(self, request: CreateTaskRequest) -> Resource:
         template = request.template or TaskTemplate()
         category = TaskCategory(name=template.type, version=template.task_type_version)
-        # a job with an identity is created to the end in any case; then its name is needed, to delete it
+        # the creation of a job with an identity always goes on to its end; this waits for the name, to delete the job
         with anyio.CancelScope(shield=identify(request) is not None):
             meta = (await self._connectors.create_task(request)).resource_meta
         try:
@@ -102,16 +102,15 @@ class SyncAgentService:
             raise
 
     async def _poll(self, request: GetTaskRequest) -> Resource:
-        pause = _FIRST_PAUSE
+        waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE, growth=_GROWTH)
         while True:
             resource = (await self._connectors.get_task(request)).resource or Resource()
-            if resource.phase in _FINAL:
+            if resource.phase in FINAL_PHASES:
                 return resource
-            await anyio.sleep(pause)
-            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+            await anyio.sleep(next(waits))
 
     async def _delete(self, request: DeleteTaskRequest) -> None:
-        """End a job whose call nobody waits for any more."""
+        """Delete a job that nobody waits for any more; log it if that fails."""
         problem = f"not within {_DELETE_TIMEOUT:g} s"
         with anyio.move_on_after(_DELETE_TIMEOUT, shield=True):
             try:
@@ -124,9 +123,9 @@ class SyncAgentService:
 
 
 async def _next_part(stream: _Stream, name: str) -> flyte1.ExecuteTaskSyncRequest:
-    """The next message of a request, which must be its `name`.
+    """Return the next message of a request.
 
-    :raises GRPCError: it is something else
+    :raises GRPCError: it is not the part called `name`
     """
     message = await stream.recv_message()
     found = "the end of the stream" if message is None else betterproto2.which_one_of(message, "part")[0] or "nothing"
@@ -138,7 +137,7 @@ async def _next_part(stream: _Stream, name: str) -> flyte1.ExecuteTaskSyncReques
 
 
 def _create_request(header: flyte1.ExecuteTaskSyncRequest, inputs: flyte1.ExecuteTaskSyncRequest) -> CreateTaskRequest:
-    """What CreateTask would have been asked with."""
+    """Return the request to CreateTask for the same task."""
     parts = header.header or flyte1.CreateRequestHeader()
     request = flyte1.CreateTaskRequest(
         inputs=inputs.inputs,
@@ -150,7 +149,7 @@ def _create_request(header: flyte1.ExecuteTaskSyncRequest, inputs: flyte1.Execut
 
 
 def _recast(message: betterproto2.Message, cls: type[M]) -> M:
-    """`message` as the class that has the same form on the wire.
+    """Return `message` as a class that has the same form on the wire.
 
     :raises GRPCError: it is too large to be read again
     """
