@@ -15,42 +15,15 @@ __all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
 
 Backend = Literal["asyncio", "uvloop", "trio"]
 
+_LIMITS = "create_limit get_limit delete_limit metrics_limit logs_limit execute_limit"
+_TIMES = "grace drain_delay timeout create_memory poll_retry poll_absorb watchdog"
 # names of settings, whether a value is valid, and what it must be
-_BOUNDS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (("port", "prometheus_port"), lambda value: 0 <= value < 65536, "must be between 0 and 65535"),
-    (
-        ("worker", "create_memory_size", "max_calls", "max_calls_per_connector", "max_log_streams"),
-        lambda value: value >= 1,
-        "must be at least 1",
-    ),
-    (
-        (
-            "grace",
-            "drain_delay",
-            "timeout",
-            "create_memory",
-            "poll_retry",
-            "poll_absorb",
-            "max_waiting_calls",
-            "watchdog",
-            "max_stored_input_size",
-        ),
-        lambda value: value >= 0,
-        "must not be negative",
-    ),
-    (
-        (
-            "create_limit",
-            "get_limit",
-            "delete_limit",
-            "metrics_limit",
-            "logs_limit",
-            "execute_limit",
-            "tls_handshake_timeout",
-        ),
-        lambda value: value > 0,
-        "must be more than 0",
-    ),
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("port prometheus_port", lambda value: 0 <= value < 65536, "must be between 0 and 65535"),
+    ("worker create_memory_size", lambda value: value >= 1, "must be at least 1"),
+    ("max_calls max_calls_per_connector max_log_streams", lambda value: value >= 1, "must be at least 1"),
+    (f"{_TIMES} max_waiting_calls max_stored_input_size", lambda value: value >= 0, "must not be negative"),
+    (f"{_LIMITS} tls_handshake_timeout", lambda value: value > 0, "must be more than 0"),
 )
 
 
@@ -154,7 +127,7 @@ class HostSettings(ServerOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for names, is_valid, bound in _BOUNDS:
-            for name in names:
+            for name in names.split():
                 value = getattr(self, name)
                 if value is not None and not is_valid(value):
                     raise ValueError(f"{name} {bound}, got {value}")
