@@ -42,6 +42,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_version", "connector", "host"},
 }  # fmt: skip
 
+# the same for the parts of rpc/
+RPC_MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": {"_client", "_server", "call", "deadline", "options", "sockets", "tls"},
+    "backoff": set(),
+    "options": set(),
+    "peer": set(),
+    "deadline": set(),
+    "sockets": set(),
+    "_codec": set(),
+    "codec": {"_codec"},
+    "_http2": {"options", "sockets"},
+    "status": set(),
+    "_grpc": {"_http2", "status"},
+    "call": {"_grpc", "deadline"},
+    "_tls": {"sockets"},
+    "tls": {"_tls", "peer"},
+    "_server": {
+        "_grpc", "_http2", "call", "codec", "deadline", "options", "peer", "sockets", "status", "tls",
+    },
+    "_client": {"_grpc", "_http2", "backoff", "codec", "deadline", "options", "peer", "status", "tls"},
+    "health": {"_http2", "call"},
+    "_descriptors": {"codec"},
+    "reflection": {"_descriptors", "_server"},
+    "testing": {"_client", "_server", "options"},
+}  # fmt: skip
+
 # what could be published alone needs nothing else
 RPC_REQUIRES = {"anyio", "betterproto2", "grpclib", "h2", "hpack", "hyperframe", "multidict"}
 
@@ -76,6 +102,41 @@ def test_a_part_knows_only_of_those_below_it(part: str):
     for file in filter(Path.exists, modules(part)):
         known = {name.split(".")[1] for name in imports(file) if name.startswith("connectrio.")}
         assert known - {part} - MAY_IMPORT[part] == set(), file
+
+
+def rooms_of_rpc() -> set[str]:
+    return {
+        path.stem for path in (PACKAGE / "rpc").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+
+def test_the_table_of_rpc_has_all_its_parts_and_no_circles():
+    assert rooms_of_rpc() == RPC_MAY_IMPORT.keys()
+    assert list(TopologicalSorter(RPC_MAY_IMPORT).static_order())
+
+
+@pytest.mark.parametrize("room", RPC_MAY_IMPORT)
+def test_a_part_of_rpc_knows_only_of_those_below_it(room: str):
+    for file in modules(f"rpc/{room}"):
+        known = {name.split(".")[2] for name in imports(file) if name.startswith("connectrio.rpc.")}
+        assert (known & rooms_of_rpc()) - {room} - RPC_MAY_IMPORT[room] == set(), file
+
+
+def test_nobody_else_reaches_into_rpc():
+    for file in PACKAGE.rglob("*.py"):
+        if PACKAGE / "rpc" not in file.parents:
+            assert not [name for name in imports(file) if name.startswith("connectrio.rpc._")], file
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Not even for their types."""
+    files = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports(file)} & modules.keys()
+        for module, file in modules.items()
+    }
+    assert list(TopologicalSorter({module: known - {module} for module, known in graph.items()}).static_order())
 
 
 def test_the_grpc_layer_needs_nothing_else():
