@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from enum import Enum
+from enum import IntEnum
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -88,7 +88,7 @@ def _writer(cls: type) -> Callable[[Any], str]:
         return _write_list
     if issubclass(cls, dict):
         return _write_dict
-    return _write_member if issubclass(cls, Enum) else repr
+    return int.__repr__ if issubclass(cls, IntEnum) else repr
 
 
 def _message_writer(cls: type[Message]) -> Callable[[Any], str]:
@@ -125,10 +125,6 @@ def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
 
 def _write_dict(entries: dict[Any, Any]) -> str:
     return _tuple([f"({key!r}, {_canonical(entries[key])})" for key in sorted(entries)])
-
-
-def _write_member(member: Enum) -> str:
-    return repr(member.value)
 
 
 def _write_list(items: list[Any]) -> str:
