@@ -52,8 +52,8 @@ class Dispatcher:
         self._registry = registry
         self._metrics = metrics
         self._workers = workers
-        self._limits = limits
-        self._admission = admission
+        self._seconds = {operation: limits.seconds(operation) for operation in Operation}
+        self._slots = {operation: admission.slots(operation) for operation in Operation}
         self._early_polls = early_polls
         self.methods = ConnectorMethods()
 
@@ -88,7 +88,7 @@ class Dispatcher:
         another one would never act.
         """
         now = anyio.current_time()
-        seconds = self._limits.seconds(call.operation)
+        seconds = self._seconds[call.operation]
         deadline = math.inf if seconds is None else now + seconds
         if call.operation is Operation.GET and self._early_polls:
             rpc = current_call()
@@ -98,7 +98,7 @@ class Dispatcher:
 
     def too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
         """Return the error of a call that was stopped after `seconds`."""
-        limit = self._limits.seconds(call.operation)
+        limit = self._seconds[call.operation]
         if limit is not None and math.isclose(seconds, limit, abs_tol=1e-6):
             why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value};"
             why += " the client's deadline was later, or it had set none"
@@ -113,7 +113,7 @@ class Dispatcher:
 
         :raises OverloadError: all slots are taken, and the queue is full
         """
-        slots = self._admission.slots(call.operation)
+        slots = self._slots[call.operation]
         try:
             return slots.try_enter(call.task_type) or await slots.enter(call.task_type)
         except NoRoomError:

@@ -102,13 +102,13 @@ class IdempotentCreates:
         return len(self._records)
 
     def asked_for(self, resource_meta: bytes) -> None:
-        """A client knows of the job with this `resource_meta`."""
+        """Note that a client knows the job with this `resource_meta`: its answer was not lost."""
         record = self._unasked.pop(resource_meta, None)
         if record is not None:
             record.asked_for = True
 
     def end_by(self, time: float) -> None:
-        """Cancel what is being created at `time`, on the event loop's clock."""
+        """Cancel at `time`, on the event loop's clock, what is still being created then."""
         self._end = time
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, time)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from enum import Enum
+from enum import IntEnum
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -88,7 +88,7 @@ def _writer(cls: type) -> Callable[[Any], str]:
         return _write_list
     if issubclass(cls, dict):
         return _write_dict
-    return _write_member if issubclass(cls, Enum) else repr
+    return int.__repr__ if issubclass(cls, IntEnum) else repr
 
 
 def _message_writer(cls: type[Message]) -> Callable[[Any], str]:
@@ -97,12 +97,11 @@ def _message_writer(cls: type[Message]) -> Callable[[Any], str]:
 
     It is straight-line Python, as decoders are: a request has a hundred messages, most fields of which are not set.
     """
-    known: dict[str, Any] = {"writer": _writer}
+    known: dict[str, Any] = {"writer": _writer, "write_list": _write_list, "write_dict": _write_dict}
     lines = ["def write(message):", "    found = []"]
     for name, default in _defaults(cls):
-        known[f"default_{name}"] = default
-        is_set = "value is not None" if default is None else f"value or value != default_{name}"
-        text = "{value!r}" if type(default) in _PLAIN else "{writer(type(value))(value)}"
+        is_set = "value is not None" if default is None else "value"  # what is false equals the default
+        text = _TEXTS.get(type(default), "{writer(type(value))(value)}")
         lines += [f"    value = message.{name}", f"    if {is_set}:"]
         lines += [f"        found.append(f\"('{name}', {text})\")"]
     lines += ["    comma = ',' if len(found) == 1 else ''"]
@@ -112,8 +111,9 @@ def _message_writer(cls: type[Message]) -> Callable[[Any], str]:
     return write
 
 
-# classes whose values are written as their `repr`
-_PLAIN = {str, bytes, bool, int, float}
+# how fields with a default of these classes are written
+_TEXTS: dict[type, str] = dict.fromkeys((str, bytes, bool, int, float), "{value!r}")
+_TEXTS |= {list: "{write_list(value)}", dict: "{write_dict(value)}"}
 
 
 def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
@@ -125,10 +125,6 @@ def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
 
 def _write_dict(entries: dict[Any, Any]) -> str:
     return _tuple([f"({key!r}, {_canonical(entries[key])})" for key in sorted(entries)])
-
-
-def _write_member(member: Enum) -> str:
-    return repr(member.value)
 
 
 def _write_list(items: list[Any]) -> str:

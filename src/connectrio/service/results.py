@@ -100,28 +100,26 @@ def resource_to_message(value: Any, label: str) -> idl.Resource:
     claim = f"{label} returned a Resource whose"
     return idl.Resource(
         phase=_phase(resource.phase, claim),
-        message=_message(resource.message, claim),
-        log_links=_log_links(resource.log_links, claim),
-        outputs=_outputs(resource.outputs, claim),
-        custom_info=_custom_info(resource.custom_info, claim),
+        message="" if resource.message is None else _message(resource.message, claim),
+        log_links=_log_links(resource.log_links, claim) if resource.log_links else [],
+        outputs=None if resource.outputs is None else _outputs(resource.outputs, claim),
+        custom_info=None if resource.custom_info is None else _custom_info(resource.custom_info, claim),
     )
 
 
 def _phase(phase: Any, claim: str) -> Phase:
     if not isinstance(phase, int) or isinstance(phase, bool) or phase not in _PHASES:
         raise ConnectorFault(f"{claim} phase is {phase!r}, not one of {_PHASE_NAMES}")
-    return Phase(phase)
+    return phase if isinstance(phase, Phase) else Phase(phase)
 
 
 def _message(message: Any, claim: str) -> str:
-    text = expect(message if message is not None else "", str, f"{claim} message is")
+    text = expect(message, str, f"{claim} message is")
     # a lone surrogate, as in undecodable file names, has no form in protobuf
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _log_links(links: Any, claim: str) -> list[TaskLog]:
-    if not links:
-        return []
     links = expect(links, Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
     return [expect(link, TaskLog, f"{claim} log_links hold") for link in links]
 
