@@ -129,8 +129,8 @@ class Channel:
         Cancelled while it waits, nothing was sent and nobody's turn is lost.
 
         :param headers: makes the request's headers, at the last moment
-        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile; what
-            `ClientConnection.open` raises
+        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile
+        :raises HeadersTooLargeError: the server does not take such headers
         """
         self._check_open()
         self._used.wake()

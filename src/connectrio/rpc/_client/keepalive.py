@@ -40,7 +40,7 @@ class Keepalive:
         """Ping when the connection is silent, until it is over; end it when there is no answer."""
         time = self.time
         while connection.state is not ConnectionState.CLOSED:
-            silence = anyio.current_time() - connection.last_read
+            silence = anyio.current_time() - connection.heard_at
             if silence < time:
                 await anyio.sleep(time - silence)
             elif not (connection.streams or self._without_calls):

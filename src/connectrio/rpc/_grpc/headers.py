@@ -1,4 +1,4 @@
-"""gRPC's headers: what a request must carry, time-outs, metadata and status.
+"""gRPC's headers: content type, time-outs and metadata.
 
 Source: "Requests" and "Responses" in gRPC over HTTP2.
 """
@@ -11,12 +11,9 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from typing import NewType, cast
 
-from grpclib.const import Status
-from grpclib.metadata import encode_grpc_message
 from multidict import MultiDict
 
 from connectrio.rpc._http2.stream import Headers
-from connectrio.rpc.status import fit_status_message
 
 CONTENT_TYPE = "application/grpc"
 _CONTENT_TYPES = re.compile(r"application/grpc(\+[^;]*)?\s*(;.*)?", re.IGNORECASE)
@@ -80,16 +77,3 @@ def _decode_binary(key: str, value: str) -> bytes:
         return b64decode(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), validate=True)
     except (Base64Error, ValueError) as error:
         raise ValueError(f"malformed binary metadata {key!r}: {error}") from error
-
-
-def status_headers(status: Status, message: str | None) -> Headers:
-    """The trailers that carry a status."""
-    headers = [("grpc-status", str(status.value))]
-    if message:
-        headers.append(("grpc-message", encode_grpc_message(fit_status_message(message))))
-    return headers
-
-
-def trailers_only(status: Status, message: str | None) -> Headers:
-    """A whole response that is nothing but a status."""
-    return [(":status", "200"), ("content-type", CONTENT_TYPE), *status_headers(status, message)]

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class FrameWithoutEffect(Event):
-    """A frame that meant nothing, such as a WINDOW_UPDATE of a stream that is over. It still took time to read."""
+    """A frame that meant nothing, such as a WINDOW_UPDATE of a stream that is over, or an empty DATA frame.
+
+    It still took time to read.
+    """
 
 
 # What an encoder may be made to hold by the peer's SETTINGS_HEADER_TABLE_SIZE; 4096 is the protocol's default, and
@@ -87,13 +90,16 @@ class DrainableH2Connection(H2Connection):
             frame = next(self.incoming_buffer, None)
             if frame is None:
                 return None
-            return self._receive_frame(frame) or ([] if _has_data(frame) else [FrameWithoutEffect()])
+            events = self._receive_frame(frame)
         except InvalidPaddingError as error:
             self._terminate_connection(ErrorCodes.PROTOCOL_ERROR)
             raise ProtocolError("Received frame with invalid padding.") from error
         except ProtocolError as error:
             self._terminate_connection(error.error_code)
             raise
+        if isinstance(frame, DataFrame) and (frame.data or (events and "END_STREAM" in frame.flags)):
+            return events
+        return [*events, FrameWithoutEffect()] if isinstance(frame, DataFrame) or not events else events
 
     def has_pending_output(self) -> bool:
         """Whether `data_to_send` would return anything."""
@@ -157,7 +163,3 @@ class DrainableH2Connection(H2Connection):
         if self.encoder.header_table_size > MAX_ENCODER_TABLE_SIZE:
             self.encoder.header_table_size = MAX_ENCODER_TABLE_SIZE
         return frames
-
-
-def _has_data(frame: Frame) -> bool:
-    return isinstance(frame, DataFrame) and bool(frame.data)

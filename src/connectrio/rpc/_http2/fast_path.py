@@ -81,7 +81,7 @@ class FastH2Connection(DrainableH2Connection):
         end = _FRAME_HEADER_SIZE + length
         if length > self.max_inbound_frame_size or len(data) < end:
             return None
-        if frame_type == _DATA and flags <= _END_STREAM:
+        if frame_type == _DATA and flags <= _END_STREAM and (length or flags):
             stream = self.streams.get(stream_id)
             if stream is None or not _may_receive(stream, length, bool(flags)):
                 return None

@@ -34,6 +34,6 @@ def adopt_servicers() -> None:
                 async for message in responses:
                     await stream.send_message(message)
         else:
-            await original(servicer, lambda _: responses, stream, request)
+            await original(servicer, lambda _: responses, stream, request)  # type: ignore[arg-type]  # as grpclib's
 
     ServiceBase._call_rpc_handler_server_stream = call  # type: ignore[method-assign,assignment]  # noqa: SLF001 - see above
