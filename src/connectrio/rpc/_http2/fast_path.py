@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from h2.events import Event, RequestReceived, ResponseReceived, TrailersReceived
     from h2.stream import H2Stream
 
-    from connectrio.rpc._http2.hpack import Field
+    from connectrio.rpc._http2.hpack import HeaderField
 
 # RFC 9113 §4.1: length (24 bits), type, flags, stream id
 _FRAME_HEADER = struct.Struct(">BHBBL")
@@ -37,11 +37,11 @@ _DATA, _HEADERS, _CONTINUATION = 0x0, 0x1, 0x9
 _END_STREAM, _END_HEADERS = 0x1, 0x4
 _RESERVED_BIT = 1 << 31
 
-_CLIENT_OPEN, _SERVER_OPEN = ConnectionState.CLIENT_OPEN, ConnectionState.SERVER_OPEN
-_STREAM_OPEN, _HALF_CLOSED = StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL
+# tuples, because h2's enums are slow to hash. A connection that is open may send, and stays open
+_OPEN = (ConnectionState.SERVER_OPEN, ConnectionState.CLIENT_OPEN)
+_READABLE = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
 
 _REQUEST_PSEUDO_HEADERS = frozenset([":method", ":scheme", ":authority", ":path"])
-_FOUR_PSEUDO_HEADERS = [FieldKind.PSEUDO] * 4
 
 
 class FastH2Connection(DrainableH2Connection):
@@ -74,7 +74,7 @@ class FastH2Connection(DrainableH2Connection):
         """The events of the next frame, or None for one that is to go h2's way."""
         buffer = self.incoming_buffer
         data = buffer._data  # noqa: SLF001 - h2 would copy each frame twice
-        if len(data) < _FRAME_HEADER_SIZE or self.is_inside_header_block() or not self._is_open():
+        if len(data) < _FRAME_HEADER_SIZE or buffer._headers_buffer or self.state_machine.state not in _OPEN:  # noqa: SLF001 - as above
             return None
         high, low, frame_type, flags, stream_id = _FRAME_HEADER.unpack_from(data)
         length = high << 16 | low
@@ -132,7 +132,8 @@ class FastH2Connection(DrainableH2Connection):
         :param headers: pseudo-headers first, lower-case names, latin-1 values
         :raises ProtocolError: not now; nothing was sent
         """
-        self._check_may_send(ConnectionInputs.SEND_HEADERS)
+        if self.state_machine.state not in _OPEN:
+            self.state_machine.process_input(ConnectionInputs.SEND_HEADERS)
         stream = self.streams.get(stream_id)
         if stream is None:
             stream = self._get_or_create_stream(stream_id, AllowedStreamIDs(self.config.client_side))
@@ -142,10 +143,8 @@ class FastH2Connection(DrainableH2Connection):
             machine.process_input(StreamInputs.SEND_END_STREAM)
         elif machine.trailers_sent:
             raise ProtocolError("Trailers must have END_STREAM set.")
-        self._put_block(stream_id, self.encoder.encode_block(headers), _END_STREAM if end_stream else 0)
-
-    def _put_block(self, stream_id: int, block: bytes, flags: int) -> None:
-        frame_type, size = _HEADERS, self.max_outbound_frame_size
+        block, size = self.encoder.encode_block(headers), self.max_outbound_frame_size
+        frame_type, flags = _HEADERS, _END_STREAM if end_stream else 0
         while len(block) > size:
             self._put_frame(frame_type, flags, stream_id, block[:size])
             frame_type, flags, block = _CONTINUATION, 0, block[size:]
@@ -160,21 +159,14 @@ class FastH2Connection(DrainableH2Connection):
         stream, size = self._get_stream_by_id(stream_id), len(data)
         if size > min(self.outbound_flow_control_window, stream.outbound_flow_control_window):
             raise FlowControlError(f"Cannot send {size} bytes, the flow control window is smaller")
-        self._check_may_send(ConnectionInputs.SEND_DATA)
+        if self.state_machine.state not in _OPEN:
+            self.state_machine.process_input(ConnectionInputs.SEND_DATA)
         stream.state_machine.process_input(StreamInputs.SEND_DATA)
         if end_stream:
             stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
         stream.outbound_flow_control_window -= size
         self.outbound_flow_control_window -= size
         self._put_frame(_DATA, _END_STREAM if end_stream else 0, stream_id, data)
-
-    def _is_open(self) -> bool:
-        state = self.state_machine.state
-        return state is _SERVER_OPEN or state is _CLIENT_OPEN  # h2's enums are slow to hash
-
-    def _check_may_send(self, action: ConnectionInputs) -> None:
-        if not self._is_open():  # a connection that is open may send, and stays open
-            self.state_machine.process_input(action)
 
     def _put_frame(self, frame_type: int, flags: int, stream_id: int, payload: bytes | memoryview) -> None:
         size = len(payload)
@@ -184,7 +176,7 @@ class FastH2Connection(DrainableH2Connection):
 
 def _may_receive(stream: H2Stream, length: int, end_stream: bool) -> bool:
     """Whether this much data can be nothing but right on `stream`."""
-    if not _is_readable(stream) or not stream.state_machine.headers_received:
+    if stream.state_machine.state not in _READABLE or not stream.state_machine.headers_received:
         return False
     expected = stream._expected_content_length  # noqa: SLF001 - h2's own bookkeeping, asked before it raises
     if expected is None:
@@ -193,30 +185,26 @@ def _may_receive(stream: H2Stream, length: int, end_stream: bool) -> bool:
     return total == expected or (total < expected and not end_stream)
 
 
-def _is_readable(stream: H2Stream) -> bool:
-    state = stream.state_machine.state
-    return state is _STREAM_OPEN or state is _HALF_CLOSED
-
-
-def _is_ordinary_request(fields: list[Field]) -> bool:
+def _is_ordinary_request(fields: list[HeaderField]) -> bool:
     """Whether HTTP can have nothing against a request with these fields (RFC 9113 §8.3.1)."""
-    kinds = [field.kind for field in fields]
-    if kinds[:4] != _FOUR_PSEUDO_HEADERS or {field.text[0] for field in fields[:4]} != _REQUEST_PSEUDO_HEADERS:
+    pseudo_headers, lengths = {}, 0
+    for position, field in enumerate(fields):
+        if position < len(_REQUEST_PSEUDO_HEADERS):
+            if field.kind is not FieldKind.PSEUDO:
+                return False
+            pseudo_headers[field.text[0]] = field.text[1]
+        elif field.kind is FieldKind.CONTENT_LENGTH:
+            lengths += 1
+        elif field.kind is not FieldKind.PLAIN:
+            return False
+    if lengths > 1 or pseudo_headers.keys() != _REQUEST_PSEUDO_HEADERS:
         return False
-    others = len(kinds) - 4
-    if kinds.count(FieldKind.PLAIN) != others and not _has_one_length(kinds, others):
-        return False
-    values = dict(field.text for field in fields[:4])
-    return values[":method"] == "POST" and values[":path"].startswith("/")
+    return pseudo_headers[":method"] == "POST" and pseudo_headers[":path"].startswith("/")
 
 
-def _has_one_length(kinds: list[FieldKind], others: int) -> bool:
-    return kinds.count(FieldKind.CONTENT_LENGTH) == 1 and kinds.count(FieldKind.PLAIN) == others - 1
-
-
-def _is_ordinary_response(fields: list[Field], stream: H2Stream, end_stream: bool) -> bool:
+def _is_ordinary_response(fields: list[HeaderField], stream: H2Stream, end_stream: bool) -> bool:
     """Whether HTTP can have nothing against a response, or trailers, with these fields (RFC 9113 §8.1, §8.3.2)."""
-    if not _is_readable(stream):
+    if stream.state_machine.state not in _READABLE:
         return False
     plain = sum(field.kind is FieldKind.PLAIN for field in fields)
     if stream.state_machine.headers_received:
@@ -227,12 +215,13 @@ def _is_ordinary_response(fields: list[Field], stream: H2Stream, end_stream: boo
     return len(first.value) == 3 and not first.value.startswith(b"1")
 
 
-def _receive_fields(stream: H2Stream, fields: list[Field], end_stream: bool) -> list[Event]:
+def _receive_fields(stream: H2Stream, fields: list[HeaderField], end_stream: bool) -> list[Event]:
     machine = stream.state_machine
     events = machine.process_input(StreamInputs.RECV_HEADERS)
     received = cast("RequestReceived | ResponseReceived | TrailersReceived", events[0])
-    received.headers = [field.text for field in fields]  # type: ignore[misc]  # as h2 with a header_encoding
+    received.headers = headers = []  # of text, as h2 with a header_encoding
     for field in fields:
+        headers.append(field.text)
         if field.kind is FieldKind.CONTENT_LENGTH:
             stream._expected_content_length = int(field.value)  # noqa: SLF001 - h2 would look through all fields
     if end_stream:

@@ -61,7 +61,7 @@ class FieldKind(enum.IntEnum):
     CONTENT_LENGTH = 3
 
 
-class Field(NamedTuple):
+class HeaderField(NamedTuple):
     """A header field, decoded.
 
     :ivar name: as it came
@@ -87,8 +87,8 @@ class Field(NamedTuple):
         return kind(self.name, self.value) if raw else kind(self.name.decode(), self.value.decode())
 
 
-def _examine(name: bytes, value: bytes, is_secret: bool = False) -> Field:
-    return Field(name, value, (name.decode("latin-1"), value.decode("latin-1")), _kind_of(name, value), is_secret)
+def _examine(name: bytes, value: bytes, is_secret: bool = False) -> HeaderField:
+    return HeaderField(name, value, (name.decode("latin-1"), value.decode("latin-1")), _kind_of(name, value), is_secret)
 
 
 def _kind_of(name: bytes, value: bytes) -> FieldKind:
@@ -115,10 +115,10 @@ class HeaderDecoder(Decoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._entries: deque[Field] = deque()
+        self._entries: deque[HeaderField] = deque()
         self._size = 0
         self._max_size = HeaderTable.DEFAULT_SIZE
-        self._decoded: tuple[bytes, list[Field] | HPACKError] | None = None
+        self._decoded: tuple[bytes, list[HeaderField] | HPACKError] | None = None
 
     @property
     def header_table_size(self) -> int:
@@ -144,22 +144,23 @@ class HeaderDecoder(Decoder):
         except UnicodeDecodeError as error:
             raise HPACKDecodingError("Unable to decode headers as UTF-8") from error
 
-    def remember(self, data: bytes, outcome: list[Field] | HPACKError) -> None:
+    def remember(self, data: bytes, outcome: list[HeaderField] | HPACKError) -> None:
         """Let the next `decode`, if it is given this very block, have what `decode_fields` has made of it."""
         self._decoded = data, outcome
 
-    def decode_fields(self, data: bytes) -> list[Field]:
+    def decode_fields(self, data: bytes) -> list[HeaderField]:
         """The fields of a whole block, in order; call it once for each block, for it moves the table on.
 
         :raises HPACKError: see `decode`
         """
-        fields: list[Field] = []
+        fields: list[HeaderField] = []
         position, end, size = 0, len(data), 0
         while position < end:
             byte = data[position]
             if byte > 0x80 and byte != 0xFF:  # the whole index is in this byte, as most are
                 position += 1
-                field = self._entry(byte & 0x7F)
+                index = byte & 0x7F
+                field = _STATIC[index - 1] if index <= _STATIC_LENGTH else self._entry(index)
             elif byte >= 0x80:
                 index, position = _integer(data, position, 0x7F)
                 field = self._entry(index)
@@ -183,14 +184,14 @@ class HeaderDecoder(Decoder):
             raise InvalidTableSizeError("Encoder did not shrink table size to within the max")
         return fields
 
-    def _entry(self, index: int) -> Field:
+    def _entry(self, index: int) -> HeaderField:
         if 0 < index <= _STATIC_LENGTH:
             return _STATIC[index - 1]
         if not 0 < index <= _STATIC_LENGTH + len(self._entries):
             raise InvalidTableIndex(f"Invalid table index {index}")
         return self._entries[index - _STATIC_LENGTH - 1]
 
-    def _literal(self, data: bytes, position: int, mask: int) -> tuple[Field, int]:
+    def _literal(self, data: bytes, position: int, mask: int) -> tuple[HeaderField, int]:
         is_secret = mask == 0x0F and bool(data[position] & 0x10)
         if data[position] & mask:
             index, position = _integer(data, position, mask)
@@ -201,7 +202,7 @@ class HeaderDecoder(Decoder):
         remember = not is_secret and len(name) + len(value) <= _LONGEST_REMEMBERED
         return (_remembered_field if remember else _examine)(name, value, is_secret), position
 
-    def _insert(self, field: Field) -> None:
+    def _insert(self, field: HeaderField) -> None:
         self._entries.appendleft(field)
         self._size += _ENTRY_OVERHEAD + len(field.name) + len(field.value)
         if self._size > self._max_size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from anyio import to_thread
 from grpclib.const import Handler, Status
@@ -139,7 +139,8 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
 
         Nothing here waits, so it cannot be cancelled half-way.
         """
-        self._check_can_send()
+        if self.state in _CANNOT_SEND:
+            self._refuse_to_send()
         if self.state is not CallState.RUNNING:
             raise ProtocolError("the initial metadata was sent already")
         headers = _RESPONSE_HEADERS[self._call.response_encoding]
@@ -154,7 +155,8 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
 
         Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
         """
-        self._check_can_send()
+        if self.state in _CANNOT_SEND:
+            self._refuse_to_send()
         handler, call, port = self._handler, self._call, self._port
         if self.state is CallState.RUNNING:
             await self.send_initial_metadata()
@@ -192,7 +194,8 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             how = "the status was already sent" if self.state is CallState.ENDED else "the call was already cancelled"
             raise ProtocolError(f"the call cannot end with {status.name}: {how}")
         if status is Status.OK:
-            self._check_can_send()
+            if self.state is CallState.CUT:
+                self._refuse_to_send()
             if self.lacks_response:
                 raise ProtocolError("a unary response with the status OK is one message, and none was sent")
             adorned = metadata or call.trailing_metadata or status_message or status_details
@@ -240,14 +243,12 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         """Return whether anybody has asked grpclib for events, who may change what is sent."""
         return bool(self._listeners)
 
-    def _check_can_send(self) -> None:
-        """:raises ProtocolError: the call was ended, or a message was cut; for one that was cancelled, see below"""
-        if self.state in _CANNOT_SEND:
-            if self.state is CallState.ENDED:
-                raise ProtocolError("the call was ended already")
-            if self.state is CallState.CUT:
-                raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
-            self._port.raise_if_terminated()
+    def _refuse_to_send(self) -> NoReturn:
+        """:raises ProtocolError: why nothing can be sent; StreamTerminatedError where the servicer has cancelled"""
+        self._port.raise_if_terminated()
+        if self.state is CallState.CUT:
+            raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
+        raise ProtocolError("the call was ended already")
 
     def _end(self, headers: Headers) -> None:
         self._port.send_headers(headers, end_stream=True)
