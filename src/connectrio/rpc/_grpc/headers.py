@@ -29,12 +29,12 @@ Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 
 
 def is_grpc_content_type(value: str | None) -> bool:
-    """Whether a request or response of that content type is gRPC; how messages are encoded is the codec's affair."""
+    """Return whether that content type is gRPC, in any encoding of messages."""
     return value == CONTENT_TYPE or (value is not None and _CONTENT_TYPES.fullmatch(value) is not None)
 
 
 def decode_timeout(value: str) -> float:
-    """The seconds in a `grpc-timeout`.
+    """Return the seconds in a `grpc-timeout`.
 
     :raises ValueError: not 1 to 8 digits and a unit
     """
@@ -45,7 +45,7 @@ def decode_timeout(value: str) -> float:
 
 
 def encode_timeout(seconds: float) -> str:
-    """`seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
+    """Return `seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
     if seconds == math.inf:
         return f"{_LARGEST_TIMEOUT}H"
     for unit, factor in (("n", 1e9), ("u", 1e6), ("m", 1e3), ("S", 1.0), ("M", 1 / 60), ("H", 1 / 3600)):
@@ -56,7 +56,7 @@ def encode_timeout(seconds: float) -> str:
 
 
 def decode_metadata(headers: Headers) -> Metadata:
-    """The custom metadata in a header block, in order; `-bin` values as bytes.
+    """Return the custom metadata in a header block, in order; `-bin` values as bytes.
 
     :raises ValueError: a `-bin` value is not base64
     """

@@ -12,9 +12,9 @@ IDLE_PING_INTERVAL = 7200.0
 
 
 class TokenBucket:
-    """So many things at once after a quiet time, and `rate` a second in the long run; what is earned comes on top.
+    """Allows `size` uses at once after a quiet time, and `rate` a second in the long run; earned uses come on top.
 
-    :param size: at most at once
+    :param size: uses
     :param now: seconds on the clock that later calls use
     :param rate: per second; `size` if not given
     """
@@ -29,10 +29,10 @@ class TokenBucket:
         self._earned = 0
 
     def take(self, now: float, *, earned: int = 0) -> bool:
-        """Use one up.
+        """Take one use.
 
-        :param earned: how many the peer was given in all for what it was sent; at once, no more than twice the size
-        :returns: False when there is none left
+        :param earned: uses that the peer has earned until now, in all; it never holds more than twice the size
+        :returns: False when none is left
         """
         if earned > self._earned:
             self._left = min(2 * self._size, self._left + earned - self._earned)
@@ -45,7 +45,7 @@ class TokenBucket:
 
 
 class PingPolicy:
-    """How often a client may ping (gRFC A8): faster is a strike, and the third strike is one too many.
+    """How often a client may ping (gRFC A8): a ping that comes too soon is a strike, and the third one is refused.
 
     :param interval: seconds between pings while there are calls
     """

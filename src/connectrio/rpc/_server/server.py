@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from connectrio.rpc.peer import Peer
 
 log = get_logger("connectrio.rpc")
 
-# accept() fails for want of something that other connections will give back
+# accept() errors that pass when connections close
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1
 
@@ -33,7 +33,7 @@ adopt_servicers()
 
 
 class Servicer(Protocol):
-    """Anything grpclib can serve: betterproto's `…Base` classes, and grpclib's own."""
+    """What grpclib can serve: betterproto's `…Base` classes, and grpclib's own."""
 
     def __mapping__(self) -> dict[str, Handler]: ...
 
@@ -43,7 +43,7 @@ class Server:
 
     Pass listeners to `serve`; end it with `shutdown` (gracefully) or by cancelling it (at once). A server serves once.
 
-    :param servicers: what is served
+    :param servicers: the services
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
     :param status_details_codec: how `GRPCError.details` are encoded; by default they are not sent
@@ -66,7 +66,7 @@ class Server:
         self._connections: set[ServedConnection] = set()
         self._accepting: anyio.CancelScope | None = None
         self._draining = False
-        # one thread: with more, the event loop would wait longer for its turn of the interpreter
+        # one thread: with more, the event loop would wait longer for the interpreter's lock
         self._decoding = anyio.CapacityLimiter(1)
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
@@ -83,7 +83,11 @@ class Server:
 
         :param listeners: owned by the server from here on, and closed by it
         """
-        listeners = _flatten([listeners] if isinstance(listeners, Listener) else listeners)
+        listeners = [
+            one
+            for each in ([listeners] if isinstance(listeners, Listener) else listeners)
+            for one in (each.listeners if isinstance(each, MultiListener) else [each])
+        ]
         try:
             async with anyio.create_task_group() as connections:
                 with anyio.CancelScope() as self._accepting:
@@ -92,7 +96,8 @@ class Server:
                     async with anyio.create_task_group() as accepting:
                         for listener in listeners:
                             accepting.start_soon(self._accept, listener, connections)
-                        task_status.started([_local_address(listener) for listener in listeners])
+                        addresses = [listener.extra(SocketAttribute.local_address, None) for listener in listeners]
+                        task_status.started(addresses)
                 await _close(listeners)
         finally:
             with anyio.CancelScope(shield=True):
@@ -100,23 +105,31 @@ class Server:
 
     async def serve_connection(self, transport: AnyByteStream) -> None:
         """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
+        connection: ServedConnection | None = None
         try:
-            if len(self._connections) < self._options.max_connections:
-                await self._serve_connection(transport)
-            else:
+            if len(self._connections) >= self._options.max_connections:
                 log.warning("too many connections; one more was closed", max_connections=self._options.max_connections)
-        finally:
-            await anyio.aclose_forcefully(transport)
-
-    async def _serve_connection(self, transport: AnyByteStream) -> None:
-        connection = ServedConnection(transport, self._context(transport))
-        self._connections.add(connection)
-        try:
+                return
+            peer = Peer(transport)
+            context = CallContext(
+                mapping=self._mapping,
+                codec=self._codec,
+                status_details_codec=self._status_details_codec,
+                dispatch=self.__dispatch__,
+                options=self._options,
+                peer=peer,
+                peer_name=str(peer),
+                decoding=self._decoding,
+            )
+            connection = ServedConnection(transport, context)
+            self._connections.add(connection)
             if self._draining:
                 connection.drain()
             await connection.run()
         finally:
-            self._connections.discard(connection)
+            if connection is not None:
+                self._connections.discard(connection)
+            await anyio.aclose_forcefully(transport)
 
     def stop_accepting(self) -> None:
         """Close the listeners; open connections go on."""
@@ -179,30 +192,6 @@ class Server:
 
     async def _serve_accepted(self, transport: AnyByteStream) -> None:
         await self._serve_opened(partial(given, transport))
-
-    def _context(self, transport: AnyByteStream) -> CallContext:
-        peer = Peer(transport)
-        return CallContext(
-            mapping=self._mapping,
-            codec=self._codec,
-            status_details_codec=self._status_details_codec,
-            dispatch=self.__dispatch__,
-            options=self._options,
-            peer=peer,
-            peer_name=str(peer),
-            decoding=self._decoding,
-        )
-
-
-def _flatten(listeners: Iterable[Listener[Any]]) -> Sequence[Listener[Any]]:
-    flat: list[Listener[Any]] = []
-    for listener in listeners:
-        flat.extend(listener.listeners if isinstance(listener, MultiListener) else [listener])
-    return flat
-
-
-def _local_address(listener: Listener[Any]) -> Any:
-    return listener.extra(SocketAttribute.local_address, None)
 
 
 async def _close(listeners: Iterable[Listener[Any]]) -> None:
