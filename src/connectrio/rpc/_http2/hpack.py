@@ -148,19 +148,25 @@ class HeaderDecoder(Decoder):
         """Keep the result of `decode_fields` for the next `decode`, if that gets the same block."""
         self._decoded = data, outcome
 
-    def decode_fields(self, data: bytes) -> list[HeaderField]:
+    def decode_fields(self, data: bytes) -> list[HeaderField]:  # noqa: C901 - each call here would cost as much as a field
         """Return the fields of a whole block, in order. Call it once for each block, because it changes the table.
 
         :raises HPACKError: see `decode`
         """
         fields: list[HeaderField] = []
+        entries = self._entries
         position, end, size = 0, len(data), 0
         while position < end:
             byte = data[position]
             if byte > 0x80 and byte != 0xFF:  # the whole index is in this byte, as most are
                 position += 1
                 index = byte & 0x7F
-                field = _STATIC[index - 1] if index <= _STATIC_LENGTH else self._entry(index)
+                if index <= _STATIC_LENGTH:
+                    field = _STATIC[index - 1]
+                elif index <= _STATIC_LENGTH + len(entries):
+                    field = entries[index - _STATIC_LENGTH - 1]
+                else:
+                    field = self._entry(index)
             elif byte >= 0x80:
                 index, position = _integer(data, position, 0x7F)
                 field = self._entry(index)

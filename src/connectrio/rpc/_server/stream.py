@@ -194,14 +194,14 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             how = "the status was already sent" if self.state is CallState.ENDED else "the call was already cancelled"
             raise ProtocolError(f"the call cannot end with {status.name}: {how}")
         if status is Status.OK:
-            if self.state is CallState.CUT:
-                self._refuse_to_send()
-            if self.lacks_response:
-                raise ProtocolError("a unary response with the status OK is one message, and none was sent")
             adorned = metadata or call.trailing_metadata or status_message or status_details
             if self.state is CallState.MESSAGE_SENT and not adorned and not self._listeners:
                 self._end(_SUCCESS_TRAILERS)
                 return
+            if self.state is CallState.CUT:
+                self._refuse_to_send()
+            if self.lacks_response:
+                raise ProtocolError("a unary response with the status OK is one message, and none was sent")
         if status_message is not None:
             status_message = fit_status_message(status_message)
         nothing_sent = self.state is CallState.RUNNING
