@@ -13,7 +13,7 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._grpc.messages import frame_message
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
-from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
+from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection, StreamTerminated
 from connectrio.rpc._http2.stream import Stream, StreamState, StreamTerminatedError, TerminationCause
 from connectrio.rpc.options import KIB, MIB, ServerOptions
 from rpc.kit.core import ServerCore, take_all, take_messages
@@ -613,6 +613,20 @@ def test_a_reset_terminates_the_stream():
         stream.send_some(memoryview(b"x"))
     stream.reset(ErrorCodes.INTERNAL_ERROR)
     assert server.sent() == []
+
+
+def test_what_happened_is_told_once_and_in_order():
+    server = ServerCore()
+    server.connection.feed(server.peer.request(1) + server.peer.request(3) + server.peer.reset(1))
+    while server.connection.process(max_frames=1):
+        pass
+    first, third = server.connection.streams.values()
+
+    assert server.connection.take_events() == [RequestArrived(first), RequestArrived(third), StreamTerminated(first)]
+    assert server.connection.take_events() == []
+    third.reset(ErrorCodes.NO_ERROR)
+    server.connection.fail("the end")
+    assert server.connection.take_events() == [], "one is over, and who resets the other knows it"
 
 
 def test_a_reset_with_an_unknown_code_is_a_reset():

@@ -1,8 +1,8 @@
 """One connection of the server: it drives the core, and runs its calls.
 
 Rules:
-1. The reader acts on what happened after each turn of frames, the clock after each tick, and the end of the connection
-   once more; so a call whose stream is cut short is cancelled right there, whoever found out.
+1. The reader acts on what happened after each turn of frames, the clock when it has failed the connection, and the task
+   that waits for the end when anything else has. So a call whose stream is cut short is cancelled at once.
 2. A call that its client takes back while it is WAITING is forgotten; later, it is cancelled.
 3. Whether the connection is draining is known to the core alone.
 """
