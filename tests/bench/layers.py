@@ -178,28 +178,24 @@ async def _run_hpack(arguments: tuple[ServerConnection, list[bytes]]) -> None:
         encoder.encode(_TRAILERS)
 
 
-def _core(case: Case) -> tuple[ServerConnection, list[Any]]:
-    """A connection, and the streams that have requested something."""
-    requested: list[Any] = []
-    core = ServerConnection(ServerOptions(), requested.append)
-    core.start()
-    return core, requested
+def _core(case: Case) -> tuple[ServerConnection]:
+    return (ServerConnection(ServerOptions()),)
 
 
-async def _run_core(arguments: tuple[ServerConnection, list[Any], list[bytes]]) -> None:
-    core, requested, chunks = arguments
+async def _run_core(arguments: tuple[ServerConnection, list[bytes]]) -> None:
+    core, chunks = arguments
     response = memoryview(frame_message(bytes(60)))
     for chunk in chunks:
         core.feed(chunk)
         while core.process(64):
             pass
-        for stream in requested:
+        for event in core.take_events():
+            stream = event.stream
             stream.take()
             stream.send_headers(_RESPONSE)
             stream.send_some(response)
             stream.send_headers(_TRAILERS, end_stream=True)
             stream.release()
-        requested.clear()
         core.take_output()
 
 

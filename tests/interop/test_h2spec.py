@@ -12,9 +12,9 @@ import anyio
 
 from connectrio.rpc import ServerOptions
 from connectrio.rpc._http2.connection import ConnectionState
-from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
 from connectrio.rpc._http2.stream import StreamTerminatedError
-from connectrio.rpc._http2.transport import run
+from connectrio.rpc._http2.transport import FRAMES_PER_TURN, receive, run
 from interop.tools import run_tool
 
 
@@ -38,8 +38,18 @@ async def answer(stream):
 
 async def serve(transport):
     async with anyio.create_task_group() as calls:
-        core = ServerConnection(ServerOptions(), lambda stream: calls.start_soon(answer, stream))
-        async with run(transport, core, linger=1):
+        core = ServerConnection(ServerOptions())
+
+        async def read(byte_stream):
+            while core.state is not ConnectionState.CLOSED:
+                await receive(core, byte_stream)
+                while core.process(FRAMES_PER_TURN):
+                    pass
+                for event in core.take_events():
+                    if isinstance(event, RequestArrived):
+                        calls.start_soon(answer, event.stream)
+
+        async with run(transport, core, read, linger=1):
             while core.state is ConnectionState.OPEN:
                 await core.changed.wait()
         calls.cancel_scope.cancel()

@@ -237,7 +237,6 @@ async def keepalive(server: Server, tasks: TaskGroup) -> None:
     """Without silence, with silence but no call, and with a PING that nobody answers."""
     for time, without_calls in (1000, False), (0, False), (0, True):
         connection = ClientConnection(ChannelOptions(), clock=anyio.current_time)
-        connection.start()
         await for_a_while(partial(Keepalive(time, 1000, without_calls=without_calls).watch, connection))
 
 

@@ -1,4 +1,4 @@
-"""What a servicer may know of the call it is answering."""
+"""What a servicer can learn about the call it answers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One call, from the side of the servicer that answers it.
+    """One call, as the servicer that answers it sees it.
 
     :ivar method: the full method name, "/package.Service/Method"
-    :ivar deadline: when the client stops waiting; None when it did not say
-    :ivar metadata: what the client sent along
+    :ivar deadline: when the client stops waiting; None when it set none
+    :ivar metadata: what the client sent with the request
     :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none
     :ivar user_agent: what the client calls itself
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
@@ -71,7 +71,7 @@ class Call:
         """Compress the response's messages, if the client can read that; call it before anything is sent.
 
         :param encoding: "gzip", "deflate" or "identity"
-        :returns: whether it will be so
+        :returns: whether the response will have that encoding
         :raises ValueError: an encoding that is not supported
         """
         if not is_supported(encoding):
@@ -81,7 +81,7 @@ class Call:
         return self.response_encoding == encoding
 
     def set_trailing_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
-        """Send these along with the status, whatever it will be.
+        """Send these with the status, whatever it will be.
 
         :param pairs: lower-case keys, printable ASCII values; `bytes` for keys that end in `-bin`
         """
@@ -92,15 +92,15 @@ _current: ContextVar[Call | None] = ContextVar("connectrio_current_call", defaul
 
 
 def current_call() -> Call | None:
-    """The call that this task, or worker thread, is answering; None outside of any."""
+    """Return the call that this task, or worker thread, answers; None outside of calls."""
     return _current.get()
 
 
 def set_current_call(call: Call) -> Token[Call | None]:
-    """Make `call` the current one of this task and of what it starts, until `reset_current_call`."""
+    """Make `call` the current one of this task, and of the tasks it starts, until `reset_current_call`."""
     return _current.set(call)
 
 
 def reset_current_call(token: Token[Call | None]) -> None:
-    """The call that was made current is over."""
+    """Undo `set_current_call`: the call is over."""
     _current.reset(token)

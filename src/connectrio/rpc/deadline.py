@@ -9,10 +9,9 @@ import grpclib.metadata
 
 
 class Deadline(grpclib.metadata.Deadline):
-    """A point in time by which a call must be done.
+    """A point in time by which a call must be done, as grpclib's.
 
-    As grpclib's, but on the clock of the running event loop, so that it agrees with cancel scopes, and with the
-    virtual clock of a test.
+    It is on the clock of the running event loop, so that it agrees with cancel scopes and with a test's virtual clock.
     """
 
     def __init__(self, *, _timestamp: float) -> None:
@@ -21,14 +20,14 @@ class Deadline(grpclib.metadata.Deadline):
 
     @classmethod
     def from_timeout(cls, timeout: float) -> Self:
-        """The deadline `timeout` seconds from now."""
+        """Return the deadline `timeout` seconds from now."""
         return cls(_timestamp=anyio.current_time() + timeout)
 
     @classmethod
     def convert(cls, deadline: grpclib.metadata.Deadline) -> Deadline:
-        """Any deadline, on this clock."""
+        """Return any deadline as one on this clock."""
         return deadline if isinstance(deadline, Deadline) else cls.from_timeout(deadline.time_remaining())
 
     def time_remaining(self) -> float:
-        """Seconds left; 0 once it has passed."""
+        """Return the seconds left; 0 once it has passed."""
         return max(0.0, self.at - anyio.current_time())

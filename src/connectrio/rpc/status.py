@@ -1,6 +1,15 @@
-"""Status messages that clients take: a client that gets more metadata than it allows drops the status with it."""
+"""Statuses on the wire, with messages that clients accept.
+
+A client that gets more metadata than it allows drops the status with it.
+"""
 
 from __future__ import annotations
+
+from grpclib.const import Status
+from grpclib.metadata import encode_grpc_message
+
+from connectrio.rpc._grpc.headers import CONTENT_TYPE
+from connectrio.rpc._http2.stream import Headers
 
 # bytes of a percent-encoded grpc-message. Clients take 8 KiB of metadata by default (grpc's C core answers
 # RESOURCE_EXHAUSTED in place of the real status beyond it), and custom trailers need room as well
@@ -11,14 +20,14 @@ _MAX_ENCODED_CHARACTER = 12
 
 
 def fit_status_message(message: str, size: int = MAX_STATUS_MESSAGE_SIZE) -> str:
-    """`message`, cut and marked where its percent-encoded form would take more than `size` bytes.
+    """Return `message`, cut and marked if its percent-encoded form takes more than `size` bytes.
 
     Lone surrogates, as in undecodable file names, are escaped.
 
-    :param size: bytes, at least as many as the mark takes (about 50)
+    :param size: bytes; at least the length of the mark (about 50)
     """
     total = len(message)
-    # no more than this can fit: what is as long as it likes must not take as long as it likes
+    # no more than this can fit; without the cut, a long message would take long
     message = message[: size + 1].encode("utf-8", "backslashreplace").decode("utf-8")
     if len(message) * _MAX_ENCODED_CHARACTER <= size or _encoded_size(message) <= size:
         return message
@@ -34,6 +43,19 @@ def fit_status_message(message: str, size: int = MAX_STATUS_MESSAGE_SIZE) -> str
 
 
 def _encoded_size(text: str) -> int:
-    """The bytes of `text` in a `grpc-message`: printable ASCII but "%" as it is, each other byte of UTF-8 as three."""
+    """Return the size of `text` in a `grpc-message`: printable ASCII but "%" takes one byte, each other byte three."""
     data = text.encode()
     return len(data) + 2 * sum(1 for byte in data if not 0x20 <= byte <= 0x7E or byte == 0x25)
+
+
+def status_headers(status: Status, message: str | None) -> Headers:
+    """Return the trailers that carry a status."""
+    headers = [("grpc-status", str(status.value))]
+    if message:
+        headers.append(("grpc-message", encode_grpc_message(fit_status_message(message))))
+    return headers
+
+
+def trailers_only(status: Status, message: str | None) -> Headers:
+    """Return a whole response that is nothing but a status."""
+    return [(":status", "200"), ("content-type", CONTENT_TYPE), *status_headers(status, message)]

@@ -171,7 +171,6 @@ async def test_on_every_backend_with_a_short_fuse():
     """The minimum of ten seconds is in the options; `Keepalive` itself has none."""
     options = ChannelOptions(**PROMPT)
     connection = ClientConnection(options, clock=anyio.current_time)
-    connection.start()
     connection.take_output()
     keepalive = Keepalive(0.01, 0.01, without_calls=True)
     async with anyio.create_task_group() as tasks:
@@ -184,7 +183,6 @@ async def test_on_every_backend_with_a_short_fuse():
 
 async def test_cancelled_the_watch_leaves_the_connection_alone():
     connection = ClientConnection(ChannelOptions(), clock=anyio.current_time)
-    connection.start()
     connection.take_output()
     for time, is_there in ((0.001, lambda: connection.output_size() > 0), (1000, lambda: True)):
         async with anyio.create_task_group() as tasks:

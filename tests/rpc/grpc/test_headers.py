@@ -16,10 +16,8 @@ from connectrio.rpc._grpc.headers import (
     decode_timeout,
     encode_timeout,
     is_grpc_content_type,
-    status_headers,
-    trailers_only,
 )
-from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE, fit_status_message
+from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE, fit_status_message, status_headers, trailers_only
 
 # content-type
 

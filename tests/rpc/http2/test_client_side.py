@@ -8,6 +8,7 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
 from connectrio.rpc._http2.stream import StreamState, TerminationCause
+from connectrio.rpc._http2.wakeup import Wakeup
 from rpc.kit.core import ClientCore, take_messages
 from rpc.kit.frames import PREFACE, Data, GoAway, Headers, Reset, Settings, SettingsAck, WindowUpdate, request_headers
 
@@ -46,6 +47,41 @@ def test_a_call_is_exactly_its_frames():
     stream.release()
     assert client.connection.streams == {}
     assert client.connection.h2.streams == {}
+
+
+class CountedWakeup(Wakeup):
+    """Counts how often it is woken."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def wake(self) -> None:
+        self.count += 1
+        super().wake()
+
+
+def test_who_waits_for_room_is_woken_when_a_full_connection_has_room_again():
+    client = ClientCore(handshake=False)
+    client.exchange(client.peer.settings({SettingCodes.MAX_CONCURRENT_STREAMS: 2}), client.peer.settings_ack())
+    streams = [client.connection.open(request_headers(), end_stream=True) for _ in range(2)]
+    assert not client.connection.can_open()
+    changed = client.connection.changed = CountedWakeup()
+
+    client.receive(client.peer.headers(1, RESPONSE))
+    assert changed.count == 0
+    client.receive(client.peer.headers(1, TRAILERS, end_stream=True))
+    assert changed.count > 0
+    assert client.connection.can_open()
+
+    streams[0].release()
+    before = changed.count
+    client.receive(client.peer.headers(3, RESPONSE + TRAILERS, end_stream=True))
+    assert changed.count == before, "there was room already"
+    streams[1].release()
+    assert changed.count > before, "the connection is idle"
 
 
 def test_a_trailers_only_response():

@@ -20,7 +20,7 @@ from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
 from connectrio.rpc._grpc.messages import frame_message
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import Connection, ConnectionState
-from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
 from connectrio.rpc._http2.stream import Stream, StreamState, StreamTerminatedError
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.core import take_all
@@ -159,15 +159,15 @@ def check_end(connection: Connection, streams: list[Stream]) -> None:
 @given(mutated(valid_request_frames), st.booleans())
 @settings(unhurried, max_examples=300)
 def test_a_servers_core_takes_any_bytes(pieces: list[bytes], at_once: bool):
-    def on_request(stream: Stream) -> None:
-        streams.append(stream)
-        if at_once:
-            answer(stream)
-
     streams: list[Stream] = []
-    connection = ServerConnection(ServerOptions(max_concurrent_streams=2), on_request)
-    connection.start()
-    feed(connection, pieces)
+    connection = ServerConnection(ServerOptions(max_concurrent_streams=2))
+    for piece in pieces:
+        feed(connection, [piece])
+        arrived = [event.stream for event in connection.take_events() if isinstance(event, RequestArrived)]
+        streams += arrived
+        if at_once:
+            for stream in arrived:
+                answer(stream)
     for stream in streams:
         answer(stream)
     check_end(connection, streams)
@@ -190,7 +190,6 @@ def answer(stream: Stream) -> None:
 @settings(unhurried, max_examples=300)
 def test_a_clients_core_takes_any_bytes(pieces: list[bytes]):
     connection = ClientConnection(ChannelOptions())
-    connection.start()
     streams = [connection.open(request_headers()) for _ in range(3)]
     connection.take_output()
     feed(connection, pieces)
@@ -203,8 +202,7 @@ def test_a_clients_core_takes_any_bytes(pieces: list[bytes]):
 @given(st.lists(st.binary(max_size=200), max_size=5))
 @settings(unhurried, max_examples=100)
 def test_a_servers_core_takes_noise(pieces: list[bytes]):
-    connection = ServerConnection(ServerOptions(), lambda stream: None)
-    connection.start()
+    connection = ServerConnection(ServerOptions())
     feed(connection, pieces)
     check_end(connection, list(connection.streams.values()))
 
@@ -273,8 +271,7 @@ class ServerMachine(RuleBasedStateMachine):
             reset_budget=10**6,
             control_budget=10**6,
         )
-        self.server = ServerConnection(options, lambda stream: self.requests.__setitem__(stream.id, stream))
-        self.server.start()
+        self.server = ServerConnection(options)
         self.client = H2Connection(H2Configuration(client_side=True))
         self.client.initiate_connection()
         self.sent: dict[int, bytes] = {}
@@ -289,6 +286,9 @@ class ServerMachine(RuleBasedStateMachine):
             if not upwards and not downwards:
                 return
             feed(self.server, [upwards])
+            for event in self.server.take_events():
+                if isinstance(event, RequestArrived):
+                    self.requests[event.stream.id] = event.stream
             for event in self.client.receive_data(downwards):
                 if isinstance(event, DataReceived):
                     self.received[event.stream_id] = self.received.get(event.stream_id, b"") + event.data

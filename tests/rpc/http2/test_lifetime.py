@@ -13,9 +13,9 @@ from h2.errors import ErrorCodes
 
 from connectrio.rpc import ChannelOptions, Server, ServerOptions
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
-from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.lifetime import Due, Failure, Lifetime
 from connectrio.rpc.testing import memory_channel
-from rpc.kit.core import Core, ServerCore
+from rpc.kit.core import ServerCore
 from rpc.kit.frames import GoAway, Ping
 from rpc.kit.raw import raw_client
 from rpc.kit.script import UNARY, Note, Script, ScriptStub
@@ -27,7 +27,7 @@ NEVER = {"keepalive_time": math.inf}
 
 
 class TimedCore(ServerCore):
-    """A server's core whose shell is asleep but when something is due.
+    """A server's core whose driver is asleep but when something is due.
 
     :ivar now: seconds
     :ivar aborted: whether the calls that are left were to be cancelled
@@ -35,33 +35,34 @@ class TimedCore(ServerCore):
 
     def __init__(self, *, handshake: bool = True, **options: Any) -> None:
         self.now = 1000.0
-        self.requests = []
         self.aborted = False
-        connection = ServerConnection(
-            ServerOptions(**options), self.requests.append, on_abort=self._abort, clock=lambda: self.now
-        )
-        Core.__init__(self, connection)
-        connection.start()
-        if handshake:
-            self.exchange(self.peer.preface(), self.peer.settings_ack())
-            self.sent()
-
-    def _abort(self) -> None:
-        self.aborted = True
+        super().__init__(handshake=handshake, clock=lambda: self.now, **options)
+        self.lifetime = Lifetime(self.connection)
 
     def wait(self, seconds: float) -> list:
         """What the core sends in that time."""
-        end, lifetime = self.now + seconds, self.connection.lifetime
+        end, lifetime = self.now + seconds, self.lifetime
         while self.connection.state is not ConnectionState.CLOSED:
             due = lifetime.due()
             self.now = max(self.now, min(end, due))
             if due > end:
                 break
-            lifetime.tick(self.now)
+            self._do(lifetime.tick(self.now))
             assert lifetime.due() > self.now or self.connection.state is ConnectionState.CLOSED, "a tick had no effect"
         self.now = end
-        lifetime.tick(end)
+        self._do(lifetime.tick(end))
         return self.sent()
+
+    def _do(self, due: Due | Failure | None) -> None:
+        match due:
+            case Failure(reason):
+                self.connection.fail(reason)
+            case Due.PING:
+                self.connection.ping()
+            case Due.DRAIN:
+                self.connection.drain()
+            case Due.ABORT:
+                self.aborted = True
 
 
 def is_drain(frames: list) -> bool:
@@ -80,7 +81,7 @@ def test_a_connection_is_drained_at_its_age_give_or_take_a_tenth():
 
 
 def test_ages_differ():
-    ages = [TimedCore(max_connection_age=HOUR, **NEVER).connection.lifetime.due() - 1000 for _ in range(200)]
+    ages = [TimedCore(max_connection_age=HOUR, **NEVER).lifetime.due() - 1000 for _ in range(200)]
     assert all(0.9 * HOUR <= age <= 1.1 * HOUR for age in ages)
     assert min(ages) < 0.96 * HOUR
     assert max(ages) > 1.04 * HOUR
@@ -335,10 +336,10 @@ async def test_a_connection_that_is_over_keeps_nobody_busy():
     began, leaving, may_leave = anyio.Event(), anyio.Event(), anyio.Event()
     ticks = 0
 
-    def count(now: float) -> None:
+    def count(now: float) -> Due | Failure | None:
         nonlocal ticks
         ticks += 1
-        tick(now)
+        return tick(now)
 
     async with leaving_nothing():
         server = Server([Script(slow_to_leave)], options=ServerOptions(header_block_timeout=0.01))
@@ -348,7 +349,7 @@ async def test_a_connection_that_is_over_keeps_nobody_busy():
             [connection] = server._connections
             connection.core.header_block_since = -math.inf
             await leaving.wait()
-            tick, connection.core.lifetime.tick = connection.core.lifetime.tick, count
+            tick, connection._lifetime.tick = connection._lifetime.tick, count
             await turns(200)
             may_leave.set()
             assert ticks <= 1

@@ -13,7 +13,7 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._grpc.messages import frame_message
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
-from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection, StreamTerminated
 from connectrio.rpc._http2.stream import Stream, StreamState, StreamTerminatedError, TerminationCause
 from connectrio.rpc.options import KIB, MIB, ServerOptions
 from rpc.kit.core import ServerCore, take_all, take_messages
@@ -49,8 +49,7 @@ class BareClient:
 
     def __init__(self, **options: int) -> None:
         self.requests: list[Stream] = []
-        self.server = ServerConnection(ServerOptions(**options), self.requests.append)
-        self.server.start()
+        self.server = ServerConnection(ServerOptions(**options))
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.h2.initiate_connection()
         self.exchange()
@@ -62,6 +61,7 @@ class BareClient:
             self.server.feed(data)
             while self.server.process(max_frames=3):
                 pass
+            self.requests += [each.stream for each in self.server.take_events() if isinstance(each, RequestArrived)]
             events += self.h2.receive_data(self.server.take_output())
         output = self.server.take_output()
         return events + (self.h2.receive_data(output) + self.exchange() if output else [])
@@ -222,20 +222,15 @@ def test_a_stream_is_served_before_the_client_has_ended_it():
     assert server.sent()[2:] == [Headers(1, tuple(TRAILERS), end_stream=True), Reset(1, ErrorCodes.NO_ERROR)]
 
 
-def test_a_request_can_be_answered_while_it_is_announced():
-    """The end of a bodiless request is known to h2 before it is known to the stream."""
-
-    def refuse(stream: Stream) -> None:
+def test_a_request_can_be_answered_as_soon_as_it_has_arrived():
+    """One without a body has ended by then, so that it needs no reset."""
+    server = ServerCore()
+    for stream in server.request(1, end_stream=True), server.request(3):
         stream.send_headers([(":status", "405")], end_stream=True)
         stream.reset(ErrorCodes.NO_ERROR)
         stream.release()
 
-    server = ServerCore()
-    server.connection._on_request = refuse
-
-    answers = server.exchange(server.peer.request(1, end_stream=True), server.peer.request(3))
-
-    assert answers == [
+    assert server.sent() == [
         Headers(1, ((":status", "405"),), end_stream=True),
         Headers(3, ((":status", "405"),), end_stream=True),
         Reset(3, ErrorCodes.NO_ERROR),
@@ -603,8 +598,6 @@ def test_many_calls_leave_nothing_behind():
 def test_a_reset_terminates_the_stream():
     server = ServerCore()
     stream = server.request(1)
-    ended = []
-    stream.on_terminated = lambda: ended.append(stream.termination)
     server.sent()
 
     assert server.exchange(server.peer.reset(1, ErrorCodes.CANCEL)) == []
@@ -613,13 +606,27 @@ def test_a_reset_terminates_the_stream():
     assert stream.termination is not None
     assert stream.termination.cause is TerminationCause.RESET_BY_PEER
     assert stream.termination.error_code is ErrorCodes.CANCEL
-    assert ended == [stream.termination]
+    assert server.terminated == [stream]
     with pytest.raises(StreamTerminatedError, match="the peer reset the stream; error code CANCEL"):
         stream.send_headers(RESPONSE)
     with pytest.raises(StreamTerminatedError):
         stream.send_some(memoryview(b"x"))
     stream.reset(ErrorCodes.INTERNAL_ERROR)
     assert server.sent() == []
+
+
+def test_what_happened_is_told_once_and_in_order():
+    server = ServerCore()
+    server.connection.feed(server.peer.request(1) + server.peer.request(3) + server.peer.reset(1))
+    while server.connection.process(max_frames=1):
+        pass
+    first, third = server.connection.streams.values()
+
+    assert server.connection.take_events() == [RequestArrived(first), RequestArrived(third), StreamTerminated(first)]
+    assert server.connection.take_events() == []
+    third.reset(ErrorCodes.NO_ERROR)
+    server.connection.fail("the end")
+    assert server.connection.take_events() == [], "one is over, and who resets the other knows it"
 
 
 def test_a_reset_with_an_unknown_code_is_a_reset():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from h2.errors import ErrorCodes
@@ -9,7 +11,7 @@ from h2.errors import ErrorCodes
 from connectrio.rpc._grpc.messages import MessageReader
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import Connection, ConnectionState
-from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
 from connectrio.rpc._http2.stream import Stream
 from connectrio.rpc.options import ChannelOptions, ServerOptions
 from rpc.kit.frames import AnyFrame, FrameFactory, FrameReader, GoAway
@@ -31,6 +33,10 @@ class Core:
         self.connection.feed(data)
         while self.connection.process(max_frames=64):
             pass
+        self.act()
+
+    def act(self) -> None:
+        """Act on what has happened."""
 
     def sent(self) -> list[AnyFrame]:
         """What the core has put out since the last time."""
@@ -46,16 +52,20 @@ class Core:
 
 
 class ServerCore(Core):
-    """A `ServerConnection` whose admitted streams are collected in `requests`."""
+    """A `ServerConnection` whose admitted streams are collected in `requests`, and those cut short in `terminated`."""
 
     connection: ServerConnection
 
-    def __init__(self, *, handshake: bool = True, **options: Any) -> None:
+    def __init__(self, *, handshake: bool = True, clock: Callable[[], float] = time.monotonic, **options: Any) -> None:
         self.requests: list[Stream] = []
-        super().__init__(ServerConnection(ServerOptions(**options), self.requests.append))
-        self.connection.start()
+        self.terminated: list[Stream] = []
+        super().__init__(ServerConnection(ServerOptions(**options), clock=clock))
         if handshake:
             self.exchange(self.peer.preface(), self.peer.settings_ack())
+
+    def act(self) -> None:
+        for event in self.connection.take_events():
+            (self.requests if isinstance(event, RequestArrived) else self.terminated).append(event.stream)
 
     def request(self, stream_id: int, **kwargs: Any) -> Stream:
         """Let the client open a stream; the stream it becomes."""
@@ -70,7 +80,6 @@ class ClientCore(Core):
 
     def __init__(self, *, handshake: bool = True, **options: Any) -> None:
         super().__init__(ClientConnection(ChannelOptions(**options)))
-        self.connection.start()
         if handshake:
             self.exchange(self.peer.settings({}), self.peer.settings_ack())
 
@@ -107,11 +116,8 @@ class TimedCore(ServerCore):
     """A server's core whose clock a test moves."""
 
     def __init__(self, **options: int) -> None:
-        super().__init__(handshake=False)
         self.clock = Clock()
-        self.connection = ServerConnection(ServerOptions(**options), self.requests.append, clock=self.clock)
-        self.connection.start()
-        self.exchange(self.peer.preface(), self.peer.settings_ack())
+        super().__init__(clock=self.clock, **options)
 
     @property
     def was_told_to_be_calm(self) -> bool:

@@ -12,8 +12,11 @@ ELSEWHERE = {
     "_server.server.Server._serve_opened: open_connection()": "as `_server.accepting._open`",
     "_client.target.dial: anyio.aclose_forcefully(race.winner)": _FORCEFULLY,
     "_client.target._Race.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
-    "_grpc.read_message.read_message: checkpoint_if_cancelled()": (
+    "_grpc.messages.read_message: checkpoint_if_cancelled()": (
         "suspends only when it is cancelled already: test_receiving_is_cancelled_also_where_a_message_is_there"
+    ),
+    "_http2.transport.read: checkpoint()": (
+        "as in `_server.connection.ServedConnection._read`, whose loop is the same and which a scene floods"
     ),
     "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
     "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport) #2": _FORCEFULLY,
@@ -39,7 +42,7 @@ ELSEWHERE = {
     "reflection.Reflection._answer_all: stream.send_message(self._answer(request))": (
         "suspends as `ServerStream.send_message` does, which scenes cancel; nothing of its own is open there"
     ),
-    "_server.stream.ServerStream.recv_message: read_message(self._http2, self._reader) #2": (
+    "_server.stream.ServerStream.recv_message: read_message(port, reader) #2": (
         "test_a_servicers_receiving_can_be_cancelled_without_losing_a_message, of a unary request without its end"
     ),
     "_server.servicers.adopt_servicers.call: original(servicer, handler, stream, request)": (

@@ -451,7 +451,7 @@ async def test_a_bug_in_one_connection_does_not_end_the_server(monkeypatch):
         server = Server([Script()])
         async with listening(server) as port:
             with monkeypatch.context() as patch:
-                patch.setattr(server, "_context", lambda transport: 1 / 0)
+                patch.setattr("connectrio.rpc._server.server.Peer", lambda transport: 1 / 0)
                 stream = await anyio.connect_tcp("127.0.0.1", port)
                 async with stream:
                     with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):

@@ -37,8 +37,8 @@ from connectrio.rpc._client.response_status import (
 )
 from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
 from connectrio.rpc._grpc.headers import CONTENT_TYPE, Metadata, encode_timeout
-from connectrio.rpc._grpc.messages import MessageReader, frame_message
-from connectrio.rpc._grpc.read_message import read_message
+from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
+from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.deadline import Deadline
 
@@ -329,6 +329,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             except StreamTerminatedError as error:
                 failure = error_from_termination(error.termination)
                 raise self._fail(failure.status, failure.message) from error
+            except HeadersTooLargeError as error:
+                raise self._fail(Status.INTERNAL, str(error)) from error
             except GRPCError as error:
                 failure = self._fail(error.status, error.message)
                 if failure.status is error.status:

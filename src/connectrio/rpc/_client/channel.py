@@ -137,8 +137,8 @@ class Channel(OurChannel):
         Cancelled while it waits, nothing was sent and no call has lost its turn.
 
         :param headers: makes the request's headers, at the last moment
-        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile; what
-            `ClientConnection.open` raises
+        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile
+        :raises HeadersTooLargeError: the server does not take such headers
         """
         self._check_open()
         self._used.wake()

@@ -6,7 +6,8 @@ Rules:
 2. A connection counts once the server's settings are here: what accepts but does not speak HTTP/2 is no server.
 3. Attempts are spaced by the backoff, which only a connection that was of use resets. After the first connection in a
    row that was of no use another attempt may follow at once, after the next ones not.
-4. The state changes synchronously with what causes it, so that a READY subchannel always has a connection.
+4. The task that runs a connection acts on its changes, in the next turn of the event loop. Until then a READY
+   subchannel may have no connection that is `available`, and calls wait for the change.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 from anyio.abc import AnyByteStream, TaskGroup
@@ -22,7 +24,7 @@ from connectrio.logs import get_logger
 from connectrio.rpc._client.target import Address, dial
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import ConnectionState
-from connectrio.rpc._http2.transport import run
+from connectrio.rpc._http2.transport import read, run
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.options import ChannelOptions
 
@@ -72,7 +74,7 @@ class Keepalive:
         """Send a PING whenever nothing comes, until the connection is closed; fail it when no answer comes."""
         time = self.time
         while connection.state is not ConnectionState.CLOSED:
-            silence = anyio.current_time() - connection.last_read
+            silence = anyio.current_time() - connection.heard_at
             if silence < time:
                 await anyio.sleep(time - silence)
             elif not (connection.streams or self._without_calls):
@@ -232,31 +234,32 @@ class Subchannel:
         self._connections.add(connection)
         context.tasks.start_soon(self._run, connection, transport)
         try:
-            while connection.state is ConnectionState.OPEN and not connection.is_ready:
+            while connection.state is ConnectionState.OPEN and not connection.settings_received:
                 await connection.changed.wait()
         except BaseException:
             connection.fail("nobody waits for this connection any more")
             raise
         if connection.state is not ConnectionState.OPEN:
             raise ConnectionError(_why_lost(connection))
-        connection.on_change = lambda: self._connection_changed(connection)
         return connection
 
     async def _run(self, connection: ClientConnection, transport: AnyByteStream) -> None:
         """Run `connection` until it is closed, or takes no more calls and its last call is done."""
         try:
             async with (
-                run(transport, connection, linger=self._context.options.close_timeout),
+                run(transport, connection, partial(read, connection), linger=self._context.options.close_timeout),
                 anyio.create_task_group() as upkeep,
             ):
                 upkeep.start_soon(self._context.keepalive.watch, connection)
-                while connection.state is ConnectionState.OPEN:
-                    await connection.gone.wait()
-                while connection.state is ConnectionState.GOING_AWAY and connection.streams:
+                while connection.state is ConnectionState.OPEN or (
+                    connection.state is ConnectionState.GOING_AWAY and connection.streams
+                ):
                     await connection.changed.wait()
+                    self._connection_changed(connection)
                 upkeep.cancel_scope.cancel()
         finally:
             self._connections.discard(connection)
+            self._connection_changed(connection)
 
     # what becomes of the connection
 

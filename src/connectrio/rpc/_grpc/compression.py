@@ -19,26 +19,26 @@ ACCEPT_ENCODING = ",".join(ENCODINGS)
 
 
 def is_supported(encoding: str) -> bool:
-    """Whether messages in that `grpc-encoding` can be read and written."""
+    """Return whether messages in that `grpc-encoding` can be read and written."""
     return encoding in ENCODINGS
 
 
 @lru_cache(32)  # clients send one of a few, and always the same
 def accepted_encodings(header: str | None) -> frozenset[str]:
-    """The encodings that a `grpc-accept-encoding` names; "identity" always is one of them."""
+    """Return the encodings that a `grpc-accept-encoding` names; "identity" is always one of them."""
     return frozenset([IDENTITY, *(name.strip() for name in (header or "").split(","))])
 
 
 def compress(message: bytes, encoding: str) -> bytes:
-    """`message` in `encoding`, which is "gzip" or "deflate"."""
+    """Return `message` in `encoding`, which is "gzip" or "deflate"."""
     compressor = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
     return compressor.compress(message) + compressor.flush()
 
 
 def decompress(data: bytes, encoding: str, limit: int) -> bytes:
-    """The message that `data` is in `encoding`.
+    """Return the message that `data` holds in `encoding`.
 
-    :param limit: bytes; no more than this is ever produced
+    :param limit: bytes; the longest message that is produced
     :raises GRPCError: INTERNAL for a message marked as compressed without an encoding, or for corrupt data;
         RESOURCE_EXHAUSTED for a message over the limit
     """

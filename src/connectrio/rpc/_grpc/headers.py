@@ -1,4 +1,4 @@
-"""gRPC's headers: what a request must carry, time-outs, metadata and status.
+"""gRPC's headers: content type, time-outs and metadata.
 
 Source: "Requests" and "Responses" in gRPC over HTTP2.
 """
@@ -11,12 +11,9 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from typing import NewType, cast
 
-from grpclib.const import Status
-from grpclib.metadata import encode_grpc_message
 from multidict import MultiDict
 
 from connectrio.rpc._http2.stream import Headers
-from connectrio.rpc.status import fit_status_message
 
 CONTENT_TYPE = "application/grpc"
 _CONTENT_TYPES = re.compile(r"application/grpc(\+[^;]*)?\s*(;.*)?", re.IGNORECASE)
@@ -32,12 +29,12 @@ Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 
 
 def is_grpc_content_type(value: str | None) -> bool:
-    """Whether a request or response of that content type is gRPC; how messages are encoded is the codec's affair."""
+    """Return whether that content type is gRPC, in any encoding of messages."""
     return value == CONTENT_TYPE or (value is not None and _CONTENT_TYPES.fullmatch(value) is not None)
 
 
 def decode_timeout(value: str) -> float:
-    """The seconds in a `grpc-timeout`.
+    """Return the seconds in a `grpc-timeout`.
 
     :raises ValueError: not 1 to 8 digits and a unit
     """
@@ -48,7 +45,7 @@ def decode_timeout(value: str) -> float:
 
 
 def encode_timeout(seconds: float) -> str:
-    """`seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
+    """Return `seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
     if seconds == math.inf:
         return f"{_LARGEST_TIMEOUT}H"
     for unit, factor in (("n", 1e9), ("u", 1e6), ("m", 1e3), ("S", 1.0), ("M", 1 / 60), ("H", 1 / 3600)):
@@ -59,7 +56,7 @@ def encode_timeout(seconds: float) -> str:
 
 
 def decode_metadata(headers: Headers) -> Metadata:
-    """The custom metadata in a header block, in order; `-bin` values as bytes.
+    """Return the custom metadata in a header block, in order; `-bin` values as bytes.
 
     :raises ValueError: a `-bin` value is not base64
     """
@@ -80,16 +77,3 @@ def _decode_binary(key: str, value: str) -> bytes:
         return b64decode(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), validate=True)
     except (Base64Error, ValueError) as error:
         raise ValueError(f"malformed binary metadata {key!r}: {error}") from error
-
-
-def status_headers(status: Status, message: str | None) -> Headers:
-    """The trailers that carry a status."""
-    headers = [("grpc-status", str(status.value))]
-    if message:
-        headers.append(("grpc-message", encode_grpc_message(fit_status_message(message))))
-    return headers
-
-
-def trailers_only(status: Status, message: str | None) -> Headers:
-    """A whole response that is nothing but a status."""
-    return [(":status", "200"), ("content-type", CONTENT_TYPE), *status_headers(status, message)]

@@ -1,23 +1,26 @@
-"""gRPC's message framing: a flag byte, four bytes of length, the message.
+"""gRPC's message framing: a flag byte, four bytes of length, the message; and waiting for a whole message.
 
 Source: "Length-Prefixed-Message" in gRPC over HTTP2.
 """
 
 from __future__ import annotations
 
+from anyio.lowlevel import checkpoint_if_cancelled
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
+
+from connectrio.rpc._http2.stream import Stream
 
 PREFIX_SIZE = 5
 
 
 def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
-    """`message` behind its prefix."""
+    """Return `message` behind its prefix."""
     return (b"\1" if compressed else b"\0") + len(message).to_bytes(4, "big") + message
 
 
 class MessageReader:
-    """Cuts a stream of bytes, split anywhere, into messages.
+    """Cuts bytes, which may be split anywhere, into messages.
 
     :param limit: bytes; the longest message that is accepted
     """
@@ -33,7 +36,7 @@ class MessageReader:
         self._buffer += data
 
     def next_message(self) -> tuple[bool, bytes] | None:
-        """The next whole message and whether it is compressed; None when more bytes are needed.
+        """Return whether the next whole message is compressed, and the message; None when more bytes are needed.
 
         :raises GRPCError: INTERNAL for a flag that is neither 0 nor 1, RESOURCE_EXHAUSTED for a length over the limit
         """
@@ -57,5 +60,31 @@ class MessageReader:
         return compressed, message
 
     def is_empty(self) -> bool:
-        """Whether no byte of an unfinished message is held."""
+        """Return whether no byte of an unfinished message is held."""
         return not self._buffer
+
+
+async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, bytes] | None:
+    """Return whether the next message is compressed, and the message; None when the peer has ended its side.
+
+    Cancelled, whether it has to wait or not, it takes no message: the next call returns what has arrived.
+
+    :raises GRPCError: INTERNAL when the peer ended inside a message; what `MessageReader.next_message` raises
+    :raises StreamTerminatedError: the stream was cut short
+    """
+    # otherwise a task that reads messages as fast as they arrive could never be cancelled
+    await checkpoint_if_cancelled()
+    while True:
+        message = reader.next_message()
+        if message is not None:
+            return message
+        chunk = stream.take()
+        if chunk is not None:
+            reader.feed(chunk)
+        elif not stream.is_complete:
+            stream.raise_if_terminated()
+            await stream.readable.wait()
+        elif reader.is_empty():
+            return None
+        else:
+            raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")

@@ -1,31 +1,28 @@
 """The synchronous core of a connection: bytes in → streams and events; calls in → bytes out. Nothing here awaits.
 
 Rules:
-1. `feed` and `process` are called by one reader, `take_output` by one writer. All else may be called by any task of
-   the same event loop, between awaits.
-2. What h2 has been told to send is in the output, and leaves it only through `take_output`. Whoever takes it must
+1. `feed` and `process` are called by one reader, `take_output` by one writer. Everything else may be called by any task
+   of the same event loop, between awaits.
+2. The core calls nobody. What happened is in its state, in its streams and, on a server, in `take_events`; a `Wakeup`
+   tells the task that waits for it.
+3. The output begins with the preface and our settings, and leaves only through `take_output`. Whoever takes it must
    write all of it, or end the connection.
-3. A stream belongs to the connection until it is released: by then it was credited in full.
-4. A violation of the protocol by the peer ends the connection (state CLOSED, a GOAWAY in the output), and terminates
-   every stream; it never raises to the caller.
+4. A stream belongs to the connection until it is released; by then everything it received was credited.
+5. If the peer breaks the protocol, the connection ends (state CLOSED, a GOAWAY in the output) and every stream is
+   terminated. Nothing is raised to the caller.
 """
 
 from __future__ import annotations
 
 import enum
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
-    PingAckReceived,
     RemoteSettingsChanged,
-    RequestReceived,
-    ResponseReceived,
     StreamEnded,
     StreamReset,
     TrailersReceived,
@@ -42,9 +39,13 @@ from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 
 LAST_POSSIBLE_STREAM = 2**31 - 1
 
+_KEEPALIVE_PING = b"keepaliv"
+# bytes; a smaller piece of data that does not end what was to be sent is what the peer's window let through
+_DRIBBLE = 1024
+
 
 def h2_configuration(*, client_side: bool) -> H2Configuration:
-    """How h2 works for us."""
+    """Return how we configure h2."""
     return H2Configuration(
         client_side=client_side,
         # latin-1 never fails, so that no byte a peer puts into a header can break anything
@@ -52,7 +53,7 @@ def h2_configuration(*, client_side: bool) -> H2Configuration:
         # what we send is ours, and checked where it is made
         validate_outbound_headers=False,
         normalize_outbound_headers=False,
-        # a server must be strict; a client takes what there is (grpc's C core sends values that end in spaces)
+        # a server must be strict; a client accepts more (grpc's C core sends values that end in spaces)
         validate_inbound_headers=not client_side,
     )
 
@@ -61,135 +62,169 @@ class ConnectionState(enum.Enum):
     """Where a connection is in its life. It only ever moves down this list."""
 
     OPEN = enum.auto()
-    DRAINING = enum.auto()  # GOAWAY(2³¹-1) exchanged: new streams still count
+    DRAINING = enum.auto()  # GOAWAY(2³¹-1) exchanged: new streams are still accepted
     GOING_AWAY = enum.auto()  # the last stream is settled: new ones are refused
     CLOSED = enum.auto()  # nothing more is read; what is in the output is sent
 
 
-class Connection(ABC):
+class Connection:
     """What a server's and a client's connection have in common.
 
+    :param clock: seconds; the event loop's, where there is one
     :ivar streams: the streams that are not released yet, by id
     :ivar end_reason: why the state is CLOSED, for people
-    :ivar writing_since: when the write began that the peer has not taken yet, on the event loop's clock
+    :ivar settings_received: the peer's settings are known, so that its part of the handshake is done
+    :ivar heard_at: when the last bytes came
+    :ivar reads: how many times bytes came
+    :ivar idle_since: since when `streams` is empty; None while it is not
+    :ivar header_block_since: when the header block began that is not complete yet
+    :ivar writing_since: when the write began that the peer has not taken yet
+    :ivar pieces_sent: how many header blocks and pieces of data were sent
+    :ivar data_frames_sent: how many DATA frames were sent, without those that are small because of the peer's window
+    :ivar received: woken when bytes come
     :ivar output_ready: woken when there is something for the writer
     :ivar output_taken: woken when the writer has taken everything, so that there is room again
-    :ivar changed: woken when the state changes, and by every stream released once the connection is ending
+    :ivar changed: woken when the state changes, when settings come, and by every stream released once the connection
+        is ending
     """
 
     def __init__(
-        self, options: ConnectionOptions, *, client_side: bool, settings: dict[SettingCodes | int, int]
+        self,
+        options: ConnectionOptions,
+        *,
+        client_side: bool,
+        settings: dict[SettingCodes | int, int],
+        clock: Callable[[], float],
     ) -> None:
         self.options = options
         self.state = ConnectionState.OPEN
         self.end_reason = ""
+        self.settings_received = False
+        self.heard_at = clock()
+        self.reads = 0
+        self.idle_since: float | None = self.heard_at
+        self.header_block_since: float | None = None
         self.writing_since: float | None = None
+        self.pieces_sent = 0
+        self.data_frames_sent = 0
         self.streams: dict[int, Stream] = {}
+        self.received = Wakeup()
         self.output_ready = Wakeup()
         self.output_taken = Wakeup()
         self.changed = Wakeup()
+        self._clock = clock
+        self._blocked: dict[Stream, None] = {}
+        # each event goes to its handlers in this order
+        self._handlers: dict[type[Event], tuple[Callable[..., None], ...]] = {
+            TrailersReceived: (self._trailers_received,),
+            DataReceived: (self._data_received,),
+            StreamEnded: (self._stream_ended,),
+            StreamReset: (self._stream_reset,),
+            MalformedMessage: (self._malformed_received,),
+            WindowUpdated: (self._window_updated,),
+            RemoteSettingsChanged: (self._settings_changed,),
+        }
         self.h2 = FastH2Connection(h2_configuration(client_side=client_side))
         self.h2.limit_header_list(options.max_header_list_size)
         self.h2.local_settings.update({SettingCodes.INITIAL_WINDOW_SIZE: options.stream_window, **settings})
         self.h2.local_settings.acknowledge()  # in force from the first byte, not only once the peer has answered
-        self._blocked: dict[Stream, None] = {}
-        self._handlers: dict[type[Event], Callable[..., None]] = {
-            RequestReceived: self._headers_received,
-            ResponseReceived: self._headers_received,
-            TrailersReceived: self._trailers_received,
-            DataReceived: self._data_received,
-            StreamEnded: self._stream_ended,
-            StreamReset: self._stream_reset,
-            MalformedMessage: self._malformed_received,
-            WindowUpdated: self._window_updated,
-            RemoteSettingsChanged: self._settings_changed,
-            ConnectionTerminated: self._goaway_received,
-            PingAckReceived: self._ping_acknowledged,
-        }
-
-    def start(self) -> None:
-        """Put the preface and our settings into the output."""
         self.h2.initiate_connection()
-        extra = self.options.connection_window - PROTOCOL_WINDOW
+        extra = options.connection_window - PROTOCOL_WINDOW
         if extra > 0:
             self.h2.increment_flow_control_window(extra)
-        self.output_ready.wake()
 
     # the reader's side
 
     def feed(self, data: bytes) -> None:
         """Take in bytes from the peer."""
+        self.heard_at = self._clock()
+        self.reads += 1
+        self.received.wake()
         try:
             self.h2.feed(data)
         except ProtocolError as error:
             self.fail(f"not HTTP/2: {error}")
 
     def process(self, max_frames: int) -> bool:
-        """Act on up to `max_frames` whole frames of what was fed; whether there may be more."""
+        """Act on up to `max_frames` whole frames of what was fed.
+
+        :returns: whether there may be more
+        """
+        h2, handlers = self.h2, self._handlers
         for _ in range(max_frames):
             if self.state is ConnectionState.CLOSED:
                 return False
             try:
-                events = self.h2.next_events()
+                events = h2.next_events()
             except ProtocolError as error:
                 self.fail(f"the peer broke the protocol: {error}")
                 return False
             if events is None:
                 break
             for event in events:
-                handler = self._handlers.get(type(event))
-                if handler is not None:
+                for handler in handlers.get(type(event), ()):
                     handler(event)
         else:
             return True
-        if self.h2.has_pending_output():
+        if not h2.is_inside_header_block():
+            self.header_block_since = None
+        elif self.header_block_since is None:
+            self.header_block_since = self._clock()
+        if h2.has_pending_output():
             self.output_ready.wake()
         return False
 
     def fail(self, reason: str) -> None:
-        """The connection cannot go on: terminate its streams; the output that is there is still sent."""
+        """End a connection that cannot go on: terminate its streams. The output that is there is still sent."""
         if self.state is ConnectionState.CLOSED:
             return
         self.end_reason = reason
         self._enter(ConnectionState.CLOSED)
         termination = Termination(TerminationCause.CONNECTION_LOST, detail=reason)
         for stream in list(self.streams.values()):
-            stream.terminate(termination)
+            self._terminate(stream, termination)
         self.output_ready.wake()
         self.output_taken.wake()
 
     def finish(self) -> None:
-        """The connection has done its work: what is in the output is sent, and nothing more is read."""
+        """End a connection that has done its work: the output that is there is sent, and nothing more is read."""
         self.fail("the connection was closed")
 
+    def ping(self) -> None:
+        """Ask the peer for a sign of life; any byte that comes is one."""
+        self.h2.ping(_KEEPALIVE_PING)
+        self.output_ready.wake()
+
     def running(self) -> int:
-        """How many streams are open for the peer: released or not, those that are over do not count."""
+        """Return how many streams are open for the peer: those that are over do not count, released or not."""
         return sum(stream.state is not StreamState.CLOSED for stream in self.streams.values())
 
     # the writer's side
 
     def output_size(self) -> int:
-        """How many bytes wait for the writer."""
+        """Return how many bytes wait for the writer."""
         return self.h2.pending_output_size()
 
     def take_output(self) -> bytes:
-        """All bytes that wait; the caller must write them, or end the connection."""
+        """Take all bytes that wait; the caller must write them, or end the connection."""
         data = self.h2.data_to_send()
         self.output_taken.wake()
-        self._unblock_all()
+        if self._blocked:
+            self._unblock_all()
         return data
 
-    # what streams ask
+    # what streams ask: see `stream.StreamOwner`
 
     def send_headers(self, stream: Stream, headers: Headers, *, end_stream: bool) -> None:
-        """See `Stream.send_headers`."""
+        """Put a header block into the output."""
         self.h2.put_headers(stream.id, headers, end_stream=end_stream)
+        self.pieces_sent += 1
         if end_stream:
             stream.local_ended()
         self.output_ready.wake()
 
     def send_data(self, stream: Stream, data: memoryview, *, end_stream: bool) -> int:
-        """See `Stream.send_some`."""
+        """Put as much of `data` into the output as the windows and the write buffer allow; return how much."""
         h2, size, sent = self.h2, len(data), 0
         if size == 0 and end_stream:
             h2.end_stream(stream.id)
@@ -209,6 +244,9 @@ class Connection(ABC):
             h2.put_data(stream.id, chunk, end_stream=last)
             if last:
                 stream.local_ended()
+        self.pieces_sent += 1
+        if sent == size or sent >= _DRIBBLE:
+            self.data_frames_sent += 1 + sent // h2.max_outbound_frame_size
         self.output_ready.wake()
         return sent
 
@@ -220,28 +258,26 @@ class Connection(ABC):
                 self.output_ready.wake()
 
     def reset(self, stream: Stream, error_code: ErrorCodes, detail: str) -> None:
-        """See `Stream.reset`."""
+        """Send RST_STREAM and terminate `stream`, unless it is over. This is no event: the caller knows it."""
         if stream.state is StreamState.CLOSED or self.state is ConnectionState.CLOSED:
             return
         self.h2.reset_stream(stream.id, error_code)
-        stream.on_terminated = None  # whoever resets a stream knows it
         stream.terminate(Termination(TerminationCause.RESET_BY_US, error_code, detail))
         self.output_ready.wake()
 
     def forget(self, stream: Stream, unread: int) -> None:
-        """See `Stream.release`."""
-        self.credit(stream.id, unread)
+        """Credit the `unread` bytes of `stream`, and remove it."""
+        if unread:
+            self.credit(stream.id, unread)
         self._blocked.pop(stream, None)
         self.streams.pop(stream.id, None)
         self.h2.forget_stream(stream.id)
+        if not self.streams:
+            self.idle_since = self._clock()
         if self.state is not ConnectionState.OPEN:
             self.changed.wake()
 
     # what the peer's frames mean
-
-    @abstractmethod
-    def _headers_received(self, event: RequestReceived | ResponseReceived) -> None:
-        """The first header block of a stream."""
 
     def _trailers_received(self, event: TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)
@@ -265,7 +301,7 @@ class Connection(ABC):
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             cause = TerminationCause.RESET_BY_PEER if event.remote_reset else TerminationCause.RESET_BY_US
-            stream.terminate(Termination(cause, event.error_code))
+            self._terminate(stream, Termination(cause, event.error_code))
 
     def _malformed_received(self, event: MalformedMessage) -> None:
         stream = self.streams.get(event.stream_id)
@@ -273,7 +309,7 @@ class Connection(ABC):
             self.h2.forget_stream(event.stream_id)
         else:
             reason = f"the peer sent a malformed message: {event.reason}"
-            stream.terminate(Termination(TerminationCause.RESET_BY_US, ErrorCodes.PROTOCOL_ERROR, reason))
+            self._terminate(stream, Termination(TerminationCause.RESET_BY_US, ErrorCodes.PROTOCOL_ERROR, reason))
 
     def _window_updated(self, event: WindowUpdated) -> None:
         if event.stream_id == 0:
@@ -285,17 +321,14 @@ class Connection(ABC):
             stream.writable.wake()
 
     def _settings_changed(self, event: RemoteSettingsChanged) -> None:
+        self.settings_received = True
         if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
             self._unblock_all()
         self.changed.wake()
 
-    @abstractmethod
-    def _goaway_received(self, event: ConnectionTerminated) -> None:
-        """The peer will begin, or take on, no stream beyond the one it names."""
-
-    @abstractmethod
-    def _ping_acknowledged(self, event: PingAckReceived) -> None:
-        """A PING of ours came back."""
+    def _terminate(self, stream: Stream, termination: Termination) -> None:
+        """Cut `stream` short, for another reason than `reset`."""
+        stream.terminate(termination)
 
     def _unblock_all(self) -> None:
         blocked, self._blocked = self._blocked, {}

@@ -1,10 +1,10 @@
-"""h2's connection, less what gRPC cannot live with.
+"""h2's connection, without the behaviour that gRPC cannot use.
 
 h2 closes its state machine when a GOAWAY is sent or received, so that nothing can follow it; a gRPC server drains
 instead (gRFC A9), and RFC 9113 §6.8 lets streams that were begun before it finish. h2 also ends the whole connection
 when a peer opens one stream too many or sends one malformed message, and counts its streams by walking through all of
-them. Here GOAWAY is a frame like another, a malformed message ends its own stream alone (RFC 9113 §8.1.1), and our core
-counts, refuses and forgets streams.
+them. Here GOAWAY is a frame like any other, a malformed message ends only its own stream (RFC 9113 §8.1.1), and our
+core counts, refuses and forgets streams.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 
 class FrameWithoutEffect(Event):
-    """A frame that meant nothing, such as a WINDOW_UPDATE of a stream that is over. It still took time to read."""
+    """A frame that meant nothing, such as a WINDOW_UPDATE of a stream that is over, or an empty DATA frame.
+
+    It still took time to read.
+    """
 
 
-# What an encoder may be made to hold by the peer's SETTINGS_HEADER_TABLE_SIZE; 4096 is the protocol's default, and
-# gRPC's few headers fit in it (h2 would accept any number up to 2³²-1).
+# The largest header table that the peer's SETTINGS_HEADER_TABLE_SIZE can make our encoder hold. 4096 is the protocol's
+# default, and gRPC's few headers fit in it (h2 would accept any number up to 2³²-1).
 MAX_ENCODER_TABLE_SIZE = 4096
 
 
@@ -45,8 +48,8 @@ class MalformedMessage(Event):
 class DrainableH2Connection(H2Connection):
     """An `H2Connection` that keeps working after a GOAWAY, and leaves counting streams to its owner."""
 
-    # Of so many closed streams the way they ended is remembered, to tell a late frame from a wrong one. h2's 65,536
-    # would cost megabytes on a busy connection; this still covers a second of 8,000 calls.
+    # For this many closed streams h2 remembers how they ended, to tell a late frame from a wrong one. Its own 65,536
+    # would cost megabytes on a busy connection; this covers a second of 8,000 calls.
     MAX_CLOSED_STREAMS = 8192
 
     def __init__(self, config: H2Configuration) -> None:
@@ -72,12 +75,12 @@ class DrainableH2Connection(H2Connection):
         return 0
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes from the peer; `next_events` gives what they mean."""
+        """Take in bytes from the peer; `next_events` returns what they mean."""
         self.incoming_buffer.add_data(data)
         self.incoming_buffer.max_frame_size = self.max_inbound_frame_size
 
     def next_events(self) -> list[Event] | None:
-        """What the next whole frame means, or None when there is none yet.
+        """Return the events of the next whole frame, or None when there is none yet.
 
         Data of a stream that is over is no event: a client cannot know how much of what it sends comes too late.
 
@@ -87,24 +90,27 @@ class DrainableH2Connection(H2Connection):
             frame = next(self.incoming_buffer, None)
             if frame is None:
                 return None
-            return self._receive_frame(frame) or ([] if _has_data(frame) else [FrameWithoutEffect()])
+            events = self._receive_frame(frame)
         except InvalidPaddingError as error:
             self._terminate_connection(ErrorCodes.PROTOCOL_ERROR)
             raise ProtocolError("Received frame with invalid padding.") from error
         except ProtocolError as error:
             self._terminate_connection(error.error_code)
             raise
+        if isinstance(frame, DataFrame) and (frame.data or (events and "END_STREAM" in frame.flags)):
+            return events
+        return [*events, FrameWithoutEffect()] if isinstance(frame, DataFrame) or not events else events
 
     def has_pending_output(self) -> bool:
-        """Whether `data_to_send` would return anything."""
+        """Return whether `data_to_send` would return anything."""
         return bool(self._data_to_send)
 
     def pending_output_size(self) -> int:
-        """How many bytes `data_to_send` would return."""
+        """Return how many bytes `data_to_send` would return."""
         return len(self._data_to_send)
 
     def is_inside_header_block(self) -> bool:
-        """Whether a header block has begun, in HEADERS or CONTINUATION frames, and not ended."""
+        """Return whether a header block has begun, in HEADERS or CONTINUATION frames, and not ended."""
         return bool(self.incoming_buffer._headers_buffer)  # noqa: SLF001 - h2 does not tell otherwise
 
     def forget_stream(self, stream_id: int) -> None:
@@ -157,7 +163,3 @@ class DrainableH2Connection(H2Connection):
         if self.encoder.header_table_size > MAX_ENCODER_TABLE_SIZE:
             self.encoder.header_table_size = MAX_ENCODER_TABLE_SIZE
         return frames
-
-
-def _has_data(frame: Frame) -> bool:
-    return isinstance(frame, DataFrame) and bool(frame.data)

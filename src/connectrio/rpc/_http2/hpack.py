@@ -2,8 +2,8 @@
 
 hpack decodes a field in some thirty microseconds and checks every character of it each time; h2 then walks over the
 fields seven times. A gRPC call has ten fields, of which all but one are the same in every call. Here a field is decoded
-and checked once, when it enters the table, and an encoded block is remembered for as long as the table stays as it is.
-What can be seen from outside is hpack's: tests compare the two on any bytes.
+and checked once, when it enters the table, and an encoded block is kept until the table changes. Results are the same
+as hpack's: tests compare the two on arbitrary bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hpack.table import HeaderTable
 # RFC 7541 §4.1: what an entry counts beside its bytes
 _ENTRY_OVERHEAD = 32
 
-# Literals that are not put into the table, as nghttp2 sends paths, are remembered if they are short: so many of them.
+# How many short literals are remembered that are not put into the table; nghttp2 sends paths like this.
 _REMEMBERED_FIELDS = 512
 _LONGEST_REMEMBERED = 128  # bytes
 
@@ -40,7 +40,7 @@ _REMEMBERED_BLOCKS = 32
 # characters; saving a quarter of a long text is not worth hpack's half a microsecond for each character of it
 _LONGEST_HUFFMAN = 512
 
-# They differ in each call: in the table they would push out what repeats.
+# These differ in each call: in the table they would push out what repeats.
 _VOLATILE = frozenset(["grpc-timeout", "grpc-message", "grpc-status-details-bin"])
 
 # RFC 9113 §8.2.1 and §8.2.2
@@ -53,15 +53,15 @@ _PSEUDO_NAMES = frozenset([b":method", b":scheme", b":authority", b":path", b":s
 
 
 class FieldKind(enum.IntEnum):
-    """What there is to know of a field before it may be taken as it is."""
+    """Whether a field can be accepted without h2's checks."""
 
-    DOUBTFUL = 0  # not wrong for that, but h2 has to look at it and at the block around it
+    DOUBTFUL = 0  # it may be right, but h2 must check it and its block
     PLAIN = 1
     PSEUDO = 2
     CONTENT_LENGTH = 3
 
 
-class Field(NamedTuple):
+class HeaderField(NamedTuple):
     """A header field, decoded.
 
     :ivar name: as it came
@@ -78,17 +78,17 @@ class Field(NamedTuple):
     is_secret: bool = False
 
     def as_header(self, *, raw: bool) -> HeaderTuple:
-        """The field as hpack gives it.
+        """Return the field as hpack does.
 
         :param raw: bytes, not text
-        :raises UnicodeDecodeError: it is to be text, and is not UTF-8
+        :raises UnicodeDecodeError: text was asked for, and the field is not UTF-8
         """
         kind = NeverIndexedHeaderTuple if self.is_secret else HeaderTuple
         return kind(self.name, self.value) if raw else kind(self.name.decode(), self.value.decode())
 
 
-def _examine(name: bytes, value: bytes, is_secret: bool = False) -> Field:
-    return Field(name, value, (name.decode("latin-1"), value.decode("latin-1")), _kind_of(name, value), is_secret)
+def _examine(name: bytes, value: bytes, is_secret: bool = False) -> HeaderField:
+    return HeaderField(name, value, (name.decode("latin-1"), value.decode("latin-1")), _kind_of(name, value), is_secret)
 
 
 def _kind_of(name: bytes, value: bytes) -> FieldKind:
@@ -115,10 +115,10 @@ class HeaderDecoder(Decoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._entries: deque[Field] = deque()
+        self._entries: deque[HeaderField] = deque()
         self._size = 0
         self._max_size = HeaderTable.DEFAULT_SIZE
-        self._decoded: tuple[bytes, list[Field] | HPACKError] | None = None
+        self._decoded: tuple[bytes, list[HeaderField] | HPACKError] | None = None
 
     @property
     def header_table_size(self) -> int:
@@ -131,7 +131,7 @@ class HeaderDecoder(Decoder):
         self._evict()
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
-        """See `hpack.Decoder.decode`. A block that was given to `remember` is not decoded twice.
+        """Decode a block, as `hpack.Decoder.decode` does. A block that was given to `remember` is not decoded twice.
 
         :raises HPACKError: the block is malformed, or larger than it may be; the connection cannot go on
         """
@@ -144,22 +144,29 @@ class HeaderDecoder(Decoder):
         except UnicodeDecodeError as error:
             raise HPACKDecodingError("Unable to decode headers as UTF-8") from error
 
-    def remember(self, data: bytes, outcome: list[Field] | HPACKError) -> None:
-        """Let the next `decode`, if it is given this very block, have what `decode_fields` has made of it."""
+    def remember(self, data: bytes, outcome: list[HeaderField] | HPACKError) -> None:
+        """Keep the result of `decode_fields` for the next `decode`, if that gets the same block."""
         self._decoded = data, outcome
 
-    def decode_fields(self, data: bytes) -> list[Field]:
-        """The fields of a whole block, in order; call it once for each block, for it moves the table on.
+    def decode_fields(self, data: bytes) -> list[HeaderField]:  # noqa: C901 - each call here would cost as much as a field
+        """Return the fields of a whole block, in order. Call it once for each block, because it changes the table.
 
         :raises HPACKError: see `decode`
         """
-        fields: list[Field] = []
+        fields: list[HeaderField] = []
+        entries = self._entries
         position, end, size = 0, len(data), 0
         while position < end:
             byte = data[position]
             if byte > 0x80 and byte != 0xFF:  # the whole index is in this byte, as most are
                 position += 1
-                field = self._entry(byte & 0x7F)
+                index = byte & 0x7F
+                if index <= _STATIC_LENGTH:
+                    field = _STATIC[index - 1]
+                elif index <= _STATIC_LENGTH + len(entries):
+                    field = entries[index - _STATIC_LENGTH - 1]
+                else:
+                    field = self._entry(index)
             elif byte >= 0x80:
                 index, position = _integer(data, position, 0x7F)
                 field = self._entry(index)
@@ -183,14 +190,14 @@ class HeaderDecoder(Decoder):
             raise InvalidTableSizeError("Encoder did not shrink table size to within the max")
         return fields
 
-    def _entry(self, index: int) -> Field:
+    def _entry(self, index: int) -> HeaderField:
         if 0 < index <= _STATIC_LENGTH:
             return _STATIC[index - 1]
         if not 0 < index <= _STATIC_LENGTH + len(self._entries):
             raise InvalidTableIndex(f"Invalid table index {index}")
         return self._entries[index - _STATIC_LENGTH - 1]
 
-    def _literal(self, data: bytes, position: int, mask: int) -> tuple[Field, int]:
+    def _literal(self, data: bytes, position: int, mask: int) -> tuple[HeaderField, int]:
         is_secret = mask == 0x0F and bool(data[position] & 0x10)
         if data[position] & mask:
             index, position = _integer(data, position, mask)
@@ -201,7 +208,7 @@ class HeaderDecoder(Decoder):
         remember = not is_secret and len(name) + len(value) <= _LONGEST_REMEMBERED
         return (_remembered_field if remember else _examine)(name, value, is_secret), position
 
-    def _insert(self, field: Field) -> None:
+    def _insert(self, field: HeaderField) -> None:
         self._entries.appendleft(field)
         self._size += _ENTRY_OVERHEAD + len(field.name) + len(field.value)
         if self._size > self._max_size:
@@ -221,7 +228,7 @@ class HeaderDecoder(Decoder):
 
 
 def _integer(data: bytes, position: int, mask: int) -> tuple[int, int]:
-    """The integer that begins in the bits of `mask`, and where what follows it begins (RFC 7541 §5.1)."""
+    """Return the integer that begins in the bits of `mask`, and the position after it (RFC 7541 §5.1)."""
     try:
         number = data[position] & mask
         position += 1
@@ -239,7 +246,7 @@ def _integer(data: bytes, position: int, mask: int) -> tuple[int, int]:
 
 
 def _string(data: bytes, position: int, is_secret: bool) -> tuple[bytes, int]:
-    """The string at `position`, and where what follows it begins (RFC 7541 §5.2)."""
+    """Return the string at `position`, and the position after it (RFC 7541 §5.2)."""
     is_huffman = position < len(data) and data[position] >= 0x80
     length, position = _integer(data, position, 0x7F)
     text = data[position : position + length]
@@ -263,7 +270,7 @@ class _CountingTable(HeaderTable):
 
 
 class HeaderEncoder(Encoder):
-    """An encoder that remembers the blocks it has made, and keeps out of its table what no other call will send."""
+    """An encoder that keeps the blocks it has made, and leaves out of its table what no other call will send."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,7 +279,7 @@ class HeaderEncoder(Encoder):
         self._changes = 0
 
     def encode_block(self, headers: Iterable[tuple[str, str]]) -> bytes:
-        """The header block of `headers`; what repeats is put into the table, so that it takes a byte next time.
+        """Return the header block of `headers`; what repeats goes into the table, so that it takes one byte next time.
 
         Spaces around values are stripped: gRPC allows it, and HTTP/2 peers may end the connection over them (RFC 9113
         §8.2.1).

@@ -1,40 +1,56 @@
 """When a server's connection is due for something: a keepalive ping, its maximum age, giving up on a silent client.
 
-Synchronous: the shell asks `due`, sleeps, and calls `tick`. Every limit begins with something that `tick` can see, and
-no limit is shorter than `interval`, so that a shell which ticks at least that often is never late.
+Synchronous: the driver of the connection asks `due`, sleeps, calls `tick`, and does what `tick` returns. Every limit
+begins with something that `tick` can see, and no limit is shorter than `interval`, so that a driver which ticks at
+least that often is never late.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 import random
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from connectrio.rpc._http2.connection import ConnectionState
-
-if TYPE_CHECKING:
-    from connectrio.rpc._http2.server_side import ServerConnection
+from connectrio.rpc._http2.server_side import ServerConnection
 
 # gRFC A9: so that the connections of many clients do not all end at once
 _AGE_JITTER = 0.1
 
 
+class Due(enum.Enum):
+    """What a connection is due for."""
+
+    PING = enum.auto()
+    DRAIN = enum.auto()
+    ABORT = enum.auto()  # cancel the calls that are left
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The connection is to be failed, for this reason."""
+
+    reason: str
+
+
+_HANDSHAKE = Failure("the client did not complete the HTTP/2 handshake in time")
+_HEADER_BLOCK = Failure("the client did not complete a header block in time")
+_WRITE = Failure("the client does not read")
+_KEEPALIVE = Failure("the client did not answer a keepalive ping in time")
+
+
 class Lifetime:
-    """The clocks of one connection.
+    """The clocks of one connection, which it only looks at; made together with it."""
 
-    :param connection: what is watched, and acted on
-    :param now: seconds, on the clock that later calls use
-    """
-
-    def __init__(self, connection: ServerConnection, now: float) -> None:
-        options = connection.options
+    def __init__(self, connection: ServerConnection) -> None:
+        options, now = connection.options, connection.heard_at
         self._connection = connection
         self._options = options
         self._began = now
         self._age_limit = now + options.max_connection_age * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
-        self._idle_since: float | None = now
-        self._pinged_at: float | None = None
-        self._drained_for_age = False
+        self._at_age = Due.DRAIN
+        self._pinged_at = -math.inf
 
     @property
     def interval(self) -> float:
@@ -52,72 +68,35 @@ class Lifetime:
         )
 
     def due(self) -> float:
-        """When the next limit is reached, as things are now; infinity for never."""
-        return min(
-            self._handshake_limit(),
-            self._header_block_limit(),
-            self._write_limit(),
-            self._keepalive_limit(),
-            self._idle_limit(),
-            self._age_limit,
-        )
+        """Return when the next limit is reached, as things are now; infinity for never."""
+        return min(at for at, _ in self._limits())
 
-    def tick(self, now: float) -> None:
-        """Act on the limits that are reached."""
-        connection = self._connection
-        self._see_whether_idle(now)
-        if now >= self._handshake_limit():
-            connection.fail("the client did not complete the HTTP/2 handshake in time")
-        elif now >= self._header_block_limit():
-            connection.fail("the client did not complete a header block in time")
-        elif now >= self._write_limit():
-            connection.fail("the client does not read")
-        elif now >= self._keepalive_limit():
-            self._keep_alive(now)
-        elif now >= self._idle_limit():
-            connection.drain()
-        elif now >= self._age_limit:
-            self._end_of_age(now)
-
-    def _handshake_limit(self) -> float:
-        return math.inf if self._connection.settings_received else self._began + self._options.handshake_timeout
-
-    def _header_block_limit(self) -> float:
-        since = self._connection.header_block_since
-        return math.inf if since is None else since + self._options.header_block_timeout
-
-    def _write_limit(self) -> float:
-        since = self._connection.writing_since
-        return math.inf if since is None else since + self._options.write_stall_timeout
-
-    def _keepalive_limit(self) -> float:
-        if self._pinged_at is not None and self._connection.heard_at < self._pinged_at:
-            return self._pinged_at + self._options.keepalive_timeout
-        return self._connection.heard_at + self._options.keepalive_time
-
-    def _idle_limit(self) -> float:
-        if self._idle_since is None or self._connection.state is not ConnectionState.OPEN:
-            return math.inf
-        return self._idle_since + self._options.max_connection_idle
-
-    def _see_whether_idle(self, now: float) -> None:
-        if self._connection.streams:
-            self._idle_since = None
-        elif self._idle_since is None or self._connection.released_at > self._idle_since:
-            self._idle_since = self._connection.released_at or now
-
-    def _keep_alive(self, now: float) -> None:
-        if self._pinged_at is not None and self._connection.heard_at < self._pinged_at:
-            self._connection.fail("the client did not answer a keepalive ping in time")
-        else:
+    def tick(self, now: float) -> Due | Failure | None:
+        """Return what is due at `now`, if anything is. The caller does it, once."""
+        at, due = next(((at, due) for at, due in self._limits() if now >= at), (0.0, None))
+        if due is Due.PING:
             self._pinged_at = now
-            self._connection.ping()
+        elif at == self._age_limit:
+            grace = self._options.max_connection_age_grace
+            self._age_limit = now + grace if due is Due.DRAIN else math.inf
+            self._at_age = Due.ABORT
+        return due
 
-    def _end_of_age(self, now: float) -> None:
-        if self._drained_for_age:
-            self._age_limit = math.inf
-            self._connection.request_abort()
+    def _limits(self) -> list[tuple[float, Due | Failure]]:
+        """Return what may be due and when, as things are now; if several are, the first counts."""
+        connection, options = self._connection, self._options
+        limits: list[tuple[float, Due | Failure]] = []
+        if not connection.settings_received:
+            limits.append((self._began + options.handshake_timeout, _HANDSHAKE))
+        if connection.header_block_since is not None:
+            limits.append((connection.header_block_since + options.header_block_timeout, _HEADER_BLOCK))
+        if connection.writing_since is not None:
+            limits.append((connection.writing_since + options.write_stall_timeout, _WRITE))
+        if connection.heard_at < self._pinged_at:
+            limits.append((self._pinged_at + options.keepalive_timeout, _KEEPALIVE))
         else:
-            self._drained_for_age = True
-            self._age_limit = now + self._options.max_connection_age_grace
-            self._connection.drain()
+            limits.append((connection.heard_at + options.keepalive_time, Due.PING))
+        if connection.idle_since is not None and connection.state is ConnectionState.OPEN:
+            limits.append((connection.idle_since + options.max_connection_idle, Due.DRAIN))
+        limits.append((self._age_limit, self._at_age))
+        return limits

@@ -1,9 +1,9 @@
 """One HTTP/2 stream: what has arrived, what may be sent, and how it ended. Synchronous; nothing here awaits.
 
 Rules:
-1. Only the connection that owns the stream changes it.
-2. Received bytes are credited to the flow control windows when they are taken, and when the stream is released, never
-   on arrival: a peer can only send what somebody has read.
+1. Only the connection that owns the stream changes it. The stream knows its owner as a `StreamOwner`.
+2. Received bytes are credited to the flow control windows when they are taken or the stream is released, never on
+   arrival: a peer can send no more than somebody has read.
 3. A stream that is terminated sends nothing more; what it had received can still be taken.
 """
 
@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from h2.errors import ErrorCodes
 
 from connectrio.rpc._http2.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from connectrio.rpc._http2.connection import Connection
 
 Headers = Sequence[tuple[str, str]]
 
@@ -29,7 +26,7 @@ _MERGED_CHUNK_SIZE = 16 * 1024
 
 
 class StreamState(enum.Enum):
-    """RFC 9113 §5.1, as far as a stream that was opened goes."""
+    """The states of RFC 9113 §5.1 that a stream which was opened can be in."""
 
     OPEN = enum.auto()
     HALF_CLOSED_LOCAL = enum.auto()
@@ -84,26 +81,38 @@ _AFTER_REMOTE_END = {
 }
 
 
+class StreamOwner(Protocol):
+    """What a stream asks of its connection: to send, and to take back what the stream holds."""
+
+    def send_headers(self, stream: Stream, headers: Headers, *, end_stream: bool) -> None: ...
+
+    def send_data(self, stream: Stream, data: memoryview, *, end_stream: bool) -> int: ...
+
+    def credit(self, stream_id: int, length: int) -> None: ...
+
+    def reset(self, stream: Stream, error_code: ErrorCodes, detail: str) -> None: ...
+
+    def forget(self, stream: Stream, unread: int) -> None: ...
+
+
 class Stream:
     """The state of one stream.
 
-    :ivar headers: what the peer opened with (the request, or the response's initial metadata)
-    :ivar trailers: what the peer ended with, for a response that was not trailers-only
+    :ivar headers: the peer's first header block: the request, or the response's initial metadata
+    :ivar trailers: the peer's last header block, for a response that was not trailers-only
     :ivar opened_at: when the peer opened it, on a server; on the connection's clock
     :ivar is_complete: END_STREAM has arrived: nothing the peer had to say is missing, however the stream ended
     :ivar termination: set once the stream has been cut short
     :ivar readable: woken when something arrives or the stream ends
     :ivar writable: woken when more may be sent or the stream ends
-    :ivar on_terminated: called once, when the stream is cut short by anything but `reset`
     """
 
     __slots__ = (
         "_chunks",
-        "_connection",
+        "_owner",
         "headers",
         "id",
         "is_complete",
-        "on_terminated",
         "opened_at",
         "readable",
         "state",
@@ -112,7 +121,7 @@ class Stream:
         "writable",
     )
 
-    def __init__(self, connection: Connection, stream_id: int) -> None:
+    def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         self.id = stream_id
         self.state = StreamState.OPEN
         self.headers: Headers | None = None
@@ -122,14 +131,13 @@ class Stream:
         self.termination: Termination | None = None
         self.readable = Wakeup()
         self.writable = Wakeup()
-        self.on_terminated: Callable[[], None] | None = None
-        self._connection = connection
+        self._owner = owner
         self._chunks: deque[tuple[bytes | bytearray, int]] = deque()
 
     # what the connection tells
 
     def received(self, data: bytes, flow_controlled_length: int) -> None:
-        """Data has arrived; padding counts in `flow_controlled_length`."""
+        """Hold `data` until it is taken. Padding counts in `flow_controlled_length`."""
         if self._chunks and len(self._chunks[-1][0]) + len(data) <= _MERGED_CHUNK_SIZE:
             held, length = self._chunks[-1]
             merged = held if isinstance(held, bytearray) else bytearray(held)
@@ -140,25 +148,27 @@ class Stream:
         self.readable.wake()
 
     def remote_ended(self) -> None:
-        """The peer has sent END_STREAM."""
+        """Record that the peer has sent END_STREAM."""
         self.is_complete = True
         self.state = _AFTER_REMOTE_END.get(self.state, self.state)
         self.readable.wake()
 
     def local_ended(self) -> None:
-        """END_STREAM has been sent."""
+        """Record that END_STREAM has been sent."""
         self.state = _AFTER_LOCAL_END.get(self.state, self.state)
 
-    def terminate(self, termination: Termination) -> None:
-        """Cut the stream short; does nothing when it is over already."""
-        if self.termination is not None or self.state is StreamState.CLOSED:
-            return
+    def terminate(self, termination: Termination) -> bool:
+        """Cut the stream short.
+
+        :returns: False when it was over already, and nothing was done
+        """
+        if self.state is StreamState.CLOSED:
+            return False
         self.state = StreamState.CLOSED
         self.termination = termination
         self.readable.wake()
         self.writable.wake()
-        if self.on_terminated is not None:
-            self.on_terminated()
+        return True
 
     # what the application asks
 
@@ -173,11 +183,11 @@ class Stream:
         return self.is_complete and not self._chunks
 
     def take(self) -> bytes | bytearray | None:
-        """The next bytes that have arrived, credited to the windows as consumed; None when there are none now."""
+        """Return the next bytes that have arrived, and credit them to the windows; None when there are none now."""
         if not self._chunks:
             return None
         data, length = self._chunks.popleft()
-        self._connection.credit(self.id, length)
+        self._owner.credit(self.id, length)
         return data
 
     def raise_if_terminated(self) -> None:
@@ -190,8 +200,9 @@ class Stream:
 
         :raises StreamTerminatedError: the stream was cut short
         """
-        self.raise_if_terminated()
-        self._connection.send_headers(self, headers, end_stream=end_stream)
+        if self.termination is not None:
+            raise StreamTerminatedError(self.termination)
+        self._owner.send_headers(self, headers, end_stream=end_stream)
 
     def send_some(self, data: memoryview, *, end_stream: bool = False) -> int:
         """Put as much of `data` into the output as the windows and the write buffer allow.
@@ -201,15 +212,18 @@ class Stream:
         :returns: how many bytes were accepted
         :raises StreamTerminatedError: the stream was cut short
         """
-        self.raise_if_terminated()
-        return self._connection.send_data(self, data, end_stream=end_stream)
+        if self.termination is not None:
+            raise StreamTerminatedError(self.termination)
+        return self._owner.send_data(self, data, end_stream=end_stream)
 
     def reset(self, error_code: ErrorCodes, detail: str = "") -> None:
         """Send RST_STREAM, unless the stream is over."""
-        self._connection.reset(self, error_code, detail)
+        self._owner.reset(self, error_code, detail)
 
     def release(self) -> None:
-        """The application is done with the stream: credit what it did not read and forget it."""
-        unread = sum(length for _, length in self._chunks)
+        """Credit what was not read and forget the stream: the application is done with it."""
+        unread = 0
+        for _, length in self._chunks:
+            unread += length
         self._chunks.clear()
-        self._connection.forget(self, unread)
+        self._owner.forget(self, unread)

@@ -1,9 +1,13 @@
-"""The thin async shell around a core: one task reads the socket, one writes it."""
+"""The thin async shell around a core: one task reads the socket, one writes it.
+
+A reader is the driver's own loop: it awaits `receive`, has the core `process` what came, and acts on what happened.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 from anyio.abc import AnyByteStream, ByteStream
@@ -15,27 +19,33 @@ from connectrio.rpc.sockets import prepare
 
 _READ_SIZE = 64 * 1024
 # One read can hold thousands of tiny frames; other tasks get a turn after so many.
-_FRAMES_PER_TURN = 64
+FRAMES_PER_TURN = 64
 
 LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
+Reader = Callable[[ByteStream], Awaitable[None]]
+
+
 @asynccontextmanager
-async def run(transport: AnyByteStream, connection: Connection, *, linger: float) -> AsyncIterator[None]:
+async def run(
+    transport: AnyByteStream, connection: Connection, reader: Reader, *, linger: float
+) -> AsyncIterator[None]:
     """Read and write `connection` over `transport` for as long as the block runs.
 
     When the block is left, what is in the output is flushed and the peer is given `linger` seconds to read it and to
     close its side; then the transport is closed. Cancelled, or left with an exception, the transport is closed at once.
+
+    :param reader: feeds the connection until its state is CLOSED
     """
     prepare(transport)
     # in-memory transports carry objects of any size; the buffer cuts them to what is asked for
     byte_stream = transport if isinstance(transport, ByteStream) else BufferedByteStream(transport)
     reader_ended, writer_ended = anyio.Event(), anyio.Event()
-    connection.start()
     try:
         async with anyio.create_task_group() as io:
-            io.start_soon(_then_set, reader_ended, read, byte_stream, connection)
-            io.start_soon(_then_set, writer_ended, write, byte_stream, connection)
+            io.start_soon(_then_set, reader_ended, reader, byte_stream)
+            io.start_soon(_then_set, writer_ended, partial(write, connection), byte_stream)
             yield
             connection.finish()
             with anyio.move_on_after(linger):
@@ -49,14 +59,9 @@ async def run(transport: AnyByteStream, connection: Connection, *, linger: float
         await anyio.aclose_forcefully(transport)
 
 
-async def _then_set(
-    event: anyio.Event,
-    task: Callable[[ByteStream, Connection], Awaitable[None]],
-    transport: ByteStream,
-    connection: Connection,
-) -> None:
+async def _then_set(event: anyio.Event, task: Reader, transport: ByteStream) -> None:
     try:
-        await task(transport, connection)
+        await task(transport)
     finally:
         event.set()
 
@@ -74,27 +79,35 @@ async def _read_to_the_end(transport: ByteStream) -> None:
             await transport.receive(_READ_SIZE)
 
 
-async def read(transport: ByteStream, connection: Connection) -> None:
-    """Feed the connection until it is closed or the peer has nothing more to say.
+async def receive(connection: Connection, transport: ByteStream) -> None:
+    """Feed the connection with the next bytes, or fail it when the peer has nothing more to say.
+
+    While the peer does not read what it makes the connection answer, nothing is read. Cancelled, nothing is lost.
+    """
+    while connection.output_size() > connection.options.max_control_backlog:
+        await connection.output_taken.wait()
+    try:
+        data = await transport.receive(_READ_SIZE)
+    except anyio.EndOfStream:
+        connection.fail("the peer closed the connection")
+    except LOST as error:
+        connection.fail(f"reading failed: {error.__cause__ or error!r}")
+    else:
+        connection.feed(data)
+
+
+async def read(connection: Connection, transport: ByteStream) -> None:
+    """Feed the connection until it is closed: a reader for a driver that waits for what happens elsewhere.
 
     Cancelled anywhere, what was received is in the connection, and nothing of it is lost.
     """
     while connection.state is not ConnectionState.CLOSED:
-        while connection.output_size() > connection.options.max_control_backlog:
-            await connection.output_taken.wait()
-        try:
-            data = await transport.receive(_READ_SIZE)
-        except anyio.EndOfStream:
-            connection.fail("the peer closed the connection")
-        except LOST as error:
-            connection.fail(f"reading failed: {error.__cause__ or error!r}")
-        else:
-            connection.feed(data)
-            while connection.process(_FRAMES_PER_TURN):
-                await checkpoint()
+        await receive(connection, transport)
+        while connection.process(FRAMES_PER_TURN):
+            await checkpoint()
 
 
-async def write(transport: ByteStream, connection: Connection) -> None:
+async def write(connection: Connection, transport: ByteStream) -> None:
     """Write what the connection puts out, until it is closed and everything is written.
 
     All that is ready when this task gets its turn goes out in one write. Cancelled in the middle of a write, bytes

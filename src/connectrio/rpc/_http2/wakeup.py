@@ -6,10 +6,10 @@ import anyio
 
 
 class Wakeup:
-    """Lets tasks sleep until synchronous code says that something has changed.
+    """Lets tasks wait until synchronous code says that something has changed.
 
-    It carries no state of its own: a waiter checks its condition, waits, and checks again. Because nothing awaits
-    between the check and the wait, no wake-up is lost. The core calls `wake` without an event loop being there.
+    It holds no state of its own: a waiter checks its condition, waits, and checks again. Nothing awaits between the
+    check and the wait, so no wake-up is lost. `wake` needs no event loop.
     """
 
     __slots__ = ("_event",)
@@ -24,7 +24,7 @@ class Wakeup:
             self._event = None
 
     async def wait(self) -> None:
-        """Sleep until the next `wake`. Cancelled here, nothing has changed."""
+        """Wait until the next `wake`. Cancelled here, nothing has changed."""
         if self._event is None:
             self._event = anyio.Event()
         await self._event.wait()

@@ -1,8 +1,8 @@
-"""Accepting connections: all that are there at once, and each is opened in a task of its own.
+"""Accepting connections: all that wait are accepted together, and each is opened in a task of its own.
 
-To wait, accept and wrap one after the other takes some turns of the event loop for each, and a turn lasts as long as
-all the calls in it: under load, the last of a hundred clients that connect together would wait for seconds. And
-asyncio's `sock_accept` loses a connection that comes in the turn in which it is cancelled.
+To wait, accept and wrap one connection after the other takes several turns of the event loop for each, and a turn
+lasts as long as all the calls in it: under load, the last of a hundred clients that connect together would wait for
+seconds. Also, asyncio's `sock_accept` loses a connection that comes in the turn in which it is cancelled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, 
 from connectrio.rpc.sockets import UnixListener
 from connectrio.rpc.tls import TLSListener
 
-# what gives the connection; or None when its client has gone by then
+# returns the connection; or None when its client has gone by then
 Open = Callable[[], Awaitable[AnyByteStream | None]]
 Wrap = Callable[[AnyByteStream], AnyByteStream]
 
@@ -27,10 +27,10 @@ _AT_ONCE = 64
 
 
 async def accept(listener: Listener[Any]) -> list[Open]:
-    """Wait for connections. Each is to be opened, or its socket stays open. Cancelled, none was taken.
+    """Wait for connections. The caller must open each, or its socket stays open. Cancelled, none was taken.
 
     :param listener: one of anyio's or ours, or another with a method `accept`
-    :raises OSError: the system has not given one
+    :raises OSError: accepting failed
     """
     wrap: Wrap | None = None
     if isinstance(listener, TLSListener):
@@ -49,7 +49,7 @@ def _accept_sockets(listening: socket.socket) -> list[socket.socket]:
         while len(accepted) < _AT_ONCE:
             accepted.append(listening.accept()[0])
     except BlockingIOError:
-        pass  # that was all; or another process has taken the one that was there
+        pass  # no more wait; or another process has taken the one that did
     except OSError:
         if not accepted:
             raise
@@ -65,9 +65,9 @@ async def _open(accepted: socket.socket, wrap: Wrap | None) -> AnyByteStream | N
             kind = UNIXSocketStream
         else:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with anyio.CancelScope(shield=True):  # between the two of them, nobody would close it
+        with anyio.CancelScope(shield=True):  # cancelled here, neither socket nor stream would be closed
             transport = await kind.from_socket(accepted)
-    except (OSError, ValueError):  # the latter from anyio, when the client goes in this moment
+    except (OSError, ValueError):  # ValueError: from anyio, when the client goes at this moment
         accepted.close()
         return None
     except BaseException:
@@ -77,5 +77,5 @@ async def _open(accepted: socket.socket, wrap: Wrap | None) -> AnyByteStream | N
 
 
 async def given(transport: AnyByteStream, wrap: Wrap | None = None) -> AnyByteStream:
-    """A connection that is open already, for `Open`."""
+    """Return a connection that is open already, for `Open`."""
     return transport if wrap is None else wrap(transport)

@@ -1,28 +1,26 @@
-"""The stream that a servicer sees: grpclib's, on our transport."""
+"""The stream that a servicer sees: the contract of `grpclib.server.Stream`, on our transport."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+import enum
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
-import grpclib.server
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from grpclib.const import Handler, Status
-from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
-from grpclib.events import _DispatchServerEvents
 from grpclib.exceptions import GRPCError, ProtocolError
-from grpclib.metadata import encode_metadata
+from grpclib.metadata import encode_bin_value, encode_metadata
+from grpclib.stream import StreamIterator
 from h2.errors import ErrorCodes
 from multidict import MultiDict
 
 from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, ENCODINGS, IDENTITY, compress, decompress
-from connectrio.rpc._grpc.headers import CONTENT_TYPE, status_headers, trailers_only
-from connectrio.rpc._grpc.messages import MessageReader, frame_message
-from connectrio.rpc._grpc.read_message import read_message
+from connectrio.rpc._grpc.headers import CONTENT_TYPE
+from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
 from connectrio.rpc._http2.stream import Headers, Stream
+from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
 from connectrio.rpc.options import KIB
-from connectrio.rpc.peer import Peer
-from connectrio.rpc.status import fit_status_message
+from connectrio.rpc.status import fit_status_message, status_headers, trailers_only
 
 # bytes. A message can be made so that decoding it takes half a microsecond for each of its bytes, and the event loop
 # should not stand still for more than a few hundredths of a second
@@ -44,169 +42,140 @@ _RESPONSE_HEADERS = {
 _SUCCESS_TRAILERS = tuple(status_headers(Status.OK, None))
 
 
-class _GrpclibPort:
-    """The part of grpclib's HTTP/2 stream that the inherited methods use."""
+class CallState(enum.Enum):
+    """Where a call is on the server. It only moves down this list, but that CUT ends when the message is whole."""
 
-    __slots__ = ("_stream",)
-
-    # Whether the inherited `send_trailing_metadata` should reset the stream afterwards: `end` below does.
-    closable = False
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def send_headers(self, headers: Headers, end_stream: bool = False) -> None:
-        self._stream.send_headers(headers, end_stream=end_stream)
-        if end_stream:
-            # the client may stop sending: RFC 9113 §8.1, after a complete response
-            self._stream.reset(ErrorCodes.NO_ERROR)
-
-    async def reset(self) -> None:
-        self._stream.reset(ErrorCodes.CANCEL, "the servicer cancelled the call")
+    WAITING = enum.auto()  # admitted; more of what the client sent is being read
+    RUNNING = enum.auto()  # the servicer is working, or next; nothing was sent
+    HEADERS_SENT = enum.auto()
+    MESSAGE_SENT = enum.auto()  # one at least
+    CUT = enum.auto()  # a message was sent in part; if the rest does not follow, the call can only be failed
+    ENDED = enum.auto()  # the status was sent
+    CANCELLED = enum.auto()  # the servicer reset the stream
 
 
-class ServerStream(grpclib.server.Stream[_Recv, _Send]):
+_FINISHED = (CallState.ENDED, CallState.CANCELLED)
+_CANNOT_SEND = (CallState.CUT, *_FINISHED)
+
+
+class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     """A call as grpclib's servicers know it; see `grpclib.server.Stream`.
 
     Beyond grpclib's: messages over the limit are refused before they are buffered, a unary request is exactly one
     message, and trailing metadata set through `current_call()` goes out with the status.
 
-    :ivar is_cut: a message was sent in part, and the rest never will be
+    :ivar state: where the call is
+    :ivar metadata: what the client sent along
+    :ivar deadline: when the client stops waiting; None when it did not say
+    :ivar user_agent: what the client calls itself
+    :ivar peer: who the client is: `addr()` and `cert()`
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        call: Call,
-        handler: Handler,
-        *,
-        codec: CodecBase,
-        status_details_codec: StatusDetailsCodecBase | None,
-        dispatch: _DispatchServerEvents,
-        peer: Peer,
-        max_message_size: int,
-        decoding: CapacityLimiter,
-    ) -> None:
-        # grpclib's constructor is not called: it reaches into grpclib's own connection
-        self._stream = cast("Any", _GrpclibPort(stream))
-        self._http2 = stream
-        self._call = call
-        self._method_name = call.method
-        self._cardinality = handler.cardinality
-        self._recv_type = handler.request_type
-        self._send_type = handler.reply_type
-        self._codec = codec
-        self._status_details_codec = status_details_codec
-        self._dispatch = dispatch
-        self._reader = MessageReader(max_message_size)
-        self._first: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
-        self._max_message_size = max_message_size
-        self._decoding = decoding
-        self.is_cut = False
-        self.deadline = call.deadline
+    def __init__(self, port: Stream, handler: Handler, call: Call, context: CallContext) -> None:
+        self.state = CallState.WAITING
         self.metadata = cast("Any", call.metadata)
+        self.deadline = call.deadline
         self.user_agent = call.user_agent
-        self.peer = cast("Any", peer)
+        self.peer = context.peer
+        self._port = port
+        self._handler = handler
+        self._call = call
+        self._context = context
+        self._dispatch = context.dispatch
+        self._listeners = context.dispatch._listeners  # noqa: SLF001 - grpclib has no other way to ask
+        self._reader = MessageReader(context.options.max_receive_message_size)
+        self._first: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
+        self._has_received = False
 
     async def recv_message(self) -> _Recv | None:
-        """The next message; None when the client has ended its side. See `grpclib.server.Stream.recv_message`.
+        """Return the next message; None when the client has ended its side.
 
         Cancelled while it waits, no message is lost.
 
         :raises GRPCError: UNIMPLEMENTED when a unary request is not exactly one message, RESOURCE_EXHAUSTED for a
             message over the limit, INTERNAL for one that cannot be decoded
         """
-        raw = self._first = self._first or await read_message(self._http2, self._reader)
-        unary = not self._cardinality.client_streaming
+        port, reader = self._port, self._reader
+        raw = self._first = self._first or await read_message(port, reader)
+        is_unary = not self._handler.cardinality.client_streaming
         if raw is None:
-            if unary and not self._messages_received:
+            if is_unary and not self._has_received:
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has none")
             return None
-        if unary and not self._is_last() and await read_message(self._http2, self._reader) is not None:
-            raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
+        if is_unary:
+            is_last = port.is_exhausted and reader.is_empty()
+            if not is_last and await read_message(port, reader) is not None:
+                raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
+        compressed, data = raw
+        self._call.message_was_compressed = compressed
         try:
-            decoded = await self._decode(*raw)
+            if compressed:
+                limit = self._context.options.max_receive_message_size
+                data = decompress(data, self._call.request_encoding, limit)
+            if len(data) < _LARGE:
+                message = self._decode(data)
+            else:
+                limiter = self._context.decoding
+                message = await to_thread.run_sync(self._decode, data, abandon_on_cancel=True, limiter=limiter)
         except GRPCError:
             self._first = None
             raise
         self._first = None
-        if self.has_listeners:
-            (decoded,) = await self._dispatch.recv_message(decoded)
-        self._messages_received += 1
-        return cast("_Recv", decoded)
+        if self._listeners:
+            (message,) = await self._dispatch.recv_message(message)
+        self._has_received = True
+        return cast("_Recv", message)
 
-    def _is_last(self) -> bool:
-        """Whether it is known already that no message follows the one that was read."""
-        return self._http2.is_exhausted and self._reader.is_empty()
-
-    async def _decode(self, compressed: bool, raw: bytes) -> Any:
-        """The message; cancelled while it waits, it can be decoded again."""
-        self._call.message_was_compressed = compressed
-        if compressed:
-            raw = decompress(raw, self._call.request_encoding, self._max_message_size)
-        if len(raw) < _LARGE:
-            return self._decode_now(raw)
-        return await to_thread.run_sync(self._decode_now, raw, abandon_on_cancel=True, limiter=self._decoding)
-
-    def _decode_now(self, raw: bytes) -> Any:
+    def _decode(self, data: bytes) -> Any:
+        kind = self._handler.request_type
         try:
-            return self._codec.decode(raw, self._recv_type)
+            return self._context.codec.decode(data, kind)
         except Exception as error:
             # any: what a codec raises on malformed bytes is its own affair
-            raise GRPCError(
-                Status.INTERNAL, f"cannot decode the request as {self._recv_type.__name__}: {error}"
-            ) from error
-
-    async def send_message(self, message: _Send) -> None:
-        """Send a message, after the initial metadata. See `grpclib.server.Stream.send_message`.
-
-        Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
-        """
-        self._check_can_go_on()
-        if not self._send_initial_metadata_done:
-            await self.send_initial_metadata()
-        if self._send_message_done and not self._cardinality.server_streaming:
-            raise ProtocolError("a unary response is one message, and it was sent already")
-        if self.has_listeners:
-            (message,) = await self._dispatch.send_message(message)
-        await self._write(memoryview(self._encode(message)))
-        self._send_message_done = True
-        self._messages_sent += 1
-
-    def _check_can_go_on(self) -> None:
-        if self._send_trailing_metadata_done:
-            raise ProtocolError("the call was ended already")
-        if self.is_cut:
-            raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
-
-    async def _write(self, data: memoryview) -> None:
-        sent = self._http2.send_some(data)
-        while sent < len(data):
-            self.is_cut = sent > 0
-            await self._http2.writable.wait()
-            sent += self._http2.send_some(data[sent:])
-        self.is_cut = False
-
-    def _encode(self, message: Any) -> bytes:
-        raw = self._codec.encode(message, self._send_type)
-        if self._call.response_encoding == IDENTITY or not self._call.compress_messages:
-            return frame_message(raw)
-        return frame_message(compress(raw, self._call.response_encoding), compressed=True)
+            raise GRPCError(Status.INTERNAL, f"cannot decode the request as {kind.__name__}: {error}") from error
 
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:
-        """Send the response's headers. See `grpclib.server.Stream.send_initial_metadata`.
+        """Send the response's headers.
 
         Nothing here waits, so it cannot be cancelled half-way.
         """
-        self._check_can_go_on()
-        if self._send_initial_metadata_done:
+        if self.state in _CANNOT_SEND:
+            self._refuse_to_send()
+        if self.state is not CallState.RUNNING:
             raise ProtocolError("the initial metadata was sent already")
         headers = _RESPONSE_HEADERS[self._call.response_encoding]
-        if metadata or self.has_listeners:
+        if metadata or self._listeners:
             (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
             headers += tuple(encode_metadata(metadata))
-        self._http2.send_headers(headers)
-        self._send_initial_metadata_done = True
+        self._port.send_headers(headers)
+        self.state = CallState.HEADERS_SENT
+
+    async def send_message(self, message: _Send) -> None:
+        """Send a message, after the initial metadata.
+
+        Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
+        """
+        if self.state in _CANNOT_SEND:
+            self._refuse_to_send()
+        handler, call, port = self._handler, self._call, self._port
+        if self.state is CallState.RUNNING:
+            await self.send_initial_metadata()
+        if self.state is CallState.MESSAGE_SENT and not handler.cardinality.server_streaming:
+            raise ProtocolError("a unary response is one message, and it was sent already")
+        if self._listeners:
+            (message,) = await self._dispatch.send_message(message)
+        encoded = self._context.codec.encode(message, handler.reply_type)
+        if call.response_encoding == IDENTITY or not call.compress_messages:
+            data = memoryview(frame_message(encoded))
+        else:
+            data = memoryview(frame_message(compress(encoded, call.response_encoding), compressed=True))
+        sent = port.send_some(data)
+        while sent < len(data):
+            if sent:
+                self.state = CallState.CUT
+            await port.writable.wait()
+            sent += port.send_some(data[sent:])
+        self.state = CallState.MESSAGE_SENT
 
     async def send_trailing_metadata(
         self,
@@ -216,45 +185,72 @@ class ServerStream(grpclib.server.Stream[_Recv, _Send]):
         status_details: Any = None,
         metadata: Any = None,
     ) -> None:
-        """End the call with a status. See `grpclib.server.Stream.send_trailing_metadata`.
+        """End the call with a status.
 
         Nothing here waits, so it cannot be cancelled half-way.
         """
-        if status is Status.OK and not self._send_trailing_metadata_done:
-            self._check_can_go_on()
-            adorned = metadata or self._call.trailing_metadata or status_message or status_details
-            if self._send_message_done and not adorned and not self.has_listeners:
+        call, context = self._call, self._context
+        if self.state in _FINISHED:
+            how = "the status was already sent" if self.state is CallState.ENDED else "the call was already cancelled"
+            raise ProtocolError(f"the call cannot end with {status.name}: {how}")
+        if status is Status.OK:
+            adorned = metadata or call.trailing_metadata or status_message or status_details
+            if self.state is CallState.MESSAGE_SENT and not adorned and not self._listeners:
                 self._end(_SUCCESS_TRAILERS)
                 return
-        trailing = MultiDict(metadata or ())
-        trailing.extend(self._call.trailing_metadata)
+            if self.state is CallState.CUT:
+                self._refuse_to_send()
+            if self.lacks_response:
+                raise ProtocolError("a unary response with the status OK is one message, and none was sent")
         if status_message is not None:
             status_message = fit_status_message(status_message)
-        await super().send_trailing_metadata(
-            status=status, status_message=status_message, status_details=status_details, metadata=trailing
+        nothing_sent = self.state is CallState.RUNNING
+        headers = list((trailers_only if nothing_sent else status_headers)(status, status_message))
+        if status_details is not None and context.status_details_codec is not None:
+            details = context.status_details_codec.encode(status, status_message, status_details)
+            headers.append(("grpc-status-details-bin", encode_bin_value(details).decode("ascii")))
+        trailing = MultiDict(metadata or ())
+        trailing.extend(call.trailing_metadata)
+        (trailing,) = await self._dispatch.send_trailing_metadata(
+            cast("Any", trailing), status=status, status_message=status_message, status_details=status_details
         )
+        self._end([*headers, *encode_metadata(cast("Any", trailing))])
 
     def send_bare_status(self, status: Status, message: str) -> None:
         """End the call with a status and nothing that could be wrong with it."""
-        done = self._send_initial_metadata_done
-        self._end(status_headers(status, message) if done else trailers_only(status, message))
+        nothing_sent = self.state is CallState.RUNNING
+        self._end((trailers_only if nothing_sent else status_headers)(status, message))
 
-    def _end(self, headers: Headers) -> None:
-        self._http2.send_headers(headers, end_stream=True)
-        self._http2.reset(ErrorCodes.NO_ERROR)  # the client may stop sending: RFC 9113 §8.1
-        self._send_trailing_metadata_done = True
-
-    @property
-    def has_listeners(self) -> bool:
-        """Whether anybody has asked grpclib for events, who may change what is sent."""
-        return bool(self._dispatch._listeners)  # noqa: SLF001 - grpclib has no other way to ask
+    async def cancel(self) -> None:
+        """Reset the stream: the client gets CANCEL and no status."""
+        if self.state is CallState.CANCELLED:
+            raise ProtocolError("the call was cancelled already")
+        self._port.reset(ErrorCodes.CANCEL, "the servicer cancelled the call")
+        self.state = CallState.CANCELLED
 
     @property
     def is_finished(self) -> bool:
         """Whether the servicer has ended the call itself, with a status or by cancelling it."""
-        return self._send_trailing_metadata_done or self._cancel_done
+        return self.state in _FINISHED
 
     @property
     def lacks_response(self) -> bool:
         """Whether a unary response is still due."""
-        return not self._cardinality.server_streaming and not self._send_message_done
+        is_unary = not self._handler.cardinality.server_streaming
+        return is_unary and self.state in (CallState.RUNNING, CallState.HEADERS_SENT)
+
+    def has_listeners(self) -> bool:
+        """Return whether anybody has asked grpclib for events, who may change what is sent."""
+        return bool(self._listeners)
+
+    def _refuse_to_send(self) -> NoReturn:
+        """:raises ProtocolError: why nothing can be sent; StreamTerminatedError where the servicer has cancelled"""
+        self._port.raise_if_terminated()
+        if self.state is CallState.CUT:
+            raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
+        raise ProtocolError("the call was ended already")
+
+    def _end(self, headers: Headers) -> None:
+        self._port.send_headers(headers, end_stream=True)
+        self._port.reset(ErrorCodes.NO_ERROR)  # the client may stop sending: RFC 9113 §8.1, after a complete response
+        self.state = CallState.ENDED

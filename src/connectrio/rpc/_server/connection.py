@@ -1,0 +1,167 @@
+"""One connection of the server: it drives the core, and runs its calls.
+
+Rules:
+1. The reader acts on what happened after each turn of frames, the clock when it has failed the connection, and the task
+   that waits for the end when anything else has. So a call whose stream is cut short is cancelled at once.
+2. A call that its client takes back while it is WAITING is forgotten; later, it is cancelled.
+3. Whether the connection is draining is known to the core alone.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+from anyio.abc import AnyByteStream, ByteStream
+from anyio.lowlevel import checkpoint
+from h2.errors import ErrorCodes
+
+from connectrio.rpc._http2.connection import ConnectionState
+from connectrio.rpc._http2.lifetime import Due, Failure, Lifetime
+from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
+from connectrio.rpc._http2.stream import Stream
+from connectrio.rpc._http2.transport import FRAMES_PER_TURN, receive, run
+from connectrio.rpc._server.call import CancelCause, ServerCall
+from connectrio.rpc._server.call_tasks import CallTasks
+from connectrio.rpc._server.requests import CallContext, RefusedRequestError, check_request
+from connectrio.rpc._server.stream import CallState
+from connectrio.rpc.tls import secure
+
+
+class ServedConnection:
+    """Serves one client over `transport`.
+
+    :ivar core: the connection without its I/O
+    :ivar ended: set when the connection is over and its last call has ended
+    """
+
+    def __init__(self, transport: AnyByteStream, context: CallContext) -> None:
+        self.core = ServerConnection(context.options, clock=anyio.current_time)
+        self.ended = anyio.Event()
+        self._lifetime = Lifetime(self.core)
+        self._transport = transport
+        self._context = context
+        self._securing = anyio.CancelScope()
+        self._calls: dict[Stream, ServerCall] = {}
+        self._admitted: list[Stream] = []
+        self._tasks: CallTasks | None = None
+
+    async def run(self) -> None:
+        """Serve until the connection is over and its last call has ended."""
+        try:
+            secured = False
+            with self._securing:
+                secured = await secure(self._transport)
+            if secured:
+                await self._run_secured()
+        finally:
+            self.ended.set()
+
+    async def _run_secured(self) -> None:
+        async with (
+            run(self._transport, self.core, self._read, linger=self._context.options.linger),
+            anyio.create_task_group() as timing,
+        ):
+            timing.start_soon(self._keep_time)
+            async with anyio.create_task_group() as tasks:
+                self._tasks = CallTasks(tasks)
+                try:
+                    await self._until_over()
+                finally:
+                    self.core.finish()  # cancelled, it may still be reading, but nobody would answer a request
+                    self._act()
+                    self._tasks.close()
+            timing.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Announce the end; the connection closes when its calls have."""
+        self.core.drain()
+
+    def abort(self) -> None:
+        """Cancel what is left, telling the client that the server is unavailable."""
+        self._securing.cancel()
+        self.core.drain()
+        self.core.settle()
+        for call in list(self._calls.values()):
+            call.cancel(CancelCause.SHUTDOWN)
+
+    async def _until_over(self) -> None:
+        core = self.core
+        while core.state is ConnectionState.OPEN:
+            await core.changed.wait()
+        if core.state is ConnectionState.DRAINING:
+            with anyio.move_on_after(self._context.options.drain_ping_timeout):
+                while core.state is ConnectionState.DRAINING:
+                    await core.changed.wait()
+            core.settle()
+        while core.state is ConnectionState.GOING_AWAY and core.streams:
+            await core.changed.wait()
+
+    async def _read(self, transport: ByteStream) -> None:
+        core = self.core
+        while core.state is not ConnectionState.CLOSED:
+            await receive(core, transport)
+            while core.process(FRAMES_PER_TURN):
+                self._act()
+                await checkpoint()
+            self._act()
+            self._start_calls()
+
+    async def _keep_time(self) -> None:
+        core, lifetime = self.core, self._lifetime
+        while core.state is not ConnectionState.CLOSED:  # then nothing is due any more, however long calls take
+            now = anyio.current_time()
+            await anyio.sleep(max(0.0, min(lifetime.due() - now, lifetime.interval)))
+            match lifetime.tick(anyio.current_time()):
+                case Failure(reason):
+                    core.fail(reason)
+                    self._act()
+                case Due.PING:
+                    core.ping()
+                case Due.DRAIN:
+                    core.drain()
+                case Due.ABORT:
+                    self.abort()
+
+    def _act(self) -> None:
+        """Admit the requests that arrived, and end the calls whose streams were cut short."""
+        for event in self.core.take_events():
+            stream = event.stream
+            if isinstance(event, RequestArrived):
+                self._admit(stream)
+            elif (call := self._calls.get(stream)) is not None:
+                if call.stream.state is CallState.WAITING:
+                    del self._calls[stream]
+                    stream.release()
+                else:
+                    call.cancel(CancelCause.CLIENT)
+
+    def _admit(self, stream: Stream) -> None:
+        if stream.termination is not None:  # taken back already
+            stream.release()
+            return
+        try:
+            handler, call = check_request(stream.headers or (), self._context)
+        except RefusedRequestError as refusal:
+            stream.send_headers(refusal.headers, end_stream=True)
+            stream.reset(ErrorCodes.NO_ERROR)
+            stream.release()
+            return
+        self._calls[stream] = ServerCall(stream, handler, call, self._context)
+        self._admitted.append(stream)
+
+    def _start_calls(self) -> None:
+        """Begin the calls whose requests were read together: their messages are most often there as well by now."""
+        if self._admitted and self._tasks is not None:
+            admitted, self._admitted = self._admitted, []
+            for stream in admitted:
+                call = self._calls.get(stream)
+                if call is not None:  # else the client has taken it back
+                    call.stream.state = CallState.RUNNING
+                    self._tasks.start(partial(self._answer, stream, call))
+
+    async def _answer(self, stream: Stream, call: ServerCall) -> None:
+        try:
+            await call.run()
+        finally:
+            del self._calls[stream]
