@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 
@@ -54,3 +55,6 @@ def logging_as_it_was():
     """A test that sets up logging, as a host's process does, sets it up for itself alone."""
     yield
     structlog.reset_defaults()
+    rpc = logging.getLogger("connectrio.rpc")
+    rpc.handlers, rpc.propagate = [], True
+    rpc.setLevel(logging.NOTSET)

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "idl": set(),
     "logs": set(),
     "terminal": set(),
-    "rpc": {"_version", "idl", "logs"},
+    "rpc": {"_version", "idl"},
     "literals": {"idl"},
     "connector": {"idl", "logs"},
     "connectors": API,
@@ -164,7 +164,7 @@ def test_the_grpc_layer_loads_nothing_of_flyte():
         "import connectrio.rpc.health, connectrio.rpc.reflection, connectrio.rpc.testing"
     )
     ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
-    assert ours == {"rpc", "idl", "logs", "_version"}
+    assert ours == {"rpc", "idl", "_version"}
     assert not [name for name in loaded if "flyte" in name]
 
 

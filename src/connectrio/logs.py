@@ -1,7 +1,8 @@
 """Logging to standard error: a host's own process writes readable lines on a terminal, and JSON lines elsewhere.
 
 Inside another program, log lines go to structlog if the program has configured it, else to the standard library's
-`logging`, under names that begin with "connectrio".
+`logging`, under names that begin with "connectrio". `connectrio.rpc` always logs through `logging`; in a host's own
+process its lines are written as the others are.
 """
 
 from __future__ import annotations
@@ -98,6 +99,24 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
         # writes a line and its end at once: several processes share standard error
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+    rpc = logging.getLogger("connectrio.rpc")
+    rpc.setLevel(_host_level)
+    rpc.handlers = [_ToStructlog()]
+    rpc.propagate = False
+
+
+class _ToStructlog(logging.Handler):
+    """Writes what `connectrio.rpc` logs as lines of the host. The mapping that fills in a text becomes its fields."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            given = record.args if isinstance(record.args, dict) else {}
+            fields = {
+                name: value if isinstance(value, int | float | list) else str(value) for name, value in given.items()
+            }
+            structlog.get_logger().log(record.levelno, record.getMessage(), exc_info=record.exc_info, **fields)
+        except Exception:  # noqa: BLE001 - a line that cannot be written must not hurt what it tells of
+            self.handleError(record)
 
 
 def _add_process(number: int) -> structlog.typing.Processor:

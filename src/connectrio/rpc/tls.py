@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -12,14 +13,15 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
-from connectrio.logs import get_logger
 from connectrio.rpc._tls.files import AnyPath, ReloadingContext, TLSFilesError, load_authorities, load_certificate
 from connectrio.rpc._tls.stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
 from connectrio.rpc.peer import Peer
 
 __all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
 
-log = get_logger("connectrio.rpc")
+log = logging.getLogger("connectrio.rpc")
+
+_REFUSED = "a connection from %(peer)s was refused: %(reason)s"
 
 # RFC 9113 §9.2.2 and its appendix A: of TLS 1.2's ciphers only those with ephemeral keys and authenticated encryption.
 # Those of TLS 1.3 are all allowed, and not named here.
@@ -129,10 +131,10 @@ async def secure(transport: AnyByteStream) -> bool:
     try:
         await transport.handshake()
     except HandshakeAbandonedError as error:
-        log.debug("a connection was refused", peer=peer, reason=str(error))
+        log.debug(_REFUSED, {"peer": peer, "reason": error})
         return False
     except TLSHandshakeError as error:
-        log.info("a connection was refused", peer=peer, reason=str(error))
+        log.info(_REFUSED, {"peer": peer, "reason": error})
         return False
     return True
 

@@ -14,12 +14,11 @@ import anyio
 import pytest
 from anyio import to_thread
 from grpclib.const import Status
-from structlog.testing import capture_logs
 
 from connectrio.rpc import Channel, ChannelOptions, ChannelState, GRPCError
 from connectrio.rpc._client import attempts
 from rpc.kit.script import UNARY, Note, ScriptStub
-from rpc.kit.serving import PATIENCE, eventually, leaving_nothing
+from rpc.kit.serving import PATIENCE, captured_logs, eventually, leaving_nothing
 
 grpc = pytest.importorskip("grpc", reason="needs the package grpcio")
 
@@ -138,7 +137,7 @@ async def test_too_many_pings_for_grpcio():
     options = ChannelOptions(keepalive_without_calls=True)
     object.__setattr__(options, "keepalive_time", 0.01)  # below the floor, or this would take half a minute
     async with leaving_nothing(), grpcio() as served:
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             async with Channel(f"127.0.0.1:{served.port}", options=options) as channel:
                 await channel.wait_until_ready()
                 assert await channel.wait_for_state_change(ChannelState.READY) is ChannelState.IDLE

@@ -6,7 +6,6 @@ import anyio
 import pytest
 from grpclib.const import Status
 from h2.errors import ErrorCodes
-from structlog.testing import capture_logs
 
 from connectrio.rpc import ChannelState
 from connectrio.rpc._client.subchannel import Keepalive
@@ -16,7 +15,7 @@ from connectrio.rpc.options import ChannelOptions
 from rpc.kit.frames import Ping
 from rpc.kit.playing import PROMPT, answer, echo, playing
 from rpc.kit.raw import RawPeer
-from rpc.kit.serving import eventually, turns
+from rpc.kit.serving import captured_logs, eventually, turns
 from rpc.kit.virtual_time import LONG, in_virtual_time
 
 
@@ -132,7 +131,7 @@ async def test_too_many_pings_halve_the_rate_of_the_next_connections():
             began = anyio.current_time()
             await peer.until(lambda frame: isinstance(frame, Ping))
             assert anyio.current_time() - began == pytest.approx(expected, abs=0.1)
-            with capture_logs() as logs:
+            with captured_logs() as logs:
                 await peer.send(peer.make.goaway(1, ErrorCodes.ENHANCE_YOUR_CALM, b"too_many_pings"))
                 await peer.transport.aclose()
                 assert await call.status() is Status.UNAVAILABLE

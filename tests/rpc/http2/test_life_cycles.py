@@ -25,7 +25,7 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 LAST_PING = b"the last"
 # what acts make the server say
-EXPECTED = {"the servicer raised", "the servicer returned without a response"}
+EXPECTED = {"the servicer of %(method)s raised", "the servicer of %(method)s returned without a response"}
 # every client hangs up; none is hung up on before it has been told all
 PATIENT = {"linger": PATIENCE, "drain_ping_timeout": PATIENCE}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import operator
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +15,6 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from structlog.testing import capture_logs
 
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
 from connectrio.rpc.testing import memory_channel
@@ -35,6 +35,29 @@ async def turns(count: int = 20) -> None:
     """Give other tasks some turns, for what must not happen to happen."""
     for _ in range(count):
         await checkpoint()
+
+
+@contextmanager
+def captured_logs() -> Iterator[list[dict[str, Any]]]:
+    """Collect what rpc logs: of each line its fields, its text before they are filled in (`event`) and its level."""
+    lines: list[dict[str, Any]] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert record.getMessage()  # its fields fit into its text
+            fields = record.args if isinstance(record.args, dict) else {}
+            exc_info = {"exc_info": record.exc_info} if record.exc_info else {}
+            lines.append({**fields, "event": record.msg, "log_level": record.levelname.lower(), **exc_info})
+
+    logger = logging.getLogger("connectrio.rpc")
+    collector, level = Collector(), logger.level
+    logger.addHandler(collector)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield lines
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(collector)
 
 
 @asynccontextmanager
@@ -74,7 +97,7 @@ async def leaving_nothing(patience: float = PATIENCE) -> AsyncIterator[list[Any]
     is not rendered, which would take longer than most tests; the block gets it as it is.
     """
     before = len(anyio.get_running_tasks())
-    with capture_logs() as log, anyio.fail_after(patience):
+    with captured_logs() as log, anyio.fail_after(patience):
         yield log
     gc.collect(1)  # what a test made is young
     await eventually(lambda: len(anyio.get_running_tasks()) <= before)

@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from structlog.testing import capture_logs
 
 from connectrio.rpc.tls import ChannelTLS, ServerTLS, TLSFilesError
 from rpc.kit.certificates import Certificate, Pki, issue
 from rpc.kit.script import Note
+from rpc.kit.serving import captured_logs
 from rpc.kit.tls_serving import Served, answers, calling, eventually, serving
 
-UNUSABLE = "the files for TLS have changed and cannot be used; the ones before still are"
-READ_AGAIN = "the files for TLS have changed and were read again"
+UNUSABLE = "the files for TLS have changed and cannot be used; the ones before still are: %(error)s"
+READ_AGAIN = "the files for TLS have changed and were read again: %(files)s"
 
 # files that cannot be used
 
@@ -230,7 +230,7 @@ async def test_a_channels_own_certificate_is_read_again(pki: Pki):
             if certificate is not None:
                 replace(pki.client.cert, of(certificate))
                 replace(pki.client.key, certificate.key.read_bytes())
-            with capture_logs():
+            with captured_logs():
                 stream = await channel_tls.secure(await anyio.connect_tcp("127.0.0.1", port), "localhost")
             with pytest.raises(anyio.EndOfStream):
                 await stream.receive()

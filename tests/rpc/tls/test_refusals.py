@@ -161,7 +161,7 @@ async def test_every_refusal_names_the_client(pki: Pki):
             assert await ended(transport)
         await served.refusal()
         [entry] = served.log
-        assert (entry["peer"], entry["log_level"]) == (name, "info")
+        assert (str(entry["peer"]), entry["log_level"]) == (name, "info")
 
 
 async def test_a_client_that_stops_speaking_tls_after_the_handshake(pki: Pki):

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,6 @@ from functools import partial
 import anyio
 from anyio.abc import AnyByteStream, TaskGroup
 
-from connectrio.logs import get_logger
 from connectrio.rpc._client.target import Address, dial
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import ConnectionState
@@ -28,7 +28,7 @@ from connectrio.rpc._http2.transport import read, run
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.options import ChannelOptions
 
-log = get_logger("connectrio.rpc")
+log = logging.getLogger("connectrio.rpc")
 
 Resolve = Callable[[], Awaitable[Sequence[Address]]]
 
@@ -65,9 +65,9 @@ class Keepalive:
         """Let new connections ping half as often, because the server has complained about too many PINGs."""
         self.time *= 2
         log.warning(
-            "the server closed a connection because of too many pings; set keepalive_time to what it allows",
-            server=server,
-            keepalive_time=self.time,
+            "%(server)s closed a connection because of too many pings. New connections ping every %(keepalive_time)g s;"
+            " set keepalive_time to what the server allows",
+            {"server": server, "keepalive_time": self.time},
         )
 
     async def watch(self, connection: ClientConnection) -> None:

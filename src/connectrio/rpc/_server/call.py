@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,14 +19,13 @@ import anyio
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
-from connectrio.logs import get_logger
 from connectrio.rpc._grpc.headers import CONTENT_TYPE
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
 from connectrio.rpc.call import Call, reset_current_call, set_current_call
 
-log = get_logger("connectrio.rpc")
+log = logging.getLogger("connectrio.rpc")
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ class ServerCall:
                 raise
             return self._raised(error)
         if stream.state is CallState.CUT:
-            log.error("the servicer returned in the middle of a message", method=call.method)
+            log.error("the servicer of %(method)s returned in the middle of a message", {"method": call.method})
             return CallResult(Status.INTERNAL, "the servicer returned in the middle of a message")
         if stream.lacks_response:
-            log.error("the servicer returned without a response", method=call.method)
+            log.error("the servicer of %(method)s returned without a response", {"method": call.method})
             return CallResult(Status.UNKNOWN, "the servicer returned without sending the response")
         return _OK
 
@@ -134,7 +134,7 @@ class ServerCall:
         """Return the result of a servicer that raised: SystemExit or not, it ends this call, never the server."""
         if isinstance(error, StreamTerminatedError):
             return CallResult(Status.CANCELLED, str(error))
-        log.error("the servicer raised", method=self._call.method, exc_info=error)
+        log.error("the servicer of %(method)s raised", {"method": self._call.method}, exc_info=error)
         return CallResult(Status.UNKNOWN, f"the servicer raised {type(error).__name__}")
 
     async def _send_status(self, result: CallResult) -> None:
@@ -144,7 +144,7 @@ class ServerCall:
             )
         except Exception as error:
             # any: metadata, listeners and the details' codec are the application's; a bare status can still be sent
-            log.exception("the trailers cannot be sent", method=self._call.method)
+            log.exception("the trailers of %(method)s cannot be sent", {"method": self._call.method})
             reason = error if isinstance(error, ProtocolError | ValueError | TypeError) else type(error).__name__
             self.stream.send_bare_status(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
@@ -14,7 +15,6 @@ from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
-from connectrio.logs import get_logger
 from connectrio.rpc._server.accepting import Open, accept, given
 from connectrio.rpc._server.connection import ServedConnection
 from connectrio.rpc._server.requests import CallContext
@@ -23,7 +23,7 @@ from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 
-log = get_logger("connectrio.rpc")
+log = logging.getLogger("connectrio.rpc")
 
 # accept() errors that pass when connections close
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -108,7 +108,10 @@ class Server:
         connection: ServedConnection | None = None
         try:
             if len(self._connections) >= self._options.max_connections:
-                log.warning("too many connections; one more was closed", max_connections=self._options.max_connections)
+                log.warning(
+                    "a connection was closed because there are %(max_connections)d, as many as max_connections allows",
+                    {"max_connections": self._options.max_connections},
+                )
                 return
             peer = Peer(transport)
             context = CallContext(
@@ -173,7 +176,10 @@ class Server:
                 opening = await accept(listener)
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    log.warning("cannot accept a connection now", error=str(error), retry_seconds=_ACCEPT_PAUSE)
+                    log.warning(
+                        "cannot accept a connection now: %(error)s; trying again in %(retry_seconds)g s",
+                        {"error": error, "retry_seconds": _ACCEPT_PAUSE},
+                    )
                     await anyio.sleep(_ACCEPT_PAUSE)
                 elif error.errno != errno.ECONNABORTED:
                     raise

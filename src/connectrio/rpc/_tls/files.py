@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-from connectrio.logs import get_logger
-
-log = get_logger("connectrio.rpc")
+log = logging.getLogger("connectrio.rpc")
 
 AnyPath: TypeAlias = str | PathLike[str]
 _Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
@@ -46,10 +45,14 @@ class ReloadingContext:
             try:
                 self._context = self._make()
             except TLSFilesError as error:
-                log.warning("the files for TLS have changed and cannot be used; the ones before still are", error=error)
+                log.warning(
+                    "the files for TLS have changed and cannot be used; the ones before still are: %(error)s",
+                    {"error": error},
+                )
             else:
                 log.info(
-                    "the files for TLS have changed and were read again", files=[str(file) for file in self._files]
+                    "the files for TLS have changed and were read again: %(files)s",
+                    {"files": [str(file) for file in self._files]},
                 )
         return self._context
 

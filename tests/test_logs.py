@@ -1,0 +1,66 @@
+"""Where log lines go, in a host's own process and in other programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from connectrio.logs import configure_logging
+
+RPC = logging.getLogger("connectrio.rpc")
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_what_rpc_logs_is_a_line_of_the_host(capsys: pytest.CaptureFixture[str]):
+    configure_logging("info", "json", process=2)
+    RPC.info("a connection from %(peer)s was refused: %(reason)s", {"peer": "127.0.0.1:5", "reason": OSError("no")})
+    [line] = lines(capsys)
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "a connection from 127.0.0.1:5 was refused: no",
+        "peer": "127.0.0.1:5",
+        "reason": "no",
+        "level": "info",
+        "process": 2,
+    }
+
+
+def test_the_level_of_the_host_counts_for_rpc(capsys: pytest.CaptureFixture[str]):
+    configure_logging("warning", "json")
+    RPC.info("nothing")
+    RPC.warning("100 % of it")
+    assert [line["event"] for line in lines(capsys)] == ["100 % of it"]
+
+
+def test_tracebacks_of_rpc_have_no_local_variables(capsys: pytest.CaptureFixture[str]):
+    configure_logging("info", "json")
+    try:
+        token = "secret"  # noqa: F841 - a local variable that must not be shown
+        raise ValueError("boom")
+    except ValueError:
+        RPC.exception("the servicer of %(method)s raised", {"method": "/a/b"})
+    text = capsys.readouterr().err
+    assert "secret" not in text
+    assert json.loads(text)["exception"][0]["exc_value"] == "boom"
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_line_that_cannot_be_written_hurts_nobody(capsys: pytest.CaptureFixture[str]):
+    configure_logging("info", "json")
+    RPC.info("before %(value)s", {"value": Unprintable()})
+    RPC.info("after")
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["event"] == "after"
+
+
+def test_in_other_programs_rpc_logs_through_logging(caplog: pytest.LogCaptureFixture):
+    RPC.warning("a connection from %(peer)s was refused: %(reason)s", {"peer": "unix:", "reason": "no"})
+    assert caplog.messages == ["a connection from unix: was refused: no"]
