@@ -64,7 +64,7 @@ class CountedWakeup(Wakeup):
 
 
 def test_who_waits_for_room_is_woken_when_a_full_connection_has_room_again():
-    client = ClientCore(handshake=False)
+    client = ClientCore(handshake=False, idle_timeout=60)
     client.exchange(client.peer.settings({SettingCodes.MAX_CONCURRENT_STREAMS: 2}), client.peer.settings_ack())
     streams = [client.connection.open(request_headers(), end_stream=True) for _ in range(2)]
     assert not client.connection.can_open()

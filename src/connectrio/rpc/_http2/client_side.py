@@ -6,6 +6,7 @@ written any more, and says so (NEVER_SENT), because such a call can be made agai
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -28,13 +29,16 @@ class HeadersTooLargeError(ValueError):
 class ClientConnection(Connection):
     """A connection that we opened.
 
-    Beyond what `Connection` says, `changed` is woken when one more stream may be opened, and when the last is released.
+    Beyond what `Connection` says, `changed` is woken when a full connection has room again, and, if there is an
+    `idle_timeout`, when the last stream is released.
 
     :ivar has_answered: a response has come, so this connection was worth opening
     :ivar goodbye: the error code and the words with which the server has gone away; "" when it gave none
     :ivar told_to_ping_less: the server goes away because we sent too many PINGs
     :ivar opened: woken when a stream is opened
     """
+
+    options: ChannelOptions
 
     def __init__(self, options: ChannelOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(options, client_side=True, settings={SettingCodes.ENABLE_PUSH: 0}, clock=clock)
@@ -111,7 +115,7 @@ class ClientConnection(Connection):
         """Credit the `unread` bytes of `stream`, and remove it."""
         self._room_made()
         super().forget(stream, unread)
-        if not self.streams:
+        if not self.streams and self.options.idle_timeout != math.inf:
             self.changed.wake()
 
     # what the server's frames mean
