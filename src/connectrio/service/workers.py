@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Workers:
     """Runs functions in threads, at most `limit` at once.
 
-    Each owner has an equal share of them. If others have taken an owner's share, it gets threads beyond the limit;
-    there can be as many of these again.
+    Each owner has an equal share of them. If others have taken an owner's share, it gets threads beyond the limit, of
+    which there can be as many again.
 
     A cancelled `run` returns at once. Its thread cannot be stopped and goes on; until it ends, it counts as busy. The
     function can ask `anyio.from_thread.check_cancelled` whether anybody still waits for it.
@@ -103,7 +103,7 @@ class _Job(Generic[T]):
         self._error: BaseException | None = None
 
     def __call__(self) -> None:
-        """Run the function in the thread. Raise nothing: anyio's own code in the thread would not expect it."""
+        """Run the function in the thread. Raises nothing: anyio's own code in the thread does not expect it."""
         if not self._move(_State.PENDING, _State.RUNNING):
             return
         started = time.monotonic()
