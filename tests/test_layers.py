@@ -122,6 +122,11 @@ def test_a_part_of_rpc_knows_only_of_those_below_it(room: str):
         assert (known & rooms_of_rpc()) - {room} - RPC_MAY_IMPORT[room] == set(), file
 
 
+def test_http2_knows_nothing_of_grpc():
+    for file in modules("rpc/_http2"):
+        assert not [name for name in imports(file) if name.split(".")[0] == "grpclib"], file
+
+
 def test_nobody_else_reaches_into_rpc():
     for file in PACKAGE.rglob("*.py"):
         if PACKAGE / "rpc" not in file.parents:
