@@ -249,6 +249,19 @@ async def flood(server: Server, tasks: TaskGroup) -> None:
         await turns(60)
 
 
+async def a_flood_from_the_server(server: Server, tasks: TaskGroup) -> None:
+    """More frames at once than a client reads in one turn."""
+    async with RawServer() as raw, Channel(raw.connect, options=ChannelOptions(close_timeout=0.01)) as channel:
+
+        async def send() -> None:
+            peer = await raw.accept()
+            await peer.send(200 * peer.make.ping())
+
+        tasks.start_soon(send)
+        await channel.wait_until_ready()
+        await turns(60)
+
+
 async def refused_tls(server: Server, tasks: TaskGroup, pki: Pki) -> None:
     """Clients that do not speak TLS; some read why, others do not. To HTTP, TLS says nothing."""
     tls = ServerTLS(pki.server.cert, pki.server.key)
@@ -523,6 +536,7 @@ async def test_every_await_is_cancelled_right_there(pki: Pki, tmp_path: Path):
         health_and_reflection,
         keepalive,
         flood,
+        a_flood_from_the_server,
         a_call_that_moves,
         a_call_that_is_refused_again,
         ending_with_a_message_in_line,

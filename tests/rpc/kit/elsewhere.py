@@ -15,9 +15,6 @@ ELSEWHERE = {
     "_grpc.messages.read_message: checkpoint_if_cancelled()": (
         "suspends only when it is cancelled already: test_receiving_is_cancelled_also_where_a_message_is_there"
     ),
-    "_http2.transport.read: checkpoint()": (
-        "as in `_server.connection.ServedConnection._read`, whose loop is the same and which a scene floods"
-    ),
     "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
     "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport) #2": _FORCEFULLY,
     "_tls.stream.TLSByteStream._take_leave: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
