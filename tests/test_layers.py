@@ -29,9 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectors": API,
     "flyte": API | {"rpc"},
     "service": API | {"rpc"},
-    "client": {"idl", "literals"},
+    "client": {"idl", "literals", "rpc"},
     "host": {"_version", "connector", "flyte", "logs", "rpc", "service", "terminal"},
-    "processes": {"host", "connector", "logs"},
+    "processes": {"host", "connector", "logs", "rpc"},
     "conformance": API | {"client", "host", "service", "testing"},
     "testing": API | {"client", "host", "rpc", "service"},
     "cli": {
