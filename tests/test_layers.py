@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 RPC_MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_client", "_server", "call", "deadline", "options", "sockets", "tls"},
     "backoff": set(),
+    "exceptions": set(),
     "options": set(),
     "peer": set(),
     "deadline": set(),

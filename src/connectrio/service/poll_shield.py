@@ -21,7 +21,8 @@ from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
-from connectrio.service.errors import OverloadError, TimeLimitError, only_leaf
+from connectrio.rpc.exceptions import only_leaf
+from connectrio.service.errors import OverloadError, TimeLimitError
 
 __all__ = ["JobName", "PollShield", "is_transient"]
 
