@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from connectrio.host.startup import without_collections
+from connectrio.cli.script import without_collections
 
 
 def parsed(path: Path) -> ast.Module:

@@ -29,9 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectors": API,
     "flyte": API | {"rpc"},
     "service": API | {"rpc"},
-    "client": {"idl", "literals"},
+    "client": {"idl", "literals", "rpc"},
     "host": {"_version", "connector", "flyte", "logs", "rpc", "service", "terminal"},
-    "processes": {"host", "connector", "logs"},
+    "processes": {"host", "connector", "logs", "rpc"},
     "conformance": API | {"client", "host", "service", "testing"},
     "testing": API | {"client", "host", "rpc", "service"},
     "cli": {
@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 # the same for the parts of rpc/
 RPC_MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_client", "_server", "call", "deadline", "options", "sockets", "tls"},
+    "_betterproto": set(),
     "backoff": set(),
+    "exceptions": set(),
     "options": set(),
     "peer": set(),
     "deadline": set(),
@@ -59,9 +61,11 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_tls": {"sockets"},
     "tls": {"_tls", "peer"},
     "_server": {
-        "_grpc", "_http2", "call", "codec", "deadline", "options", "peer", "sockets", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "call", "codec", "deadline", "exceptions", "options", "peer", "sockets", "status", "tls",
     },
-    "_client": {"_grpc", "_http2", "backoff", "codec", "deadline", "options", "peer", "status", "tls"},
+    "_client": {
+        "_betterproto", "_grpc", "_http2", "backoff", "codec", "deadline", "options", "peer", "status", "tls",
+    },
     "health": {"_http2", "call"},
     "_descriptors": {"codec"},
     "reflection": {"_descriptors", "_server"},
@@ -171,6 +175,20 @@ def test_the_grpc_layer_loads_nothing_of_flyte():
     ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
     assert ours == {"rpc", "idl", "_version"}
     assert not [name for name in loaded if "flyte" in name]
+
+
+def test_importing_the_grpc_layer_leaves_betterproto2_as_it_is():
+    """Only the first Channel and the first Server replace functions of it."""
+    loaded_by(
+        "from betterproto2.grpclib import ServiceBase, ServiceStub\n"
+        "before = dict(vars(ServiceStub)), dict(vars(ServiceBase))\n"
+        "from connectrio.rpc import *\n"
+        "assert (dict(vars(ServiceStub)), dict(vars(ServiceBase))) == before\n"
+        "Channel('localhost:1')\n"
+        "assert vars(ServiceStub) != before[0] and vars(ServiceBase) == before[1]\n"
+        "Server([])\n"
+        "assert vars(ServiceBase) != before[1]"
+    )
 
 
 def test_what_import_connectrio_loads():

@@ -16,7 +16,7 @@ import anyio.lowlevel
 import pytest
 import sniffio
 
-from connectrio.host.startup import without_collections
+from connectrio.cli.script import without_collections
 from stacks import all_stacks
 
 # Seconds for each of a test's set-up, call and tear-down. It is long, because it only ends tests that would never end.

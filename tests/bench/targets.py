@@ -1,4 +1,4 @@
-"""What is to be reached, beside what was: a row for each target, from the tables of a whole run.
+"""Compare the tables of a whole run with the targets for speed: a row for each target.
 
 uv run just bench --all --json bench.json && uv run just targets bench.json
 """

@@ -11,7 +11,7 @@ import structlog
 
 from cli.harness import PATIENCE, Commands, hosting
 from cli.toy import Mute, Toy
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 
 

@@ -17,7 +17,7 @@ import anyio
 import pytest
 from prometheus_client import generate_latest
 
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.exporter._http import make_app
 from connectrio.service import Metrics

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 import connectrio.host.loading
 from connectrio import ConnectorRegistry, Registry
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules
 
 CONNECTOR = """

@@ -1,4 +1,4 @@
-"""The messages between the supervisor and its processes, and the delays before restarts."""
+"""The messages between the supervisor and its processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import anyio
 import pytest
 
 from connectrio.host.settings import HostSettings
-from connectrio.processes._member import restart_delay
 from connectrio.processes.control import (
     Control,
     Failed,
@@ -95,8 +94,3 @@ def test_the_order_is_read_before_there_is_an_event_loop():
 def test_a_task_outlives_the_program_that_wrote_it():
     task = Task(HostSettings(max_connection_age=math.inf, unix_socket=Path("s")), 3, "asyncio", "debug", "console")
     assert read_task(write_task(task)) == task
-
-
-def test_pauses_grow_up_to_a_bound():
-    assert [restart_delay(attempt) for attempt in range(5)] == [0, 0.5, 1, 2, 4]
-    assert restart_delay(100) == 30

@@ -9,7 +9,7 @@ from grpclib import GRPCError
 from grpclib.const import Status
 from multidict import MultiDict
 
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import Connector, GetConnectorRequest, ListConnectorsRequest, TaskCategory
 from connectrio.rpc.call import Call, set_current_call

@@ -14,7 +14,7 @@ from grpclib import GRPCError
 from grpclib.const import Cardinality, Status
 
 from connectrio import CurrentCall, Phase, Resource, current_call
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceStub,
     ConnectorMetadataServiceStub,

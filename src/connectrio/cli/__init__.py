@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from connectrio.cli.script import run_script
-from connectrio.host.startup import without_collections
+from connectrio.cli.script import run_script, without_collections
 
 __all__ = ["connectrio_script", "flyte_connector", "flyte_connector_script", "main"]
 

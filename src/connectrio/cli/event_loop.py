@@ -11,6 +11,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from connectrio.cli.errors import INTERRUPTED, CommandError
+from connectrio.rpc.exceptions import leaves
 
 if TYPE_CHECKING:
     from connectrio.host.settings import Backend
@@ -109,13 +110,5 @@ def unwrapped() -> Iterator[None]:
     try:
         yield
     except ExceptionGroup as group:
-        leaves = list(_leaves(group))
-        raise next((error for error in leaves if not isinstance(error, CommandError)), leaves[0]) from group
-
-
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, ExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+        errors = list(leaves(group))
+        raise next((error for error in errors if not isinstance(error, CommandError)), errors[0]) from group

@@ -6,8 +6,7 @@ Usage: python -m connectrio.cli.process supervise|host DESCRIPTOR
 import sys
 
 from connectrio.cli.errors import CommandError, exit_code
-from connectrio.cli.script import end_process, run_script
-from connectrio.host.startup import load_structlog, starting
+from connectrio.cli.script import end_process, load_structlog, run_script, starting
 
 
 def _run() -> int:

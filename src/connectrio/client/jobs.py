@@ -21,15 +21,10 @@ from connectrio.idl.flyteidl2.connector import (
     TaskCategory,
 )
 from connectrio.idl.flyteidl2.core import Connection, ExecutionMetricResult, TaskTemplate
-from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
+from connectrio.rpc.backoff import Backoff
 
-__all__ = ["FINAL_PHASES", "Backoff", "Jobs", "LogReader", "category_of", "error_text", "log_lines"]
-
-FINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.ABORTED, Phase.RETRYABLE_FAILED})
-"""A job in one of these phases has ended and stays there."""
-
-_GROWTH = 1.5
+__all__ = ["Jobs", "LogReader", "category_of", "error_text", "log_lines", "poll_backoff"]
 
 
 def category_of(request: CreateTaskRequest) -> TaskCategory:
@@ -93,6 +88,11 @@ class Jobs:
         return (await self.stub.get_task_metrics(request, timeout=self.timeout)).results
 
 
+def poll_backoff(shortest: float, longest: float) -> Backoff:
+    """Return the pauses between two polls of a job, in seconds, each half as long again as the one before."""
+    return Backoff(shortest, factor=1.5, maximum=longest)
+
+
 def log_lines(response: GetTaskLogsResponse) -> list[LogLine]:
     """Return the log lines in `response`. Old connectors send bare texts."""
     if response.body is None:
@@ -152,24 +152,3 @@ class LogReader:
         if following not in ("", began_at):
             self.token, self._seen = following, 0
         self.ended = bool(began_at) and not following
-
-
-class Backoff:
-    """Pauses between two polls, each longer than the one before.
-
-    :param first: seconds
-    :param longest: seconds
-    """
-
-    def __init__(self, first: float, longest: float) -> None:
-        self._first = self._next = first
-        self._longest = longest
-
-    def reset(self) -> None:
-        """Begin again with the shortest pause."""
-        self._next = self._first
-
-    def next(self) -> float:
-        """Return the next pause, in seconds."""
-        pause, self._next = self._next, min(self._next * _GROWTH, self._longest)
-        return pause

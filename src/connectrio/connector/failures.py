@@ -6,18 +6,27 @@
     TransientError        UNAVAILABLE; in `get`, Flyte does not see it as long as the host absorbs it
     anything else         INTERNAL; Flyte does the same as for the two in the middle
 
-A `GRPCError` goes to the client as it is.
+A `GRPCError` goes to the client as it is. A connector that cannot even be loaded is recorded as a `LoadFailure`.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from typing import ClassVar
 
 from grpclib import GRPCError
 from grpclib.const import Status
 
-__all__ = ["ConnectorError", "InvalidRequestError", "PermanentFailure", "TransientError", "UnknownJobError", "passes"]
+__all__ = [
+    "ConnectorError",
+    "InvalidRequestError",
+    "LoadFailure",
+    "PermanentFailure",
+    "TransientError",
+    "UnknownJobError",
+    "passes",
+]
 
 
 class ConnectorError(Exception):
@@ -86,3 +95,11 @@ def passes(error: Exception) -> bool:
     if isinstance(error, GRPCError):
         return error.status in _PASSING_STATUSES
     return any(f"{cls.__module__}.{cls.__qualname__}" in _FOREIGN for cls in type(error).__mro__)
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """An entry point that could not be loaded, or whose lifespan failed, and why."""
+
+    source: str
+    error: str

@@ -21,7 +21,7 @@ from anyio.abc import Listener, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.connector.context import process_count, worker_limit
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorRegistry, RegisteredConnector, Registry
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.loading import host_registered, load_entry_points, load_modules

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import anyio
 
-__all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "completes_before", "format_address"]
+from connectrio.rpc.peer import format_address
+
+__all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "completes_before"]
 
 
 class HostError(Exception):
@@ -69,11 +71,6 @@ class ProcessOfSeveral:
 
     processes: int
     http: tuple[tuple[str, int], ...]
-
-
-def format_address(host: str, port: int) -> str:
-    """Return "host:port", with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _local_target(host: str, port: int) -> str:

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 
 import anyio
 
-from connectrio.host.lifecycle import HostError, format_address
+from connectrio.host.lifecycle import HostError
+from connectrio.rpc.peer import format_address
 
 __all__ = ["bind_tcp", "can_share_ports", "local_addresses"]
 

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger

@@ -1,4 +1,4 @@
-"""Run a host as a process of its own."""
+"""Run a host as a process of its own, and announce it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from connectrio._version import __version__
 from connectrio.connector.registry import Registry
 from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import configure_logging
+from connectrio.terminal import is_terminal, print_line, print_table
 
-__all__ = ["ConnectorService", "run_host"]
+__all__ = ["ConnectorService", "announce", "run_host"]
 
 Announce = Callable[[Host, Addresses], None]
+
+_TABLE_TITLE = "Connector Metadata"
 
 
 def run_host(
@@ -63,6 +67,36 @@ class _Announcement:
             self.announce(self.host, value)
 
 
+def announce(host: Host, addresses: Addresses) -> None:
+    """Print the host's addresses and connectors to standard output."""
+    print_line(f"connectrio {__version__} is serving", "bold green")
+    print_line(f"  gRPC     {addresses.target}" + (" with TLS" if host.settings.tls_cert is not None else ""))
+    if addresses.unix_socket is not None:
+        print_line(f"           unix:{addresses.unix_socket}")
+    print_line(f"  metrics  {addresses.url}/metrics")
+    print_line(f"  probes   {addresses.url}/healthz and {addresses.url}/readyz")
+    rows: dict[tuple[str, str], list[str]] = {}
+    for registered in host.registry.registered():
+        connector = registered.connector
+        task_type = f"{connector.task_type_name} ({connector.task_type_version})"
+        rows.setdefault((connector.name, registered.source), []).append(task_type)
+    if not is_terminal():
+        print_line(_TABLE_TITLE)
+    print_table(
+        _TABLE_TITLE,
+        ("Connector Name", "Support Task Types", "Loaded from"),
+        [(name, " ".join(task_types), source) for (name, source), task_types in rows.items()],
+    )
+    for failure in host.registry.failures:
+        print_line(f"not loaded: {failure.source}: {failure.error}", "yellow")
+    settings = host.settings
+    print_line(
+        f"In production: probe gRPC health on port {addresses.port}, and give the pod a terminationGracePeriodSeconds"
+        f" above --drain-delay + --grace ({settings.drain_delay + settings.grace:g} s).",
+        "dim",
+    )
+
+
 class ConnectorService(Host):
     """A host under flyte-sdk's name.
 
@@ -99,8 +133,6 @@ class ConnectorService(Host):
         :raises SystemExit: at a second signal
         :raises HostError: the host cannot start
         """
-        from connectrio.host.announce import announce
-
         configure_logging()
         run_host(
             HostSettings(

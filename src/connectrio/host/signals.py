@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 from connectrio.host.lifecycle import HostError
 from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import get_logger
+from connectrio.rpc.exceptions import leaves
 
 log = get_logger("connectrio.host.host")
 
@@ -53,10 +54,7 @@ def run_until_signalled(
     try:
         anyio.run(run, backend=name, backend_options=options)
     except BaseExceptionGroup as group:
-        found: BaseException | None = group.subgroup(lambda error: isinstance(error, HostError | SystemExit))
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        raise found or group from None
+        raise next((error for error in leaves(group) if isinstance(error, HostError | SystemExit)), group) from None
 
 
 @contextmanager

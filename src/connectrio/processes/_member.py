@@ -16,10 +16,11 @@ from anyio.abc import Process
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, process_command
+from connectrio.rpc.backoff import Backoff
 
 log = get_logger("connectrio.processes")
 
-__all__ = ["Member", "MemberState", "restart_delay"]
+__all__ = ["Member", "MemberState", "restart_backoff"]
 
 # seconds for a process to answer: probes wait one second by default, and a host answers within milliseconds
 _REPORT_TIMEOUT = 0.5
@@ -27,7 +28,6 @@ _REPORT_TIMEOUT = 0.5
 _KILL_AFTER = 1.5
 # seconds; after a process has served this long, it is started again without delay
 _LONG_ENOUGH = 10.0
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 
 class MemberState(enum.StrEnum):
@@ -52,9 +52,9 @@ class _End:
     error: str | None
 
 
-def restart_delay(attempt: int) -> float:
-    """Return the seconds to wait before the next start, after `attempt` failures in a row."""
-    return 0.0 if attempt == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (attempt - 1))
+def restart_backoff() -> Backoff:
+    """Return the pauses before a process that has failed is started again."""
+    return Backoff(0.5, factor=2, maximum=30)
 
 
 class Member:
@@ -110,7 +110,7 @@ class Member:
 
         :raises HostError: the first process has ended before it served
         """
-        failures = 0
+        backoff = restart_backoff()
         while not self._stopping.is_set():
             self._state = MemberState.STARTING
             end = await self._live()
@@ -118,8 +118,11 @@ class Member:
                 break
             if not self.serving.is_set():
                 raise HostError(end.error or f"process {self.number} ended with {_code(end.code)} before it served")
-            failures = 0 if end.served >= _LONG_ENOUGH else failures + 1
-            delay = restart_delay(failures)
+            if end.served >= _LONG_ENOUGH:
+                backoff.reset()
+                delay = 0.0
+            else:
+                delay = backoff.next()
             self._state = MemberState.WAITING
             self.restarts += 1
             log.error(

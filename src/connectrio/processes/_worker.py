@@ -11,9 +11,9 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
-from connectrio.host.announce import announce
 from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
+from connectrio.host.runner import announce
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import configure_logging, get_logger
 from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, encode, receive_order

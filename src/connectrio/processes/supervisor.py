@@ -16,7 +16,7 @@ import msgspec
 from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
 from connectrio.host.listening import bind_tcp, can_share_ports, local_addresses

@@ -34,8 +34,9 @@ from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.logs import get_logger
+from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.dispatch import Dispatcher
-from connectrio.service.errors import RequestError, only_leaf
+from connectrio.service.errors import RequestError
 from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
 from connectrio.service.job_identity import identify
 from connectrio.service.log_stream import Send, send_responses

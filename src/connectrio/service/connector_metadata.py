@@ -8,7 +8,7 @@ from urllib.parse import quote
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
 from connectrio.idl.flyteidl2.connector import (
     ConnectorMetadataServiceBase,

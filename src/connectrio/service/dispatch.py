@@ -11,7 +11,8 @@ from grpclib.const import Status
 
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
 from connectrio.rpc.call import current_call
-from connectrio.service.errors import OverloadError, RequestError, TimeLimitError, is_cancellation
+from connectrio.rpc.exceptions import is_cancellation
+from connectrio.service.errors import OverloadError, RequestError, TimeLimitError
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, OperationLimits, TaskCall

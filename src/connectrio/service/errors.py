@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.connector.failures import ConnectorError
+from connectrio.rpc.exceptions import leaves, only_leaf
 from connectrio.service.operations import Operation
 
 __all__ = [
@@ -24,8 +23,6 @@ __all__ = [
     "TimeLimitError",
     "classify",
     "describe_error",
-    "is_cancellation",
-    "only_leaf",
 ]
 
 
@@ -90,20 +87,6 @@ class Failure:
     details: Any = None
 
 
-def is_cancellation(error: BaseException) -> bool:
-    """Return whether the task is being cancelled from outside and `error` carries that, so that it must pass through.
-
-    A connector can raise `asyncio.CancelledError` of its own accord. Nobody outside waits for that one, and a client
-    whose call it ended would wait for ever.
-    """
-    if anyio.current_effective_deadline() != -math.inf:
-        return False
-    cancelled = anyio.get_cancelled_exc_class()
-    return isinstance(error, cancelled) or (
-        isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
-    )
-
-
 def classify(error: BaseException, operation: Operation, task_type: str) -> Failure:
     """Return how an operation on a task of that type failed, given what it raised."""
     error = only_leaf(error)
@@ -130,7 +113,7 @@ _SERVER_FAULTS = {Status.UNKNOWN, Status.INTERNAL, Status.DATA_LOSS}
 def describe_error(error: BaseException) -> str:
     """Return the text of an error, with its class where the text alone would say nothing."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_with_type(leaf) for leaf in _leaves(error))
+        return "; ".join(_with_type(leaf) for leaf in leaves(error))
     if isinstance(error, KeyError | GRPCError) or not isinstance(error, Exception):
         return _with_type(error)
     return _text(error) or type(error).__name__
@@ -146,18 +129,3 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as failure:  # noqa: BLE001 - a connector's class may fail at that as well
         return f"({type(failure).__name__} in the error's own text)"
-
-
-def only_leaf(error: BaseException) -> BaseException:
-    """Return the only error in a group, or `error`: a task group wraps what its tasks raise, and a connector means the
-    error itself."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves

@@ -21,7 +21,7 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.logs import get_logger
-from connectrio.service.errors import is_cancellation
+from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.job_identity import JobIdentity
 
 __all__ = ["IdempotentCreates", "Origin", "WantedJob"]

@@ -10,7 +10,8 @@ import anyio
 from anyio import from_thread
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
-from connectrio.service.errors import ConnectorFault, DeliveryError, is_cancellation
+from connectrio.rpc.exceptions import is_cancellation
+from connectrio.service.errors import ConnectorFault, DeliveryError
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.results import expect, sort_of
 from connectrio.service.workers import Workers

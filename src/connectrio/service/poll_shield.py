@@ -7,10 +7,9 @@ out only when that has gone on for too long.
 
 from __future__ import annotations
 
-import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,9 +20,11 @@ from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
-from connectrio.service.errors import OverloadError, TimeLimitError, only_leaf
+from connectrio.rpc.backoff import Backoff
+from connectrio.rpc.exceptions import only_leaf
+from connectrio.service.errors import OverloadError, TimeLimitError
 
-__all__ = ["JobName", "PollShield", "is_transient", "pauses"]
+__all__ = ["JobName", "PollShield", "is_transient"]
 
 logger = get_logger("connectrio.service")
 
@@ -38,7 +39,6 @@ _MOST_JOBS = 10_000
 # seconds between two attempts, at first and at most
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
-_random = random.Random()  # noqa: S311 - spreads load, hides nothing
 
 
 @dataclass(slots=True)
@@ -92,12 +92,12 @@ class PollShield:
             error = first_error
         now = anyio.current_time()
         end = now + min(self.retry, (anyio.current_effective_deadline() - now) / 2)
-        waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE, growth=2)
+        backoff = Backoff(_FIRST_PAUSE, factor=2, maximum=_LONGEST_PAUSE, jitter=0.5)
         while True:
-            wait = next(waits) * _random.uniform(0.5, 1.5)
-            if anyio.current_time() + wait > end:
+            pause = backoff.next()
+            if anyio.current_time() + pause > end:
                 raise error
-            await anyio.sleep(wait)
+            await anyio.sleep(pause)
             retried(connector.task_type_name)
             try:
                 return await work()
@@ -159,11 +159,3 @@ def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
     except Exception:
         logger.exception("is_transient failed; the error counts as lasting", connector=connector.name)
         return False
-
-
-def pauses(first: float, longest: float, *, growth: float) -> Iterator[float]:
-    """Yield the seconds to wait before each further attempt, without end."""
-    pause = first
-    while True:
-        yield pause
-        pause = min(pause * growth, longest)

@@ -18,16 +18,9 @@ from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.logs import LogLevel, get_logger
 from connectrio.rpc.call import current_call
 from connectrio.rpc.codec import EncodeError, encode, received_size
+from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
-from connectrio.service.errors import (
-    DeliveryError,
-    Failure,
-    RequestError,
-    Severity,
-    classify,
-    is_cancellation,
-    only_leaf,
-)
+from connectrio.service.errors import DeliveryError, Failure, RequestError, Severity, classify
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import anyio
 
-from connectrio.client.jobs import FINAL_PHASES, Backoff, Jobs, LogReader, log_lines
+from connectrio.client.jobs import Jobs, LogReader, log_lines, poll_backoff
 from connectrio.connector.base import Phase, TaskLog
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.literals import literal_to_python
@@ -106,7 +107,7 @@ class Job:
         :raises TimeoutError: it took longer; the message has the last state
         :raises GRPCError: a poll failed
         """
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        backoff = poll_backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         state: State | None = None
         with anyio.move_on_after(seconds):
             while True:

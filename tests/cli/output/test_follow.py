@@ -12,7 +12,7 @@ from connectrio.cli.errors import CommandError
 from connectrio.cli.output import follow
 from connectrio.cli.output.follow import Follower
 from connectrio.cli.output.progress import JobView
-from connectrio.client.jobs import Backoff, LogReader
+from connectrio.client.jobs import LogReader, poll_backoff
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
@@ -96,7 +96,7 @@ async def read(log):
 
 
 def test_pauses_grow_up_to_a_limit():
-    backoff = Backoff(first=0.2, longest=3.0)
+    backoff = poll_backoff(0.2, 3.0)
     pauses = [backoff.next() for _ in range(9)]
     assert pauses == pytest.approx([0.2, 0.3, 0.45, 0.675, 1.0125, 1.51875, 2.278125, 3.0, 3.0])
     backoff.reset()

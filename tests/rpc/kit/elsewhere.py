@@ -42,9 +42,6 @@ ELSEWHERE = {
     "_server.stream.ServerStream.recv_message: read_message(port, reader) #2": (
         "test_a_servicers_receiving_can_be_cancelled_without_losing_a_message, of a unary request without its end"
     ),
-    "_server.servicers.adopt_servicers.call: original(servicer, handler, stream, request)": (
-        "for streams that are not ours: it is betterproto's own function"
-    ),
     "_server.servicers.adopt_servicers.call: with aclosing(responses)": (
         "suspends only if the servicer's generator does as it is closed; nothing of ours is open there"
     ),

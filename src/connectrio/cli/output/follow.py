@@ -9,7 +9,8 @@ import anyio
 
 from connectrio.cli.errors import explained
 from connectrio.cli.event_loop import unwrapped
-from connectrio.client.jobs import FINAL_PHASES, Backoff, Jobs, LogReader, error_text
+from connectrio.client.jobs import Jobs, LogReader, error_text, poll_backoff
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import GRPCError, Status
@@ -63,7 +64,7 @@ class Follower:
 
         :raises CommandError: a poll failed, or the host was unavailable for too long
         """
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        backoff = poll_backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         with unwrapped():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._follow_log)
@@ -81,7 +82,7 @@ class Follower:
     async def _poll(self) -> Resource:
         """Poll the job, again and again while the host is unavailable."""
         give_up_at = anyio.current_time() + self._patience
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        backoff = poll_backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
                 return await self._jobs.get(self._meta)
@@ -94,7 +95,7 @@ class Follower:
             await anyio.sleep(backoff.next())
 
     async def _follow_log(self) -> None:
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        backoff = poll_backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             was_last = self._ended.is_set()
             try:

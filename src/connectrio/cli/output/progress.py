@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from connectrio.cli.output.render import line_text, phase_name, struct_document
-from connectrio.client.jobs import FINAL_PHASES, error_text
+from connectrio.client.jobs import error_text
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.idl.flyteidl2.connector import Resource
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import GRPCError, Status

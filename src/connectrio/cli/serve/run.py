@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from connectrio.cli.errors import CommandError
 from connectrio.cli.event_loop import event_loop
-from connectrio.cli.script import end_process, is_script
+from connectrio.cli.script import end_process, is_script, load_structlog, starting
 from connectrio.host.settings import Backend, HostSettings, default_backend
-from connectrio.host.startup import load_structlog, starting
 
 load_structlog()
 
@@ -87,8 +86,7 @@ def host(
             return
         # another program's garbage collector stays as it is
         with starting() if is_script() else nullcontext(lambda: None) as started:
-            from connectrio.host.announce import announce
-            from connectrio.host.runner import run_host
+            from connectrio.host.runner import announce, run_host
 
             def announce_start(host: Host, addresses: Addresses) -> None:
                 announce(host, addresses)

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry
 
-from connectrio.connector.load_failure import LoadFailure
+from connectrio.connector.failures import LoadFailure
 
 __all__ = ["ExporterSource", "serve_exporter"]
 

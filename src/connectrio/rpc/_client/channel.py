@@ -35,8 +35,6 @@ from connectrio.rpc.tls import ChannelTLS
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
-adopt_stubs()
-
 
 class Channel(OurChannel):
     """A client's connections to one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
@@ -62,6 +60,7 @@ class Channel(OurChannel):
         codec: CodecBase | None = None,
         tls: ChannelTLS | None = None,
     ) -> None:
+        adopt_stubs()
         self.options = options or ChannelOptions()
         self.codec = codec or MessageCodec()
         self._target = parse_target(target)

@@ -1,17 +1,15 @@
 """betterproto2's stubs on our channels: without asyncio, and with an end to each call that does not depend on chance.
 
-betterproto2 sends a bidirectional call's messages with `asyncio.ensure_future`: a task that nobody owns, and on trio an
-error. It goes on sending when the server has ended the call. And a stub's generator that is closed does not close the
-one that it reads from. Calls on our channels do better; stubs on other channels are not changed.
+`_betterproto.py` says what is replaced, and why.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from functools import wraps
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -19,30 +17,17 @@ import anyio
 from betterproto2.grpclib import ServiceStub
 from grpclib.const import Cardinality
 
+from connectrio.rpc._betterproto import replace
 from connectrio.rpc._client.call import ClientStream
 from connectrio.rpc._client.context import OurChannel
 
 
+@cache
 def adopt_stubs() -> None:
-    """Let betterproto2's stubs use the functions below on our channels; calling it again changes nothing."""
-    if hasattr(ServiceStub._stream_stream, "__wrapped__"):  # noqa: SLF001 - what stubs are made of is private there
-        return
+    """Let betterproto2's stubs use the functions below on our channels. Every call after the first does nothing."""
     for name, ours in ("_unary_stream", _unary_stream), ("_stream_stream", _stream_stream):
-        setattr(ServiceStub, name, _choose(getattr(ServiceStub, name), ours, lambda stub: stub.channel, OurChannel))
-    sending = _choose(ServiceStub._send_messages, _send_messages, lambda stream: stream, ClientStream)  # noqa: SLF001
-    ServiceStub._send_messages = staticmethod(sending)  # type: ignore[method-assign]  # noqa: SLF001
-
-
-def _choose(
-    original: Callable[..., Any], ours: Callable[..., Any], key: Callable[[Any], Any], kind: type[Any]
-) -> Callable[..., Any]:
-    """Return `original`, replaced by `ours` where the `key` of the first argument is of a `kind`."""
-
-    @wraps(original)
-    def method(first: Any, *args: Any, **kwargs: Any) -> Any:
-        return (ours if isinstance(key(first), kind) else original)(first, *args, **kwargs)
-
-    return method
+        replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, OurChannel))
+    replace(ServiceStub, "_send_messages", _send_messages, lambda call, _: isinstance(call, ClientStream))
 
 
 def _unary_stream(

@@ -24,6 +24,7 @@ from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
 from connectrio.rpc.call import Call, reset_current_call, set_current_call
+from connectrio.rpc.exceptions import is_cancelled_from_outside
 
 log = logging.getLogger("connectrio.rpc")
 
@@ -91,7 +92,7 @@ class ServerCall:
                 result = await self._invoke()
         except BaseException as error:
             # a group of which the scope took only the cancellation, or what a servicer made of one from outside
-            if is_cancelled_from_outside() and _is_cancellation(error):
+            if is_cancelled_from_outside() and _is_only_cancellation(error):
                 raise
             result = self._raised(error)
         if result is None or (self._scope.cancel_called and result.status is not Status.OK):
@@ -149,15 +150,8 @@ class ServerCall:
             self.stream.send_bare_status(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
 
 
-def is_cancelled_from_outside() -> bool:
-    """Return whether a scope around the current task is cancelled, so that an exception may be that cancellation.
-
-    A servicer can raise `asyncio.CancelledError` of its own; nobody outside waits for that one to pass through.
-    """
-    return anyio.current_effective_deadline() == -math.inf
-
-
-def _is_cancellation(error: BaseException) -> bool:
+def _is_only_cancellation(error: BaseException) -> bool:
+    """Return whether nothing is lost when `error` passes through: it is a cancellation, or a group of nothing else."""
     cancelled = anyio.get_cancelled_exc_class()
     if isinstance(error, BaseExceptionGroup):
         return error.split(cancelled)[1] is None

@@ -29,8 +29,6 @@ log = logging.getLogger("connectrio.rpc")
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1
 
-adopt_servicers()
-
 
 class Servicer(Protocol):
     """What grpclib can serve: betterproto's `…Base` classes, and grpclib's own."""
@@ -57,6 +55,7 @@ class Server:
         codec: CodecBase | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
     ) -> None:
+        adopt_servicers()
         self._mapping: dict[str, Handler] = {}
         for servicer in servicers:
             self._mapping.update(servicer.__mapping__())

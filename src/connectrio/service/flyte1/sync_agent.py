@@ -22,10 +22,10 @@ from connectrio.idl.flyteidl2.connector import (
 )
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.logs import get_logger
+from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
 from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.job_identity import identify
-from connectrio.service.poll_shield import pauses
 
 __all__ = ["SyncAgentService"]
 
@@ -35,10 +35,9 @@ M = TypeVar("M", bound=betterproto2.Message)
 
 _METHOD = "/flyteidl.service.SyncAgentService/ExecuteTaskSync"
 
-# seconds between two polls: at first, at most, and their growth. They are short because a client waits in its call
+# seconds between two polls, at first and at most; short, because a client waits in its call
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
-_GROWTH = 1.5
 # seconds to delete the job of a call that did not wait for its end; a drain of the host waits for that
 _DELETE_TIMEOUT = 5.0
 
@@ -102,12 +101,12 @@ class SyncAgentService:
             raise
 
     async def _poll(self, request: GetTaskRequest) -> Resource:
-        waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE, growth=_GROWTH)
+        backoff = Backoff(_FIRST_PAUSE, factor=1.5, maximum=_LONGEST_PAUSE)
         while True:
             resource = (await self._connectors.get_task(request)).resource or Resource()
             if resource.phase in FINAL_PHASES:
                 return resource
-            await anyio.sleep(next(waits))
+            await anyio.sleep(backoff.next())
 
     async def _delete(self, request: DeleteTaskRequest) -> None:
         """Delete a job that nobody waits for any more; log it if that fails."""

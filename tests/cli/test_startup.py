@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from connectrio.host.startup import load_structlog, starting, without_collections
+from connectrio.cli.script import load_structlog, starting, without_collections
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_structlog_without_rich():
     """In a process of its own: here both are imported."""
     program = (
         "import sys\n"
-        "from connectrio.host.startup import load_structlog\n"
+        "from connectrio.cli.script import load_structlog\n"
         "load_structlog()\n"
         "assert 'rich' not in sys.modules and 'structlog' in sys.modules\n"
         "from connectrio.logs import configure_logging, get_logger\n"
