@@ -61,7 +61,8 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_tls": {"sockets"},
     "tls": {"_tls", "peer"},
     "_server": {
-        "_betterproto", "_grpc", "_http2", "call", "codec", "deadline", "exceptions", "options", "peer", "sockets", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "call", "codec", "deadline", "exceptions", "options", "peer",
+        "sockets", "status", "tls",
     },
     "_client": {
         "_betterproto", "_grpc", "_http2", "backoff", "codec", "deadline", "options", "peer", "status", "tls",

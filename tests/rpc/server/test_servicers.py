@@ -12,7 +12,7 @@ import trio
 from anyio.lowlevel import checkpoint
 from grpclib.const import Status
 from grpclib.encoding.base import StatusDetailsCodecBase
-from grpclib.events import RecvRequest, SendInitialMetadata, SendMessage, SendTrailingMetadata, listen
+from grpclib.events import RecvMessage, RecvRequest, SendInitialMetadata, SendMessage, SendTrailingMetadata, listen
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
@@ -22,7 +22,7 @@ from connectrio.rpc.testing import memory_channel
 from rpc.kit.frames import Data, Headers, Reset
 from rpc.kit.raw import raw_client
 from rpc.kit.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Note, Script, ScriptStub
-from rpc.kit.serving import PATIENCE, cancelled_at_rest, eventually, in_memory, leaving_nothing
+from rpc.kit.serving import PATIENCE, cancelled_at_rest, eventually, in_memory, leaving_nothing, turns
 
 
 async def failure(served, **options) -> GRPCError:
@@ -487,6 +487,70 @@ async def test_listeners_may_change_what_passes():
         listen(served.server, RecvRequest, add)
         listen(served.server, SendTrailingMetadata, add)
         assert await served.stub.unary(Note("!")) == Note("by the listener!")
+
+
+async def sleep_long(_: object) -> None:
+    await anyio.sleep(3600)
+
+
+async def test_a_listener_that_waits_at_the_end_has_the_time_of_its_call():
+    async with in_memory(Script()) as served:
+        listen(served.server, SendTrailingMetadata, sleep_long)
+        with pytest.raises(GRPCError) as raised:
+            await served.stub.unary(Note("a"), timeout=0.05)
+        assert raised.value.status is Status.DEADLINE_EXCEEDED
+        await eventually(lambda: served.server.active_calls == 0)
+
+
+async def test_a_listener_that_waits_ends_with_its_client():
+    async with leaving_nothing():
+        server = Server([Script()])
+        listen(server, SendTrailingMetadata, sleep_long)
+        async with raw_client(server) as client:
+            await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
+            await client.until(lambda frame: isinstance(frame, Data))
+            assert server.active_calls == 1
+            await client.send(client.make.reset(1))
+            await eventually(lambda: server.active_calls == 0)
+
+
+@pytest.mark.parametrize("is_due", [False, True], ids=["after the servicer", "of a servicer that is cancelled"])
+async def test_a_listener_that_waits_does_not_hold_up_the_end_of_a_server(is_due: bool):
+    async def method(stream):
+        await stream.recv_message()
+        if is_due:
+            await anyio.sleep_forever()
+        await stream.send_message(Note())
+
+    async with leaving_nothing():
+        server = Server([Script(method)])
+        listen(server, SendTrailingMetadata, sleep_long)
+        async with raw_client(server) as client:
+            await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
+            await turns()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.shutdown, 0)
+                assert (await client.trailers(1))["grpc-status"] == str(Status.UNAVAILABLE.value)
+                await client.transport.aclose()
+
+
+async def test_a_message_is_not_lost_in_a_listener_that_is_cancelled():
+    cut = True
+
+    async def listener(_: object) -> None:
+        if cut:
+            await anyio.sleep_forever()
+
+    async def method(stream):
+        nonlocal cut
+        with anyio.move_on_after(0.01):
+            await stream.recv_message()
+        cut = False
+        await stream.send_message(await stream.recv_message())
+
+    async with in_memory(Script(method)) as served:
+        listen(served.server, RecvMessage, listener)
+        assert await served.stub.unary(Note("a")) == Note("a")
 
 
 class DetailsCodec(StatusDetailsCodecBase):

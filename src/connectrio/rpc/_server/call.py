@@ -4,7 +4,8 @@ Rules:
 1. A call always ends: with a status, or because nobody is left to tell.
 2. Whatever the servicer raises ends this call and nothing else. Only a cancellation from outside passes through.
 3. The stream is released when the call has ended here, not when the client has gone; until then it is winding up.
-4. After the servicer has returned nothing waits, so that the status cannot be cancelled half-way.
+4. After the servicer has returned nothing waits but grpclib's listeners, and those no longer than the servicer might
+   have. So the status cannot be cancelled half-way.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -139,15 +141,27 @@ class ServerCall:
         return CallResult(Status.UNKNOWN, f"the servicer raised {type(error).__name__}")
 
     async def _send_status(self, result: CallResult) -> None:
+        scope: AbstractContextManager[object] = nullcontext()
+        was_cancelled = self._scope.cancel_called
+        if self.stream.has_listeners():
+            scope = self._scope = anyio.CancelScope(deadline=self._scope.deadline)
+            if was_cancelled:
+                self._scope.cancel()
         try:
-            await self.stream.send_trailing_metadata(
-                status=result.status, status_message=result.message, status_details=result.details
-            )
+            with scope:
+                await self.stream.send_trailing_metadata(
+                    status=result.status, status_message=result.message, status_details=result.details
+                )
         except Exception as error:
             # any: metadata, listeners and the details' codec are the application's; a bare status can still be sent
             log.exception("the trailers of %(method)s cannot be sent", {"method": self._call.method})
             reason = error if isinstance(error, ProtocolError | ValueError | TypeError) else type(error).__name__
-            self.stream.send_bare_status(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
+            result = CallResult(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
+        else:
+            if not was_cancelled:
+                result = self._cause.value  # if a listener was cut short
+        if not self.stream.is_finished and self._port.termination is None:
+            self.stream.send_bare_status(result.status, result.message or "")
 
 
 def _is_only_cancellation(error: BaseException) -> bool:

@@ -120,9 +120,9 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         except GRPCError:
             self._first = None
             raise
-        self._first = None
         if self._listeners:
             (message,) = await self._dispatch.recv_message(message)
+        self._first = None
         self._has_received = True
         return cast("_Recv", message)
 
@@ -135,10 +135,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             raise GRPCError(Status.INTERNAL, f"cannot decode the request as {kind.__name__}: {error}") from error
 
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:
-        """Send the response's headers.
-
-        Nothing here waits, so it cannot be cancelled half-way.
-        """
+        """Send the response's headers. Only a listener of grpclib's may wait here; cancelled there, nothing is sent."""
         if self.state in _CANNOT_SEND:
             self._refuse_to_send()
         if self.state is not CallState.RUNNING:
@@ -185,10 +182,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         status_details: Any = None,
         metadata: Any = None,
     ) -> None:
-        """End the call with a status.
-
-        Nothing here waits, so it cannot be cancelled half-way.
-        """
+        """End the call with a status. Only a listener of grpclib's may wait here; cancelled there, nothing is sent."""
         call, context = self._call, self._context
         if self.state in _FINISHED:
             how = "the status was already sent" if self.state is CallState.ENDED else "the call was already cancelled"
@@ -244,7 +238,11 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         return bool(self._listeners)
 
     def _refuse_to_send(self) -> NoReturn:
-        """:raises ProtocolError: why nothing can be sent; StreamTerminatedError where the servicer has cancelled"""
+        """Raise what says why nothing can be sent.
+
+        :raises StreamTerminatedError: the stream was cut short, by either side
+        :raises ProtocolError: the call has ended, or a message was cut
+        """
         self._port.raise_if_terminated()
         if self.state is CallState.CUT:
             raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
