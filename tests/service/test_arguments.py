@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any
 
+import anyio
 import pytest
 from grpclib import GRPCError
 from grpclib.const import Status
@@ -216,6 +217,16 @@ async def test_methods_that_are_not_bound():
     service = Service(Static())
     assert (await service.get(connection=secrets(self="x"))).resource.message == "{'self': 'x'}"
     await service.delete()
+
+
+async def test_a_method_may_return_anything_that_can_be_awaited():
+    class Later:
+        def __await__(self):
+            yield from anyio.lowlevel.checkpoint().__await__()
+            return Resource(phase=Phase.RUNNING, message="later")
+
+    answer = await Service(connector(get=lambda self, resource_meta, **kwargs: Later())).get()
+    assert answer.resource.message == "later"
 
 
 def test_a_method_is_inspected_once():

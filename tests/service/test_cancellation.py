@@ -68,6 +68,19 @@ async def test_the_clients_cancellation_passes_through(operation):
 
 
 @every_operation
+async def test_a_cancellation_long_before_the_deadline_is_no_deadline(operation):
+    sleeper = Sleeper()
+    service = Service(sleeper.connector())
+    set_current_call(Call("/x", MultiDict(), deadline=Deadline.from_timeout(3600)))
+    with anyio.CancelScope() as client:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.call, operation)
+            await sleeper.started.wait()
+            client.cancel()
+    assert service.count(operation, "499") == 1
+
+
+@every_operation
 async def test_the_clients_deadline(operation):
     sleeper = Sleeper()
     service = Service(sleeper.connector())

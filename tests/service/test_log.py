@@ -70,6 +70,12 @@ async def test_what_a_connector_does_not_have_is_no_bug():
     assert "exception" not in line
 
 
+async def test_where_a_method_raised_that_it_is_not_implemented():
+    [line] = await lines_of(Service(failing(lambda: NotImplementedError("later"))), "get")
+    assert (line["log_level"], line["status"]) == ("warning", "UNIMPLEMENTED")
+    assert "harness.py" in line["exception"]
+
+
 async def test_long_names_and_texts_are_cut():
     [line] = await lines_of(Service(), "get", "x" * 10_000)
     assert len(line["task_type"]) < 300
@@ -129,7 +135,8 @@ async def test_a_secret_in_the_resource_meta_is_reported():
     async def create(self, **kwargs):
         return Job(f"job of {kwargs['token']}")
 
-    logs = await lines_of(Service(connector(create=create)), "create", connection=secrets(token="hunter2", pin="12"))
+    connection = secrets(token="hunter2", pin="12", unused="hunter3")
+    logs = await lines_of(Service(connector(create=create)), "create", connection=connection)
     [line] = [line for line in logs if line["log_level"] == "error"]
     assert (line["method"], line["secrets"]) == ("Tiny.create", ["token"])
     assert line["event"].startswith("the resource_meta holds secrets")
@@ -141,3 +148,5 @@ def test_redaction():
     text = "abcdef abcd xyz config"
     assert redact(text, connection) == "[secret b] [secret a] xyz config"
     assert redact(text, None) == text
+    words = "one\ntwo"
+    assert redact(f"{words}, {[words]}", Connection(secrets={"words": words})) == "[secret words], ['[secret words]']"

@@ -166,7 +166,9 @@ def test_inputs_have_the_size_that_protobuf_gives_them(request):
     assert (0 if ours is None else len(bytes(ours))) == request.inputs.ByteSize()
 
 
+# by gRPC's number of the status; the comments of google/rpc/code.proto name them
+HTTP_CODES = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401]
+
+
 def test_every_status_has_an_http_code():
-    codes = {status: http_code(status) for status in Status}
-    assert codes[Status.OK] == 200
-    assert {codes[status] for status in Status} == {200, 400, 401, 403, 404, 409, 429, 499, 500, 501, 503, 504}
+    assert [http_code(status) for status in sorted(Status, key=lambda status: status.value)] == HTTP_CODES

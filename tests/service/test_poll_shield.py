@@ -97,8 +97,10 @@ async def test_only_for_a_while():
         clock.now += 30
         assert (await service.get()).resource.phase is Phase.RUNNING
     clock.now += 30
-    with pytest.raises(GRPCError, match="reset by peer"):
-        await service.get()
+    for _ in range(2):
+        with pytest.raises(GRPCError, match="reset by peer"):
+            await service.get()
+        clock.now += 30
     # an answer starts the time anew
     script.steps = [Resource(Phase.RUNNING), reset()]
     await service.get()
@@ -212,6 +214,51 @@ async def test_a_poll_that_hangs_is_answered_before_the_clients_deadline():
 
 
 @in_virtual_time
+@pytest.mark.parametrize(
+    ("absorb", "timeout", "stopped_after"),
+    [(600, 1.9, None), (600, 2.5, 1.5), (0, 10, None)],
+    ids=["a client that waits for less than two seconds", "for more", "a host that has no answer"],
+)
+async def test_when_a_poll_that_hangs_has_its_clients_whole_deadline(absorb, timeout, stopped_after):
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep_forever()
+
+    service = Service(connector(get=get), polls=PollShield(retry=4, absorb=absorb))
+    began = anyio.current_time()
+    deadline = Deadline.from_timeout(timeout)
+    set_current_call(Call("/x", MultiDict(), deadline=deadline))
+    with anyio.CancelScope(deadline=deadline.at) as scope:
+        await service.get()
+    assert scope.cancelled_caught is (stopped_after is None)
+    assert anyio.current_time() - began == pytest.approx(timeout if stopped_after is None else stopped_after)
+
+
+@in_virtual_time
+@pytest.mark.parametrize("operation", ["create", "delete", "get_metrics", "get_logs"])
+async def test_nothing_but_a_poll_is_answered_before_the_clients_deadline(operation):
+    async def hang(self, **kwargs):
+        await anyio.sleep_forever()
+
+    service = Service(connector(**{operation: hang}), polls=PollShield(retry=4, absorb=600))
+    deadline = Deadline.from_timeout(10)
+    set_current_call(Call("/x", MultiDict(), deadline=deadline))
+    with anyio.CancelScope(deadline=deadline.at) as scope:
+        await service.call(operation)
+    assert scope.cancelled_caught
+
+
+@in_virtual_time
+async def test_a_poll_without_a_deadline_waits_for_the_connector():
+    async def get(self, resource_meta, **kwargs):
+        await anyio.sleep(3600)
+        return Resource(Phase.QUEUED)
+
+    service = Service(connector(get=get), limits=OperationLimits(), polls=PollShield(retry=4, absorb=600))
+    set_current_call(Call("/x", MultiDict()))
+    assert (await service.get()).resource.phase is Phase.QUEUED
+
+
+@in_virtual_time
 async def test_retries_leave_time_for_the_answer():
     script = Script(reset())
     service = Service(script.connector(), polls=PollShield(retry=60, absorb=600))
@@ -253,7 +300,10 @@ async def test_a_host_that_is_too_busy():
 
 
 async def test_nothing_is_absorbed_with_0():
-    service = Service(Script(reset()).connector(), polls=PollShield(retry=0, absorb=0))
+    polls = PollShield(retry=0, absorb=0)
+    service = Service(Script(Resource(Phase.RUNNING), reset()).connector(), polls=polls)
+    await service.get()
+    assert len(polls) == 0  # so nothing is remembered
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
 

@@ -35,6 +35,12 @@ async def test_no_connector_has_more_than_each():
     assert await fill(slots, "b") == 4
 
 
+async def test_room_that_nobody_is_expected_in_yet():
+    for slots in (Slots(4, waiting=2), Slots(4, waiting=2, elastic=True)):
+        slots.expect([])
+        assert await fill(slots, "a") == 4
+
+
 async def test_the_share_of_another_is_left():
     slots = Slots(12)
     slots.expect(["a", "b", "c"])
@@ -49,6 +55,12 @@ async def test_elastic_room_has_an_equal_share_for_who_comes_late():
     assert await fill(slots, "a") == 10
     assert await fill(slots, "b") == 5
     assert await fill(slots, "c") == 3
+
+
+async def test_a_share_is_never_less_than_one_slot_where_room_is_elastic():
+    slots = Slots(2, elastic=True)
+    slots.expect(["a", "b", "c"])
+    assert [await fill(slots, name) for name in ("a", "b", "c")] == [2, 1, 1]
 
 
 async def test_what_is_left_can_be_taken_again():

@@ -242,3 +242,16 @@ async def test_idle_is_idle_with_every_policy(load_balancing):
 
 def test_channels_never_rest_by_default():
     assert ChannelOptions().idle_timeout == math.inf
+
+
+@in_virtual_time
+async def test_waiting_for_a_connection_goes_on_when_the_channel_has_come_to_rest():
+    """No call is running, so it gives a server up that says nothing."""
+    options = ChannelOptions(idle_timeout=5, connect_timeout=LONG, close_timeout=0.01)
+    async with leaving_nothing(), RawServer() as raw, Channel(raw.connect, options=options) as channel:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.wait_until_ready)
+            await raw.accept_silently()
+            await raw.accept()
+        assert channel.state is ChannelState.READY
+    assert raw.connections == 2

@@ -13,7 +13,7 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from rpc.kit.frames import Data, Reset
-from rpc.kit.playing import RESPONSE, channel_to
+from rpc.kit.playing import OK, RESPONSE, channel_to
 from rpc.kit.raw import RawPeer, RawServer
 from rpc.kit.script import Note, Script, ScriptBase, ScriptStub
 from rpc.kit.serving import eventually, in_both_ways, in_memory, leaving_nothing, turns
@@ -143,6 +143,30 @@ async def test_a_server_that_ends_early_stops_a_sender_that_never_would(size: in
     async with in_memory(Script(client_streaming=answer_one, bidi=answer_one)) as served:
         assert await served.stub.client_streaming(questions()) == Note("x" * size)
         assert [note async for note in served.stub.bidi(questions())] == [Note("x" * size)]
+
+
+@pytest.mark.parametrize("kind", ["iterable", "generator"])
+async def test_a_sender_that_never_has_to_wait_hears_that_the_server_has_ended(kind: str):
+    """Its messages are there at once, and fit into the server's window."""
+    raw = RawServer()
+    messages = iter([Note("x")] * 10_000)
+
+    async def generator():
+        for message in messages:
+            yield message
+
+    async with channel_to(raw) as channel, anyio.create_task_group() as tasks:
+
+        async def answer() -> None:
+            peer = await raw.accept()
+            await peer.until(lambda frame: isinstance(frame, Data))
+            end = peer.make.headers(1, OK, end_stream=True)
+            await peer.send(peer.make.headers(1, RESPONSE), peer.make.message(1, b"y"), end)
+
+        tasks.start_soon(answer)
+        stub = ScriptStub(channel)
+        assert await stub.client_streaming(messages if kind == "iterable" else generator()) == Note("y")
+    assert len(list(messages)) > 0
 
 
 @pytest.mark.parametrize("initial_metadata", [False, True])

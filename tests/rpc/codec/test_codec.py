@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
+from dataclasses import make_dataclass
+from typing import Any
 
+import betterproto2
 import pytest
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 from hypothesis import HealthCheck, given, settings
@@ -111,6 +115,7 @@ def loses_unknown_fields(cls, data):
         (KeyValuePair, b"\x00\x00"),
         (KeyValuePair, b"\x0e\x00"),
         (KeyValuePair, b"\x0c"),
+        (KeyValuePair, varint(2**29 << 3) + b"\x00"),
         (KeyValuePair, tag(9, 3) + tag(8, 4)),
         (TaskCategory, tag(2, VARINT)),
         (TaskCategory, tag(2, VARINT) + varint(0, length=11)),
@@ -137,6 +142,11 @@ def test_a_field_of_another_wire_type_is_unknown_and_kept():
     message = decode(data, KeyValuePair)
     assert message == KeyValuePair(value="v")
     assert encode(message) == delimited(2, b"v") + number(1, 5)
+
+
+def test_the_largest_field_number_is_unknown_and_kept():
+    data = varint((2**29 - 1) << 3) + b"\x05"
+    assert encode(decode(data, KeyValuePair)) == data
 
 
 def test_a_group_is_unknown_and_kept():
@@ -245,3 +255,47 @@ def test_messages_that_encode_themselves():
 def test_a_message_of_another_type():
     with pytest.raises(TypeError, match="expected TaskCategory, got Resource"):
         MessageCodec().encode(Resource(), TaskCategory)
+
+
+_BITS32, _BITS64 = (0, 1, 127, 128, 2**31 - 1), (0, 1, 127, 128, 2**31, 2**63 - 1)
+# values of each scalar type, among them some that Flyte's messages have no field of
+SCALARS = {
+    **dict.fromkeys(("int32", "sint32", "sfixed32"), (*_BITS32, -1, -64, -65, -(2**31))),
+    **dict.fromkeys(("int64", "sint64", "sfixed64"), (*_BITS64, -1, -64, -65, -(2**31), -(2**63))),
+    **dict.fromkeys(("uint32", "fixed32"), (*_BITS32, 2**32 - 1)),
+    **dict.fromkeys(("uint64", "fixed64"), (*_BITS64, 2**64 - 1)),
+    "bool": [False, True],
+    "double": [0.0, 1.5, -math.inf, 1e300],
+    "float": [0.0, 1.5, math.inf, -math.inf],
+    "string": ["", "x", "é漢", "x" * 200],
+    "bytes": [b"", b"\0", b"x" * 200],
+}
+
+
+@pytest.mark.parametrize("kind", SCALARS)
+def test_every_scalar_type(kind):
+    values = SCALARS[kind]
+    cls: Any = type(values[0])
+    key, key_class = ("string", str) if kind in ("double", "float", "bytes") else (kind, cls)
+    every_class = make_dataclass(
+        "Every",
+        [
+            ("one", cls, betterproto2.field(1, kind)),
+            ("maybe", cls | None, betterproto2.field(2, kind, optional=True)),
+            ("many", list[cls], betterproto2.field(3, kind, repeated=True)),
+            (
+                "keyed",
+                dict[key_class, cls],
+                betterproto2.field(4, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(key, kind)),
+            ),
+        ],
+        bases=(betterproto2.Message,),
+        eq=False,
+        repr=False,
+    )
+    for value in values:
+        keyed = {value: value} if key == kind else {"k": value}
+        message = every_class(one=value, maybe=value, many=[value, *values], keyed=keyed)
+        assert encode(message) == bytes(message)
+        assert decode(bytes(message), every_class) == message
+    assert decode(b"", every_class) == every_class()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 
 import anyio
@@ -32,6 +33,13 @@ DRAIN_PING = b"drain..."
 GOODBYE = GoAway(LAST_POSSIBLE_STREAM, ErrorCodes.NO_ERROR)
 # for clients that answer the drain's ping and hang up: nothing is cut short because the machine is slow
 PATIENT = ServerOptions(drain_ping_timeout=PATIENCE, linger=PATIENCE)
+
+
+@pytest.mark.parametrize("name", ["max_receive_message_size", "max_concurrent_streams", "linger"])
+@pytest.mark.parametrize("value", [0, -1, math.nan])
+def test_bounds_that_make_no_sense(name: str, value: float):
+    with pytest.raises(ValueError, match=f"{name} must be more than 0, got {value}"):
+        ServerOptions(**{name: value})
 
 
 class Gate(Script):
