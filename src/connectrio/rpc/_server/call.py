@@ -105,7 +105,7 @@ class ServerCall:
         stream, call = self.stream, self._call
         try:
             method = self._handler.func
-            if stream.has_listeners():
+            if stream.listeners:
                 stream.metadata, method = await self._context.dispatch.recv_request(
                     cast("Any", call.metadata),
                     method,
@@ -143,7 +143,7 @@ class ServerCall:
     async def _send_status(self, result: CallResult) -> None:
         scope: AbstractContextManager[object] = nullcontext()
         was_cancelled = self._scope.cancel_called
-        if self.stream.has_listeners():
+        if self.stream.listeners:
             scope = self._scope = anyio.CancelScope(deadline=self._scope.deadline)
             if was_cancelled:
                 self._scope.cancel()

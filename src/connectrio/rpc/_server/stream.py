@@ -69,6 +69,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     :ivar deadline: when the client stops waiting; None when it did not say
     :ivar user_agent: what the client calls itself
     :ivar peer: who the client is: `addr()` and `cert()`
+    :ivar listeners: who has asked grpclib for events; they may change what is sent
     """
 
     def __init__(self, port: Stream, handler: Handler, call: Call, context: CallContext) -> None:
@@ -82,7 +83,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self._call = call
         self._context = context
         self._dispatch = context.dispatch
-        self._listeners = context.dispatch._listeners  # noqa: SLF001 - grpclib has no other way to ask
+        self.listeners = context.dispatch._listeners  # noqa: SLF001 - grpclib has no other way to ask
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._first: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
         self._has_received = False
@@ -120,7 +121,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         except GRPCError:
             self._first = None
             raise
-        if self._listeners:
+        if self.listeners:
             (message,) = await self._dispatch.recv_message(message)
         self._first = None
         self._has_received = True
@@ -141,7 +142,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         if self.state is not CallState.RUNNING:
             raise ProtocolError("the initial metadata was sent already")
         headers = _RESPONSE_HEADERS[self._call.response_encoding]
-        if metadata or self._listeners:
+        if metadata or self.listeners:
             (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
             headers += tuple(encode_metadata(metadata))
         self._port.send_headers(headers)
@@ -159,7 +160,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             await self.send_initial_metadata()
         if self.state is CallState.MESSAGE_SENT and not handler.cardinality.server_streaming:
             raise ProtocolError("a unary response is one message, and it was sent already")
-        if self._listeners:
+        if self.listeners:
             (message,) = await self._dispatch.send_message(message)
         encoded = self._context.codec.encode(message, handler.reply_type)
         if call.response_encoding == IDENTITY or not call.compress_messages:
@@ -189,7 +190,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             raise ProtocolError(f"the call cannot end with {status.name}: {how}")
         if status is Status.OK:
             adorned = metadata or call.trailing_metadata or status_message or status_details
-            if self.state is CallState.MESSAGE_SENT and not adorned and not self._listeners:
+            if self.state is CallState.MESSAGE_SENT and not adorned and not self.listeners:
                 self._end(_SUCCESS_TRAILERS)
                 return
             if self.state is CallState.CUT:
@@ -232,10 +233,6 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         """Whether a unary response is still due."""
         is_unary = not self._handler.cardinality.server_streaming
         return is_unary and self.state in (CallState.RUNNING, CallState.HEADERS_SENT)
-
-    def has_listeners(self) -> bool:
-        """Return whether anybody has asked grpclib for events, who may change what is sent."""
-        return bool(self._listeners)
 
     def _refuse_to_send(self) -> NoReturn:
         """Raise what says why nothing can be sent.
