@@ -56,5 +56,5 @@ def logging_as_it_was():
     yield
     structlog.reset_defaults()
     rpc = logging.getLogger("connectrio.rpc")
-    rpc.handlers, rpc.propagate = [], True
+    rpc.handlers, rpc.propagate, rpc.disabled = [], True, False
     rpc.setLevel(logging.NOTSET)

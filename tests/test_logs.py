@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import logging
 
+import anyio
 import pytest
+import structlog
 
+from connectrio.connector.registry import Registry
+from connectrio.host.host import Host
+from connectrio.host.settings import HostSettings
 from connectrio.logs import configure_logging
 
 RPC = logging.getLogger("connectrio.rpc")
@@ -59,6 +64,28 @@ def test_a_line_that_cannot_be_written_hurts_nobody(capsys: pytest.CaptureFixtur
     RPC.info("before %(value)s", {"value": Unprintable()})
     RPC.info("after")
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["event"] == "after"
+
+
+async def test_a_connector_that_sets_up_logging_does_not_silence_its_host(capsys: pytest.CaptureFixture[str], tmp_path):
+    module = tmp_path / f"sets_up_{tmp_path.name}.py"
+    # what `logging.config.dictConfig` does to a logger that it does not name
+    module.write_text("import logging\nlogging.getLogger('connectrio.rpc').disabled = True\n")
+    settings = HostSettings(host="127.0.0.1", port=0, prometheus_port=0, modules=[str(module)])
+    configure_logging("info", "json")
+    async with anyio.create_task_group() as tasks:
+        host = Host(settings, registry=Registry())
+        await tasks.start(host.serve)
+        RPC.warning("still here")
+        await host.shutdown()
+    assert "still here" in [line["event"] for line in lines(capsys)]
+
+
+def test_a_program_that_sets_up_structlog_anew_still_has_the_lines(capsys: pytest.CaptureFixture[str]):
+    configure_logging("info", "json")
+    structlog.configure(wrapper_class=structlog.BoundLogger, processors=[structlog.processors.JSONRenderer()])
+    RPC.warning("a connection from %(peer)s was refused: %(reason)s", {"peer": "unix:", "reason": "no"})
+    [line] = lines(capsys)
+    assert (line["event"], line["peer"]) == ("a connection from unix: was refused: no", "unix:")
 
 
 def test_in_other_programs_rpc_logs_through_logging(caplog: pytest.LogCaptureFixture):

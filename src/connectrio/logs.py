@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-__all__ = ["LogFormat", "LogLevel", "configure_logging", "get_logger"]
+__all__ = ["LogFormat", "LogLevel", "configure_logging", "get_logger", "keep_logging"]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
@@ -48,6 +48,8 @@ class _Logger:
     def __getattr__(self, method: str) -> Any:
         return getattr(self._structlog if structlog.is_configured() else self._logging, method)
 
+
+_RPC = logging.getLogger("connectrio.rpc")
 
 # set by `configure_logging`; a program's own structlog may replace it
 _host_wrapper: type | None = None
@@ -99,10 +101,18 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
         # writes a line and its end at once: several processes share standard error
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
-    rpc = logging.getLogger("connectrio.rpc")
-    rpc.setLevel(_host_level)
-    rpc.handlers = [_ToStructlog()]
-    rpc.propagate = False
+    _RPC.setLevel(_host_level)
+    _RPC.handlers = [_ToStructlog()]
+    _RPC.propagate = False
+
+
+def keep_logging() -> None:
+    """Undo that a connector's module has disabled the lines of `connectrio.rpc`, in a host's own process.
+
+    `logging.config.dictConfig` and `fileConfig` disable every logger that they do not name, unless told not to.
+    """
+    if _host_wrapper is not None:
+        _RPC.disabled = False
 
 
 class _ToStructlog(logging.Handler):
@@ -114,7 +124,8 @@ class _ToStructlog(logging.Handler):
             fields = {
                 name: value if isinstance(value, int | float | list) else str(value) for name, value in given.items()
             }
-            structlog.get_logger().log(record.levelno, record.getMessage(), exc_info=record.exc_info, **fields)
+            write = getattr(structlog.get_logger(record.name), record.levelname.lower())
+            write(record.getMessage(), exc_info=record.exc_info, **fields)
         except Exception:  # noqa: BLE001 - a line that cannot be written must not hurt what it tells of
             self.handleError(record)
 

@@ -28,7 +28,7 @@ from connectrio.host.loading import host_registered, load_entry_points, load_mod
 from connectrio.host.ports import HostPorts, bind_ports
 from connectrio.host.settings import HostSettings
 from connectrio.host.watchdog import Watchdog
-from connectrio.logs import get_logger
+from connectrio.logs import get_logger, keep_logging
 from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
@@ -184,6 +184,7 @@ class Host:
 
     async def _serve_connectors(self, ports: HostPorts, task_status: TaskStatus[Addresses]) -> None:
         """Run the gRPC server and the exporter, from the first call to the last."""
+        keep_logging()
         if self.settings.unsafe_pickle:
             log.warning("pickles are read: anyone who can send requests to this host can run any code in it")
         workers = Workers(self.settings.worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from functools import partial
 
 import anyio
 import pytest
@@ -13,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from grpclib.const import Status
 from grpclib.encoding.base import StatusDetailsCodecBase
 from grpclib.events import RecvMessage, RecvRequest, SendInitialMetadata, SendMessage, SendTrailingMetadata, listen
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, ProtocolError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc import Server, current_call
@@ -454,6 +455,22 @@ async def test_initial_metadata_that_cannot_be_sent(metadata: dict):
 
     async with in_memory(Script(method)) as served:
         assert (await failure(served)).status is Status.UNKNOWN
+
+
+async def test_a_servicer_that_sends_after_the_status_hears_of_its_own_mistake():
+    """Although the stream was reset by then, because the client had not ended its side."""
+
+    async def method(stream):
+        await stream.send_trailing_metadata(status=Status.OK)
+        for send in (partial(stream.send_message, Note()), stream.send_initial_metadata):
+            with pytest.raises(ProtocolError, match="the call was ended already"):
+                await send()
+        ended.set()
+
+    ended = anyio.Event()
+    async with leaving_nothing(), raw_client(Server([Script(bidi=method)])) as client:
+        await client.send(client.make.request(1, BIDI))
+        await ended.wait()
 
 
 # what others hook in: grpclib's events, a codec for details

@@ -240,10 +240,10 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         :raises StreamTerminatedError: the stream was cut short, by either side
         :raises ProtocolError: the call has ended, or a message was cut
         """
+        if self.state is CallState.ENDED:  # asked first: with the status the stream may have been reset, by us
+            raise ProtocolError("the call was ended already")
         self._port.raise_if_terminated()
-        if self.state is CallState.CUT:
-            raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
-        raise ProtocolError("the call was ended already")
+        raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
 
     def _end(self, headers: Headers) -> None:
         self._port.send_headers(headers, end_stream=True)
