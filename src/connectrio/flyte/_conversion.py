@@ -91,7 +91,10 @@ async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenera
 
 
 async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any]:
-    """:raises InvalidRequestError: flyte-sdk's type engine cannot convert them"""
+    """Return the inputs as Python values.
+
+    :raises InvalidRequestError: flyte-sdk's type engine cannot convert them
+    """
     try:
         types: Any = {
             variable.key: (TypeEngine.guess_python_type(variable.value.type), inspect.Parameter.empty)
@@ -104,7 +107,10 @@ async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any
 
 
 def _decoded(connector: Connector, meta: bytes) -> Any:
-    """:raises InvalidRequestError: `meta` is not from this connector"""
+    """Return the connector's own metadata of a job.
+
+    :raises InvalidRequestError: `meta` is not from this connector
+    """
     try:
         return connector.metadata_type.decode(meta)
     except Exception as error:

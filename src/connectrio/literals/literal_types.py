@@ -45,7 +45,7 @@ def title_of(literal_type: LiteralType) -> str:
 
 
 def same_type(one: LiteralType | None, other: LiteralType | None, depth: int = 0) -> bool:
-    """Whether both types have the same values; tags, annotations and metadata are ignored."""
+    """Return whether both types have the same values; tags, annotations and metadata are ignored."""
     if one is None or other is None or depth > MAX_DEPTH:
         return False
     (kind, value), (other_kind, other_value) = kind_of(one), kind_of(other)

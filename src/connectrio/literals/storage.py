@@ -146,7 +146,7 @@ def fetched(literal: Literal, storage: Storage, depth: int = 0) -> Literal:
 
 
 def _has_stored(literal: Literal | None, depth: int) -> bool:
-    """Whether `literal` is, or contains, a reference to a stored literal."""
+    """Return whether `literal` is, or contains, a reference to a stored literal."""
     if literal is None or depth > MAX_DEPTH:
         return False
     return literal.offloaded_metadata is not None or any(_has_stored(child, depth + 1) for child in _children(literal))

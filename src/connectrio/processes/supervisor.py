@@ -213,7 +213,10 @@ class Supervisor:
 
 
 def check(settings: HostSettings, processes: int) -> None:
-    """:raises HostError: several processes cannot host with these settings"""
+    """Check whether several processes can host with these settings.
+
+    :raises HostError: they cannot
+    """
     if processes < 1:
         raise HostError(f"--processes must be at least 1, got {processes}")
     if not can_share_ports():

@@ -49,5 +49,8 @@ class MessageCodec(CodecBase):
 
 @cache
 def _is_ours(message_type: type[Any]) -> bool:
-    """Whether the class is betterproto2's. Cached: issubclass() of an abstract class can take longer than the codec."""
+    """Return whether the class is betterproto2's.
+
+    Cached: issubclass() of an abstract class can take longer than the codec.
+    """
     return issubclass(message_type, Message)

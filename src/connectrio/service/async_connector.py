@@ -282,7 +282,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
 
 def _metrics_query(message: GetTaskMetricsRequest) -> dict[str, Any]:
-    """:raises RequestError: Python has no such time"""
+    """Return the arguments of `get_metrics` that the request holds.
+
+    :raises RequestError: Python has no such time
+    """
     try:
         return {
             "queries": message.queries,

@@ -83,10 +83,9 @@ class Dispatcher:
         return [connector.task_type_version for connector in connectors if connector.task_type_name == task_type]
 
     def limit(self, call: TaskCall) -> AbstractContextManager[None]:
-        """Return what stops the call at this host's limit.
+        """Return a context that stops the call at this host's limit, or a poll shortly before the client's deadline.
 
-        Where the client's deadline comes first, nothing does: the server has a scope around the call, inside which
-        another one would never act.
+        If the client's deadline is earlier, return a context that does nothing: the server's scope ends the call first.
         """
         now = anyio.current_time()
         seconds = self._seconds[call.operation]
@@ -139,7 +138,10 @@ class _TimeLimit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, places: TracebackType | None
     ) -> None:
-        """:raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that"""
+        """Turn a cancellation by this limit into an error.
+
+        :raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that
+        """
         try:
             is_stopped = self._scope.__exit__(kind, error, places)
         except BaseException as remaining:  # trio takes its cancellation out of a group, and raises the rest

@@ -61,13 +61,17 @@ class CallRecord:
         rpc = self._rpc
         if rpc is not None:
             deadline = None if rpc.deadline is None else rpc.deadline.at
+            # the `CurrentCall` of connectors, made from the servicers' `Call`: `connector/` does not import `rpc/`
             self._token = set_current_call(rpc.peer, rpc.metadata, deadline)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, places: TracebackType | None
     ) -> None:
-        """:raises GRPCError: the call failed, whatever the connector raised; only a cancellation passes through"""
+        """Count and log the call, and translate its error. A cancellation passes through.
+
+        :raises GRPCError: the call failed, whatever the connector raised
+        """
         if self._token is not None:
             reset_current_call(self._token)
         if error is None:

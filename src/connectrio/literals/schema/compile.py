@@ -34,7 +34,7 @@ Schema = Mapping[str, Any]
 
 
 def is_schema(metadata: Schema) -> bool:
-    """Whether the metadata of a type are a JSON schema; they may be anything."""
+    """Return whether the metadata of a type are a JSON schema; they may be anything."""
     return not _KEYWORDS.isdisjoint(metadata)
 
 

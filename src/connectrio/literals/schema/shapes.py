@@ -73,7 +73,10 @@ class DefaultsBudget:
         self.left = MAX_DEFAULTS
 
     def take(self, count: int) -> None:
-        """:raises LiteralError: there are more than `MAX_DEFAULTS`"""
+        """Take `count` values from the budget.
+
+        :raises LiteralError: there would be more than `MAX_DEFAULTS`
+        """
         self.left -= count
         if self.left < 0:
             raise LiteralError(f"more than {MAX_DEFAULTS} values would come from the schema's defaults")

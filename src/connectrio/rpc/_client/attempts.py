@@ -45,7 +45,7 @@ class Retries:
         self._backoff: Backoff | None = None
 
     def allow(self, stream: Stream) -> bool:
-        """Whether the call that `stream` carried may be repeated, because no server has seen it.
+        """Return whether the call that `stream` carried may be repeated, because no server has seen it.
 
         A call that was never sent may be repeated without limit. One that servers refused may not: refusing costs them.
         """

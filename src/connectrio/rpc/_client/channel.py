@@ -328,7 +328,7 @@ class Place:
         self._event: anyio.Event | None = None
 
     def is_first(self) -> bool:
-        """Whether it is this call's turn."""
+        """Return whether it is this call's turn."""
         return next(iter(self._queue.places)) is self
 
     def wake(self) -> None:

@@ -79,7 +79,10 @@ class Outcome:
         return self.settle(Status.DEADLINE_EXCEEDED, reason if connection_error else _TOO_LATE)
 
     def raise_if_failed(self) -> None:
-        """:raises GRPCError: there is a status, and it is not OK"""
+        """Do nothing if there is no status yet, or it is OK.
+
+        :raises GRPCError: there is another status
+        """
         if self._status is not None and self._status is not Status.OK:
             raise GRPCError(self._status, self._message)
 
@@ -92,7 +95,10 @@ def error_from_termination(termination: Termination) -> GRPCError:
 
 
 def check_response(headers: Headers) -> None:
-    """:raises GRPCError: the response is not gRPC"""
+    """Check the headers that begin a response.
+
+    :raises GRPCError: the response is not gRPC
+    """
     values = dict(headers)
     if "grpc-status" in values:
         return

@@ -4,8 +4,9 @@ Rules:
 1. At most one connection takes new calls. A connection that the server has ended with GOAWAY stays open beside it until
    its last call is done.
 2. A connection counts once the server's settings are here: what accepts but does not speak HTTP/2 is no server.
-3. Attempts are spaced by the backoff, which only a connection that was of use resets. After the first connection in a
-   row that was of no use another attempt may follow at once, after the next ones not.
+3. Attempts are spaced by the backoff. A connection that has answered a call, or lasted until the next attempt was
+   allowed, resets it. After one connection that did neither, reconnect at once; after a second in a row, wait for the
+   backoff.
 4. The task that runs a connection acts on its changes, in the next turn of the event loop. Until then a READY
    subchannel may have no connection that is `available`, and calls wait for the change.
 """
@@ -270,7 +271,7 @@ class Subchannel:
             self._on_change()
 
     def _lose(self, connection: ClientConnection) -> None:
-        """The connection takes no more calls: be IDLE, or connect again if it was not the first in a row of no use."""
+        """Become IDLE; after a second connection in a row that was of no use, reconnect after the backoff (rule 3)."""
         self._current = None
         if connection.told_to_ping_less:
             self._context.keepalive.slow_down(self._context.name)

@@ -40,7 +40,10 @@ class MessageBudget:
         self.left = MAX_MESSAGES
 
     def take_one(self) -> None:
-        """:raises DecodeError: the budget is used up"""
+        """Count one message.
+
+        :raises DecodeError: the budget is used up
+        """
         self.left -= 1
         if self.left < 0:
             raise DecodeError(f"made of more than {MAX_MESSAGES} messages")

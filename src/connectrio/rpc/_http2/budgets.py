@@ -31,7 +31,7 @@ class TokenBucket:
     def take(self, now: float, *, earned: int = 0) -> bool:
         """Take one use.
 
-        :param earned: uses that the peer has earned until now, in all; it never holds more than twice the size
+        :param earned: uses that the peer has earned until now, in all; the bucket never holds more than twice its size
         :returns: False when none is left
         """
         if earned > self._earned:
@@ -61,8 +61,8 @@ class PingPolicy:
     def is_allowed(self, now: float, *, has_calls: bool, pieces_sent: int) -> bool:
         """Judge a ping that has come.
 
-        :param pieces_sent: how much the client was sent until now: when it was sent more, it may ping once to learn
-            the connection's bandwidth
+        :param pieces_sent: header blocks and pieces of data sent so far; when this has changed, the strikes are reset,
+            because clients ping to measure bandwidth
         :returns: False when the client has pinged too fast too often
         """
         if pieces_sent != self._pieces_sent:

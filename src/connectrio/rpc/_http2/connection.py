@@ -40,8 +40,9 @@ from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 LAST_POSSIBLE_STREAM = 2**31 - 1
 
 _KEEPALIVE_PING = b"keepaliv"
-# bytes; a smaller piece of data that does not end what was to be sent is what the peer's window let through
-_DRIBBLE = 1024
+# bytes. A smaller DATA frame that does not finish the data was most often cut by the peer's window. It earns no control
+# frames (`_EARNED` in server_side.py)
+_SMALL_FRAME = 1024
 
 
 def h2_configuration(*, client_side: bool) -> H2Configuration:
@@ -62,7 +63,7 @@ class ConnectionState(enum.Enum):
     """Where a connection is in its life. It only ever moves down this list."""
 
     OPEN = enum.auto()
-    DRAINING = enum.auto()  # GOAWAY(2³¹-1) exchanged: new streams are still accepted
+    DRAINING = enum.auto()  # a server has sent GOAWAY(2³¹-1): new streams are still accepted
     GOING_AWAY = enum.auto()  # the last stream is settled: new ones are refused
     CLOSED = enum.auto()  # nothing more is read; what is in the output is sent
 
@@ -77,8 +78,8 @@ class Connection:
     :ivar heard_at: when the last bytes came
     :ivar reads: how many times bytes came
     :ivar idle_since: since when `streams` is empty; None while it is not
-    :ivar header_block_since: when the header block began that is not complete yet
-    :ivar writing_since: when the write began that the peer has not taken yet
+    :ivar header_block_since: when the unfinished header block began; None if there is none
+    :ivar writing_since: when the unfinished write began; None if there is none
     :ivar pieces_sent: how many header blocks and pieces of data were sent
     :ivar data_frames_sent: how many DATA frames were sent, without those that are small because of the peer's window
     :ivar received: woken when bytes come
@@ -245,7 +246,7 @@ class Connection:
             if last:
                 stream.local_ended()
         self.pieces_sent += 1
-        if sent == size or sent >= _DRIBBLE:
+        if sent == size or sent >= _SMALL_FRAME:
             self.data_frames_sent += 1 + sent // h2.max_outbound_frame_size
         self.output_ready.wake()
         return sent

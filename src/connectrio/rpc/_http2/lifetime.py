@@ -1,8 +1,7 @@
 """When a server's connection is due for something: a keepalive ping, its maximum age, giving up on a silent client.
 
-Synchronous: the driver of the connection asks `due`, sleeps, calls `tick`, and does what `tick` returns. Every limit
-begins with something that `tick` can see, and no limit is shorter than `interval`, so that a driver which ticks at
-least that often is never late.
+Synchronous: the driver of the connection asks `due`, sleeps, calls `tick`, and does what `tick` returns. A driver that
+sleeps until `due`, but never for longer than `interval`, is never late: no limit that begins meanwhile is shorter.
 """
 
 from __future__ import annotations
@@ -41,7 +40,10 @@ _KEEPALIVE = Failure("the client did not answer a keepalive ping in time")
 
 
 class Lifetime:
-    """The clocks of one connection, which it only looks at; made together with it."""
+    """Says which limit of a connection is reached when. Reads the connection, never changes it.
+
+    Make it together with the connection: age and handshake are counted from then.
+    """
 
     def __init__(self, connection: ServerConnection) -> None:
         options, now = connection.options, connection.heard_at

@@ -37,11 +37,11 @@ _DRAIN_PING = b"drain..."
 # (CVE-2019-9511)
 _EARNED = 2
 
-# seconds; a call that lasted as long had to be within MAX_CONCURRENT_STREAMS, and its reset is what deadlines and
-# impatience look like when a host is slow
+# seconds. Resetting a call at least this old costs nothing: MAX_CONCURRENT_STREAMS bounds such calls, and deadlines
+# reset them
 _RAPID = 1.0
-# calls that may be winding up on a connection besides those that run, if MAX_CONCURRENT_STREAMS is less: a client that
-# keeps to its limit never waits for our own cleaning up
+# ended calls that may still be cleaning up, besides the running ones; MAX_CONCURRENT_STREAMS if that is more. A client
+# that keeps to its limit never waits for our cleaning up
 _WINDING_UP = 100
 # seconds until a budget for resets that was used up is whole again, as in nghttp2: 1,000 at once, and 33 a second
 _RESET_RECOVERY = 30.0
@@ -133,7 +133,7 @@ class ServerConnection(Connection):
 
     def _request_received(self, event: RequestReceived) -> None:
         limit, count = self.options.max_concurrent_streams, len(self.streams)
-        # one too many of those that are open for the client, or of these and the calls that wind up
+        # full: too many streams are open for the client, or too many are open or cleaning up
         is_full = count >= limit and (count >= limit + max(limit, _WINDING_UP) or self.running() >= limit)
         if is_full or self.state is ConnectionState.GOING_AWAY:
             self.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)

@@ -191,7 +191,10 @@ class Stream:
         return data
 
     def raise_if_terminated(self) -> None:
-        """:raises StreamTerminatedError: the stream was cut short"""
+        """Do nothing while the stream is whole.
+
+        :raises StreamTerminatedError: the stream was cut short
+        """
         if self.termination is not None:
             raise StreamTerminatedError(self.termination)
 

@@ -82,7 +82,7 @@ async def _read_to_the_end(transport: ByteStream) -> None:
 async def receive(connection: Connection, transport: ByteStream) -> None:
     """Feed the connection with the next bytes, or fail it when the peer has nothing more to say.
 
-    While the peer does not read what it makes the connection answer, nothing is read. Cancelled, nothing is lost.
+    Read nothing while more than `max_control_backlog` bytes wait for the writer. Cancelled, nothing is lost.
     """
     while connection.output_size() > connection.options.max_control_backlog:
         await connection.output_taken.wait()
@@ -97,7 +97,7 @@ async def receive(connection: Connection, transport: ByteStream) -> None:
 
 
 async def read(connection: Connection, transport: ByteStream) -> None:
-    """Feed the connection until it is closed: a reader for a driver that waits for what happens elsewhere.
+    """Feed the connection until it is closed. The client's reader; the server has its own, `ServedConnection._read`.
 
     Cancelled anywhere, what was received is in the connection, and nothing of it is lost.
     """

@@ -1,8 +1,8 @@
 """One connection of the server: it drives the core, and runs its calls.
 
 Rules:
-1. The reader acts on what happened after each turn of frames, the clock when it has failed the connection, and the task
-   that waits for the end when anything else has. So a call whose stream is cut short is cancelled at once.
+1. Events are handled (`_act`) by the reader after each turn of frames, by the timer after it fails the connection, and
+   by `_run_secured` at the end. So a call whose stream is cut short is cancelled at once.
 2. A call that its client takes back while it is WAITING is forgotten; later, it is cancelled.
 3. Whether the connection is draining is known to the core alone.
 """

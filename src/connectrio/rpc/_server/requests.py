@@ -30,7 +30,7 @@ _LONGEST_REFUSAL = 256
 class CallContext:
     """What the calls of a connection have in common.
 
-    :ivar decoding: how many large messages are decoded at once, in threads, where they leave the event loop its turns
+    :ivar decoding: limits the threads that decode large messages, which would block the event loop
     """
 
     mapping: Mapping[str, Handler]
