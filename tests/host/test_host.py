@@ -381,13 +381,15 @@ async def test_a_lifespan_that_fails_to_close():
 @in_virtual_time
 async def test_a_lifespan_that_hangs_as_it_closes():
     hanging, other = Lifespan(closing=anyio.sleep_forever), Lifespan()
-    host = make_host(hanging.connector(), other.connector(task_type_name="other"), listeners=[], watchdog=0)
+    connectors = hanging.connector(name="Hanging Connector"), other.connector(task_type_name="other")
+    host = make_host(*connectors, listeners=[], watchdog=0)
     with capture_logs() as logs:
         async with serving(host):
             pass
     assert hanging.events == ["open", "close", "left"]
     assert other.events == ["open", "close", "left"]
-    assert "a connector's lifespan did not close in time" in [line["event"] for line in logs]
+    [line] = [line for line in logs if line["event"] == "a connector's lifespan did not close in time"]
+    assert (line["connector"], line["timeout_seconds"]) == ("Hanging Connector", 10)
 
 
 async def test_shutdown_while_a_lifespan_hangs_as_it_opens():

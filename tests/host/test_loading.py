@@ -123,7 +123,7 @@ def test_a_file_whose_name_is_taken():
     path = write("elsewhere/json.py")
     assert load_error(str(path)) == (
         f"cannot load connectors from '{path}': ImportError: a module named 'json' is loaded already, from"
-        f" {sys.modules['json'].__file__}"
+        f" {sys.modules['json'].__file__}; rename one of them"
     )
 
 
@@ -141,6 +141,59 @@ def test_a_module_that_fails(source, error, module):
     write("broken.py", source)
     assert load_error(module).startswith(f"cannot load connectors from '{module}': {error}")
     assert "broken" not in sys.modules
+
+
+BROKEN = """
+def client():
+    return Vendor()
+
+def connect():
+    import json
+    return json.loads("{") if broken == "inside" else client()
+
+broken = "here"
+connect()
+"""
+
+
+@pytest.mark.parametrize("module", ["broken", "broken.py"])
+def test_where_a_module_fails(module):
+    path = write("broken.py", BROKEN).resolve()
+    error = load_error(module)
+    assert error == (
+        f"cannot load connectors from '{module}': NameError: name 'Vendor' is not defined ({path}, line 3)"
+    )
+
+
+@pytest.mark.parametrize("module", ["package.broken", "package/broken.py"])
+def test_where_a_module_fails_in_a_library(module):
+    """The line of the module, not the library's."""
+    write("package/__init__.py", "")
+    path = write("package/broken.py", BROKEN.replace('"here"', '"inside"')).resolve()
+    assert load_error(module).endswith(f"({path}, line 7)")
+
+
+def test_where_a_package_around_a_module_fails():
+    path = write("package/__init__.py", "\nraise ValueError('no license')").resolve()
+    write("package/one.py")
+    assert load_error("package.one").endswith(f": ValueError: no license ({path}, line 2)")
+
+
+@pytest.mark.parametrize("module", ["idle", "idle.py"])
+def test_a_module_that_registers_nothing(module):
+    write("idle.py", "")
+    with capture_logs() as logs:
+        load_modules(Registry(), [module, module])
+    [line] = logs
+    assert (line["log_level"], line["module"]) == ("warning", module)
+    assert line["event"] == "a module registered no connector; call ConnectorRegistry.register in it"
+
+
+def test_modules_that_are_loaded_already_register_nothing_new():
+    write("one.py")
+    with capture_logs() as logs:
+        load_modules(Registry(), ["one", "one.py"])
+    assert logs == []
 
 
 def test_an_interrupt_is_not_a_failure_of_the_module():
@@ -202,7 +255,13 @@ def test_entry_points_are_loaded_by_name(install):
         ("raise RuntimeError('no license')", "RuntimeError: no license"),
         ("raise SystemExit('no license')", "SystemExit: no license"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("", "ModuleLoadError: it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's"),
+        (
+            "",
+            (
+                "ModuleLoadError: it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's;"
+                " call ConnectorRegistry.register in it"
+            ),
+        ),
     ],
 )
 def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, source, error):
@@ -236,6 +295,17 @@ def test_entry_points_that_are_loaded_already_register_nothing_new(install):
     load_entry_points(registry)
     load_entry_points(registry)
     assert names(registry) == ["plugin_once"]
+    assert registry.failures == []
+
+
+def test_an_entry_point_that_replaces_a_connector(install):
+    install({"first": "plugin_first", "second": "plugin_second"})
+    source = CONNECTOR.format(name="same")
+    write("site/plugin_first.py", source)
+    write("site/plugin_second.py", source.replace("'same')", "'same'), override=True"))
+    registry = Registry()
+    load_entry_points(registry)
+    assert [found.source for found in registry.registered()] == ["entry point second (plugin_second)"]
     assert registry.failures == []
 
 

@@ -139,7 +139,7 @@ async def test_a_connector_cannot_encode_it():
     async def create(self, **kwargs):
         return Fake("7")
 
-    with pytest.raises(GRPCError, match="returned what the host marks failed tasks with"):
+    with pytest.raises(GRPCError, match="marks failed tasks; return other bytes: this prefix is reserved"):
         await Service(connector(Base, create=create)).create()
 
 

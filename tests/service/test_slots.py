@@ -43,7 +43,7 @@ async def test_room_that_nobody_is_expected_in_yet():
 
 async def test_the_share_of_another_is_left():
     slots = Slots(12)
-    slots.expect(["a", "b", "c"])
+    slots.divide_among(["a", "b", "c"])
     assert await fill(slots, "a") == 8
     assert await fill(slots, "b") == 2
     assert await fill(slots, "c") == 2
@@ -102,7 +102,7 @@ async def take_numbered(slots: Slots, index: int, order: list[int]) -> None:
 
 async def test_what_becomes_free_goes_to_who_has_least(order):
     slots = Slots(4, elastic=True)
-    slots.expect(["a", "b"])
+    slots.divide_among(["a", "b"])
     assert await fill(slots, "a") == 4
     assert await fill(slots, "b") == 2
     async with anyio.create_task_group() as tasks:
@@ -118,7 +118,7 @@ async def test_what_becomes_free_goes_to_who_has_least(order):
 
 async def test_the_queue_is_bounded(order):
     slots = Slots(1, waiting=4)
-    slots.expect(["a", "b"])
+    slots.divide_among(["a", "b"])
     await slots.enter("a")
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
@@ -170,7 +170,7 @@ async def test_cancelled_just_when_there_is_room():
 )
 def test_the_limits_hold(limit, elastic, steps):
     slots = Slots(limit, elastic=elastic)
-    slots.expect("abcd")
+    slots.divide_among("abcd")
     inside = dict.fromkeys("abcd", 0)
     for name, enters in steps:
         if enters:
@@ -213,11 +213,14 @@ async def test_a_slow_connector_takes_no_other_ones_room():
         assert service.sample("active_calls", task_type="slow", kind="calls") == 0  # not shown yet
         for _ in range(3):
             await service.get("tiny")
-        with pytest.raises(
-            GRPCError, match="this host is busy with as many calls to this connector as its settings allow"
-        ) as no:
+        with pytest.raises(GRPCError) as no:
             await service.get("slow")
         assert no.value.status is Status.RESOURCE_EXHAUSTED
+        assert no.value.message == (
+            "get slow task: this host is busy with as many calls to this connector as max_calls and"
+            " max_calls_per_connector allow, and the queue (max_waiting_calls) is full; try again later, or raise these"
+            " settings"
+        )
         assert service.count("get", "429", "slow") == 1
         slow.release.set()
     assert slow.inside == 8
@@ -240,6 +243,10 @@ async def test_streams_of_logs_have_room_of_their_own():
         with pytest.raises(GRPCError) as caught:
             await service.get_logs()
         assert caught.value.status is Status.RESOURCE_EXHAUSTED
+        assert caught.value.message == (
+            "get logs of tiny task: this host sends as many streams of logs as max_log_streams allows; try again later,"
+            " or raise it"
+        )
         release.set()
 
 

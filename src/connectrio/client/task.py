@@ -149,10 +149,12 @@ class Task:
         if not isinstance(named, dict) or not all(isinstance(variable, str) for variable in named.values()):
             named = {}
         literals = self._declare(template)
+        # only a name: nothing is made
+        directory = Path(tempfile.gettempdir()) / f"connectrio-{self.execution or uuid.uuid4().hex[:12]}"
         return CreateTaskRequest(
             inputs=Inputs(literals=literals) if literals else None,
             template=template,
-            output_prefix=self.output_prefix or _temporary_directory(self.execution),
+            output_prefix=self.output_prefix or str(directory),
             task_execution_metadata=new_execution(template, domain=domain, name=self.execution, attempt=self.attempt),
             connection=new_connection(template.type, {**named, **self.secrets}, self.configs),
         )
@@ -249,8 +251,3 @@ def new_execution(
     node = NodeExecutionIdentifier(node_id="n0", execution_id=execution)
     identifier = TaskExecutionIdentifier(task_id=template.id, node_execution_id=node, retry_attempt=attempt)
     return TaskExecutionMetadata(task_execution_id=identifier, max_attempts=attempt + 1)
-
-
-def _temporary_directory(execution: str | None) -> str:
-    """Return a name for a directory of this execution, or of a new one. Nothing is made."""
-    return str(Path(tempfile.gettempdir()) / f"connectrio-{execution or uuid.uuid4().hex[:12]}")

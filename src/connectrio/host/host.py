@@ -101,6 +101,7 @@ class Host:
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
         self._lifespans_may_close = anyio.Event()
+        self._cancelled_lifespans: list[str] = []
         self._stopped = anyio.Event()
 
     # the exporter's source
@@ -156,7 +157,12 @@ class Host:
                     self._lifespans_may_close.set()
                     lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
             if lifespans.cancel_scope.cancelled_caught:
-                log.warning("a connector's lifespan did not close in time", timeout_seconds=_LIFESPAN_CLOSE_TIMEOUT)
+                for name in self._cancelled_lifespans:
+                    log.warning(
+                        "a connector's lifespan did not close in time",
+                        connector=name,
+                        timeout_seconds=_LIFESPAN_CLOSE_TIMEOUT,
+                    )
         finally:
             self.state = HostState.STOPPED
             self._stopped.set()
@@ -289,3 +295,7 @@ class Host:
             if not opened:
                 self.registry.remove(registered)
                 task_status.started()
+        except BaseException:
+            if opened:
+                self._cancelled_lifespans.append(name)
+            raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -44,11 +45,14 @@ def load_entry_points(registry: Registry) -> None:
 
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
     is_first_import = entry_point.module not in sys.modules
-    before = len(registry.registered())
+    before = registry.registered()
     with _loading(registry, source):
         entry_point.load()
-    if is_first_import and len(registry.registered()) == before:
-        raise ModuleLoadError("it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's")
+    if is_first_import and registry.registered() == before:
+        raise ModuleLoadError(
+            "it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's; call"
+            " ConnectorRegistry.register in it"
+        )
 
 
 def host_registered(registry: Registry) -> None:
@@ -97,31 +101,49 @@ def _host_new(registry: Registry, before: dict[Any, Any]) -> None:
 def load_modules(registry: Registry, modules: Iterable[str]) -> None:
     """Import modules by name, or .py files by path. The working directory joins `sys.path`, as for a script.
 
+    A module that registers no connector is logged: it may have another purpose.
+
     :raises ModuleLoadError: a module cannot be imported
     """
     working_directory = str(Path.cwd())
     if working_directory not in sys.path and "" not in sys.path:
         sys.path.append(working_directory)
     for module in modules:
+        name = Path(module).stem if module.endswith(".py") else module
+        is_first_import = name not in sys.modules
+        before = registry.registered()
         try:
             with _loading(registry, f"module {module}"):
                 if module.endswith(".py"):
-                    _import_file(Path(module))
+                    _import_file(Path(module), name)
                 else:
                     importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            raise ModuleLoadError(f"cannot load connectors from {module!r}: {type(error).__name__}: {error}") from error
+            text = f"{type(error).__name__}: {error}{_place_in(name, error)}"
+            raise ModuleLoadError(f"cannot load connectors from {module!r}: {text}") from error
+        if is_first_import and registry.registered() == before:
+            log.warning("a module registered no connector; call ConnectorRegistry.register in it", module=module)
 
 
-def _import_file(path: Path) -> None:
+def _place_in(name: str, error: BaseException) -> str:
+    """Return the innermost line that raised `error` in module `name` or a package around it: " (one.py, line 3)"."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if f"{name}.".startswith(f"{frame.f_globals.get('__name__')}."):
+            place = f" ({frame.f_code.co_filename}, line {line})"
+    return place
+
+
+def _import_file(path: Path, name: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    name = path.stem
     known = sys.modules.get(name)
     if known is not None:
         if getattr(known, "__file__", None) == str(path.resolve()):
             return
-        raise ImportError(f"a module named {name!r} is loaded already, from {getattr(known, '__file__', None)}")
+        raise ImportError(
+            f"a module named {name!r} is loaded already, from {getattr(known, '__file__', None)}; rename one of them"
+        )
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

@@ -63,6 +63,12 @@ logger = get_logger("connectrio.service")
 
 # seconds to ask for a job of an earlier attempt, within the ten that its client waits
 _LIFE_SIGN_TIMEOUT = 5.0
+# the times of a metrics query, and what makes Python's of them
+_TIMES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("start_time", timestamp_to_datetime),
+    ("end_time", timestamp_to_datetime),
+    ("step", duration_to_timedelta),
+)
 _GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 
 
@@ -100,7 +106,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self._inputs = inputs
         self._creates = creates
         self._polls = polls
-        admission.expect(registered.connector.task_type_name for registered in registry.registered())
+        admission.divide_among(registered.connector.task_type_name for registered in registry.registered())
         self._dispatcher = Dispatcher(
             registry,
             metrics=metrics,
@@ -127,6 +133,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     else:
                         job = WantedJob(
                             identity=identity,
+                            task_type=call.task_type,
                             create=partial(self._create_under_key, identity.key, method.connector, create),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
@@ -286,12 +293,12 @@ def _metrics_query(message: GetTaskMetricsRequest) -> dict[str, Any]:
 
     :raises RequestError: Python has no such time
     """
+    query: dict[str, Any] = {"queries": message.queries}
+    name = ""
     try:
-        return {
-            "queries": message.queries,
-            "start_time": None if message.start_time is None else timestamp_to_datetime(message.start_time),
-            "end_time": None if message.end_time is None else timestamp_to_datetime(message.end_time),
-            "step": None if message.step is None else duration_to_timedelta(message.step),
-        }
+        for name, convert in _TIMES:
+            value = getattr(message, name)
+            query[name] = None if value is None else convert(value)
     except LiteralError as error:
-        raise RequestError(f"the metrics query: {error}") from error
+        raise RequestError(f"the metrics query: {name}: {error}") from error
+    return query

@@ -32,6 +32,8 @@ percent-encoded UTF-8."""
 # together well below the 8 KiB of metadata that clients let through
 _MOST_FAILURES = 10
 _LONGEST_FAILURE = 512
+# what a `grpc-message` has unencoded too
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 class ConnectorMetadataService(ConnectorMetadataServiceBase):
@@ -65,16 +67,11 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
 
 def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
     """Return trailing metadata with the first ten failures, shortened, and the number of the others."""
-    texts = [_encode(f"{failure.source}: {failure.error}") for failure in failures[:_MOST_FAILURES]]
+    texts = []
+    for failure in failures[:_MOST_FAILURES]:
+        text = fit_status_message(f"{failure.source}: {failure.error}".strip(), _LONGEST_FAILURE)
+        texts.append(quote(text, safe=_PRINTABLE))
     more = len(failures) - len(texts)
     if more:
         texts.append(f"and {more} more, see the host's log")
     return [(LOAD_FAILURE_KEY, text) for text in texts]
-
-
-def _encode(text: str) -> str:
-    """Return `text` encoded as a `grpc-message`: printable ASCII as it is, the rest percent-encoded."""
-    return quote(fit_status_message(text.strip(), _LONGEST_FAILURE), safe=_PRINTABLE)
-
-
-_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")

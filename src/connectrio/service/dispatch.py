@@ -106,7 +106,7 @@ class Dispatcher:
             why = f"stopped after {seconds:.3g} s, to have an answer before the client's deadline"
         if self._workers.busy >= self._workers.limit:
             why += f". All {self._workers.limit} worker threads were busy: the host may need more of them"
-        return TimeLimitError(f"{call.operation.of(call.task_type)}: {why}")
+        return TimeLimitError(f"{call.operation.phrase(call.task_type)}: {why}")
 
     async def slot(self, call: TaskCall) -> AbstractContextManager[None]:
         """Wait for a slot; return what gives it back at the end of its block.
@@ -117,10 +117,12 @@ class Dispatcher:
         try:
             return slots.try_enter(call.task_type) or await slots.enter(call.task_type)
         except NoRoomError:
-            raise OverloadError(
-                f"{call.operation.of(call.task_type)}: this host is busy with as many calls to this connector as its"
-                " settings allow, and the queue is full; try again later"
-            ) from None
+            if call.operation is Operation.GET_LOGS:
+                why = "this host sends as many streams of logs as max_log_streams allows; try again later, or raise it"
+            else:
+                why = "this host is busy with as many calls to this connector as max_calls and max_calls_per_connector"
+                why += " allow, and the queue (max_waiting_calls) is full; try again later, or raise these settings"
+            raise OverloadError(f"{call.operation.phrase(call.task_type)}: {why}") from None
 
 
 class _TimeLimit:

@@ -90,7 +90,7 @@ class Failure:
 def classify(error: BaseException, operation: Operation, task_type: str) -> Failure:
     """Return how an operation on a task of that type failed, given what it raised."""
     error = only_leaf(error)
-    attempt = f"failed to {operation.of(task_type)} with error:\n {describe_error(error)}."
+    attempt = f"failed to {operation.phrase(task_type)} with error:\n {describe_error(error)}."
     match error:
         case RequestError():
             return Failure(error.status, str(error), Severity.REFUSED)

@@ -45,6 +45,7 @@ class Origin(StrEnum):
 class WantedJob:
     """A job that a client asks for.
 
+    :ivar task_type: for the log
     :ivar create: starts it, and returns its `resource_meta`
     :ivar adopts: whether the job of an earlier attempt will do
     :ivar is_alive: returns whether the job with this `resource_meta` has not failed
@@ -53,6 +54,7 @@ class WantedJob:
     """
 
     identity: JobIdentity
+    task_type: str
     create: Callable[[], Awaitable[bytes]]
     adopts: bool
     is_alive: Callable[[bytes], Awaitable[bool]]
@@ -155,7 +157,12 @@ class IdempotentCreates:
             await checkpoint_if_cancelled()
         except BaseException:
             if record.meta is not None and not record.is_shared:
-                logger.warning("a job was created that nobody waits for any more", key=record.identity.key)
+                logger.warning(
+                    "a job was created that nobody waits for any more; unless a retry takes it, delete it in the other"
+                    " system",
+                    task_type=wanted.task_type,
+                    key=record.identity.key,
+                )
             raise
 
     async def _lost_job(self, wanted: WantedJob, earlier: _Record | None) -> bytes | None:
@@ -195,7 +202,7 @@ class IdempotentCreates:
     def _failed(self, record: _Record, error: BaseException) -> None:
         """Tell all who wait for the job. They would take a cancellation for their own, so they get another error."""
         if is_cancellation(error):
-            text = "creating the job took too long, or the host is shutting down; try again"
+            text = "creating the job took longer than this host's create_limit, or the host is shutting down; try again"
             error = GRPCError(Status.UNAVAILABLE, text)
         record.error = error
         record.finished.set()

@@ -34,14 +34,12 @@ class JobIdentity:
     :ivar key: the same for each request for this job, on any host; lower-case letters, digits and "-", 43 characters
     :ivar task: the same for each attempt at the task
     :ivar attempt: 0 for the first
-    :ivar output_prefix: where this attempt's outputs are to be written
     :ivar declares_outputs: whether the task has any
     """
 
     key: str
     task: str
     attempt: int
-    output_prefix: str
     declares_outputs: bool
 
 
@@ -62,7 +60,6 @@ def identify(request: CreateTaskRequest) -> JobIdentity | None:
         key=f"cr-{_digest(repr(task), repr(name.retry_attempt), repr(request.output_prefix))[:_KEY_DIGITS]}",
         task=task,
         attempt=name.retry_attempt,
-        output_prefix=request.output_prefix,
         declares_outputs=outputs is not None and bool(outputs.variables),
     )
 

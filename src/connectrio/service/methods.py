@@ -190,7 +190,7 @@ class InputReader:
             try:
                 return inputs_to_python(inputs, variables, pickles=self._pickles)
             except StoredElsewhereError:
-                storage = Storage(self._max_stored_size, _decode_literal)
+                storage = Storage(self._max_stored_size, lambda data: decode(data, Literal))
                 convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
                 return await self._readers.run(convert, name="reading stored inputs")
         except StorageError as error:
@@ -201,8 +201,3 @@ class InputReader:
     async def wait_idle(self) -> None:
         """Wait until nothing is being read any more, not even for calls that were cancelled."""
         await self._readers.wait_idle()
-
-
-def _decode_literal(data: bytes) -> Literal:
-    literal: Literal = decode(data, Literal)
-    return literal

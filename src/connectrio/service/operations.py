@@ -23,7 +23,7 @@ class Operation(StrEnum):
     # an enum hashes its members' names, in Python; the text itself does it several times as fast
     __hash__ = str.__hash__
 
-    def of(self, task_type: str) -> str:
+    def phrase(self, task_type: str) -> str:
         """Return the operation on a task of that type as a phrase: "delete duckdb task"."""
         subject = _SUBJECTS.get(self, "")
         verb = "get" if subject else self.value

@@ -82,15 +82,18 @@ def encode_resource_meta(connector: AsyncConnector[Any], value: Any, label: str)
         data = meta.encode()
     except Exception as error:
         raise ConnectorFault(
-            f"{label} returned an object of class {type(meta).__qualname__} that {_refusal(error)}"
+            f"{label} returned an object of class {type(meta).__qualname__} that {_cannot_encode(error)}"
         ) from error
     encoded = expect(data, bytes, f"{type(meta).__qualname__}.encode returned")
     if is_failure(encoded):
-        raise ConnectorFault(f"{type(meta).__qualname__}.encode returned what the host marks failed tasks with")
+        raise ConnectorFault(
+            f"{type(meta).__qualname__}.encode returned bytes that begin as those with which the host marks failed"
+            " tasks; return other bytes: this prefix is reserved"
+        )
     return encoded
 
 
-def _refusal(error: Exception) -> str:
+def _cannot_encode(error: Exception) -> str:
     return f"cannot be encoded: {describe_error(error)}"
 
 
@@ -132,7 +135,7 @@ def _outputs(outputs: Any, claim: str) -> Outputs | None:
     try:
         return outputs_to_literals(expect(outputs, Mapping, f"{claim} outputs are"))  # type: ignore[type-abstract]  # same
     except LiteralError as error:
-        raise ConnectorFault(f"{claim} outputs {_refusal(error)}") from error
+        raise ConnectorFault(f"{claim} outputs {_cannot_encode(error)}") from error
 
 
 def _custom_info(custom_info: Any, claim: str) -> Struct | None:
@@ -144,11 +147,19 @@ def _custom_info(custom_info: Any, claim: str) -> Struct | None:
     try:
         return _struct(to_plain_data(dict(mapping)))
     except LiteralError as error:
-        raise ConnectorFault(f"{claim} custom_info {_refusal(error)}") from error
+        raise ConnectorFault(f"{claim} custom_info {_cannot_encode(error)}") from error
 
 
 def _struct(data: Mapping[str | int, Any]) -> Struct:
-    return Struct(fields={str(key): _value(item) for key, item in data.items()})
+    fields: dict[str, Value] = {}
+    key: str | int = ""
+    try:
+        for key, item in data.items():
+            fields[str(key)] = _value(item)
+    except LiteralError as error:
+        error.inside(key)
+        raise
+    return Struct(fields=fields)
 
 
 def _value(data: Any) -> Value:

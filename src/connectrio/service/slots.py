@@ -81,7 +81,7 @@ class Slots:
         self._waiting = 0
         self.active = 0
 
-    def expect(self, names: Iterable[str]) -> None:
+    def divide_among(self, names: Iterable[str]) -> None:
         """Divide the slots among these connectors too."""
         for name in names:
             self._shares.setdefault(name, _Share(name, self))
@@ -105,7 +105,7 @@ class Slots:
         """Take a slot if there is one now; who takes one must `leave`, or `with` what this returns."""
         share = self._shares.get(name)
         if share is None:
-            self.expect([name])
+            self.divide_among([name])
             share = self._shares[name]
         return share if not share.waiting and self._take(share) else None
 
@@ -142,7 +142,7 @@ class Slots:
         share.active -= 1
         self.active -= 1
         if self._waiting:
-            self._call_in()
+            self._fill_free_slots()
 
     def _take(self, share: _Share) -> bool:
         if share.active >= self._each:
@@ -155,7 +155,7 @@ class Slots:
         self.active += 1
         return True
 
-    def _call_in(self) -> None:
+    def _fill_free_slots(self) -> None:
         for share in sorted(self._shares.values(), key=lambda share: share.active):
             while share.waiting and self._take(share):
                 place = share.waiting.popleft()
@@ -181,11 +181,11 @@ class Admission:
         """Return where a call for `operation` takes a slot."""
         return self._streams if operation is Operation.GET_LOGS else self._calls
 
-    def expect(self, task_types: Iterable[str]) -> None:
+    def divide_among(self, task_types: Iterable[str]) -> None:
         """Divide the slots among the connectors for these."""
         names = list(task_types)
-        self._calls.expect(names)
-        self._streams.expect(names)
+        self._calls.divide_among(names)
+        self._streams.divide_among(names)
 
     def show(self, registry: CollectorRegistry) -> None:
         """Add to the metrics how many slots are taken."""

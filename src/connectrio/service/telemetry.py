@@ -15,8 +15,9 @@ from grpclib.const import Status
 from connectrio.connector.context import reset_current_call, set_current_call
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
+from connectrio.literals.errors import MAX_DEPTH
 from connectrio.logs import LogLevel, get_logger
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import current_call as current_rpc  # the `current_call` of connectors is set from it
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
@@ -52,7 +53,7 @@ class CallRecord:
         self._call = call
         self._label = label
         self._metrics = metrics
-        self._rpc = current_call()
+        self._rpc = current_rpc()
         self._token: Token[Any] | None = None
         self._is_ended = False
         self._started = time.perf_counter()
@@ -100,7 +101,10 @@ class CallRecord:
         try:
             self._metrics.inputs_received(self._label, len(encode(inputs)) if size is None else size)
         except EncodeError as error:
-            raise RequestError("the inputs are nested too deeply") from error
+            raise RequestError(
+                f"the inputs are nested too deeply: Flyte's literals may have {MAX_DEPTH} levels of collections, maps,"
+                " unions and structs on this host; nest them less, or pass them in a file"
+            ) from error
 
     def client_text(self, error: BaseException) -> str:
         """Return the text about `error` that a client may read."""

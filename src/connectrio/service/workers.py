@@ -140,7 +140,12 @@ class _Job(Generic[T]):
 
     def _end_late(self, seconds: float) -> None:
         raised = None if self._error is None else type(self._error).__name__
-        logger.warning("a worker thread ended after its call", ran=self._name, seconds=round(seconds, 3), raised=raised)
+        logger.warning(
+            "a worker thread ended after its call, and kept a worker busy until then",
+            ran=self._name,
+            seconds=round(seconds, 3),
+            raised=raised,
+        )
         self._discard()
         with suppress(anyio.RunFinishedError):  # the event loop is gone, and with it all who waited for a worker
             from_thread.run_sync(self._free, self)

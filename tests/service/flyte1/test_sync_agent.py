@@ -182,6 +182,7 @@ async def test_a_job_that_cannot_be_deleted_is_logged():
     assert "the vendor says no" in error.message
     [line] = [line for line in logs if "was not deleted" in line["event"]]
     assert "no way" in line["problem"]
+    assert (line["task_type"], line["key"]) == ("jobs", None)
 
 
 HEADER, INPUTS = parts()

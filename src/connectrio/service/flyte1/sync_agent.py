@@ -90,14 +90,16 @@ class SyncAgentService:
         template = request.template or TaskTemplate()
         category = TaskCategory(name=template.type, version=template.task_type_version)
         # the creation of a job with an identity always goes on to its end; this waits for the name, to delete the job
-        with anyio.CancelScope(shield=identify(request) is not None):
+        identity = identify(request)
+        with anyio.CancelScope(shield=identity is not None):
             meta = (await self._connectors.create_task(request)).resource_meta
         try:
             return await self._poll(
                 GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)
             )
         except BaseException:
-            await self._delete(DeleteTaskRequest(resource_meta=meta, task_category=category))
+            request_to_delete = DeleteTaskRequest(resource_meta=meta, task_category=category)
+            await self._delete(request_to_delete, None if identity is None else identity.key)
             raise
 
     async def _poll(self, request: GetTaskRequest) -> Resource:
@@ -108,7 +110,7 @@ class SyncAgentService:
                 return resource
             await anyio.sleep(backoff.next())
 
-    async def _delete(self, request: DeleteTaskRequest) -> None:
+    async def _delete(self, request: DeleteTaskRequest, key: str | None) -> None:
         """Delete a job that nobody waits for any more; log it if that fails."""
         problem = f"not within {_DELETE_TIMEOUT:g} s"
         with anyio.move_on_after(_DELETE_TIMEOUT, shield=True):
@@ -118,7 +120,12 @@ class SyncAgentService:
                 problem = f"{error.status.name}: {error.message}"
             else:
                 return
-        logger.warning("the job of a call that did not wait for it was not deleted", problem=problem)
+        logger.warning(
+            "the job of a call that did not wait for it was not deleted; delete it in the other system",
+            task_type=request.task_category.name if request.task_category else "",
+            key=key,
+            problem=problem,
+        )
 
 
 async def _next_part(stream: _Stream, name: str) -> flyte1.ExecuteTaskSyncRequest:
