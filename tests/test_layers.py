@@ -44,32 +44,30 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # the same for the parts of rpc/
 RPC_MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"_client", "_server", "call", "deadline", "options", "sockets", "tls"},
+    "__init__": {"_client", "_server", "call", "options", "sockets", "tls"},
     "_betterproto": set(),
     "backoff": set(),
     "exceptions": set(),
     "options": set(),
     "peer": set(),
-    "deadline": set(),
     "sockets": set(),
     "_codec": set(),
     "codec": {"_codec"},
     "_http2": {"options", "sockets"},
     "status": {"_grpc", "_http2"},
     "_grpc": {"_http2"},
-    "call": {"_grpc", "deadline"},
+    "call": {"_grpc"},
     "_tls": {"sockets"},
     "tls": {"_tls", "peer"},
     "_server": {
-        "_betterproto", "_grpc", "_http2", "call", "codec", "deadline", "exceptions", "options", "peer",
+        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "options", "peer",
         "sockets", "status", "tls",
     },
     "_client": {
-        "_betterproto", "_grpc", "_http2", "backoff", "codec", "deadline", "options", "peer", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "backoff", "call", "codec", "options", "peer", "status", "tls",
     },
     "health": {"_http2", "call"},
-    "_descriptors": {"codec"},
-    "reflection": {"_descriptors", "_server"},
+    "reflection": {"_codec", "_server"},
     "testing": {"_client", "_server", "options"},
 }  # fmt: skip
 

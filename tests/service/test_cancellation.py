@@ -17,8 +17,7 @@ from grpclib.const import Status
 from multidict import MultiDict
 from structlog.testing import capture_logs
 
-from connectrio.rpc.call import Call, set_current_call
-from connectrio.rpc.deadline import Deadline
+from connectrio.rpc.call import Call, Deadline, set_current_call
 from connectrio.service import OperationLimits
 from service.harness import OPERATIONS, Service, connector, failing, log_lines
 

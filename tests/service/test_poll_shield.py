@@ -15,8 +15,7 @@ from structlog.testing import capture_logs
 
 from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
 from connectrio.connector.failures import passes
-from connectrio.rpc.call import Call, set_current_call
-from connectrio.rpc.deadline import Deadline
+from connectrio.rpc.call import Call, Deadline, set_current_call
 from connectrio.service import OperationLimits, PollShield
 from connectrio.service.poll_shield import _MOST_JOBS
 from rpc.kit.virtual_time import in_virtual_time

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from connectrio.rpc._client.channel import Channel
     from connectrio.rpc._client.subchannel import ChannelState
     from connectrio.rpc._server.server import Server
-    from connectrio.rpc.call import Call, current_call
-    from connectrio.rpc.deadline import Deadline
+    from connectrio.rpc.call import Call, Deadline, current_call
     from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
     from connectrio.rpc.sockets import listen_unix
     from connectrio.rpc.tls import ChannelTLS, ServerTLS
@@ -51,7 +50,7 @@ _HOMES = {
     "ChannelState": "connectrio.rpc._client.subchannel",
     "ChannelTLS": "connectrio.rpc.tls",
     "ConnectionOptions": "connectrio.rpc.options",
-    "Deadline": "connectrio.rpc.deadline",
+    "Deadline": "connectrio.rpc.call",
     "GRPCError": "grpclib.exceptions",
     "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",

@@ -22,7 +22,7 @@ from connectrio.idl.grpc.reflection.v1 import (
     ServerReflectionResponse,
     ServiceResponse,
 )
-from connectrio.rpc._descriptors import Descriptors, UnknownNameError, split_file_set
+from connectrio.rpc._codec.descriptors import Descriptors, UnknownNameError, split_file_set
 
 if TYPE_CHECKING:
     from connectrio.rpc._server.server import Servicer

@@ -40,7 +40,7 @@ from connectrio.rpc._grpc.headers import CONTENT_TYPE, Metadata, encode_timeout
 from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
 from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
-from connectrio.rpc.deadline import Deadline
+from connectrio.rpc.call import Deadline
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")

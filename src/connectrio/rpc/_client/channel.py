@@ -27,8 +27,8 @@ from connectrio.rpc._client.target import Connect, parse_target
 from connectrio.rpc._grpc.headers import Metadata
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
+from connectrio.rpc.call import Deadline
 from connectrio.rpc.codec import MessageCodec
-from connectrio.rpc.deadline import Deadline
 from connectrio.rpc.options import ChannelOptions
 from connectrio.rpc.tls import ChannelTLS
 

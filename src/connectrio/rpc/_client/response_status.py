@@ -12,7 +12,7 @@ from h2.errors import ErrorCodes
 
 from connectrio.rpc._grpc.headers import Metadata, decode_metadata, is_grpc_content_type
 from connectrio.rpc._http2.stream import Headers, Termination, TerminationCause
-from connectrio.rpc.deadline import Deadline
+from connectrio.rpc.call import Deadline
 
 _BY_HTTP_STATUS = {
     "400": Status.INTERNAL,

@@ -16,8 +16,7 @@ from grpclib.events import _DispatchServerEvents
 from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, IDENTITY, accepted_encodings, is_supported
 from connectrio.rpc._grpc.headers import decode_metadata, decode_timeout, is_grpc_content_type
 from connectrio.rpc._http2.stream import Headers
-from connectrio.rpc.call import Call
-from connectrio.rpc.deadline import Deadline
+from connectrio.rpc.call import Call, Deadline
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.status import fit_status_message, trailers_only

@@ -132,7 +132,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         try:
             return self._context.codec.decode(data, kind)
         except Exception as error:
-            # any: what a codec raises on malformed bytes is its own affair
+            # any: a codec may raise anything when the bytes are malformed
             raise GRPCError(Status.INTERNAL, f"cannot decode the request as {kind.__name__}: {error}") from error
 
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:

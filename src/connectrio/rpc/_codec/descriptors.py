@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import betterproto2
 
-from connectrio.rpc.codec import DecodeError, decode
+from connectrio.rpc._codec.decoder import decode
+from connectrio.rpc._codec.wire import DecodeError
 
 _M = TypeVar("_M", bound=betterproto2.Message)
 
