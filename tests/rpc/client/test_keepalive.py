@@ -156,6 +156,18 @@ async def test_other_goodbyes_change_nothing(code: ErrorCodes, reason: bytes):
             await peer.until_closed()
 
 
+@in_virtual_time
+async def test_a_rest_that_is_smaller_than_the_resolution_of_the_clock_passes():
+    for number in range(200):
+        connection = ClientConnection(ChannelOptions(), clock=anyio.current_time)
+        connection.take_output()
+        await anyio.sleep(number / 17)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Keepalive(60 + number / 13, LONG, without_calls=True).watch, connection)
+            await connection.output_ready.wait()
+            tasks.cancel_scope.cancel()
+
+
 async def test_no_ping_is_answered_twice_and_none_is_lost():
     """h2 answers the server's PINGs, every one."""
     async with playing() as played:

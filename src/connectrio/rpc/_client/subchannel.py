@@ -75,9 +75,10 @@ class Keepalive:
         """Send a PING whenever nothing comes, until the connection is closed; fail it when no answer comes."""
         time = self.time
         while connection.state is not ConnectionState.CLOSED:
-            silence = anyio.current_time() - connection.heard_at
-            if silence < time:
-                await anyio.sleep(time - silence)
+            due = connection.heard_at + time
+            if anyio.current_time() < due:
+                # until then, not for the rest: a rest that is smaller than the clock's resolution would never pass
+                await anyio.sleep_until(due)
             elif not (connection.streams or self._without_calls):
                 # a call that begins after a long silence pings at once
                 await connection.opened.wait()
