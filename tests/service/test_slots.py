@@ -37,7 +37,7 @@ async def test_no_connector_has_more_than_each():
 
 async def test_room_that_nobody_is_expected_in_yet():
     for slots in (Slots(4, waiting=2), Slots(4, waiting=2, elastic=True)):
-        slots.expect([])
+        slots.divide_among([])
         assert await fill(slots, "a") == 4
 
 
@@ -59,7 +59,7 @@ async def test_elastic_room_has_an_equal_share_for_who_comes_late():
 
 async def test_a_share_is_never_less_than_one_slot_where_room_is_elastic():
     slots = Slots(2, elastic=True)
-    slots.expect(["a", "b", "c"])
+    slots.divide_among(["a", "b", "c"])
     assert [await fill(slots, name) for name in ("a", "b", "c")] == [2, 1, 1]
 
 
