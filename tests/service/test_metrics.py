@@ -28,8 +28,7 @@ from connectrio.idl.flyteidl2.core import (
     VariableMap,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.service import Metrics
-from connectrio.service.metrics import http_code
+from connectrio.service.metrics import Metrics, http_code
 from idl.messages import messages
 from service.harness import OPERATIONS, Complete, Job, Service, failing, secrets
 

@@ -14,10 +14,9 @@ from anyio.lowlevel import checkpoint
 from grpclib import GRPCError
 from structlog.testing import capture_logs
 
-from connectrio.service import OperationLimits, Workers
-from connectrio.service.workers import _Job
+from connectrio.service.workers import Workers, _Job
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import OPERATIONS, Service, connector, log_lines
+from service.harness import LIMITS, OPERATIONS, Service, connector, log_lines
 
 variable: ContextVar[str] = ContextVar("variable")
 
@@ -274,9 +273,7 @@ async def test_a_cancelled_call_is_answered_while_its_thread_goes_on(operation, 
         with pytest.raises(GRPCError, match="this host's own limit"):
             await service.call(operation)
 
-    service = Service(
-        connector(**{operation: method}), limits=OperationLimits(**dict.fromkeys(OPERATIONS, 60)), workers=1
-    )
+    service = Service(connector(**{operation: method}), **dict.fromkeys(LIMITS, 60), worker=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
         while not gate.entered.acquire(blocking=False):
@@ -291,7 +288,7 @@ async def test_coroutines_take_no_worker(gate):
     def get(self, **kwargs):
         gate.pass_through()
 
-    service = Service(connector(get=get), workers=1)
+    service = Service(connector(get=get), worker=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.get)
         await gate.wait_entered()
@@ -311,7 +308,7 @@ async def test_a_plain_generator_holds_one_worker_to_its_end():
             yield log_lines(str(number))
         threads.append(threading.current_thread())
 
-    service = Service(connector(get_logs=get_logs), workers=1)
+    service = Service(connector(get_logs=get_logs), worker=1)
     sent = await service.get_logs()
     assert [response.body.results for response in sent] == [["0"], ["1"], ["2"]]
     assert len(threads) == 4

@@ -31,9 +31,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectrio.connector.registry import Registry
 from connectrio.logs import get_logger
-from connectrio.service import Metrics
 from connectrio.service.log_stream import send_responses
 from connectrio.service.methods import ConnectorMethod
+from connectrio.service.metrics import Metrics
 
 __all__ = ["Culprit", "Watchdog", "find_culprit"]
 

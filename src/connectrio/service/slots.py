@@ -14,9 +14,10 @@ from contextlib import AbstractContextManager
 
 import anyio
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 
 from connectrio.service.operations import Operation
+from connectrio.service.settings import ServiceSettings
 
 __all__ = ["Admission", "NoRoomError", "Slots"]
 
@@ -164,18 +165,16 @@ class Slots:
                 place.called.set()
 
 
-class Admission:
+class Admission(Collector):
     """The slots for calls. Streams of logs, which can be followed for as long as a job takes, have slots of their own.
 
-    :param calls: at once
-    :param calls_each: for any one connector
-    :param waiting: calls that may wait for a slot
-    :param log_streams: at once; none waits
+    In a registry of metrics, it is asked at each scrape how many slots are taken; so calls need not count.
     """
 
-    def __init__(self, *, calls: int, calls_each: int, waiting: int, log_streams: int) -> None:
-        self._calls = Slots(calls, each=calls_each, waiting=waiting)
-        self._streams = Slots(log_streams, waiting=0)
+    def __init__(self, settings: ServiceSettings) -> None:
+        each, waiting = settings.max_calls_per_connector, settings.max_waiting_calls
+        self._calls = Slots(settings.max_calls, each=each, waiting=waiting)
+        self._streams = Slots(settings.max_log_streams, waiting=0)
 
     def slots(self, operation: Operation) -> Slots:
         """Return where a call for `operation` takes a slot."""
@@ -187,25 +186,12 @@ class Admission:
         self._calls.divide_among(names)
         self._streams.divide_among(names)
 
-    def show(self, registry: CollectorRegistry) -> None:
-        """Add to the metrics how many slots are taken."""
-        registry.register(_Usage({"calls": self._calls, "log_streams": self._streams}))
-
-
-class _Usage(Collector):
-    """Asked at each scrape, so that calls need not count."""
-
-    def __init__(self, kinds: dict[str, Slots]) -> None:
-        self._kinds = kinds
-
     def collect(self) -> Iterator[Metric]:
-        active = GaugeMetricFamily(
-            "connectrio_active_calls", "Calls that are with a connector", labels=["task_type", "kind"]
-        )
-        waiting = GaugeMetricFamily(
-            "connectrio_waiting_calls", "Calls that wait for room", labels=["task_type", "kind"]
-        )
-        for kind, slots in self._kinds.items():
+        """Yield how many calls have a slot and how many wait, of each connector."""
+        labels = ["task_type", "kind"]
+        active = GaugeMetricFamily("connectrio_active_calls", "Calls that are with a connector", labels=labels)
+        waiting = GaugeMetricFamily("connectrio_waiting_calls", "Calls that wait for room", labels=labels)
+        for kind, slots in ("calls", self._calls), ("log_streams", self._streams):
             for name, entered, queued in slots.usage():
                 active.add_metric([name, kind], entered)
                 waiting.add_metric([name, kind], queued)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
 import anyio
@@ -50,13 +49,11 @@ class SyncAgentService:
     A job is deleted if its call fails, is cancelled or runs out of time. In the metrics and for the limits, each part
     is a call of its own: `create`, `get` and `delete`.
 
-    :param connectors: does the work
-    :param limit: for a whole job, in seconds, whatever deadline the client has set; None: no limit
+    :param connectors: does the work; a whole job may take its `execute_limit`, whatever deadline the client has set
     """
 
-    def __init__(self, connectors: AsyncConnectorService, limit: float | None = None) -> None:
+    def __init__(self, connectors: AsyncConnectorService) -> None:
         self._connectors = connectors
-        self._limit = limit
 
     def __mapping__(self) -> dict[str, Handler]:
         handler = Handler(
@@ -77,7 +74,7 @@ class SyncAgentService:
 
         :raises GRPCError: a part of it failed, or the job took longer than the limit
         """
-        limit = math.inf if self._limit is None else self._limit
+        limit = self._connectors.settings.execute_limit
         with anyio.move_on_after(limit):
             return await self._execute(request)
         raise GRPCError(
