@@ -165,7 +165,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         try:
             if not connector.create_is_idempotent:
                 return await create()
-            return await self._polls.retrying(create, connector, self.metrics.poll_retried)
+            return await self._polls.retrying(create, connector, self.metrics.create_retried)
         finally:
             reset_current_call(token)
 

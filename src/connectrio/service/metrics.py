@@ -86,6 +86,9 @@ class Metrics:
         self._permanent_failures = self._counter(
             "permanent_failures", "Tasks that a connector has given up for good", "operation"
         )
+        self._create_retries = self._counter(
+            "create_retries", "Creates of jobs that were tried again after a transient error"
+        )
         self._poll_retries = self._counter("poll_retries", "Polls that were tried again after a transient error")
         self._absorbed_polls = self._counter(
             "absorbed_polls", "Failed polls that were answered with the last known phase"
@@ -110,6 +113,10 @@ class Metrics:
     def failed_for_good(self, task_type: str, operation: str) -> None:
         """Count a task that its connector gave up in `create` or `get`."""
         self._permanent_failures.labels(task_type, operation).inc()
+
+    def create_retried(self, task_type: str) -> None:
+        """Count one more attempt to create a job."""
+        self._create_retries.labels(task_type).inc()
 
     def poll_retried(self, task_type: str) -> None:
         """Count one more attempt at a poll."""
