@@ -148,30 +148,19 @@ def resource_to_message(value: Any, label: str) -> idl.Resource:
     """Return the state of a job as a message."""
     resource = expect(value, Resource, f"{label} returned")
     claim = f"{label} returned a Resource whose"
-    return idl.Resource(
-        phase=_phase(resource.phase, claim),
-        message="" if resource.message is None else _message(resource.message, claim),
-        log_links=_log_links(resource.log_links, claim) if resource.log_links else [],
-        outputs=None if resource.outputs is None else _outputs(resource.outputs, claim),
-        custom_info=None if resource.custom_info is None else _custom_info(resource.custom_info, claim),
-    )
-
-
-def _phase(phase: Any, claim: str) -> Phase:
+    phase: Any = resource.phase
     if not isinstance(phase, int) or isinstance(phase, bool) or phase not in _PHASES:
         raise ConnectorFault(f"{claim} phase is {phase!r}, not one of {_PHASE_NAMES}")
-    return phase if isinstance(phase, Phase) else Phase(phase)
-
-
-def _message(message: Any, claim: str) -> str:
-    text = expect(message, str, f"{claim} message is")
-    # a lone surrogate, as in undecodable file names, has no form in protobuf
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _log_links(links: Any, claim: str) -> list[TaskLog]:
-    links = expect(links, Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
-    return [expect(link, TaskLog, f"{claim} log_links hold") for link in links]
+    message = "" if resource.message is None else expect(resource.message, str, f"{claim} message is")
+    links = expect(resource.log_links or [], Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
+    return idl.Resource(
+        phase=phase if isinstance(phase, Phase) else Phase(phase),
+        # a lone surrogate, as in undecodable file names, has no form in protobuf
+        message=message.encode("utf-8", "backslashreplace").decode("utf-8"),
+        log_links=[expect(link, TaskLog, f"{claim} log_links hold") for link in links],
+        outputs=_outputs(resource.outputs, claim),
+        custom_info=_custom_info(resource.custom_info, claim),
+    )
 
 
 def _outputs(outputs: Any, claim: str) -> Outputs | None:

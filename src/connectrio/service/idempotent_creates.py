@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import anyio
@@ -63,6 +63,7 @@ class WantedJob:
     count: Callable[[Origin], None]
 
 
+@dataclass(slots=True, eq=False)
 class _Record:
     """A job, from the first request for it.
 
@@ -71,18 +72,15 @@ class _Record:
     :ivar is_shared: whether any of them waited when there was an answer
     """
 
-    __slots__ = ("asked_for", "began", "earlier", "error", "finished", "identity", "is_shared", "meta", "waiting")
-
-    def __init__(self, identity: JobIdentity, earlier: _Record | None) -> None:
-        self.identity = identity
-        self.earlier = earlier
-        self.began = anyio.current_time()
-        self.finished = anyio.Event()
-        self.meta: bytes | None = None
-        self.error: BaseException | None = None
-        self.asked_for = False
-        self.waiting = 0
-        self.is_shared = False
+    identity: JobIdentity
+    earlier: _Record | None
+    began: float = field(default_factory=anyio.current_time)
+    finished: anyio.Event = field(default_factory=anyio.Event)
+    meta: bytes | None = None
+    error: BaseException | None = None
+    asked_for: bool = False
+    waiting: int = 0
+    is_shared: bool = False
 
 
 class IdempotentCreates:

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import anyio
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -26,16 +27,14 @@ class NoRoomError(Exception):
     """The queue is full."""
 
 
+@dataclass(slots=True, eq=False)
 class _Share:
     """The slots of one connector. `with` it to give one back at the end of the block."""
 
-    __slots__ = ("active", "name", "slots", "waiting")
-
-    def __init__(self, name: str, slots: Slots) -> None:
-        self.name = name
-        self.slots = slots
-        self.active = 0
-        self.waiting: deque[_Place] = deque()
+    name: str
+    slots: Slots
+    active: int = 0
+    waiting: deque[_Place] = field(default_factory=deque)
 
     def __enter__(self) -> None:
         """The slot is taken already."""
@@ -44,17 +43,15 @@ class _Share:
         self.slots.leave(self.name)
 
 
+@dataclass(slots=True, eq=False)
 class _Place:
     """A place in the queue.
 
     :ivar is_in: whether it has been given a slot
     """
 
-    __slots__ = ("called", "is_in")
-
-    def __init__(self) -> None:
-        self.called = anyio.Event()
-        self.is_in = False
+    called: anyio.Event = field(default_factory=anyio.Event)
+    is_in: bool = False
 
 
 class Slots:

@@ -21,7 +21,7 @@ from connectrio.rpc.call import current_call as current_rpc  # the `current_call
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
-from connectrio.service.errors import DeliveryError, CallFailure, RequestError, Severity, classify
+from connectrio.service.errors import CallFailure, DeliveryError, RequestError, Severity, classify
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 
