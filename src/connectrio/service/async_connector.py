@@ -165,7 +165,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         try:
             if not connector.create_is_idempotent:
                 return await create()
-            return await self._polls.retrying(create, connector, self.metrics.create_retried)
+            return await self._polls.retrying(create, connector, self.metrics.create_retries)
         finally:
             reset_current_call(token)
 
@@ -178,7 +178,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         phase = None
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
-                phase = (await self._polls.retrying(poll, connector, self.metrics.poll_retried)).phase
+                phase = (await self._polls.retrying(poll, connector, self.metrics.poll_retries)).phase
             except Exception as error:  # noqa: BLE001 - whatever the connector raises
                 return is_transient(connector, error)
         # a job that cannot be reached just now counts as alive: polls will tell
@@ -197,7 +197,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
                     self.creates.asked_for(message.resource_meta)
                     poll = partial(self._poll, method, message)
-                    resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retried)
+                    resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
                     self._polls.succeeded(job, resource)
             except Exception as error:
                 if isinstance(only_leaf(error), PermanentFailure):

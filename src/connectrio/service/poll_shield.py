@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
+from prometheus_client import Counter
 
 from connectrio.connector.base import AsyncConnector, TaskLog
 from connectrio.connector.phases import FINAL_PHASES
@@ -72,15 +73,13 @@ class PollShield:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    async def retrying(
-        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[str], None]
-    ) -> T:
+    async def retrying(self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retries: Counter) -> T:
         """Do `work`, and again while it fails transiently, after pauses that double.
 
         It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
         time, and for the answer.
 
-        :param retried: called before each further attempt, with the connector's task type
+        :param retries: counts the further attempts, by task type
         :raises Exception: the last error of `work`, when the time has passed or the error is not transient
         """
         try:
@@ -97,7 +96,7 @@ class PollShield:
             if anyio.current_time() + pause > end:
                 raise error
             await anyio.sleep(pause)
-            retried(connector.task_type_name)
+            retries.labels(connector.task_type_name).inc()
             try:
                 return await work()
             except Exception as next_error:

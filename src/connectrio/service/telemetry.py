@@ -116,14 +116,14 @@ class CallRecord:
         :returns: the text for that answer
         """
         failure = self._classify(error)
-        self._metrics.failed_for_good(self._label, self._call.operation)
+        self._metrics.permanent_failures.labels(self._label, self._call.operation).inc()
         self._failed(failure, error)
         return fit_status_message(failure.message)
 
     def poll_absorbed(self, error: BaseException) -> None:
         """Record that a poll failed with `error`, and that the client gets the last known phase."""
         failure = self._classify(error)
-        self._metrics.poll_absorbed(self._label)
+        self._metrics.absorbed_polls.labels(self._label).inc()
         fields = self._fields(Status.OK, self._end(Status.OK))
         fields |= {"error": _shorten(failure.message, _LONGEST_TEXT), "kept_back": failure.status.name}
         logger.warning("poll failed, answered with the last known phase", **fields)

@@ -91,21 +91,17 @@ class SyncAgentService:
         with anyio.CancelScope(shield=identity is not None):
             meta = (await self._connectors.create_task(request)).resource_meta
         try:
-            return await self._poll(
-                GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)
-            )
+            poll = GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)
+            backoff = Backoff(_FIRST_PAUSE, factor=1.5, maximum=_LONGEST_PAUSE)
+            while True:
+                resource = (await self._connectors.get_task(poll)).resource or Resource()
+                if resource.phase in FINAL_PHASES:
+                    return resource
+                await anyio.sleep(backoff.next())
         except BaseException:
             request_to_delete = DeleteTaskRequest(resource_meta=meta, task_category=category)
             await self._delete(request_to_delete, None if identity is None else identity.key)
             raise
-
-    async def _poll(self, request: GetTaskRequest) -> Resource:
-        backoff = Backoff(_FIRST_PAUSE, factor=1.5, maximum=_LONGEST_PAUSE)
-        while True:
-            resource = (await self._connectors.get_task(request)).resource or Resource()
-            if resource.phase in FINAL_PHASES:
-                return resource
-            await anyio.sleep(backoff.next())
 
     async def _delete(self, request: DeleteTaskRequest, key: str | None) -> None:
         """Delete a job that nobody waits for any more; log it if that fails."""
