@@ -38,23 +38,14 @@ from load import REQUEST_HEADERS, Shape, measure
 from peers import BACKENDS, SERVERS, end_servers_at_sigterm, ours, running
 
 from connectrio import ConnectorRegistry
-from connectrio.host.settings import Backend, HostSettings, anyio_backend
+from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import configure_logging
 from connectrio.rpc import Server
 from connectrio.rpc._grpc.messages import frame_message
 from connectrio.rpc._http2.server_side import ServerConnection
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
-from connectrio.service import (
-    Admission,
-    AsyncConnectorService,
-    IdempotentCreates,
-    InputReader,
-    Metrics,
-    OperationLimits,
-    PollShield,
-    Workers,
-)
+from connectrio.service.async_connector import AsyncConnectorService
 
 _CALLS, _WARM_UP, _BATCHES = 1280, 256, 5
 _AT_ONCE = 64
@@ -71,22 +62,7 @@ class Case:
 
     def __init__(self, kind: works.Work) -> None:
         self.path = kind.path
-        settings = HostSettings()
-        self.service = AsyncConnectorService(
-            ConnectorRegistry.default,
-            metrics=Metrics(),
-            workers=Workers(settings.worker),
-            limits=OperationLimits(create=settings.create_limit, get=settings.get_limit),
-            admission=Admission(
-                calls=settings.max_calls,
-                calls_each=settings.max_calls_per_connector,
-                waiting=settings.max_waiting_calls,
-                log_streams=settings.max_log_streams,
-            ),
-            creates=IdempotentCreates(most=settings.create_memory_size, age=settings.create_memory),
-            polls=PollShield(retry=settings.poll_retry, absorb=settings.poll_absorb),
-            inputs=InputReader(max_stored_size=settings.max_stored_input_size),
-        )
+        self.service = AsyncConnectorService(ConnectorRegistry.default)
         self.handler = self.service.__mapping__()[kind.path]
         self.raw_request = kind.request.SerializeToString()
         self.codec = MessageCodec()

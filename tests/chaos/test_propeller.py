@@ -19,16 +19,16 @@ from structlog.testing import capture_logs
 from chaos.propeller import Propeller, Task
 from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
 from connectrio.connector.registry import Registry
-from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub
 from connectrio.rpc import Server
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.testing import memory_channel
-from connectrio.service import AsyncConnectorService, IdempotentCreates, Metrics, PollShield, Workers
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.settings import ServiceSettings
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import LIMITS, admission, input_reader
 
-SETTINGS = HostSettings()
+PROTECTED = ServiceSettings()
+UNPROTECTED = ServiceSettings(create_memory=0, poll_retry=0, poll_absorb=0)
 LOST = 1 / 3
 
 
@@ -93,23 +93,10 @@ class Day:
     def __init__(self, *, protected: bool) -> None:
         random = Random(20261123)
         self.vendor = BadDay(random)
-        self.metrics = Metrics()
         registry = Registry()
         registry.register(ChaosConnector(self.vendor))
-        service = AsyncConnectorService(
-            registry,
-            metrics=self.metrics,
-            workers=Workers(1),
-            limits=LIMITS,
-            admission=admission(),
-            inputs=input_reader(),
-            creates=IdempotentCreates(most=SETTINGS.create_memory_size, age=SETTINGS.create_memory if protected else 0),
-            polls=PollShield(
-                retry=SETTINGS.poll_retry if protected else 0,
-                absorb=SETTINGS.poll_absorb if protected else 0,
-                clock=anyio.current_time,
-            ),
-        )
+        service = AsyncConnectorService(registry, PROTECTED if protected else UNPROTECTED, clock=anyio.current_time)
+        self.metrics = service.metrics
         self._server = Server([service], options=ServerOptions())
         self._random = random
 

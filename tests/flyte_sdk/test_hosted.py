@@ -22,7 +22,6 @@ from connectrio.idl.flyteidl2 import core
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.literals import python_to_literal
-from connectrio.service import OperationLimits
 from flyte_sdk.harness import META, Base, Waiting, connector, eventually, hosting, log_lines
 from service.harness import OPERATIONS, Job, Service, secrets
 from service.harness import connector as native_connector
@@ -313,8 +312,7 @@ async def test_a_cancelled_call_cancels_the_method(operation):
 
 async def test_the_host_s_limit_cancels_the_method():
     waiting = Waiting()
-    limits = OperationLimits(get=0.5)
-    async with hosting(connector(get=waiting.method()), limits=limits) as service:
+    async with hosting(connector(get=waiting.method()), get_limit=0.5) as service:
         error = await failure(service, "get")
     assert error.status is Status.DEADLINE_EXCEEDED
     # on a very slow machine it may not have begun

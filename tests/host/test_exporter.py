@@ -20,7 +20,7 @@ from prometheus_client import generate_latest
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.exporter._http import make_app
-from connectrio.service import Metrics
+from connectrio.service.metrics import Metrics
 
 # seconds; only ends a test that fails
 PATIENCE = 30.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import pytest
 
@@ -43,6 +44,7 @@ def test_the_defaults_are_the_references():
         ("delete_limit", 0, "delete_limit must be more than 0, got 0"),
         ("metrics_limit", 0, "metrics_limit must be more than 0, got 0"),
         ("logs_limit", 0, "logs_limit must be more than 0, got 0"),
+        ("execute_limit", math.nan, "execute_limit must be more than 0, got nan"),
     ],
 )
 def test_values_that_make_no_sense(name, value, message):

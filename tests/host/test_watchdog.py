@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from connectrio import AsyncConnector, ResourceMeta
 from connectrio.connector.registry import Registry
 from connectrio.host.watchdog import Culprit, Watchdog, find_culprit
-from connectrio.service import Metrics
+from connectrio.service.metrics import Metrics
 
 MODULE = """
 import sys

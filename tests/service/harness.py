@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
@@ -28,19 +29,13 @@ from connectrio.idl.flyteidl2.core import (
     TaskTemplate,
     WorkflowExecutionIdentifier,
 )
-from connectrio.service import (
-    Admission,
-    AsyncConnectorService,
-    IdempotentCreates,
-    InputReader,
-    Metrics,
-    OperationLimits,
-    PollShield,
-    Workers,
-)
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.settings import ServiceSettings
 
 GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 OPERATIONS = ["create", "get", "delete", "get_metrics", "get_logs"]
+# the settings with the limits of the operations
+LIMITS = ["create_limit", "get_limit", "delete_limit", "metrics_limit", "logs_limit"]
 
 
 @dataclass
@@ -49,21 +44,6 @@ class Job(ResourceMeta):
 
 
 META = Job("7").encode()
-
-# the parts of a service where a test does not say otherwise: much like a host's, but polls are not shielded
-LIMITS = OperationLimits(create=60, get=30, delete=60, get_metrics=30)
-
-
-def admission(*, calls: int = 700, calls_each: int = 400, waiting: int = 150, log_streams: int = 100) -> Admission:
-    return Admission(calls=calls, calls_each=calls_each, waiting=waiting, log_streams=log_streams)
-
-
-def recent_creates(*, most: int = 4096, age: float = 600) -> IdempotentCreates:
-    return IdempotentCreates(most=most, age=age)
-
-
-def input_reader(*, max_stored_size: int = 32 * 2**20, pickles: bool = False) -> InputReader:
-    return InputReader(max_stored_size=max_stored_size, pickles=pickles)
 
 
 def log_lines(*lines: str) -> GetTaskLogsResponse:
@@ -111,33 +91,19 @@ def failing(error: Callable[[], BaseException], *, plain: bool = False) -> Async
 
 
 class Service:
-    """The service under test, with all that it is made of."""
+    """The service under test, with a host's settings unless a test says otherwise; but polls are not shielded."""
 
     def __init__(
-        self,
-        *connectors: AsyncConnector[Any],
-        limits: OperationLimits = LIMITS,
-        workers: int = 4,
-        **parts: Any,
-    ):
+        self, *connectors: AsyncConnector[Any], clock: Callable[[], float] = time.monotonic, **settings: Any
+    ) -> None:
         self.registry = Registry()
         for each in connectors or (connector(),):
             self.registry.register(each)
-        self.metrics = Metrics()
-        self.workers = Workers(workers)
-        self.servicer = AsyncConnectorService(
-            self.registry,
-            metrics=self.metrics,
-            workers=self.workers,
-            limits=limits,
-            **{
-                "admission": admission(),
-                "creates": recent_creates(),
-                "polls": PollShield(retry=0, absorb=0),
-                "inputs": input_reader(),
-                **parts,
-            },
-        )
+        unshielded = ServiceSettings(worker=4, poll_retry=0, poll_absorb=0)
+        self.servicer = AsyncConnectorService(self.registry, replace(unshielded, **settings), clock=clock)
+        self.metrics = self.servicer.metrics
+        self.workers = self.servicer.workers
+        self.creates = self.servicer.creates
 
     async def create(self, task_type="tiny", version=0, *, connection=None, resource_meta=None, **fields):
         template = fields.pop("template", None) or TaskTemplate(type=task_type, task_type_version=version)

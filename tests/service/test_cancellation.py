@@ -18,8 +18,7 @@ from multidict import MultiDict
 from structlog.testing import capture_logs
 
 from connectrio.rpc.call import Call, Deadline, set_current_call
-from connectrio.service import OperationLimits
-from service.harness import OPERATIONS, Service, connector, failing, log_lines
+from service.harness import LIMITS, OPERATIONS, Service, connector, failing, log_lines
 
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
@@ -96,7 +95,7 @@ async def test_the_clients_deadline(operation):
 @every_operation
 async def test_the_hosts_limit(operation):
     sleeper = Sleeper()
-    service = Service(sleeper.connector(), limits=OperationLimits(**dict.fromkeys(OPERATIONS, SHORT)))
+    service = Service(sleeper.connector(), **dict.fromkeys(LIMITS, SHORT))
     with pytest.raises(GRPCError) as caught:
         await service.call(operation)
     assert caught.value.status is Status.DEADLINE_EXCEEDED
@@ -107,7 +106,7 @@ async def test_the_hosts_limit(operation):
 
 async def test_the_hosts_limit_when_all_workers_are_busy():
     release = threading.Event()
-    service = Service(connector(get=lambda self, **kwargs: None), limits=OperationLimits(get=0.01), workers=1)
+    service = Service(connector(get=lambda self, **kwargs: None), get_limit=0.01, worker=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(partial(service.workers.run, release.wait, name="another call", owner="tiny"))
         while not service.workers.busy:
@@ -124,7 +123,7 @@ async def test_no_limit(operation):
     async def soon(self, **kwargs):
         raise TimeoutError("the connector's own")
 
-    service = Service(connector(**dict.fromkeys(OPERATIONS, soon)), limits=OperationLimits(**dict.fromkeys(OPERATIONS)))
+    service = Service(connector(**dict.fromkeys(OPERATIONS, soon)), **dict.fromkeys(LIMITS, math.inf))
     with pytest.raises(GRPCError, match="the connector's own") as caught:
         await service.call(operation)
     assert caught.value.status is Status.INTERNAL
@@ -141,7 +140,7 @@ async def test_a_connector_that_turns_its_cancellation_into_an_error(operation, 
 
     service = Service(
         connector(**dict.fromkeys(OPERATIONS, stubborn)),
-        limits=OperationLimits(**dict.fromkeys(OPERATIONS, SHORT if limited else None)),
+        **dict.fromkeys(LIMITS, SHORT if limited else math.inf),
     )
     with anyio.CancelScope(deadline=deadline_of_the_client(limited)) as scope:
         with pytest.raises(GRPCError) as caught, capture_logs() as logs:
@@ -170,7 +169,7 @@ async def test_a_cancellation_in_a_group(operation, limited):
 
     service = Service(
         connector(**dict.fromkeys(OPERATIONS, group)),
-        limits=OperationLimits(**dict.fromkeys(OPERATIONS, SHORT if limited else None)),
+        **dict.fromkeys(LIMITS, SHORT if limited else math.inf),
     )
     with (
         suppress(ExceptionGroup),
@@ -235,7 +234,7 @@ async def test_the_nearer_of_both_deadlines_counts():
         time.sleep(0.03)
         await anyio.sleep_forever()
 
-    service = Service(connector(get=slow), limits=OperationLimits(get=0.01))
+    service = Service(connector(get=slow), get_limit=0.01)
     with anyio.move_on_after(0.01) as scope:
         await service.get()
     assert scope.cancelled_caught
@@ -279,10 +278,3 @@ async def test_a_failing_connector_in_a_shielded_scope():
         outer.cancel()
         with anyio.CancelScope(shield=True), pytest.raises(GRPCError, match="boom"):
             await service.get()
-
-
-def test_limits_are_checked():
-    with pytest.raises(ValueError, match="the limit for delete must be more than 0 seconds, or None, not 0"):
-        OperationLimits(delete=0)
-    with pytest.raises(ValueError, match="get must be more than 0 seconds, or None, not nan"):
-        OperationLimits(get=float("nan"))

@@ -13,7 +13,7 @@ from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import Connector, GetConnectorRequest, ListConnectorsRequest, TaskCategory
 from connectrio.rpc.call import Call, set_current_call
-from connectrio.service import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
+from connectrio.service.connector_metadata import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
 from service.harness import connector
 
 TINY = Connector(

@@ -16,7 +16,7 @@ from connectrio import (
     UnknownJobError,
 )
 from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE
-from connectrio.service.results import encode_failure, failure_in, is_failure
+from connectrio.service.conversion import encode_failure, failure_in, is_failure
 from service.harness import META, OPERATIONS, Base, Job, Service, attempt, connector, failing, secrets
 
 SPARK = "the cluster policy forbids this; ask for another one"

@@ -26,11 +26,10 @@ from connectrio.idl.flyteidl2.core import (
     VariableMap,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.service import OperationLimits, PollShield
 from connectrio.service.idempotent_creates import WantedJob
 from connectrio.service.job_identity import identify
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import Base, Job, Service, attempt, connector, recent_creates, secrets
+from service.harness import Base, Job, Service, attempt, connector, secrets
 
 ORIGINS = ("fresh", "joined", "replayed", "adopted")
 
@@ -205,7 +204,7 @@ async def test_failures_are_not_replayed():
 
 async def test_the_hosts_limit_ends_the_create_and_those_who_joined():
     vendor = Vendor(gated=True)
-    service = Service(vendor.connector(), limits=OperationLimits(create=0.05))
+    service = Service(vendor.connector(), create_limit=0.05)
     statuses = []
 
     async def create():
@@ -227,8 +226,8 @@ async def test_the_hosts_limit_ends_the_create_and_those_who_joined():
 
 async def test_the_end_of_the_host_ends_creates_that_nobody_waits_for():
     vendor = Vendor(gated=True)
-    creates = recent_creates()
-    service = Service(vendor.connector(), creates=creates)
+    service = Service(vendor.connector())
+    creates = service.creates
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(service.create, task_execution_metadata=attempt()))
@@ -239,8 +238,8 @@ async def test_the_end_of_the_host_ends_creates_that_nobody_waits_for():
 
 
 async def test_the_end_of_the_host_for_those_who_wait():
-    creates = recent_creates()
-    service = Service(Vendor(gated=True).connector(), creates=creates)
+    service = Service(Vendor(gated=True).connector())
+    creates = service.creates
     creates.end_by(anyio.current_time())
     with pytest.raises(GRPCError, match="longer than this host's create_limit, or the host is shutting down") as caught:
         await service.create(task_execution_metadata=attempt())
@@ -438,9 +437,9 @@ async def test_a_job_that_hangs_when_it_is_asked_for_will_do():
 async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
     """The third attempt waits for the second, which fails, and takes over the first one's job."""
     vendor = Vendor()
-    service = Service(vendor.connector(), limits=OperationLimits(create=60))
+    service = Service(vendor.connector(), create_limit=60)
     first = await service.create(**restarted(0))
-    creates = service.servicer._creates
+    creates = service.creates
     [earlier] = creates._records.values()
     blocked = anyio.Event()
 
@@ -494,7 +493,7 @@ async def test_a_failed_attempt_does_not_hide_the_one_before():
 
 
 def await_records(service: Service):
-    return service.servicer._creates._latest
+    return service.creates._latest
 
 
 # bounds
@@ -502,8 +501,8 @@ def await_records(service: Service):
 
 async def test_the_oldest_are_forgotten():
     vendor = Vendor()
-    creates = recent_creates(most=2)
-    service = Service(vendor.connector(), creates=creates)
+    service = Service(vendor.connector(), create_memory_size=2)
+    creates = service.creates
     for number in range(4):
         await service.create(task_execution_metadata=attempt(execution=str(number)))
     assert len(creates) == 2
@@ -515,8 +514,8 @@ async def test_the_oldest_are_forgotten():
 
 async def test_age():
     vendor = Vendor()
-    creates = recent_creates(age=0.02)
-    service = Service(vendor.connector(), creates=creates)
+    service = Service(vendor.connector(), create_memory=0.02)
+    creates = service.creates
     await service.create(task_execution_metadata=attempt())
     await anyio.sleep(0.03)
     await service.create(task_execution_metadata=attempt())
@@ -526,8 +525,8 @@ async def test_age():
 
 async def test_nothing_is_remembered_with_age_0():
     vendor = Vendor()
-    creates = recent_creates(age=0)
-    service = Service(vendor.connector(), creates=creates)
+    service = Service(vendor.connector(), create_memory=0)
+    creates = service.creates
     for _ in range(2):
         await service.create(task_execution_metadata=attempt())
     assert len(vendor.jobs) == 2
@@ -538,8 +537,8 @@ async def test_what_is_large_is_not_remembered():
     async def create(self, **kwargs):
         return Job("x" * 100_000)
 
-    creates = recent_creates()
-    service = Service(connector(create=create), creates=creates)
+    service = Service(connector(create=create))
+    creates = service.creates
     answer = await service.create(task_execution_metadata=attempt())
     assert len(answer.resource_meta) > 100_000
     assert len(creates) == len(creates._unasked) == 0
@@ -552,16 +551,18 @@ async def test_what_is_large_is_not_remembered():
 async def test_a_create_that_is_idempotent_is_tried_again_under_the_same_key():
     vendor = Vendor()
     vendor.errors = [ConnectionResetError("reset"), TransientError("busy")]
-    service = Service(vendor.connector(create_is_idempotent=True), polls=PollShield(retry=5, absorb=0))
+    service = Service(vendor.connector(create_is_idempotent=True), poll_retry=5)
     await service.create(task_execution_metadata=attempt())
     assert len(vendor.keys) == 3
     assert len(set(vendor.keys)) == 1
+    assert service.sample("create_retries_total") == 2
+    assert service.sample("poll_retries_total") == 0
 
 
 async def test_others_are_not():
     vendor = Vendor()
     vendor.errors = [ConnectionResetError("reset")]
-    service = Service(vendor.connector(), polls=PollShield(retry=5, absorb=0))
+    service = Service(vendor.connector(), poll_retry=5)
     with pytest.raises(GRPCError, match="reset"):
         await service.create(task_execution_metadata=attempt())
     assert len(vendor.keys) == 1

@@ -10,7 +10,6 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsRequest
-from connectrio.service import OperationLimits
 from service.harness import META, FakeStream, Service, connector, log_lines
 
 # seconds; only ends a test that fails
@@ -200,7 +199,7 @@ async def test_a_thread_that_waits_for_a_line_is_left_behind():
         finally:
             closed.set()
 
-    service = Service(connector(get_logs=get_logs), workers=1)
+    service = Service(connector(get_logs=get_logs), worker=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.get_logs)
         assert await anyio.to_thread.run_sync(waiting.wait, PATIENCE)
@@ -221,7 +220,7 @@ async def test_the_hosts_limit_covers_the_whole_stream():
     async def send(response):
         await anyio.sleep(0.005)
 
-    service = Service(connector(get_logs=get_logs), limits=OperationLimits(get_logs=0.03))
+    service = Service(connector(get_logs=get_logs), logs_limit=0.03)
     with pytest.raises(GRPCError) as caught:
         await service.get_logs(send=send)
     assert caught.value.status is Status.DEADLINE_EXCEEDED
@@ -239,7 +238,7 @@ async def test_a_generator_may_hold_scopes_across_its_yields():
                 yield log_lines("1")
             tasks.cancel_scope.cancel()
 
-    service = Service(connector(get_logs=get_logs), limits=OperationLimits(get_logs=PATIENCE))
+    service = Service(connector(get_logs=get_logs), logs_limit=PATIENCE)
     assert len(await service.get_logs()) == 2
 
 

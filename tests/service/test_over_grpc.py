@@ -26,7 +26,7 @@ from connectrio.idl.flyteidl2.connector import (
 )
 from connectrio.rpc import Server
 from connectrio.rpc.testing import memory_channel
-from connectrio.service import LOAD_FAILURE_KEY, ConnectorMetadataService
+from connectrio.service.connector_metadata import LOAD_FAILURE_KEY, ConnectorMetadataService
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import GET_TASK_LOGS, META, Service, connector, failing, log_lines
 

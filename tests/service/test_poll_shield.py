@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 import anyio
@@ -16,10 +17,10 @@ from structlog.testing import capture_logs
 from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
 from connectrio.connector.failures import passes
 from connectrio.rpc.call import Call, Deadline, set_current_call
-from connectrio.service import OperationLimits, PollShield
-from connectrio.service.poll_shield import _MOST_JOBS
+from connectrio.service.poll_shield import _MOST_JOBS, PollShield
+from connectrio.service.settings import ServiceSettings
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import META, Service, admission, connector, secrets
+from service.harness import META, Service, connector, secrets
 
 LINK = TaskLog(name="console", uri="https://example.com/7")
 
@@ -56,7 +57,7 @@ def reset() -> ConnectionResetError:
 @in_virtual_time
 async def test_a_transient_error_is_tried_again():
     script = Script(reset(), TimeoutError("slow"), Resource(Phase.RUNNING))
-    service = Service(script.connector(), polls=PollShield(retry=4, absorb=600))
+    service = Service(script.connector(), poll_retry=4, poll_absorb=600)
     assert (await service.get()).resource.phase is Phase.RUNNING
     assert script.calls == 3
     assert service.sample("poll_retries_total") == 2
@@ -68,7 +69,7 @@ async def test_a_transient_error_is_tried_again():
 async def test_then_the_last_phase_is_the_answer():
     script = Script(Resource(Phase.QUEUED, log_links=[LINK]), reset())
     clock = Clock()
-    service = Service(script.connector(), polls=PollShield(retry=1, absorb=600, clock=clock))
+    service = Service(script.connector(), poll_retry=1, poll_absorb=600, clock=clock)
     await service.get()
     clock.now += 30
     with capture_logs() as logs:
@@ -90,7 +91,7 @@ async def test_then_the_last_phase_is_the_answer():
 async def test_only_for_a_while():
     script = Script(Resource(Phase.RUNNING), reset())
     clock = Clock()
-    service = Service(script.connector(), polls=PollShield(retry=1, absorb=60, clock=clock))
+    service = Service(script.connector(), poll_retry=1, poll_absorb=60, clock=clock)
     await service.get()
     for _ in range(2):
         clock.now += 30
@@ -108,7 +109,7 @@ async def test_only_for_a_while():
 
 @in_virtual_time
 async def test_a_job_that_this_host_knows_nothing_of_is_running():
-    service = Service(Script(reset()).connector(), polls=PollShield(retry=0, absorb=600))
+    service = Service(Script(reset()).connector(), poll_retry=0, poll_absorb=600)
     resource = (await service.get()).resource
     assert resource.phase is Phase.RUNNING
     assert resource.message.startswith("RUNNING, not seen by this host yet: ")
@@ -118,7 +119,7 @@ async def test_a_job_that_this_host_knows_nothing_of_is_running():
 async def test_a_final_phase_is_not_made_up():
     """Its outputs are not known any more."""
     script = Script(Resource(Phase.QUEUED), Resource(Phase.SUCCEEDED, outputs={"n": 1}), reset())
-    service = Service(script.connector(), polls=PollShield(retry=0, absorb=600))
+    service = Service(script.connector(), poll_retry=0, poll_absorb=600)
     for phase in (Phase.QUEUED, Phase.SUCCEEDED, Phase.RUNNING):
         assert (await service.get()).resource.phase is phase
 
@@ -130,7 +131,7 @@ async def test_a_final_phase_is_not_made_up():
 )
 async def test_other_errors_come_out_at_once(error):
     script = Script(error)
-    service = Service(script.connector(), polls=PollShield(retry=4, absorb=600))
+    service = Service(script.connector(), poll_retry=4, poll_absorb=600)
     with pytest.raises(GRPCError):
         await service.get()
     assert script.calls == 1
@@ -141,11 +142,9 @@ async def test_the_author_says_what_is_transient():
     def is_transient(self, error):
         return "again" in str(error)
 
-    service = Service(
-        Script(KeyError("again")).connector(is_transient=is_transient), polls=PollShield(retry=1, absorb=600)
-    )
+    service = Service(Script(KeyError("again")).connector(is_transient=is_transient), poll_retry=1, poll_absorb=600)
     assert (await service.get()).resource.phase is Phase.RUNNING
-    service = Service(Script(reset()).connector(is_transient=is_transient), polls=PollShield(retry=1, absorb=600))
+    service = Service(Script(reset()).connector(is_transient=is_transient), poll_retry=1, poll_absorb=600)
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
 
@@ -154,7 +153,7 @@ async def test_an_author_who_says_it_wrong():
     def is_transient(self, error):
         raise LookupError("oops")
 
-    service = Service(Script(reset()).connector(is_transient=is_transient), polls=PollShield(retry=1, absorb=600))
+    service = Service(Script(reset()).connector(is_transient=is_transient), poll_retry=1, poll_absorb=600)
     with capture_logs() as logs, pytest.raises(GRPCError, match="reset"):
         await service.get()
     assert "is_transient failed; the error counts as lasting" in [line["event"] for line in logs]
@@ -193,7 +192,7 @@ def test_what_is_transient_by_default(error, passing):
 
 @in_virtual_time
 async def test_a_transient_error_in_the_group_of_a_task_group():
-    service = Service(Script(ExceptionGroup("tasks", [reset()])).connector(), polls=PollShield(retry=0, absorb=600))
+    service = Service(Script(ExceptionGroup("tasks", [reset()])).connector(), poll_retry=0, poll_absorb=600)
     assert (await service.get()).resource.phase is Phase.RUNNING
 
 
@@ -202,7 +201,7 @@ async def test_a_poll_that_hangs_is_answered_before_the_clients_deadline():
     async def get(self, resource_meta, **kwargs):
         await anyio.sleep_forever()
 
-    service = Service(connector(get=get), polls=PollShield(retry=4, absorb=600))
+    service = Service(connector(get=get), poll_retry=4, poll_absorb=600)
     deadline = Deadline.from_timeout(10)
     set_current_call(Call("/x", MultiDict(), deadline=deadline))
     with anyio.CancelScope(deadline=deadline.at):
@@ -222,7 +221,7 @@ async def test_when_a_poll_that_hangs_has_its_clients_whole_deadline(absorb, tim
     async def get(self, resource_meta, **kwargs):
         await anyio.sleep_forever()
 
-    service = Service(connector(get=get), polls=PollShield(retry=4, absorb=absorb))
+    service = Service(connector(get=get), poll_retry=4, poll_absorb=absorb)
     began = anyio.current_time()
     deadline = Deadline.from_timeout(timeout)
     set_current_call(Call("/x", MultiDict(), deadline=deadline))
@@ -238,7 +237,7 @@ async def test_nothing_but_a_poll_is_answered_before_the_clients_deadline(operat
     async def hang(self, **kwargs):
         await anyio.sleep_forever()
 
-    service = Service(connector(**{operation: hang}), polls=PollShield(retry=4, absorb=600))
+    service = Service(connector(**{operation: hang}), poll_retry=4, poll_absorb=600)
     deadline = Deadline.from_timeout(10)
     set_current_call(Call("/x", MultiDict(), deadline=deadline))
     with anyio.CancelScope(deadline=deadline.at) as scope:
@@ -252,7 +251,7 @@ async def test_a_poll_without_a_deadline_waits_for_the_connector():
         await anyio.sleep(3600)
         return Resource(Phase.QUEUED)
 
-    service = Service(connector(get=get), limits=OperationLimits(), polls=PollShield(retry=4, absorb=600))
+    service = Service(connector(get=get), get_limit=math.inf, poll_retry=4, poll_absorb=600)
     set_current_call(Call("/x", MultiDict()))
     assert (await service.get()).resource.phase is Phase.QUEUED
 
@@ -260,7 +259,7 @@ async def test_a_poll_without_a_deadline_waits_for_the_connector():
 @in_virtual_time
 async def test_retries_leave_time_for_the_answer():
     script = Script(reset())
-    service = Service(script.connector(), polls=PollShield(retry=60, absorb=600))
+    service = Service(script.connector(), poll_retry=60, poll_absorb=600)
     deadline = Deadline.from_timeout(10)
     set_current_call(Call("/x", MultiDict(), deadline=deadline))
     assert (await service.get()).resource.phase is Phase.RUNNING
@@ -273,7 +272,7 @@ async def test_the_hosts_own_limit_is_absorbed():
     async def get(self, resource_meta, **kwargs):
         await anyio.sleep_forever()
 
-    service = Service(connector(get=get), limits=OperationLimits(get=5), polls=PollShield(retry=4, absorb=600))
+    service = Service(connector(get=get), get_limit=5, poll_retry=4, poll_absorb=600)
     assert "this host's own limit for get" in (await service.get()).resource.message
 
 
@@ -283,9 +282,7 @@ async def test_a_host_that_is_too_busy():
         await anyio.sleep(5)
         return Resource(Phase.QUEUED)
 
-    service = Service(
-        connector(get=get), polls=PollShield(retry=0, absorb=600), admission=admission(calls=1, calls_each=1, waiting=0)
-    )
+    service = Service(connector(get=get), poll_retry=0, poll_absorb=600, max_calls=1, max_waiting_calls=0)
     answers = []
 
     async def poll():
@@ -299,8 +296,8 @@ async def test_a_host_that_is_too_busy():
 
 
 async def test_nothing_is_absorbed_with_0():
-    polls = PollShield(retry=0, absorb=0)
-    service = Service(Script(Resource(Phase.RUNNING), reset()).connector(), polls=polls)
+    service = Service(Script(Resource(Phase.RUNNING), reset()).connector(), poll_retry=0, poll_absorb=0)
+    polls = service.servicer._polls
     await service.get()
     assert len(polls) == 0  # so nothing is remembered
     with pytest.raises(GRPCError, match="reset"):
@@ -308,8 +305,8 @@ async def test_nothing_is_absorbed_with_0():
 
 
 async def test_jobs_are_told_apart():
-    polls = PollShield(retry=0, absorb=600)
-    service = Service(Script(Resource(Phase.QUEUED)).connector(), polls=polls)
+    service = Service(Script(Resource(Phase.QUEUED)).connector(), poll_absorb=600)
+    polls = service.servicer._polls
     await service.get()
     await service.get()
     assert len(polls) == 1
@@ -320,7 +317,7 @@ async def test_jobs_are_told_apart():
 def test_the_least_lately_asked_for_are_forgotten():
     from connectrio.idl.flyteidl2 import connector as idl
 
-    polls = PollShield(retry=0, absorb=600)
+    polls = PollShield(ServiceSettings())
     for number in range(_MOST_JOBS + 5):
         polls.succeeded(("tiny", 0, b"%d" % number), idl.Resource(phase=Phase.QUEUED))
         polls.succeeded(("tiny", 0, b"0"), idl.Resource(phase=Phase.QUEUED))
@@ -333,7 +330,7 @@ async def test_no_secret_is_in_an_absorbed_message():
     async def get(self, resource_meta, **kwargs):
         raise ConnectionError(f"401 for {kwargs['token']}")
 
-    service = Service(connector(get=get), polls=PollShield(retry=0, absorb=600))
+    service = Service(connector(get=get), poll_retry=0, poll_absorb=600)
     with capture_logs() as logs:
         resource = (await service.get(connection=secrets(token="hunter2"))).resource
     assert "[secret token]" in resource.message
@@ -345,7 +342,7 @@ async def test_no_secret_is_in_an_absorbed_message():
 
 @pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.INITIALIZING, Phase.WAITING_FOR_RESOURCES, Phase.RUNNING])
 async def test_links_go_out_with_the_first_poll(phase):
-    service = Service(Script(Resource(phase, log_links=[LINK])).connector(), polls=PollShield(retry=1, absorb=600))
+    service = Service(Script(Resource(phase, log_links=[LINK])).connector(), poll_retry=1, poll_absorb=600)
     assert (await service.get()).resource.log_links == [LINK]
 
 
@@ -355,7 +352,7 @@ async def test_links_go_out_with_the_first_poll(phase):
 @pytest.mark.parametrize("absorb", [0, 600])
 async def test_a_permanent_failure_is_the_jobs_end(absorb):
     script = Script(PermanentFailure("the table is gone; make it again"))
-    service = Service(script.connector(), polls=PollShield(retry=1, absorb=absorb))
+    service = Service(script.connector(), poll_retry=1, poll_absorb=absorb)
     with capture_logs() as logs:
         resource = (await service.get(resource_meta=META)).resource
     assert (resource.phase, resource.message) == (Phase.FAILED, "the table is gone; make it again")

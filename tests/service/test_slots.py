@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectrio import Phase, Resource
-from connectrio.service import Workers
 from connectrio.service.slots import NoRoomError, Slots
-from service.harness import Base, Service, admission, connector
+from connectrio.service.workers import Workers
+from service.harness import Base, Service, connector
 
 
 async def fill(slots: Slots, name: str, count: int = 1000) -> int:
@@ -204,13 +204,13 @@ class Held(Base):
 
 async def test_a_slow_connector_takes_no_other_ones_room():
     slow, quick = Held("slow"), connector()
-    service = Service(slow, quick, admission=admission(calls=8, waiting=4))
+    service = Service(slow, quick, max_calls=8, max_waiting_calls=4)
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
             tasks.start_soon(service.get, "slow")
         await anyio.wait_all_tasks_blocked()
         assert slow.inside == 6
-        assert service.sample("active_calls", task_type="slow", kind="calls") == 0  # not shown yet
+        assert service.sample("active_calls", task_type="slow", kind="calls") == 6
         for _ in range(3):
             await service.get("tiny")
         with pytest.raises(GRPCError) as no:
@@ -234,7 +234,7 @@ async def test_streams_of_logs_have_room_of_their_own():
         yield
 
     release = anyio.Event()
-    service = Service(connector(get_logs=get_logs), admission=admission(calls=1, calls_each=1, log_streams=2))
+    service = Service(connector(get_logs=get_logs), max_calls=1, max_log_streams=2)
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
             tasks.start_soon(service.get_logs)
@@ -252,9 +252,7 @@ async def test_streams_of_logs_have_room_of_their_own():
 
 async def test_how_the_room_is_used_is_shown():
     held = Held()
-    room = admission(calls=1, calls_each=1, waiting=5)
-    service = Service(held, admission=room)
-    room.show(service.metrics.registry)
+    service = Service(held, max_calls=1, max_waiting_calls=5)
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(service.get)

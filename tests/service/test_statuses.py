@@ -176,7 +176,7 @@ async def test_not_implemented(operation, plain):
 
 @pytest.mark.parametrize(("operation", "what"), [("get_metrics", "metrics"), ("get_logs", "logs")])
 async def test_not_overridden(operation, what):
-    service = Service(connector(Base), workers=1)
+    service = Service(connector(Base), worker=1)
     error = await failure(service, operation)
     assert (error.status, error.message) == (Status.UNIMPLEMENTED, f"Tiny Connector has no {what}")
     assert service.count(operation, "501") == 1

@@ -14,10 +14,9 @@ from anyio.lowlevel import checkpoint
 from grpclib import GRPCError
 from structlog.testing import capture_logs
 
-from connectrio.service import OperationLimits, Workers
-from connectrio.service.workers import _Job
+from connectrio.service.workers import Workers, _Run
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import OPERATIONS, Service, connector, log_lines
+from service.harness import LIMITS, OPERATIONS, Service, connector, log_lines
 
 variable: ContextVar[str] = ContextVar("variable")
 
@@ -161,24 +160,41 @@ async def test_cancelled_before_the_thread_starts():
     assert not ran
 
 
-def test_a_job_that_is_abandoned_before_its_thread_comes_to_it_never_runs():
+async def test_a_run_that_is_abandoned_before_its_thread_comes_to_it_never_runs():
     ran, freed = [], []
-    job = _Job(partial(ran.append, 1), "job", "", freed.append)
-    job.abandon()
-    job()
-    assert (ran, freed) == ([], [job])
+    run = _Run(partial(ran.append, 1), "job", "", freed.append)
+    run.abandon()
+    run()
+    assert (ran, freed) == ([], [run])
 
 
-def test_a_job_that_is_abandoned_after_its_thread_has_ended_is_freed_once():
+async def test_a_run_that_is_abandoned_after_its_thread_has_ended_is_freed_once():
     async def coroutine():
         pass
 
     freed = []
-    job = _Job(coroutine, "job", "", freed.append)
-    job()
-    job.abandon()
-    assert freed == [job]
+    run = _Run(coroutine, "job", "", freed.append)
+    run()
+    run.abandon()
+    assert freed == [run]
     gc.collect()
+
+
+async def test_an_abandoned_thread_does_not_wait_for_the_event_loop(gate):
+    """The event loop may be about to end: Python would wait for the thread, and the thread for the event loop."""
+    freed = []
+    run = _Run(gate.pass_through, "job", "", freed.append)
+    thread = threading.Thread(target=run)
+    thread.start()
+    await gate.wait_entered()
+    run.abandon()
+    gate.open()
+    thread.join(PATIENCE)  # blocks the event loop
+    assert not thread.is_alive()
+    assert not freed
+    while not freed:
+        await checkpoint()
+    assert freed == [run]
 
 
 async def test_wait_idle_of_the_idle():
@@ -274,9 +290,7 @@ async def test_a_cancelled_call_is_answered_while_its_thread_goes_on(operation, 
         with pytest.raises(GRPCError, match="this host's own limit"):
             await service.call(operation)
 
-    service = Service(
-        connector(**{operation: method}), limits=OperationLimits(**dict.fromkeys(OPERATIONS, 60)), workers=1
-    )
+    service = Service(connector(**{operation: method}), **dict.fromkeys(LIMITS, 60), worker=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
         while not gate.entered.acquire(blocking=False):
@@ -291,7 +305,7 @@ async def test_coroutines_take_no_worker(gate):
     def get(self, **kwargs):
         gate.pass_through()
 
-    service = Service(connector(get=get), workers=1)
+    service = Service(connector(get=get), worker=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.get)
         await gate.wait_entered()
@@ -311,7 +325,7 @@ async def test_a_plain_generator_holds_one_worker_to_its_end():
             yield log_lines(str(number))
         threads.append(threading.current_thread())
 
-    service = Service(connector(get_logs=get_logs), workers=1)
+    service = Service(connector(get_logs=get_logs), worker=1)
     sent = await service.get_logs()
     assert [response.body.results for response in sent] == [["0"], ["1"], ["2"]]
     assert len(threads) == 4

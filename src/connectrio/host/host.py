@@ -32,21 +32,11 @@ from connectrio.logs import get_logger, keep_logging
 from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
-from connectrio.service import (
-    Admission,
-    AgentMetadataService,
-    AsyncAgentService,
-    AsyncConnectorService,
-    ConnectorMetadataService,
-    IdempotentCreates,
-    InputReader,
-    Metrics,
-    OperationLimits,
-    PollShield,
-    SyncAgentService,
-    Workers,
-    failure_metadata,
-)
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.connector_metadata import ConnectorMetadataService, failure_metadata
+from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentService
+from connectrio.service.flyte1.sync_agent import SyncAgentService
+from connectrio.service.metrics import Metrics
 
 log = get_logger("connectrio.host.host")
 
@@ -95,7 +85,6 @@ class Host:
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
-        self._creates = IdempotentCreates(most=self.settings.create_memory_size, age=self.settings.create_memory)
         self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self._grace = self.settings.grace
@@ -193,8 +182,8 @@ class Host:
         keep_logging()
         if self.settings.unsafe_pickle:
             log.warning("pickles are read: anyone who can send requests to this host can run any code in it")
-        workers = Workers(self.settings.worker)
-        server = self._make_server(workers)
+        connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics)
+        server = self._make_server(connectors)
         async with anyio.create_task_group() as siblings:
             if ports.http:
                 from connectrio.host.exporter import serve_exporter  # not before a host has one
@@ -213,54 +202,29 @@ class Host:
             try:
                 with anyio.move_on_after(self.settings.timeout):
                     await self._shutdown_requested.wait()
-                await self._drain(server)
+                await self._drain(server, connectors)
             finally:
                 # when this is cancelled, creates that are shielded from their callers' cancellation end as well
-                self._creates.end_by(anyio.current_time())
+                connectors.creates.end_by(anyio.current_time())
             with anyio.move_on_after(_WORKERS_TIMEOUT):
-                await workers.wait_idle()
+                await connectors.workers.wait_idle()
             siblings.cancel_scope.cancel()
 
-    def _make_server(self, workers: Workers) -> Server:
-        """Return the gRPC server of all services. All settings of the services are passed on here and in `__init__`."""
-        settings = self.settings
-        admission = Admission(
-            calls=settings.max_calls,
-            calls_each=settings.max_calls_per_connector,
-            waiting=settings.max_waiting_calls,
-            log_streams=settings.max_log_streams,
-        )
-        admission.show(self.metrics.registry)
-        connectors = AsyncConnectorService(
-            self.registry,
-            metrics=self.metrics,
-            workers=workers,
-            limits=OperationLimits(
-                create=settings.create_limit,
-                get=settings.get_limit,
-                delete=settings.delete_limit,
-                get_metrics=settings.metrics_limit,
-                get_logs=settings.logs_limit,
-            ),
-            admission=admission,
-            creates=self._creates,
-            polls=PollShield(retry=settings.poll_retry, absorb=settings.poll_absorb),
-            inputs=InputReader(max_stored_size=settings.max_stored_input_size, pickles=settings.unsafe_pickle),
-        )
+    def _make_server(self, connectors: AsyncConnectorService) -> Server:
         servicers = (
             connectors,
             ConnectorMetadataService(self.registry),
             AsyncAgentService(connectors),
-            SyncAgentService(connectors, limit=settings.execute_limit),
+            SyncAgentService(connectors),
             AgentMetadataService(self.registry),
             self.health,
         )
-        if not settings.reflection:
-            return Server(servicers, options=settings)
+        if not self.settings.reflection:
+            return Server(servicers, options=self.settings)
         self._reflection = Reflection(service_names(servicers), bundled_descriptors)
-        return Server((*servicers, self._reflection), options=settings)
+        return Server((*servicers, self._reflection), options=self.settings)
 
-    async def _drain(self, server: Server) -> None:
+    async def _drain(self, server: Server, connectors: AsyncConnectorService) -> None:
         log.info("draining", calls=server.active_calls, grace_seconds=self._grace)
         self.state = HostState.DRAINING
         self.health.drain()
@@ -269,7 +233,7 @@ class Host:
         self.health.end_watches()
         if self._reflection is not None:
             self._reflection.end_streams()
-        self._creates.end_by(anyio.current_time() + self._grace)
+        connectors.creates.end_by(anyio.current_time() + self._grace)
         await server.shutdown(self._grace)
         log.info("drained")
 

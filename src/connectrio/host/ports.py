@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from ssl import TLSVersion
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import anyio
 from anyio.abc import Listener, SocketListener
 
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
-from connectrio.host.listening import bind_tcp, local_addresses
 from connectrio.host.settings import HostSettings
+from connectrio.rpc.peer import format_address
 from connectrio.rpc.sockets import UnixSocketError, listen_unix
-from connectrio.rpc.tls import ServerTLS, TLSFilesError
 
-__all__ = ["HostPorts", "bind_ports"]
+if TYPE_CHECKING:
+    from connectrio.rpc.tls import ServerTLS
+
+__all__ = ["HostPorts", "bind_ports", "bind_tcp", "can_share_ports", "local_addresses"]
+
+# the errors of a machine without IPv6 (or IPv4)
+_NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ async def bind_ports(
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
         return HostPorts(list(listeners), [], Addresses((), ()))
+    tls = _server_tls(settings)
     try:
-        tls = _server_tls(settings)
         tcp = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=one_of is not None)
         for bound in tcp:
             stack.callback(bound.close)
@@ -70,7 +77,7 @@ async def bind_ports(
             unix = await listen_unix(settings.unix_socket, mode=int(settings.unix_socket_mode, 8))
             stack.push_async_callback(unix.aclose)
             grpc.append(unix)
-    except (TLSFilesError, UnixSocketError) as error:
+    except UnixSocketError as error:
         raise HostError(str(error)) from error
     exporter = local_addresses(http) if one_of is None else one_of.http
     return HostPorts(grpc, http, Addresses(local_addresses(tcp), exporter, settings.unix_socket))
@@ -79,10 +86,98 @@ async def bind_ports(
 def _server_tls(settings: HostSettings) -> ServerTLS | None:
     if settings.tls_cert is None:
         return None
-    return ServerTLS(
-        settings.tls_cert,
-        settings.tls_key,
-        client_ca=settings.tls_client_ca,
-        minimum_version=TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else TLSVersion.TLSv1_2,
-        handshake_timeout=settings.tls_handshake_timeout,
-    )
+    from ssl import TLSVersion  # the supervisor of several processes binds ports too, and needs no TLS
+
+    from connectrio.rpc.tls import ServerTLS, TLSFilesError
+
+    try:
+        return ServerTLS(
+            settings.tls_cert,
+            settings.tls_key,
+            client_ca=settings.tls_client_ca,
+            minimum_version=TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else TLSVersion.TLSv1_2,
+            handshake_timeout=settings.tls_handshake_timeout,
+        )
+    except TLSFilesError as error:
+        raise HostError(str(error)) from error
+
+
+def can_share_ports() -> bool:
+    """Return whether several processes may listen on one port on this system, each with a share of the connections."""
+    return hasattr(socket, "SO_REUSEPORT")
+
+
+def local_addresses(sockets: Iterable[socket.socket]) -> tuple[tuple[str, int], ...]:
+    """Return the (host, port) of each bound socket."""
+    return tuple(each.getsockname()[:2] for each in sockets)
+
+
+async def bind_tcp(
+    host: str | None, port: int, *, purpose: str, setting: str, shared: bool = False, listen: bool = True
+) -> list[socket.socket]:
+    """Listen on `port` of `host`, or of all interfaces; port 0 takes one that is free on all of them.
+
+    :param purpose: what the port is for, for the error ("gRPC")
+    :param setting: where the port was set, for the error ("--port")
+    :param shared: other processes of this user may listen on it as well (SO_REUSEPORT)
+    :param listen: False reserves the port without accepting connections
+    :returns: non-blocking sockets, which the caller closes
+    :raises HostError: the port cannot be bound; the message says which, why, and what to do
+    """
+    try:
+        found = await anyio.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )
+        addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        return _bind_all(addresses, one_is_enough=host is None, shared=shared, listen=listen)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = (
+                f"another process has it. Stop that one, or choose another port with {setting} (0 takes any free one)"
+            )
+        elif error.errno == errno.EACCES:
+            reason = f"this user has no permission; choose a port above 1023 with {setting}"
+        else:
+            reason = error.strerror or str(error)
+        where = f"port {port}" if host is None else format_address(host, port)
+        raise HostError(f"cannot listen on {where} for {purpose}: {reason}") from error
+
+
+def _bind_all(
+    addresses: Iterable[tuple[int, tuple[object, ...]]], *, one_is_enough: bool, shared: bool, listen: bool
+) -> list[socket.socket]:
+    bound: list[socket.socket] = []
+    skipped: OSError | None = None
+    with ExitStack() as stack:
+        for family, (host, port, *rest) in addresses:
+            try:
+                same_port = bound[0].getsockname()[1] if bound else port
+                bound.append(_bind(family, (host, same_port, *rest), shared=shared, listen=listen))
+            except OSError as error:
+                if not one_is_enough or error.errno not in _NO_SUCH_FAMILY:
+                    raise
+                skipped = error
+            else:
+                stack.callback(bound[-1].close)
+        if not bound:
+            raise skipped or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        stack.pop_all()
+    return bound
+
+
+def _bind(family: int, address: tuple[object, ...], *, shared: bool, listen: bool) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        listening.bind(address)
+        if listen:
+            listening.listen(socket.SOMAXCONN)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

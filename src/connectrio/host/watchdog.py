@@ -31,9 +31,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectrio.connector.registry import Registry
 from connectrio.logs import get_logger
-from connectrio.service import Metrics
 from connectrio.service.log_stream import send_responses
 from connectrio.service.methods import ConnectorMethod
+from connectrio.service.metrics import Metrics
 
 __all__ = ["Culprit", "Watchdog", "find_culprit"]
 
@@ -147,7 +147,7 @@ class Watchdog:
             return
         culprit = find_culprit(frame, self._registry)
         self._block = _Block(self._beat, culprit)
-        self._metrics.loop_blocked(culprit.task_type, culprit.operation)
+        self._metrics.loop_blocks.labels(culprit.task_type, culprit.operation).inc()
         logger.error(
             "the event loop is blocked, and with it all calls; make the method a plain `def`, or await",
             method=culprit.method,
@@ -160,7 +160,8 @@ class Watchdog:
 
     def _free(self, now: float, block: _Block) -> None:
         seconds = now - block.began
-        self._metrics.loop_was_blocked(block.culprit.task_type, block.culprit.operation, seconds)
+        labels = block.culprit.task_type, block.culprit.operation
+        self._metrics.loop_blocked_seconds.labels(*labels).inc(seconds)
         logger.warning(
             "the event loop is free again",
             method=block.culprit.method,

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
-from connectrio.host.listening import bind_tcp, can_share_ports, local_addresses
+from connectrio.host.ports import bind_tcp, can_share_ports, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger

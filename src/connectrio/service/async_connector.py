@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -35,16 +36,8 @@ from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.logs import get_logger
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.dispatch import Dispatcher
-from connectrio.service.errors import RequestError
-from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
-from connectrio.service.job_identity import identify
-from connectrio.service.log_stream import Send, send_responses
-from connectrio.service.methods import ConnectorMethod, InputReader
-from connectrio.service.metrics import Metrics
-from connectrio.service.operations import Operation, OperationLimits, TaskCall
-from connectrio.service.poll_shield import PollShield, is_transient
-from connectrio.service.results import (
+from connectrio.service.conversion import (
+    InputReader,
     encode_failure,
     encode_resource_meta,
     expect,
@@ -53,7 +46,16 @@ from connectrio.service.results import (
     is_failure,
     resource_to_message,
 )
-from connectrio.service.slots import Admission
+from connectrio.service.dispatch import Dispatcher
+from connectrio.service.errors import RequestError
+from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
+from connectrio.service.job_identity import identify
+from connectrio.service.log_stream import Send, send_responses
+from connectrio.service.methods import ConnectorMethod
+from connectrio.service.metrics import Metrics
+from connectrio.service.operations import Operation, TaskCall
+from connectrio.service.poll_shield import PollShield, is_transient
+from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import secrets_in
 from connectrio.service.workers import Workers
 
@@ -79,42 +81,27 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     itself passes through. `Dispatcher` describes the steps that all operations share.
 
     :param registry: looked into at each call, so that connectors may be registered later
-    :param metrics: where calls are counted
-    :param workers: the threads for methods that are plain functions
-    :param limits: how long operations may take
-    :param admission: the slots for calls
-    :param creates: the jobs that were created lately
-    :param polls: answers polls that fail transiently
-    :param inputs: converts the inputs of tasks
+    :param metrics: where calls are counted; each service needs its own
+    :param clock: returns seconds; it tells for how long the polls for a job have failed
+    :ivar workers: the threads for methods that are plain functions
+    :ivar creates: the jobs that were created lately
     """
 
     def __init__(
         self,
         registry: Registry,
+        settings: ServiceSettings | None = None,
         *,
-        metrics: Metrics,
-        workers: Workers,
-        limits: OperationLimits,
-        admission: Admission,
-        creates: IdempotentCreates,
-        polls: PollShield,
-        inputs: InputReader,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._metrics = metrics
-        self._workers = workers
-        self._limits = limits
-        self._inputs = inputs
-        self._creates = creates
-        self._polls = polls
-        admission.divide_among(registered.connector.task_type_name for registered in registry.registered())
-        self._dispatcher = Dispatcher(
-            registry,
-            metrics=metrics,
-            workers=workers,
-            limits=limits,
-            admission=admission,
-            early_polls=polls.absorb > 0,
-        )
+        self.settings = settings = settings or ServiceSettings()
+        self.metrics = Metrics() if metrics is None else metrics
+        self.workers = Workers(settings.worker)
+        self.creates = IdempotentCreates(settings)
+        self._polls = PollShield(settings, clock)
+        self._inputs = InputReader(settings)
+        self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers)
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
@@ -137,10 +124,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                             create=partial(self._create_under_key, identity.key, method.connector, create),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
-                            limit=self._limits.create,
-                            count=partial(self._metrics.job_created, call.task_type),
+                            limit=self.settings.create_limit,
+                            count=partial(self.metrics.job_created, call.task_type),
                         )
-                        meta = await self._creates.once(job)
+                        meta = await self.creates.once(job)
             except Exception as error:
                 if not isinstance(only_leaf(error), PermanentFailure):
                     raise
@@ -159,7 +146,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             "inputs": inputs,
             "task_execution_metadata": message.task_execution_metadata,
         }
-        meta = await method(method.with_connection(arguments, message.connection), self._workers)
+        meta = await method(method.with_connection(arguments, message.connection), self.workers)
         encoded = encode_resource_meta(method.connector, meta, method.label)
         # the job exists, so it is too late to refuse this
         if message.connection is not None and (names := secrets_in(encoded, message.connection)):
@@ -178,7 +165,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         try:
             if not connector.create_is_idempotent:
                 return await create()
-            return await self._polls.retrying(create, connector, self._metrics.poll_retried)
+            return await self._polls.retrying(create, connector, self.metrics.create_retries)
         finally:
             reset_current_call(token)
 
@@ -191,7 +178,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         phase = None
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
-                phase = (await self._polls.retrying(poll, connector, self._metrics.poll_retried)).phase
+                phase = (await self._polls.retrying(poll, connector, self.metrics.poll_retries)).phase
             except Exception as error:  # noqa: BLE001 - whatever the connector raises
                 return is_transient(connector, error)
         # a job that cannot be reached just now counts as alive: polls will tell
@@ -208,9 +195,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     if is_failure(message.resource_meta):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
-                    self._creates.asked_for(message.resource_meta)
+                    self.creates.asked_for(message.resource_meta)
                     poll = partial(self._poll, method, message)
-                    resource = await self._polls.retrying(poll, method.connector, self._metrics.poll_retried)
+                    resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
                     self._polls.succeeded(job, resource)
             except Exception as error:
                 if isinstance(only_leaf(error), PermanentFailure):
@@ -226,7 +213,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         """Call the connector's `get`; return the job's state."""
         offered = {"output_prefix": message.output_prefix}
         arguments = method.arguments(message.resource_meta, offered, message.connection)
-        return resource_to_message(await method(arguments, self._workers), method.label)
+        return resource_to_message(await method(arguments, self.workers), method.label)
 
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
@@ -236,9 +223,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             method = dispatcher.find(call)
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if not is_failure(message.resource_meta):
-                    self._creates.asked_for(message.resource_meta)
+                    self.creates.asked_for(message.resource_meta)
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
-                    await method(arguments, self._workers)
+                    await method(arguments, self.workers)
                 return DeleteTaskResponse()
 
     async def get_task_metrics(self, message: GetTaskMetricsRequest) -> GetTaskMetricsResponse:
@@ -251,7 +238,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if is_failure(message.resource_meta):
                     return GetTaskMetricsResponse()
                 arguments = method.arguments(message.resource_meta, _metrics_query(message))
-                result = await method(arguments, self._workers)
+                result = await method(arguments, self.workers)
                 return expect(result, GetTaskMetricsResponse, f"{method.label} returned")
 
     async def send_task_logs(self, message: GetTaskLogsRequest, send: Send) -> None:
@@ -272,8 +259,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     arguments = method.arguments(message.resource_meta, offered)
                     if method.takes_any:
                         arguments["token"] = message.token
-                    result = await method(arguments, self._workers)
-                await send_responses(result, send, self._workers, method)
+                    result = await method(arguments, self.workers)
+                await send_responses(result, send, self.workers, method)
 
     def __mapping__(self) -> dict[str, Handler]:
         # The base's handler iterates an async generator. A time limit cannot be a scope around the `yield` of one, and

@@ -15,7 +15,8 @@ from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.errors import OverloadError, RequestError, TimeLimitError
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
-from connectrio.service.operations import Operation, OperationLimits, TaskCall
+from connectrio.service.operations import Operation, TaskCall
+from connectrio.service.settings import ServiceSettings
 from connectrio.service.slots import Admission, NoRoomError
 from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
@@ -32,30 +33,29 @@ _UNLIMITED = nullcontext()
 class Dispatcher:
     """Takes calls to connectors, step by step. Each operation goes through the same ones:
 
-        with dispatcher.record(call) as record:
-            method = dispatcher.find(call)
-            with dispatcher.limit(call), await dispatcher.slot(call):
-                ...  # call the method, convert what it returns
-
-    :param early_polls: whether polls are stopped before the client's deadline, because they can be answered even then
+    with dispatcher.record(call) as record:
+        method = dispatcher.find(call)
+        with dispatcher.limit(call), await dispatcher.slot(call):
+            ...  # call the method, convert what it returns
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        *,
-        metrics: Metrics,
-        workers: Workers,
-        limits: OperationLimits,
-        admission: Admission,
-        early_polls: bool,
-    ) -> None:
+    def __init__(self, registry: Registry, settings: ServiceSettings, *, metrics: Metrics, workers: Workers) -> None:
         self._registry = registry
         self._metrics = metrics
         self._workers = workers
-        self._seconds = {operation: limits.seconds(operation) for operation in Operation}
+        self._seconds = {
+            Operation.CREATE: settings.create_limit,
+            Operation.GET: settings.get_limit,
+            Operation.DELETE: settings.delete_limit,
+            Operation.GET_METRICS: settings.metrics_limit,
+            Operation.GET_LOGS: math.inf if settings.logs_limit is None else settings.logs_limit,
+        }
+        admission = Admission(settings)
+        admission.divide_among(registered.connector.task_type_name for registered in registry.registered())
+        metrics.registry.register(admission)
         self._slots = {operation: admission.slots(operation) for operation in Operation}
-        self._early_polls = early_polls
+        # polls are stopped before the client's deadline if they can be answered even then
+        self._early_polls = settings.poll_absorb > 0
         self.methods = ConnectorMethods()
 
     def record(self, call: TaskCall) -> CallRecord:
@@ -88,8 +88,7 @@ class Dispatcher:
         If the client's deadline is earlier, return a context that does nothing: the server's scope ends the call first.
         """
         now = anyio.current_time()
-        seconds = self._seconds[call.operation]
-        deadline = math.inf if seconds is None else now + seconds
+        deadline = now + self._seconds[call.operation]
         if call.operation is Operation.GET and self._early_polls:
             rpc = current_call()
             if rpc is not None and rpc.deadline is not None and rpc.deadline.at - now > 2 * _MARGIN:
@@ -99,7 +98,7 @@ class Dispatcher:
     def too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
         """Return the error of a call that was stopped after `seconds`."""
         limit = self._seconds[call.operation]
-        if limit is not None and math.isclose(seconds, limit, abs_tol=1e-6):
+        if math.isclose(seconds, limit, abs_tol=1e-6):
             why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value};"
             why += " the client's deadline was later, or it had set none"
         else:

@@ -14,9 +14,9 @@ from connectrio.rpc.exceptions import leaves, only_leaf
 from connectrio.service.operations import Operation
 
 __all__ = [
+    "CallFailure",
     "ConnectorFault",
     "DeliveryError",
-    "Failure",
     "OverloadError",
     "RequestError",
     "Severity",
@@ -72,7 +72,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True)
-class Failure:
+class CallFailure:
     """How a call failed.
 
     :ivar message: what the client reads
@@ -87,24 +87,24 @@ class Failure:
     details: Any = None
 
 
-def classify(error: BaseException, operation: Operation, task_type: str) -> Failure:
+def classify(error: BaseException, operation: Operation, task_type: str) -> CallFailure:
     """Return how an operation on a task of that type failed, given what it raised."""
     error = only_leaf(error)
     attempt = f"failed to {operation.phrase(task_type)} with error:\n {describe_error(error)}."
     match error:
         case RequestError():
-            return Failure(error.status, str(error), Severity.REFUSED)
+            return CallFailure(error.status, str(error), Severity.REFUSED)
         case ConnectorError():
-            return Failure(error.status, describe_error(error), Severity.REFUSED, error.__cause__ is not None)
+            return CallFailure(error.status, describe_error(error), Severity.REFUSED, error.__cause__ is not None)
         case TimeLimitError():
-            return Failure(Status.DEADLINE_EXCEEDED, str(error), Severity.REFUSED, error.__cause__ is not None)
+            return CallFailure(Status.DEADLINE_EXCEEDED, str(error), Severity.REFUSED, error.__cause__ is not None)
         case GRPCError() if error.status is not Status.OK:
             severity = Severity.BUG if error.status in _SERVER_FAULTS else Severity.REFUSED
-            return Failure(error.status, error.message or "", severity, traceback=True, details=error.details)
+            return CallFailure(error.status, error.message or "", severity, traceback=True, details=error.details)
         case NotImplementedError():
-            return Failure(Status.UNIMPLEMENTED, attempt, Severity.REFUSED, traceback=True)
+            return CallFailure(Status.UNIMPLEMENTED, attempt, Severity.REFUSED, traceback=True)
         case _:
-            return Failure(Status.INTERNAL, attempt, Severity.BUG, traceback=True)
+            return CallFailure(Status.INTERNAL, attempt, Severity.BUG, traceback=True)
 
 
 _SERVER_FAULTS = {Status.UNKNOWN, Status.INTERNAL, Status.DATA_LOSS}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import anyio
@@ -23,6 +23,7 @@ from grpclib.const import Status
 from connectrio.logs import get_logger
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.job_identity import JobIdentity
+from connectrio.service.settings import ServiceSettings
 
 __all__ = ["IdempotentCreates", "Origin", "WantedJob"]
 
@@ -49,7 +50,7 @@ class WantedJob:
     :ivar create: starts it, and returns its `resource_meta`
     :ivar adopts: whether the job of an earlier attempt will do
     :ivar is_alive: returns whether the job with this `resource_meta` has not failed
-    :ivar limit: seconds that `create` may take; None: no limit
+    :ivar limit: seconds that `create` may take
     :ivar count: told where the answer comes from
     """
 
@@ -58,10 +59,11 @@ class WantedJob:
     create: Callable[[], Awaitable[bytes]]
     adopts: bool
     is_alive: Callable[[bytes], Awaitable[bool]]
-    limit: float | None
+    limit: float
     count: Callable[[Origin], None]
 
 
+@dataclass(slots=True, eq=False)
 class _Record:
     """A job, from the first request for it.
 
@@ -70,30 +72,26 @@ class _Record:
     :ivar is_shared: whether any of them waited when there was an answer
     """
 
-    __slots__ = ("asked_for", "began", "earlier", "error", "finished", "identity", "is_shared", "meta", "waiting")
-
-    def __init__(self, identity: JobIdentity, earlier: _Record | None) -> None:
-        self.identity = identity
-        self.earlier = earlier
-        self.began = anyio.current_time()
-        self.finished = anyio.Event()
-        self.meta: bytes | None = None
-        self.error: BaseException | None = None
-        self.asked_for = False
-        self.waiting = 0
-        self.is_shared = False
+    identity: JobIdentity
+    earlier: _Record | None
+    began: float = field(default_factory=anyio.current_time)
+    finished: anyio.Event = field(default_factory=anyio.Event)
+    meta: bytes | None = None
+    error: BaseException | None = None
+    asked_for: bool = False
+    waiting: int = 0
+    is_shared: bool = False
 
 
 class IdempotentCreates:
     """The jobs that were created lately.
 
-    :param most: how many are remembered
-    :param age: seconds for which they are remembered; 0: only while they are being created
+    If `create_memory` is 0, they are remembered only while they are being created.
     """
 
-    def __init__(self, *, most: int, age: float) -> None:
-        self._most = most
-        self._age = age
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._most = settings.create_memory_size
+        self._age = settings.create_memory
         self._records: OrderedDict[str, _Record] = OrderedDict()
         self._latest: dict[str, _Record] = {}
         self._unasked: dict[bytes, _Record] = {}
@@ -141,8 +139,7 @@ class IdempotentCreates:
     async def _create(self, record: _Record, wanted: WantedJob) -> None:
         """Create the job, or take over an earlier attempt's, whether the client goes away meanwhile or not."""
         self._records[record.identity.key] = self._latest[record.identity.task] = record
-        seconds = math.inf if wanted.limit is None else wanted.limit
-        with anyio.CancelScope(shield=True, deadline=min(anyio.current_time() + seconds, self._end)) as scope:
+        with anyio.CancelScope(shield=True, deadline=min(anyio.current_time() + wanted.limit, self._end)) as scope:
             self._scopes.add(scope)
             try:
                 meta = await self._lost_job(wanted, record.earlier) if wanted.adopts else None

@@ -11,9 +11,9 @@ from anyio import from_thread
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
 from connectrio.rpc.exceptions import is_cancellation
+from connectrio.service.conversion import expect, sort_of
 from connectrio.service.errors import ConnectorFault, DeliveryError
 from connectrio.service.methods import ConnectorMethod
-from connectrio.service.results import expect, sort_of
 from connectrio.service.workers import Workers
 
 __all__ = ["Send", "send_responses"]

@@ -12,15 +12,12 @@ from typing import Any
 from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.idl.flyteidl2.core import Connection, Literal, VariableMap
-from connectrio.idl.flyteidl2.task import Inputs
-from connectrio.literals import LiteralError, Storage, StorageError, StoredElsewhereError, inputs_to_python
-from connectrio.rpc.codec import decode
+from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
 from connectrio.service.workers import Workers
 
-__all__ = ["ConnectorMethod", "ConnectorMethods", "InputReader"]
+__all__ = ["ConnectorMethod", "ConnectorMethods"]
 
 _NAMED = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
@@ -162,42 +159,3 @@ class ConnectorMethods:
 
 def _names(names: set[str] | frozenset[str]) -> str:
     return ", ".join(repr(name) for name in sorted(names))
-
-
-# threads that may read stored inputs at once. They are not the connectors' threads, so a file server that hangs takes
-# none of those
-_READERS = 4
-
-
-class InputReader:
-    """Converts the literals of requests to Python values. What is stored elsewhere is read in a thread.
-
-    :param max_stored_size: bytes that may be read for one task of what its inputs only refer to
-    :param pickles: whether Python pickles among the inputs are read, which lets whoever sends them run code here
-    """
-
-    def __init__(self, *, max_stored_size: int, pickles: bool = False) -> None:
-        self._max_stored_size = max_stored_size
-        self._pickles = pickles
-        self._readers = Workers(_READERS)
-
-    async def read(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
-        """Return the inputs as Python values, in the order in which `variables` declares them.
-
-        :raises RequestError: they do not fit what is declared, or cannot be read
-        """
-        try:
-            try:
-                return inputs_to_python(inputs, variables, pickles=self._pickles)
-            except StoredElsewhereError:
-                storage = Storage(self._max_stored_size, lambda data: decode(data, Literal))
-                convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
-                return await self._readers.run(convert, name="reading stored inputs")
-        except StorageError as error:
-            raise RequestError(str(error), Status.UNAVAILABLE) from error
-        except LiteralError as error:
-            raise RequestError(str(error)) from error
-
-    async def wait_idle(self) -> None:
-        """Wait until nothing is being read any more, not even for calls that were cancelled."""
-        await self._readers.wait_idle()

@@ -8,13 +8,13 @@ from functools import cache
 from grpclib.const import Status
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector, Summary
 
-__all__ = ["UNREGISTERED", "Metrics", "http_code"]
+__all__ = ["HTTP_CODES", "UNREGISTERED", "Metrics"]
 
 UNREGISTERED = "unregistered"
 """The `task_type` of calls for types that this host does not serve, so that clients cannot add series."""
 
-# google/rpc/code.proto has the mapping in its comments
-_HTTP_CODES = {
+# for the `error_code` label; google/rpc/code.proto has the mapping in its comments
+HTTP_CODES = {
     Status.OK: 200,
     Status.CANCELLED: 499,
     Status.UNKNOWN: 500,
@@ -35,16 +35,13 @@ _HTTP_CODES = {
 }
 
 
-def http_code(status: Status) -> int:
-    """Return the HTTP status that means the same, for the `error_code` label."""
-    return _HTTP_CODES[status]
-
-
 class Metrics:
     """Counts the calls of one host.
 
     Each host has a registry of its own, so that several can live in one process. As in prometheus-client's default
     one, the collectors for the process, the platform and the garbage collector are in it.
+
+    The counters without a method are counted where it happens: `metrics.poll_retries.labels(task_type).inc()`.
 
     :ivar registry: what the exporter serves; further collectors may be registered with it
     """
@@ -83,21 +80,25 @@ class Metrics:
             "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
         )
         self._creates_of = cache(creates.labels)
-        self._permanent_failures = self._counter(
+        self.permanent_failures = self._counter(
             "permanent_failures", "Tasks that a connector has given up for good", "operation"
         )
-        self._poll_retries = self._counter("poll_retries", "Polls that were tried again after a transient error")
-        self._absorbed_polls = self._counter(
+        self.create_retries = self._counter(
+            "create_retries", "Creates of jobs that were tried again after a transient error"
+        )
+        self.poll_retries = self._counter("poll_retries", "Polls that were tried again after a transient error")
+        self.absorbed_polls = self._counter(
             "absorbed_polls", "Failed polls that were answered with the last known phase"
         )
-        self._loop_blocks = self._counter(
+        self.loop_blocks = self._counter(
             "event_loop_blocks", "Times that a method has blocked the event loop", "operation"
         )
-        self._loop_blocked_seconds = self._counter(
+        self.loop_blocked_seconds = self._counter(
             "event_loop_blocked_seconds", "How long methods have blocked the event loop", "operation"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        """Return a counter of ours, with `labels` after the label `task_type`."""
         return Counter(f"connectrio_{name}_total", text, ["task_type", *labels], registry=self.registry)
 
     def job_created(self, task_type: str, origin: str) -> None:
@@ -106,26 +107,6 @@ class Metrics:
         :param origin: "fresh", "joined", "replayed" or "adopted"
         """
         self._creates_of(task_type, origin).inc()
-
-    def failed_for_good(self, task_type: str, operation: str) -> None:
-        """Count a task that its connector gave up in `create` or `get`."""
-        self._permanent_failures.labels(task_type, operation).inc()
-
-    def poll_retried(self, task_type: str) -> None:
-        """Count one more attempt at a poll."""
-        self._poll_retries.labels(task_type).inc()
-
-    def poll_absorbed(self, task_type: str) -> None:
-        """Count a poll that failed and was answered with the last known phase."""
-        self._absorbed_polls.labels(task_type).inc()
-
-    def loop_blocked(self, task_type: str, operation: str) -> None:
-        """Count that the event loop was blocked once."""
-        self._loop_blocks.labels(task_type, operation).inc()
-
-    def loop_was_blocked(self, task_type: str, operation: str, seconds: float) -> None:
-        """Add the time for which the event loop was blocked."""
-        self._loop_blocked_seconds.labels(task_type, operation).inc(seconds)
 
     def request_ended(self, task_type: str, operation: str, status: Status, seconds: float) -> None:
         """Count a call that took `seconds`.
@@ -136,7 +117,7 @@ class Metrics:
         if status is Status.OK:
             self._successes_of(task_type, operation).inc()
         else:
-            self._failures.labels(task_type, operation, str(http_code(status))).inc()
+            self._failures.labels(task_type, operation, str(HTTP_CODES[status])).inc()
 
     def inputs_received(self, task_type: str, size: int) -> None:
         """Observe the inputs of a CreateTask, `size` bytes of protobuf.

@@ -1,14 +1,14 @@
-"""What clients ask connectors for, and how long it may take."""
+"""What clients ask connectors for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 
 from connectrio.idl.flyteidl2.connector import TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 
-__all__ = ["Operation", "OperationLimits", "TaskCall"]
+__all__ = ["Operation", "TaskCall"]
 
 
 class Operation(StrEnum):
@@ -51,36 +51,3 @@ class TaskCall:
         if category is None:
             return cls(operation, "", 0, connection)
         return cls(operation, category.name, category.version, connection)
-
-
-@dataclass(frozen=True)
-class OperationLimits:
-    """How long each operation may take on this host, in seconds, whatever deadline the client has set; None: no limit.
-
-    Flyte's executor waits 10 s for any call unless it is configured otherwise. A host's defaults are well above that,
-    so that the executor's timeouts can be raised without touching the host. They are for clients that set no deadline:
-    a hung vendor must not hold a call, and with it a drain, for ever.
-
-    :ivar create: submitting may upload or compile something first
-    :ivar get: a poll; the next one comes anyway
-    :ivar delete: some vendors confirm a cancellation only once it has happened
-    :ivar get_metrics: a query, as `get`
-    :ivar get_logs: the whole stream. Following a job's logs takes as long as the job, so there is no limit
-    """
-
-    create: float | None = None
-    get: float | None = None
-    delete: float | None = None
-    get_metrics: float | None = None
-    get_logs: float | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            seconds = getattr(self, field.name)
-            if seconds is not None and not seconds > 0:
-                raise ValueError(f"the limit for {field.name} must be more than 0 seconds, or None, not {seconds!r}")
-
-    def seconds(self, operation: Operation) -> float | None:
-        """Return the limit for `operation`."""
-        limit: float | None = getattr(self, operation)
-        return limit

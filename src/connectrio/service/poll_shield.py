@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
+from prometheus_client import Counter
 
 from connectrio.connector.base import AsyncConnector, TaskLog
 from connectrio.connector.phases import FINAL_PHASES
@@ -23,6 +24,7 @@ from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.errors import OverloadError, TimeLimitError
+from connectrio.service.settings import ServiceSettings
 
 __all__ = ["JobName", "PollShield", "is_transient"]
 
@@ -59,46 +61,42 @@ class _Known:
 class PollShield:
     """Answers for polls that fail transiently, from the last known phases of the jobs that this host was asked for.
 
-    :param retry: seconds for which failed work is tried again; 0: it is not
-    :param absorb: seconds for which failed polls are answered with the last known phase; 0: they are not
     :param clock: returns seconds, from any start
     """
 
-    def __init__(self, *, retry: float, absorb: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.retry = retry
-        self.absorb = absorb
+    def __init__(self, settings: ServiceSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._retry = settings.poll_retry
+        self._absorb = settings.poll_absorb
         self._clock = clock
         self._jobs: OrderedDict[JobName, _Known] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    async def retrying(
-        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[str], None]
-    ) -> T:
+    async def retrying(self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retries: Counter) -> T:
         """Do `work`, and again while it fails transiently, after pauses that double.
 
         It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
         time, and for the answer.
 
-        :param retried: called before each further attempt, with the connector's task type
+        :param retries: counts the further attempts, by task type
         :raises Exception: the last error of `work`, when the time has passed or the error is not transient
         """
         try:
             return await work()
         except Exception as first_error:
-            if self.retry == 0 or not is_transient(connector, first_error):
+            if self._retry == 0 or not is_transient(connector, first_error):
                 raise
             error = first_error
         now = anyio.current_time()
-        end = now + min(self.retry, (anyio.current_effective_deadline() - now) / 2)
+        end = now + min(self._retry, (anyio.current_effective_deadline() - now) / 2)
         backoff = Backoff(_FIRST_PAUSE, factor=2, maximum=_LONGEST_PAUSE, jitter=0.5)
         while True:
             pause = backoff.next()
             if anyio.current_time() + pause > end:
                 raise error
             await anyio.sleep(pause)
-            retried(connector.task_type_name)
+            retries.labels(connector.task_type_name).inc()
             try:
                 return await work()
             except Exception as next_error:
@@ -108,7 +106,7 @@ class PollShield:
 
     def succeeded(self, job: JobName, resource: idl.Resource) -> None:
         """Remember the answer to a poll."""
-        if self.absorb == 0:
+        if self._absorb == 0:
             return
         if resource.phase in FINAL_PHASES:
             self._jobs.pop(job, None)
@@ -132,7 +130,7 @@ class PollShield:
         now = self._clock()
         if known.failing_since is None:
             known.failing_since = now
-        if now - known.failing_since >= self.absorb:
+        if now - known.failing_since >= self._absorb:
             return None
         seen = "not seen by this host yet" if known.seen is None else f"as of {now - known.seen:.0f} s ago"
         message = f"{known.phase.name}, {seen}: the job's state could not be read, which will be tried again. {text}"

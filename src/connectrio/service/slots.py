@@ -11,12 +11,14 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import anyio
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 
 from connectrio.service.operations import Operation
+from connectrio.service.settings import ServiceSettings
 
 __all__ = ["Admission", "NoRoomError", "Slots"]
 
@@ -25,16 +27,14 @@ class NoRoomError(Exception):
     """The queue is full."""
 
 
+@dataclass(slots=True, eq=False)
 class _Share:
     """The slots of one connector. `with` it to give one back at the end of the block."""
 
-    __slots__ = ("active", "name", "slots", "waiting")
-
-    def __init__(self, name: str, slots: Slots) -> None:
-        self.name = name
-        self.slots = slots
-        self.active = 0
-        self.waiting: deque[_Place] = deque()
+    name: str
+    slots: Slots
+    active: int = 0
+    waiting: deque[_Place] = field(default_factory=deque)
 
     def __enter__(self) -> None:
         """The slot is taken already."""
@@ -43,17 +43,15 @@ class _Share:
         self.slots.leave(self.name)
 
 
+@dataclass(slots=True, eq=False)
 class _Place:
     """A place in the queue.
 
     :ivar is_in: whether it has been given a slot
     """
 
-    __slots__ = ("called", "is_in")
-
-    def __init__(self) -> None:
-        self.called = anyio.Event()
-        self.is_in = False
+    called: anyio.Event = field(default_factory=anyio.Event)
+    is_in: bool = False
 
 
 class Slots:
@@ -164,18 +162,16 @@ class Slots:
                 place.called.set()
 
 
-class Admission:
+class Admission(Collector):
     """The slots for calls. Streams of logs, which can be followed for as long as a job takes, have slots of their own.
 
-    :param calls: at once
-    :param calls_each: for any one connector
-    :param waiting: calls that may wait for a slot
-    :param log_streams: at once; none waits
+    In a registry of metrics, it is asked at each scrape how many slots are taken; so calls need not count.
     """
 
-    def __init__(self, *, calls: int, calls_each: int, waiting: int, log_streams: int) -> None:
-        self._calls = Slots(calls, each=calls_each, waiting=waiting)
-        self._streams = Slots(log_streams, waiting=0)
+    def __init__(self, settings: ServiceSettings) -> None:
+        each, waiting = settings.max_calls_per_connector, settings.max_waiting_calls
+        self._calls = Slots(settings.max_calls, each=each, waiting=waiting)
+        self._streams = Slots(settings.max_log_streams, waiting=0)
 
     def slots(self, operation: Operation) -> Slots:
         """Return where a call for `operation` takes a slot."""
@@ -187,25 +183,12 @@ class Admission:
         self._calls.divide_among(names)
         self._streams.divide_among(names)
 
-    def show(self, registry: CollectorRegistry) -> None:
-        """Add to the metrics how many slots are taken."""
-        registry.register(_Usage({"calls": self._calls, "log_streams": self._streams}))
-
-
-class _Usage(Collector):
-    """Asked at each scrape, so that calls need not count."""
-
-    def __init__(self, kinds: dict[str, Slots]) -> None:
-        self._kinds = kinds
-
     def collect(self) -> Iterator[Metric]:
-        active = GaugeMetricFamily(
-            "connectrio_active_calls", "Calls that are with a connector", labels=["task_type", "kind"]
-        )
-        waiting = GaugeMetricFamily(
-            "connectrio_waiting_calls", "Calls that wait for room", labels=["task_type", "kind"]
-        )
-        for kind, slots in self._kinds.items():
+        """Yield how many calls have a slot and how many wait, of each connector."""
+        labels = ["task_type", "kind"]
+        active = GaugeMetricFamily("connectrio_active_calls", "Calls that are with a connector", labels=labels)
+        waiting = GaugeMetricFamily("connectrio_waiting_calls", "Calls that wait for room", labels=labels)
+        for kind, slots in ("calls", self._calls), ("log_streams", self._streams):
             for name, entered, queued in slots.usage():
                 active.add_metric([name, kind], entered)
                 waiting.add_metric([name, kind], queued)

@@ -21,7 +21,7 @@ from connectrio.rpc.call import current_call as current_rpc  # the `current_call
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
-from connectrio.service.errors import DeliveryError, Failure, RequestError, Severity, classify
+from connectrio.service.errors import CallFailure, DeliveryError, RequestError, Severity, classify
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 
@@ -116,14 +116,14 @@ class CallRecord:
         :returns: the text for that answer
         """
         failure = self._classify(error)
-        self._metrics.failed_for_good(self._label, self._call.operation)
+        self._metrics.permanent_failures.labels(self._label, self._call.operation).inc()
         self._failed(failure, error)
         return fit_status_message(failure.message)
 
     def poll_absorbed(self, error: BaseException) -> None:
         """Record that a poll failed with `error`, and that the client gets the last known phase."""
         failure = self._classify(error)
-        self._metrics.poll_absorbed(self._label)
+        self._metrics.absorbed_polls.labels(self._label).inc()
         fields = self._fields(Status.OK, self._end(Status.OK))
         fields |= {"error": _shorten(failure.message, _LONGEST_TEXT), "kept_back": failure.status.name}
         logger.warning("poll failed, answered with the last known phase", **fields)
@@ -135,7 +135,7 @@ class CallRecord:
         status = Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED
         logger.info("call cancelled", **self._fields(status, self._end(status)))
 
-    def _failed(self, failure: Failure, error: BaseException) -> None:
+    def _failed(self, failure: CallFailure, error: BaseException) -> None:
         fields = self._fields(failure.status, self._end(failure.status))
         fields["error"] = _shorten(failure.message, _LONGEST_TEXT)
         if failure.traceback:
@@ -145,7 +145,7 @@ class CallRecord:
         log = logger.error if failure.severity is Severity.BUG else logger.warning
         log("call failed", **fields)
 
-    def _classify(self, error: BaseException) -> Failure:
+    def _classify(self, error: BaseException) -> CallFailure:
         failure = classify(error, self._call.operation, self._call.task_type)
         return replace(failure, message=redact(failure.message, self._call.connection))
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import to_thread
+from anyio.lowlevel import current_token
 
 from connectrio.logs import get_logger
 from connectrio.service.slots import Slots
@@ -58,15 +59,15 @@ class Workers:
         :param owner: whose share of the workers it takes
         :raises BaseException: whatever `function` raises, `SystemExit` included
         """
-        job = _Job(function, name, owner, self._free)
+        run = _Run(function, name, owner, self._free)
         await self._slots.enter(owner)
         try:
-            await to_thread.run_sync(job, abandon_on_cancel=True, limiter=self._unbounded)
+            await to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._unbounded)
         except BaseException:
-            job.abandon()
+            run.abandon()
             raise
-        self._free(job)
-        return job.result()
+        self._free(run)
+        return run.result()
 
     async def wait_idle(self) -> None:
         """Wait until no thread runs."""
@@ -75,8 +76,8 @@ class Workers:
                 self._freed = anyio.Event()
             await self._freed.wait()
 
-    def _free(self, job: _Job[T]) -> None:
-        self._slots.leave(job.owner)
+    def _free(self, run: _Run[T]) -> None:
+        self._slots.leave(run.owner)
         if self._freed is not None:
             self._freed.set()
             self._freed = None
@@ -89,10 +90,10 @@ class _State(Enum):
     ABANDONED = auto()
 
 
-class _Job(Generic[T]):
+class _Run(Generic[T]):
     """One function that runs in a thread. The last of the two, the task or the thread, frees the worker."""
 
-    def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Job[T]], None]) -> None:
+    def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Run[T]], None]) -> None:
         self._function = function
         self._name = name
         self.owner = owner
@@ -101,6 +102,7 @@ class _Job(Generic[T]):
         self._state = _State.PENDING
         self._value: T
         self._error: BaseException | None = None
+        self._call_soon: Callable[..., object]
 
     def __call__(self) -> None:
         """Run the function in the thread. Raises nothing: anyio's own code in the thread does not expect it."""
@@ -125,6 +127,8 @@ class _Job(Generic[T]):
 
     def abandon(self) -> None:
         """Tell the thread that the task was cancelled and will not look at the result."""
+        loop: Any = current_token().native_token
+        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # asyncio's, or trio's
         if self._move(_State.RUNNING, _State.ABANDONED):
             return
         if not self._move(_State.PENDING, _State.ABANDONED):
@@ -147,8 +151,9 @@ class _Job(Generic[T]):
             raised=raised,
         )
         self._discard()
-        with suppress(anyio.RunFinishedError):  # the event loop is gone, and with it all who waited for a worker
-            from_thread.run_sync(self._free, self)
+        # not anyio's from_thread, which waits for the answer: for ever, if the event loop ends before it comes to this
+        with suppress(RuntimeError):  # the event loop is gone, and with it all who waited for a worker
+            self._call_soon(self._free, self)
 
     def _discard(self) -> None:
         """Close the coroutine that was returned, if any: nobody will await it."""

@@ -35,7 +35,7 @@ from connectrio.idl.flyteidl.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl.service import SyncAgentServiceStub
 from connectrio.rpc import Server
 from connectrio.rpc.testing import memory_channel
-from connectrio.service import SyncAgentService
+from connectrio.service.flyte1.sync_agent import SyncAgentService
 from rpc.kit.virtual_time import in_virtual_time
 from service.flyte1.jobs import Jobs
 from service.harness import Service
@@ -64,10 +64,10 @@ def parts(**inputs):
 
 
 @asynccontextmanager
-async def calling(jobs, limit=None):
-    service = Service(jobs)
+async def calling(jobs, **settings):
+    service = Service(jobs, **settings)
     with anyio.fail_after(PATIENCE):
-        async with memory_channel(Server([SyncAgentService(service.servicer, limit)])) as channel:
+        async with memory_channel(Server([SyncAgentService(service.servicer)])) as channel:
             yield channel
 
 
@@ -156,7 +156,7 @@ async def test_the_deadline_of_the_client_ends_the_job():
 @in_virtual_time
 async def test_the_limit_of_the_host_ends_the_job():
     jobs = Jobs()
-    async with calling(jobs, limit=3) as channel:
+    async with calling(jobs, execute_limit=3) as channel:
         error = await failure(channel, *parts(polls=-1))
     assert error.status is Status.DEADLINE_EXCEEDED
     assert "after 3 s, this host's limit" in error.message

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _LIST = "/flyteidl2.connector.ConnectorMetadataService/ListConnectors"
 _CHECK = "/grpc.health.v1.Health/Check"
-# connectrio.service.LOAD_FAILURE_KEY; to import it would load the host's half of the program
+# connectrio.service.connector_metadata.LOAD_FAILURE_KEY; to import it would load the host's half of the program
 _LOAD_FAILURE_KEY = "connectrio-load-failure"
 _CLIENT = Client()
 

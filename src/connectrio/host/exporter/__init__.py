@@ -7,7 +7,7 @@ never needs.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -70,16 +70,12 @@ async def serve_exporter(
         await _first_connection(sockets)
         on_trio = anyio.get_cancelled_exc_class().__module__.partition(".")[0] == "trio"
         # in a thread, so that calls are served meanwhile
-        serve_http, hypercorn_serve = await anyio.to_thread.run_sync(_load, "trio" if on_trio else "asyncio")
-        await serve_http(sockets, source, hypercorn_serve)
+        web_server = await anyio.to_thread.run_sync(import_module, "connectrio.host.exporter._http")
+        hypercorn = await anyio.to_thread.run_sync(import_module, f"hypercorn.{'trio' if on_trio else 'asyncio'}")
+        await web_server.serve_http(sockets, source, hypercorn.serve)
     finally:
         for each in sockets:
             each.close()
-
-
-def _load(event_loop: str) -> tuple[Callable[..., Awaitable[None]], Callable[..., Awaitable[None]]]:
-    """Return `serve_http` and hypercorn's `serve` for an event loop: "asyncio" or "trio"."""
-    return import_module("connectrio.host.exporter._http").serve_http, import_module(f"hypercorn.{event_loop}").serve
 
 
 async def _first_connection(sockets: Sequence[socket.socket]) -> None:

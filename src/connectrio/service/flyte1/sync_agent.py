@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
 import anyio
@@ -50,13 +49,11 @@ class SyncAgentService:
     A job is deleted if its call fails, is cancelled or runs out of time. In the metrics and for the limits, each part
     is a call of its own: `create`, `get` and `delete`.
 
-    :param connectors: does the work
-    :param limit: for a whole job, in seconds, whatever deadline the client has set; None: no limit
+    :param connectors: does the work; a whole job may take its `execute_limit`, whatever deadline the client has set
     """
 
-    def __init__(self, connectors: AsyncConnectorService, limit: float | None = None) -> None:
+    def __init__(self, connectors: AsyncConnectorService) -> None:
         self._connectors = connectors
-        self._limit = limit
 
     def __mapping__(self) -> dict[str, Handler]:
         handler = Handler(
@@ -77,7 +74,7 @@ class SyncAgentService:
 
         :raises GRPCError: a part of it failed, or the job took longer than the limit
         """
-        limit = math.inf if self._limit is None else self._limit
+        limit = self._connectors.settings.execute_limit
         with anyio.move_on_after(limit):
             return await self._execute(request)
         raise GRPCError(
@@ -94,21 +91,17 @@ class SyncAgentService:
         with anyio.CancelScope(shield=identity is not None):
             meta = (await self._connectors.create_task(request)).resource_meta
         try:
-            return await self._poll(
-                GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)
-            )
+            poll = GetTaskRequest(resource_meta=meta, task_category=category, output_prefix=request.output_prefix)
+            backoff = Backoff(_FIRST_PAUSE, factor=1.5, maximum=_LONGEST_PAUSE)
+            while True:
+                resource = (await self._connectors.get_task(poll)).resource or Resource()
+                if resource.phase in FINAL_PHASES:
+                    return resource
+                await anyio.sleep(backoff.next())
         except BaseException:
             request_to_delete = DeleteTaskRequest(resource_meta=meta, task_category=category)
             await self._delete(request_to_delete, None if identity is None else identity.key)
             raise
-
-    async def _poll(self, request: GetTaskRequest) -> Resource:
-        backoff = Backoff(_FIRST_PAUSE, factor=1.5, maximum=_LONGEST_PAUSE)
-        while True:
-            resource = (await self._connectors.get_task(request)).resource or Resource()
-            if resource.phase in FINAL_PHASES:
-                return resource
-            await anyio.sleep(backoff.next())
 
     async def _delete(self, request: DeleteTaskRequest, key: str | None) -> None:
         """Delete a job that nobody waits for any more; log it if that fails."""

@@ -1,4 +1,6 @@
-"""The messages that the client gets, made of what connectors return. All errors from here are `ConnectorFault`s.
+"""What connectors are given and what they return, converted from and to Flyte's messages.
+
+Inputs that cannot be converted raise `RequestError`, what a connector returned raises `ConnectorFault`.
 
 A task that failed for good while it was created has no job. The failure itself travels as its `resource_meta`, so that
 any host can answer for it, also another replica or one that has restarted. It begins with a random mark, which no
@@ -9,18 +11,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
+
+from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector, Phase, Resource, TaskLog
 from connectrio.idl.flyteidl2 import connector as idl
-from connectrio.idl.flyteidl2.task import Outputs
+from connectrio.idl.flyteidl2.core import Literal, VariableMap
+from connectrio.idl.flyteidl2.task import Inputs, Outputs
 from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
-from connectrio.literals import LiteralError, outputs_to_literals
+from connectrio.literals import (
+    LiteralError,
+    Storage,
+    StorageError,
+    StoredElsewhereError,
+    inputs_to_python,
+    outputs_to_literals,
+)
 from connectrio.literals.plain_data import to_plain_data
+from connectrio.rpc.codec import decode
 from connectrio.rpc.status import fit_status_message
-from connectrio.service.errors import ConnectorFault, describe_error
+from connectrio.service.errors import ConnectorFault, RequestError, describe_error
+from connectrio.service.settings import ServiceSettings
+from connectrio.service.workers import Workers
 
 __all__ = [
+    "InputReader",
     "encode_failure",
     "encode_resource_meta",
     "expect",
@@ -33,11 +50,41 @@ __all__ = [
 
 T = TypeVar("T")
 
+# threads that may read stored inputs at once. They are not the connectors' threads, so a file server that hangs takes
+# none of those
+_READERS = 4
+
 # UNDEFINED is no phase of a job: Flyte's executor takes it for an error of the system
 _PHASES = frozenset(Phase) - {Phase.UNDEFINED}
 _PHASE_NAMES = ", ".join(sorted(str(phase.name) for phase in _PHASES))
 
 _FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
+
+
+class InputReader:
+    """Converts the literals of requests to Python values. What is stored elsewhere is read in a thread."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._max_stored_size = settings.max_stored_input_size
+        self._pickles = settings.unsafe_pickle
+        self._readers = Workers(_READERS)
+
+    async def read(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
+        """Return the inputs as Python values, in the order in which `variables` declares them.
+
+        :raises RequestError: they do not fit what is declared, or cannot be read
+        """
+        try:
+            try:
+                return inputs_to_python(inputs, variables, pickles=self._pickles)
+            except StoredElsewhereError:
+                storage = Storage(self._max_stored_size, lambda data: decode(data, Literal))
+                convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
+                return await self._readers.run(convert, name="reading stored inputs")
+        except StorageError as error:
+            raise RequestError(str(error), Status.UNAVAILABLE) from error
+        except LiteralError as error:
+            raise RequestError(str(error)) from error
 
 
 def encode_failure(message: str) -> bytes:
@@ -101,30 +148,19 @@ def resource_to_message(value: Any, label: str) -> idl.Resource:
     """Return the state of a job as a message."""
     resource = expect(value, Resource, f"{label} returned")
     claim = f"{label} returned a Resource whose"
-    return idl.Resource(
-        phase=_phase(resource.phase, claim),
-        message="" if resource.message is None else _message(resource.message, claim),
-        log_links=_log_links(resource.log_links, claim) if resource.log_links else [],
-        outputs=None if resource.outputs is None else _outputs(resource.outputs, claim),
-        custom_info=None if resource.custom_info is None else _custom_info(resource.custom_info, claim),
-    )
-
-
-def _phase(phase: Any, claim: str) -> Phase:
+    phase: Any = resource.phase
     if not isinstance(phase, int) or isinstance(phase, bool) or phase not in _PHASES:
         raise ConnectorFault(f"{claim} phase is {phase!r}, not one of {_PHASE_NAMES}")
-    return phase if isinstance(phase, Phase) else Phase(phase)
-
-
-def _message(message: Any, claim: str) -> str:
-    text = expect(message, str, f"{claim} message is")
-    # a lone surrogate, as in undecodable file names, has no form in protobuf
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _log_links(links: Any, claim: str) -> list[TaskLog]:
-    links = expect(links, Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
-    return [expect(link, TaskLog, f"{claim} log_links hold") for link in links]
+    message = "" if resource.message is None else expect(resource.message, str, f"{claim} message is")
+    links = expect(resource.log_links or [], Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
+    return idl.Resource(
+        phase=phase if isinstance(phase, Phase) else Phase(phase),
+        # a lone surrogate, as in undecodable file names, has no form in protobuf
+        message=message.encode("utf-8", "backslashreplace").decode("utf-8"),
+        log_links=[expect(link, TaskLog, f"{claim} log_links hold") for link in links],
+        outputs=_outputs(resource.outputs, claim),
+        custom_info=_custom_info(resource.custom_info, claim),
+    )
 
 
 def _outputs(outputs: Any, claim: str) -> Outputs | None:

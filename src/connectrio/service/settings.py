@@ -1,0 +1,96 @@
+"""The settings of Flyte's RPC methods. Each stands here once, with its default; a host's settings inherit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from connectrio.rpc.options import MIB
+
+__all__ = ["AT_LEAST_1", "NOT_NEGATIVE", "POSITIVE", "Bound", "ServiceSettings", "check_bound"]
+
+Bound = tuple[Callable[[float], bool], str]
+"""Whether a value is valid, and what it must be."""
+
+AT_LEAST_1: Bound = (lambda value: value >= 1, "must be at least 1")
+NOT_NEGATIVE: Bound = (lambda value: value >= 0, "must not be negative")
+POSITIVE: Bound = (lambda value: value > 0, "must be more than 0")
+
+
+def check_bound(settings: object, bound: Bound, *names: str) -> None:
+    """Check the settings of these names; None is valid.
+
+    :raises ValueError: a value is out of bounds
+    """
+    is_valid, text = bound
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not is_valid(value):
+            raise ValueError(f"{name} {text}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What `AsyncConnectorService` may do and for how long. Times are in seconds, sizes in bytes.
+
+    Flyte's executor waits 10 s for any call unless it is configured otherwise. The limits of operations are well above
+    that, so that the executor's timeouts can be raised without touching the host. They are for clients that set no
+    deadline: a hung vendor must not hold a call, and with it a drain, for ever.
+
+    :ivar worker: the most plain `def` methods of connectors that run at once, each in a thread, shared equally among
+        the connectors. A connector whose share others have taken may use further threads, at most as many again. Also
+        the most event loops that a package of connectors for flyte-sdk may have while its first one is blocked
+    :ivar create_limit: for one CreateTask, whatever deadline the client sets
+    :ivar get_limit: for one GetTask
+    :ivar delete_limit: for one DeleteTask
+    :ivar metrics_limit: for one GetTaskMetrics
+    :ivar logs_limit: for one GetTaskLogs stream; none by default, because following the logs takes as long as the job
+    :ivar execute_limit: for one ExecuteTaskSync of Flyte 1: a whole job, for which its client waits. The executor of
+        Flyte 1 gives up after ten seconds by default, and hardly any client waits for more than ten minutes
+    :ivar create_memory: the time for which a repeated CreateTask is answered with the existing job, and a lost job is
+        kept for the next attempt. The executor repeats within seconds, or when it has restarted
+    :ivar create_memory_size: the most jobs that are remembered for that; about a kilobyte each
+    :ivar poll_retry: the time for which a GetTask that fails transiently is retried, at most half of the time until its
+        deadline. The executor waits 10 s; 0 turns it off
+    :ivar poll_absorb: the time for which such failures are answered with the last known phase. The executor gives up a
+        task after the sixth error in its whole life, and incidents of other systems last minutes; 0 turns it off
+    :ivar max_calls: the most calls in connectors at once, except streams of logs. Half of them is divided equally among
+        the connectors, so that none takes all; the other half is for any connector
+    :ivar max_calls_per_connector: the most calls of one task type
+    :ivar max_waiting_calls: the most calls that wait for a free place, divided equally among the connectors; further
+        ones are answered RESOURCE_EXHAUSTED. With max_calls and max_log_streams this is less than
+        max_concurrent_streams, so that every connection has room for health checks and listings
+    :ivar max_log_streams: the most GetTaskLogs streams at once; they can last as long as a job, so none waits for
+        another to end
+    :ivar max_stored_input_size: the most bytes to read for the inputs of one task that Flyte has stored outside of the
+        request. Flyte stores what is larger than 10 MB; the values take several times as much memory as their bytes
+    :ivar unsafe_pickle: LET ANYONE WHO CAN SEND REQUESTS TO THIS HOST RUN ANY CODE IN IT. Flyte sends values of types
+        that it does not know as Python pickles, and reading a pickle runs the code that its sender has put in it. Only
+        for hosts that nobody but a trusted Flyte can reach; it needs cloudpickle, and the modules of the values' types
+    """
+
+    worker: int = 10
+    create_limit: float = 60.0
+    get_limit: float = 30.0
+    delete_limit: float = 60.0
+    metrics_limit: float = 30.0
+    logs_limit: float | None = None
+    execute_limit: float = 600.0
+    create_memory: float = 600.0
+    create_memory_size: int = 4096
+    poll_retry: float = 4.0
+    poll_absorb: float = 600.0
+    max_calls: int = 700
+    max_calls_per_connector: int = 400
+    max_waiting_calls: int = 150
+    max_log_streams: int = 100
+    max_stored_input_size: int = 32 * MIB
+    unsafe_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        check_bound(self, AT_LEAST_1, "worker", "create_memory_size")
+        check_bound(self, AT_LEAST_1, "max_calls", "max_calls_per_connector", "max_log_streams")
+        check_bound(self, NOT_NEGATIVE, "create_memory", "poll_retry", "poll_absorb")
+        check_bound(self, NOT_NEGATIVE, "max_waiting_calls", "max_stored_input_size")
+        check_bound(self, POSITIVE, "create_limit", "get_limit", "delete_limit")
+        check_bound(self, POSITIVE, "metrics_limit", "logs_limit", "execute_limit")
