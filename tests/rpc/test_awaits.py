@@ -5,8 +5,8 @@ The awaits of rpc/ that suspend, and what is cancelled there:
 - `read_message` (readable), in a servicer and in a client: no message is lost
 - `ServerStream.send_message` (writable): the message is cut, and only a failure can follow
 - `Attempts.flush` (writable): the message stays in line
-- `Attempts.headers`, `Channel.open_stream` (a connection, a turn), stubs' senders: the call is over
-- `_http2.transport.receive`, `write`, `run` and `ServedConnection._until_over`: the connection is over
+- `Attempts.response_headers`, `Channel.open_stream` (a connection, a turn), stubs' senders: the call is over
+- `_http2.transport.receive`, `write`, `run` and `ServedConnection._wait_until_over`: the connection is over
 - `Server.serve` and `shutdown`, `Channel.__aexit__`: see also test_server.py and test_channel.py
 - `Health.watch`: the call is over
 

@@ -26,9 +26,9 @@ from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError,
 from connectrio.rpc.backoff import Backoff
 
 # refusals that end a call; its pauses add up to some 0.6 s by then
-_REFUSALS = 8
+_MAX_REFUSALS = 8
 # seconds; each pause is twice the one before, give or take a half
-_SHORTEST_PAUSE = 0.01
+_INITIAL_PAUSE = 0.01
 
 
 class Retries:
@@ -53,13 +53,13 @@ class Retries:
             return False
         if stream.termination.cause is TerminationCause.NEVER_SENT:
             return True
-        return _is_refused(stream) and self._refusals < _REFUSALS - 1
+        return _is_refused(stream) and self._refusals < _MAX_REFUSALS - 1
 
     def count(self, stream: Stream) -> None:
         """Note that the call that `stream` carried is repeated."""
         if _is_refused(stream):
             self._refusals += 1
-            self._backoff = self._backoff or Backoff(_SHORTEST_PAUSE, factor=2, jitter=0.5)
+            self._backoff = self._backoff or Backoff(_INITIAL_PAUSE, factor=2, jitter=0.5)
             self.pause = self._backoff.next()
 
 
@@ -93,7 +93,7 @@ class Attempts:
         self._outcome = outcome
         self._wait_for_ready = wait_for_ready
         self._retries = Retries()
-        self._moving = anyio.Lock()
+        self._retry_lock = anyio.Lock()
         self._stream: Stream | None = None
 
     @property
@@ -138,11 +138,11 @@ class Attempts:
             except StreamTerminatedError:
                 if stream.is_complete:
                     return
-                await self._move(stream)
+                await self._retry(stream)
             else:
                 return
 
-    async def headers(self) -> Headers:
+    async def response_headers(self) -> Headers:
         """Wait for the response's headers, on another stream if need be; from then on the call stays where it is.
 
         :raises StreamTerminatedError: the stream was cut short, and the call cannot move
@@ -153,7 +153,7 @@ class Attempts:
                 self.outbox.commit()
                 return stream.headers
             if stream.termination is not None:
-                await self._move(stream)
+                await self._retry(stream)
             else:
                 await stream.readable.wait()
 
@@ -167,8 +167,8 @@ class Attempts:
         if self._stream is not None:
             self._stream.release()
 
-    async def _move(self, failed: Stream) -> None:
-        async with self._moving:
+    async def _retry(self, failed: Stream) -> None:
+        async with self._retry_lock:
             if self._stream is not failed:
                 return
             if not (self.outbox.is_replayable and self._retries.allow(failed)):

@@ -72,17 +72,17 @@ class Channel(OurChannel):
         self._tasks: TaskGroup | None = None
         self._policy: Policy | None = None
         self._queue = CallQueue()
-        self._call_scopes: set[anyio.CancelScope] = set()
+        self._call_task_scopes: set[anyio.CancelScope] = set()
         self._state = ChannelState.IDLE
         self._state_changed = Wakeup()
-        self._used = Wakeup()
-        self._changed = Wakeup()
+        self._call_begun = Wakeup()
+        self._activity = Wakeup()
         self._context = ChannelContext(
             options=self.options,
             codec=self.codec,
             authority=self.authority,
             scheme=self.scheme,
-            listeners=self.__dispatch__,
+            grpclib_events=self.__dispatch__,
             open_stream=self.open_stream,
             start_soon=self.start_soon,
             connection_error=lambda: self.error,
@@ -140,7 +140,7 @@ class Channel(OurChannel):
         :raises HeadersTooLargeError: the server does not take such headers
         """
         self._check_open()
-        self._used.wake()
+        self._call_begun.wake()
         try:
             with self._queue.place() as place:
                 while True:
@@ -154,21 +154,21 @@ class Channel(OurChannel):
                         raise GRPCError(Status.UNAVAILABLE, self.error)
                     await place.wait()
         finally:
-            self._changed.wake()
+            self._activity.wake()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Run a task of a call (one that sends while another receives) until it ends or the channel is closed."""
-        self._check_open().start_soon(self._run_for_a_call, function, *args)
+        self._check_open().start_soon(self._run_call_task, function, *args)
 
-    async def _run_for_a_call(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+    async def _run_call_task(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         if self._tasks is None:
             return
         with anyio.CancelScope() as scope:
-            self._call_scopes.add(scope)
+            self._call_task_scopes.add(scope)
             try:
                 await function(*args)
             finally:
-                self._call_scopes.discard(scope)
+                self._call_task_scopes.discard(scope)
 
     # state
 
@@ -186,7 +186,7 @@ class Channel(OurChannel):
     def connect(self) -> None:
         """Connect now and not with the first call; does nothing when not IDLE."""
         self._check_open()
-        self._used.wake()
+        self._call_begun.wake()
         if self._policy is not None:
             self._policy.connect()
 
@@ -221,19 +221,19 @@ class Channel(OurChannel):
             self._queue.wake_all()
         else:
             self._queue.wake_first()
-        self._changed.wake()
+        self._activity.wake()
 
     # opening and closing
 
-    async def _rest_when_idle(self, policy: Policy) -> None:
+    async def _disconnect_when_idle(self, policy: Policy) -> None:
         """Disconnect whenever no call was made for `idle_timeout`."""
         while True:
             while self._state is ChannelState.IDLE or self._queue or policy.is_busy:
-                await self._changed.wait()
+                await self._activity.wait()
             with anyio.move_on_after(self.options.idle_timeout):
-                await self._used.wait()
+                await self._call_begun.wait()
                 continue
-            policy.rest()
+            policy.disconnect()
 
     async def _secure(self, transport: AnyByteStream) -> AnyByteStream:
         return transport if self._tls is None else await self._tls.secure(transport, self._target.authority)
@@ -256,7 +256,7 @@ class Channel(OurChannel):
         self._tasks = tasks
         self._policy = POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:
-            self.start_soon(self._rest_when_idle, self._policy)
+            self.start_soon(self._disconnect_when_idle, self._policy)
         return self
 
     async def __aexit__(
@@ -264,7 +264,7 @@ class Channel(OurChannel):
     ) -> None:
         tasks, self._tasks = self._check_open(), None
         policy, self._policy = self._policy, None
-        for scope in self._call_scopes:
+        for scope in self._call_task_scopes:
             scope.cancel()
         if policy is not None:
             policy.close()  # flushes what is written, within `close_timeout`

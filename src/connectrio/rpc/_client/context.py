@@ -20,7 +20,7 @@ class OurChannel:
 class ChannelContext:
     """What all calls of a channel share.
 
-    :ivar listeners: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
+    :ivar grpclib_events: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
     :ivar open_stream: `Channel.open_stream`
     :ivar start_soon: `Channel.start_soon`
     :ivar connection_error: returns why there is no connection, for people; "" while there is one
@@ -30,7 +30,7 @@ class ChannelContext:
     codec: CodecBase
     authority: str
     scheme: str
-    listeners: Any  # _DispatchChannelEvents: its type for metadata is another than ours
+    grpclib_events: Any  # _DispatchChannelEvents: its type for metadata is another than ours
     open_stream: Callable[..., Awaitable[Stream]]
     start_soon: Callable[..., None]
     connection_error: Callable[[], str]

@@ -21,23 +21,23 @@ class Outbox:
     :ivar is_replayable: everything that was sent is still here
     """
 
-    __slots__ = ("_bytes", "_limit", "_next", "_offset", "_waiting", "is_ended", "is_replayable")
+    __slots__ = ("_limit", "_messages", "_next_index", "_offset", "_size", "is_ended", "is_replayable")
 
     def __init__(self, limit: int) -> None:
         self.is_ended = False
         self.is_replayable = True
         self._limit = limit
-        self._waiting: deque[bytes] = deque()
-        self._next = 0  # the index of the first message that is not wholly sent
+        self._messages: deque[bytes] = deque()
+        self._next_index = 0  # the index of the first message that is not wholly sent
         self._offset = 0  # and how much of it is
-        self._bytes = 0
+        self._size = 0
 
     def add(self, message: bytes, *, end: bool) -> None:
         """Put a message behind those that wait; `end` says that it is the last."""
-        self._waiting.append(message)
+        self._messages.append(message)
         self.is_ended = end
-        self._bytes += len(message)
-        if self._bytes > self._limit:
+        self._size += len(message)
+        if self._size > self._limit:
             self.commit()
 
     def end(self) -> None:
@@ -50,27 +50,27 @@ class Outbox:
 
         :raises StreamTerminatedError: the stream was cut short
         """
-        while self._next < len(self._waiting):
-            message = self._waiting[self._next]
-            last = self.is_ended and self._next == len(self._waiting) - 1
+        while self._next_index < len(self._messages):
+            message = self._messages[self._next_index]
+            last = self.is_ended and self._next_index == len(self._messages) - 1
             self._offset += stream.send_some(memoryview(message)[self._offset :], end_stream=last)
             if self._offset < len(message):
                 return False
             self._offset = 0
             if self.is_replayable:
-                self._next += 1
+                self._next_index += 1
             else:
-                self._waiting.popleft()
+                self._messages.popleft()
         return True
 
     def rewind(self) -> None:
         """Begin again with the first message, on another stream."""
-        self._next = self._offset = 0
+        self._next_index = self._offset = 0
 
     def commit(self) -> None:
         """Forget what was sent: the call will not be repeated."""
         if self.is_replayable:
             self.is_replayable = False
-            for _ in range(self._next):
-                self._waiting.popleft()
-            self._next = 0
+            for _ in range(self._next_index):
+                self._messages.popleft()
+            self._next_index = 0

@@ -115,32 +115,32 @@ def parse_target(target: str | Connect) -> Target:
     :raises ValueError: it is none of these
     """
     if not isinstance(target, str):
-        return Target("the server", "localhost", partial(known, [CustomAddress(target)]))
+        return Target("the server", "localhost", partial(static_addresses, [CustomAddress(target)]))
     if target.startswith("unix:"):
         path = target.removeprefix("unix:").removeprefix("//")
         if path:
-            return Target(target, "localhost", partial(known, [UnixAddress(path)]))
+            return Target(target, "localhost", partial(static_addresses, [UnixAddress(path)]))
     for scheme, family in _LIST_SCHEMES.items():
         if target.startswith(scheme):
             addresses = []
             for part in target.removeprefix(scheme).split(","):
                 host, port, _ = _host_and_port(target, part, _LITERAL)
                 if not _is_ip_address(host, family):
-                    raise _error(target)
+                    raise _target_error(target)
                 addresses.append(TcpAddress(host, port))
-            return Target(target, str(addresses[0]), partial(known, addresses))
+            return Target(target, str(addresses[0]), partial(static_addresses, addresses))
     host, port, authority = _host_and_port(target, target, _NAME)
     if _is_ip_address(host, ipaddress.ip_address):
-        return Target(target, authority, partial(known, [TcpAddress(host, port)]))
-    return Target(target, authority, partial(_look_up, host, port))
+        return Target(target, authority, partial(static_addresses, [TcpAddress(host, port)]))
+    return Target(target, authority, partial(_resolve_name, host, port))
 
 
-async def known(addresses: Sequence[Address]) -> Sequence[Address]:
+async def static_addresses(addresses: Sequence[Address]) -> Sequence[Address]:
     """Return `addresses`, which need no resolving."""
     return addresses
 
 
-async def _look_up(host: str, port: int) -> Sequence[Address]:
+async def _resolve_name(host: str, port: int) -> Sequence[Address]:
     """Return a name's addresses, in the operating system's order (RFC 6724)."""
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -153,7 +153,7 @@ def _host_and_port(target: str, part: str, pattern: re.Pattern[str]) -> tuple[st
     """Return the host, without brackets, and the port of a part of `target`, and both as an authority."""
     match = pattern.fullmatch(part)
     if match is None or not 0 < int(match["port"]) < 65536:
-        raise _error(target)
+        raise _target_error(target)
     return match["host"].strip("[]"), int(match["port"]), f"{match['host']}:{int(match['port'])}"
 
 
@@ -165,7 +165,7 @@ def _is_ip_address(host: str, family: Callable[[str], object]) -> bool:
     return True
 
 
-def _error(target: str) -> ValueError:
+def _target_error(target: str) -> ValueError:
     return ValueError(
         f"cannot connect to {target!r}: expected host:port, [ipv6]:port, ipv4:address:port,…, ipv6:[address]:port,…"
         " or unix:/path"

@@ -23,7 +23,7 @@ Open = Callable[[], Awaitable[AnyByteStream | None]]
 Wrap = Callable[[AnyByteStream], AnyByteStream]
 
 # connections that are accepted before others get a turn
-_AT_ONCE = 64
+_MAX_ACCEPTED_AT_ONCE = 64
 
 
 async def accept(listener: Listener[Any]) -> list[Open]:
@@ -46,7 +46,7 @@ async def accept(listener: Listener[Any]) -> list[Open]:
 def _accept_sockets(listening: socket.socket) -> list[socket.socket]:
     accepted: list[socket.socket] = []
     try:
-        while len(accepted) < _AT_ONCE:
+        while len(accepted) < _MAX_ACCEPTED_AT_ONCE:
             accepted.append(listening.accept()[0])
     except BlockingIOError:
         pass  # no more wait; or another process has taken the one that did

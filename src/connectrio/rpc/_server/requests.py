@@ -22,24 +22,24 @@ from connectrio.rpc.peer import Peer
 from connectrio.rpc.status import fit_status_message, trailers_only
 
 # bytes; a refusal tells the client what was wrong with its request, not the whole of it
-_LONGEST_REFUSAL = 256
+_MAX_REFUSAL_SIZE = 256
 
 
 @dataclass(frozen=True)
 class CallContext:
     """What the calls of a connection have in common.
 
-    :ivar decoding: limits the threads that decode large messages, which would block the event loop
+    :ivar decode_limiter: limits the threads that decode large messages, which would block the event loop
     """
 
-    mapping: Mapping[str, Handler]
+    handlers: Mapping[str, Handler]
     codec: CodecBase
     status_details_codec: StatusDetailsCodecBase | None
-    dispatch: _DispatchServerEvents
+    grpclib_events: _DispatchServerEvents
     options: ServerOptions
     peer: Peer
     peer_name: str
-    decoding: anyio.CapacityLimiter
+    decode_limiter: anyio.CapacityLimiter
 
 
 class RefusedRequestError(Exception):
@@ -70,7 +70,7 @@ class RefusedRequestError(Exception):
 
 
 def _refusal(status: Status, message: str) -> list[tuple[str, str]]:
-    return [*trailers_only(status, fit_status_message(message, _LONGEST_REFUSAL))]
+    return [*trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE))]
 
 
 def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call]:
@@ -88,7 +88,7 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     if values.get("te") != "trailers":
         raise RefusedRequestError.http(400, "the header te: trailers is missing")
     path = values.get(":path", "")
-    handler = context.mapping.get(path)
+    handler = context.handlers.get(path)
     if handler is None:
         raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
     encoding = values.get("grpc-encoding", IDENTITY)

@@ -27,7 +27,7 @@ log = logging.getLogger("connectrio.rpc")
 
 # accept() errors that pass when connections close
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_ACCEPT_PAUSE = 0.1
+_ACCEPT_RETRY_DELAY = 0.1
 
 
 class Servicer(Protocol):
@@ -56,17 +56,17 @@ class Server:
         status_details_codec: StatusDetailsCodecBase | None = None,
     ) -> None:
         adopt_servicers()
-        self._mapping: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {}
         for servicer in servicers:
-            self._mapping.update(servicer.__mapping__())
+            self._handlers.update(servicer.__mapping__())
         self._options = options or ServerOptions()
         self._codec = codec or MessageCodec()
         self._status_details_codec = status_details_codec
         self._connections: set[ServedConnection] = set()
-        self._accepting: anyio.CancelScope | None = None
+        self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
         # one thread: with more, the event loop would wait longer for the interpreter's lock
-        self._decoding = anyio.CapacityLimiter(1)
+        self._decode_limiter = anyio.CapacityLimiter(1)
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
 
@@ -89,9 +89,9 @@ class Server:
         ]
         try:
             async with anyio.create_task_group() as connections:
-                with anyio.CancelScope() as self._accepting:
+                with anyio.CancelScope() as self._accept_scope:
                     if self._draining:  # shut down before it began
-                        self._accepting.cancel()
+                        self._accept_scope.cancel()
                     async with anyio.create_task_group() as accepting:
                         for listener in listeners:
                             accepting.start_soon(self._accept, listener, connections)
@@ -114,14 +114,14 @@ class Server:
                 return
             peer = Peer(transport)
             context = CallContext(
-                mapping=self._mapping,
+                handlers=self._handlers,
                 codec=self._codec,
                 status_details_codec=self._status_details_codec,
-                dispatch=self.__dispatch__,
+                grpclib_events=self.__dispatch__,
                 options=self._options,
                 peer=peer,
                 peer_name=str(peer),
-                decoding=self._decoding,
+                decode_limiter=self._decode_limiter,
             )
             connection = ServedConnection(transport, context)
             self._connections.add(connection)
@@ -136,8 +136,8 @@ class Server:
     def stop_accepting(self) -> None:
         """Close the listeners; open connections go on."""
         self._draining = True
-        if self._accepting is not None:
-            self._accepting.cancel()
+        if self._accept_scope is not None:
+            self._accept_scope.cancel()
 
     async def shutdown(self, grace: float | None = None) -> None:
         """Stop accepting, let the calls in flight finish, and return when every connection is closed.
@@ -151,18 +151,18 @@ class Server:
         for connection in list(self._connections):
             connection.drain()
         with anyio.move_on_after(grace):
-            await self._until_idle()
+            await self._wait_until_idle()
             return
         for connection in list(self._connections):
             connection.abort()
-        await self._until_idle()
+        await self._wait_until_idle()
 
     @property
     def active_calls(self) -> int:
         """How many calls are being answered now."""
         return sum(len(connection.core.streams) for connection in self._connections)
 
-    async def _until_idle(self) -> None:
+    async def _wait_until_idle(self) -> None:
         while self._connections:
             await next(iter(self._connections)).ended.wait()
 
@@ -177,9 +177,9 @@ class Server:
                 if error.errno in _EXHAUSTED:
                     log.warning(
                         "cannot accept a connection now: %(error)s; trying again in %(retry_seconds)g s",
-                        {"error": error, "retry_seconds": _ACCEPT_PAUSE},
+                        {"error": error, "retry_seconds": _ACCEPT_RETRY_DELAY},
                     )
-                    await anyio.sleep(_ACCEPT_PAUSE)
+                    await anyio.sleep(_ACCEPT_RETRY_DELAY)
                 elif error.errno != errno.ECONNABORTED:
                     raise
             else:

@@ -31,7 +31,7 @@ class ReloadingContext:
         self._files = files
         self._make = make
         # looked at before they are read, here and below: a change in between is then noticed the next time
-        self._signature = self._look()
+        self._signature = self._stat_files()
         self._context = make()
 
     def current(self) -> ssl.SSLContext:
@@ -39,7 +39,7 @@ class ReloadingContext:
 
         While the files do not fit together, because only some of them are written yet, the old context stays in use.
         """
-        signature = self._look()
+        signature = self._stat_files()
         if signature != self._signature:
             self._signature = signature
             try:
@@ -56,7 +56,7 @@ class ReloadingContext:
                 )
         return self._context
 
-    def _look(self) -> _Signature:
+    def _stat_files(self) -> _Signature:
         signature: list[tuple[int, ...] | None] = []
         for file in self._files:
             try:
@@ -77,14 +77,14 @@ def load_certificate(context: ssl.SSLContext, certfile: Path, keyfile: Path | No
     """
     keyfile = keyfile or certfile
 
-    def refuse_to_ask() -> NoReturn:
+    def refuse_password() -> NoReturn:
         # without this, OpenSSL would ask for the password on the terminal
         raise TLSFilesError(f"the private key in {keyfile} is encrypted: decrypt it (openssl pkey -in … -out …)")
 
     for file in (certfile, keyfile):
         _check_readable(file)
     try:
-        context.load_cert_chain(certfile, keyfile, refuse_to_ask)
+        context.load_cert_chain(certfile, keyfile, refuse_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise TLSFilesError(f"the private key in {keyfile} is not that of the certificate in {certfile}") from error
