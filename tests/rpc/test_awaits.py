@@ -27,7 +27,7 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.core import SMALL, check_windows
 from rpc.kit.frames import Data, Headers

@@ -12,7 +12,7 @@ ELSEWHERE = {
     "_server.server.Server._serve_opened: open_connection()": "as `_server.accepting._open`",
     "_client.target.dial: anyio.aclose_forcefully(race.winner)": _FORCEFULLY,
     "_client.target._Race.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
-    "_grpc.messages.read_message: checkpoint_if_cancelled()": (
+    "_grpc.read_message: checkpoint_if_cancelled()": (
         "suspends only when it is cancelled already: test_receiving_is_cancelled_also_where_a_message_is_there"
     ),
     "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,

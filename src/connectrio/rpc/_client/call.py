@@ -35,9 +35,18 @@ from connectrio.rpc._client.response_status import (
     received_metadata,
     status_from_trailers,
 )
-from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
-from connectrio.rpc._grpc.headers import CONTENT_TYPE, Metadata, encode_timeout
-from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
+from connectrio.rpc._grpc import (
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+    IDENTITY,
+    MessageReader,
+    Metadata,
+    compress,
+    decompress,
+    encode_timeout,
+    frame_message,
+    read_message,
+)
 from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.call import Deadline

@@ -24,7 +24,7 @@ from connectrio.rpc._client.context import ChannelContext, OurChannel
 from connectrio.rpc._client.stubs import adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
-from connectrio.rpc._grpc.headers import Metadata
+from connectrio.rpc._grpc import Metadata
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.call import Deadline

@@ -10,7 +10,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_grpc_message
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._grpc.headers import Metadata, decode_metadata, is_grpc_content_type
+from connectrio.rpc._grpc import Metadata, decode_metadata, is_grpc_content_type
 from connectrio.rpc._http2.stream import Headers, Termination, TerminationCause
 from connectrio.rpc.call import Deadline
 

@@ -21,7 +21,7 @@ import anyio
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
-from connectrio.rpc._grpc.headers import CONTENT_TYPE
+from connectrio.rpc._grpc import CONTENT_TYPE
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream

@@ -13,8 +13,15 @@ from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
-from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, IDENTITY, accepted_encodings, is_supported
-from connectrio.rpc._grpc.headers import decode_metadata, decode_timeout, is_grpc_content_type
+from connectrio.rpc._grpc import (
+    ACCEPT_ENCODING,
+    ENCODINGS,
+    IDENTITY,
+    accepted_encodings,
+    decode_metadata,
+    decode_timeout,
+    is_grpc_content_type,
+)
 from connectrio.rpc._http2.stream import Headers
 from connectrio.rpc.call import Call, Deadline
 from connectrio.rpc.options import ServerOptions
@@ -92,7 +99,7 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     if handler is None:
         raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
     encoding = values.get("grpc-encoding", IDENTITY)
-    if not is_supported(encoding):
+    if encoding not in ENCODINGS:
         raise RefusedRequestError.encoding(encoding)
     try:
         metadata = decode_metadata(headers)

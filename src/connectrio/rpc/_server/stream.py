@@ -13,9 +13,17 @@ from grpclib.stream import StreamIterator
 from h2.errors import ErrorCodes
 from multidict import MultiDict
 
-from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, ENCODINGS, IDENTITY, compress, decompress
-from connectrio.rpc._grpc.headers import CONTENT_TYPE
-from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
+from connectrio.rpc._grpc import (
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+    ENCODINGS,
+    IDENTITY,
+    MessageReader,
+    compress,
+    decompress,
+    frame_message,
+    read_message,
+)
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
