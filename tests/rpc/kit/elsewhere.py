@@ -9,7 +9,7 @@ _NEVER = "never suspends: "
 
 ELSEWHERE = {
     "_server.accepting._open: kind.from_socket(accepted)": "shielded; on trio it never suspends",
-    "_server.server.Server._serve_opened: open_connection()": "as `_server.accepting._open`",
+    "_server.accepting._serve: _open(accepted)": "as `_server.accepting._open`",
     "_client.target.dial: anyio.aclose_forcefully(race.winner)": _FORCEFULLY,
     "_client.target._Race.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
     "_grpc.read_message: checkpoint_if_cancelled()": (
@@ -42,10 +42,10 @@ ELSEWHERE = {
     "_server.stream.ServerStream.recv_message: read_message(http2_stream, reader) #2": (
         "test_a_servicers_receiving_can_be_cancelled_without_losing_a_message, of a unary request without its end"
     ),
-    "_server.servicers.adopt_servicers.call: with aclosing(responses)": (
+    "_server.server._adopt_servicers.call: with aclosing(responses)": (
         "suspends only if the servicer's generator does as it is closed; nothing of ours is open there"
     ),
-    "_server.servicers.adopt_servicers.call: original(servicer, lambda _: responses, stream, request)": (
+    "_server.server._adopt_servicers.call: original(servicer, lambda _: responses, stream, request)": (
         "for handlers that are no generators: it is betterproto's own function, with nothing of ours around it"
     ),
     "_client.stubs._Responses.__anext__: self._exit_stack.__aexit__(*sys.exc_info())": (
