@@ -15,10 +15,10 @@ ELSEWHERE = {
     "_grpc.read_message: checkpoint_if_cancelled()": (
         "suspends only when it is cancelled already: test_receiving_is_cancelled_also_where_a_message_is_there"
     ),
-    "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
-    "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport) #2": _FORCEFULLY,
-    "_tls.stream.TLSByteStream._close_after_alert: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
-    "_tls.stream.TLSByteStream.send_eof: self._transport.send_eof()": (
+    "_tls_stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
+    "_tls_stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport) #2": _FORCEFULLY,
+    "_tls_stream.TLSByteStream._close_after_alert: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
+    "_tls_stream.TLSByteStream.send_eof: self._transport.send_eof()": (
         "of transports in memory it never suspends; of sockets, all is said by then, and what calls it closes them"
     ),
     "_client.channel.Channel.__aenter__: tasks.__aenter__()": (

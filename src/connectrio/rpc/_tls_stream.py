@@ -1,4 +1,4 @@
-"""TLS over a byte stream: the standard library's TLS engine between two buffers.
+"""TLS over any byte stream: the standard library's TLS engine between two buffers.
 
 anyio's own TLS stream sends from whichever task reads or writes, so that a connection's reader and its writer can
 collide; and it cannot close one side.
