@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.rpc._client.outbox import Outbox
+from connectrio.rpc._client.attempts import Outbox
 from connectrio.rpc._http2.stream import StreamTerminatedError, Termination, TerminationCause
 
 

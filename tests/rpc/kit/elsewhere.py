@@ -10,8 +10,8 @@ _NEVER = "never suspends: "
 ELSEWHERE = {
     "_server.accepting._open: kind.from_socket(accepted)": "shielded; on trio it never suspends",
     "_server.accepting._serve: _open(accepted)": "as `_server.accepting._open`",
-    "_client.target.dial: anyio.aclose_forcefully(race.winner)": _FORCEFULLY,
-    "_client.target._Race.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
+    "_client.target.dial: anyio.aclose_forcefully(winner)": _FORCEFULLY,
+    "_client.target.dial.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
     "_grpc.read_message: checkpoint_if_cancelled()": (
         "suspends only when it is cancelled already: test_receiving_is_cancelled_also_where_a_message_is_there"
     ),

@@ -26,8 +26,7 @@ from grpclib.stream import StreamIterator
 from multidict import MultiDict
 
 from connectrio._version import __version__
-from connectrio.rpc._client.attempts import Attempts
-from connectrio.rpc._client.context import ChannelContext
+from connectrio.rpc._client.attempts import Attempts, ChannelContext
 from connectrio.rpc._client.response_status import (
     Outcome,
     check_response,

@@ -18,10 +18,10 @@ from grpclib.events import _DispatchChannelEvents
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
+from connectrio.rpc._client.attempts import ChannelContext
 from connectrio.rpc._client.balancing import POLICIES, Policy
 from connectrio.rpc._client.call import ClientStream
-from connectrio.rpc._client.context import ChannelContext, OurChannel
-from connectrio.rpc._client.stubs import adopt_stubs
+from connectrio.rpc._client.stubs import StubChannel, adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
 from connectrio.rpc._grpc import Metadata
@@ -36,7 +36,7 @@ _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
 
-class Channel(OurChannel):
+class Channel(StubChannel):
     """A client's connections to one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
 
     An async context manager, because its connections live in a task group. It connects when the first call is made,
@@ -147,7 +147,7 @@ class Channel(OurChannel):
                     if self._policy is None:
                         raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
                     self._policy.connect()
-                    connection = self._policy.pick() if place.is_first() else None
+                    connection = self._policy.pick() if self._queue.is_first(place) else None
                     if connection is not None:
                         return connection.open(headers())
                     if self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
@@ -273,7 +273,7 @@ class Channel(OurChannel):
         await tasks.__aexit__(None, None, None)
 
 
-class WhenReady(OurChannel):
+class WhenReady(StubChannel):
     """A channel whose calls wait for a server; stubs get it from `Channel.when_ready`."""
 
     def __init__(self, channel: Channel) -> None:
@@ -287,56 +287,39 @@ class WhenReady(OurChannel):
 class CallQueue:
     """Calls that wait for a stream. Only the first may take one; the next is woken when it leaves."""
 
-    __slots__ = ("places",)
+    __slots__ = ("_places",)
 
     def __init__(self) -> None:
         # a plain dict walks over what was deleted before it finds its first
-        self.places: OrderedDict[Place, None] = OrderedDict()
+        self._places: OrderedDict[Wakeup, None] = OrderedDict()
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Hold a place at the end of the queue while the block runs. However it ends, no other call loses its turn."""
-        place = Place(self)
-        self.places[place] = None
+    def place(self) -> Iterator[Wakeup]:
+        """Hold a place at the end of the queue while the block runs; it is woken when the call should look again.
+
+        However the block ends, no other call loses its turn.
+        """
+        place = Wakeup()
+        self._places[place] = None
         try:
             yield place
         finally:
-            del self.places[place]
+            del self._places[place]
             self.wake_first()
+
+    def is_first(self, place: Wakeup) -> bool:
+        """Return whether it is the turn of the call that holds `place`."""
+        return next(iter(self._places)) is place
 
     def wake_first(self) -> None:
         """Let the first call look for a stream again."""
-        if self.places:
-            next(iter(self.places)).wake()
+        if self._places:
+            next(iter(self._places)).wake()
 
     def wake_all(self) -> None:
         """Let every call look again: something concerns them all, such as that no server can be reached."""
-        for place in self.places:
+        for place in self._places:
             place.wake()
 
     def __bool__(self) -> bool:
-        return bool(self.places)
-
-
-class Place:
-    """One call's place in the queue."""
-
-    __slots__ = ("_event", "_queue")
-
-    def __init__(self, queue: CallQueue) -> None:
-        self._queue = queue
-        self._event: anyio.Event | None = None
-
-    def is_first(self) -> bool:
-        """Return whether it is this call's turn."""
-        return next(iter(self._queue.places)) is self
-
-    def wake(self) -> None:
-        """Let the call look again."""
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Sleep until `wake`. Cancelled here, nothing has changed."""
-        self._event = anyio.Event()
-        await self._event.wait()
+        return bool(self._places)

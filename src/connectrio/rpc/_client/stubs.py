@@ -19,14 +19,17 @@ from grpclib.const import Cardinality
 
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._client.call import ClientStream
-from connectrio.rpc._client.context import OurChannel
+
+
+class StubChannel:
+    """The base of the channels whose calls betterproto2's stubs make in our way."""
 
 
 @cache
 def adopt_stubs() -> None:
     """Let betterproto2's stubs use the functions below on our channels. Every call after the first does nothing."""
     for name, ours in ("_unary_stream", _unary_stream), ("_stream_stream", _stream_stream):
-        replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, OurChannel))
+        replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, StubChannel))
     replace(ServiceStub, "_send_messages", _send_messages, lambda call, _: isinstance(call, ClientStream))
 
 

@@ -16,7 +16,7 @@ from itertools import chain, zip_longest
 from typing import Protocol, TypeAlias
 
 import anyio
-from anyio.abc import AnyByteStream, TaskGroup
+from anyio.abc import AnyByteStream
 
 from connectrio.rpc.peer import format_address
 
@@ -188,23 +188,39 @@ async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) ->
     :param secure: makes a transport secure, or closes it and raises: then the address counts as failed
     :raises ConnectError: none answered
     """
-    race = _Race(secure)
+    winner: AnyByteStream | None = None
+    errors: dict[Address, str] = {}
+
+    async def attempt(address: Address, failed: anyio.Event) -> None:
+        nonlocal winner
+        try:
+            transport = await secure(await address.connect())
+        except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
+            errors[address] = str(error) or repr(error)
+            failed.set()
+            return
+        if winner is None:
+            winner = transport
+            attempts.cancel_scope.cancel()
+        else:
+            await anyio.aclose_forcefully(transport)
+
     try:
-        async with anyio.create_task_group() as race.attempts:
+        async with anyio.create_task_group() as attempts:
             for address in interleaved(addresses):
                 failed = anyio.Event()
-                race.attempts.start_soon(race.attempt, address, failed)
+                attempts.start_soon(attempt, address, failed)
                 with anyio.move_on_after(delay):
                     await failed.wait()
     except BaseException:
-        if race.winner is not None:
-            await anyio.aclose_forcefully(race.winner)
+        if winner is not None:
+            await anyio.aclose_forcefully(winner)
         raise
-    if race.winner is not None:
-        return race.winner
-    if len(race.errors) == 1:
-        raise ConnectError(*race.errors.values())
-    raise ConnectError("; ".join(f"{at}: {error}" for at, error in race.errors.items()) or "it has no addresses")
+    if winner is not None:
+        return winner
+    if len(errors) == 1:
+        raise ConnectError(*errors.values())
+    raise ConnectError("; ".join(f"{at}: {error}" for at, error in errors.items()) or "it has no addresses")
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
@@ -213,27 +229,3 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
     for address in addresses:
         families.setdefault(isinstance(address, TcpAddress) and address.is_ipv6, []).append(address)
     return [address for address in chain.from_iterable(zip_longest(*families.values())) if address is not None]
-
-
-class _Race:
-    """Attempts that run at the same time; the first to succeed cancels the others."""
-
-    attempts: TaskGroup
-
-    def __init__(self, secure: Secure) -> None:
-        self.winner: AnyByteStream | None = None
-        self.errors: dict[Address, str] = {}
-        self._secure = secure
-
-    async def attempt(self, address: Address, failed: anyio.Event) -> None:
-        try:
-            transport = await self._secure(await address.connect())
-        except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
-            self.errors[address] = str(error) or repr(error)
-            failed.set()
-            return
-        if self.winner is None:
-            self.winner = transport
-            self.attempts.cancel_scope.cancel()
-        else:
-            await anyio.aclose_forcefully(transport)
