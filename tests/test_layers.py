@@ -57,8 +57,8 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "status": {"_grpc", "_http2"},
     "_grpc": {"_http2"},
     "call": {"_grpc"},
-    "_tls": {"sockets"},
-    "tls": {"_tls", "peer"},
+    "_tls_stream": {"sockets"},
+    "tls": {"_tls_stream", "peer"},
     "_server": {
         "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "options", "peer",
         "sockets", "status", "tls",

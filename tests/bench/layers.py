@@ -41,7 +41,7 @@ from connectrio import ConnectorRegistry
 from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import configure_logging
 from connectrio.rpc import Server
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc._http2.server_side import ServerConnection
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions

@@ -5,8 +5,8 @@ The awaits of rpc/ that suspend, and what is cancelled there:
 - `read_message` (readable), in a servicer and in a client: no message is lost
 - `ServerStream.send_message` (writable): the message is cut, and only a failure can follow
 - `Attempts.flush` (writable): the message stays in line
-- `Attempts.headers`, `Channel.open_stream` (a connection, a turn), stubs' senders: the call is over
-- `_http2.transport.receive`, `write`, `run` and `ServedConnection._until_over`: the connection is over
+- `Attempts.response_headers`, `Channel.open_stream` (a connection, a turn), stubs' senders: the call is over
+- `_http2.transport.receive`, `write`, `run` and `ServedConnection._wait_until_over`: the connection is over
 - `Server.serve` and `shutdown`, `Channel.__aexit__`: see also test_server.py and test_channel.py
 - `Health.watch`: the call is over
 
@@ -27,7 +27,7 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.core import SMALL, check_windows
 from rpc.kit.frames import Data, Headers

@@ -12,7 +12,7 @@ What is wrong with them there:
   Its `finally` blocks run when the garbage collector finds it, on asyncio in a task that nobody owns; trio warns of it.
 
 The first `Channel` replaces the stubs' functions (`_client/stubs.py`), the first `Server` the servicers'
-(`_server/servicers.py`). Calls on other channels and servers still run betterproto2's own.
+(`_server/server.py`). Calls on other channels and servers still run betterproto2's own.
 """
 
 from __future__ import annotations

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import anyio
 import grpclib.metadata
 
-from connectrio.rpc._grpc.compression import ENCODINGS, IDENTITY, is_supported
-
-if TYPE_CHECKING:
-    from connectrio.rpc._grpc.headers import Metadata
+from connectrio.rpc._grpc import ENCODINGS, IDENTITY, Metadata
 
 
 class Deadline(grpclib.metadata.Deadline):
@@ -101,7 +98,7 @@ class Call:
         :returns: whether the response will have that encoding
         :raises ValueError: an encoding that is not supported
         """
-        if not is_supported(encoding):
+        if encoding not in ENCODINGS:
             raise ValueError(f"unknown encoding {encoding!r}; choose one of {', '.join(ENCODINGS)}")
         if encoding in self.accepted_encodings:
             self.response_encoding = encoding

@@ -76,7 +76,7 @@ class Reflection:
         self._descriptors = cache(partial(_load, self._services, descriptors))
         if not callable(descriptors):
             self._descriptors()  # check them now
-        self._waiting: set[anyio.CancelScope] = set()
+        self._receive_scopes: set[anyio.CancelScope] = set()
         self._ended = False
 
     def __mapping__(self) -> dict[str, Handler]:
@@ -88,7 +88,7 @@ class Reflection:
     def end_streams(self) -> None:
         """End every stream with UNAVAILABLE: clients keep streams open between requests, which would delay a drain."""
         self._ended = True
-        for scope in self._waiting:
+        for scope in self._receive_scopes:
             scope.cancel()
 
     async def _answer_all(self, stream: _Stream) -> None:
@@ -98,11 +98,11 @@ class Reflection:
     async def _next_request(self, stream: _Stream) -> ServerReflectionRequest | None:
         if not self._ended:
             with anyio.CancelScope() as scope:
-                self._waiting.add(scope)
+                self._receive_scopes.add(scope)
                 try:
                     return await stream.recv_message()
                 finally:
-                    self._waiting.discard(scope)
+                    self._receive_scopes.discard(scope)
         raise GRPCError(Status.UNAVAILABLE, "the server is shutting down")
 
     def _answer(self, request: ServerReflectionRequest) -> ServerReflectionResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from grpclib.const import Status
 from grpclib.metadata import encode_grpc_message
 
-from connectrio.rpc._grpc.headers import CONTENT_TYPE
+from connectrio.rpc._grpc import CONTENT_TYPE
 from connectrio.rpc._http2.stream import Headers
 
 # bytes of a percent-encoded grpc-message. Clients take 8 KiB of metadata by default (grpc's C core answers

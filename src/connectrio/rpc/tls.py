@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
-from connectrio.rpc._tls.files import AnyPath, ReloadingContext, TLSFilesError, load_authorities, load_certificate
-from connectrio.rpc._tls.stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
+from connectrio.rpc._tls_stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
 from connectrio.rpc.peer import Peer
 
 __all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
 
 log = logging.getLogger("connectrio.rpc")
+
+AnyPath: TypeAlias = str | PathLike[str]
+_Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 _REFUSED = "a connection from %(peer)s was refused: %(reason)s"
 
@@ -28,6 +31,10 @@ _REFUSED = "a connection from %(peer)s was refused: %(reason)s"
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 _AUTHORITY = re.compile(r"\[?(?P<host>.*?)(%[^\]]*)?\]?(:[0-9]+)?")
+
+
+class TLSFilesError(ValueError):
+    """The files for TLS cannot be used; the message says which, why, and what to do."""
 
 
 class ServerTLS:
@@ -60,7 +67,7 @@ class ServerTLS:
         self.handshake_timeout = handshake_timeout
         self._certfile, self._keyfile, self._client_ca = Path(certfile), _path(keyfile), _path(client_ca)
         self._minimum_version = minimum_version
-        self._context = ReloadingContext(_given(self._certfile, self._keyfile, self._client_ca), self._make_context)
+        self._context = _ReloadingContext([self._certfile, self._keyfile, self._client_ca], self._make_context)
 
     def listen(self, listener: Listener[Any]) -> Listener[Any]:
         """Return a listener with TLS on the connections that `listener` accepts; for `Server.serve`.
@@ -77,10 +84,10 @@ class ServerTLS:
 
     def _make_context(self) -> ssl.SSLContext:
         context = _context(ssl.PROTOCOL_TLS_SERVER, self._minimum_version)
-        load_certificate(context, self._certfile, self._keyfile)
+        _load_certificate(context, self._certfile, self._keyfile)
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            load_authorities(context, self._client_ca)
+            _load_authorities(context, self._client_ca)
         return context
 
 
@@ -170,7 +177,7 @@ class ChannelTLS:
         self.server_hostname = server_hostname
         self._ca, self._certfile, self._keyfile = _path(ca), _path(certfile), _path(keyfile)
         self._minimum_version = minimum_version
-        self._context = ReloadingContext(_given(self._ca, self._certfile, self._keyfile), self._make_context)
+        self._context = _ReloadingContext([self._ca, self._certfile, self._keyfile], self._make_context)
 
     async def secure(self, transport: AnyByteStream, authority: str) -> TLSByteStream:
         """Return TLS on `transport`, after the handshake; if that fails, `transport` is closed.
@@ -192,10 +199,62 @@ class ChannelTLS:
         if self._ca is None:
             context.load_default_certs()
         else:
-            load_authorities(context, self._ca)
+            _load_authorities(context, self._ca)
         if self._certfile is not None:
-            load_certificate(context, self._certfile, self._keyfile)
+            _load_certificate(context, self._certfile, self._keyfile)
         return context
+
+
+# contexts, and the files that they are made from
+
+
+class _ReloadingContext:
+    """Keeps the TLS context of some files up to date: certificates are short-lived, and renewed by replacing files.
+
+    :param files: what the context is made from; None stands for no file
+    :param make: makes it; raises TLSFilesError
+    :raises TLSFilesError: the files cannot be used
+    """
+
+    def __init__(self, files: Iterable[Path | None], make: Callable[[], ssl.SSLContext]) -> None:
+        self._files = [file for file in files if file is not None]
+        self._make = make
+        # looked at before they are read, here and below: a change in between is then noticed the next time
+        self._signature = self._stat_files()
+        self._context = make()
+
+    def current(self) -> ssl.SSLContext:
+        """Return the context for a new connection, made again if the files have changed.
+
+        While the files do not fit together, because only some of them are written yet, the old context stays in use.
+        """
+        signature = self._stat_files()
+        if signature != self._signature:
+            self._signature = signature
+            try:
+                self._context = self._make()
+            except TLSFilesError as error:
+                log.warning(
+                    "the files for TLS have changed and cannot be used; the ones before still are: %(error)s",
+                    {"error": error},
+                )
+            else:
+                log.info(
+                    "the files for TLS have changed and were read again: %(files)s",
+                    {"files": [str(file) for file in self._files]},
+                )
+        return self._context
+
+    def _stat_files(self) -> _Signature:
+        signature: list[tuple[int, ...] | None] = []
+        for file in self._files:
+            try:
+                found = file.stat()
+            except OSError:
+                signature.append(None)
+            else:
+                signature.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        return tuple(signature)
 
 
 def _context(protocol: int, minimum_version: ssl.TLSVersion) -> ssl.SSLContext:
@@ -217,5 +276,46 @@ def _path(path: AnyPath | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _given(*paths: Path | None) -> list[Path]:
-    return [path for path in paths if path is not None]
+def _load_certificate(context: ssl.SSLContext, certfile: Path, keyfile: Path | None) -> None:
+    """Let `context` show a certificate.
+
+    :param certfile: PEM: the certificate, then the authorities between it and the root
+    :param keyfile: PEM: its private key; None when that is in `certfile`
+    :raises TLSFilesError: the files cannot be used
+    """
+    keyfile = keyfile or certfile
+
+    def refuse_password() -> NoReturn:
+        # without this, OpenSSL would ask for the password on the terminal
+        raise TLSFilesError(f"the private key in {keyfile} is encrypted: decrypt it (openssl pkey -in … -out …)")
+
+    for file in (certfile, keyfile):
+        _check_readable(file)
+    try:
+        context.load_cert_chain(certfile, keyfile, refuse_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise TLSFilesError(f"the private key in {keyfile} is not that of the certificate in {certfile}") from error
+        raise TLSFilesError(
+            f"cannot use {certfile} with {keyfile}: expected a certificate and a private key, in PEM ({error})"
+        ) from error
+
+
+def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
+    """Let `context` trust the certificates in `file`, and what they sign.
+
+    :raises TLSFilesError: the file cannot be used
+    """
+    _check_readable(file)
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise TLSFilesError(f"cannot use {file}: expected certificates of authorities, in PEM ({error})") from error
+
+
+def _check_readable(file: Path) -> None:
+    """Raise an error that names the file; OpenSSL's own errors do not."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise TLSFilesError(f"cannot read {file}: {error.strerror}") from error

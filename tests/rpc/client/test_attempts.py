@@ -9,7 +9,7 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from connectrio.rpc._grpc.headers import decode_timeout
+from connectrio.rpc._grpc import decode_timeout
 from rpc.kit.frames import Data, Headers
 from rpc.kit.playing import OK, RESPONSE, UnreadServer, answer, echo, playing
 from rpc.kit.raw import RawPeer

@@ -305,7 +305,7 @@ async def test_closing_right_after_connecting():
 
 def ready(channel: Channel) -> int:
     """Return how many addresses are connected."""
-    return sum(subchannel.state is ChannelState.READY for subchannel in channel._policy._turns)
+    return sum(subchannel.state is ChannelState.READY for subchannel in channel._policy._rotation)
 
 
 async def test_three_servers_over_sockets_one_of_which_restarts(held_port: int):

@@ -25,7 +25,7 @@ class Slots:
     async def take(self, name: str) -> None:
         try:
             with self.queue.place() as place:
-                while not (place.is_first() and self.free):
+                while not (self.queue.is_first(place) and self.free):
                     self.waits += 1
                     await place.wait()
                 self.free -= 1

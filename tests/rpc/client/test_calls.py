@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 
 from connectrio.rpc import Channel
 from connectrio.rpc._client.call import ClientStream
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from rpc.kit.frames import Data, Reset
 from rpc.kit.playing import RESPONSE, channel_to, request_on
 from rpc.kit.raw import RawPeer, RawServer

@@ -14,7 +14,7 @@ from grpclib.exceptions import GRPCError
 from h2.settings import SettingCodes
 
 from connectrio.rpc import Channel, ChannelOptions, Deadline, Server, ServerOptions
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.frames import AnyFrame, Data, Headers, Settings
 from rpc.kit.playing import PROMPT, answer, channel_to, request_on

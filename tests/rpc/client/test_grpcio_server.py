@@ -118,7 +118,7 @@ async def test_a_server_that_stops_without_grace_ends_its_calls():
 
 async def test_more_calls_at_once_than_the_server_allows(monkeypatch: pytest.MonkeyPatch):
     # the server counts a call until its threads let go of it, however long they wait for their turn
-    monkeypatch.setattr(attempts, "_REFUSALS", 12)
+    monkeypatch.setattr(attempts, "_MAX_REFUSALS", 12)
     async with leaving_nothing(), grpcio(max_concurrent_streams=2) as served:
         replies = []
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.rpc._client.outbox import Outbox
+from connectrio.rpc._client.attempts import Outbox
 from connectrio.rpc._http2.stream import StreamTerminatedError, Termination, TerminationCause
 
 
@@ -70,7 +70,7 @@ def test_what_was_sent_is_forgotten_once_it_will_not_be_needed(parts, sizes):
     assert stream.sent == b"".join(parts)
     assert stream.is_ended
     assert outbox.is_replayable == (not parts)
-    assert len(outbox._waiting) == (1 if not parts else 0)
+    assert len(outbox._messages) == (1 if not parts else 0)
 
 
 def test_beyond_the_limit_nothing_is_kept():
@@ -83,7 +83,7 @@ def test_beyond_the_limit_nothing_is_kept():
     outbox.push(stream)
     assert stream.sent == b"12345678901"
     assert stream.is_ended
-    assert not outbox._waiting
+    assert not outbox._messages
 
 
 def test_a_single_message_beyond_the_limit_is_sent_all_the_same():

@@ -133,4 +133,4 @@ async def test_a_receive_that_is_cancelled_before_its_message_is_decoded_loses_n
 
 def waiting(server) -> int:
     """How many messages wait to be decoded."""
-    return server._decoding.statistics().tasks_waiting
+    return server._decode_limiter.statistics().tasks_waiting

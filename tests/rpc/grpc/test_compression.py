@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectrio.rpc import ChannelOptions, Server, ServerOptions, current_call
-from connectrio.rpc._grpc.compression import accepted_encodings, compress, decompress
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import accepted_encodings, compress, decompress, frame_message
 from rpc.kit.frames import Data, Headers
 from rpc.kit.raw import raw_client
 from rpc.kit.script import BIDI, UNARY, Note, Script

@@ -11,7 +11,7 @@ from grpclib.metadata import decode_grpc_message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.rpc._grpc.headers import (
+from connectrio.rpc._grpc import (
     decode_metadata,
     decode_timeout,
     encode_timeout,

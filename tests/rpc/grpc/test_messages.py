@@ -8,7 +8,7 @@ from grpclib.exceptions import GRPCError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectrio.rpc._grpc.messages import MessageReader, frame_message
+from connectrio.rpc._grpc import MessageReader, frame_message
 
 
 def test_a_frame_is_a_flag_a_length_and_the_message():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import Connection, ConnectionState
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection

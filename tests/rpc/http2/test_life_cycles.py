@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectrio.rpc import Server, ServerOptions
-from connectrio.rpc._grpc.messages import MessageReader
+from connectrio.rpc._grpc import MessageReader
 from connectrio.rpc._http2.stream import Stream, StreamState
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.core import ServerCore, check_windows, take_messages

@@ -11,7 +11,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, TrailersReceived
 from h2.settings import SettingCodes
 
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection, StreamTerminated
 from connectrio.rpc._http2.stream import Stream, StreamState, StreamTerminatedError, TerminationCause

@@ -8,7 +8,7 @@ from typing import Any
 
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._grpc.messages import MessageReader
+from connectrio.rpc._grpc import MessageReader
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import Connection, ConnectionState
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection

@@ -9,16 +9,16 @@ _NEVER = "never suspends: "
 
 ELSEWHERE = {
     "_server.accepting._open: kind.from_socket(accepted)": "shielded; on trio it never suspends",
-    "_server.server.Server._serve_opened: open_connection()": "as `_server.accepting._open`",
-    "_client.target.dial: anyio.aclose_forcefully(race.winner)": _FORCEFULLY,
-    "_client.target._Race.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
-    "_grpc.messages.read_message: checkpoint_if_cancelled()": (
+    "_server.accepting._serve: _open(accepted)": "as `_server.accepting._open`",
+    "_client.target.dial: anyio.aclose_forcefully(winner)": _FORCEFULLY,
+    "_client.target.dial.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
+    "_grpc.read_message: checkpoint_if_cancelled()": (
         "suspends only when it is cancelled already: test_receiving_is_cancelled_also_where_a_message_is_there"
     ),
-    "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
-    "_tls.stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport) #2": _FORCEFULLY,
-    "_tls.stream.TLSByteStream._take_leave: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
-    "_tls.stream.TLSByteStream.send_eof: self._transport.send_eof()": (
+    "_tls_stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
+    "_tls_stream.TLSByteStream.handshake: anyio.aclose_forcefully(self._transport) #2": _FORCEFULLY,
+    "_tls_stream.TLSByteStream._close_after_alert: anyio.aclose_forcefully(self._transport)": _FORCEFULLY,
+    "_tls_stream.TLSByteStream.send_eof: self._transport.send_eof()": (
         "of transports in memory it never suspends; of sockets, all is said by then, and what calls it closes them"
     ),
     "_client.channel.Channel.__aenter__: tasks.__aenter__()": (
@@ -32,26 +32,26 @@ ELSEWHERE = {
     "_client.call.ClientStream._send_async: stack.enter_async_context(aclosing(messages))": (
         _NEVER + "`aclosing` has nothing to wait for as it begins"
     ),
-    "_client.call.ClientStream._read: self._settle(stream.trailers)": (
+    "_client.call.ClientStream._read_message: self._settle(stream.trailers)": (
         "suspends only if a listener to RecvTrailingMetadata does; `_settle` itself is cancelled by a scene, from"
         " `recv_trailing_metadata`"
     ),
     "reflection.Reflection._answer_all: stream.send_message(self._answer(request))": (
         "suspends as `ServerStream.send_message` does, which scenes cancel; nothing of its own is open there"
     ),
-    "_server.stream.ServerStream.recv_message: read_message(port, reader) #2": (
+    "_server.stream.ServerStream.recv_message: read_message(http2_stream, reader) #2": (
         "test_a_servicers_receiving_can_be_cancelled_without_losing_a_message, of a unary request without its end"
     ),
-    "_server.servicers.adopt_servicers.call: with aclosing(responses)": (
+    "_server.server._adopt_servicers.call: with aclosing(responses)": (
         "suspends only if the servicer's generator does as it is closed; nothing of ours is open there"
     ),
-    "_server.servicers.adopt_servicers.call: original(servicer, lambda _: responses, stream, request)": (
+    "_server.server._adopt_servicers.call: original(servicer, lambda _: responses, stream, request)": (
         "for handlers that are no generators: it is betterproto's own function, with nothing of ours around it"
     ),
-    "_client.stubs._Responses.__anext__: self._open.__aexit__(*sys.exc_info())": (
+    "_client.stubs._Responses.__anext__: self._exit_stack.__aexit__(*sys.exc_info())": (
         "after an exception: what it waits for is `_Sender.__aexit__`, which is shielded; a call is just left"
     ),
-    "_client.stubs._Responses._begin: self._open.enter_async_context(self._call)": (
+    "_client.stubs._Responses._begin: self._exit_stack.enter_async_context(self._call)": (
         _NEVER + "a call has nothing to wait for as it begins"
     ),
     "_client.stubs._Sender._run: self._call.cancel()": _NEVER + "`ClientStream.cancel` awaits nothing",

@@ -14,7 +14,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import HeadersFrame, RstStreamFrame
 from hypothesis import strategies as st
 
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from rpc.kit.frames import PREFACE, AnyFrame, FrameFactory, Headers, Reset
 from rpc.kit.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Script, Stream, echo, echo_last
 

@@ -10,7 +10,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from connectrio.rpc import ChannelOptions, Server, ServerOptions
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc.options import MIB
 from connectrio.rpc.testing import memory_channel
 from rpc.kit.frames import Data, Headers, Reset

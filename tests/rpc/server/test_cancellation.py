@@ -13,7 +13,7 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc import Server, ServerOptions
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc.testing import memory_transport_pair
 from rpc.kit.frames import FrameFactory, Headers, Reset

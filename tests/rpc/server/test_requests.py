@@ -11,7 +11,7 @@ from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
 from connectrio.rpc import Channel, Server
-from connectrio.rpc._grpc.messages import frame_message
+from connectrio.rpc._grpc import frame_message
 from connectrio.rpc.testing import memory_transport_pair
 from rpc.kit.frames import Data, Headers, request_headers
 from rpc.kit.raw import raw_client

@@ -148,7 +148,7 @@ async def test_after_hundreds_of_calls_that_went_wrong_everything_is_where_it_wa
                 assert not channel._policy.is_busy
                 assert not channel._queue
                 log.clear()
-                idle = len(connection._tasks._idle)  # of the tasks that answer, one or two are kept
+                idle = len(connection._tasks._idle_tasks)  # of the tasks that answer, one or two are kept
                 assert idle <= 2
                 censuses.append((len(anyio.get_running_tasks()) - idle, census()))
         tasks.cancel_scope.cancel()

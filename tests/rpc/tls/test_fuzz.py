@@ -11,7 +11,7 @@ import anyio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectrio.rpc._tls.stream import TLSByteStream
+from connectrio.rpc._tls_stream import TLSByteStream
 from connectrio.rpc.testing import memory_transport_pair
 from connectrio.rpc.tls import ChannelTLS, ServerTLS, TLSHandshakeError
 from rpc.kit.certificates import Pki

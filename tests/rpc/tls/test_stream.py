@@ -12,7 +12,7 @@ from anyio.abc import AnyByteStream
 from anyio.streams.stapled import StapledObjectStream
 from anyio.streams.tls import TLSAttribute
 
-from connectrio.rpc._tls.stream import TLSByteStream
+from connectrio.rpc._tls_stream import TLSByteStream
 from connectrio.rpc.testing import memory_transport_pair
 from connectrio.rpc.tls import ChannelTLS, ServerTLS, TLSHandshakeError
 from rpc.kit.certificates import Pki

@@ -1,4 +1,6 @@
-"""The stream that a call is on, and its move to another when no server has seen it (gRFC A6, transparent retries).
+"""The attempts of a call: what it sends, the stream it is on, and the next stream when no server has seen the call.
+
+Source: gRFC A6, transparent retries.
 
 A6 repeats a refused call once. Servers on gRPC's C core refuse calls that keep to their MAX_CONCURRENT_STREAMS, again
 and again, because calls they have answered count until their memory is freed. So a call that is refused again waits a
@@ -8,27 +10,117 @@ Rules:
 1. One task at a time moves the call; the others find it moved. Cancelled while it waits for a stream, nothing has
    happened, and any task may try again.
 2. A call that is settled moves no more, and leaves no stream behind.
+3. Only `Outbox.push` gives bytes to a stream, and it keeps count: any task may push, cancelled or not, and every byte
+   goes out once, in order.
+4. A call may be repeated as long as everything it has sent is still in the outbox, and the server has not begun to
+   answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import anyio
+from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import ProtocolError
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._client.context import ChannelContext
-from connectrio.rpc._client.outbox import Outbox
 from connectrio.rpc._client.response_status import Outcome
 from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError, TerminationCause
 from connectrio.rpc.backoff import Backoff
+from connectrio.rpc.options import ChannelOptions
 
 # refusals that end a call; its pauses add up to some 0.6 s by then
-_REFUSALS = 8
+_MAX_REFUSALS = 8
 # seconds; each pause is twice the one before, give or take a half
-_SHORTEST_PAUSE = 0.01
+_INITIAL_PAUSE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelContext:
+    """What all calls of a channel share.
+
+    :ivar grpclib_events: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
+    :ivar open_stream: `Channel.open_stream`
+    :ivar start_soon: `Channel.start_soon`
+    :ivar connection_error: returns why there is no connection, for people; "" while there is one
+    """
+
+    options: ChannelOptions
+    codec: CodecBase
+    authority: str
+    scheme: str
+    grpclib_events: Any  # _DispatchChannelEvents: its type for metadata is another than ours
+    open_stream: Callable[..., Awaitable[Stream]]
+    start_soon: Callable[..., None]
+    connection_error: Callable[[], str]
+
+
+class Outbox:
+    """The messages of one call, framed, on their way to the server.
+
+    :param limit: bytes that are kept to be sent again; a call that sends more cannot be repeated
+    :ivar is_ended: nothing more may be added
+    :ivar is_replayable: everything that was sent is still here
+    """
+
+    __slots__ = ("_limit", "_messages", "_next_index", "_offset", "_size", "is_ended", "is_replayable")
+
+    def __init__(self, limit: int) -> None:
+        self.is_ended = False
+        self.is_replayable = True
+        self._limit = limit
+        self._messages: deque[bytes] = deque()
+        self._next_index = 0  # the index of the first message that is not wholly sent
+        self._offset = 0  # and how much of it is
+        self._size = 0
+
+    def add(self, message: bytes, *, end: bool) -> None:
+        """Put a message behind those that wait; `end` says that it is the last."""
+        self._messages.append(message)
+        self.is_ended = end
+        self._size += len(message)
+        if self._size > self._limit:
+            self.commit()
+
+    def end(self) -> None:
+        """Add no more messages."""
+        if not self.is_ended:
+            self.add(b"", end=True)
+
+    def push(self, stream: Stream) -> bool:
+        """Give `stream` as much as it accepts; return whether that was everything.
+
+        :raises StreamTerminatedError: the stream was cut short
+        """
+        while self._next_index < len(self._messages):
+            message = self._messages[self._next_index]
+            last = self.is_ended and self._next_index == len(self._messages) - 1
+            self._offset += stream.send_some(memoryview(message)[self._offset :], end_stream=last)
+            if self._offset < len(message):
+                return False
+            self._offset = 0
+            if self.is_replayable:
+                self._next_index += 1
+            else:
+                self._messages.popleft()
+        return True
+
+    def rewind(self) -> None:
+        """Begin again with the first message, on another stream."""
+        self._next_index = self._offset = 0
+
+    def commit(self) -> None:
+        """Forget what was sent: the call will not be repeated."""
+        if self.is_replayable:
+            self.is_replayable = False
+            for _ in range(self._next_index):
+                self._messages.popleft()
+            self._next_index = 0
 
 
 class Retries:
@@ -53,13 +145,13 @@ class Retries:
             return False
         if stream.termination.cause is TerminationCause.NEVER_SENT:
             return True
-        return _is_refused(stream) and self._refusals < _REFUSALS - 1
+        return _is_refused(stream) and self._refusals < _MAX_REFUSALS - 1
 
     def count(self, stream: Stream) -> None:
         """Note that the call that `stream` carried is repeated."""
         if _is_refused(stream):
             self._refusals += 1
-            self._backoff = self._backoff or Backoff(_SHORTEST_PAUSE, factor=2, jitter=0.5)
+            self._backoff = self._backoff or Backoff(_INITIAL_PAUSE, factor=2, jitter=0.5)
             self.pause = self._backoff.next()
 
 
@@ -93,7 +185,7 @@ class Attempts:
         self._outcome = outcome
         self._wait_for_ready = wait_for_ready
         self._retries = Retries()
-        self._moving = anyio.Lock()
+        self._retry_lock = anyio.Lock()
         self._stream: Stream | None = None
 
     @property
@@ -138,11 +230,11 @@ class Attempts:
             except StreamTerminatedError:
                 if stream.is_complete:
                     return
-                await self._move(stream)
+                await self._retry(stream)
             else:
                 return
 
-    async def headers(self) -> Headers:
+    async def response_headers(self) -> Headers:
         """Wait for the response's headers, on another stream if need be; from then on the call stays where it is.
 
         :raises StreamTerminatedError: the stream was cut short, and the call cannot move
@@ -153,7 +245,7 @@ class Attempts:
                 self.outbox.commit()
                 return stream.headers
             if stream.termination is not None:
-                await self._move(stream)
+                await self._retry(stream)
             else:
                 await stream.readable.wait()
 
@@ -167,8 +259,8 @@ class Attempts:
         if self._stream is not None:
             self._stream.release()
 
-    async def _move(self, failed: Stream) -> None:
-        async with self._moving:
+    async def _retry(self, failed: Stream) -> None:
+        async with self._retry_lock:
             if self._stream is not failed:
                 return
             if not (self.outbox.is_replayable and self._retries.allow(failed)):

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import anyio
 
 from connectrio.rpc._client.subchannel import ChannelState, Resolve, Subchannel, SubchannelContext, connection_backoff
-from connectrio.rpc._client.target import Address, known
+from connectrio.rpc._client.target import Address, static_addresses
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.wakeup import Wakeup
 
@@ -29,17 +29,17 @@ class RoundRobin:
         self._context = context
         self._subchannels: dict[Address, Subchannel] = {}
         self._retired: list[Subchannel] = []
-        self._turns: list[Subchannel] = []
-        self._resolving: anyio.CancelScope | None = None
+        self._rotation: list[Subchannel] = []
+        self._resolve_scope: anyio.CancelScope | None = None
         self._resolution_error = ""
-        self._failed = Wakeup()
+        self._address_failed = Wakeup()
 
     @property
     def state(self) -> ChannelState:
         """The channel's state: the best of the addresses' states."""
-        if self._resolving is None:
+        if self._resolve_scope is None:
             return ChannelState.IDLE
-        states = {subchannel.state for subchannel in self._turns}
+        states = {subchannel.state for subchannel in self._rotation}
         if ChannelState.READY in states:
             return ChannelState.READY
         if states == {ChannelState.TRANSIENT_FAILURE} or (not states and self._resolution_error):
@@ -55,25 +55,25 @@ class RoundRobin:
     @property
     def is_busy(self) -> bool:
         """Whether a call is running."""
-        return any(subchannel.is_busy for subchannel in [*self._turns, *self._retired])
+        return any(subchannel.is_busy for subchannel in [*self._rotation, *self._retired])
 
     def connect(self) -> None:
         """Leave IDLE; does nothing in another state."""
-        if self._resolving is None:
-            self._resolving = anyio.CancelScope()
-            self._context.tasks.start_soon(self._keep_resolving, self._resolving)
+        if self._resolve_scope is None:
+            self._resolve_scope = anyio.CancelScope()
+            self._context.tasks.start_soon(self._keep_resolving, self._resolve_scope)
             self._context.on_change()
 
     def pick(self) -> ClientConnection | None:
         """Return the next connection in turn on which a stream can be opened right now."""
-        for position, subchannel in enumerate(self._turns):
+        for position, subchannel in enumerate(self._rotation):
             connection = subchannel.pick()
             if connection is not None:
-                self._turns = self._turns[position + 1 :] + self._turns[: position + 1]
+                self._rotation = self._rotation[position + 1 :] + self._rotation[: position + 1]
                 return connection
         return None
 
-    def rest(self) -> None:
+    def disconnect(self) -> None:
         """Disconnect; running calls go on. The state is IDLE afterwards."""
         self._stop_resolving()
         self._update([])
@@ -82,13 +82,13 @@ class RoundRobin:
     def close(self) -> None:
         """End everything for good, running calls too."""
         self._stop_resolving()
-        for subchannel in [*self._turns, *self._retired]:
+        for subchannel in [*self._rotation, *self._retired]:
             subchannel.close()
 
     def _stop_resolving(self) -> None:
-        if self._resolving is not None:
-            self._resolving.cancel()
-            self._resolving = None
+        if self._resolve_scope is not None:
+            self._resolve_scope.cancel()
+            self._resolve_scope = None
 
     async def _keep_resolving(self, scope: anyio.CancelScope) -> None:
         """Resolve the name, and again whenever an address has failed; after errors, the backoff paces the attempts."""
@@ -102,7 +102,7 @@ class RoundRobin:
                     addresses = await self._resolve()
                 except OSError as failure:
                     error = str(failure) or repr(failure)
-                if self._resolving is not scope:  # stopped, but too late to be cancelled
+                if self._resolve_scope is not scope:  # stopped, but too late to be cancelled
                     return
                 if addresses:
                     self._resolution_error = ""
@@ -110,7 +110,7 @@ class RoundRobin:
                     self._context.on_change()
                     backoff.reset()
                     pause = self._context.options.resolution_interval
-                    await self._failed.wait()
+                    await self._address_failed.wait()
                 else:
                     self._resolution_error = error
                     self._context.on_change()
@@ -120,9 +120,9 @@ class RoundRobin:
     def _update(self, addresses: Sequence[Address]) -> None:
         for address in self._subchannels.keys() - set(addresses):
             subchannel = self._subchannels.pop(address)
-            self._turns.remove(subchannel)
+            self._rotation.remove(subchannel)
             self._retired.append(subchannel)
-            subchannel.rest()
+            subchannel.disconnect()
         self._retired = [subchannel for subchannel in self._retired if subchannel.is_busy]
         for address in addresses:
             if address not in self._subchannels:
@@ -130,14 +130,14 @@ class RoundRobin:
 
     def _add(self, address: Address) -> None:
         def changed() -> None:
-            if subchannel in self._turns and subchannel.state in (ChannelState.IDLE, ChannelState.TRANSIENT_FAILURE):
-                self._failed.wake()
+            if subchannel in self._rotation and subchannel.state in (ChannelState.IDLE, ChannelState.TRANSIENT_FAILURE):
+                self._address_failed.wake()
                 subchannel.connect()
             self._context.on_change()
 
-        subchannel = Subchannel(partial(known, [address]), self._context, changed)
+        subchannel = Subchannel(partial(static_addresses, [address]), self._context, changed)
         self._subchannels[address] = subchannel
-        self._turns.append(subchannel)
+        self._rotation.append(subchannel)
         subchannel.connect()
 
 

@@ -26,8 +26,7 @@ from grpclib.stream import StreamIterator
 from multidict import MultiDict
 
 from connectrio._version import __version__
-from connectrio.rpc._client.attempts import Attempts
-from connectrio.rpc._client.context import ChannelContext
+from connectrio.rpc._client.attempts import Attempts, ChannelContext
 from connectrio.rpc._client.response_status import (
     Outcome,
     check_response,
@@ -35,9 +34,18 @@ from connectrio.rpc._client.response_status import (
     received_metadata,
     status_from_trailers,
 )
-from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, IDENTITY, compress, decompress
-from connectrio.rpc._grpc.headers import CONTENT_TYPE, Metadata, encode_timeout
-from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
+from connectrio.rpc._grpc import (
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+    IDENTITY,
+    MessageReader,
+    Metadata,
+    compress,
+    decompress,
+    encode_timeout,
+    frame_message,
+    read_message,
+)
 from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.call import Deadline
@@ -99,13 +107,13 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             raise ProtocolError("the request was sent already")
         if end and not self._cardinality.client_streaming:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
-        (self._metadata,) = await self.context.listeners.send_request(
+        (self._metadata,) = await self.context.grpclib_events.send_request(
             self._metadata,
             method_name=self._method,
             deadline=self._outcome.deadline,
             content_type=CONTENT_TYPE,
         )
-        with self._bounded():
+        with self._within_deadline():
             await self._attempts.open()
         if end:
             await self.end()
@@ -142,7 +150,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             end = True
         if self._attempts.outbox.is_ended:
             raise ProtocolError("the request was ended already")
-        (message,) = await self.context.listeners.send_message(message)
+        (message,) = await self.context.grpclib_events.send_message(message)
         raw = self.context.codec.encode(message, self._send_type)
         encoding = self.context.options.compression
         if encoding == IDENTITY or not self.compress_messages:
@@ -152,7 +160,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._messages_sent += 1
         if not self._attempts.stream.is_complete:
             self._attempts.outbox.add(data, end=end)
-            with self._bounded():
+            with self._within_deadline():
                 await self._attempts.flush()
 
     async def end(self) -> None:
@@ -162,7 +170,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             raise ProtocolError("a unary request carries one message; send it before ending the request")
         if not stream.is_complete:
             self._attempts.outbox.end()
-            with self._bounded():
+            with self._within_deadline():
                 await self._attempts.flush()
 
     async def send_all(self, messages: AsyncIterable[_Send] | Iterable[_Send]) -> None:
@@ -200,12 +208,12 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if self.initial_metadata is not None:
             raise ProtocolError("the initial metadata was received already")
         self._outcome.raise_if_failed()
-        with self._bounded():
-            headers = await self._attempts.headers()
+        with self._within_deadline():
+            headers = await self._attempts.response_headers()
             check_response(headers)
             trailers_only = "grpc-status" in dict(headers)
             metadata = MultiDict() if trailers_only else received_metadata(headers)
-        (self.initial_metadata,) = await self.context.listeners.recv_initial_metadata(metadata)
+        (self.initial_metadata,) = await self.context.grpclib_events.recv_initial_metadata(metadata)
         if trailers_only:
             await self._settle(headers)
 
@@ -221,8 +229,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._outcome.raise_if_failed()
         if self._outcome.is_settled:  # the call is over, even if the deadline has passed since
             return None
-        with self._bounded():
-            raw = await self._read()
+        with self._within_deadline():
+            raw = await self._read_message()
             if raw is None:
                 return None
             if self._messages_received and not self._cardinality.server_streaming:
@@ -230,10 +238,10 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             decoded = self._decode(*raw)
         self._messages_received += 1
         message: _Recv
-        (message,) = await self.context.listeners.recv_message(decoded)
+        (message,) = await self.context.grpclib_events.recv_message(decoded)
         return message
 
-    async def _read(self) -> tuple[bool, bytes] | None:
+    async def _read_message(self) -> tuple[bool, bytes] | None:
         stream = self._attempts.stream
         try:
             return await read_message(stream, self._reader)
@@ -265,9 +273,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             await self.recv_initial_metadata()
         self._outcome.raise_if_failed()
         if not self._outcome.is_settled:
-            with self._bounded():
+            with self._within_deadline():
                 # the status comes after messages that nobody has asked for
-                while await self._read() is not None:
+                while await self._read_message() is not None:
                     self._messages_received += 1
             await self._settle(self._attempts.stream.trailers)
         self._raise_for_status()
@@ -275,9 +283,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def _settle(self, trailers: Headers | None) -> None:
         """Settle the call with the status in `trailers`."""
         status, message = status_from_trailers(trailers)
-        with self._bounded():
+        with self._within_deadline():
             metadata = received_metadata(trailers or [])
-        (self.trailing_metadata,) = await self.context.listeners.recv_trailing_metadata(
+        (self.trailing_metadata,) = await self.context.grpclib_events.recv_trailing_metadata(
             metadata, status=status, status_message=message, status_details=None
         )
         self._outcome.settle(status, message)
@@ -317,7 +325,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._attempts.release()
 
     @contextmanager
-    def _bounded(self) -> Iterator[None]:
+    def _within_deadline(self) -> Iterator[None]:
         """Bound the block by the call's deadline; an error in the block settles the call.
 
         :raises GRPCError: DEADLINE_EXCEEDED, when the deadline passes; or the error that the call has failed with

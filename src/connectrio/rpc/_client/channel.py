@@ -18,13 +18,13 @@ from grpclib.events import _DispatchChannelEvents
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
+from connectrio.rpc._client.attempts import ChannelContext
 from connectrio.rpc._client.balancing import POLICIES, Policy
 from connectrio.rpc._client.call import ClientStream
-from connectrio.rpc._client.context import ChannelContext, OurChannel
-from connectrio.rpc._client.stubs import adopt_stubs
+from connectrio.rpc._client.stubs import StubChannel, adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
-from connectrio.rpc._grpc.headers import Metadata
+from connectrio.rpc._grpc import Metadata
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.call import Deadline
@@ -36,7 +36,7 @@ _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
 
 
-class Channel(OurChannel):
+class Channel(StubChannel):
     """A client's connections to one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
 
     An async context manager, because its connections live in a task group. It connects when the first call is made,
@@ -72,17 +72,17 @@ class Channel(OurChannel):
         self._tasks: TaskGroup | None = None
         self._policy: Policy | None = None
         self._queue = CallQueue()
-        self._call_scopes: set[anyio.CancelScope] = set()
+        self._call_task_scopes: set[anyio.CancelScope] = set()
         self._state = ChannelState.IDLE
         self._state_changed = Wakeup()
-        self._used = Wakeup()
-        self._changed = Wakeup()
+        self._call_begun = Wakeup()
+        self._activity = Wakeup()
         self._context = ChannelContext(
             options=self.options,
             codec=self.codec,
             authority=self.authority,
             scheme=self.scheme,
-            listeners=self.__dispatch__,
+            grpclib_events=self.__dispatch__,
             open_stream=self.open_stream,
             start_soon=self.start_soon,
             connection_error=lambda: self.error,
@@ -140,35 +140,35 @@ class Channel(OurChannel):
         :raises HeadersTooLargeError: the server does not take such headers
         """
         self._check_open()
-        self._used.wake()
+        self._call_begun.wake()
         try:
             with self._queue.place() as place:
                 while True:
                     if self._policy is None:
                         raise GRPCError(Status.UNAVAILABLE, "the channel was closed")
                     self._policy.connect()
-                    connection = self._policy.pick() if place.is_first() else None
+                    connection = self._policy.pick() if self._queue.is_first(place) else None
                     if connection is not None:
                         return connection.open(headers())
                     if self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
                         raise GRPCError(Status.UNAVAILABLE, self.error)
                     await place.wait()
         finally:
-            self._changed.wake()
+            self._activity.wake()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Run a task of a call (one that sends while another receives) until it ends or the channel is closed."""
-        self._check_open().start_soon(self._run_for_a_call, function, *args)
+        self._check_open().start_soon(self._run_call_task, function, *args)
 
-    async def _run_for_a_call(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+    async def _run_call_task(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         if self._tasks is None:
             return
         with anyio.CancelScope() as scope:
-            self._call_scopes.add(scope)
+            self._call_task_scopes.add(scope)
             try:
                 await function(*args)
             finally:
-                self._call_scopes.discard(scope)
+                self._call_task_scopes.discard(scope)
 
     # state
 
@@ -186,7 +186,7 @@ class Channel(OurChannel):
     def connect(self) -> None:
         """Connect now and not with the first call; does nothing when not IDLE."""
         self._check_open()
-        self._used.wake()
+        self._call_begun.wake()
         if self._policy is not None:
             self._policy.connect()
 
@@ -221,19 +221,19 @@ class Channel(OurChannel):
             self._queue.wake_all()
         else:
             self._queue.wake_first()
-        self._changed.wake()
+        self._activity.wake()
 
     # opening and closing
 
-    async def _rest_when_idle(self, policy: Policy) -> None:
+    async def _disconnect_when_idle(self, policy: Policy) -> None:
         """Disconnect whenever no call was made for `idle_timeout`."""
         while True:
             while self._state is ChannelState.IDLE or self._queue or policy.is_busy:
-                await self._changed.wait()
+                await self._activity.wait()
             with anyio.move_on_after(self.options.idle_timeout):
-                await self._used.wait()
+                await self._call_begun.wait()
                 continue
-            policy.rest()
+            policy.disconnect()
 
     async def _secure(self, transport: AnyByteStream) -> AnyByteStream:
         return transport if self._tls is None else await self._tls.secure(transport, self._target.authority)
@@ -256,7 +256,7 @@ class Channel(OurChannel):
         self._tasks = tasks
         self._policy = POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:
-            self.start_soon(self._rest_when_idle, self._policy)
+            self.start_soon(self._disconnect_when_idle, self._policy)
         return self
 
     async def __aexit__(
@@ -264,7 +264,7 @@ class Channel(OurChannel):
     ) -> None:
         tasks, self._tasks = self._check_open(), None
         policy, self._policy = self._policy, None
-        for scope in self._call_scopes:
+        for scope in self._call_task_scopes:
             scope.cancel()
         if policy is not None:
             policy.close()  # flushes what is written, within `close_timeout`
@@ -273,7 +273,7 @@ class Channel(OurChannel):
         await tasks.__aexit__(None, None, None)
 
 
-class WhenReady(OurChannel):
+class WhenReady(StubChannel):
     """A channel whose calls wait for a server; stubs get it from `Channel.when_ready`."""
 
     def __init__(self, channel: Channel) -> None:
@@ -287,56 +287,39 @@ class WhenReady(OurChannel):
 class CallQueue:
     """Calls that wait for a stream. Only the first may take one; the next is woken when it leaves."""
 
-    __slots__ = ("places",)
+    __slots__ = ("_places",)
 
     def __init__(self) -> None:
         # a plain dict walks over what was deleted before it finds its first
-        self.places: OrderedDict[Place, None] = OrderedDict()
+        self._places: OrderedDict[Wakeup, None] = OrderedDict()
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Hold a place at the end of the queue while the block runs. However it ends, no other call loses its turn."""
-        place = Place(self)
-        self.places[place] = None
+    def place(self) -> Iterator[Wakeup]:
+        """Hold a place at the end of the queue while the block runs; it is woken when the call should look again.
+
+        However the block ends, no other call loses its turn.
+        """
+        place = Wakeup()
+        self._places[place] = None
         try:
             yield place
         finally:
-            del self.places[place]
+            del self._places[place]
             self.wake_first()
+
+    def is_first(self, place: Wakeup) -> bool:
+        """Return whether it is the turn of the call that holds `place`."""
+        return next(iter(self._places)) is place
 
     def wake_first(self) -> None:
         """Let the first call look for a stream again."""
-        if self.places:
-            next(iter(self.places)).wake()
+        if self._places:
+            next(iter(self._places)).wake()
 
     def wake_all(self) -> None:
         """Let every call look again: something concerns them all, such as that no server can be reached."""
-        for place in self.places:
+        for place in self._places:
             place.wake()
 
     def __bool__(self) -> bool:
-        return bool(self.places)
-
-
-class Place:
-    """One call's place in the queue."""
-
-    __slots__ = ("_event", "_queue")
-
-    def __init__(self, queue: CallQueue) -> None:
-        self._queue = queue
-        self._event: anyio.Event | None = None
-
-    def is_first(self) -> bool:
-        """Return whether it is this call's turn."""
-        return next(iter(self._queue.places)) is self
-
-    def wake(self) -> None:
-        """Let the call look again."""
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Sleep until `wake`. Cancelled here, nothing has changed."""
-        self._event = anyio.Event()
-        await self._event.wait()
+        return bool(self._places)

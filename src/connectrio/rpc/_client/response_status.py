@@ -10,7 +10,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_grpc_message
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._grpc.headers import Metadata, decode_metadata, is_grpc_content_type
+from connectrio.rpc._grpc import Metadata, decode_metadata, is_grpc_content_type
 from connectrio.rpc._http2.stream import Headers, Termination, TerminationCause
 from connectrio.rpc.call import Deadline
 
@@ -37,7 +37,7 @@ _UNAVAILABLE = (TerminationCause.CONNECTION_LOST, TerminationCause.UNPROCESSED, 
 
 _STATUSES = {str(status.value): status for status in Status}
 
-_TOO_LATE = "the deadline passed before the call was done"
+_DEADLINE_PASSED = "the deadline passed before the call was done"
 
 
 class Outcome:
@@ -66,7 +66,7 @@ class Outcome:
         if self._status is None:
             deadline = self.deadline
             if status is Status.CANCELLED and deadline is not None and deadline.time_remaining() == 0:
-                status, message = Status.DEADLINE_EXCEEDED, _TOO_LATE
+                status, message = Status.DEADLINE_EXCEEDED, _DEADLINE_PASSED
             self._status, self._message = status, message
         return GRPCError(self._status, self._message)
 
@@ -76,7 +76,7 @@ class Outcome:
         :param connection_error: why the request is not sent yet; "" when it is
         """
         reason = f"the deadline passed before there was a connection: {connection_error}"
-        return self.settle(Status.DEADLINE_EXCEEDED, reason if connection_error else _TOO_LATE)
+        return self.settle(Status.DEADLINE_EXCEEDED, reason if connection_error else _DEADLINE_PASSED)
 
     def raise_if_failed(self) -> None:
         """Do nothing if there is no status yet, or it is OK.

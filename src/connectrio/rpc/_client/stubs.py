@@ -19,14 +19,17 @@ from grpclib.const import Cardinality
 
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._client.call import ClientStream
-from connectrio.rpc._client.context import OurChannel
+
+
+class StubChannel:
+    """The base of the channels whose calls betterproto2's stubs make in our way."""
 
 
 @cache
 def adopt_stubs() -> None:
     """Let betterproto2's stubs use the functions below on our channels. Every call after the first does nothing."""
     for name, ours in ("_unary_stream", _unary_stream), ("_stream_stream", _stream_stream):
-        replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, OurChannel))
+        replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, StubChannel))
     replace(ServiceStub, "_send_messages", _send_messages, lambda call, _: isinstance(call, ClientStream))
 
 
@@ -84,7 +87,7 @@ class _Responses(AsyncIterator[Any]):
         self._call = call
         self._request = request
         self._sender = sender
-        self._open = AsyncExitStack()
+        self._exit_stack = AsyncExitStack()
         self._is_begun = self._is_over = False
         self._thread = threading.get_ident()
 
@@ -97,21 +100,21 @@ class _Responses(AsyncIterator[Any]):
             message = await self._call.recv_message()
         except BaseException:
             self._is_over = True
-            await self._open.__aexit__(*sys.exc_info())
+            await self._exit_stack.__aexit__(*sys.exc_info())
             raise
         if message is not None:
             return message
         self._is_over = True
-        await self._open.aclose()
+        await self._exit_stack.aclose()
         raise StopAsyncIteration
 
     async def _begin(self) -> None:
         self._is_begun = True
-        await self._open.enter_async_context(self._call)
+        await self._exit_stack.enter_async_context(self._call)
         if self._sender is None:
             await self._call.send_message(self._request, end=True)
         else:
-            await self._open.enter_async_context(self._sender)
+            await self._exit_stack.enter_async_context(self._sender)
 
     def __del__(self) -> None:
         # in another thread, the cycle collector has called this: the call then ends with the channel

@@ -148,8 +148,8 @@ class Subchannel:
         self._backoff = connection_backoff(context.options)
         self._pause = 0.0
         self._next_attempt = 0.0
-        self._fruitless = 0
-        self._connecting: anyio.CancelScope | None = None
+        self._short_lived_in_a_row = 0
+        self._connect_scope: anyio.CancelScope | None = None
         self._current: ClientConnection | None = None
         self._connections: set[ClientConnection] = set()
 
@@ -169,7 +169,7 @@ class Subchannel:
         """Whether a call is running."""
         return any(connection.streams for connection in self._connections)
 
-    def rest(self) -> None:
+    def disconnect(self) -> None:
         """Stop connecting, and take no more calls; running calls go on. The state is IDLE afterwards."""
         self._stop_connecting()
         current, self._current = self._current, None
@@ -189,16 +189,16 @@ class Subchannel:
     # connecting
 
     def _connect(self, state: ChannelState) -> None:
-        scope = self._connecting = anyio.CancelScope()
-        self._context.tasks.start_soon(self._keep_trying, scope)
+        scope = self._connect_scope = anyio.CancelScope()
+        self._context.tasks.start_soon(self._keep_connecting, scope)
         self._enter(state)
 
     def _stop_connecting(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
+        if self._connect_scope is not None:
+            self._connect_scope.cancel()
+            self._connect_scope = None
 
-    async def _keep_trying(self, scope: anyio.CancelScope) -> None:
+    async def _keep_connecting(self, scope: anyio.CancelScope) -> None:
         """Try to connect until there is a connection; the backoff paces the attempts."""
         with scope:
             while True:
@@ -210,21 +210,21 @@ class Subchannel:
                 connection, error = None, f"no answer within {limit:g} seconds"
                 with anyio.CancelScope(deadline=now + limit):
                     try:
-                        connection = await self._established()
+                        connection = await self._establish()
                     except OSError as failure:
                         error = str(failure) or repr(failure)
-                if self._connecting is not scope:  # stopped, but too late to be cancelled
+                if self._connect_scope is not scope:  # stopped, but too late to be cancelled
                     if connection is not None:
                         connection.finish()
                     return
                 if connection is not None:
-                    self._current, self._connecting, self.error = connection, None, ""
+                    self._current, self._connect_scope, self.error = connection, None, ""
                     self._enter(ChannelState.READY)
                     return
                 self.error = error
                 self._enter(ChannelState.TRANSIENT_FAILURE)
 
-    async def _established(self) -> ClientConnection:
+    async def _establish(self) -> ClientConnection:
         """Return a connection on which the server's settings have come.
 
         :raises OSError: no address could be connected to, or the connection was lost before that
@@ -267,21 +267,21 @@ class Subchannel:
 
     def _connection_changed(self, connection: ClientConnection) -> None:
         if connection is self._current and connection.state is not ConnectionState.OPEN:
-            self._lose(connection)
+            self._connection_lost(connection)
         else:
             self._on_change()
 
-    def _lose(self, connection: ClientConnection) -> None:
+    def _connection_lost(self, connection: ClientConnection) -> None:
         """Become IDLE; after a second connection in a row that was of no use, reconnect after the backoff (rule 3)."""
         self._current = None
         if connection.told_to_ping_less:
             self._context.keepalive.slow_down(self._context.name)
         if connection.has_answered or anyio.current_time() >= self._next_attempt:
             self._backoff.reset()
-            self._fruitless, self._pause = 0, 0.0
+            self._short_lived_in_a_row, self._pause = 0, 0.0
         else:
-            self._fruitless += 1
-        if self._fruitless <= 1:
+            self._short_lived_in_a_row += 1
+        if self._short_lived_in_a_row <= 1:
             self._next_attempt = 0.0
             self._enter(ChannelState.IDLE)
         else:

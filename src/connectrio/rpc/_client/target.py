@@ -16,7 +16,7 @@ from itertools import chain, zip_longest
 from typing import Protocol, TypeAlias
 
 import anyio
-from anyio.abc import AnyByteStream, TaskGroup
+from anyio.abc import AnyByteStream
 
 from connectrio.rpc.peer import format_address
 
@@ -115,32 +115,32 @@ def parse_target(target: str | Connect) -> Target:
     :raises ValueError: it is none of these
     """
     if not isinstance(target, str):
-        return Target("the server", "localhost", partial(known, [CustomAddress(target)]))
+        return Target("the server", "localhost", partial(static_addresses, [CustomAddress(target)]))
     if target.startswith("unix:"):
         path = target.removeprefix("unix:").removeprefix("//")
         if path:
-            return Target(target, "localhost", partial(known, [UnixAddress(path)]))
+            return Target(target, "localhost", partial(static_addresses, [UnixAddress(path)]))
     for scheme, family in _LIST_SCHEMES.items():
         if target.startswith(scheme):
             addresses = []
             for part in target.removeprefix(scheme).split(","):
                 host, port, _ = _host_and_port(target, part, _LITERAL)
                 if not _is_ip_address(host, family):
-                    raise _error(target)
+                    raise _target_error(target)
                 addresses.append(TcpAddress(host, port))
-            return Target(target, str(addresses[0]), partial(known, addresses))
+            return Target(target, str(addresses[0]), partial(static_addresses, addresses))
     host, port, authority = _host_and_port(target, target, _NAME)
     if _is_ip_address(host, ipaddress.ip_address):
-        return Target(target, authority, partial(known, [TcpAddress(host, port)]))
-    return Target(target, authority, partial(_look_up, host, port))
+        return Target(target, authority, partial(static_addresses, [TcpAddress(host, port)]))
+    return Target(target, authority, partial(_resolve_name, host, port))
 
 
-async def known(addresses: Sequence[Address]) -> Sequence[Address]:
+async def static_addresses(addresses: Sequence[Address]) -> Sequence[Address]:
     """Return `addresses`, which need no resolving."""
     return addresses
 
 
-async def _look_up(host: str, port: int) -> Sequence[Address]:
+async def _resolve_name(host: str, port: int) -> Sequence[Address]:
     """Return a name's addresses, in the operating system's order (RFC 6724)."""
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -153,7 +153,7 @@ def _host_and_port(target: str, part: str, pattern: re.Pattern[str]) -> tuple[st
     """Return the host, without brackets, and the port of a part of `target`, and both as an authority."""
     match = pattern.fullmatch(part)
     if match is None or not 0 < int(match["port"]) < 65536:
-        raise _error(target)
+        raise _target_error(target)
     return match["host"].strip("[]"), int(match["port"]), f"{match['host']}:{int(match['port'])}"
 
 
@@ -165,7 +165,7 @@ def _is_ip_address(host: str, family: Callable[[str], object]) -> bool:
     return True
 
 
-def _error(target: str) -> ValueError:
+def _target_error(target: str) -> ValueError:
     return ValueError(
         f"cannot connect to {target!r}: expected host:port, [ipv6]:port, ipv4:address:port,…, ipv6:[address]:port,…"
         " or unix:/path"
@@ -188,23 +188,39 @@ async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) ->
     :param secure: makes a transport secure, or closes it and raises: then the address counts as failed
     :raises ConnectError: none answered
     """
-    race = _Race(secure)
+    winner: AnyByteStream | None = None
+    errors: dict[Address, str] = {}
+
+    async def attempt(address: Address, failed: anyio.Event) -> None:
+        nonlocal winner
+        try:
+            transport = await secure(await address.connect())
+        except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
+            errors[address] = str(error) or repr(error)
+            failed.set()
+            return
+        if winner is None:
+            winner = transport
+            attempts.cancel_scope.cancel()
+        else:
+            await anyio.aclose_forcefully(transport)
+
     try:
-        async with anyio.create_task_group() as race.attempts:
+        async with anyio.create_task_group() as attempts:
             for address in interleaved(addresses):
                 failed = anyio.Event()
-                race.attempts.start_soon(race.attempt, address, failed)
+                attempts.start_soon(attempt, address, failed)
                 with anyio.move_on_after(delay):
                     await failed.wait()
     except BaseException:
-        if race.winner is not None:
-            await anyio.aclose_forcefully(race.winner)
+        if winner is not None:
+            await anyio.aclose_forcefully(winner)
         raise
-    if race.winner is not None:
-        return race.winner
-    if len(race.errors) == 1:
-        raise ConnectError(*race.errors.values())
-    raise ConnectError("; ".join(f"{at}: {error}" for at, error in race.errors.items()) or "it has no addresses")
+    if winner is not None:
+        return winner
+    if len(errors) == 1:
+        raise ConnectError(*errors.values())
+    raise ConnectError("; ".join(f"{at}: {error}" for at, error in errors.items()) or "it has no addresses")
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
@@ -213,27 +229,3 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
     for address in addresses:
         families.setdefault(isinstance(address, TcpAddress) and address.is_ipv6, []).append(address)
     return [address for address in chain.from_iterable(zip_longest(*families.values())) if address is not None]
-
-
-class _Race:
-    """Attempts that run at the same time; the first to succeed cancels the others."""
-
-    attempts: TaskGroup
-
-    def __init__(self, secure: Secure) -> None:
-        self.winner: AnyByteStream | None = None
-        self.errors: dict[Address, str] = {}
-        self._secure = secure
-
-    async def attempt(self, address: Address, failed: anyio.Event) -> None:
-        try:
-            transport = await self._secure(await address.connect())
-        except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
-            self.errors[address] = str(error) or repr(error)
-            failed.set()
-            return
-        if self.winner is None:
-            self.winner = transport
-            self.attempts.cancel_scope.cancel()
-        else:
-            await anyio.aclose_forcefully(transport)

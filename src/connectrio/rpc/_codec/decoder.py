@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from betterproto2 import Message
 
-from connectrio.rpc._codec.fields import FORMATS, MessageField, fields_of, wire_type_of
+from connectrio.rpc._codec.fields import STRUCT_FORMATS, MessageField, fields_of, wire_type_of
 from connectrio.rpc._codec.wire import (
     FIXED64,
     LENGTH,
@@ -106,7 +106,7 @@ def _compile(message_type: type[Message]) -> Decoder:
         "    if message is None:",
         # an unset message, made faster than by the constructor of its dataclass
         "        message = new(Message)",
-        *(f"        message.{field.name} = {_unset(field, names)}" for field in fields),
+        *(f"        message.{field.name} = {_unset_value(field, names)}" for field in fields),
         "        message._unknown_fields = b''",
         "        message._received_size = end - pos",
         *(f"        {group} = False" for group in groups),
@@ -123,7 +123,7 @@ def _compile(message_type: type[Message]) -> Decoder:
     ]
     keyword = "if"
     for field in fields:
-        for tag, body in _cases(field, names):
+        for tag, body in _tag_cases(field, names):
             lines += [f"        {keyword} tag == {tag}:", *("            " + line for line in body)]
             keyword = "elif"
     lines += [
@@ -154,7 +154,7 @@ def _group(field: MessageField) -> str:
     return f"set_{min(field.name, *field.siblings)}"
 
 
-def _unset(field: MessageField, names: Names) -> str:
+def _unset_value(field: MessageField, names: Names) -> str:
     """Return the expression for the value of a field that is not set."""
     if field.repeated:
         return "[]"
@@ -163,13 +163,13 @@ def _unset(field: MessageField, names: Names) -> str:
     return "None" if field.has_presence else _default(field.kind, field, names)
 
 
-def _cases(field: MessageField, names: Names) -> list[tuple[int, list[str]]]:
+def _tag_cases(field: MessageField, names: Names) -> list[tuple[int, list[str]]]:
     """Return the tags that `field` may come under, and the lines that read it after each."""
     if field.kind == "map":
         return [(field.tag(LENGTH), _map_entry(field, names))]
     target = f"message.{field.name}"
     if field.repeated:
-        read = _read(field.kind, field.element, field.wrapped, names)
+        read = _read_value(field.kind, field.element, field.wrapped, names)
         cases = [(field.tag(), [*read, f"{target}.append(value)"])]
         if field.packable:
             items = [
@@ -185,14 +185,14 @@ def _cases(field: MessageField, names: Names) -> list[tuple[int, list[str]]]:
         group = _group(field)
         clear = [f"if {group}:", *(f"    message.{sibling} = None" for sibling in field.siblings), f"{group} = True"]
     if field.kind != "message":
-        read = _read(field.kind, field.element, field.wrapped, names)
+        read = _read_value(field.kind, field.element, field.wrapped, names)
         return [(field.tag(), [*read, *clear, f"{target} = value"])]
     # merged into the message that the field holds already
     if field.wrapped:
         wrapper = _bind(names, "Wrapper_", field.element)
         before = f"None if {target} is None else {wrapper}.from_wrapped({target})"
-        return [(field.tag(), [*_message(field.element, before, names), *clear, f"{target} = value.to_wrapped()"])]
-    return [(field.tag(), [*_message(field.element, target, names), *clear, f"{target} = value"])]
+        return [(field.tag(), [*_read_message(field.element, before, names), *clear, f"{target} = value.to_wrapped()"])]
+    return [(field.tag(), [*_read_message(field.element, target, names), *clear, f"{target} = value"])]
 
 
 # Most lengths and numbers are one byte. The functions do the rest, and refuse what is cut short.
@@ -211,23 +211,23 @@ _VARINT = (
 )
 
 
-def _read(kind: str, element: type[Any] | None, wrapped: bool, names: Names) -> list[str]:
+def _read_value(kind: str, element: type[Any] | None, wrapped: bool, names: Names) -> list[str]:
     """Return the lines that put the value at `pos` into `value`, and move `pos` behind it."""
     if kind == "message":
-        lines = _message(element, "None", names)
+        lines = _read_message(element, "None", names)
         return [*lines, "value = value.to_wrapped()"] if wrapped else lines
     if kind == "string":
         return [*_LENGTH, "value = data[pos:stop].decode()", "pos = stop"]
     if kind == "bytes":
         return [*_LENGTH, "value = data[pos:stop]", "pos = stop"]
     if wire_type_of(kind) == VARINT:
-        return [*_VARINT, *_from_varint(kind, element, names)]
-    unpack = _bind(names, "unpack_", struct.Struct(FORMATS[kind]).unpack)
+        return [*_VARINT, *_convert_varint(kind, element, names)]
+    unpack = _bind(names, "unpack_", struct.Struct(STRUCT_FORMATS[kind]).unpack)
     size = 8 if wire_type_of(kind) == FIXED64 else 4
     return [f"stop = pos + {size}", f"(value,) = {unpack}(data[pos:min(stop, end)])", "pos = stop"]
 
 
-def _message(element: type[Any] | None, before: str, names: Names) -> list[str]:
+def _read_message(element: type[Any] | None, before: str, names: Names) -> list[str]:
     """Return the lines that put a message into `value`.
 
     :param before: the message that it is merged into; "None" for none
@@ -243,7 +243,7 @@ def _message(element: type[Any] | None, before: str, names: Names) -> list[str]:
     return [*_LENGTH, f"value = {name}({before}, data, pos, stop, depth + 1, budget)", "pos = stop"]
 
 
-def _from_varint(kind: str, element: Any, names: Names) -> list[str]:
+def _convert_varint(kind: str, element: Any, names: Names) -> list[str]:
     """Return the lines that follow `_VARINT`, and turn the 64 bits in `value` into a value of that type.
 
     The indented ones belong to numbers of more than one byte.
@@ -285,10 +285,10 @@ def _map_entry(field: MessageField, names: Names) -> list[str]:
         "    if tag > 127:",
         "        tag, pos = read_tag(data, pos - 1, end)",
         f"    if tag == {key_tag}:",
-        *("        " + line for line in _read(field.key_kind, None, False, names)),
+        *("        " + line for line in _read_value(field.key_kind, None, False, names)),
         "        key = value",
         f"    elif tag == {value_tag}:",
-        *("        " + line for line in _read(field.value_kind, field.element, field.wrapped, names)),
+        *("        " + line for line in _read_value(field.value_kind, field.element, field.wrapped, names)),
         "        entry = value",
         "    else:",
         "        pos = skip_field(data, tag, pos, end, depth)",

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from betterproto2 import Message
 
-from connectrio.rpc._codec.fields import FORMATS, MessageField, fields_of, wire_type_of
+from connectrio.rpc._codec.fields import STRUCT_FORMATS, MessageField, fields_of, wire_type_of
 from connectrio.rpc._codec.wire import LENGTH, SMALL_VARINTS, encode_varint
 
 Encoder: TypeAlias = Callable[[Any], bytes]
@@ -58,13 +58,13 @@ def _compile(message_type: type[Message]) -> Encoder:
 
 def _field_lines(field: MessageField, index: int, names: dict[str, Any]) -> list[str]:
     """Return the lines that write a field, and add the names that they use to `names`."""
-    to_bytes = names[f"bytes_{index}"] = _converter(field.value_kind or field.kind, field)
+    to_bytes = names[f"bytes_{index}"] = _value_encoder(field.value_kind or field.kind, field)
     names[f"tag_{index}"] = encode_varint(field.tag(LENGTH if field.packable else None))
     tag = [f"add(tag_{index})"]
     size = ["size = len(raw)", *tag, f"add(SMALL[size] if size < {len(SMALL_VARINTS)} else varint(size))"]
     if field.kind == "map":
-        names[f"key_{index}"] = _record(1, field.key_kind, _converter(field.key_kind, field))
-        names[f"value_{index}"] = _record(2, field.value_kind, to_bytes)
+        names[f"key_{index}"] = _entry_part(1, field.key_kind, _value_encoder(field.key_kind, field))
+        names[f"value_{index}"] = _entry_part(2, field.value_kind, to_bytes)
         head = f"for key, entry in message.{field.name}.items():"
         body = [f"raw = key_{index}(key) + value_{index}(entry)", *size, "add(raw)"]
         return [head, *("    " + line for line in body)]
@@ -85,7 +85,7 @@ def _field_lines(field: MessageField, index: int, names: dict[str, Any]) -> list
     return [*heads, *("    " + line for line in body)]
 
 
-def _record(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+def _entry_part(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     """Return what writes the key or the value of a map's entry, with its tag."""
     tag = encode_varint(number << 3 | wire_type_of(kind))
     if wire_type_of(kind) != LENGTH:
@@ -98,14 +98,14 @@ def _record(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callabl
     return record
 
 
-def _converter(kind: str, field: MessageField) -> Callable[[Any], bytes]:
+def _value_encoder(kind: str, field: MessageField) -> Callable[[Any], bytes]:
     """Return what turns one value of a field into bytes, without its tag and length."""
     if kind == "message":
-        return _message(field)
-    return _SCALARS.get(kind) or struct.Struct(FORMATS[kind]).pack
+        return _message_encoder(field)
+    return _SCALARS.get(kind) or struct.Struct(STRUCT_FORMATS[kind]).pack
 
 
-def _message(field: MessageField) -> Callable[[Any], bytes]:
+def _message_encoder(field: MessageField) -> Callable[[Any], bytes]:
     element: Any = field.element
     compiled: list[Encoder] = []
 
@@ -121,7 +121,7 @@ def _message(field: MessageField) -> Callable[[Any], bytes]:
     return to_bytes
 
 
-def _integer(lowest: int, highest: int, zigzag: bool = False) -> Callable[[Any], bytes]:
+def _integer_encoder(lowest: int, highest: int, zigzag: bool = False) -> Callable[[Any], bytes]:
     def to_bytes(value: Any) -> bytes:
         if not lowest <= value <= highest:
             raise ValueError(f"{value} is not between {lowest} and {highest}")
@@ -132,13 +132,13 @@ def _integer(lowest: int, highest: int, zigzag: bool = False) -> Callable[[Any],
     return to_bytes
 
 
-def _raw(value: Any) -> bytes:
+def _encode_bytes(value: Any) -> bytes:
     if not isinstance(value, bytes | bytearray | memoryview):
         raise TypeError(f"expected bytes, got {type(value).__name__}")
     return bytes(value)
 
 
-def _text(value: Any) -> bytes:
+def _encode_string(value: Any) -> bytes:
     if not isinstance(value, str):
         raise TypeError(f"expected str, got {type(value).__name__}")
     return value.encode()
@@ -146,16 +146,16 @@ def _text(value: Any) -> bytes:
 
 _INT32, _INT64 = (-(1 << 31), (1 << 31) - 1), (-(1 << 63), (1 << 63) - 1)
 _SCALARS: dict[str, Callable[[Any], bytes]] = {
-    "string": _text,
-    "bytes": _raw,
+    "string": _encode_string,
+    "bytes": _encode_bytes,
     "bool": lambda value: b"\1" if value else b"\0",
-    "enum": _integer(*_INT32),
-    "int32": _integer(*_INT32),
-    "int64": _integer(*_INT64),
-    "uint32": _integer(0, (1 << 32) - 1),
-    "uint64": _integer(0, (1 << 64) - 1),
-    "sint32": _integer(*_INT32, zigzag=True),
-    "sint64": _integer(*_INT64, zigzag=True),
+    "enum": _integer_encoder(*_INT32),
+    "int32": _integer_encoder(*_INT32),
+    "int64": _integer_encoder(*_INT64),
+    "uint32": _integer_encoder(0, (1 << 32) - 1),
+    "uint64": _integer_encoder(0, (1 << 64) - 1),
+    "sint32": _integer_encoder(*_INT32, zigzag=True),
+    "sint64": _integer_encoder(*_INT64, zigzag=True),
 }
 
 
@@ -167,7 +167,7 @@ def _diagnose(message: Any) -> str | None:
         for item in values:
             try:
                 if item is not None:
-                    _converter(field.value_kind or field.kind, field)(item)
+                    _value_encoder(field.value_kind or field.kind, field)(item)
             except (AttributeError, TypeError, ValueError, OverflowError, struct.error) as error:
                 deeper = _diagnose(item) if isinstance(item, Message) and type(item) is field.element else None
                 return deeper or f"{type(message).__name__}.{field.name}: {error}"

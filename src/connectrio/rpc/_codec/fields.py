@@ -18,7 +18,7 @@ _WIRE_TYPES = {
 }
 
 # struct's format of each type of fixed size
-FORMATS = {"double": "<d", "float": "<f", "fixed32": "<I", "fixed64": "<Q", "sfixed32": "<i", "sfixed64": "<q"}
+STRUCT_FORMATS = {"double": "<d", "float": "<f", "fixed32": "<I", "fixed64": "<Q", "sfixed32": "<i", "sfixed64": "<q"}
 
 
 @dataclass(frozen=True)

@@ -7,47 +7,81 @@ seconds. Also, asyncio's `sock_accept` loses a connection that comes in the turn
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, SocketStream, UNIXSocketStream
+from anyio.abc import (
+    AnyByteStream,
+    Listener,
+    SocketAttribute,
+    SocketListener,
+    SocketStream,
+    TaskGroup,
+    UNIXSocketStream,
+)
 
 from connectrio.rpc.sockets import UnixListener
 from connectrio.rpc.tls import TLSListener
 
-# returns the connection; or None when its client has gone by then
-Open = Callable[[], Awaitable[AnyByteStream | None]]
+log = logging.getLogger("connectrio.rpc")
+
+Serve = Callable[[AnyByteStream], Awaitable[None]]
 Wrap = Callable[[AnyByteStream], AnyByteStream]
 
 # connections that are accepted before others get a turn
-_AT_ONCE = 64
+_MAX_ACCEPTED_AT_ONCE = 64
+
+# accept() errors that pass when connections close
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RETRY_DELAY = 0.1
 
 
-async def accept(listener: Listener[Any]) -> list[Open]:
-    """Wait for connections. The caller must open each, or its socket stays open. Cancelled, none was taken.
+async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskGroup) -> None:
+    """Accept connections until cancelled, and run `serve` for each, in a task of `tasks`.
 
-    :param listener: one of anyio's or ours, or another with a method `accept`
-    :raises OSError: accepting failed
+    Cancelled, no connection is lost: each that was accepted has its task. An exception of `serve` is logged.
+
+    :param listener: one of anyio's or ours, or another
+    :raises OSError: accepting failed, and will fail again
     """
+    if not hasattr(listener, "accept"):
+        await listener.serve(partial(_serve, serve, None), tasks)
+        return
     wrap: Wrap | None = None
     if isinstance(listener, TLSListener):
         wrap, listener = listener.wrap, listener.listener
-    if isinstance(listener, SocketListener | UnixListener):
-        raw_socket = listener.extra(SocketAttribute.raw_socket)
-        await anyio.wait_readable(raw_socket)
-        return [partial(_open, each, wrap) for each in _accept_sockets(raw_socket)]
-    transport: AnyByteStream = await listener.accept()  # type: ignore[attr-defined]  # see above
-    return [partial(given, transport, wrap)]
+    while True:
+        try:
+            accepted = await _accept(listener)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                log.warning(
+                    "cannot accept a connection now: %(error)s; trying again in %(retry_seconds)g s",
+                    {"error": error, "retry_seconds": _RETRY_DELAY},
+                )
+                await anyio.sleep(_RETRY_DELAY)
+            elif error.errno != errno.ECONNABORTED:
+                raise
+        else:
+            for each in accepted:
+                tasks.start_soon(_serve, serve, wrap, each)
 
 
-def _accept_sockets(listening: socket.socket) -> list[socket.socket]:
+async def _accept(listener: Listener[Any]) -> list[socket.socket] | list[AnyByteStream]:
+    """Wait for connections and return them. Cancelled, none was taken."""
+    if not isinstance(listener, SocketListener | UnixListener):
+        return [await listener.accept()]  # type: ignore[attr-defined]  # `accept_connections` has looked
+    raw_socket = listener.extra(SocketAttribute.raw_socket)
+    await anyio.wait_readable(raw_socket)
     accepted: list[socket.socket] = []
     try:
-        while len(accepted) < _AT_ONCE:
-            accepted.append(listening.accept()[0])
+        while len(accepted) < _MAX_ACCEPTED_AT_ONCE:
+            accepted.append(raw_socket.accept()[0])
     except BlockingIOError:
         pass  # no more wait; or another process has taken the one that did
     except OSError:
@@ -56,7 +90,18 @@ def _accept_sockets(listening: socket.socket) -> list[socket.socket]:
     return accepted
 
 
-async def _open(accepted: socket.socket, wrap: Wrap | None) -> AnyByteStream | None:
+async def _serve(serve: Serve, wrap: Wrap | None, accepted: socket.socket | AnyByteStream) -> None:
+    try:
+        transport = await _open(accepted) if isinstance(accepted, socket.socket) else accepted
+        if transport is not None:
+            await serve(transport if wrap is None else wrap(transport))
+    except Exception:
+        # a bug of ours must not take the other connections with it
+        log.exception("a connection failed")
+
+
+async def _open(accepted: socket.socket) -> AnyByteStream | None:
+    """Return a stream over the socket, or None if its client has gone by now."""
     kind = SocketStream
     try:
         accepted.setblocking(False)
@@ -73,9 +118,4 @@ async def _open(accepted: socket.socket, wrap: Wrap | None) -> AnyByteStream | N
     except BaseException:
         accepted.close()
         raise
-    return transport if wrap is None else wrap(transport)
-
-
-async def given(transport: AnyByteStream, wrap: Wrap | None = None) -> AnyByteStream:
-    """Return a connection that is open already, for `Open`."""
-    return transport if wrap is None else wrap(transport)
+    return transport

@@ -21,7 +21,7 @@ import anyio
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
-from connectrio.rpc._grpc.headers import CONTENT_TYPE
+from connectrio.rpc._grpc import CONTENT_TYPE
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
@@ -57,11 +57,11 @@ class ServerCall:
     :ivar stream: what the servicer sees; its `state` says where the call is
     """
 
-    __slots__ = ("_call", "_cause", "_context", "_handler", "_port", "_scope", "stream")
+    __slots__ = ("_call", "_cause", "_context", "_handler", "_http2_stream", "_scope", "stream")
 
-    def __init__(self, port: Stream, handler: Handler, call: Call, context: CallContext) -> None:
-        self.stream: ServerStream[Any, Any] = ServerStream(port, handler, call, context)
-        self._port = port
+    def __init__(self, http2_stream: Stream, handler: Handler, call: Call, context: CallContext) -> None:
+        self.stream: ServerStream[Any, Any] = ServerStream(http2_stream, handler, call, context)
+        self._http2_stream = http2_stream
         self._handler = handler
         self._call = call
         self._context = context
@@ -79,34 +79,34 @@ class ServerCall:
         """Answer the call. Cancelled from outside, the client is told nothing: its connection is ending."""
         token = set_current_call(self._call)
         try:
-            result = await self._serve()
-            if self._port.termination is None and not self.stream.is_finished:
+            result = await self._run_servicer()
+            if self._http2_stream.termination is None and not self.stream.is_finished:
                 await self._send_status(result)
         finally:
             reset_current_call(token)
-            self._port.release()
+            self._http2_stream.release()
 
-    async def _serve(self) -> CallResult:
+    async def _run_servicer(self) -> CallResult:
         """Run the servicer in the call's scope."""
         result = None
         try:
             with self._scope:
-                result = await self._invoke()
+                result = await self._call_servicer()
         except BaseException as error:
             # a group of which the scope took only the cancellation, or what a servicer made of one from outside
             if is_cancelled_from_outside() and _is_only_cancellation(error):
                 raise
-            result = self._raised(error)
+            result = self._result_of_error(error)
         if result is None or (self._scope.cancel_called and result.status is not Status.OK):
             return self._cause.value
         return result
 
-    async def _invoke(self) -> CallResult:
+    async def _call_servicer(self) -> CallResult:
         stream, call = self.stream, self._call
         try:
             method = self._handler.func
             if stream.listeners:
-                stream.metadata, method = await self._context.dispatch.recv_request(
+                stream.metadata, method = await self._context.grpclib_events.recv_request(
                     cast("Any", call.metadata),
                     method,
                     method_name=call.method,
@@ -119,13 +119,13 @@ class ServerCall:
         except GRPCError as error:
             status: object = error.status  # servicers have been seen to put numbers here, and exceptions into messages
             if not isinstance(status, Status):
-                return self._raised(error)
+                return self._result_of_error(error)
             return CallResult(status, None if error.message is None else str(error.message), error.details)
         except BaseException as error:
             if is_cancelled_from_outside():
                 raise
-            return self._raised(error)
-        if stream.state is CallState.CUT:
+            return self._result_of_error(error)
+        if stream.state is CallState.HALF_SENT:
             log.error("the servicer of %(method)s returned in the middle of a message", {"method": call.method})
             return CallResult(Status.INTERNAL, "the servicer returned in the middle of a message")
         if stream.lacks_response:
@@ -133,7 +133,7 @@ class ServerCall:
             return CallResult(Status.UNKNOWN, "the servicer returned without sending the response")
         return _OK
 
-    def _raised(self, error: BaseException) -> CallResult:
+    def _result_of_error(self, error: BaseException) -> CallResult:
         """Return the result of a servicer that raised: SystemExit or not, it ends this call, never the server."""
         if isinstance(error, StreamTerminatedError):
             return CallResult(Status.CANCELLED, str(error))
@@ -160,7 +160,7 @@ class ServerCall:
         else:
             if not was_cancelled:
                 result = self._cause.value  # if a listener was cut short
-        if not self.stream.is_finished and self._port.termination is None:
+        if not self.stream.is_finished and self._http2_stream.termination is None:
             self.stream.send_bare_status(result.status, result.message or "")
 
 

@@ -37,27 +37,27 @@ class CallTasks:
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
         self._waiting: deque[Answer] = deque()
-        self._idle: list[Wakeup] = []
-        self._is_one_coming = False
+        self._idle_tasks: list[Wakeup] = []
+        self._is_task_coming = False
         self._is_closed = False
 
     def start(self, answer: Answer) -> None:
         """Run `answer` soon; calls begin in the order in which they were started."""
         self._waiting.append(answer)
-        self._summon()
+        self._wake_or_start_task()
 
     def close(self) -> None:
         """Let the tasks end with the calls that were started: there will be no more."""
         self._is_closed = True
-        idle, self._idle = self._idle, []
+        idle, self._idle_tasks = self._idle_tasks, []
         for wakeup in idle:
             wakeup.wake()
 
-    def _summon(self) -> None:
-        if self._waiting and not self._is_one_coming:
-            self._is_one_coming = True
-            if self._idle:
-                self._idle.pop().wake()
+    def _wake_or_start_task(self) -> None:
+        if self._waiting and not self._is_task_coming:
+            self._is_task_coming = True
+            if self._idle_tasks:
+                self._idle_tasks.pop().wake()
             else:
                 self._tasks.start_soon(self._work)
 
@@ -66,19 +66,19 @@ class CallTasks:
         wakeup = Wakeup()
         before = copy_context()
         while True:
-            self._is_one_coming = False
+            self._is_task_coming = False
             for _ in range(_CALLS_PER_TURN):
                 if not self._waiting:
                     break
                 answer = self._waiting.popleft()
-                self._summon()  # for the calls behind this one, should it wait
+                self._wake_or_start_task()  # for the calls behind this one, should it wait
                 call = Watched(answer())
                 await call
                 if call.has_waited or not _is_same(before, copy_context()):
                     return
             if self._is_closed:
                 return
-            self._idle.append(wakeup)  # if calls are left, another task is coming for them, in the next turn
+            self._idle_tasks.append(wakeup)  # if calls are left, another task is coming for them, in the next turn
             await wakeup.wait()
 
 
@@ -115,19 +115,19 @@ class Watched:
         return self
 
     def __next__(self) -> Any:
-        wish = self._coroutine.send(None)
+        yielded = self._coroutine.send(None)
         self.has_waited = True
-        return wish
+        return yielded
 
     def send(self, value: Any) -> Any:
-        wish = self._coroutine.send(value)
+        yielded = self._coroutine.send(value)
         self.has_waited = True
-        return wish
+        return yielded
 
     def throw(self, *error: Any) -> Any:
-        wish = self._coroutine.throw(*error)
+        yielded = self._coroutine.throw(*error)
         self.has_waited = True
-        return wish
+        return yielded
 
     def close(self) -> None:
         self._coroutine.close()

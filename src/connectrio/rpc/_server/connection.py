@@ -1,8 +1,8 @@
 """One connection of the server: it drives the core, and runs its calls.
 
 Rules:
-1. Events are handled (`_act`) by the reader after each turn of frames, by the timer after it fails the connection, and
-   by `_run_secured` at the end. So a call whose stream is cut short is cancelled at once.
+1. The reader handles events (`_handle_events`) after each turn of frames, the timer after it fails the connection, and
+   `_serve` at the end. So a call whose stream is cut short is cancelled at once.
 2. A call that its client takes back while it is WAITING is forgotten; later, it is cancelled.
 3. Whether the connection is draining is known to the core alone.
 """
@@ -41,7 +41,7 @@ class ServedConnection:
         self._lifetime = Lifetime(self.core)
         self._transport = transport
         self._context = context
-        self._securing = anyio.CancelScope()
+        self._handshake_scope = anyio.CancelScope()
         self._calls: dict[Stream, ServerCall] = {}
         self._admitted: list[Stream] = []
         self._tasks: CallTasks | None = None
@@ -50,28 +50,28 @@ class ServedConnection:
         """Serve until the connection is over and its last call has ended."""
         try:
             secured = False
-            with self._securing:
+            with self._handshake_scope:
                 secured = await secure(self._transport)
             if secured:
-                await self._run_secured()
+                await self._serve()
         finally:
             self.ended.set()
 
-    async def _run_secured(self) -> None:
+    async def _serve(self) -> None:
         async with (
             run(self._transport, self.core, self._read, linger=self._context.options.linger),
-            anyio.create_task_group() as timing,
+            anyio.create_task_group() as timer,
         ):
-            timing.start_soon(self._keep_time)
+            timer.start_soon(self._run_timer)
             async with anyio.create_task_group() as tasks:
                 self._tasks = CallTasks(tasks)
                 try:
-                    await self._until_over()
+                    await self._wait_until_over()
                 finally:
                     self.core.finish()  # cancelled, it may still be reading, but nobody would answer a request
-                    self._act()
+                    self._handle_events()
                     self._tasks.close()
-            timing.cancel_scope.cancel()
+            timer.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Announce the end; the connection closes when its calls have."""
@@ -79,13 +79,13 @@ class ServedConnection:
 
     def abort(self) -> None:
         """Cancel what is left, telling the client that the server is unavailable."""
-        self._securing.cancel()
+        self._handshake_scope.cancel()
         self.core.drain()
         self.core.settle()
         for call in list(self._calls.values()):
             call.cancel(CancelCause.SHUTDOWN)
 
-    async def _until_over(self) -> None:
+    async def _wait_until_over(self) -> None:
         core = self.core
         while core.state is ConnectionState.OPEN:
             await core.changed.wait()
@@ -102,12 +102,12 @@ class ServedConnection:
         while core.state is not ConnectionState.CLOSED:
             await receive(core, transport)
             while core.process(FRAMES_PER_TURN):
-                self._act()
+                self._handle_events()
                 await checkpoint()
-            self._act()
+            self._handle_events()
             self._start_calls()
 
-    async def _keep_time(self) -> None:
+    async def _run_timer(self) -> None:
         core, lifetime = self.core, self._lifetime
         while core.state is not ConnectionState.CLOSED:  # then nothing is due any more, however long calls take
             now = anyio.current_time()
@@ -115,7 +115,7 @@ class ServedConnection:
             match lifetime.tick(anyio.current_time()):
                 case Failure(reason):
                     core.fail(reason)
-                    self._act()
+                    self._handle_events()
                 case Due.PING:
                     core.ping()
                 case Due.DRAIN:
@@ -123,7 +123,7 @@ class ServedConnection:
                 case Due.ABORT:
                     self.abort()
 
-    def _act(self) -> None:
+    def _handle_events(self) -> None:
         """Admit the requests that arrived, and end the calls whose streams were cut short."""
         for event in self.core.take_events():
             stream = event.stream
@@ -158,9 +158,9 @@ class ServedConnection:
                 call = self._calls.get(stream)
                 if call is not None:  # else the client has taken it back
                     call.stream.state = CallState.RUNNING
-                    self._tasks.start(partial(self._answer, stream, call))
+                    self._tasks.start(partial(self._run_call, stream, call))
 
-    async def _answer(self, stream: Stream, call: ServerCall) -> None:
+    async def _run_call(self, stream: Stream, call: ServerCall) -> None:
         try:
             await call.run()
         finally:

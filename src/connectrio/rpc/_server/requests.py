@@ -13,8 +13,15 @@ from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
-from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, IDENTITY, accepted_encodings, is_supported
-from connectrio.rpc._grpc.headers import decode_metadata, decode_timeout, is_grpc_content_type
+from connectrio.rpc._grpc import (
+    ACCEPT_ENCODING,
+    ENCODINGS,
+    IDENTITY,
+    accepted_encodings,
+    decode_metadata,
+    decode_timeout,
+    is_grpc_content_type,
+)
 from connectrio.rpc._http2.stream import Headers
 from connectrio.rpc.call import Call, Deadline
 from connectrio.rpc.options import ServerOptions
@@ -22,24 +29,24 @@ from connectrio.rpc.peer import Peer
 from connectrio.rpc.status import fit_status_message, trailers_only
 
 # bytes; a refusal tells the client what was wrong with its request, not the whole of it
-_LONGEST_REFUSAL = 256
+_MAX_REFUSAL_SIZE = 256
 
 
 @dataclass(frozen=True)
 class CallContext:
     """What the calls of a connection have in common.
 
-    :ivar decoding: limits the threads that decode large messages, which would block the event loop
+    :ivar decode_limiter: limits the threads that decode large messages, which would block the event loop
     """
 
-    mapping: Mapping[str, Handler]
+    handlers: Mapping[str, Handler]
     codec: CodecBase
     status_details_codec: StatusDetailsCodecBase | None
-    dispatch: _DispatchServerEvents
+    grpclib_events: _DispatchServerEvents
     options: ServerOptions
     peer: Peer
     peer_name: str
-    decoding: anyio.CapacityLimiter
+    decode_limiter: anyio.CapacityLimiter
 
 
 class RefusedRequestError(Exception):
@@ -70,7 +77,7 @@ class RefusedRequestError(Exception):
 
 
 def _refusal(status: Status, message: str) -> list[tuple[str, str]]:
-    return [*trailers_only(status, fit_status_message(message, _LONGEST_REFUSAL))]
+    return [*trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE))]
 
 
 def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call]:
@@ -88,11 +95,11 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     if values.get("te") != "trailers":
         raise RefusedRequestError.http(400, "the header te: trailers is missing")
     path = values.get(":path", "")
-    handler = context.mapping.get(path)
+    handler = context.handlers.get(path)
     if handler is None:
         raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
     encoding = values.get("grpc-encoding", IDENTITY)
-    if not is_supported(encoding):
+    if encoding not in ENCODINGS:
         raise RefusedRequestError.encoding(encoding)
     try:
         metadata = decode_metadata(headers)

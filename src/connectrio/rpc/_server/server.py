@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from functools import cache
 from typing import Any, Protocol
 
 import anyio
-from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskStatus
 from anyio.streams.stapled import MultiListener
+from betterproto2.grpclib import ServiceBase
 from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
-from connectrio.rpc._server.accepting import Open, accept, given
+from connectrio.rpc._betterproto import replace
+from connectrio.rpc._server.accepting import accept_connections
 from connectrio.rpc._server.connection import ServedConnection
 from connectrio.rpc._server.requests import CallContext
-from connectrio.rpc._server.servicers import adopt_servicers
+from connectrio.rpc._server.stream import ServerStream
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 
 log = logging.getLogger("connectrio.rpc")
-
-# accept() errors that pass when connections close
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_ACCEPT_PAUSE = 0.1
 
 
 class Servicer(Protocol):
@@ -55,18 +53,18 @@ class Server:
         codec: CodecBase | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
     ) -> None:
-        adopt_servicers()
-        self._mapping: dict[str, Handler] = {}
+        _adopt_servicers()
+        self._handlers: dict[str, Handler] = {}
         for servicer in servicers:
-            self._mapping.update(servicer.__mapping__())
+            self._handlers.update(servicer.__mapping__())
         self._options = options or ServerOptions()
         self._codec = codec or MessageCodec()
         self._status_details_codec = status_details_codec
         self._connections: set[ServedConnection] = set()
-        self._accepting: anyio.CancelScope | None = None
+        self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
         # one thread: with more, the event loop would wait longer for the interpreter's lock
-        self._decoding = anyio.CapacityLimiter(1)
+        self._decode_limiter = anyio.CapacityLimiter(1)
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
 
@@ -89,12 +87,12 @@ class Server:
         ]
         try:
             async with anyio.create_task_group() as connections:
-                with anyio.CancelScope() as self._accepting:
+                with anyio.CancelScope() as self._accept_scope:
                     if self._draining:  # shut down before it began
-                        self._accepting.cancel()
+                        self._accept_scope.cancel()
                     async with anyio.create_task_group() as accepting:
                         for listener in listeners:
-                            accepting.start_soon(self._accept, listener, connections)
+                            accepting.start_soon(accept_connections, listener, self.serve_connection, connections)
                         addresses = [listener.extra(SocketAttribute.local_address, None) for listener in listeners]
                         task_status.started(addresses)
                 await _close(listeners)
@@ -114,14 +112,14 @@ class Server:
                 return
             peer = Peer(transport)
             context = CallContext(
-                mapping=self._mapping,
+                handlers=self._handlers,
                 codec=self._codec,
                 status_details_codec=self._status_details_codec,
-                dispatch=self.__dispatch__,
+                grpclib_events=self.__dispatch__,
                 options=self._options,
                 peer=peer,
                 peer_name=str(peer),
-                decoding=self._decoding,
+                decode_limiter=self._decode_limiter,
             )
             connection = ServedConnection(transport, context)
             self._connections.add(connection)
@@ -136,8 +134,8 @@ class Server:
     def stop_accepting(self) -> None:
         """Close the listeners; open connections go on."""
         self._draining = True
-        if self._accepting is not None:
-            self._accepting.cancel()
+        if self._accept_scope is not None:
+            self._accept_scope.cancel()
 
     async def shutdown(self, grace: float | None = None) -> None:
         """Stop accepting, let the calls in flight finish, and return when every connection is closed.
@@ -151,54 +149,43 @@ class Server:
         for connection in list(self._connections):
             connection.drain()
         with anyio.move_on_after(grace):
-            await self._until_idle()
+            await self._wait_until_idle()
             return
         for connection in list(self._connections):
             connection.abort()
-        await self._until_idle()
+        await self._wait_until_idle()
 
     @property
     def active_calls(self) -> int:
         """How many calls are being answered now."""
         return sum(len(connection.core.streams) for connection in self._connections)
 
-    async def _until_idle(self) -> None:
+    async def _wait_until_idle(self) -> None:
         while self._connections:
             await next(iter(self._connections)).ended.wait()
-
-    async def _accept(self, listener: Listener[Any], connections: TaskGroup) -> None:
-        if not hasattr(listener, "accept"):
-            await listener.serve(self._serve_accepted, connections)
-            return
-        while True:
-            try:
-                opening = await accept(listener)
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    log.warning(
-                        "cannot accept a connection now: %(error)s; trying again in %(retry_seconds)g s",
-                        {"error": error, "retry_seconds": _ACCEPT_PAUSE},
-                    )
-                    await anyio.sleep(_ACCEPT_PAUSE)
-                elif error.errno != errno.ECONNABORTED:
-                    raise
-            else:
-                for open_connection in opening:
-                    connections.start_soon(self._serve_opened, open_connection)
-
-    async def _serve_opened(self, open_connection: Open) -> None:
-        try:
-            transport = await open_connection()
-            if transport is not None:
-                await self.serve_connection(transport)
-        except Exception:
-            # a bug of ours must not take the other connections with it
-            log.exception("a connection failed")
-
-    async def _serve_accepted(self, transport: AnyByteStream) -> None:
-        await self._serve_opened(partial(given, transport))
 
 
 async def _close(listeners: Iterable[Listener[Any]]) -> None:
     for listener in listeners:
         await listener.aclose()
+
+
+@cache
+def _adopt_servicers() -> None:
+    """Let the generators of betterproto2's servicers end with their calls on our server (see `_betterproto.py`).
+
+    Every call after the first does nothing.
+    """
+    name = "_call_rpc_handler_server_stream"  # what generated servicers call
+    original = getattr(ServiceBase, name)
+
+    async def call(servicer: ServiceBase, handler: Callable[..., Any], stream: Any, request: Any) -> None:
+        responses = handler(request)
+        if isinstance(responses, AsyncGenerator):
+            async with aclosing(responses):
+                async for message in responses:
+                    await stream.send_message(message)
+        else:
+            await original(servicer, lambda _: responses, stream, request)
+
+    replace(ServiceBase, name, call, lambda *args: isinstance(args[2], ServerStream))

@@ -13,9 +13,17 @@ from grpclib.stream import StreamIterator
 from h2.errors import ErrorCodes
 from multidict import MultiDict
 
-from connectrio.rpc._grpc.compression import ACCEPT_ENCODING, ENCODINGS, IDENTITY, compress, decompress
-from connectrio.rpc._grpc.headers import CONTENT_TYPE
-from connectrio.rpc._grpc.messages import MessageReader, frame_message, read_message
+from connectrio.rpc._grpc import (
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+    ENCODINGS,
+    IDENTITY,
+    MessageReader,
+    compress,
+    decompress,
+    frame_message,
+    read_message,
+)
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
@@ -24,7 +32,7 @@ from connectrio.rpc.status import fit_status_message, status_headers, trailers_o
 
 # bytes. A message can be made so that decoding it takes half a microsecond for each of its bytes, and the event loop
 # should not stand still for more than a few hundredths of a second
-_LARGE = 64 * KIB
+_LARGE_MESSAGE = 64 * KIB
 
 _Recv = TypeVar("_Recv")
 _Send = TypeVar("_Send")
@@ -43,19 +51,19 @@ _SUCCESS_TRAILERS = tuple(status_headers(Status.OK, None))
 
 
 class CallState(enum.Enum):
-    """Where a call is on the server. It only moves down this list, but that CUT ends when the message is whole."""
+    """Where a call is on the server. It only moves down this list, except from HALF_SENT back to MESSAGE_SENT."""
 
     WAITING = enum.auto()  # admitted; more of what the client sent is being read
     RUNNING = enum.auto()  # the servicer is working, or next; nothing was sent
     HEADERS_SENT = enum.auto()
     MESSAGE_SENT = enum.auto()  # one at least
-    CUT = enum.auto()  # a message was sent in part; if the rest does not follow, the call can only be failed
+    HALF_SENT = enum.auto()  # a message was sent in part; if the rest does not follow, the call can only be failed
     ENDED = enum.auto()  # the status was sent
     CANCELLED = enum.auto()  # the servicer reset the stream
 
 
 _FINISHED = (CallState.ENDED, CallState.CANCELLED)
-_CANNOT_SEND = (CallState.CUT, *_FINISHED)
+_CANNOT_SEND = (CallState.HALF_SENT, *_FINISHED)
 
 
 class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
@@ -72,20 +80,20 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     :ivar listeners: who has asked grpclib for events; they may change what is sent
     """
 
-    def __init__(self, port: Stream, handler: Handler, call: Call, context: CallContext) -> None:
+    def __init__(self, http2_stream: Stream, handler: Handler, call: Call, context: CallContext) -> None:
         self.state = CallState.WAITING
         self.metadata = cast("Any", call.metadata)
         self.deadline = call.deadline
         self.user_agent = call.user_agent
         self.peer = context.peer
-        self._port = port
+        self._http2_stream = http2_stream
         self._handler = handler
         self._call = call
         self._context = context
-        self._dispatch = context.dispatch
-        self.listeners = context.dispatch._listeners  # noqa: SLF001 - grpclib has no other way to ask
+        self._grpclib_events = context.grpclib_events
+        self.listeners = context.grpclib_events._listeners  # noqa: SLF001 - grpclib has no other way to ask
         self._reader = MessageReader(context.options.max_receive_message_size)
-        self._first: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
+        self._held_message: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
         self._has_received = False
 
     async def recv_message(self) -> _Recv | None:
@@ -96,16 +104,16 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         :raises GRPCError: UNIMPLEMENTED when a unary request is not exactly one message, RESOURCE_EXHAUSTED for a
             message over the limit, INTERNAL for one that cannot be decoded
         """
-        port, reader = self._port, self._reader
-        raw = self._first = self._first or await read_message(port, reader)
+        http2_stream, reader = self._http2_stream, self._reader
+        raw = self._held_message = self._held_message or await read_message(http2_stream, reader)
         is_unary = not self._handler.cardinality.client_streaming
         if raw is None:
             if is_unary and not self._has_received:
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has none")
             return None
         if is_unary:
-            is_last = port.is_exhausted and reader.is_empty()
-            if not is_last and await read_message(port, reader) is not None:
+            is_last = http2_stream.is_exhausted and reader.is_empty()
+            if not is_last and await read_message(http2_stream, reader) is not None:
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
         compressed, data = raw
         self._call.message_was_compressed = compressed
@@ -113,17 +121,17 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             if compressed:
                 limit = self._context.options.max_receive_message_size
                 data = decompress(data, self._call.request_encoding, limit)
-            if len(data) < _LARGE:
+            if len(data) < _LARGE_MESSAGE:
                 message = self._decode(data)
             else:
-                limiter = self._context.decoding
+                limiter = self._context.decode_limiter
                 message = await to_thread.run_sync(self._decode, data, abandon_on_cancel=True, limiter=limiter)
         except GRPCError:
-            self._first = None
+            self._held_message = None
             raise
         if self.listeners:
-            (message,) = await self._dispatch.recv_message(message)
-        self._first = None
+            (message,) = await self._grpclib_events.recv_message(message)
+        self._held_message = None
         self._has_received = True
         return cast("_Recv", message)
 
@@ -138,14 +146,14 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:
         """Send the response's headers. Only a listener of grpclib's may wait here; cancelled there, nothing is sent."""
         if self.state in _CANNOT_SEND:
-            self._refuse_to_send()
+            self._raise_cannot_send()
         if self.state is not CallState.RUNNING:
             raise ProtocolError("the initial metadata was sent already")
         headers = _RESPONSE_HEADERS[self._call.response_encoding]
         if metadata or self.listeners:
-            (metadata,) = await self._dispatch.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
+            (metadata,) = await self._grpclib_events.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
             headers += tuple(encode_metadata(metadata))
-        self._port.send_headers(headers)
+        self._http2_stream.send_headers(headers)
         self.state = CallState.HEADERS_SENT
 
     async def send_message(self, message: _Send) -> None:
@@ -154,25 +162,25 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
         """
         if self.state in _CANNOT_SEND:
-            self._refuse_to_send()
-        handler, call, port = self._handler, self._call, self._port
+            self._raise_cannot_send()
+        handler, call, http2_stream = self._handler, self._call, self._http2_stream
         if self.state is CallState.RUNNING:
             await self.send_initial_metadata()
         if self.state is CallState.MESSAGE_SENT and not handler.cardinality.server_streaming:
             raise ProtocolError("a unary response is one message, and it was sent already")
         if self.listeners:
-            (message,) = await self._dispatch.send_message(message)
+            (message,) = await self._grpclib_events.send_message(message)
         encoded = self._context.codec.encode(message, handler.reply_type)
         if call.response_encoding == IDENTITY or not call.compress_messages:
             data = memoryview(frame_message(encoded))
         else:
             data = memoryview(frame_message(compress(encoded, call.response_encoding), compressed=True))
-        sent = port.send_some(data)
+        sent = http2_stream.send_some(data)
         while sent < len(data):
             if sent:
-                self.state = CallState.CUT
-            await port.writable.wait()
-            sent += port.send_some(data[sent:])
+                self.state = CallState.HALF_SENT
+            await http2_stream.writable.wait()
+            sent += http2_stream.send_some(data[sent:])
         self.state = CallState.MESSAGE_SENT
 
     async def send_trailing_metadata(
@@ -189,12 +197,12 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             how = "the status was already sent" if self.state is CallState.ENDED else "the call was already cancelled"
             raise ProtocolError(f"the call cannot end with {status.name}: {how}")
         if status is Status.OK:
-            adorned = metadata or call.trailing_metadata or status_message or status_details
-            if self.state is CallState.MESSAGE_SENT and not adorned and not self.listeners:
+            has_extras = metadata or call.trailing_metadata or status_message or status_details
+            if self.state is CallState.MESSAGE_SENT and not has_extras and not self.listeners:
                 self._end(_SUCCESS_TRAILERS)
                 return
-            if self.state is CallState.CUT:
-                self._refuse_to_send()
+            if self.state is CallState.HALF_SENT:
+                self._raise_cannot_send()
             if self.lacks_response:
                 raise ProtocolError("a unary response with the status OK is one message, and none was sent")
         if status_message is not None:
@@ -206,7 +214,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             headers.append(("grpc-status-details-bin", encode_bin_value(details).decode("ascii")))
         trailing = MultiDict(metadata or ())
         trailing.extend(call.trailing_metadata)
-        (trailing,) = await self._dispatch.send_trailing_metadata(
+        (trailing,) = await self._grpclib_events.send_trailing_metadata(
             cast("Any", trailing), status=status, status_message=status_message, status_details=status_details
         )
         self._end([*headers, *encode_metadata(cast("Any", trailing))])
@@ -220,7 +228,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         """Reset the stream: the client gets CANCEL and no status."""
         if self.state is CallState.CANCELLED:
             raise ProtocolError("the call was cancelled already")
-        self._port.reset(ErrorCodes.CANCEL, "the servicer cancelled the call")
+        self._http2_stream.reset(ErrorCodes.CANCEL, "the servicer cancelled the call")
         self.state = CallState.CANCELLED
 
     @property
@@ -234,7 +242,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         is_unary = not self._handler.cardinality.server_streaming
         return is_unary and self.state in (CallState.RUNNING, CallState.HEADERS_SENT)
 
-    def _refuse_to_send(self) -> NoReturn:
+    def _raise_cannot_send(self) -> NoReturn:
         """Raise what says why nothing can be sent.
 
         :raises StreamTerminatedError: the stream was cut short, by either side
@@ -242,10 +250,11 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         """
         if self.state is CallState.ENDED:  # asked first: with the status the stream may have been reset, by us
             raise ProtocolError("the call was ended already")
-        self._port.raise_if_terminated()
+        self._http2_stream.raise_if_terminated()
         raise ProtocolError("sending a message was cancelled half-way; the call can only be failed")
 
     def _end(self, headers: Headers) -> None:
-        self._port.send_headers(headers, end_stream=True)
-        self._port.reset(ErrorCodes.NO_ERROR)  # the client may stop sending: RFC 9113 §8.1, after a complete response
+        self._http2_stream.send_headers(headers, end_stream=True)
+        # the client may stop sending: RFC 9113 §8.1, after a complete response
+        self._http2_stream.reset(ErrorCodes.NO_ERROR)
         self.state = CallState.ENDED

@@ -1,4 +1,4 @@
-"""TLS over a byte stream: the standard library's TLS engine between two buffers.
+"""TLS over any byte stream: the standard library's TLS engine between two buffers.
 
 anyio's own TLS stream sends from whichever task reads or writes, so that a connection's reader and its writer can
 collide; and it cannot close one side.
@@ -29,7 +29,7 @@ _ALERT_LINGER = 1.0
 
 # bytes that TLS may hold back while nothing is sent. The answer to a key update takes 27, and honest peers update their
 # keys once in millions of records; without a bound, a peer that does nothing else would fill our memory
-_MAX_UNASKED = 4096
+_MAX_PENDING_OUTPUT = 4096
 
 _LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
@@ -68,7 +68,7 @@ class TLSByteStream(ByteStream):
             self._incoming, self._outgoing, server_side=hostname is None, server_hostname=hostname
         )
         self._eof_sent = False
-        self._is_torn = False  # a send was cancelled: the peer could not decrypt what would follow
+        self._is_send_broken = False  # a send was cancelled: the peer could not decrypt what would follow
 
     async def handshake(self) -> None:
         """Agree with the peer on keys and on HTTP/2 (ALPN, RFC 7301). If that fails, the transport is closed.
@@ -77,9 +77,9 @@ class TLSByteStream(ByteStream):
         """
         try:
             with anyio.fail_after(self._timeout):
-                await self._shake_hands()
+                await self._do_handshake()
         except TLSHandshakeError:
-            await self._take_leave()
+            await self._close_after_alert()
             raise
         except TimeoutError as error:
             await anyio.aclose_forcefully(self._transport)
@@ -89,11 +89,11 @@ class TLSByteStream(ByteStream):
             await anyio.aclose_forcefully(self._transport)
             raise
 
-    async def _shake_hands(self) -> None:
+    async def _do_handshake(self) -> None:
         try:
             while not self._try_handshake():
                 await self._flush()
-                if not await self._fill():
+                if not await self._fill_incoming():
                     raise HandshakeAbandonedError(f"{self._peer} closed the connection during the TLS handshake")
             await self._flush()
         except ssl.SSLError as error:
@@ -112,13 +112,13 @@ class TLSByteStream(ByteStream):
             return False
         return True
 
-    async def _take_leave(self) -> None:
+    async def _close_after_alert(self) -> None:
         """Give the peer time to read the alert about the failure, and close."""
         try:
             # a peer that has gone is a RuntimeError on uvloop
             with suppress(*_LOST, RuntimeError), anyio.move_on_after(_ALERT_LINGER):
                 await self.send_eof()
-                await self._drop_the_rest()
+                await self._discard_until_eof()
         finally:
             await anyio.aclose_forcefully(self._transport)
 
@@ -129,12 +129,12 @@ class TLSByteStream(ByteStream):
         :raises BrokenResourceError: the connection is lost, or the peer broke the TLS protocol
         """
         while not self._eof_sent:
-            if self._outgoing.pending > _MAX_UNASKED:
+            if self._outgoing.pending > _MAX_PENDING_OUTPUT:
                 raise anyio.BrokenResourceError from ConnectionError(f"{self._peer} updates its keys without end")
             try:
                 data = self._engine.read(max_bytes)
             except ssl.SSLWantReadError:
-                if not await self._fill():
+                if not await self._fill_incoming():
                     raise anyio.EndOfStream from None
             except ssl.SSLZeroReturnError:
                 raise anyio.EndOfStream from None
@@ -144,7 +144,7 @@ class TLSByteStream(ByteStream):
                 if not data:  # the peer's close_notify, while ours is not sent
                     raise anyio.EndOfStream
                 return data
-        await self._drop_the_rest()
+        await self._discard_until_eof()
         raise anyio.EndOfStream
 
     async def send(self, item: bytes) -> None:
@@ -152,7 +152,7 @@ class TLSByteStream(ByteStream):
 
         :raises BrokenResourceError: the connection is lost, or an earlier send was cancelled
         """
-        if self._is_torn:
+        if self._is_send_broken:
             raise anyio.BrokenResourceError
         try:
             self._engine.write(item)
@@ -167,7 +167,7 @@ class TLSByteStream(ByteStream):
         self._eof_sent = True
         with suppress(ssl.SSLError):  # it also looks for the peer's close_notify, which need not be here
             self._engine.unwrap()
-        if not self._is_torn:
+        if not self._is_send_broken:
             await self._flush()
         await self._transport.send_eof()
 
@@ -177,11 +177,11 @@ class TLSByteStream(ByteStream):
 
     async def _flush(self) -> None:
         if self._outgoing.pending:
-            self._is_torn = True
+            self._is_send_broken = True
             await self._transport.send(self._outgoing.read())
-            self._is_torn = False
+            self._is_send_broken = False
 
-    async def _fill(self) -> bool:
+    async def _fill_incoming(self) -> bool:
         """Wait for bytes from the peer; return whether any came before the end."""
         try:
             self._incoming.write(await self._transport.receive())
@@ -189,8 +189,8 @@ class TLSByteStream(ByteStream):
             return False
         return True
 
-    async def _drop_the_rest(self) -> None:
-        while await self._fill():
+    async def _discard_until_eof(self) -> None:
+        while await self._fill_incoming():
             self._incoming.read()
 
     @property

@@ -1,0 +1,215 @@
+"""gRPC over HTTP/2: content type, time-outs and metadata; messages, and how they are framed and compressed.
+
+Sources: gRPC over HTTP2, and gRPC's compression document.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from base64 import b64decode
+from binascii import Error as Base64Error
+from functools import lru_cache
+from typing import NewType, cast
+
+from anyio.lowlevel import checkpoint_if_cancelled
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from multidict import MultiDict
+
+from connectrio.rpc._http2.stream import Headers, Stream
+
+# headers: "Requests" and "Responses" in gRPC over HTTP2
+
+CONTENT_TYPE = "application/grpc"
+_CONTENT_TYPES = re.compile(r"application/grpc(\+[^;]*)?\s*(;.*)?", re.IGNORECASE)
+
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_LARGEST_TIMEOUT = 99_999_999
+_TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+# Not metadata: HTTP/2's and gRPC's own headers.
+_TRANSPORT_HEADERS = frozenset({"te", "content-type", "user-agent"})
+
+Metadata = NewType("Metadata", "MultiDict[str | bytes]")
+
+
+def is_grpc_content_type(value: str | None) -> bool:
+    """Return whether that content type is gRPC, in any encoding of messages."""
+    return value == CONTENT_TYPE or (value is not None and _CONTENT_TYPES.fullmatch(value) is not None)
+
+
+def decode_timeout(value: str) -> float:
+    """Return the seconds in a `grpc-timeout`.
+
+    :raises ValueError: not 1 to 8 digits and a unit
+    """
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise ValueError(f"malformed grpc-timeout {value!r}: expected at most 8 digits and one of H M S m u n")
+    return int(match[1]) * _TIMEOUT_UNITS[match[2]]
+
+
+def encode_timeout(seconds: float) -> str:
+    """Return `seconds` as a `grpc-timeout`, rounded down to what eight digits can hold."""
+    if seconds == math.inf:
+        return f"{_LARGEST_TIMEOUT}H"
+    for unit, factor in (("n", 1e9), ("u", 1e6), ("m", 1e3), ("S", 1.0), ("M", 1 / 60), ("H", 1 / 3600)):
+        value = int(seconds * factor)
+        if value <= _LARGEST_TIMEOUT:
+            return f"{value}{unit}"
+    return f"{_LARGEST_TIMEOUT}H"
+
+
+def decode_metadata(headers: Headers) -> Metadata:
+    """Return the custom metadata in a header block, in order; `-bin` values as bytes.
+
+    :raises ValueError: a `-bin` value is not base64
+    """
+    metadata = cast("Metadata", MultiDict())
+    for key, value in headers:
+        if key.startswith((":", "grpc-")) or key in _TRANSPORT_HEADERS:
+            continue
+        if key.endswith("-bin"):
+            for part in value.split(","):
+                metadata.add(key, _decode_binary(key, part.strip()))
+        else:
+            metadata.add(key, value)
+    return metadata
+
+
+def _decode_binary(key: str, value: str) -> bytes:
+    try:
+        return b64decode(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), validate=True)
+    except (Base64Error, ValueError) as error:
+        raise ValueError(f"malformed binary metadata {key!r}: {error}") from error
+
+
+# messages: "Length-Prefixed-Message"; a flag byte, four bytes of length, the message
+
+PREFIX_SIZE = 5
+
+
+def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
+    """Return `message` behind its prefix."""
+    return (b"\1" if compressed else b"\0") + len(message).to_bytes(4, "big") + message
+
+
+class MessageReader:
+    """Cuts bytes, which may be split anywhere, into messages.
+
+    :param limit: bytes; the longest message that is accepted
+    """
+
+    __slots__ = ("_buffer", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take in the next bytes."""
+        self._buffer += data
+
+    def next_message(self) -> tuple[bool, bytes] | None:
+        """Return whether the next whole message is compressed, and the message; None when more bytes are needed.
+
+        :raises GRPCError: INTERNAL for a flag that is neither 0 nor 1, RESOURCE_EXHAUSTED for a length over the limit
+        """
+        buffer = self._buffer
+        if len(buffer) < PREFIX_SIZE:
+            return None
+        if buffer[0] > 1:
+            raise GRPCError(Status.INTERNAL, f"invalid message: its compression flag is {buffer[0]}, not 0 or 1")
+        length = int.from_bytes(buffer[1:PREFIX_SIZE], "big")
+        if length > self._limit:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"received message larger than max ({length} vs. {self._limit} bytes)",
+            )
+        end = PREFIX_SIZE + length
+        if len(buffer) < end:
+            return None
+        message = bytes(memoryview(buffer)[PREFIX_SIZE:end])
+        compressed = buffer[0] == 1
+        del buffer[:end]
+        return compressed, message
+
+    def is_empty(self) -> bool:
+        """Return whether no byte of an unfinished message is held."""
+        return not self._buffer
+
+
+async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, bytes] | None:
+    """Return whether the next message is compressed, and the message; None when the peer has ended its side.
+
+    Cancelled, whether it has to wait or not, it takes no message: the next call returns what has arrived.
+
+    :raises GRPCError: INTERNAL when the peer ended inside a message; what `MessageReader.next_message` raises
+    :raises StreamTerminatedError: the stream was cut short
+    """
+    # otherwise a task that reads messages as fast as they arrive could never be cancelled
+    await checkpoint_if_cancelled()
+    while True:
+        message = reader.next_message()
+        if message is not None:
+            return message
+        chunk = stream.take()
+        if chunk is not None:
+            reader.feed(chunk)
+        elif not stream.is_complete:
+            stream.raise_if_terminated()
+            await stream.readable.wait()
+        elif reader.is_empty():
+            return None
+        else:
+            raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")
+
+
+# compression
+
+IDENTITY = "identity"
+# deflate is zlib's format; each message has a fresh context
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+# what a `grpc-encoding` may be
+ENCODINGS = (IDENTITY, *_WINDOW_BITS)
+ACCEPT_ENCODING = ",".join(ENCODINGS)
+
+
+@lru_cache(32)  # clients send one of a few, and always the same
+def accepted_encodings(header: str | None) -> frozenset[str]:
+    """Return the encodings that a `grpc-accept-encoding` names; "identity" is always one of them."""
+    return frozenset([IDENTITY, *(name.strip() for name in (header or "").split(","))])
+
+
+def compress(message: bytes, encoding: str) -> bytes:
+    """Return `message` in `encoding`, which is "gzip" or "deflate"."""
+    compressor = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
+    return compressor.compress(message) + compressor.flush()
+
+
+def decompress(data: bytes, encoding: str, limit: int) -> bytes:
+    """Return the message that `data` holds in `encoding`.
+
+    :param limit: bytes; the longest message that is produced
+    :raises GRPCError: INTERNAL for a message marked as compressed without an encoding, or for corrupt data;
+        RESOURCE_EXHAUSTED for a message over the limit
+    """
+    bits = _WINDOW_BITS.get(encoding)
+    if bits is None:
+        raise GRPCError(Status.INTERNAL, "a message is marked as compressed, but grpc-encoding names no algorithm")
+    decompressor = zlib.decompressobj(wbits=bits)
+    try:
+        message = decompressor.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise GRPCError(Status.INTERNAL, f"a message in {encoding} is corrupt: {error}") from error
+    if len(message) > limit:
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, f"decompressed message larger than max (over {limit} bytes)")
+    if not decompressor.eof:
+        raise GRPCError(Status.INTERNAL, f"a message in {encoding} is cut short")
+    if decompressor.unused_data:
+        # gzip may have further members, but no client makes them, and many small ones would take very long
+        raise GRPCError(Status.INTERNAL, f"a message in {encoding} has bytes after its end")
+    return message

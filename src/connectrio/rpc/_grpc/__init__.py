@@ -1,1 +1,0 @@
-"""gRPC over HTTP/2: headers, messages, compression."""

@@ -1,1 +1,0 @@
-"""TLS over any byte stream."""
