@@ -15,9 +15,8 @@ import structlog
 from connectors.duckdb_tasks import task
 from connectrio.connector.failures import UnknownJobError
 from connectrio.connectors.duckdb import DuckDBSettings, TaskError
-from connectrio.connectors.duckdb._records import JobRecord, JobState, now
 from connectrio.connectors.duckdb._session import state_after
-from connectrio.connectors.duckdb._store import HostLock, JobStore, if_dead
+from connectrio.connectors.duckdb._store import HostLock, JobRecord, JobState, JobStore, if_dead, now
 from connectrio.connectors.duckdb._task import read_task
 
 

@@ -15,5 +15,5 @@ from flyte_sdk.harness import PATIENCE
 @pytest.fixture(autouse=True)
 def _busy_machines_are_waited_for(monkeypatch):
     """Do not give up hosted code that ends late on a busy machine. Tests may set other bounds."""
-    for bound in ("_calls._CANCEL_TIMEOUT", "_loop_thread._UNWIND_TIMEOUT", "_loop_pool._CLOSE_TIMEOUT"):
+    for bound in ("_loop_pool._CANCEL_TIMEOUT", "_loop_thread._UNWIND_TIMEOUT", "affinity._CLOSE_TIMEOUT"):
         monkeypatch.setattr(f"connectrio.flyte.{bound}", PATIENCE)

@@ -16,8 +16,9 @@ import sniffio
 from anyio import to_thread
 from structlog.testing import capture_logs
 
-from connectrio.flyte import _calls
-from connectrio.flyte._loop_pool import LoopPool, LoopPools
+from connectrio.flyte import _loop_pool
+from connectrio.flyte._loop_pool import LoopPool
+from connectrio.flyte.affinity import LoopPools
 
 # seconds; only ends a test that fails
 PATIENCE = 30.0
@@ -296,7 +297,7 @@ async def test_a_call_that_is_cancelled_on_its_way_to_a_loop_never_runs():
     """A loop has taken the call, but the call does not know the loop yet."""
     function = Cancelled()
     async with a_pool() as pool:
-        begin, reached = _calls.Call.begin, threading.Event()
+        begin, reached = _loop_pool.Call.begin, threading.Event()
 
         def begin_late(self, *args):
             reached.set()
@@ -305,7 +306,7 @@ async def test_a_call_that_is_cancelled_on_its_way_to_a_loop_never_runs():
             begin(self, *args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_calls.Call, "begin", begin_late)
+            patch.setattr(_loop_pool.Call, "begin", begin_late)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lambda: pool.run(function, name="late"))
                 await to_thread.run_sync(reached.wait, PATIENCE)
@@ -314,7 +315,7 @@ async def test_a_call_that_is_cancelled_on_its_way_to_a_loop_never_runs():
 
 
 async def test_a_coroutine_that_does_not_end_is_left_alone(monkeypatch):
-    monkeypatch.setattr(_calls, "_CANCEL_TIMEOUT", 0.05)
+    monkeypatch.setattr(_loop_pool, "_CANCEL_TIMEOUT", 0.05)
     async with a_pool() as pool:
         gate = Gate()
         with capture_logs() as logs:
@@ -464,8 +465,8 @@ async def test_tasks_that_calls_have_left_are_cancelled_at_the_end():
 
 
 async def test_a_thread_that_does_not_end_is_reported_and_left_alone(monkeypatch):
-    monkeypatch.setattr(_calls, "_CANCEL_TIMEOUT", 0.05)
-    monkeypatch.setattr("connectrio.flyte._loop_pool._CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(_loop_pool, "_CANCEL_TIMEOUT", 0.05)
+    monkeypatch.setattr("connectrio.flyte.affinity._CLOSE_TIMEOUT", 0.05)
     gate = Gate()
     with capture_logs() as logs:
         async with a_pool() as pool, anyio.create_task_group() as tasks:

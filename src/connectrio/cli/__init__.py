@@ -48,7 +48,7 @@ def _run(name: str, arguments: Sequence[str] | None) -> int:
         if words[:1] == [_SERVES[name]]:
             with without_collections():
                 from connectrio.cli.errors import exit_code
-                from connectrio.cli.serve.run import plain_serve
+                from connectrio.cli.hosting import plain_serve
 
                 serve = plain_serve(words[1:])
             if serve is not None:

@@ -21,7 +21,7 @@ _COMMANDS = {
         "check": ("check", "connectrio check my_connector.py --input n=21 --secret token=TOKEN"),
     },
     "Jobs": {
-        "run": ("run", "connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result"),
+        "run": ("jobs", "connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result"),
         "create": (
             "jobs",
             "connectrio create duckdb --sql 'select $day as day' --input day:datetime=2024-01-01 --json",
@@ -53,7 +53,7 @@ def connectrio_app() -> cyclopts.App:
     for order, (title, commands) in enumerate(_COMMANDS.items()):
         group = cyclopts.Group(title, sort_key=order)
         if title == "Hosting":
-            app.command("connectrio.cli.serve.command:serve_app", name="serve", group=group)
+            app.command("connectrio.cli.commands.serve:serve_app", name="serve", group=group)
         for name, (module, example) in commands.items():
             app.command(
                 f"connectrio.cli.commands.{module}:{name}",
@@ -69,7 +69,7 @@ def connectrio_app() -> cyclopts.App:
 def flyte_connector_app() -> cyclopts.App:
     """Make the `flyte-connector` command. The images of flyte-sdk start a host with its `c0`."""
     app = _app("flyte-connector", "Hosts Flyte connectors.", "flyte-connector c0 --port 8000 --prometheus_port 9090")
-    app.command("connectrio.cli.serve.command:c0_app", name="c0")
+    app.command("connectrio.cli.commands.serve:c0_app", name="c0")
     return app
 
 

@@ -15,9 +15,8 @@ from connectrio.connector.base import AsyncConnector, Resource, ResourceMeta
 from connectrio.connector.context import worker_limit
 from connectrio.connector.registry import Registry
 from connectrio.flyte import _conversion as conversion
-from connectrio.flyte._calls import Emit
-from connectrio.flyte._loop_pool import LoopPools
-from connectrio.flyte.affinity import root_package
+from connectrio.flyte._loop_pool import Emit
+from connectrio.flyte.affinity import LoopPools, root_package
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,

@@ -1,24 +1,35 @@
-"""Find objects of a package that belong to one event loop.
-
-Objects in closures of functions are not found. `_loop_pool.py` says what happens then.
-"""
+"""Which hosted connectors share event loops: those of one package. The open pools, and what belongs to one loop."""
 
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - to find its locks and queues
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from types import ModuleType
 from typing import Any
 
-__all__ = ["loop_bound_state", "root_package"]
+import anyio
+from anyio import to_thread
+
+from connectrio.flyte._loop_pool import LoopPool
+from connectrio.logs import get_logger
+
+__all__ = ["LoopPools", "loop_bound_state", "root_package"]
+
+logger = get_logger("connectrio.flyte")
 
 _BOUND = (asyncio.Lock, asyncio.Event, asyncio.Condition, asyncio.Semaphore, asyncio.Queue, asyncio.Future)
 # packages whose decorated functions keep tasks or locks of the loop of their first call
 _CACHES = {"async_lru", "aiocache"}
 # of a collection: this runs on the event loop of the host, so it must not take long
 _MOST_ITEMS = 1000
+# seconds; less than a host gives a lifespan to close. A thread that blocks longer cannot be stopped, and is abandoned
+_CLOSE_TIMEOUT = 5.0
 
 
 def root_package(module: str) -> str:
@@ -35,10 +46,77 @@ def root_package(module: str) -> str:
     return module
 
 
+@dataclass
+class _Open:
+    """A pool, and the connectors whose lifespans keep it open; one connector may be in several hosts of a process."""
+
+    pool: LoopPool
+    connectors: list[object] = field(default_factory=list)
+
+
+class LoopPools:
+    """The open pools, by package."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Open] = {}
+        self._lock = threading.Lock()
+
+    def get(self, package: str) -> LoopPool:
+        """Return the open pool of a package.
+
+        :raises RuntimeError: it is not open
+        """
+        try:
+            return self._open[package].pool
+        except KeyError:
+            raise RuntimeError(
+                f"the hosted connectors of {package} have no event loop: call them within their lifespan()"
+            ) from None
+
+    @asynccontextmanager
+    async def open(self, package: str, limit: int, connector: object) -> AsyncIterator[None]:
+        """Keep the package's pool open. The last one to leave closes it, and waits for its threads, within bounds.
+
+        :param limit: the most loops in addition to the home loop; an open pool keeps its limit
+        """
+        with self._lock:
+            held = self._open.get(package)
+            if held is None:
+                connectors: list[object] = []
+                pool = LoopPool(package, limit, partial(loop_bound_state, package, connectors))
+                held = self._open[package] = _Open(pool, connectors)
+            held.connectors.append(connector)
+        try:
+            yield
+        finally:
+            with self._lock:
+                held.connectors.remove(connector)
+                is_last = not held.connectors
+                if is_last:
+                    del self._open[package]
+            if is_last:
+                await _close(held.pool)
+
+
+async def _close(pool: LoopPool) -> None:
+    threads = pool.stop()
+
+    def join() -> None:
+        for thread in threads:
+            thread.join()
+
+    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+        await to_thread.run_sync(join, abandon_on_cancel=True)
+    for thread in threads:
+        if thread.is_alive:
+            logger.warning("a hosted connector's thread did not end", thread=thread.name, position=thread.position())
+
+
 def loop_bound_state(package: str, connectors: Iterable[object]) -> str | None:
     """Return the name of an object in `package` or these connectors that belongs to one event loop; else None.
 
     This looks at the attributes of modules, classes and the connectors, and into their lists, tuples, sets and dicts.
+    Objects in closures of functions are not found. `_loop_pool.py` says what happens then.
     """
     for owner, names in _namespaces(package, connectors):
         for name, value in names.items():

@@ -1,16 +1,15 @@
 """Convert Flyte literals to Python values and back. Synchronous; only a `Storage` does I/O.
 
-What comes in is read by its declared type: `compile.codec_for` finds its codec. The codecs are in `codecs/`, one for
-each kind of type; structs with a JSON schema are read by `schema/`. What goes out is written by the class of the
-value, in `untyped`. Every error is a `LiteralError`.
+What comes in is read by its declared type: `declared.codec_for` finds its codec. The codecs are in `codecs/`; structs
+with a JSON schema are read by `shapes`, which `json_schema` makes of the schema. What goes out is written by the class
+of the value, in `untyped`. Every error is a `LiteralError`.
 """
 
 from __future__ import annotations
 
-from connectrio.literals.compile import type_name
+from connectrio.literals.declared import inputs_to_python, literal_to_python, python_to_literal_as, type_name
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereError
-from connectrio.literals.infer_type import literal_type_of
-from connectrio.literals.interface import inputs_to_python, literal_to_python, python_to_literal_as
+from connectrio.literals.literal_types import literal_type_of
 from connectrio.literals.storage import Storage, StorageError
 from connectrio.literals.untyped import outputs_to_literals, python_to_literal
 from connectrio.literals.values import DataFrame, Dir, File, Record

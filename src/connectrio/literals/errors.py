@@ -6,10 +6,10 @@ description quotes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from connectrio.idl.flyteidl2.core import Blob, BlobTypeBlobDimensionality, Literal, Primitive, Scalar
 from connectrio.literals.values import DataFrame, Dir, File, Record
@@ -22,6 +22,8 @@ __all__ = [
     "class_label",
     "describe_literal",
     "describe_value",
+    "each_entry",
+    "each_item",
     "mismatch",
     "quoted",
     "quoted_name",
@@ -29,6 +31,9 @@ __all__ = [
     "shortened",
     "too_deep",
 ]
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 MAX_DEPTH = 64
 """How many levels of collections, maps, unions and structs a type or a value may have.
@@ -91,6 +96,37 @@ def mismatch(expected: str, came: str) -> MismatchError:
 def too_deep() -> LiteralError:
     """Return the error for types and values with more than `MAX_DEPTH` levels."""
     return LiteralError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def each_item(convert: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """Convert all items, in order.
+
+    :raises LiteralError: an item cannot be converted; the error says at which index
+    """
+    result: list[U] = []
+    try:
+        for item in items:
+            result.append(convert(item))  # noqa: PERF401 - the count tells where an error happened
+    except LiteralError as error:
+        error.inside(len(result))
+        raise
+    return result
+
+
+def each_entry(convert: Callable[[T], U], entries: Mapping[str, T]) -> dict[str, U]:
+    """Convert all values of a mapping.
+
+    :raises LiteralError: a value cannot be converted; the error says at which key
+    """
+    result: dict[str, U] = {}
+    key = ""
+    try:
+        for key, value in entries.items():
+            result[key] = convert(value)
+    except LiteralError as error:
+        error.inside(key)
+        raise
+    return result
 
 
 def quoted(text: str) -> str:

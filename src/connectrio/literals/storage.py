@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from connectrio.idl.flyteidl2.core import Literal, LiteralCollection, LiteralMap, Scalar, Union
-from connectrio.literals.codecs.containers import each_entry, each_item
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, quoted, shortened, too_deep
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, each_entry, each_item, quoted, shortened, too_deep
 
 __all__ = ["Storage", "StorageError", "fetched"]
 

@@ -13,12 +13,20 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import Binary, Literal, LiteralCollection, Primitive, Scalar
 from connectrio.idl.flyteidl2.task import NamedLiteral, Outputs
 from connectrio.idl.google.protobuf import Struct
-from connectrio.literals.codecs.base import Codec, encodable
-from connectrio.literals.codecs.containers import each_entry, each_item
+from connectrio.literals.codecs import Codec, encodable
 from connectrio.literals.codecs.references import BlobReference, DataFrameReference, read_blob, read_dataframe
 from connectrio.literals.codecs.scalars import Boolean, Datetime, Duration, Float, Integer, Nothing, String
 from connectrio.literals.codecs.structs import UntypedStruct, struct_to_dict
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, class_label, describe_literal, quoted_name, too_deep
+from connectrio.literals.errors import (
+    MAX_DEPTH,
+    LiteralError,
+    class_label,
+    describe_literal,
+    each_entry,
+    each_item,
+    quoted_name,
+    too_deep,
+)
 from connectrio.literals.plain_data import fields_reader, per_class, unpack
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.literals.values import DataFrame, Dir, File

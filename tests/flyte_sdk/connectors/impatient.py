@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from connectrio.flyte import _calls, _loop_pool
+from connectrio.flyte import _loop_pool, affinity
 
-_calls._CANCEL_TIMEOUT = _loop_pool._CLOSE_TIMEOUT = 0.1
+_loop_pool._CANCEL_TIMEOUT = affinity._CLOSE_TIMEOUT = 0.1

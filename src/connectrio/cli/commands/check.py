@@ -9,8 +9,7 @@ from cyclopts import Parameter
 
 from connectrio.cli import event_loop
 from connectrio.cli.errors import CommandError, UsageError
-from connectrio.cli.options.arguments import Credentials
-from connectrio.cli.options.task import TaskOptions
+from connectrio.cli.options.task import Credentials, TaskOptions
 from connectrio.host.settings import Backend
 from connectrio.terminal import print_json, print_line
 

@@ -21,9 +21,7 @@ from connectrio.cli import event_loop
 from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError, explained
 from connectrio.cli.options.client import Client
 from connectrio.cli.options.task import TaskOptions
-from connectrio.cli.output.follow import Follower
-from connectrio.cli.output.progress import job_view
-from connectrio.cli.output.render import outputs_of, phase_name, print_metrics
+from connectrio.cli.output import Follower, job_view, outputs_of, phase_name, print_metrics
 from connectrio.client.jobs import Jobs, category_of
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.idl.flyteidl2.connector import Resource

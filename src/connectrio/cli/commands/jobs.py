@@ -1,17 +1,25 @@
-"""`connectrio create`, `get`, `logs`, `metrics` and `delete`: calls about one job."""
+"""`connectrio run`, `create`, `get`, `logs`, `metrics` and `delete`: a job from its creation to its outputs."""
 
 from __future__ import annotations
 
+import base64
+import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from connectrio.cli.errors import explained
-from connectrio.cli.options.arguments import Credentials, Meta, resource_meta, resource_meta_text
-from connectrio.cli.options.client import Client
-from connectrio.cli.options.task import TaskOptions
-from connectrio.cli.output.follow import Follower
-from connectrio.cli.output.render import (
+import anyio
+from cyclopts import Parameter
+
+from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, UsageError, explained
+from connectrio.cli.event_loop import Interrupts
+from connectrio.cli.options.client import Client, Local
+from connectrio.cli.options.task import Credentials, TaskOptions, read_text
+from connectrio.cli.output import (
+    Follower,
+    JobView,
+    job_view,
     line_document,
     line_text,
     meta_document,
@@ -20,20 +28,99 @@ from connectrio.cli.output.render import (
     resource_document,
     struct_document,
 )
-from connectrio.client.jobs import Jobs, LogReader, category_of
-from connectrio.idl.flyteidl2.connector import Resource, TaskCategory
+from connectrio.client.jobs import Jobs, LogReader, category_of, error_text
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest, Resource, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
+from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.rpc import Channel, GRPCError
 from connectrio.terminal import print_json, print_line, print_note, print_warning
 
-__all__ = ["create", "delete", "get", "logs", "metrics"]
+__all__ = ["create", "delete", "get", "logs", "metrics", "run"]
 
 T = TypeVar("T")
 
+Meta = Annotated[str, Parameter(name="RESOURCE_META", allow_leading_hyphen=True)]
+"""A resource meta argument, which may be "-"."""
+
+_BASE64 = "base64:"
+_ABORTED = 4
+_EXIT_CODES = {Phase.SUCCEEDED: 0, Phase.ABORTED: _ABORTED, Phase.RETRYABLE_FAILED: TEMPORARY_FAILURE}
+
 _CLIENT = Client()
 _CREDENTIALS = Credentials()
+_LOCAL = Local()
 _TASK = TaskOptions()
+
+
+def run(
+    task_type: str,
+    /,
+    *,
+    task: TaskOptions = _TASK,
+    credentials: Credentials = _CREDENTIALS,
+    local: Local = _LOCAL,
+    client: Client = _CLIENT,
+) -> int:
+    """Create a job, follow it to its end and print its outputs. Ctrl-C or SIGTERM deletes the job.
+
+    With --local or --modules it needs no server: the connector runs in this process, as it does in a host.
+
+    Progress and log lines go to standard error, the result to standard output.
+
+    Exit codes: 0 SUCCEEDED, 1 FAILED or a call failed, 2 wrong usage, 4 ABORTED, 75 RETRYABLE_FAILED, 130 interrupted.
+
+    :param task_type: the type of the task, such as duckdb; it selects the connector
+    """
+    request = task.request(task_type, credentials)
+    interrupts = Interrupts(graceful=True)
+
+    async def command(channel: Channel) -> tuple[bytes, Resource]:
+        jobs = client.jobs(channel, category_of(request), request.connection, request.output_prefix)
+        with job_view(sys.stderr) as view:
+            return await _create_and_follow(request, jobs, view, interrupts)
+
+    if local.is_wanted:
+        meta, resource = local.run(command, client.backend, interrupts)
+    else:
+        meta, resource = client.run(command, interrupts)
+    if client.json:
+        print_json({**meta_document(meta), **resource_document(resource)})
+    else:
+        print_resource(resource)
+    return _EXIT_CODES.get(resource.phase, FAILURE)
+
+
+async def _create_and_follow(
+    request: CreateTaskRequest, jobs: Jobs, view: JobView, interrupts: Interrupts
+) -> tuple[bytes, Resource]:
+    """Return the job's resource meta and its last state. If interrupted, delete the job.
+
+    :raises CommandError: a call failed, or the command was interrupted
+    """
+    # an interrupt waits for the answer of `create`: without the meta, the job could not be deleted
+    interrupts.notify = lambda: view.say("interrupted; waiting for the job's name, to delete it")
+    with explained():
+        meta = await jobs.create(request)
+    view.say(f"created {_meta_text(meta)}")
+    job = f"{jobs.category.name} {shlex.quote(_meta_text(meta))}"
+    hint = f"the job may still run. Look at it with: connectrio get {job}; end it with: connectrio delete {job}"
+    with interrupts.cancellable():
+        try:
+            return meta, await Follower(jobs, meta, view).follow()
+        except CommandError as error:
+            raise CommandError(str(error), hint=hint, code=error.code) from error
+    view.say("interrupted; deleting the job")
+    try:
+        await jobs.delete(meta)
+    except GRPCError as error:
+        raise CommandError(
+            f"interrupted, and the job was not deleted: {error_text(error)}", hint=hint, code=INTERRUPTED
+        ) from error
+    except anyio.get_cancelled_exc_class():
+        view.say(f"interrupted again; {hint}")
+        raise
+    raise CommandError("interrupted; the job was deleted", code=INTERRUPTED)
 
 
 def create(
@@ -53,7 +140,7 @@ def create(
     if client.json:
         print_json(meta_document(meta))
     else:
-        print(resource_meta_text(meta))
+        print(_meta_text(meta))
 
 
 def get(
@@ -73,10 +160,10 @@ def get(
     :param version: the version of the task type
     :param output_prefix: where the job writes its outputs, for connectors that ask
     """
-    handle = resource_meta(meta)
+    resource_meta = _meta_of(meta)
     category = TaskCategory(name=task_type, version=version)
     connection = credentials.connection(task_type)
-    resource = _call(client, category, lambda jobs: jobs.get(handle), connection, output_prefix)
+    resource = _call(client, category, lambda jobs: jobs.get(resource_meta), connection, output_prefix)
     if client.json:
         print_json(resource_document(resource))
     else:
@@ -104,7 +191,7 @@ def logs(
     :param token: begin where the lines ended that came with this token
     :param version: the version of the task type
     """
-    handle = resource_meta(meta)
+    resource_meta = _meta_of(meta)
     category = TaskCategory(name=task_type, version=version)
     connection = credentials.connection(task_type)
     view = _LogView(as_json=client.json)
@@ -112,9 +199,9 @@ def logs(
 
     async def command(channel: Channel) -> None:
         jobs = client.jobs(channel, category, connection)
-        log = LogReader(jobs, handle, token=token, lines=lines)
+        log = LogReader(jobs, resource_meta, token=token, lines=lines)
         if follow:
-            await Follower(jobs, handle, view, log=log).follow()
+            await Follower(jobs, resource_meta, view, log=log).follow()
             return
         with explained():
             async with aclosing(log.read() if is_one_piece else log.read_all()) as found:
@@ -142,9 +229,9 @@ def metrics(
     :param query: a metric to ask for, repeatable; by default all
     :param version: the version of the task type
     """
-    handle = resource_meta(meta)
+    resource_meta = _meta_of(meta)
     category = TaskCategory(name=task_type, version=version)
-    results = _call(client, category, lambda jobs: jobs.metrics(handle, query or ()))
+    results = _call(client, category, lambda jobs: jobs.metrics(resource_meta, query or ()))
     if client.json:
         print_json({"results": [{"metric": result.metric, "data": struct_document(result.data)} for result in results]})
     else:
@@ -166,11 +253,11 @@ def delete(
     :param meta: what `create` printed; @FILE reads it from a file, - from standard input
     :param version: the version of the task type
     """
-    handle = resource_meta(meta)
+    resource_meta = _meta_of(meta)
     category = TaskCategory(name=task_type, version=version)
-    _call(client, category, lambda jobs: jobs.delete(handle), credentials.connection(task_type))
+    _call(client, category, lambda jobs: jobs.delete(resource_meta), credentials.connection(task_type))
     if client.json:
-        print_json({"deleted": True, **meta_document(handle)})
+        print_json({"deleted": True, **meta_document(resource_meta)})
     else:
         print_line("deleted")
 
@@ -221,3 +308,29 @@ class _LogView:
         """
         with explained():
             raise error
+
+
+def _meta_of(argument: str) -> bytes:
+    """Return the resource meta that `argument` holds or names (see `read_text`), as text or as "base64:…".
+
+    :raises UsageError: it is empty, or not base64
+    """
+    text = read_text(argument).strip()
+    if not text:
+        raise UsageError(
+            "the resource meta is empty", hint="pass what `connectrio create` printed, @FILE, or - for standard input"
+        )
+    if not text.startswith(_BASE64):
+        return text.encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(text.removeprefix(_BASE64), validate=True)
+    except ValueError as error:
+        raise UsageError(f"the resource meta is not base64: {error}") from error
+
+
+def _meta_text(meta: bytes) -> str:
+    """Return `meta` as text that `_meta_of` accepts."""
+    try:
+        return meta.decode()
+    except UnicodeDecodeError:
+        return _BASE64 + base64.b64encode(meta).decode()

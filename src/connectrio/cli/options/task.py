@@ -1,24 +1,77 @@
-"""Options that describe a task: its template, its inputs and outputs."""
+"""Options that describe a task: its template, its inputs and outputs, and the credentials that it needs.
+
+Some need parsing: `NAME=VALUE`, `@file`, JSON.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.options.arguments import Credentials, json_or_text, read_json, read_text, split_pair
 from connectrio.cli.options.type_names import parse_type
-from connectrio.client.task import InputError, MissingSecretError, Task, declared_types
+from connectrio.client.task import InputError, MissingSecretError, Task, declared_types, new_connection
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
-from connectrio.idl.flyteidl2.core import LiteralType, SimpleType, TaskTemplate
+from connectrio.idl.flyteidl2.core import Connection, LiteralType, SimpleType, TaskTemplate
 
-__all__ = ["TaskOptions"]
+__all__ = ["Credentials", "TaskOptions", "read_text"]
 
 _REPEATABLE = Parameter(show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """What the connector needs to reach the other system, sent as the request's connection.
+
+    :param secret: NAME=ENVIRONMENT_VARIABLE, repeatable: a secret for the connector, read from the environment
+    :param config: NAME=VALUE, repeatable: a plain setting for the connector
+    """
+
+    secret: Annotated[list[str] | None, _REPEATABLE] = None
+    config: Annotated[list[str] | None, _REPEATABLE] = None
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Secret name → the environment variable that holds it.
+
+        :raises UsageError: an option is not of this form
+        """
+        return dict(_split_pair("--secret", text) for text in self.secret or ())
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Setting → value.
+
+        :raises UsageError: an option is not of this form
+        """
+        return dict(_split_pair("--config", text) for text in self.config or ())
+
+    def connection(self, task_type: str) -> Connection | None:
+        """Return the connection of a request; None if it would be empty.
+
+        :raises UsageError: an option is wrong, or a variable is not set
+        """
+        try:
+            return new_connection(task_type, self.secrets, self.configs)
+        except MissingSecretError as error:
+            raise self.missing(error.secret) from None
+
+    def missing(self, secret: str) -> UsageError:
+        """Return the error that says that a secret's variable is not set."""
+        # the text behind "=" is not repeated: it may be the secret itself, given by mistake
+        return UsageError(
+            f"--secret {secret}=…: there is no such environment variable",
+            hint="secrets are not taken from the command line, where others can read them: export it and name it here",
+        )
+
+
 _NO_CREDENTIALS = Credentials()
 
 
@@ -52,7 +105,7 @@ class TaskOptions:
         :raises UsageError: an option, or the file it names, is wrong; an environment variable is not set
         """
         template = None if self.template is None else _read_template(self.template, task_type)
-        custom = dict(split_pair("--custom", text) for text in self.custom or ())
+        custom = dict(_split_pair("--custom", text) for text in self.custom or ())
         inputs, types = self._inputs(declared_types(template))
         prefix = self.output_prefix
         if prefix is not None and "://" not in prefix:
@@ -61,7 +114,7 @@ class TaskOptions:
             inputs=inputs,
             types=types,
             outputs=dict(map(_output, self.output or ())),
-            custom={key: json_or_text(value) for key, value in custom.items()},
+            custom={key: _json_or_text(value) for key, value in custom.items()},
             sql=None if self.sql is None else read_text(self.sql),
             template=template,
             output_prefix=prefix,
@@ -100,17 +153,17 @@ class TaskOptions:
     def _given_inputs(self) -> Iterator[tuple[str, Any, bool]]:
         """Yield `NAME` or `NAME:TYPE`, the value, and whether that is text of the command line, in order."""
         if self.inputs is not None:
-            document = read_json(self.inputs)
+            document = _read_json(self.inputs)
             if not isinstance(document, dict):
                 raise UsageError(f"{self.inputs} must hold a JSON object of input names and values")
             for key, value in document.items():
                 yield key, value, False
         for text in self.input or ():
-            yield *split_pair("--input", text), True
+            yield *_split_pair("--input", text), True
 
 
 def _read_template(path: Path, task_type: str) -> TaskTemplate:
-    document = read_json(path)
+    document = _read_json(path)
     try:
         template = TaskTemplate.from_dict(document)
     except Exception as error:  # what betterproto raises on a malformed document is not declared
@@ -130,10 +183,60 @@ def _output(text: str) -> tuple[str, LiteralType]:
 def _from_text(text: str, literal_type: LiteralType | None) -> Any:
     """Return the value that `text` stands for, which depends on its type."""
     if literal_type is None:
-        return json_or_text(text)
+        return _json_or_text(text)
     if literal_type.simple is SimpleType.BINARY:
         return text.encode()
     is_object = text.lstrip().startswith("{")
     is_reference = literal_type.blob is not None or literal_type.structured_dataset_type is not None
     is_text = literal_type.simple is SimpleType.STRING or literal_type.enum_type is not None
-    return text if is_text or (is_reference and not is_object) else json_or_text(text)
+    return text if is_text or (is_reference and not is_object) else _json_or_text(text)
+
+
+def _split_pair(option: str, text: str) -> tuple[str, str]:
+    """Return the two sides of `NAME=VALUE`.
+
+    :raises UsageError: there is no "=", or nothing before it
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{option} takes NAME=VALUE" + (f", got {text!r}" if option != "--secret" else ""))
+    return name, value
+
+
+def _json_or_text(text: str) -> Any:
+    """Return the value of `text` as JSON; `text` itself if it is not JSON."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text
+
+
+def read_text(argument: str) -> str:
+    """Return the content of a file for `@file`, standard input for `-`, else the argument itself.
+
+    :raises UsageError: there is no such file, or it is not UTF-8
+    """
+    if argument == "-":
+        return sys.stdin.read()
+    return _read_file(Path(argument[1:])) if argument.startswith("@") else argument
+
+
+def _read_json(path: Path) -> Any:
+    """Return the JSON document in a file; from standard input for `-`.
+
+    :raises UsageError: there is no such file, or it is not JSON
+    """
+    text = sys.stdin.read() if str(path) == "-" else _read_file(path)
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -12,14 +11,13 @@ from typing import Any
 from uuid import uuid4
 
 from connectrio.connector.context import process_count
-from connectrio.connectors.duckdb._records import JobRecord, JobState, LogEntry, now
 from connectrio.connectors.duckdb._session import Answer, Session, state_after
 from connectrio.connectors.duckdb._settings import DuckDBSettings
-from connectrio.connectors.duckdb._store import JobStore, sync
+from connectrio.connectors.duckdb._store import JobRecord, JobState, JobStore, LogEntry, now, sync
 from connectrio.connectors.duckdb._task import QueryTask
 from connectrio.logs import get_logger
 
-__all__ = ["Job", "Jobs", "Snapshot"]
+__all__ = ["Jobs", "LiveJob", "Snapshot"]
 
 log = get_logger("connectrio.connectors.duckdb")
 
@@ -39,7 +37,7 @@ _ENDINGS = {
 }
 
 
-class Job:
+class LiveJob:
     """A query that waits or runs in a thread of this host.
 
     `run` is for that thread; everything else may be called from any thread. The first to settle the job decides its
@@ -205,11 +203,11 @@ class Jobs:
         except BaseException:
             self._store.close()
             raise
-        self._live: dict[str, Job] = {}
+        self._live: dict[str, LiveJob] = {}
         self._changing = Lock()
         self._stopping = False
 
-    def add(self, task: QueryTask) -> Job:
+    def add(self, task: QueryTask) -> LiveJob:
         """Record a new job as QUEUED. The caller must call its `run`, and then `retire` it."""
         record = JobRecord(
             job_id=uuid4().hex,
@@ -221,7 +219,7 @@ class Jobs:
             result_uri=task.result_uri,
         )
         self._store.add(record, f"queued: statement {record.statement} on {record.database}")
-        job = Job(record, task, self._store, self._memory_share)
+        job = LiveJob(record, task, self._store, self._memory_share)
         with self._changing:
             self._live[record.job_id] = job
             stopping = self._stopping
@@ -229,7 +227,7 @@ class Jobs:
             job.stop()
         return job
 
-    def retire(self, job: Job) -> None:
+    def retire(self, job: LiveJob) -> None:
         """Drop a job that has ended, if the store has its last record."""
         if job.saved:
             with self._changing:
@@ -273,7 +271,7 @@ class Jobs:
         job = self._jobs().get(job_id)
         if job is not None:
             job.abort()
-        elif self._store.is_open(job_id):
+        else:
             self._store.request_abort(job_id)
 
     @property
@@ -282,8 +280,9 @@ class Jobs:
         return bool(self._live)
 
     def watch(self) -> None:
-        """Call `Job.watch` of all jobs of this host; to be called a few times a second."""
-        self._each(Job.watch)
+        """Call `LiveJob.watch` of all jobs of this host; to be called a few times a second."""
+        for job in self._jobs().values():
+            job.watch()
 
     def tidy(self) -> None:
         """Settle the jobs of dead hosts and remove old jobs; to be called from time to time."""
@@ -296,20 +295,17 @@ class Jobs:
         """
         with self._changing:
             self._stopping = True
-        self._each(Job.stop)
+        for job in self._jobs().values():
+            job.stop()
         deadline = time.monotonic() + STOP_SECONDS
         while any(job.running for job in self._jobs().values()) and time.monotonic() < deadline:
-            self._each(Job.watch)
+            self.watch()
             time.sleep(0.02)
 
     def close(self) -> None:
         """Close the store. Jobs that have not ended count as lost from here on."""
         self._store.close()
 
-    def _each(self, act: Callable[[Job], None]) -> None:
-        for job in self._jobs().values():
-            act(job)
-
-    def _jobs(self) -> dict[str, Job]:
+    def _jobs(self) -> dict[str, LiveJob]:
         with self._changing:
             return dict(self._live)

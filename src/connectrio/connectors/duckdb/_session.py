@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from connectrio.connectors.duckdb._records import Column, JobState, Usage, shorten
+from connectrio.connectors.duckdb._store import Column, JobState, Usage, shorten
 from connectrio.connectors.duckdb._task import IN_MEMORY, QueryTask, TaskError, select_parameters
 from connectrio.logs import get_logger
 

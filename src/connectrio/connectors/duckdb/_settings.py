@@ -57,26 +57,19 @@ class DuckDBSettings:
                 continue
             try:
                 given[name] = convert(text)
+                cls(**{name: given[name]})  # refuses a value that is out of range
             except (ValueError, OverflowError) as error:
                 raise ValueError(f"{variable} must be {expected}, not {text!r}") from error
         return cls(**given)
 
 
-def _positive_count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise ValueError(text)
-    return count
-
-
 def _days(text: str) -> timedelta:
-    if not (days := timedelta(days=float(text))) > timedelta(0):
-        raise ValueError(text)
-    return days
+    return timedelta(days=float(text))
 
 
 # variable → field, conversion, valid values
 _VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "CONNECTRIO_DUCKDB_HOME": ("home", Path, "a directory"),
-    "CONNECTRIO_DUCKDB_MAX_RUNNING": ("max_running", _positive_count, "a whole number of queries, at least 1"),
+    "CONNECTRIO_DUCKDB_MAX_RUNNING": ("max_running", int, "a whole number of queries, at least 1"),
     "CONNECTRIO_DUCKDB_KEEP_DAYS": ("keep", _days, "a number of days, more than 0"),
 }

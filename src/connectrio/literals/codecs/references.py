@@ -19,7 +19,7 @@ from connectrio.idl.flyteidl2.core import (
     StructuredDatasetMetadata,
     StructuredDatasetType,
 )
-from connectrio.literals.codecs.base import Codec, encodable
+from connectrio.literals.codecs import ConvertingCodec, encodable
 from connectrio.literals.errors import LiteralError, describe_value, mismatch
 from connectrio.literals.values import DataFrame, Dir, File
 
@@ -39,12 +39,11 @@ BLOB_TYPES: dict[int, type[File | Dir]] = {
 
 
 @dataclass(frozen=True)
-class BlobReference(Codec):
+class BlobReference(ConvertingCodec):
     """`File` or `Dir`. A text is taken as the path, a dictionary as the fields."""
 
     value_type: type[File | Dir]
     format: str = ""
-    converts: bool = True
 
     @property
     def label(self) -> str:
@@ -72,19 +71,15 @@ class BlobReference(Codec):
         blob = Blob(metadata=BlobMetadata(type=kind), uri=encodable(reference.path))
         return Literal(scalar=Scalar(blob=blob), hash=reference.hash or "")
 
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
-
 
 @dataclass(frozen=True)
-class DataFrameReference(Codec):
+class DataFrameReference(ConvertingCodec):
     """`DataFrame`. A text is taken as the URI, a dictionary as the fields.
 
     :ivar declared: the declared type; by default any format and any columns
     """
 
     declared: StructuredDatasetType = field(default_factory=StructuredDatasetType)
-    converts: bool = True
     label = "DataFrame"
 
     def to_python(self, literal: Literal) -> Any:
@@ -109,9 +104,6 @@ class DataFrameReference(Codec):
         metadata = StructuredDatasetMetadata(structured_dataset_type=kind)
         dataset = StructuredDataset(uri=encodable(reference.uri), metadata=metadata)
         return Literal(scalar=Scalar(structured_dataset=dataset), hash=reference.hash or "")
-
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
 
 
 def _from_fields(fields: dict[Any, Any], value_type: type[T]) -> T:

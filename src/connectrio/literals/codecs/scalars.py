@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -10,7 +9,7 @@ from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, Primitive, Scalar, Void
 from connectrio.literals import times
-from connectrio.literals.codecs.base import Codec, encodable, primitive_of
+from connectrio.literals.codecs import Codec, ConvertingCodec, encodable, primitive_of
 from connectrio.literals.errors import LiteralError, describe_value, mismatch, quoted_names
 
 __all__ = ["Boolean", "Datetime", "Duration", "Enumeration", "Float", "Integer", "Nothing", "String"]
@@ -20,13 +19,12 @@ _GREATEST_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Integer(Codec):
+class Integer(ConvertingCodec):
     """64-bit integers. A float without a fraction is taken too: user interfaces send `5.0` for 5.
 
     :ivar greatest: the greatest integer; literals have a sign, MessagePack has greater ones
     """
 
-    converts: bool = True
     greatest: int = _GREATEST_INTEGER
     label = "int"
 
@@ -51,15 +49,11 @@ class Integer(Codec):
     def to_literal(self, value: Any) -> Literal:
         return Literal(scalar=Scalar(primitive=Primitive(integer=self.from_plain(value))))
 
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
-
 
 @dataclass(frozen=True)
-class Float(Codec):
+class Float(ConvertingCodec):
     """Double-precision floats, NaN and infinities included. An integer is taken as a float."""
 
-    converts: bool = True
     label = "float"
 
     def to_python(self, literal: Literal) -> Any:
@@ -83,9 +77,6 @@ class Float(Codec):
 
     def to_literal(self, value: Any) -> Literal:
         return Literal(scalar=Scalar(primitive=Primitive(float_value=self.from_plain(value))))
-
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
 
 
 @dataclass(frozen=True)
@@ -131,10 +122,9 @@ class Boolean(Codec):
 
 
 @dataclass(frozen=True)
-class Datetime(Codec):
+class Datetime(ConvertingCodec):
     """Times: aware datetimes in UTC. Naive datetimes are taken as UTC, dates as midnight, texts as ISO 8601."""
 
-    converts: bool = True
     label = "datetime"
 
     def to_python(self, literal: Literal) -> Any:
@@ -154,15 +144,11 @@ class Datetime(Codec):
         timestamp = times.datetime_to_timestamp(self.from_plain(value))
         return Literal(scalar=Scalar(primitive=Primitive(datetime=timestamp)))
 
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
-
 
 @dataclass(frozen=True)
-class Duration(Codec):
+class Duration(ConvertingCodec):
     """Durations. A number is taken as seconds, a text as protobuf's `1.5s` or ISO 8601's `PT1.5S`."""
 
-    converts: bool = True
     label = "timedelta"
 
     def to_python(self, literal: Literal) -> Any:
@@ -186,9 +172,6 @@ class Duration(Codec):
     def to_literal(self, value: Any) -> Literal:
         duration = times.timedelta_to_duration(self.from_plain(value))
         return Literal(scalar=Scalar(primitive=Primitive(duration=duration)))
-
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
 
 
 @dataclass(frozen=True)

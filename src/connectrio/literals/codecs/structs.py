@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from dataclasses import dataclass
 from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal
 from connectrio.idl.google.protobuf import Struct, Value
-from connectrio.literals.codecs.base import Codec
+from connectrio.literals.codecs import Codec, ConvertingCodec
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereError, describe_value, mismatch, too_deep
 from connectrio.literals.plain_data import fields_reader, msgpack_literal, to_plain_data
-from connectrio.literals.schema.shapes import Reading, Shape
+from connectrio.literals.shapes import Reading, Shape
 from connectrio.literals.storage import Storage
 
 __all__ = ["Binary", "Pickle", "TypedStruct", "UntypedStruct", "struct_to_dict"]
 
 
 @dataclass(frozen=True)
-class UntypedStruct(Codec):
+class UntypedStruct(ConvertingCodec):
     """Dictionaries of anything. They are written as MessagePack, which keeps integers apart from floats.
 
     Dataclasses, named tuples and pydantic models are taken as the dictionary of their fields.
     """
 
-    converts: bool = True
     label = "dict"
 
     def to_python(self, literal: Literal) -> Any:
@@ -43,19 +41,15 @@ class UntypedStruct(Codec):
     def to_literal(self, value: Any) -> Literal:
         return msgpack_literal(self.from_plain(value))
 
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
-
 
 @dataclass(frozen=True)
-class TypedStruct(Codec):
+class TypedStruct(ConvertingCodec):
     """Objects of one JSON schema: dataclasses, pydantic models, tuples and the like, as typed objects.
 
     They come as MessagePack or as a protobuf Struct, and are written as MessagePack.
     """
 
     shape: Shape
-    converts: bool = True
 
     @property
     def label(self) -> str:
@@ -72,21 +66,17 @@ class TypedStruct(Codec):
     def to_literal(self, value: Any) -> Literal:
         return msgpack_literal(self._read(to_plain_data(value)))
 
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
-
     def _read(self, data: Any) -> Any:
         return self.shape.read(data, Reading(exact=not self.converts))
 
 
 @dataclass(frozen=True)
-class Binary(Codec):
+class Binary(ConvertingCodec):
     """Anything MessagePack holds: bytes, and with conversions any data.
 
     Untagged binary data, which are Python pickles to flyte-sdk, are refused.
     """
 
-    converts: bool = True
     label = "bytes"
 
     def to_python(self, literal: Literal) -> Any:
@@ -99,9 +89,6 @@ class Binary(Codec):
 
     def to_literal(self, value: Any) -> Literal:
         return msgpack_literal(self.from_plain(value))
-
-    def exact(self) -> Codec:
-        return dataclasses.replace(self, converts=False)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from connectrio.cli import event_loop
+from connectrio.cli import event_loop, output
 from connectrio.cli.errors import CommandError
-from connectrio.cli.output import follow
-from connectrio.cli.output.follow import Follower
-from connectrio.cli.output.progress import JobView
+from connectrio.cli.output import Follower, JobView
 from connectrio.client.jobs import LogReader, poll_backoff
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
@@ -87,7 +85,7 @@ def shown():
 
 @pytest.fixture
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(follow, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(output, "_FIRST_PAUSE", 0.0)
 
 
 async def read(log):

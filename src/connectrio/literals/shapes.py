@@ -7,6 +7,7 @@ with the names of members, and come with names in some places and with values in
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,17 +16,18 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from connectrio.literals.codecs.base import Codec
-from connectrio.literals.codecs.containers import each_item
+from connectrio.literals.codecs import Codec
 from connectrio.literals.errors import (
     MAX_DEPTH,
     LiteralError,
     describe_value,
+    each_item,
     mismatch,
     quoted_name,
     quoted_names,
     too_deep,
 )
+from connectrio.literals.values import Record
 
 __all__ = [
     "Anything",
@@ -35,9 +37,11 @@ __all__ = [
     "Items",
     "Leaf",
     "Names",
+    "Object",
     "OneOf",
     "Reading",
     "Reference",
+    "SchemaField",
     "Shape",
     "Tuple",
     "shared_budget",
@@ -374,3 +378,90 @@ class Reference(Shape):
             return self.target.absent(reading)
         finally:
             reading.references -= 1
+
+
+@dataclass(frozen=True)
+class SchemaField:
+    """A field of an object.
+
+    :ivar required: whether it must be present
+    :ivar has_default: whether `default` is its value if it is missing
+    :ivar default_size: how many values the default consists of; 0 for a text or a number
+    """
+
+    shape: Shape
+    required: bool = False
+    has_default: bool = False
+    default: Any = None
+    default_size: int = 0
+
+    def absent(self, reading: Reading) -> Any:
+        """Return the value of the field if it is missing.
+
+        :raises LiteralError: too many values come from defaults
+        """
+        reading.budget.take(1 + self.default_size)
+        if not self.has_default:
+            return self.shape.absent(reading)
+        default = copy.deepcopy(self.default) if self.default_size else self.default
+        try:
+            return self.shape.read(default, reading)
+        except LiteralError:
+            # flyte-sdk's schemas have defaults of other types than their fields, such as None for an int
+            return default
+
+
+@dataclass(frozen=True)
+class Object(Shape):
+    """Objects with named fields. Unknown fields are dropped.
+
+    :ivar make: makes the Python object from its fields
+    :ivar is_tuple: whether a list of the fields' values is taken for the object, too
+    """
+
+    title: str
+    fields: Mapping[str, SchemaField]
+    make: Callable[[dict[str, Any]], Any]
+    is_tuple: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.title
+
+    def read(self, value: Any, reading: Reading) -> Any:
+        if self.is_tuple and isinstance(value, list | tuple) and len(value) == len(self.fields):
+            value = dict(zip(self.fields, value, strict=True))
+        if not isinstance(value, dict | Record):
+            raise mismatch(self.label, describe_value(value))
+        missing = [name for name, declared in self.fields.items() if declared.required and name not in value]
+        if missing:
+            raise LiteralError(f"{self.label} is missing {quoted_names(missing)}, which it requires")
+        if reading.exact and not value.keys() <= self.fields.keys():
+            raise mismatch(self.label, "an object with further fields")
+        fields: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, declared in self.fields.items():
+                fields[name] = declared.shape.read(value[name], reading) if name in value else declared.absent(reading)
+        except LiteralError as error:
+            error.inside(name)
+            raise
+        return self.make(fields)
+
+    def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - the names are enough
+        if self.is_tuple and isinstance(value, list | tuple):
+            return Fit.EXACTLY if len(value) == len(self.fields) else Fit.NO
+        if not isinstance(value, dict | Record):
+            return Fit.NO
+        if any(declared.required and name not in value for name, declared in self.fields.items()):
+            return Fit.CONVERTED
+        constants = [(name, declared.shape) for name, declared in self.fields.items() if name in value]
+        if any(isinstance(shape, Choice) and value[name] not in shape.values for name, shape in constants):
+            return Fit.CONVERTED
+        return Fit.EXACTLY if value.keys() <= self.fields.keys() else Fit.LOOSELY
+
+    def absent(self, reading: Reading) -> Any:
+        """Return an object made only of defaults; None if it has required fields."""
+        if any(declared.required for declared in self.fields.values()):
+            return None
+        return self.read({}, reading)

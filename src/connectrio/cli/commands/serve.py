@@ -19,7 +19,7 @@ from cyclopts import App, Argument, ArgumentCollection, Parameter, Token
 from cyclopts.config import Dict, Env
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.serve.run import DEFAULT_FILE, LogFormat, LogLevel, host, variable
+from connectrio.cli.hosting import DEFAULT_FILE, LogFormat, LogLevel, host, variable
 from connectrio.host.settings import Backend, HostSettings
 
 __all__ = ["c0_app", "serve", "serve_app"]

@@ -26,7 +26,7 @@ def serve(run, monkeypatch):
     """Runs `connectrio serve` without a host; what it would have served with."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(
-        "connectrio.cli.serve.run.configure_logging", lambda level, form: given.update(level=level, form=form)
+        "connectrio.cli.hosting.configure_logging", lambda level, form: given.update(level=level, form=form)
     )
     monkeypatch.setattr(
         "connectrio.host.runner.run_host",

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectrio.cli.app import connectrio_app
-from connectrio.cli.serve.run import plain_serve
+from connectrio.cli.hosting import plain_serve
 from connectrio.host.settings import HostSettings
 
 WORDS = {

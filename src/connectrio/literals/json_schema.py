@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
+from unicodedata import is_normalized
 
-from connectrio.literals.codecs.base import Codec
+from connectrio.literals.codecs import Codec
 from connectrio.literals.codecs.references import BlobReference, DataFrameReference
 from connectrio.literals.codecs.scalars import Boolean, Float, Integer, Nothing, String
 from connectrio.literals.codecs.structs import Binary
 from connectrio.literals.errors import MAX_DEPTH, quoted_name
-from connectrio.literals.schema.objects import Object, SchemaField, maker_of
-from connectrio.literals.schema.shapes import (
+from connectrio.literals.shapes import (
     Anything,
     Choice,
     Impossible,
     Items,
     Leaf,
     Names,
+    Object,
     OneOf,
     Reference,
+    SchemaField,
     Shape,
     Tuple,
 )
-from connectrio.literals.values import Dir, File
+from connectrio.literals.values import Dir, File, Record
 
 __all__ = ["is_schema", "shape_of"]
 
 _KEYWORDS = frozenset({"$ref", "allOf", "anyOf", "const", "enum", "oneOf", "properties", "type"})
+
+TUPLE_PREFIX = "TupleWrapper_"
+NAMED_TUPLE_PREFIX = "NamedTupleWrapper_"
+TYPED_DICT_PREFIX = "TypedDictWrapper_"
+
+Make = Callable[[dict[str, Any]], Any]
 
 Schema = Mapping[str, Any]
 
@@ -189,7 +199,7 @@ def _object(schema: Schema, scope: _Scope) -> Shape:
     # a protobuf Struct has no order, but what the schema lists as required has kept its own
     names = [*dict.fromkeys(required), *sorted(properties.keys() - set(required))]
     title = schema.get("title")
-    name, make, is_tuple = maker_of(title if isinstance(title, str) and title else scope.name, names)
+    name, make, is_tuple = _maker_of(title if isinstance(title, str) and title else scope.name, names)
     fields = {key: _field(properties[key], scope, required=key in required) for key in names}
     return Object(name, fields, make, is_tuple)
 
@@ -220,3 +230,35 @@ def _size(data: Any) -> int:
     if isinstance(data, dict):
         return 1 + sum(1 + _size(item) for item in data.values())
     return 1 + sum(1 + _size(item) for item in data) if isinstance(data, list) else 0
+
+
+def _maker_of(title: str, names: Sequence[str]) -> tuple[str, Make, bool]:
+    """Return the name in a title, which may have flyte-sdk's prefix, its objects' maker, and whether it makes tuples.
+
+    Tuples become named tuples, because flyte-sdk's objects for them have the attributes `item_0`, `item_1`, …
+    """
+    for prefix in (TUPLE_PREFIX, NAMED_TUPLE_PREFIX):
+        if title.startswith(prefix):
+            name = title.removeprefix(prefix)
+            names = sorted(names, key=_position) if prefix == TUPLE_PREFIX else names
+            make = _tuple_maker(name, tuple(names))
+            return name, make or partial(Record, name), make is not None
+    name = title.removeprefix(TYPED_DICT_PREFIX)
+    return name, partial(Record, name), False
+
+
+def _position(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("item_")
+    return (int(digits) if digits.isdecimal() and len(digits) < 10 else 0, name)
+
+
+@lru_cache(maxsize=256)  # a class is slow to make, and the same few tasks come repeatedly
+def _tuple_maker(name: str, names: tuple[str, ...]) -> Make | None:
+    """Return what makes named tuples; None if Python does not allow the names, or would change them (NFKC)."""
+    if not all(is_normalized("NFKC", field) for field in names):
+        return None
+    try:
+        cls = namedtuple(name, names)  # type: ignore[misc]  # noqa: PYI024 - the names are known only at run time
+    except ValueError:
+        return None
+    return lambda fields: cls(**fields)
