@@ -6,6 +6,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
+from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
 from connectrio.rpc._http2.stream import StreamState, TerminationCause
 from connectrio.rpc._http2.wakeup import Wakeup
@@ -128,6 +129,21 @@ def test_no_more_streams_than_the_server_allows():
 
     client.receive(client.peer.settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1}))
     assert not client.connection.can_open()
+
+
+def test_headers_are_counted_as_the_protocol_does():
+    """RFC 9113 §6.5.2: the bytes of name and value, and 32 more for each field."""
+    client = ClientCore()
+    headers = [(":path", "/a.B/C"), ("x", "yz")]
+    size = 5 + 6 + 32 + 1 + 2 + 32
+
+    client.receive(client.peer.settings({SettingCodes.MAX_HEADER_LIST_SIZE: size}))
+    client.connection.open(headers, end_stream=True)
+    client.receive(client.peer.settings({SettingCodes.MAX_HEADER_LIST_SIZE: size - 1}))
+    with pytest.raises(HeadersTooLargeError, match=f"take {size} bytes, but the server takes at most {size - 1}"):
+        client.connection.open(headers, end_stream=True)
+
+    assert len(client.connection.streams) == 1
 
 
 def test_a_reset_keeps_what_arrived_before_it():
