@@ -9,8 +9,7 @@ from h2.settings import SettingCodes
 from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
 from connectrio.rpc._http2.stream import StreamState, TerminationCause
-from connectrio.rpc._http2.wakeup import Wakeup
-from rpc.kit.core import ClientCore, take_messages
+from rpc.kit.core import ClientCore, CountedWakeup, take_messages
 from rpc.kit.frames import PREFACE, Data, GoAway, Headers, Reset, Settings, SettingsAck, WindowUpdate, request_headers
 
 RESPONSE = [(":status", "200"), ("content-type", "application/grpc")]
@@ -48,20 +47,6 @@ def test_a_call_is_exactly_its_frames():
     stream.release()
     assert client.connection.streams == {}
     assert client.connection.h2.streams == {}
-
-
-class CountedWakeup(Wakeup):
-    """Counts how often it is woken."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def wake(self) -> None:
-        self.count += 1
-        super().wake()
 
 
 def test_who_waits_for_room_is_woken_when_a_full_connection_has_room_again():

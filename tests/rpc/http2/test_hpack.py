@@ -130,6 +130,17 @@ def test_what_repeats_takes_a_byte_each_and_is_remembered():
     assert third is second
 
 
+def test_a_new_size_of_the_table_is_announced_with_the_next_block_even_a_remembered_one():
+    encoder, decoder = HeaderEncoder(), Decoder()
+    status = [(":status", "200")]
+    assert encoder.encode_block(status) == encoder.encode_block(status) == b"\x88"
+
+    encoder.header_table_size = 100
+    decoder.decode(encoder.encode_block(status))
+
+    assert decoder.header_table_size == 100
+
+
 def test_what_differs_in_each_call_stays_out_of_the_table():
     encoder = HeaderEncoder()
     for number in range(100):
