@@ -150,6 +150,19 @@ def test_any_conversation_is_what_h2_makes_of_it(client_side: bool, data: st.Dat
     assert transcripts[0] == transcripts[1]
 
 
+def test_the_reserved_bit_of_a_stream_id_is_ignored():
+    """RFC 9113 §4.1."""
+    make = FrameFactory()
+    start = make.preface() + make.settings_ack() + make.request(1, "/a.B/C")
+    request, data = make.request(3, "/a.B/C"), make.data(3, b"12345", end_stream=True)
+    reserved = [frame[:5] + bytes([frame[5] | 0x80]) + frame[6:] for frame in (request, data)]
+    transcripts = []
+    for frames in ([request, data], reserved):
+        made = connection(FastH2Connection, client_side=False)
+        transcripts.append(transcript(made, [start, *frames]))
+    assert transcripts[0] == transcripts[1]
+
+
 def never_parsed(monkeypatch: pytest.MonkeyPatch, made: DrainableH2Connection) -> None:
     """Fail the test if a frame takes h2's path from now on."""
     monkeypatch.setattr(type(made.incoming_buffer), "__next__", lambda _: pytest.fail("parsed by hyperframe"))

@@ -416,6 +416,34 @@ def test_sending_stops_at_the_streams_window_and_goes_on_when_it_opens():
     assert stream.send_some(memoryview(bytes(15))) == 8
 
 
+def blocked(server: ServerCore, stream_id: int) -> CountedWakeup:
+    """What wakes who waits to send more on a new stream."""
+    stream = server.request(stream_id)
+    wakeup = stream.writable = CountedWakeup()
+    assert stream.send_some(memoryview(bytes(MIB))) < MIB
+    return wakeup
+
+
+def test_a_streams_window_wakes_who_waits_to_send_on_it():
+    server = ServerCore()
+    server.receive(server.peer.settings({SettingCodes.INITIAL_WINDOW_SIZE: 10}))
+    waiting, other = blocked(server, 1), blocked(server, 3)
+
+    server.receive(server.peer.window_update(1, 8))
+
+    assert [waiting.count, other.count] == [1, 0]
+
+
+def test_the_connections_window_wakes_all_who_wait_to_send():
+    server = ServerCore(write_buffer=MIB)
+    server.receive(server.peer.settings({SettingCodes.INITIAL_WINDOW_SIZE: MIB - 1}))
+    waiting, other = blocked(server, 1), blocked(server, 3)
+
+    server.receive(server.peer.window_update(0, 8))
+
+    assert [waiting.count, other.count] == [1, 1]
+
+
 def test_sending_stops_at_the_connections_window_and_goes_on_when_it_opens():
     server = ServerCore()
     server.receive(server.peer.settings({SettingCodes.INITIAL_WINDOW_SIZE: MIB}))
