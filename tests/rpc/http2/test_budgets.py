@@ -115,6 +115,21 @@ def test_a_client_may_open_windows_for_all_it_is_sent():
     assert server.connection.state is ConnectionState.OPEN
 
 
+def test_a_piece_of_data_earns_two_frames_and_no_more():
+    server = TimedCore(control_budget=BUDGET)
+    stream = server.request(1)
+    stream.send_headers([(":status", "200")])
+    for _ in range(2):
+        stream.send_some(memoryview(b"a message"))
+
+    handshake, earned = 2, 4  # frames
+    server.receive(server.peer.window_update(0, 1) * (BUDGET - handshake + earned))
+    assert server.connection.state is ConnectionState.OPEN
+    server.receive(server.peer.window_update(0, 1))
+
+    assert server.was_told_to_be_calm
+
+
 def reset(server: TimedCore, count: int, *, after: float = 0.0, first: int = 1) -> None:
     """Let the client open so many streams, and reset each after so many seconds."""
     streams = range(first, first + 2 * count, 2)

@@ -6,10 +6,10 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
+from connectrio.rpc._http2.client_side import HeadersTooLargeError
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
 from connectrio.rpc._http2.stream import StreamState, TerminationCause
-from connectrio.rpc._http2.wakeup import Wakeup
-from rpc.kit.core import ClientCore, take_messages
+from rpc.kit.core import ClientCore, CountedWakeup, take_messages
 from rpc.kit.frames import PREFACE, Data, GoAway, Headers, Reset, Settings, SettingsAck, WindowUpdate, request_headers
 
 RESPONSE = [(":status", "200"), ("content-type", "application/grpc")]
@@ -47,20 +47,6 @@ def test_a_call_is_exactly_its_frames():
     stream.release()
     assert client.connection.streams == {}
     assert client.connection.h2.streams == {}
-
-
-class CountedWakeup(Wakeup):
-    """Counts how often it is woken."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def wake(self) -> None:
-        self.count += 1
-        super().wake()
 
 
 def test_who_waits_for_room_is_woken_when_a_full_connection_has_room_again():
@@ -128,6 +114,21 @@ def test_no_more_streams_than_the_server_allows():
 
     client.receive(client.peer.settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1}))
     assert not client.connection.can_open()
+
+
+def test_headers_are_counted_as_the_protocol_does():
+    """RFC 9113 §6.5.2: the bytes of name and value, and 32 more for each field."""
+    client = ClientCore()
+    headers = [(":path", "/a.B/C"), ("x", "yz")]
+    size = 5 + 6 + 32 + 1 + 2 + 32
+
+    client.receive(client.peer.settings({SettingCodes.MAX_HEADER_LIST_SIZE: size}))
+    client.connection.open(headers, end_stream=True)
+    client.receive(client.peer.settings({SettingCodes.MAX_HEADER_LIST_SIZE: size - 1}))
+    with pytest.raises(HeadersTooLargeError, match=f"take {size} bytes, but the server takes at most {size - 1}"):
+        client.connection.open(headers, end_stream=True)
+
+    assert len(client.connection.streams) == 1
 
 
 def test_a_reset_keeps_what_arrived_before_it():

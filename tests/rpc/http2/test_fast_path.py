@@ -150,14 +150,50 @@ def test_any_conversation_is_what_h2_makes_of_it(client_side: bool, data: st.Dat
     assert transcripts[0] == transcripts[1]
 
 
+def test_the_reserved_bit_of_a_stream_id_is_ignored():
+    """RFC 9113 §4.1."""
+    make = FrameFactory()
+    start = make.preface() + make.settings_ack() + make.request(1, "/a.B/C")
+    request, data = make.request(3, "/a.B/C"), make.data(3, b"12345", end_stream=True)
+    reserved = [frame[:5] + bytes([frame[5] | 0x80]) + frame[6:] for frame in (request, data)]
+    transcripts = []
+    for frames in ([request, data], reserved):
+        made = connection(FastH2Connection, client_side=False)
+        transcripts.append(transcript(made, [start, *frames]))
+    assert transcripts[0] == transcripts[1]
+
+
+def never_parsed(monkeypatch: pytest.MonkeyPatch, made: DrainableH2Connection) -> None:
+    """Fail the test if a frame takes h2's path from now on."""
+    monkeypatch.setattr(type(made.incoming_buffer), "__next__", lambda _: pytest.fail("parsed by hyperframe"))
+    monkeypatch.setattr(made, "_receive_frame", lambda _: pytest.fail("given to h2"))
+
+
 def test_an_ordinary_call_goes_the_short_way(monkeypatch: pytest.MonkeyPatch):
     """Once a first call has shown h2 who is the client, the frames of a call never reach its parser."""
     made, make = connection(FastH2Connection, client_side=False), FrameFactory()
     transcript(made, [make.preface() + make.settings_ack() + make.request(1, "/a.B/C")])
-    monkeypatch.setattr(type(made.incoming_buffer), "__next__", lambda _: pytest.fail("parsed by hyperframe"))
-    for frame in (make.request(3, "/a.B/C", extra=[("grpc-timeout", "1S")]), make.data(3, b"12345", end_stream=True)):
+    never_parsed(monkeypatch, made)
+    lengths = [("content-length", "5"), ("grpc-timeout", "1S")]
+    for frame in (make.request(3, "/a.B/C", extra=lengths), make.data(3, b"12345", end_stream=True)):
         made.feed(frame)
         assert made.next_events()
+
+
+def test_an_ordinary_response_goes_the_short_way(monkeypatch: pytest.MonkeyPatch):
+    made, make = connection(FastH2Connection, client_side=True), FrameFactory()
+    made.send_headers(1, ORDINARY, end_stream=True)
+    made.send_headers(3, ORDINARY)
+    transcript(made, [make.settings({}) + make.settings_ack()])
+    never_parsed(monkeypatch, made)
+    for stream_id in (1, 3):
+        for frame in (
+            make.headers(stream_id, RESPONSE),
+            make.data(stream_id, b"12345"),
+            make.headers(stream_id, [("grpc-status", "0")], end_stream=True),
+        ):
+            made.feed(frame)
+            assert made.next_events()
 
 
 def answered(kind: type[DrainableH2Connection]) -> bytes:

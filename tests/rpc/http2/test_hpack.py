@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hpack import Decoder, Encoder
-from hpack.exceptions import HPACKError
+from hpack.exceptions import HPACKError, InvalidTableIndex
 from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -81,6 +83,22 @@ def test_a_table_that_must_shrink():
         assert outcome(ours, block, raw=True) == outcome(theirs, block, raw=True)
 
 
+def test_a_table_of_many_fields_is_hpacks():
+    """Its indexes take two bytes from 127 on, and the oldest fields make room for new ones."""
+    ours, theirs, encoder = *decoders(), Encoder()
+    fields = [(b"x-id", b"%d" % number) for number in range(200)]
+    for field in fields:
+        block = encoder.encode([field])
+        assert outcome(ours, block, raw=True) == outcome(theirs, block, raw=True)
+
+    held = len(theirs.header_table.dynamic_entries)
+    assert 70 < held < len(fields)
+    for index in range(1, 62 + held + 1):
+        block = bytes([0x80 | index] if index < 127 else [0xFF, index - 127])
+        assert outcome(ours, block, raw=True) == outcome(theirs, block, raw=True)
+    assert outcome(ours, block, raw=True) is InvalidTableIndex
+
+
 def test_a_block_is_decoded_once():
     """What was decoded for the short way is there for the long one, and the table is not moved on twice."""
     ours, encoder = HeaderDecoder(), Encoder()
@@ -130,6 +148,17 @@ def test_what_repeats_takes_a_byte_each_and_is_remembered():
     assert third is second
 
 
+def test_a_new_size_of_the_table_is_announced_with_the_next_block_even_a_remembered_one():
+    encoder, decoder = HeaderEncoder(), Decoder()
+    status = [(":status", "200")]
+    assert encoder.encode_block(status) == encoder.encode_block(status) == b"\x88"
+
+    encoder.header_table_size = 100
+    decoder.decode(encoder.encode_block(status))
+
+    assert decoder.header_table_size == 100
+
+
 def test_what_differs_in_each_call_stays_out_of_the_table():
     encoder = HeaderEncoder()
     for number in range(100):
@@ -149,4 +178,11 @@ def test_what_is_remembered_is_bounded():
     for number in range(1000):
         encoder.encode_block([("x-id", str(number))])
         encoder.encode_block([("x-id", str(number))])
+    assert len(encoder._blocks) <= 32
+
+
+def test_blocks_that_change_no_table_are_bounded_too():
+    encoder = HeaderEncoder()
+    for headers in itertools.permutations([("x-id", str(number)) for number in range(5)]):
+        encoder.encode_block(headers)
     assert len(encoder._blocks) <= 32

@@ -16,7 +16,7 @@ from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionSta
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection, StreamTerminated
 from connectrio.rpc._http2.stream import Stream, StreamState, StreamTerminatedError, TerminationCause
 from connectrio.rpc.options import KIB, MIB, ServerOptions
-from rpc.kit.core import ServerCore, take_all, take_messages
+from rpc.kit.core import CountedWakeup, ServerCore, take_all, take_messages
 from rpc.kit.frames import (
     Data,
     GoAway,
@@ -414,6 +414,34 @@ def test_sending_stops_at_the_streams_window_and_goes_on_when_it_opens():
 
     server.receive(server.peer.window_update(1, 8))
     assert stream.send_some(memoryview(bytes(15))) == 8
+
+
+def blocked(server: ServerCore, stream_id: int) -> CountedWakeup:
+    """What wakes who waits to send more on a new stream."""
+    stream = server.request(stream_id)
+    wakeup = stream.writable = CountedWakeup()
+    assert stream.send_some(memoryview(bytes(MIB))) < MIB
+    return wakeup
+
+
+def test_a_streams_window_wakes_who_waits_to_send_on_it():
+    server = ServerCore()
+    server.receive(server.peer.settings({SettingCodes.INITIAL_WINDOW_SIZE: 10}))
+    waiting, other = blocked(server, 1), blocked(server, 3)
+
+    server.receive(server.peer.window_update(1, 8))
+
+    assert [waiting.count, other.count] == [1, 0]
+
+
+def test_the_connections_window_wakes_all_who_wait_to_send():
+    server = ServerCore(write_buffer=MIB)
+    server.receive(server.peer.settings({SettingCodes.INITIAL_WINDOW_SIZE: MIB - 1}))
+    waiting, other = blocked(server, 1), blocked(server, 3)
+
+    server.receive(server.peer.window_update(0, 8))
+
+    assert [waiting.count, other.count] == [1, 1]
 
 
 def test_sending_stops_at_the_connections_window_and_goes_on_when_it_opens():
@@ -908,6 +936,20 @@ def test_the_drain_says_goaway_twice_and_takes_streams_that_race_with_it():
     answer(first, b"first")
     answer(racing, b"racing")
     assert len(server.sent()) == 6
+
+
+def test_who_waits_for_the_end_of_a_drain_is_woken_by_each_stream_that_is_released():
+    server = ServerCore()
+    streams = [server.request(1), server.request(3)]
+    changed = server.connection.changed = CountedWakeup()
+
+    streams[0].release()
+    assert changed.count == 0, "nobody waits for the streams of a connection that stays"
+    server.connection.drain()
+    before = changed.count
+    streams[1].release()
+
+    assert changed.count == before + 1
 
 
 def test_the_drain_settles_without_the_ping_when_told_to():

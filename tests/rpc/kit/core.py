@@ -13,6 +13,7 @@ from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import Connection, ConnectionState
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
 from connectrio.rpc._http2.stream import Stream
+from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.options import ChannelOptions, ServerOptions
 from rpc.kit.frames import AnyFrame, FrameFactory, FrameReader, GoAway
 
@@ -82,6 +83,20 @@ class ClientCore(Core):
         super().__init__(ClientConnection(ChannelOptions(**options)))
         if handshake:
             self.exchange(self.peer.settings({}), self.peer.settings_ack())
+
+
+class CountedWakeup(Wakeup):
+    """Counts how often it is woken."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def wake(self) -> None:
+        self.count += 1
+        super().wake()
 
 
 def take_all(stream: Stream) -> bytes:

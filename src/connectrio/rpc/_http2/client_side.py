@@ -46,7 +46,6 @@ class ClientConnection(Connection):
         self.goodbye = ""
         self.told_to_ping_less = False
         self.opened = Wakeup()
-        self._unwritten: list[Stream] = []
         self._handlers |= {
             ResponseReceived: (self._response_received,),
             RequestReceived: (self._request_received,),
@@ -54,11 +53,6 @@ class ClientConnection(Connection):
             StreamReset: (self._stream_reset, self._room_made),
             ConnectionTerminated: (self._goaway_received,),
         }
-
-    def take_output(self) -> bytes:
-        """Take all bytes that wait, as `Connection.take_output`; their streams count as sent from now on."""
-        self._unwritten.clear()
-        return super().take_output()
 
     def can_open(self) -> bool:
         """Return whether the server allows one more stream now."""
@@ -83,7 +77,7 @@ class ClientConnection(Connection):
         stream_id = self.h2.get_next_available_stream_id()
         stream = self.streams[stream_id] = Stream(self, stream_id)
         self.idle_since = None
-        self._unwritten.append(stream)
+        self._unwritten.add(stream)
         stream.send_headers(headers, end_stream=end_stream)
         self.opened.wake()
         if stream_id + 2 > LAST_POSSIBLE_STREAM:
@@ -96,20 +90,8 @@ class ClientConnection(Connection):
             self._enter(ConnectionState.GOING_AWAY)
 
     def fail(self, reason: str) -> None:
-        """End a connection that cannot go on, as `Connection.fail`; what was not written never will be."""
-        if self.state is ConnectionState.CLOSED:
-            return
-        reason = f"{reason}; before that it said {self.goodbye}" if self.goodbye else reason
-        if self._unwritten:
-            self.h2.clear_outbound_data_buffer()
-            for stream in self._unwritten:
-                stream.terminate(Termination(TerminationCause.NEVER_SENT, detail=reason))
-        super().fail(reason)
-
-    def finish(self) -> None:
-        """End a connection that has done its work: the output that is there is sent, and nothing more is read."""
-        self._unwritten.clear()
-        super().finish()
+        """End a connection that cannot go on, as `Connection.fail`; the reason names the server's goodbye."""
+        super().fail(f"{reason}; before that it said {self.goodbye}" if self.goodbye else reason)
 
     def forget(self, stream: Stream, unread: int) -> None:
         """Credit the `unread` bytes of `stream`, and remove it."""

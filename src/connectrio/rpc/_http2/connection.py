@@ -115,6 +115,7 @@ class Connection:
         self.changed = Wakeup()
         self._clock = clock
         self._blocked: dict[Stream, None] = {}
+        self._unwritten: set[Stream] = set()  # a client's, whose request waits in the output
         # each event goes to its handlers in this order
         self._handlers: dict[type[Event], tuple[Callable[..., None], ...]] = {
             TrailersReceived: (self._trailers_received,),
@@ -176,19 +177,27 @@ class Connection:
         return False
 
     def fail(self, reason: str) -> None:
-        """End a connection that cannot go on: terminate its streams. The output that is there is still sent."""
+        """End a connection that cannot go on: terminate its streams.
+
+        The output that is there is still sent, but not if it holds a client's requests: then their streams say that
+        they were never sent, and nothing of the output is.
+        """
         if self.state is ConnectionState.CLOSED:
             return
         self.end_reason = reason
         self._enter(ConnectionState.CLOSED)
-        termination = Termination(TerminationCause.CONNECTION_LOST, detail=reason)
+        if self._unwritten:
+            self.h2.clear_outbound_data_buffer()
         for stream in list(self.streams.values()):
-            self._terminate(stream, termination)
+            never_sent = stream in self._unwritten
+            cause = TerminationCause.NEVER_SENT if never_sent else TerminationCause.CONNECTION_LOST
+            self._terminate(stream, Termination(cause, detail=reason))
         self.output_ready.wake()
         self.output_taken.wake()
 
     def finish(self) -> None:
         """End a connection that has done its work: the output that is there is sent, and nothing more is read."""
+        self._unwritten.clear()
         self.fail("the connection was closed")
 
     def ping(self) -> None:
@@ -209,6 +218,7 @@ class Connection:
     def take_output(self) -> bytes:
         """Take all bytes that wait; the caller must write them, or end the connection."""
         data = self.h2.data_to_send()
+        self._unwritten.clear()
         self.output_taken.wake()
         if self._blocked:
             self._unblock_all()

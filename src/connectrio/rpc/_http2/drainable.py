@@ -10,7 +10,6 @@ core counts, refuses and forgets streams.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -20,9 +19,6 @@ from h2.settings import SettingCodes
 from hpack.exceptions import HPACKError
 from hyperframe.exceptions import InvalidPaddingError
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame
-
-if TYPE_CHECKING:
-    from h2.config import H2Configuration
 
 
 class FrameWithoutEffect(Event):
@@ -51,10 +47,6 @@ class DrainableH2Connection(H2Connection):
     # For this many closed streams h2 remembers how they ended, to tell a late frame from a wrong one. Its own 65,536
     # would cost megabytes on a busy connection; this covers a second of 8,000 calls.
     MAX_CLOSED_STREAMS = 8192
-
-    def __init__(self, config: H2Configuration) -> None:
-        super().__init__(config)
-        self.decoder.max_header_list_size = self.DEFAULT_MAX_HEADER_LIST_SIZE
 
     def limit_header_list(self, size: int) -> None:
         """Advertise and enforce SETTINGS_MAX_HEADER_LIST_SIZE; call it before `initiate_connection`.

@@ -57,7 +57,6 @@ class FastH2Connection(DrainableH2Connection):
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
         self.encoder, self.decoder = HeaderEncoder(), HeaderDecoder()
-        self.decoder.max_header_list_size = self.DEFAULT_MAX_HEADER_LIST_SIZE
 
     # bytes in
 

@@ -75,7 +75,7 @@ class HeaderField(NamedTuple):
     value: bytes
     text: tuple[str, str]
     kind: FieldKind
-    is_secret: bool = False
+    is_secret: bool
 
     def as_header(self, *, raw: bool) -> HeaderTuple:
         """Return the field as hpack does.
