@@ -14,14 +14,14 @@ from connectrio.processes.control import (
     Control,
     Failed,
     Order,
-    Report,
     Request,
+    ServeOptions,
     Serving,
-    Task,
+    StateReport,
     encode,
-    read_task,
+    read_options,
     receive_order,
-    write_task,
+    write_options,
 )
 from connectrio.processes.exposition import Family
 
@@ -29,11 +29,11 @@ SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), l
 HTTP = [("127.0.0.1", 9090)]
 FAMILY = Family("calls", "Calls", "counter", "", [("calls_total", {"kind": "get"}, math.inf)])
 MESSAGES = [
-    Order(1, Task(SETTINGS, 2, "trio", "info", "json"), HTTP),
+    Order(1, ServeOptions(SETTINGS, 2, "trio", "info", "json"), HTTP),
     Request("report"),
     Serving(HTTP),
     Failed("no such module: ∅"),
-    Report("serving", True, 3, [("module x", "broken")], [FAMILY]),
+    StateReport("serving", True, 3, [("module x", "broken")], [FAMILY]),
 ]
 
 
@@ -91,6 +91,8 @@ def test_the_order_is_read_before_there_is_an_event_loop():
             receive_order(theirs)
 
 
-def test_a_task_outlives_the_program_that_wrote_it():
-    task = Task(HostSettings(max_connection_age=math.inf, unix_socket=Path("s")), 3, "asyncio", "debug", "console")
-    assert read_task(write_task(task)) == task
+def test_options_outlive_the_program_that_wrote_it():
+    options = ServeOptions(
+        HostSettings(max_connection_age=math.inf, unix_socket=Path("s")), 3, "asyncio", "debug", "console"
+    )
+    assert read_options(write_options(options)) == options

@@ -6,10 +6,10 @@ import pytest
 
 from connectrio.host.settings import HostSettings
 from connectrio.processes._member import Member, _End, restart_backoff
-from connectrio.processes.control import Order, Task
+from connectrio.processes.control import Order, ServeOptions
 from rpc.kit.virtual_time import in_virtual_time
 
-ORDER = Order(0, Task(HostSettings(), 2, "asyncio", "info", "json"), [])
+ORDER = Order(0, ServeOptions(HostSettings(), 2, "asyncio", "info", "json"), [])
 
 
 def test_pauses_before_restarts_grow_up_to_a_bound():

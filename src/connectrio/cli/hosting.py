@@ -75,14 +75,14 @@ def host(
     event_loop(backend)  # fails if it is not installed
     try:
         if processes != 1:
-            from connectrio.processes.control import Task
+            from connectrio.processes.control import ServeOptions
             from connectrio.processes.supervisor import become_supervisor, supervise
 
-            task = Task(settings, processes, backend or default_backend(), log_level, log_format)
+            options = ServeOptions(settings, processes, backend or default_backend(), log_level, log_format)
             if end_process() is None:
-                supervise(task)
+                supervise(options)
             else:
-                become_supervisor(task)
+                become_supervisor(options)
             return
         # another program's garbage collector stays as it is
         with starting() if is_script() else nullcontext(lambda: None) as started:

@@ -23,13 +23,13 @@ def _run() -> int:
 def _supervise(descriptor: int) -> None:
     from connectrio.host.lifecycle import HostError
     from connectrio.logs import configure_logging
-    from connectrio.processes.control import read_task
+    from connectrio.processes.control import read_options
     from connectrio.processes.supervisor import supervise
 
-    task = read_task(descriptor)
-    configure_logging(task.log_level, task.log_format)
+    options = read_options(descriptor)
+    configure_logging(options.log_level, options.log_format)
     try:
-        supervise(task, end_process())
+        supervise(options, end_process())
     except HostError as error:
         raise CommandError(str(error)) from error
 

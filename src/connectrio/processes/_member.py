@@ -15,7 +15,7 @@ from anyio.abc import Process
 
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
-from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, process_command
+from connectrio.processes.control import Control, Failed, Order, Request, Serving, StateReport, process_command
 from connectrio.rpc.backoff import Backoff
 
 log = get_logger("connectrio.processes")
@@ -84,7 +84,7 @@ class Member:
         self.serving = anyio.Event()
         self.addresses: list[tuple[str, int]] = []
         self.restarts = 0
-        self.report: Report | None = None
+        self.report: StateReport | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -172,10 +172,8 @@ class Member:
             code = await process.wait()
         finally:
             await self._end(process)
-        return _End(code, self._seconds_served(), self._error)
-
-    def _seconds_served(self) -> float:
-        return 0.0 if self._served_since is None else anyio.current_time() - self._served_since
+        served = 0.0 if self._served_since is None else anyio.current_time() - self._served_since
+        return _End(code, served, self._error)
 
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:
@@ -187,7 +185,7 @@ class Member:
                     self.serving.set()
                 case Failed(error=error):
                     self._error = error
-                case Report():
+                case StateReport():
                     self.report = message
                     self._reported.set()
                     self._reported = anyio.Event()

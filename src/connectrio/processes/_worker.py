@@ -16,7 +16,7 @@ from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.runner import announce
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import configure_logging, get_logger
-from connectrio.processes.control import Control, Failed, Order, Report, Request, Serving, encode, receive_order
+from connectrio.processes.control import Control, Failed, Order, Request, Serving, StateReport, encode, receive_order
 from connectrio.processes.exposition import snapshot
 
 log = get_logger("connectrio.processes")
@@ -35,7 +35,7 @@ class _Worker:
         self._addresses: Addresses | None = None
         self._tasks: TaskGroup | None = None
         self._control: Control | None = None
-        self.host = Host(order.task.settings, one_of=ProcessOfSeveral(order.task.processes, tuple(order.http)))
+        self.host = Host(order.options.settings, one_of=ProcessOfSeveral(order.options.processes, tuple(order.http)))
 
     async def serve(self) -> None:
         """Host until told to shut down, or until the supervisor is gone."""
@@ -64,10 +64,10 @@ class _Worker:
         log.warning("the supervisor is gone; shutting down")
         await self.host.shutdown()
 
-    def _report(self) -> Report:
+    def _report(self) -> StateReport:
         host = self.host
         failures = [(failure.source, failure.error) for failure in host.failures]
-        return Report(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
+        return StateReport(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
 
 
 def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None) -> int:
@@ -80,12 +80,12 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
     end = socket.socket(fileno=descriptor)
     os.set_inheritable(end.fileno(), False)  # a child of a connector would keep the connection to the supervisor open
     order = receive_order(end)
-    task = order.task
-    configure_logging(task.log_level, task.log_format, process=order.number)
+    options = order.options
+    configure_logging(options.log_level, options.log_format, process=order.number)
     with end.dup() as last_words:
         worker = _Worker(order, end, is_serving)
         try:
-            run_until_signalled(worker.serve, worker.host.shutdown, backend=task.backend, end_process=end_process)
+            run_until_signalled(worker.serve, worker.host.shutdown, backend=options.backend, end_process=end_process)
         except HostError as error:
             last_words.setblocking(True)
             with suppress(OSError):

@@ -3,7 +3,7 @@
 Each message is its size in four bytes, then MessagePack: settings and metrics may be infinite or NaN, which JSON lacks.
 
 supervisor → process   Order, first and once; then "announce" once, and any number of "report"
-process → supervisor   Serving once, or Failed; a Report for each "report"
+process → supervisor   Serving once, or Failed; a StateReport for each "report"
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
 
 __all__ = [
-    "Control", "Failed", "Message", "Order", "Report", "Request", "Serving", "Task", "encode", "process_command",
-    "read_task", "receive_order", "write_task",
+    "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving", "StateReport", "encode",
+    "process_command", "read_options", "receive_order", "write_options",
 ]  # fmt: skip
 
 # bytes; a report has all metrics, some hundred bytes each
@@ -34,8 +34,8 @@ _MAX_SIZE = 16 * 1024 * 1024
 _PREFIX = 4
 
 
-class Task(msgspec.Struct, frozen=True):
-    """How a supervisor and its processes have to host.
+class ServeOptions(msgspec.Struct, frozen=True):
+    """The options of `connectrio serve`, for a supervisor and its processes.
 
     :ivar processes: the number of processes
     """
@@ -55,12 +55,12 @@ class Order(msgspec.Struct, tag=True, frozen=True):
     """
 
     number: int
-    task: Task
+    options: ServeOptions
     http: list[tuple[str, int]]
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):
-    """Asks a process for something: "announce" prints what is served, "report" wants a `Report`."""
+    """Asks a process for something: "announce" prints what is served, "report" wants a `StateReport`."""
 
     what: str
 
@@ -77,7 +77,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     error: str
 
 
-class Report(msgspec.Struct, tag=True, frozen=True):
+class StateReport(msgspec.Struct, tag=True, frozen=True):
     """The state of a process.
 
     :ivar failures: (source, error) of each connector that could not be loaded
@@ -90,7 +90,7 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     metrics: list[Family]
 
 
-Message = Order | Request | Serving | Failed | Report
+Message = Order | Request | Serving | Failed | StateReport
 
 
 def _encode_path(value: Any) -> str:
@@ -165,10 +165,10 @@ def process_command(role: Literal["supervise", "host"], descriptor: int) -> list
     return [sys.executable, "-P", "-m", "connectrio.cli.process", role, str(descriptor)]
 
 
-def write_task(task: Task) -> int:
-    """Write a task for the program that replaces this one. Return the file descriptor to read it from."""
+def write_options(options: ServeOptions) -> int:
+    """Write options for the program that replaces this one. Return the file descriptor to read it from."""
     with tempfile.TemporaryFile() as file:
-        file.write(_encoder.encode(task))
+        file.write(_encoder.encode(options))
         file.flush()
         file.seek(0)
         descriptor = os.dup(file.fileno())
@@ -176,10 +176,10 @@ def write_task(task: Task) -> int:
     return descriptor
 
 
-def read_task(descriptor: int) -> Task:
-    """Return the task that `write_task` has written, and close the descriptor."""
+def read_options(descriptor: int) -> ServeOptions:
+    """Return the options that `write_options` has written, and close the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
-        return msgspec.msgpack.decode(file.read(), type=Task, dec_hook=_decode_path)
+        return msgspec.msgpack.decode(file.read(), type=ServeOptions, dec_hook=_decode_path)
 
 
 def receive_order(end: socket.socket) -> Order:

@@ -24,7 +24,7 @@ from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger
 from connectrio.processes._member import Member
-from connectrio.processes.control import Order, Task, process_command, write_task
+from connectrio.processes.control import Order, ServeOptions, process_command, write_options
 from connectrio.processes.exposition import Merged, snapshot
 
 log = get_logger("connectrio.processes")
@@ -35,33 +35,33 @@ __all__ = ["Supervisor", "become_supervisor", "supervise"]
 _UNWIND_TIMEOUT = 3.0
 
 
-def become_supervisor(task: Task) -> NoReturn:
+def become_supervisor(options: ServeOptions) -> NoReturn:
     """Replace this process by one that supervises, under the same process id.
 
     A supervisor needs little of what this process has imported, which would stay in memory.
 
     :raises HostError: a setting does not work with several processes
     """
-    check(task.settings, task.processes)
-    descriptor = write_task(task)
+    check(options.settings, options.processes)
+    descriptor = write_options(options)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, process_command("supervise", descriptor))  # noqa: S606 - this very interpreter
 
 
-def supervise(task: Task, end_process: Callable[[int], None] | None = None) -> None:
+def supervise(options: ServeOptions, end_process: Callable[[int], None] | None = None) -> None:
     """Host in several processes until told to stop. Signals have the same effect as on one process, see `run_host`.
 
     :param end_process: see `run_until_signalled`
     :raises SystemExit: at the second signal
     :raises HostError: a setting does not work with several processes, or a process cannot start
     """
-    check(task.settings, task.processes)
-    supervisor = Supervisor(task)
+    check(options.settings, options.processes)
+    supervisor = Supervisor(options)
     run_until_signalled(
         supervisor.serve,
         supervisor.shutdown,
-        backend=task.backend,
+        backend=options.backend,
         end_process=end_process,
         unwind=_UNWIND_TIMEOUT,
     )
@@ -72,12 +72,12 @@ class Supervisor:
 
     Run `serve` in a task group of yours; end it with `shutdown`, or by cancelling it. It serves once.
 
-    :param task: the supervisor applies the `timeout` of its settings to all processes at once
+    :param options: the supervisor applies the `timeout` of its settings to all processes at once
     """
 
-    def __init__(self, task: Task) -> None:
-        self.settings = task.settings
-        self._task = task
+    def __init__(self, options: ServeOptions) -> None:
+        self.settings = options.settings
+        self._options = options
         self._members: list[Member] = []
         self._shutdown_requested = anyio.Event()
         self._stopped = anyio.Event()
@@ -185,16 +185,16 @@ class Supervisor:
     ) -> None:
         """Run the processes, from their start to their end."""
         settings = replace(self.settings, port=port, timeout=None)
-        task = msgspec.structs.replace(self._task, settings=settings)
+        options = msgspec.structs.replace(self._options, settings=settings)
         async with anyio.create_task_group() as tasks:
-            for number in range(task.processes):
-                member = Member(Order(number, task, list(http)), partial(self._ended, number))
+            for number in range(options.processes):
+                member = Member(Order(number, options, list(http)), partial(self._ended, number))
                 self._members.append(member)
                 tasks.start_soon(member.run)
             if await completes_before(self._shutdown_requested, self._wait_until_all_serve):
                 self.state = HostState.SERVING
                 await self._members[0].ask("announce")
-                log.info("all processes serve", processes=task.processes)
+                log.info("all processes serve", processes=options.processes)
                 task_status.started(Addresses(tuple(self._members[0].addresses), http))
                 with anyio.move_on_after(self.settings.timeout):
                     await self._shutdown_requested.wait()
