@@ -13,6 +13,7 @@ from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import Connector, GetConnectorRequest, ListConnectorsRequest, TaskCategory
 from connectrio.rpc.call import Call, set_current_call
+from connectrio.service import connector_metadata
 from connectrio.service.connector_metadata import LOAD_FAILURE_KEY, ConnectorMetadataService, failure_metadata
 from service.harness import connector
 
@@ -70,6 +71,15 @@ def test_many_and_long_failures_are_bounded():
     # what a client counts is key, value and 32 bytes for each entry
     assert sum(len(key) + len(value) + 32 for key, value in pairs) < 6 * 1024 + 512
     assert all(value.isascii() and value.isprintable() for _, value in pairs)
+
+
+def test_a_failure_of_the_full_length_is_whole_and_a_longer_one_is_cut():
+    longest = connector_metadata._LONGEST_FAILURE
+    fits = "x" * (longest - len("module x: "))
+    [(_, whole), (_, cut)] = failure_metadata([LoadFailure("module x", fits), LoadFailure("module x", fits + "y")])
+    assert whole == f"module x: {fits}"
+    mark = f" [truncated: {longest + 1} characters in all]"
+    assert cut == whole[: -len(mark)] + mark
 
 
 def test_an_error_without_a_text():

@@ -429,6 +429,31 @@ async def test_a_call_that_was_cancelled_is_not_made_again():
         assert not peer.of(3)
 
 
+async def test_a_call_that_was_cancelled_stays_so_when_no_connection_can_be_had_to_repeat_it():
+    async with playing() as played, streaming(played, UNARY, Cardinality.UNARY_UNARY) as stream:
+        first = await played.connected()
+        failed = []
+
+        async def receive() -> None:
+            with pytest.raises(GRPCError) as raised:
+                await stream.recv_message()
+            failed.append((raised.value.status, raised.value.__cause__))
+
+        await stream.send_message(Note())
+        await first.whole(1)
+        await first.send(first.make.goaway(0))
+        played.tasks.start_soon(receive)
+        second = await played.raw.accept_silently()
+        await turns()
+        await stream.cancel()
+        await second.transport.aclose()
+        await eventually(lambda: failed)
+        [(status, cause)] = failed
+        assert status is Status.CANCELLED
+        assert isinstance(cause, GRPCError)
+        assert cause.status is Status.UNAVAILABLE
+
+
 async def test_a_call_that_is_left_while_another_task_repeats_it_leaves_no_stream_behind():
     async with playing() as played:
         peer = await played.connected({SettingCodes.MAX_CONCURRENT_STREAMS: 1})

@@ -84,6 +84,21 @@ def test_an_encoded_timeout_is_valid_and_never_longer(seconds: float):
     assert decoded >= min(seconds, 99_999_999 * 3600) * (1 - 1e-5) - 1e-9
 
 
+@pytest.mark.parametrize(
+    ("seconds", "value"),
+    [
+        (0.05, "50000000n"),
+        (5, "5000000u"),
+        (5000, "5000000m"),
+        (500_000, "500000S"),
+        (600_000_000, "10000000M"),
+        (7_200_000_000, "2000000H"),
+    ],
+)
+def test_a_timeout_is_in_the_smallest_unit_that_holds_it(seconds: float, value: str):
+    assert encode_timeout(seconds) == value
+
+
 def test_a_timeout_without_end_is_the_longest_there_is():
     assert encode_timeout(math.inf) == "99999999H"
 

@@ -16,7 +16,7 @@ from anyio.streams.stapled import MultiListener
 
 from connectrio.rpc import Channel, Server
 from rpc.kit.script import Note, Script, ScriptStub
-from rpc.kit.serving import leaving_nothing
+from rpc.kit.serving import eventually, leaving_nothing
 
 
 @pytest.mark.parametrize("before", range(4))
@@ -65,6 +65,20 @@ def waiting_to_be_accepted(listener: MultiListener[SocketStream]) -> int:
     raw_socket = listener.extra(SocketAttribute.raw_socket)
     tcp_info = raw_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
     return struct.unpack_from("I", tcp_info, 24)[0]
+
+
+async def test_small_frames_are_not_held_back():
+    """Nagle's algorithm would wait for the client's acknowledgement of what was sent before."""
+    async with leaving_nothing(), anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        server = Server([])
+        [address] = await tasks.start(server.serve, listener)
+        with socket.create_connection(address):
+            await eventually(lambda: len(server._connections) == 1)
+            [connection] = server._connections
+            raw_socket = connection._transport.extra(SocketAttribute.raw_socket)
+            assert raw_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await server.shutdown(grace=0)
 
 
 async def test_clients_that_have_gone_again_before_they_are_accepted():

@@ -129,6 +129,25 @@ async def test_a_call_that_changes_the_context_leaves_its_task_to_nobody(value: 
         assert same == first != second
 
 
+async def test_a_call_that_changes_a_variable_that_was_set_before_leaves_its_task_to_nobody():
+    seen = []
+
+    async def change() -> None:
+        seen.append(variable.get())
+        variable.set("changed")
+
+    token = variable.set("set before")
+    try:
+        async with staged() as stage:
+            stage.start("a", change)
+            stage.start("b", change)
+            first, second = await stage.all_of("a", "b")
+    finally:
+        variable.reset(token)
+    assert seen == ["set before"] * 2
+    assert first != second
+
+
 async def test_what_a_call_raises_is_raised_where_the_tasks_are():
     async def fail() -> None:
         raise ZeroDivisionError

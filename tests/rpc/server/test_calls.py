@@ -16,7 +16,7 @@ from connectrio.rpc.testing import memory_channel
 from rpc.kit.frames import Data, Headers, Reset
 from rpc.kit.raw import raw_client
 from rpc.kit.script import BIDI, CLIENT_STREAMING, SERVER_STREAMING, UNARY, Note, Script, ScriptBase, ScriptStub
-from rpc.kit.serving import Serving, in_both_ways, in_memory, leaving_nothing
+from rpc.kit.serving import Serving, in_both_ways, in_memory, leaving_nothing, turns
 
 each_servicer = pytest.mark.parametrize("servicer", [Script, ScriptBase])
 
@@ -234,12 +234,36 @@ async def test_a_unary_request_with_two_messages(path: str):
     assert status_of(frames)[0] is Status.UNIMPLEMENTED
 
 
+@pytest.mark.parametrize("path", [UNARY, SERVER_STREAMING])
+async def test_a_unary_request_may_end_after_its_message(path: str):
+    async with leaving_nothing():
+        server = Server([Script()])
+        async with raw_client(server) as client:
+            await client.send(client.make.request(1, path), client.make.message(1, b"a"))
+            await turns()
+            assert not [frame for frame in client.of(1) if isinstance(frame, Headers)]
+            await client.send(client.make.data(1, end_stream=True))
+            assert status_of(await client.whole(1))[0] is Status.OK
+
+
 @pytest.mark.parametrize("path", [UNARY, CLIENT_STREAMING])
 async def test_a_message_that_cannot_be_decoded(path: str):
     frames = await raw_answer(lambda make: make.message(1, b"\xff", end_stream=True), path=path)
     status, message = status_of(frames)
     assert status is Status.INTERNAL
     assert "Note" in message
+
+
+async def test_a_message_that_cannot_be_decoded_is_not_received_again():
+    async def method(stream):
+        with pytest.raises(GRPCError, match="cannot decode"):
+            await stream.recv_message()
+        await stream.send_message(await stream.recv_message())
+
+    two = frame_message(b"\xff") + frame_message(b"next")
+    frames = await raw_answer(lambda make: make.data(1, two, end_stream=True), script=Script(bidi=method), path=BIDI)
+    assert frames[1] == Data(1, frame_message(b"next"))
+    assert status_of(frames)[0] is Status.OK
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import socket
 
 import anyio
 import pytest
+from anyio.abc import AnyByteStream, Listener
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
@@ -80,6 +81,48 @@ async def test_the_addresses_are_reported():
             async with Channel(f"127.0.0.1:{port}") as channel:
                 assert await ScriptStub(channel).unary(Note("a")) == Note("a")
         await server.shutdown(grace=PATIENCE)
+
+
+class Failing(Listener[AnyByteStream]):
+    """Cannot accept the first time; then nobody comes."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error: OSError | None = error
+        self.waits = anyio.Event()
+        self.is_closed = False
+
+    async def accept(self) -> AnyByteStream:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        self.waits.set()
+        await anyio.sleep_forever()
+
+    async def serve(self, handler, task_group=None) -> None:
+        raise AssertionError("it can accept")
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOTSOCK, errno.ENETDOWN], ids=errno.errorcode.get)
+async def test_an_error_that_will_not_pass_ends_the_server(number: int):
+    listener = Failing(OSError(number, "broken"))
+    async with leaving_nothing():
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True) as raised:
+            await Server([]).serve(listener)
+        assert raised.group_contains(OSError, match="broken")
+    assert listener.is_closed
+
+
+async def test_a_client_that_left_before_it_was_accepted_is_no_error():
+    listener = Failing(OSError(errno.ECONNABORTED, "gone"))
+    async with leaving_nothing() as log, anyio.create_task_group() as tasks:
+        server = Server([])
+        await tasks.start(server.serve, listener)
+        await listener.waits.wait()
+        await server.shutdown()
+        assert log == []
 
 
 async def test_a_taken_port_is_the_listeners_error():
@@ -161,6 +204,21 @@ async def test_what_a_servicer_makes_of_the_servers_cancellation_stays_inside(er
             await started.wait()
             tasks.cancel_scope.cancel()
         assert server.active_calls == 0
+
+
+async def test_a_servicer_that_ends_with_the_server_is_no_fault_of_its_own():
+    gate = Gate()
+    async with leaving_nothing() as log:
+        server = Server([gate])
+        ours, theirs = memory_transport_pair()
+        async with ours, anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve_connection, theirs)
+            make = FrameFactory()
+            await ours.send(make.preface() + make.request(1) + make.message(1, b"", end_stream=True))
+            await eventually(lambda: gate.waiting == 1)
+            tasks.cancel_scope.cancel()
+        assert gate.cancelled == 1
+        assert [line["event"] for line in log if line["log_level"] == "error"] == []
 
 
 # draining
@@ -452,6 +510,21 @@ async def test_many_connections_at_once():
 
             for number in range(30):
                 tasks.start_soon(call, str(number))
+
+
+async def test_a_connection_above_the_limit_is_closed_and_the_log_says_why():
+    async with leaving_nothing() as log:
+        server = Server([Script()], options=ServerOptions(max_connections=1))
+        async with raw_client(server) as client:
+            ours, theirs = memory_transport_pair()
+            await server.serve_connection(theirs)
+            async with ours:
+                with pytest.raises(anyio.EndOfStream):
+                    await ours.receive()
+            [line] = log
+            assert (line["log_level"], line["max_connections"]) == ("warning", 1)
+            await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
+            assert (await client.trailers(1))["grpc-status"] == "0"
 
 
 async def test_a_bug_in_one_connection_does_not_end_the_server(monkeypatch):

@@ -434,6 +434,8 @@ async def test_trailing_metadata_that_cannot_be_sent(pairs, outcome: str):
     trailers, frames = await trailers_of(method)
     assert trailers["grpc-status"] in {str(Status.INTERNAL.value), str(Status.UNKNOWN.value)}
     assert sum(isinstance(frame, Headers) for frame in frames) == (2 if outcome == "answers" else 1)
+    # only what begins a response has an HTTP status
+    assert ((":status", "200") in trailers.headers) is (outcome == "fails")
 
 
 async def test_trailing_metadata_that_is_not_valid_hurts_no_other_call():
@@ -592,6 +594,22 @@ async def test_status_details(details: str | None, encoded: str | None):
             assert trailers["grpc-status"] == str((Status.INTERNAL if details == "bad" else Status.ABORTED).value)
             await client.send(client.make.request(3, BIDI), client.make.data(3, end_stream=True))
             assert (await client.trailers(3))["grpc-status"] == "0"
+
+
+async def test_status_details_are_made_of_the_message_that_is_sent():
+    """They may hold it, and so be as large."""
+    given = []
+
+    class Details(DetailsCodec):
+        def encode(self, status, message, details):
+            given.append(message)
+            return b""
+
+    async with leaving_nothing():
+        servicer = Script(raising(GRPCError(Status.ABORTED, "x" * 100_000, "details")))
+        async with raw_client(Server([servicer], status_details_codec=Details())) as client:
+            await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
+            assert given == [(await client.trailers(1))["grpc-message"]]
 
 
 # the current call
