@@ -172,8 +172,10 @@ class Member:
             code = await process.wait()
         finally:
             await self._end(process)
-        served = 0.0 if self._served_since is None else anyio.current_time() - self._served_since
-        return _End(code, served, self._error)
+        return _End(code, self._seconds_served(), self._error)
+
+    def _seconds_served(self) -> float:
+        return 0.0 if self._served_since is None else anyio.current_time() - self._served_since
 
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:

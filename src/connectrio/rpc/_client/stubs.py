@@ -27,10 +27,10 @@ class StubChannel:
 
 @cache
 def adopt_stubs() -> None:
-    """Let betterproto2's stubs use the functions below on our channels. Every call after the first does nothing."""
+    """Let betterproto2's stubs use functions of ours on our channels. Every call after the first does nothing."""
     for name, ours in ("_unary_stream", _unary_stream), ("_stream_stream", _stream_stream):
         replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, StubChannel))
-    replace(ServiceStub, "_send_messages", _send_messages, lambda call, _: isinstance(call, ClientStream))
+    replace(ServiceStub, "_send_messages", ClientStream.send_all, lambda call, _: isinstance(call, ClientStream))
 
 
 def _unary_stream(
@@ -45,10 +45,6 @@ def _stream_stream(
 ) -> AsyncIterator[Any]:
     call = _request(stub, route, Cardinality.STREAM_STREAM, request_type, response_type, **options)
     return _Responses(call, None, _Sender(call, messages))
-
-
-async def _send_messages(call: ClientStream[Any, Any], messages: Any) -> None:
-    await call.send_all(messages)
 
 
 def _request(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 from betterproto2 import Message
 
-from connectrio.rpc._codec.fields import STRUCT_FORMATS, MessageField, fields_of, wire_type_of
+from connectrio.rpc._codec.fields import STRUCT_FORMATS, WIRE_TYPES, MessageField, fields_of
 from connectrio.rpc._codec.wire import (
     FIXED64,
     LENGTH,
@@ -53,8 +54,6 @@ class MessageBudget:
 Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, MessageBudget | None], Any]
 Names: TypeAlias = dict[str, Any]  # the global names of a generated function
 
-_decoders: dict[type[Message], Decoder] = {}
-
 
 def decode(data: bytes, message_type: type[Any]) -> Any:
     """Return the message of type `message_type` that `data` encodes.
@@ -64,7 +63,7 @@ def decode(data: bytes, message_type: type[Any]) -> Any:
     # each message inside another takes at least two bytes
     budget = MessageBudget() if len(data) >= 2 * MAX_MESSAGES else None
     try:
-        return decoder_for(message_type)(None, data, 0, len(data), 1, budget)
+        return decoder_for(message_type)(None, data, 0, len(data), 1, budget)  # type: ignore[arg-type]  # every class is hashable
     except IndexError as error:
         raise DecodeError("a varint is cut short") from error
     except (UnicodeDecodeError, struct.error, OverflowError) as error:
@@ -77,15 +76,9 @@ def received_size(message: Message) -> int | None:
     return size
 
 
+@cache
 def decoder_for(message_type: type[Message]) -> Decoder:
     """Return the decoder of a class; the first call compiles it."""
-    decoder = _decoders.get(message_type)
-    if decoder is None:
-        decoder = _decoders[message_type] = _compile(message_type)
-    return decoder
-
-
-def _compile(message_type: type[Message]) -> Decoder:
     fields = fields_of(message_type)
     groups = sorted({_group(field) for field in fields if field.siblings})
     names: Names = {
@@ -220,10 +213,10 @@ def _read_value(kind: str, element: type[Any] | None, wrapped: bool, names: Name
         return [*_LENGTH, "value = data[pos:stop].decode()", "pos = stop"]
     if kind == "bytes":
         return [*_LENGTH, "value = data[pos:stop]", "pos = stop"]
-    if wire_type_of(kind) == VARINT:
+    if WIRE_TYPES[kind] == VARINT:
         return [*_VARINT, *_convert_varint(kind, element, names)]
     unpack = _bind(names, "unpack_", struct.Struct(STRUCT_FORMATS[kind]).unpack)
-    size = 8 if wire_type_of(kind) == FIXED64 else 4
+    size = 8 if WIRE_TYPES[kind] == FIXED64 else 4
     return [f"stop = pos + {size}", f"(value,) = {unpack}(data[pos:min(stop, end)])", "pos = stop"]
 
 
@@ -272,8 +265,8 @@ def _map_entry(field: MessageField, names: Names) -> list[str]:
 
     An entry that holds an unknown field is kept as a whole among the unknown fields, as in protobuf's parser.
     """
-    key_tag = 1 << 3 | wire_type_of(field.key_kind)
-    value_tag = 2 << 3 | wire_type_of(field.value_kind)
+    key_tag = 1 << 3 | WIRE_TYPES[field.key_kind]
+    value_tag = 2 << 3 | WIRE_TYPES[field.value_kind]
     return [
         "outer, known = end, True",
         *_LENGTH,

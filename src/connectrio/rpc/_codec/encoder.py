@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from math import copysign
 from typing import Any, TypeAlias
 
 from betterproto2 import Message
 
-from connectrio.rpc._codec.fields import STRUCT_FORMATS, MessageField, fields_of, wire_type_of
+from connectrio.rpc._codec.fields import STRUCT_FORMATS, WIRE_TYPES, MessageField, fields_of
 from connectrio.rpc._codec.wire import LENGTH, SMALL_VARINTS, encode_varint
 
 Encoder: TypeAlias = Callable[[Any], bytes]
-
-_encoders: dict[type[Message], Encoder] = {}
 
 
 class EncodeError(ValueError):
@@ -30,22 +29,16 @@ def encode(message: Any) -> bytes:
     :raises EncodeError: a field holds a value that is not of its type
     """
     try:
-        return encoder_for(type(message))(message)
+        return encoder_for(type(message))(message)  # type: ignore[arg-type]  # every class is hashable
     except RecursionError:
         raise EncodeError(f"{type(message).__name__}: nested too deeply") from None
     except (AttributeError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise EncodeError(_diagnose(message) or f"{type(message).__name__}: {error}") from error
 
 
+@cache
 def encoder_for(message_type: type[Message]) -> Encoder:
     """Return the encoder of a class; the first call compiles it."""
-    encoder = _encoders.get(message_type)
-    if encoder is None:
-        encoder = _encoders[message_type] = _compile(message_type)
-    return encoder
-
-
-def _compile(message_type: type[Message]) -> Encoder:
     names: dict[str, Any] = {"SMALL": SMALL_VARINTS, "varint": encode_varint, "copysign": copysign}
     lines = ["def encode(message):", "    parts = []", "    add = parts.append"]
     for index, field in enumerate(fields_of(message_type)):
@@ -87,8 +80,8 @@ def _field_lines(field: MessageField, index: int, names: dict[str, Any]) -> list
 
 def _entry_part(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     """Return what writes the key or the value of a map's entry, with its tag."""
-    tag = encode_varint(number << 3 | wire_type_of(kind))
-    if wire_type_of(kind) != LENGTH:
+    tag = encode_varint(number << 3 | WIRE_TYPES[kind])
+    if WIRE_TYPES[kind] != LENGTH:
         return lambda value: tag + to_bytes(value)
 
     def record(value: Any) -> bytes:

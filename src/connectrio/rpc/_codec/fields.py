@@ -10,7 +10,8 @@ from betterproto2 import Message
 
 from connectrio.rpc._codec.wire import FIXED32, FIXED64, LENGTH, VARINT
 
-_WIRE_TYPES = {
+# the wire type of the values of each type
+WIRE_TYPES = {
     **dict.fromkeys(("enum", "bool", "int32", "int64", "uint32", "uint64", "sint32", "sint64"), VARINT),
     **dict.fromkeys(("double", "fixed64", "sfixed64"), FIXED64),
     **dict.fromkeys(("float", "fixed32", "sfixed32"), FIXED32),
@@ -46,7 +47,7 @@ class MessageField:
     @property
     def wire_type(self) -> int:
         """The wire type of a single value."""
-        return _WIRE_TYPES[self.kind]
+        return WIRE_TYPES[self.kind]
 
     @property
     def packable(self) -> bool:
@@ -56,11 +57,6 @@ class MessageField:
     def tag(self, wire_type: int | None = None) -> int:
         """Return the tag that precedes its value."""
         return self.number << 3 | (self.wire_type if wire_type is None else wire_type)
-
-
-def wire_type_of(kind: str) -> int:
-    """Return the wire type of values of a type."""
-    return _WIRE_TYPES[kind]
 
 
 def fields_of(message_type: type[Message]) -> list[MessageField]:

@@ -26,7 +26,7 @@ from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
 from connectrio.rpc.call import Call, reset_current_call, set_current_call
-from connectrio.rpc.exceptions import is_cancelled_from_outside
+from connectrio.rpc.exceptions import is_cancelled_from_outside, leaves
 
 log = logging.getLogger("connectrio.rpc")
 
@@ -94,7 +94,8 @@ class ServerCall:
                 result = await self._call_servicer()
         except BaseException as error:
             # a group of which the scope took only the cancellation, or what a servicer made of one from outside
-            if is_cancelled_from_outside() and _is_only_cancellation(error):
+            cancelled = anyio.get_cancelled_exc_class()
+            if is_cancelled_from_outside() and all(isinstance(leaf, cancelled) for leaf in leaves(error)):
                 raise
             result = self._result_of_error(error)
         if result is None or (self._scope.cancel_called and result.status is not Status.OK):
@@ -162,11 +163,3 @@ class ServerCall:
                 result = self._cause.value  # if a listener was cut short
         if not self.stream.is_finished and self._http2_stream.termination is None:
             self.stream.send_bare_status(result.status, result.message or "")
-
-
-def _is_only_cancellation(error: BaseException) -> bool:
-    """Return whether nothing is lost when `error` passes through: it is a cancellation, or a group of nothing else."""
-    cancelled = anyio.get_cancelled_exc_class()
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(cancelled)[1] is None
-    return isinstance(error, cancelled)

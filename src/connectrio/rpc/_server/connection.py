@@ -73,10 +73,6 @@ class ServedConnection:
                     self._tasks.close()
             timer.cancel_scope.cancel()
 
-    def drain(self) -> None:
-        """Announce the end; the connection closes when its calls have."""
-        self.core.drain()
-
     def abort(self) -> None:
         """Cancel what is left, telling the client that the server is unavailable."""
         self._handshake_scope.cancel()

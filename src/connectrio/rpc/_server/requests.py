@@ -52,32 +52,15 @@ class CallContext:
 class RefusedRequestError(Exception):
     """The request is not one that this server can answer.
 
+    :param http_status: for a request that is not gRPC, an HTTP status beside the gRPC one
+    :param headers: further headers
     :ivar headers: the whole response
     """
 
-    def __init__(self, headers: Headers) -> None:
-        super().__init__(headers)
-        self.headers = headers
-
-    @classmethod
-    def http(cls, code: int, message: str) -> RefusedRequestError:
-        """Refuse a request that is not gRPC: an HTTP status beside the gRPC one."""
-        return cls([(":status", str(code)), *_refusal(Status.INTERNAL, message)[1:]])
-
-    @classmethod
-    def grpc(cls, status: Status, message: str) -> RefusedRequestError:
-        """Refuse a gRPC request, with a status."""
-        return cls(_refusal(status, message))
-
-    @classmethod
-    def encoding(cls, name: str) -> RefusedRequestError:
-        """Refuse messages that cannot be read, and name the encodings that can."""
-        headers = _refusal(Status.UNIMPLEMENTED, f"grpc-encoding {name!r} is not supported")
-        return cls([*headers, ("grpc-accept-encoding", ACCEPT_ENCODING)])
-
-
-def _refusal(status: Status, message: str) -> list[tuple[str, str]]:
-    return [*trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE))]
+    def __init__(self, status: Status, message: str, *, http_status: int = 200, headers: Headers = ()) -> None:
+        super().__init__(message)
+        _, *response = trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE))
+        self.headers: Headers = [(":status", str(http_status)), *response, *headers]
 
 
 def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call]:
@@ -86,29 +69,32 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     :raises RefusedRequestError: the request cannot be answered
     """
     values = dict(headers)
-    if values.get(":method") != "POST":
-        raise RefusedRequestError.http(405, f"gRPC calls are POST requests, this is {values.get(':method')}")
-    if not is_grpc_content_type(values.get("content-type")):
-        raise RefusedRequestError.http(
-            415, f"content-type must be application/grpc, got {values.get('content-type')!r}"
-        )
+    method, content_type = values.get(":method"), values.get("content-type")
+    if method != "POST":
+        message = f"gRPC calls are POST requests, this is {method}"
+        raise RefusedRequestError(Status.INTERNAL, message, http_status=405)
+    if not is_grpc_content_type(content_type):
+        message = f"content-type must be application/grpc, got {content_type!r}"
+        raise RefusedRequestError(Status.INTERNAL, message, http_status=415)
     if values.get("te") != "trailers":
-        raise RefusedRequestError.http(400, "the header te: trailers is missing")
+        raise RefusedRequestError(Status.INTERNAL, "the header te: trailers is missing", http_status=400)
     path = values.get(":path", "")
     handler = context.handlers.get(path)
     if handler is None:
-        raise RefusedRequestError.grpc(Status.UNIMPLEMENTED, f"unknown method {path}")
+        raise RefusedRequestError(Status.UNIMPLEMENTED, f"unknown method {path}")
     encoding = values.get("grpc-encoding", IDENTITY)
     if encoding not in ENCODINGS:
-        raise RefusedRequestError.encoding(encoding)
+        message = f"grpc-encoding {encoding!r} is not supported"
+        supported = [("grpc-accept-encoding", ACCEPT_ENCODING)]
+        raise RefusedRequestError(Status.UNIMPLEMENTED, message, headers=supported)
     try:
         metadata = decode_metadata(headers)
         timeout = values.get("grpc-timeout")
         seconds = None if timeout is None else decode_timeout(timeout)
     except ValueError as error:
-        raise RefusedRequestError.grpc(Status.INTERNAL, str(error)) from error
+        raise RefusedRequestError(Status.INTERNAL, str(error)) from error
     if seconds == 0:
-        raise RefusedRequestError.grpc(Status.DEADLINE_EXCEEDED, "the deadline had passed when the request arrived")
+        raise RefusedRequestError(Status.DEADLINE_EXCEEDED, "the deadline had passed when the request arrived")
     return handler, Call(
         path,
         metadata,

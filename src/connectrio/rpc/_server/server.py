@@ -124,7 +124,7 @@ class Server:
             connection = ServedConnection(transport, context)
             self._connections.add(connection)
             if self._draining:
-                connection.drain()
+                connection.core.drain()
             await connection.run()
         finally:
             if connection is not None:
@@ -147,7 +147,7 @@ class Server:
         """
         self.stop_accepting()
         for connection in list(self._connections):
-            connection.drain()
+            connection.core.drain()
         with anyio.move_on_after(grace):
             await self._wait_until_idle()
             return

@@ -90,7 +90,6 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self._handler = handler
         self._call = call
         self._context = context
-        self._grpclib_events = context.grpclib_events
         self.listeners = context.grpclib_events._listeners  # noqa: SLF001 - grpclib has no other way to ask
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._held_message: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
@@ -130,7 +129,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             self._held_message = None
             raise
         if self.listeners:
-            (message,) = await self._grpclib_events.recv_message(message)
+            (message,) = await self._context.grpclib_events.recv_message(message)
         self._held_message = None
         self._has_received = True
         return cast("_Recv", message)
@@ -151,7 +150,9 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             raise ProtocolError("the initial metadata was sent already")
         headers = _RESPONSE_HEADERS[self._call.response_encoding]
         if metadata or self.listeners:
-            (metadata,) = await self._grpclib_events.send_initial_metadata(cast("Any", MultiDict(metadata or ())))
+            (metadata,) = await self._context.grpclib_events.send_initial_metadata(
+                cast("Any", MultiDict(metadata or ()))
+            )
             headers += tuple(encode_metadata(metadata))
         self._http2_stream.send_headers(headers)
         self.state = CallState.HEADERS_SENT
@@ -169,7 +170,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         if self.state is CallState.MESSAGE_SENT and not handler.cardinality.server_streaming:
             raise ProtocolError("a unary response is one message, and it was sent already")
         if self.listeners:
-            (message,) = await self._grpclib_events.send_message(message)
+            (message,) = await self._context.grpclib_events.send_message(message)
         encoded = self._context.codec.encode(message, handler.reply_type)
         if call.response_encoding == IDENTITY or not call.compress_messages:
             data = memoryview(frame_message(encoded))
@@ -214,7 +215,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             headers.append(("grpc-status-details-bin", encode_bin_value(details).decode("ascii")))
         trailing = MultiDict(metadata or ())
         trailing.extend(call.trailing_metadata)
-        (trailing,) = await self._grpclib_events.send_trailing_metadata(
+        (trailing,) = await context.grpclib_events.send_trailing_metadata(
             cast("Any", trailing), status=status, status_message=status_message, status_details=status_details
         )
         self._end([*headers, *encode_metadata(cast("Any", trailing))])
