@@ -114,20 +114,16 @@ class Watched:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Any:  # `await` begins here, before any `send` or `throw`
         yielded = self._coroutine.send(None)
         self.has_waited = True
         return yielded
 
     def send(self, value: Any) -> Any:
-        yielded = self._coroutine.send(value)
-        self.has_waited = True
-        return yielded
+        return self._coroutine.send(value)
 
     def throw(self, *error: Any) -> Any:
-        yielded = self._coroutine.throw(*error)
-        self.has_waited = True
-        return yielded
+        return self._coroutine.throw(*error)
 
     def close(self) -> None:
         self._coroutine.close()
