@@ -212,6 +212,30 @@ async def test_a_thread_that_waits_for_a_line_is_left_behind():
     assert closed.is_set()
 
 
+async def test_a_thread_that_was_left_behind_does_not_wait_for_the_event_loop():
+    """The event loop may be about to end: Python would wait for the thread, and the thread for the event loop."""
+    waiting = threading.Event()
+    line = threading.Event()
+    closed = threading.Event()
+
+    def get_logs(self, **kwargs):
+        try:
+            waiting.set()
+            line.wait(PATIENCE)
+            yield log_lines("0")
+        finally:
+            closed.set()
+
+    service = Service(connector(get_logs=get_logs), worker=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.get_logs)
+        assert await anyio.to_thread.run_sync(waiting.wait, PATIENCE)
+        tasks.cancel_scope.cancel()
+    line.set()
+    assert closed.wait(PATIENCE)  # blocks the event loop
+    await service.workers.wait_idle()
+
+
 async def test_the_hosts_limit_covers_the_whole_stream():
     async def get_logs(self, **kwargs):
         while True:

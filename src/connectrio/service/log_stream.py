@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from threading import Semaphore
 from typing import Any
 
 import anyio
-from anyio import from_thread
+from anyio.streams.memory import MemoryObjectSendStream
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.conversion import expect, sort_of
 from connectrio.service.errors import ConnectorFault, DeliveryError
 from connectrio.service.methods import ConnectorMethod
-from connectrio.service.workers import Workers
+from connectrio.service.workers import Workers, call_soon_from_threads
 
 __all__ = ["Send", "send_responses"]
 
@@ -64,13 +66,14 @@ async def _send_async(responses: AsyncIterable[Any], deliver: Send) -> None:
 
 
 async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Workers, method: ConnectorMethod) -> None:
-    outbox, inbox = anyio.create_memory_object_stream[Any](0)
+    outbox, inbox = anyio.create_memory_object_stream[Any](1)
+    offers = _Offers(outbox)
     failures: list[BaseException] = []
 
     async def iterate() -> None:
         with outbox:
             try:
-                work = partial(_iterate, responses, outbox.send)
+                work = partial(_iterate, responses, offers)
                 await workers.run(work, name=method.label, owner=method.owner)
             except BaseException as error:
                 if is_cancellation(error):
@@ -79,21 +82,57 @@ async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Wo
                 failures.append(error)
 
     async with anyio.create_task_group() as tasks:
-        with inbox:
-            tasks.start_soon(iterate)
-            async for response in inbox:
-                await deliver(response)
+        tasks.start_soon(iterate)
+        try:
+            with inbox:
+                async for response in inbox:
+                    offers.taken.release()
+                    await deliver(response)
+        finally:
+            offers.end()
     if failures:
         raise failures[0]
 
 
-def _iterate(responses: Iterator[Any], send: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    """Send all responses, until nobody takes them any more. Runs in the worker thread."""
+class _Offers:
+    """The responses that a worker thread offers to a task, one at a time.
+
+    The thread waits for the task, never for the event loop, which may end before it comes to an offer. The task calls
+    `end` in any case, also when it is cancelled.
+
+    :ivar taken: the task releases it for each response that it has taken
+    """
+
+    def __init__(self, outbox: MemoryObjectSendStream[Any]) -> None:
+        self.taken = Semaphore(0)
+        self._outbox = outbox
+        self._call_soon = call_soon_from_threads()
+        self._is_ended = False
+
+    def end(self) -> None:
+        """Take no more responses."""
+        self._is_ended = True
+        self.taken.release()
+
+    def offer(self, response: Any) -> bool:
+        """Wait in the thread until the task has taken `response`; return whether it takes more."""
+        try:
+            self._call_soon(self._put, response)
+        except RuntimeError:  # the event loop is gone
+            return False
+        self.taken.acquire()
+        return not self._is_ended
+
+    def _put(self, response: Any) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the call was cancelled
+            self._outbox.send_nowait(response)
+
+
+def _iterate(responses: Iterator[Any], offers: _Offers) -> None:
+    """Offer all responses, until nobody takes them any more. Runs in the worker thread."""
     try:
         for response in responses:
-            try:
-                from_thread.run(send, response)
-            except BaseException:  # noqa: BLE001 - closed, cancelled, no event loop: each backend says it in its own way
+            if not offers.offer(response):
                 break
     finally:
         close = getattr(responses, "close", None)

@@ -18,11 +18,22 @@ from anyio.lowlevel import current_token
 from connectrio.logs import get_logger
 from connectrio.service.slots import Slots
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "call_soon_from_threads"]
 
 logger = get_logger("connectrio.service")
 
 T = TypeVar("T")
+
+
+def call_soon_from_threads() -> Callable[..., object]:
+    """Return the function of this event loop that threads give a function, and its arguments, to be called soon.
+
+    It raises RuntimeError once the event loop is gone. It does not wait, unlike anyio's `from_thread`, which waits for
+    ever if the event loop ends before it comes to the call.
+    """
+    loop: Any = current_token().native_token
+    call_soon: Callable[..., object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+    return call_soon  # asyncio's, or trio's
 
 
 class Workers:
@@ -127,8 +138,7 @@ class _Run(Generic[T]):
 
     def abandon(self) -> None:
         """Tell the thread that the task was cancelled and will not look at the result."""
-        loop: Any = current_token().native_token
-        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # asyncio's, or trio's
+        self._call_soon = call_soon_from_threads()
         if self._move(_State.RUNNING, _State.ABANDONED):
             return
         if not self._move(_State.PENDING, _State.ABANDONED):
@@ -151,7 +161,6 @@ class _Run(Generic[T]):
             raised=raised,
         )
         self._discard()
-        # not anyio's from_thread, which waits for the answer: for ever, if the event loop ends before it comes to this
         with suppress(RuntimeError):  # the event loop is gone, and with it all who waited for a worker
             self._call_soon(self._free, self)
 
