@@ -261,6 +261,24 @@ async def test_a_client_that_is_gone_while_logs_are_sent():
     assert [line["event"] for line in logs] == ["call cancelled"]
 
 
+async def test_a_client_that_is_gone_while_a_line_from_a_thread_is_sent():
+    """The call is cancelled while sending fails. On trio, a task group would raise a group of both."""
+
+    async def send(response):
+        scope.cancel()
+        raise ConnectionResetError("RST_STREAM")
+
+    def get_logs(self, resource_meta, **kwargs):
+        while True:
+            yield log_lines("x")
+
+    service = Service(connector(get_logs=get_logs))
+    with anyio.CancelScope() as scope, suppress(ConnectionResetError):
+        await service.get_logs(send=send)
+    assert service.count("get_logs", "499") == 1
+    await service.workers.wait_idle()
+
+
 async def test_a_response_that_cannot_be_encoded_is_the_connectors_fault():
     async def send(response):
         raise TypeError("no such field")

@@ -88,6 +88,9 @@ async def _send_from_thread(responses: Iterator[Any], deliver: Send, workers: Wo
                 async for response in inbox:
                     offers.taken.release()
                     await deliver(response)
+        except Exception as error:  # noqa: BLE001 - raised below: here it could get into a group with a cancellation
+            failures.append(error)
+            tasks.cancel_scope.cancel()
         finally:
             offers.end()
     if failures:
