@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 
 __all__ = [
     "CurrentCall",
+    "clock_offset",
     "current_call",
     "process_count",
     "reset_current_call",
@@ -21,6 +23,9 @@ worker_limit: ContextVar[int] = ContextVar("connectrio_worker_limit", default=10
 
 process_count: ContextVar[int] = ContextVar("connectrio_process_count", default=1)
 """How many processes host the connector side by side and share the machine. Set while a lifespan opens."""
+
+clock_offset: ContextVar[float | None] = ContextVar("connectrio_clock_offset", default=None)
+"""In the host's worker threads: seconds to add to `time.monotonic` for the time on the event loop's clock."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,19 @@ class CurrentCall:
     def time_remaining(self) -> float | None:
         """Return the seconds until the client stops waiting, 0 once it has; None if it set no deadline.
 
-        For methods of connectors, in the host's tasks and worker threads.
+        For methods of connectors, in the host's tasks and worker threads, which do not wait for the event loop.
         """
         if self._deadline is None:
             return None
+        offset = clock_offset.get()
+        if offset is not None:
+            return max(0.0, self._deadline - offset - time.monotonic())
         import anyio  # authors of connectors load it when they need it
         from anyio import from_thread
 
         try:
             now = anyio.current_time()
-        except RuntimeError:  # this is a worker thread, which has no event loop
+        except RuntimeError:  # this is a thread that the connector has started with anyio
             now = from_thread.run_sync(anyio.current_time)
         return max(0.0, self._deadline - now)
 
