@@ -12,6 +12,7 @@ from grpclib.const import Status
 
 from connectrio import Phase, Resource, TaskLog
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, GetTaskMetricsRequest, GetTaskMetricsResponse
+from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.core import Literal, Primitive, Scalar, TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral, Outputs
 from connectrio.idl.google.protobuf import Struct, Value
@@ -305,6 +306,11 @@ class Textual(Job):
         ("create", Textual("7"), "Textual.encode returned an object of class str, not a bytes"),
         ("get", None, "Tiny.get returned None, not a Resource"),
         ("get", Phase.RUNNING, "not a Resource"),
+        (
+            "get",
+            ResourceMessage(),
+            "returned a Resource of connectrio.idl.flyteidl2.connector, not the one of connectrio.connector.base",
+        ),
         ("get", resource(phase=99), "whose phase is 99"),
         ("get", resource(phase=Phase(99)), "99"),
         ("get", resource(phase="RUNNING"), "phase is 'RUNNING', not one of ABORTED, FAILED, "),

@@ -118,7 +118,10 @@ def expect(value: Any, cls: type[T], claim: str) -> T:
     :param claim: the beginning of a sentence that says where it came from: "DuckDBConnector.get returned"
     """
     if not isinstance(value, cls):
-        raise ConnectorFault(f"{claim} {sort_of(value)}, not a {cls.__qualname__}")
+        wanted = cls.__qualname__
+        if type(value).__qualname__ == wanted:  # such as the message `Resource` in place of ours
+            raise ConnectorFault(f"{claim} a {wanted} of {type(value).__module__}, not the one of {cls.__module__}")
+        raise ConnectorFault(f"{claim} {sort_of(value)}, not a {wanted}")
     return value
 
 
