@@ -18,15 +18,17 @@ POSITIVE: Bound = (lambda value: value > 0, "must be more than 0")
 
 
 def check_bound(settings: object, bound: Bound, *names: str) -> None:
-    """Check the settings of these names; None is valid.
+    """Check the settings of these names; None is valid if it is the default.
 
-    :raises ValueError: a value is out of bounds
+    :raises ValueError: a value is out of bounds, or no number
     """
     is_valid, text = bound
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not is_valid(value):
-            raise ValueError(f"{name} {text}, got {value}")
+        if value is None and getattr(type(settings), name) is None:
+            continue
+        if not isinstance(value, int | float) or not is_valid(value):
+            raise ValueError(f"{name} {text}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
