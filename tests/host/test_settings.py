@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 
@@ -50,6 +51,21 @@ def test_the_defaults_are_the_references():
 def test_values_that_make_no_sense(name, value, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         HostSettings(**{name: value})
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(HostSettings), ids=lambda field: field.name)
+def test_every_setting_is_described(field):
+    documented = "".join(layer.__doc__ or "" for layer in HostSettings.__mro__)
+    assert documented.count(f":ivar {field.name}: ") == 1  # the help of its flag
+
+
+NUMBERS = [field.name for field in dataclasses.fields(HostSettings) if {"int", "float"} & set(field.type.split())]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_may_be_negative(name):
+    with pytest.raises(ValueError, match=f"^{name} .*-1"):
+        HostSettings(**{name: -1})
 
 
 @pytest.mark.parametrize("name", ["timeout", "logs_limit"])
