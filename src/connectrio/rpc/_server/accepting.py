@@ -104,7 +104,6 @@ async def _open(accepted: socket.socket) -> AnyByteStream | None:
     """Return a stream over the socket, or None if its client has gone by now."""
     kind = SocketStream
     try:
-        accepted.setblocking(False)
         accepted.getpeername()
         if accepted.family == socket.AF_UNIX:
             kind = UNIXSocketStream
