@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import time
 
 import anyio
 import httpx
@@ -317,7 +318,7 @@ async def test_jobs_are_told_apart():
 def test_the_least_lately_asked_for_are_forgotten():
     from connectrio.idl.flyteidl2 import connector as idl
 
-    polls = PollShield(ServiceSettings())
+    polls = PollShield(ServiceSettings(), time.monotonic)
     for number in range(_MOST_JOBS + 5):
         polls.succeeded(("tiny", 0, b"%d" % number), idl.Resource(phase=Phase.QUEUED))
         polls.succeeded(("tiny", 0, b"0"), idl.Resource(phase=Phase.QUEUED))

@@ -7,7 +7,6 @@ out only when that has gone on for too long.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -64,7 +63,7 @@ class PollShield:
     :param clock: returns seconds, from any start
     """
 
-    def __init__(self, settings: ServiceSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: ServiceSettings, clock: Callable[[], float]) -> None:
         self._retry = settings.poll_retry
         self._absorb = settings.poll_absorb
         self._clock = clock
