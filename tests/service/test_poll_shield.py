@@ -1,4 +1,4 @@
-"""PollShield that fail: tried again, absorbed for a while, and only then let out."""
+"""Polls that fail: tried again, absorbed for a while, and only then let out."""
 
 from __future__ import annotations
 

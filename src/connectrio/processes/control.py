@@ -166,7 +166,7 @@ def process_command(role: Literal["supervise", "host"], descriptor: int) -> list
 
 
 def write_options(options: ServeOptions) -> int:
-    """Write options for the program that replaces this one. Return the file descriptor to read it from."""
+    """Write options for the program that replaces this one. Return the file descriptor to read them from."""
     with tempfile.TemporaryFile() as file:
         file.write(_encoder.encode(options))
         file.flush()

@@ -81,6 +81,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     itself passes through. `Dispatcher` describes the steps that all operations share.
 
     :param registry: looked into at each call, so that connectors may be registered later
+    :param settings: limits of time and number; the defaults of `ServiceSettings` if None
     :param metrics: where calls are counted; each service needs its own
     :param clock: returns seconds; it tells for how long the polls for a job have failed
     :ivar workers: the threads for methods that are plain functions

@@ -22,7 +22,7 @@ from connectrio.rpc._client.call import ClientStream
 
 
 class StubChannel:
-    """The base of the channels whose calls betterproto2's stubs make in our way."""
+    """The base of our channels. On these, betterproto2's stubs use the functions of this module."""
 
 
 @cache

@@ -179,8 +179,8 @@ class Connection:
     def fail(self, reason: str) -> None:
         """End a connection that cannot go on: terminate its streams.
 
-        The output that is there is still sent, but not if it holds a client's requests: then their streams say that
-        they were never sent, and nothing of the output is.
+        What is in the output is still sent, unless a client's requests are in it. Then all of it is discarded, and the
+        streams of these requests are terminated as NEVER_SENT.
         """
         if self.state is ConnectionState.CLOSED:
             return
