@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from connectrio.rpc.options import ServerOptions
-from connectrio.service.settings import NOT_NEGATIVE, POSITIVE, Bound, ServiceSettings, check_bound
+from connectrio.rpc.options import NOT_NEGATIVE, POSITIVE, Bound, ServerOptions, check_bound
+from connectrio.service.settings import ServiceSettings
 
 __all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -11,6 +12,33 @@ MIB = 1024 * KIB
 
 # RFC 9113 §6.9.2: bytes that a peer may send before it has read our settings, and a connection's first window
 PROTOCOL_WINDOW = 65_535
+
+Bound = tuple[Callable[[float], bool], str]
+"""Whether a value is valid, and what it must be."""
+
+AT_LEAST_1: Bound = (lambda value: value >= 1, "must be at least 1")
+NOT_NEGATIVE: Bound = (lambda value: value >= 0, "must not be negative")
+POSITIVE: Bound = (lambda value: value > 0, "must be more than 0")
+
+_WINDOW: Bound = (
+    lambda value: PROTOCOL_WINDOW <= value < 2**31,  # RFC 9113 §6.9.1
+    f"must be at least {PROTOCOL_WINDOW:,}, the protocol's own window, and less than 2 GiB",
+)
+_SHARE: Bound = (lambda value: 0 <= value <= 1, "must be a share, from 0 to 1")
+
+
+def check_bound(options: object, bound: Bound, *names: str) -> None:
+    """Check the fields of these names; None is valid if it is the default.
+
+    :raises ValueError: a value is out of bounds, or no number
+    """
+    is_valid, text = bound
+    for name in names:
+        value = getattr(options, name)
+        if value is None and getattr(type(options), name) is None:
+            continue
+        if not isinstance(value, int | float) or not is_valid(value):
+            raise ValueError(f"{name} {text}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +67,8 @@ class ConnectionOptions:
     max_control_backlog: int = 1 * MIB
 
     def __post_init__(self) -> None:
-        for name, window in ("stream_window", self.stream_window), ("connection_window", self.connection_window):
-            if window < PROTOCOL_WINDOW:
-                raise ValueError(
-                    f"{name} is {window}, but must be at least {PROTOCOL_WINDOW:,}, the protocol's own window"
-                )
+        check_bound(self, POSITIVE, *(limit.name for limit in fields(ConnectionOptions)))
+        check_bound(self, _WINDOW, "stream_window", "connection_window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +125,7 @@ class ServerOptions(ConnectionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for bound in fields(ServerOptions):
-            if not getattr(self, bound.name) > 0:
-                raise ValueError(f"{bound.name} must be more than 0, got {getattr(self, bound.name)}")
+        check_bound(self, POSITIVE, *(limit.name for limit in fields(ServerOptions)))
 
 
 # gRFC A8: the least time between two PINGs of a client; servers treat more as an attack.
@@ -166,12 +189,11 @@ class ChannelOptions(ConnectionOptions):
         super().__post_init__()
         if self.load_balancing not in ("pick_first", "round_robin"):
             raise ValueError(f'load_balancing is {self.load_balancing!r}; choose "pick_first" or "round_robin"')
-        if self.initial_backoff <= 0 or self.backoff_multiplier < 1:
-            raise ValueError(
-                f"initial_backoff is {self.initial_backoff} and backoff_multiplier is {self.backoff_multiplier}, but"
-                " they must be more than 0, and at least 1: attempts to connect without pauses would be an attack"
-            )
-        if not 0 <= self.backoff_jitter <= 1:
-            raise ValueError(f"backoff_jitter is {self.backoff_jitter}, but must be a share, from 0 to 1")
+        check_bound(self, POSITIVE, "connect_timeout", "initial_backoff", "max_backoff", "resolution_interval")
+        check_bound(self, POSITIVE, "keepalive_timeout", "idle_timeout")
+        check_bound(self, AT_LEAST_1, "backoff_multiplier")
+        check_bound(self, NOT_NEGATIVE, "connection_attempt_delay", "keepalive_time")
+        check_bound(self, NOT_NEGATIVE, "retry_buffer_size", "close_timeout")
+        check_bound(self, _SHARE, "backoff_jitter")
         if self.keepalive_time < MIN_KEEPALIVE_TIME:
             object.__setattr__(self, "keepalive_time", MIN_KEEPALIVE_TIME)

@@ -27,7 +27,7 @@ async def send_responses(result: Any, send: Send, workers: Workers, method: Conn
     """Send the response, or each of the responses, that `method` has returned.
 
     Iterators are closed before this returns, however it does. Plain ones run in a worker thread, from first to last in
-    the same one; no response is fetched before the one before it has been sent.
+    the same one; while a response is sent, this thread may fetch the next one, and no more.
 
     :raises ConnectorFault: the method returned something else
     :raises DeliveryError: the client is gone

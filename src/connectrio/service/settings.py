@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from connectrio.rpc.options import MIB
+from connectrio.rpc.options import AT_LEAST_1, MIB, NOT_NEGATIVE, POSITIVE, check_bound
 
-__all__ = ["AT_LEAST_1", "NOT_NEGATIVE", "POSITIVE", "Bound", "ServiceSettings", "check_bound"]
-
-Bound = tuple[Callable[[float], bool], str]
-"""Whether a value is valid, and what it must be."""
-
-AT_LEAST_1: Bound = (lambda value: value >= 1, "must be at least 1")
-NOT_NEGATIVE: Bound = (lambda value: value >= 0, "must not be negative")
-POSITIVE: Bound = (lambda value: value > 0, "must be more than 0")
-
-
-def check_bound(settings: object, bound: Bound, *names: str) -> None:
-    """Check the settings of these names; None is valid if it is the default.
-
-    :raises ValueError: a value is out of bounds, or no number
-    """
-    is_valid, text = bound
-    for name in names:
-        value = getattr(settings, name)
-        if value is None and getattr(type(settings), name) is None:
-            continue
-        if not isinstance(value, int | float) or not is_valid(value):
-            raise ValueError(f"{name} {text}, got {value!r}")
+__all__ = ["ServiceSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
