@@ -151,6 +151,11 @@ REFUSALS = [
     (DATETIME, 5, "expected datetime, got int 5"),
     (DURATION, "1.5", "expected timedelta, got str '1.5', which is neither seconds ('1.5s') nor ISO 8601 ('PT1.5S')"),
     (DURATION, "P1Y", "expected timedelta, got str 'P1Y', which is neither seconds ('1.5s') nor ISO 8601 ('PT1.5S')"),
+    (
+        DURATION,
+        "\ud800",
+        "expected timedelta, got str '\\ud800', which is neither seconds ('1.5s') nor ISO 8601 ('PT1.5S')",
+    ),
     (DURATION, "999999999999999s", "a duration of 999999999999999s is out of range (10000 years)"),
     (DURATION, "400000000000s", "timedelta 4629629 days, 15:06:40 is out of range (10000 years)"),
     (DURATION, math.inf, "float inf is out of range for seconds (10000 years)"),

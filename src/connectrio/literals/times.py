@@ -111,7 +111,7 @@ def parse_duration(text: str) -> timedelta:
     if match is None:
         try:
             return msgspec.convert(text, timedelta)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # the second for lone surrogates
             raise LiteralError(
                 f"expected timedelta, got str {quoted(text)}, which is neither seconds ('1.5s') nor ISO 8601 ('PT1.5S')"
             ) from None
