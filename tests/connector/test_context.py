@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
+import time
+from contextvars import copy_context
 
 import anyio
 import pytest
@@ -13,7 +17,7 @@ from connectrio.connector.context import reset_current_call, set_current_call, s
 
 
 def answering(timeout: float | None = 3600) -> None:
-    deadline = None if timeout is None else anyio.current_time() + timeout
+    deadline = None if timeout is None else time.monotonic() + timeout
     metadata = MultiDict({"authorization": "Bearer hunter2", "x-tenant": "blue"})
     set_current_call("10.0.0.1:5", metadata, deadline)
 
@@ -32,6 +36,20 @@ async def test_in_a_worker_thread():
     call = await anyio.to_thread.run_sync(current_call)
     assert (call.key, call.peer) == ("cr-1", "10.0.0.1:5")
     assert 0 < await anyio.to_thread.run_sync(lambda: current_call().time_remaining()) < 3601
+
+
+async def test_in_the_event_loop_of_another_thread():
+    """Its clock may be another one; and the host's event loop, which may be about to end, is not asked."""
+
+    async def ask() -> None:
+        remaining.append(current_call().time_remaining())
+
+    answering()
+    remaining: list[float] = []
+    thread = threading.Thread(target=copy_context().run, args=(asyncio.run, ask()))
+    thread.start()
+    thread.join()  # blocks the event loop
+    assert 0 < remaining[0] < 3601
 
 
 async def test_a_key_is_taken_back_alone():

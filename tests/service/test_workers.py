@@ -14,8 +14,6 @@ from anyio.lowlevel import checkpoint
 from grpclib import GRPCError
 from structlog.testing import capture_logs
 
-from connectrio import current_call
-from connectrio.connector.context import set_current_call
 from connectrio.service.workers import Workers, _Run
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import LIMITS, OPERATIONS, Service, connector, log_lines
@@ -197,24 +195,6 @@ async def test_an_abandoned_thread_does_not_wait_for_the_event_loop(gate):
     while not freed:
         await checkpoint()
     assert freed == [run]
-
-
-async def test_a_thread_asks_for_the_time_remaining_without_the_event_loop(gate):
-    """The event loop may be about to end, and would never answer."""
-    remaining, answered = [], threading.Event()
-
-    def ask():
-        gate.pass_through()
-        remaining.append(current_call().time_remaining())
-        answered.set()
-
-    set_current_call("", {}, anyio.current_time() + 3600)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(Workers(1).run, ask, name="job"))
-        await gate.wait_entered()
-        gate.open()
-        assert answered.wait(PATIENCE)  # blocks the event loop
-    assert 0 < remaining[0] < 3601  # 3600, give or take a float's rounding
 
 
 async def test_wait_idle_of_the_idle():

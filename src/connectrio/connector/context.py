@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "CurrentCall",
-    "clock_offset",
     "current_call",
     "process_count",
     "reset_current_call",
@@ -23,9 +22,6 @@ worker_limit: ContextVar[int] = ContextVar("connectrio_worker_limit", default=10
 
 process_count: ContextVar[int] = ContextVar("connectrio_process_count", default=1)
 """How many processes host the connector side by side and share the machine. Set while a lifespan opens."""
-
-clock_offset: ContextVar[float | None] = ContextVar("connectrio_clock_offset", default=None)
-"""In the host's worker threads: seconds to add to `time.monotonic` for the time on the event loop's clock."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +38,14 @@ class CurrentCall:
     key: str | None = None
     peer: str = ""
     metadata: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
-    _deadline: float | None = field(default=None, repr=False)  # on the event loop's clock
+    _deadline: float | None = field(default=None, repr=False)  # of `time.monotonic`
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the client stops waiting, 0 once it has; None if it set no deadline.
 
-        For methods of connectors, in the host's tasks and worker threads, which do not wait for the event loop.
+        It asks no event loop, so it is right in any thread, and on event loops that have other clocks.
         """
-        if self._deadline is None:
-            return None
-        offset = clock_offset.get()
-        if offset is not None:
-            return max(0.0, self._deadline - offset - time.monotonic())
-        import anyio  # authors of connectors load it when they need it
-        from anyio import from_thread
-
-        try:
-            now = anyio.current_time()
-        except RuntimeError:  # this is a thread that the connector has started with anyio
-            now = from_thread.run_sync(anyio.current_time)
-        return max(0.0, self._deadline - now)
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
 
 # key, peer, metadata and deadline of a `CurrentCall`, which is only made when a connector asks for it
@@ -80,7 +64,7 @@ def set_current_call(
 ) -> Token[_Particulars | None]:
     """Make a call the current one of this task, and of what it starts, until `reset_current_call`.
 
-    :param deadline: when the client stops waiting, on the event loop's clock; None if it did not say
+    :param deadline: when the client stops waiting, as `time.monotonic` counts; None if it did not say
     """
     return _current.set((None, peer, metadata, deadline))
 

@@ -26,8 +26,9 @@ Send = Callable[[GetTaskLogsResponse], Awaitable[None]]
 async def send_responses(result: Any, send: Send, workers: Workers, method: ConnectorMethod) -> None:
     """Send the response, or each of the responses, that `method` has returned.
 
-    Iterators are closed before this returns, however it does. Plain ones run in a worker thread, from first to last in
-    the same one; while a response is sent, this thread may fetch the next one, and no more.
+    Iterators are closed before this returns, however it does, but for one whose thread is left behind: that closes it
+    when it ends. Plain ones run in a worker thread, from first to last in the same one; while a response is sent, this
+    thread may fetch the next one, and no more.
 
     :raises ConnectorFault: the method returned something else
     :raises DeliveryError: the client is gone

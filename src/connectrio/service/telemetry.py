@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
@@ -61,7 +62,7 @@ class CallRecord:
     def __enter__(self) -> Self:
         rpc = self._rpc
         if rpc is not None:
-            deadline = None if rpc.deadline is None else rpc.deadline.at
+            deadline = None if rpc.deadline is None else rpc.deadline.at - anyio.current_time() + time.monotonic()
             # the `CurrentCall` of connectors, made from the servicers' `Call`: `connector/` does not import `rpc/`
             self._token = set_current_call(rpc.peer, rpc.metadata, deadline)
         return self

@@ -15,7 +15,6 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from connectrio.connector.context import clock_offset
 from connectrio.logs import get_logger
 from connectrio.service.slots import Slots
 
@@ -115,13 +114,11 @@ class _Run(Generic[T]):
         self._value: T
         self._error: BaseException | None = None
         self._call_soon: Callable[..., object]
-        self._clock_offset = anyio.current_time() - time.monotonic()
 
     def __call__(self) -> None:
         """Run the function in the thread. Raises nothing: anyio's own code in the thread does not expect it."""
         if not self._move(_State.PENDING, _State.RUNNING):
             return
-        clock_offset.set(self._clock_offset)  # in the thread's copy of the caller's context
         started = time.monotonic()
         try:
             self._value = self._function()
