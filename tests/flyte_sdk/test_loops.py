@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import SimpleNamespace
 
@@ -16,6 +16,8 @@ import sniffio
 from anyio import to_thread
 from structlog.testing import capture_logs
 
+from connectrio import TransientError
+from connectrio.connector.context import Start, reset_current_call, set_creation, set_current_call
 from connectrio.flyte import _loop_pool
 from connectrio.flyte._loop_pool import LoopPool
 from connectrio.flyte.affinity import LoopPools
@@ -312,6 +314,81 @@ async def test_a_call_that_is_cancelled_on_its_way_to_a_loop_never_runs():
                 await to_thread.run_sync(reached.wait, PATIENCE)
                 tasks.cancel_scope.cancel()
         assert function.events == []
+
+
+@contextmanager
+def creating(usual=0.0):
+    """Calls in the block create a job that was asked for an hour ago, and whose client waits another minute."""
+    start = Start(anyio.CancelScope(), lambda: usual, arrived=time.monotonic() - 3600)
+    current = set_current_call("", {}, time.monotonic() + 60)
+    token = set_creation("key", start)
+    try:
+        with start.scope:
+            yield start
+    finally:
+        reset_current_call(token)
+        reset_current_call(current)
+
+
+async def test_a_create_that_has_begun_goes_on_though_its_client_leaves():
+    calls, made = Gate(), []
+
+    async def create():
+        await calls.block()
+        made.append("a job")
+
+    async def call():
+        with creating():
+            await pool.run(create, name="create")
+
+    async with a_pool() as pool:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await eventually(lambda: calls.inside)
+            tasks.cancel_scope.cancel()
+            calls.open()
+        assert made == ["a job"]
+
+
+async def test_a_create_that_waits_for_a_loop_is_dropped_with_its_client():
+    made = []
+
+    async def create():
+        made.append("a job")
+
+    async def call():
+        with creating() as start:
+            try:
+                await pool.run(create, name="create")
+            finally:
+                assert start.began is None
+
+    async with a_pool(limit=0) as pool:
+        async with blocked(pool, 1) as calls:
+            await eventually(lambda: calls.gate.inside)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+                await eventually(lambda: pool._pending)
+                tasks.cancel_scope.cancel()
+        await home_of(pool)
+    assert made == []
+
+
+async def test_a_create_for_which_it_is_too_late_is_refused_and_the_next_call_runs():
+    made = []
+
+    async def create():
+        made.append("a job")
+
+    async with a_pool() as pool:
+        with creating(usual=61.0), pytest.raises(TransientError, match="nothing was created"):
+            await pool.run(create, name="create")
+        async with blocked(pool, 1) as calls:  # on a further loop too
+            await home_blocks(pool, calls)
+            with creating(usual=61.0), pytest.raises(TransientError, match="nothing was created"):
+                await pool.run(create, name="create")
+            assert await home_of(pool) is not calls.gate.inside[0]
+    assert made == []
 
 
 async def test_a_coroutine_that_does_not_end_is_left_alone(monkeypatch):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import anyio
 
 from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
 from connectrio.connector.registry import Registry
@@ -33,6 +37,8 @@ from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.settings import ServiceSettings
 
 GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
+# seconds; what is waited for is an event, and this only ends a test that fails
+PATIENCE = 30
 OPERATIONS = ["create", "get", "delete", "get_metrics", "get_logs"]
 # the settings with the limits of the operations
 LIMITS = ["create_limit", "get_limit", "delete_limit", "metrics_limit", "logs_limit"]
@@ -184,3 +190,23 @@ def attempt(number: int = 0, *, node: str = "n0", execution: str = "run") -> Tas
 
 def secrets(**values: str) -> Connection:
     return Connection(secrets=values)
+
+
+class Gate:
+    """Holds threads until it opens."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def pass_through(self, result=None):
+        self.entered.release()
+        assert self._open.wait(PATIENCE)
+        return result
+
+    async def wait_entered(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert await anyio.to_thread.run_sync(partial(self.entered.acquire, timeout=PATIENCE))
+
+    def open(self) -> None:
+        self._open.set()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+import time
+from contextlib import nullcontext, suppress
 from functools import partial
 
 import anyio
@@ -14,6 +15,13 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 from connectrio import Phase, Resource, TransientError, UnknownJobError, current_call
+from connectrio.connector.context import (
+    Start,
+    pending_start,
+    reset_current_call,
+    set_creation,
+    set_current_call,
+)
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import (
     Literal,
@@ -28,8 +36,9 @@ from connectrio.idl.flyteidl2.core import (
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.service.idempotent_creates import WantedJob
 from connectrio.service.job_identity import identify
+from connectrio.service.workers import Workers
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import Base, Job, Service, attempt, connector, secrets
+from service.harness import Base, Gate, Job, Service, attempt, connector, secrets
 
 ORIGINS = ("fresh", "joined", "replayed", "adopted")
 
@@ -179,6 +188,106 @@ async def test_one_who_joined_may_leave():
         assert scope.cancelled_caught
         vendor.go_on.set()
     assert vendor.jobs == ["0"]
+
+
+def blocking(gate: Gate, created: list[str]):
+    """A connector whose `create` is a plain function that waits in its thread."""
+
+    def create(_self, **kwargs):
+        gate.pass_through()
+        created.append(current_call().key or "")
+        return Job(str(len(created)))
+
+    return connector(Base, create=create)
+
+
+async def test_a_create_that_waits_for_a_thread_is_dropped_with_its_client(gate):
+    created = []
+    service = Service(blocking(gate, created), worker=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.create, task_execution_metadata=attempt(node="first")))
+        await gate.wait_entered()
+        async with anyio.create_task_group() as second:
+            second.start_soon(partial(service.create, task_execution_metadata=attempt()))
+            await settle()
+            second.cancel_scope.cancel()
+        gate.open()
+    assert len(created) == 1
+    assert len(service.creates) == 1
+    await service.create(task_execution_metadata=attempt())
+    assert len(created) == 2
+    assert origins(service)["fresh"] == 3
+
+
+async def test_who_joined_a_create_that_is_dropped_takes_its_place(gate):
+    created, answers = [], []
+    service = Service(blocking(gate, created), worker=1)
+
+    async def join():
+        answers.append(await service.create(task_execution_metadata=attempt()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.create, task_execution_metadata=attempt(node="first")))
+        await gate.wait_entered()
+        async with anyio.create_task_group() as second:
+            second.start_soon(partial(service.create, task_execution_metadata=attempt()))
+            await settle()
+            tasks.start_soon(join)
+            tasks.start_soon(join)
+            await settle()
+            second.cancel_scope.cancel()
+        gate.open()
+    assert [answer.resource_meta for answer in answers] == [Job("2").encode()] * 2
+    assert len(created) == 2
+    assert origins(service)["joined"] == 1
+
+
+async def test_a_create_whose_thread_has_begun_is_not_dropped(gate):
+    created = []
+    service = Service(blocking(gate, created))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.create, task_execution_metadata=attempt()))
+        await gate.wait_entered()
+        tasks.cancel_scope.cancel()
+        tasks.start_soon(anyio.lowlevel.cancel_shielded_checkpoint)
+        gate.open()
+    assert len(created) == 1
+    answer = await service.create(task_execution_metadata=attempt())
+    assert (answer.resource_meta, len(created)) == (Job("1").encode(), 1)
+
+
+@pytest.mark.parametrize(
+    ("usual", "left", "in_time"), [(0.0, 5.0, True), (4.0, 5.0, True), (6.0, 5.0, False), (16.0, 5.0, True)]
+)
+async def test_a_create_that_waited_too_long_does_not_begin(usual, left, in_time):
+    """It has waited for ten seconds. The last one would have been too long without any wait, so it may try."""
+    ran = []
+    start = Start(anyio.CancelScope(), lambda: usual, arrived=time.monotonic() - 10)
+    current = set_current_call("", {}, time.monotonic() + left)
+    token = set_creation("key", start)
+    workers = Workers(1)
+    try:
+        with nullcontext() if in_time else pytest.raises(TransientError, match="could not be created before"):
+            await workers.run(partial(ran.append, 1), name="Tiny.create")
+    finally:
+        reset_current_call(token)
+        reset_current_call(current)
+    assert (len(ran), start.scope.shield, workers.busy) == (int(in_time), in_time, 0)
+
+
+async def test_the_host_learns_how_long_a_create_takes():
+    took = []
+
+    async def create(_self, **kwargs):
+        await anyio.sleep(0.01)
+        took.append(pending_start().usual())
+        return Job("7")
+
+    service = Service(connector(Base, create=create))
+    for node in "ab":
+        await service.create(task_execution_metadata=attempt(node=node))
+    assert took[0] == 0.0
+    assert took[1] > 0.01
 
 
 async def test_failures_are_not_replayed():

@@ -16,39 +16,9 @@ from structlog.testing import capture_logs
 
 from connectrio.service.workers import Workers, _Run
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import LIMITS, OPERATIONS, Service, connector, log_lines
+from service.harness import LIMITS, OPERATIONS, PATIENCE, Gate, Service, connector, log_lines
 
 variable: ContextVar[str] = ContextVar("variable")
-
-# seconds; what is waited for is an event, and this only ends a test that fails
-PATIENCE = 30
-
-
-class Gate:
-    """Holds threads until it opens."""
-
-    def __init__(self) -> None:
-        self._open = threading.Event()
-        self.entered = threading.Semaphore(0)
-
-    def pass_through(self, result=None):
-        self.entered.release()
-        assert self._open.wait(PATIENCE)
-        return result
-
-    async def wait_entered(self, count: int = 1) -> None:
-        for _ in range(count):
-            assert await anyio.to_thread.run_sync(partial(self.entered.acquire, timeout=PATIENCE))
-
-    def open(self) -> None:
-        self._open.set()
-
-
-@pytest.fixture
-def gate():
-    gate = Gate()
-    yield gate
-    gate.open()
 
 
 async def abandon(workers: Workers, gate: Gate, function=None) -> None:

@@ -128,6 +128,7 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
     :cvar converts_inputs: whether `create` converts the inputs itself, because they belong to another type system: it
         then gets the request's `Inputs` message in place of the values
+    :cvar queues_calls: whether its methods wait for a place to run, and call `begin_work` when they have one
     :cvar create_is_idempotent: whether calling `create` again under the same `current_call().key` finds the job that
         exists already. Then the host calls it again after transient errors, within the call's deadline
     :cvar adopts_lost_jobs: whether the job of an attempt whose answer was lost may serve the next attempt. That one has
@@ -140,6 +141,7 @@ class AsyncConnector(ABC, Generic[M]):
     task_type_version: ClassVar[int] = 0
     metadata_type: type[M]
     converts_inputs: ClassVar[bool] = False
+    queues_calls: ClassVar[bool] = False
     create_is_idempotent: ClassVar[bool] = False
     adopts_lost_jobs: ClassVar[bool] = False
 

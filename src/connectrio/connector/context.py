@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from connectrio.connector.failures import TransientError
+
+if TYPE_CHECKING:
+    import anyio
 
 __all__ = [
     "CurrentCall",
+    "Start",
+    "begin_work",
     "current_call",
+    "pending_start",
     "process_count",
     "reset_current_call",
+    "set_creation",
     "set_current_call",
-    "set_key",
     "worker_limit",
 ]
 
@@ -48,15 +57,44 @@ class CurrentCall:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
 
-# key, peer, metadata and deadline of a `CurrentCall`, which is only made when a connector asks for it
-_Particulars = tuple[str | None, str, Mapping[str, str | bytes], float | None]
+@dataclass(slots=True)
+class Start:
+    """The moment at which a connector's code begins to create a job. Until then, the client's end drops the request.
+
+    :ivar scope: shielded at that moment: from then on, the job may exist in the other system
+    :ivar usual: returns the seconds that the connector needs for a job, as far as the host knows
+    :ivar arrived: when the host was asked for the job; this and the next two as `time.monotonic` counts
+    :ivar deadline: when the client stops waiting; None if it did not say
+    :ivar began: when the connector's code began; None before
+    """
+
+    scope: anyio.CancelScope
+    usual: Callable[[], float]
+    arrived: float = field(default_factory=time.monotonic)
+    deadline: float | None = None
+    began: float | None = None
+
+    def check(self) -> None:
+        """Check that there is time to create the job, if there was at first; in any thread.
+
+        :raises TransientError: it has waited for a thread for so long that the client would not see the job
+        """
+        if self.deadline is not None and self.arrived <= self.deadline - self.usual() < time.monotonic():
+            raise TransientError(
+                "the host was busy for so long that the job could not be created before the client's deadline; nothing"
+                " was created, so try again. If this is frequent, raise `worker`, or make `create` an `async def`"
+            )
+
+
+# key, peer, metadata and deadline of a `CurrentCall`, which is only made when a connector asks for it; and the start
+_Particulars = tuple[str | None, str, Mapping[str, str | bytes], float | None, Start | None]
 _current: ContextVar[_Particulars | None] = ContextVar("connectrio_connector_call", default=None)
 
 
 def current_call() -> CurrentCall:
     """Return the call that this task or worker thread answers; outside of any call, one without any particulars."""
     particulars = _current.get()
-    return CurrentCall() if particulars is None else CurrentCall(*particulars)
+    return CurrentCall() if particulars is None else CurrentCall(*particulars[:4])
 
 
 def set_current_call(
@@ -66,15 +104,35 @@ def set_current_call(
 
     :param deadline: when the client stops waiting, as `time.monotonic` counts; None if it did not say
     """
-    return _current.set((None, peer, metadata, deadline))
+    return _current.set((None, peer, metadata, deadline, None))
 
 
-def set_key(key: str) -> Token[_Particulars | None]:
-    """Give the current call `key`, until `reset_current_call`: the host is about to call `create`."""
-    _, peer, metadata, deadline = _current.get() or (None, "", {}, None)
-    return _current.set((key, peer, metadata, deadline))
+def set_creation(key: str, start: Start) -> Token[_Particulars | None]:
+    """Give the current call `key` and `start`, until `reset_current_call`: the host is about to call `create`."""
+    _, peer, metadata, deadline, _ = _current.get() or (None, "", {}, None, None)
+    start.deadline = deadline
+    return _current.set((key, peer, metadata, deadline, start))
 
 
 def reset_current_call(token: Token[_Particulars | None]) -> None:
-    """Undo `set_current_call` or `set_key`; the task may go on to answer another call."""
+    """Undo `set_current_call` or `set_creation`; the task may go on to answer another call."""
     _current.reset(token)
+
+
+def pending_start() -> Start | None:
+    """Return the start of the job that the current call creates; None if it creates none."""
+    particulars = _current.get()
+    return None if particulars is None else particulars[4]
+
+
+def begin_work() -> bool:
+    """Tell the host that a connector's code begins now, on the event loop of the call.
+
+    :returns: whether the work goes on although the client goes away: it creates a job
+    """
+    start = pending_start()
+    if start is None:
+        return False
+    start.scope.shield = True
+    start.began = start.began or time.monotonic()
+    return True

@@ -58,6 +58,7 @@ class HostedConnector(AsyncConnector[HostedMeta]):
 
     metadata_type = HostedMeta
     converts_inputs = True
+    queues_calls = True
 
     def __init__(self, connector: FlyteConnector[Any]) -> None:
         self.connector = connector

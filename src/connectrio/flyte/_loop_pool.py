@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - hosted code needs asyncio; the host that waits for it uses anyio
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
@@ -34,6 +35,8 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
+from connectrio.connector.context import begin_work, pending_start
+from connectrio.connector.failures import TransientError
 from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
 
@@ -90,12 +93,23 @@ class LoopPool:
     async def run(self, function: Callable[[], Coroutine[Any, Any, Any]], *, name: str) -> Any:
         """Await `function()` on one of the loops, with the caller's context variables.
 
-        When this is cancelled, it cancels that coroutine and waits for it, for two seconds at most.
+        When this is cancelled, it cancels that coroutine and waits for it, for two seconds at most. A call that creates
+        a job does not begin any more when it is cancelled or too late, and is the host's to shield once it has begun.
 
         :param name: the name of the method, for the log
+        :raises TransientError: it creates a job, and it is too late for that
         :raises BaseException: the error of the coroutine
         """
         call = self.start(lambda _: function(), name=name)
+        try:
+            await call.wait_for_turn()
+        except BaseException:
+            if self.withdraw(call):
+                raise
+            if not begin_work():
+                await call.cancel()
+                raise
+        begin_work()
         try:
             await call.wait()
         except BaseException:
@@ -153,7 +167,7 @@ class LoopPool:
             pending, self._pending = self._pending, deque()
             threads = [self._home, *self._further]
         for call in pending:
-            call.refuse(f"the event loop of {self.name} has closed")
+            call.refuse(RuntimeError(f"the event loop of {self.name} has closed"))
         for thread in threads:
             thread.stop()
         return threads
@@ -222,6 +236,7 @@ class Call(Generic[T]):
         self._name = name
         self._pool = pool
         self._context = _for_asyncio(copy_context())
+        self._start = pending_start()
         self._wake = _waker(current_token())
         self._changed = anyio.Event()
         self._ended = False
@@ -235,8 +250,17 @@ class Call(Generic[T]):
 
     # the host's part
 
+    async def wait_for_turn(self) -> None:
+        """Wait until the coroutine has begun, or was refused."""
+        while self._thread is None and not self._ended:
+            with anyio.move_on_after(PATIENCE):
+                await self._changed.wait()
+            if not self._ended:
+                self._pool.relieve_home()
+
     async def wait(self) -> None:
         """Wait until the coroutine has ended."""
+        await self.wait_for_turn()
         while not self._ended:
             await self._wait_for_change()
 
@@ -254,6 +278,7 @@ class Call(Generic[T]):
 
         :raises BaseException: the error of the coroutine
         """
+        await self.wait_for_turn()
         while True:
             while self._items:
                 item, taken = self._items.popleft()
@@ -287,10 +312,6 @@ class Call(Generic[T]):
             self.result()
 
     async def _wait_for_change(self) -> None:
-        while self._thread is None and not self._changed.is_set():
-            with anyio.move_on_after(PATIENCE):
-                await self._changed.wait()
-            self._pool.relieve_home()
         await self._changed.wait()
         self._changed = anyio.Event()
 
@@ -309,15 +330,24 @@ class Call(Generic[T]):
 
         :param then: called when the coroutine has ended; only for calls that are not on the home loop
         """
+        if self._start is not None:
+            try:
+                self._start.check()
+            except TransientError as error:
+                self.refuse(error)
+                if then is not None:
+                    then()
+                return
+            self._start.began = time.monotonic()
         self._thread = thread
         self._task = thread.loop.create_task(self._run(), name=self._name, context=self._context)
         self._task.add_done_callback(partial(self._finish, then))
         if self._is_cancelled:  # before it reached this loop
             self._task.cancel()
 
-    def refuse(self, reason: str) -> None:
-        """End a call that has not begun. May be called in any thread."""
-        self._error = RuntimeError(reason)
+    def refuse(self, error: Exception) -> None:
+        """End a call that has not begun with `error`. May be called in any thread."""
+        self._error = error
         with suppress(RuntimeError):  # as in _finish
             self._wake(self._end)
 

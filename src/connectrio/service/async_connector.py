@@ -12,7 +12,7 @@ from grpclib.const import Handler
 from grpclib.server import Stream
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.connector.context import reset_current_call, set_key
+from connectrio.connector.context import Start, reset_current_call, set_creation
 from connectrio.connector.failures import PermanentFailure
 from connectrio.connector.phases import FAILED_PHASES
 from connectrio.connector.registry import Registry
@@ -159,10 +159,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         return encoded
 
     async def _create_under_key(
-        self, key: str, connector: AsyncConnector[Any], create: Callable[[], Awaitable[bytes]]
+        self, key: str, connector: AsyncConnector[Any], create: Callable[[], Awaitable[bytes]], start: Start
     ) -> bytes:
         """Call `create` while `current_call().key` is `key`; call it again after transient errors if it allows that."""
-        token = set_key(key)
+        token = set_creation(key, start)
         try:
             if not connector.create_is_idempotent:
                 return await create()

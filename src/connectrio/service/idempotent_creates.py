@@ -1,7 +1,9 @@
 """One job for each CreateTask, however often it is sent.
 
-1. The first request for a job starts it. It is shielded: if its client goes away, the job is recorded nevertheless.
-2. The same request, sent meanwhile, waits for the answer to the first one. Sent later, it gets that answer again.
+1. The first request for a job starts it. Once the connector's code has begun, it is shielded: if its client goes away,
+   the job is recorded nevertheless. Before that (while it waits for a thread, say), it is dropped with its client.
+2. The same request, sent meanwhile, waits for the answer to the first one, and takes its place if that is dropped. Sent
+   later, it gets that answer again.
 3. A later attempt at the same task takes over the job of an earlier one that nobody has asked for since, if it may and
    that job is alive. The answer to that attempt was lost: had it arrived, the job would have been polled.
 4. Failures go to the current waiters and are not remembered. The next request tries again.
@@ -10,6 +12,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from grpclib import GRPCError
 from grpclib.const import Status
 
+from connectrio.connector.context import Start
 from connectrio.logs import get_logger
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.job_identity import JobIdentity
@@ -31,6 +35,8 @@ logger = get_logger("connectrio.service")
 
 # bytes; a usual one has a few hundred. Larger ones are answered, but not kept
 _LARGEST_META = 64 * 1024
+# how many times as long as usual a job may take that begins just in time
+_MARGIN = 1.25
 
 
 class Origin(StrEnum):
@@ -47,7 +53,7 @@ class WantedJob:
     """A job that a client asks for.
 
     :ivar task_type: for the log
-    :ivar create: starts it, and returns its `resource_meta`
+    :ivar create: starts it, tells the `Start` when the connector's code begins, and returns its `resource_meta`
     :ivar adopts: whether the job of an earlier attempt will do
     :ivar is_alive: returns whether the job with this `resource_meta` has not failed
     :ivar limit: seconds that `create` may take
@@ -56,7 +62,7 @@ class WantedJob:
 
     identity: JobIdentity
     task_type: str
-    create: Callable[[], Awaitable[bytes]]
+    create: Callable[[Start], Awaitable[bytes]]
     adopts: bool
     is_alive: Callable[[bytes], Awaitable[bool]]
     limit: float
@@ -68,6 +74,7 @@ class _Record:
     """A job, from the first request for it.
 
     :ivar earlier: the job of the task's attempt before
+    :ivar is_dropped: whether its client has gone before the connector's code began
     :ivar waiting: how many requests wait, beside the first
     :ivar is_shared: whether any of them waited when there was an answer
     """
@@ -78,6 +85,7 @@ class _Record:
     finished: anyio.Event = field(default_factory=anyio.Event)
     meta: bytes | None = None
     error: BaseException | None = None
+    is_dropped: bool = False
     asked_for: bool = False
     waiting: int = 0
     is_shared: bool = False
@@ -96,6 +104,8 @@ class IdempotentCreates:
         self._latest: dict[str, _Record] = {}
         self._unasked: dict[bytes, _Record] = {}
         self._scopes: set[anyio.CancelScope] = set()
+        # by task type, the seconds that creating a job takes: the longest of late
+        self._usual: dict[str, float] = {}
         self._end = math.inf
 
     def __len__(self) -> int:
@@ -120,32 +130,43 @@ class IdempotentCreates:
         """
         self._forget()
         record = self._records.get(wanted.identity.key)
+        if record is not None:
+            origin = Origin.REPLAYED if record.finished.is_set() else Origin.JOINED
+            while record is not None and not await self._has_answer(record):
+                record = self._records.get(wanted.identity.key)
+            if record is not None:
+                wanted.count(origin)
         if record is None:
             record = _Record(wanted.identity, self._latest.get(wanted.identity.task))
             await self._create(record, wanted)
-        else:
-            wanted.count(Origin.REPLAYED if record.finished.is_set() else Origin.JOINED)
-            record.waiting += 1
-            try:
-                await record.finished.wait()
-            finally:
-                record.waiting -= 1
         if record.error is not None:
             raise record.error
         if record.meta is None:
             raise AssertionError("a job that was created has a resource_meta")
         return record.meta
 
+    async def _has_answer(self, record: _Record) -> bool:
+        """Wait for the end of a job that another request creates; return False if that was dropped."""
+        record.waiting += 1
+        try:
+            await record.finished.wait()
+        finally:
+            record.waiting -= 1
+        return not record.is_dropped
+
     async def _create(self, record: _Record, wanted: WantedJob) -> None:
-        """Create the job, or take over an earlier attempt's, whether the client goes away meanwhile or not."""
+        """Create the job, or take over an earlier attempt's. Once it has begun, it does not end with the client."""
         self._records[record.identity.key] = self._latest[record.identity.task] = record
-        with anyio.CancelScope(shield=True, deadline=min(anyio.current_time() + wanted.limit, self._end)) as scope:
+        with anyio.CancelScope(deadline=min(anyio.current_time() + wanted.limit, self._end)) as scope:
+            start = Start(scope, lambda: _MARGIN * self._usual.get(wanted.task_type, 0.0))
             self._scopes.add(scope)
             try:
                 meta = await self._lost_job(wanted, record.earlier) if wanted.adopts else None
                 wanted.count(Origin.FRESH if meta is None else Origin.ADOPTED)
-                self._succeeded(record, await wanted.create() if meta is None else meta)
+                self._succeeded(record, await wanted.create(start) if meta is None else meta)
+                self._note_pace(wanted.task_type, start)
             except BaseException as error:
+                record.is_dropped = start.began is None and not scope.cancel_called and is_cancellation(error)
                 self._failed(record, error)
                 raise
             finally:
@@ -185,6 +206,11 @@ class IdempotentCreates:
             earlier_key=earlier.identity.key,
         )
         return earlier.meta
+
+    def _note_pace(self, task_type: str, start: Start) -> None:
+        if start.began is not None:
+            took = time.monotonic() - start.began
+            self._usual[task_type] = max(took, 0.9 * self._usual.get(task_type, 0.0))
 
     def _succeeded(self, record: _Record, meta: bytes) -> None:
         record.meta = meta

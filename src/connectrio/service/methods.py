@@ -12,6 +12,7 @@ from typing import Any
 from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
+from connectrio.connector.context import begin_work
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
@@ -132,6 +133,8 @@ class ConnectorMethod:
         if self.blocking:
             result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
         elif self.overridden:
+            if not self.connector.queues_calls:
+                begin_work()
             result = self.function(**arguments)
         else:
             try:

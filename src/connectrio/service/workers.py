@@ -15,6 +15,7 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
+from connectrio.connector.context import begin_work, pending_start
 from connectrio.logs import get_logger
 from connectrio.service.slots import Slots
 
@@ -68,11 +69,15 @@ class Workers:
 
         :param name: what runs, for the log
         :param owner: whose share of the workers it takes
+        :raises TransientError: it creates a job, and it is too late for that
         :raises BaseException: whatever `function` raises, `SystemExit` included
         """
         run = _Run(function, name, owner, self._free)
         await self._slots.enter(owner)
         try:
+            if (start := pending_start()) is not None:
+                start.check()
+            begin_work()
             await to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._unbounded)
         except BaseException:
             run.abandon()
