@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 import time
 from contextlib import suppress
@@ -112,10 +113,22 @@ async def test_the_hosts_limit_when_all_workers_are_busy():
         while not service.workers.busy:
             await checkpoint()
         try:
-            with pytest.raises(GRPCError, match="All 1 worker threads were busy"):
+            with pytest.raises(GRPCError, match="all 1 worker threads were busy: the host may need more"):
                 await service.get()
         finally:
             release.set()
+
+
+async def test_the_hosts_limit_when_all_workers_are_stuck(gate):
+    """More threads would not help, so the text does not say that."""
+    service = Service(connector(get=lambda self, **kwargs: gate.pass_through()), get_limit=0.01, worker=1)
+    for told in ("worker threads are stuck in calls that nobody waits for any more (1 in Tiny.get)", "1 in Tiny.get"):
+        with pytest.raises(GRPCError, match=re.escape(told)):
+            await service.get()
+    assert service.sample("stuck_threads", method="Tiny.get") == 1
+    gate.open()
+    await service.workers.wait_idle()
+    assert service.sample("stuck_threads", method="Tiny.get") == 0
 
 
 @every_operation

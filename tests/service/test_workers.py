@@ -14,6 +14,8 @@ from anyio.lowlevel import checkpoint
 from grpclib import GRPCError
 from structlog.testing import capture_logs
 
+from connectrio import TransientError
+from connectrio.service import workers as workers_module
 from connectrio.service.workers import Workers, _Run
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import LIMITS, OPERATIONS, PATIENCE, Gate, Service, connector, log_lines
@@ -165,6 +167,54 @@ async def test_an_abandoned_thread_does_not_wait_for_the_event_loop(gate):
     while not freed:
         await checkpoint()
     assert freed == [run]
+
+
+@pytest.fixture
+def lost_at_once(monkeypatch):
+    """A stuck thread counts as lost without a minute's wait."""
+    monkeypatch.setattr(workers_module, "_LOST_AFTER", 0.0)
+
+
+async def test_another_thread_takes_the_place_of_one_that_does_not_come_back(gate, lost_at_once):
+    workers = Workers(1)
+    await abandon(workers, gate)
+    with capture_logs() as logs:
+        assert await workers.run(lambda: 5, name="next") == 5
+    [line] = logs
+    assert line["event"] == "a worker thread does not come back; another one takes its place"
+    assert line["ran"] == "job"
+    assert "in pass_through" in line["stack"]
+    [(name, _, stack)] = workers.stuck()
+    assert name == "job"
+    assert "in pass_through" in stack
+    gate.open()
+    while list(workers.stuck()):  # noqa: ASYNC110 - it happens in a thread
+        await anyio.sleep(0.01)
+    assert workers.busy == 0
+
+
+async def test_a_connector_that_has_lost_all_its_threads_is_unavailable(gate, lost_at_once):
+    workers = Workers(2)
+    for _ in range(4):
+        await abandon(workers, gate)
+    with pytest.raises(TransientError, match="stuck in job, 4 of them; give the connector's client a time-out"):
+        await workers.run(lambda: 5, name="next")
+    assert await workers.run(lambda: 5, name="another's", owner="another") == 5
+    gate.open()
+    await workers.wait_idle()
+    assert await workers.run(lambda: 5, name="next") == 5
+    assert workers.busy == 0
+
+
+async def test_a_thread_that_was_stuck_for_less_than_a_minute_is_waited_for(gate):
+    workers = Workers(1)
+    await abandon(workers, gate)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(workers.run, lambda: 5, name="next"))
+        await anyio.wait_all_tasks_blocked()
+        assert workers.busy == 1
+        gate.open()
+    assert workers.busy == 0
 
 
 async def test_wait_idle_of_the_idle():

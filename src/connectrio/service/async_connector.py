@@ -99,6 +99,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.settings = settings = settings or ServiceSettings()
         self.metrics = Metrics() if metrics is None else metrics
         self.workers = Workers(settings.worker)
+        self.metrics.registry.register(self.workers)
         self.creates = IdempotentCreates(settings)
         self._polls = PollShield(settings, clock)
         self._inputs = InputReader(settings)

@@ -103,8 +103,8 @@ class Dispatcher:
             why += " the client's deadline was later, or it had set none"
         else:
             why = f"stopped after {seconds:.3g} s, to have an answer before the client's deadline"
-        if self._workers.busy >= self._workers.limit:
-            why += f". All {self._workers.limit} worker threads were busy: the host may need more of them"
+        if busy := self._workers.why_busy():
+            why += f"; {busy}"
         return TimeLimitError(f"{call.operation.phrase(call.task_type)}: {why}")
 
     async def slot(self, call: TaskCall) -> AbstractContextManager[None]:

@@ -99,6 +99,11 @@ class Slots:
         for share in list(self._shares.values()):
             yield share.name, share.active, len(share.waiting)
 
+    def taken_by(self, name: str) -> int:
+        """Return how many slots a connector has."""
+        share = self._shares.get(name)
+        return 0 if share is None else share.active
+
     def try_enter(self, name: str) -> AbstractContextManager[None] | None:
         """Take a slot if there is one now; who takes one must `leave`, or `with` what this returns."""
         share = self._shares.get(name)

@@ -125,7 +125,7 @@ class CallRecord:
         """Record that a poll failed with `error`, and that the client gets the last known phase."""
         failure = self._classify(error)
         self._metrics.absorbed_polls.labels(self._label).inc()
-        fields = self._fields(Status.OK, self._end(Status.OK))
+        fields = self._fields(Status.OK, self._end(failure.status))
         fields |= {"error": _shorten(failure.message, _LONGEST_TEXT), "kept_back": failure.status.name}
         logger.warning("poll failed, answered with the last known phase", **fields)
 

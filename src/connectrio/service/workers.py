@@ -1,21 +1,32 @@
-"""The worker threads for methods of connectors that are plain functions."""
+"""The worker threads for methods of connectors that are plain functions.
+
+A thread cannot be stopped. When its call is cancelled it is *stuck*: it goes on, and counts as busy. After a minute it
+is *lost*, and another thread takes its place, but for each owner not more often than there are workers. After that, the
+calls of an owner that has nothing but lost threads fail at once.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
+import sys
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
-from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from connectrio.connector.context import begin_work, pending_start
+from connectrio.connector.failures import TransientError
 from connectrio.logs import get_logger
 from connectrio.service.slots import Slots
 
@@ -24,6 +35,11 @@ __all__ = ["Workers", "call_soon_from_threads"]
 logger = get_logger("connectrio.service")
 
 T = TypeVar("T")
+
+# seconds that a thread may go on after its call, until another one takes its place
+_LOST_AFTER = 60.0
+# the most frames of a stuck thread's stack that the log shows
+_DEPTH = 12
 
 
 def call_soon_from_threads() -> Callable[..., object]:
@@ -37,14 +53,16 @@ def call_soon_from_threads() -> Callable[..., object]:
     return call_soon  # asyncio's, or trio's
 
 
-class Workers:
+class Workers(Collector):
     """Runs functions in threads, at most `limit` at once.
 
     Each owner has an equal share of them. If others have taken an owner's share, it gets threads beyond the limit, of
     which there can be as many again.
 
-    A cancelled `run` returns at once. Its thread cannot be stopped and goes on; until it ends, it counts as busy. The
-    function can ask `anyio.from_thread.check_cancelled` whether anybody still waits for it.
+    A cancelled `run` returns at once. Its thread is stuck until it ends, see above. The function can ask
+    `anyio.from_thread.check_cancelled` whether anybody still waits for it.
+
+    In a registry of metrics, it is asked at each scrape how many threads are stuck.
 
     :ivar limit: how many functions may run at once
     :raises ValueError: `limit` is less than 1
@@ -58,29 +76,33 @@ class Workers:
         # never the bound: on asyncio, anyio releases its limiter as soon as a thread is abandoned
         self._unbounded = anyio.CapacityLimiter(math.inf)
         self._freed: anyio.Event | None = None
+        self._stuck: dict[_Run[Any], None] = {}
 
     @property
     def busy(self) -> int:
-        """How many threads run now, including those that nobody waits for any more."""
+        """How many workers are taken now, stuck ones included."""
         return self._slots.active
 
     async def run(self, function: Callable[[], T], *, name: str, owner: str = "") -> T:
         """Wait for a free worker and call `function` in it, with the caller's context variables.
 
-        :param name: what runs, for the log
-        :param owner: whose share of the workers it takes
-        :raises TransientError: it creates a job, and it is too late for that
+        :param name: what runs, for people: "DuckDBConnector.get"
+        :param owner: whose share of the workers it takes: a connector's task type
+        :raises TransientError: all workers of the owner are lost, or it creates a job and it is too late for that
         :raises BaseException: whatever `function` raises, `SystemExit` included
         """
         run = _Run(function, name, owner, self._free)
-        await self._slots.enter(owner)
+        if self._slots.try_enter(owner) is None:
+            self._replace_lost(owner)
+            await self._slots.enter(owner)
         try:
             if (start := pending_start()) is not None:
                 start.check()
             begin_work()
             await to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._unbounded)
         except BaseException:
-            run.abandon()
+            if run.abandon():
+                self._stuck[run] = None
             raise
         self._free(run)
         return run.result()
@@ -92,8 +114,63 @@ class Workers:
                 self._freed = anyio.Event()
             await self._freed.wait()
 
+    def why_busy(self) -> str:
+        """Return what may be done if all workers are taken; "" if they are not."""
+        if self.busy < self.limit:
+            return ""
+        methods = Counter(run.name for run in self._stuck)
+        if not methods:
+            return f"all {self.limit} worker threads were busy: the host may need more of them (`worker`)"
+        most = ", ".join(f"{count} in {name}" for name, count in methods.most_common(3))
+        return (
+            f"worker threads are stuck in calls that nobody waits for any more ({most}): give the connector's client a"
+            " time-out below the executor's ten seconds"
+        )
+
+    def stuck(self) -> Iterator[tuple[str, float, str]]:
+        """Yield what each stuck thread runs, since how many seconds nobody waits for it, and its stack."""
+        for run in list(self._stuck):
+            yield run.name, anyio.current_time() - run.abandoned_at, run.stack()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how many threads are stuck, of each method."""
+        threads = GaugeMetricFamily(
+            "connectrio_stuck_threads",
+            "Worker threads that go on although nobody waits for them any more",
+            labels=["task_type", "method"],
+        )
+        for (owner, name), count in Counter((run.owner, run.name) for run in list(self._stuck)).items():
+            threads.add_metric([owner, name], count)
+        yield threads
+
+    def _replace_lost(self, owner: str) -> None:
+        """Give the workers that `owner` has lost back, up to a limit.
+
+        :raises TransientError: it has lost them all, beyond that limit
+        """
+        oldest = anyio.current_time() - _LOST_AFTER
+        lost = [run for run in self._stuck if run.owner == owner and run.abandoned_at <= oldest]
+        for run in lost[: self.limit]:
+            if not run.is_replaced:
+                run.is_replaced = True
+                self._slots.leave(owner)
+                logger.error(
+                    "a worker thread does not come back; another one takes its place",
+                    ran=run.name,
+                    stuck_seconds=round(anyio.current_time() - run.abandoned_at),
+                    stack=run.stack(),
+                )
+        if 0 < self._slots.taken_by(owner) <= len(lost) - self.limit:
+            methods = ", ".join(sorted({run.name for run in lost}))
+            raise TransientError(
+                f"all threads that this host has for the connector are stuck in {methods}, {len(lost)} of them; give"
+                " the connector's client a time-out, and restart the host"
+            )
+
     def _free(self, run: _Run[T]) -> None:
-        self._slots.leave(run.owner)
+        self._stuck.pop(run, None)
+        if not run.is_replaced:
+            self._slots.leave(run.owner)
         if self._freed is not None:
             self._freed.set()
             self._freed = None
@@ -107,14 +184,21 @@ class _State(Enum):
 
 
 class _Run(Generic[T]):
-    """One function that runs in a thread. The last of the two, the task or the thread, frees the worker."""
+    """One function that runs in a thread. The last of the two, the task or the thread, frees the worker.
+
+    :ivar abandoned_at: since when nobody waits for it, on the event loop's clock
+    :ivar is_replaced: whether another thread has taken its place
+    """
 
     def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Run[T]], None]) -> None:
         self._function = function
-        self._name = name
+        self.name = name
         self.owner = owner
+        self.abandoned_at = math.inf
+        self.is_replaced = False
         self._free = free
-        self._lock = Lock()
+        self._thread: int | None = None
+        self._lock = threading.Lock()
         self._state = _State.PENDING
         self._value: T
         self._error: BaseException | None = None
@@ -125,6 +209,7 @@ class _Run(Generic[T]):
         if not self._move(_State.PENDING, _State.RUNNING):
             return
         started = time.monotonic()
+        self._thread = threading.get_ident()
         try:
             self._value = self._function()
         except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the task that waits for it
@@ -141,14 +226,24 @@ class _Run(Generic[T]):
                 self._error = None  # breaks the cycle of the error and this frame
         return self._value
 
-    def abandon(self) -> None:
-        """Tell the thread that the task was cancelled and will not look at the result."""
+    def abandon(self) -> bool:
+        """Tell the thread that the task was cancelled and will not look at the result.
+
+        :returns: whether the thread goes on
+        """
         self._call_soon = call_soon_from_threads()
+        self.abandoned_at = anyio.current_time()
         if self._move(_State.RUNNING, _State.ABANDONED):
-            return
+            return True
         if not self._move(_State.PENDING, _State.ABANDONED):
             self._discard()
         self._free(self)
+        return False
+
+    def stack(self) -> str:
+        """Return where the thread is; "" if it has ended."""
+        frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented, for debuggers
+        return "" if frame is None else "".join(traceback.format_stack(frame, _DEPTH))
 
     def _move(self, before: _State, after: _State) -> bool:
         with self._lock:
@@ -161,7 +256,7 @@ class _Run(Generic[T]):
         raised = None if self._error is None else type(self._error).__name__
         logger.warning(
             "a worker thread ended after its call, and kept a worker busy until then",
-            ran=self._name,
+            ran=self.name,
             seconds=round(seconds, 3),
             raised=raised,
         )
