@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from connectrio.host.settings import HostSettings
 from connectrio.processes._member import Member, _End, restart_backoff
-from connectrio.processes.control import Order, ServeOptions
+from connectrio.processes.control import Order, Request, ServeOptions
 from rpc.kit.virtual_time import in_virtual_time
 
 ORDER = Order(0, ServeOptions(HostSettings(), 2, "asyncio", "info", "json"), [])
@@ -56,3 +57,62 @@ def captured_delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         "connectrio.processes._member.log.error", lambda _, *, delay_seconds, **more: delays.append(delay_seconds)
     )
     return delays
+
+
+class Process:
+    """A process that lives until it is killed."""
+
+    def __init__(self) -> None:
+        self.killed_at: float | None = None
+
+    def kill(self) -> None:
+        self.killed_at = anyio.current_time()
+
+
+class Silent:
+    """The way to a process that says nothing, or answers until it is frozen.
+
+    :param member: who hears the answers
+    """
+
+    def __init__(self, member: Member, frozen_at: float) -> None:
+        self.member = member
+        self.frozen_at = anyio.current_time() + frozen_at
+
+    async def send(self, message: Request) -> None:
+        assert message == Request("live")
+        if anyio.current_time() < self.frozen_at:
+            self.member._heard_at = anyio.current_time()
+
+
+async def watched(frozen_at: float, *, serves: bool = True, stopped_at: float = 1e6) -> tuple[Member, float]:
+    """Return a member whose process was watched for an hour at most, and after how many seconds it was killed."""
+    member, process, began = Member(ORDER, lambda: None), Process(), anyio.current_time()
+    member._served_since = began if serves else None
+    with anyio.move_on_after(3600):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(member._watch, process, Silent(member, frozen_at))
+            await anyio.sleep(stopped_at)
+            member.stop()
+    return member, -1.0 if process.killed_at is None else process.killed_at - began
+
+
+@in_virtual_time
+async def test_a_frozen_process_is_killed_after_the_limit():
+    member, after = await watched(1000.0)
+    assert 1000 + 60 <= after <= 1000 + 75
+    assert member._error == "it gave no sign of life for 60 s (hang_limit), and was killed"
+
+
+@in_virtual_time
+async def test_one_that_answers_or_still_loads_is_not():
+    assert (await watched(1e6))[1] == -1.0
+    assert (await watched(0.0, serves=False))[1] == -1.0
+
+
+@in_virtual_time
+@pytest.mark.parametrize("frozen_at", [0.0, 1e6])
+async def test_one_that_does_not_end_when_it_is_told_to_is_killed(frozen_at):
+    member, after = await watched(frozen_at, stopped_at=10.0)
+    assert after == pytest.approx(10 + 25 + 20)
+    assert member._error == "it did not end after it was told to, and was killed"

@@ -173,6 +173,29 @@ def test_a_process_that_does_not_answer_is_not_ready():
         assert host.wait(LONG) == 0
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_frozen_process_is_replaced(backend):
+    with Processes(backend, "--hang-limit", "2") as program:
+        host = program.ready()
+        frozen, other = host.pids
+        os.kill(frozen, signal.SIGSTOP)
+        eventually(lambda: host.all_serve and frozen not in host.pids, LONG)
+        assert other in host.pids
+        assert host.metric("connectrio_process_restarts_total") == 1
+        host.send(signal.SIGTERM)
+        assert host.wait(LONG) == 0
+        assert "gave no sign of life for 2 s" in host.errors
+
+
+def test_a_supervisor_of_a_frozen_process_ends():
+    with Processes("asyncio", "--grace", "0", "--hang-limit", "3600") as program:
+        host = program.ready()
+        os.kill(host.pids[0], signal.SIGSTOP)
+        host.send(signal.SIGTERM)
+        assert host.wait(LONG) == 0
+        assert "it did not end after it was told to" in host.errors
+
+
 def test_as_process_1():
     lacks = why_no_namespace()
     if lacks:

@@ -35,6 +35,8 @@ class HostSettings(ServiceSettings, ServerOptions):
         Service set two periods of the readiness probe
     :ivar watchdog: the time for which a method may block the event loop before the log names it and /readyz turns 503;
         0 turns it off. After a few seconds, peers take their connections for lost
+    :ivar hang_limit: the time without a sign of life after which one of several processes is killed and replaced. It
+        must be longer than any method may block the event loop; the executor gives up a call after ten seconds
     :ivar reflection: tell clients which services there are, so that grpcurl and similar tools need no .proto files.
         Everything that it tells is public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; turns
@@ -59,6 +61,7 @@ class HostSettings(ServiceSettings, ServerOptions):
     grace: float = 25.0
     drain_delay: float = 0.0
     watchdog: float = 1.0
+    hang_limit: float = 60.0
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -73,7 +76,7 @@ class HostSettings(ServiceSettings, ServerOptions):
         ServiceSettings.__post_init__(self)
         check_bound(self, _PORT, "port", "prometheus_port")
         check_bound(self, NOT_NEGATIVE, "timeout", "grace", "drain_delay", "watchdog")
-        check_bound(self, POSITIVE, "tls_handshake_timeout")
+        check_bound(self, POSITIVE, "hang_limit", "tls_handshake_timeout")
         for name in ("tls_key", "tls_client_ca"):
             if getattr(self, name) is not None and self.tls_cert is None:
                 raise ValueError(f"{name} is of no use without tls_cert, the certificate")

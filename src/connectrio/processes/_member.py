@@ -26,6 +26,10 @@ __all__ = ["Member", "MemberState", "restart_backoff"]
 _REPORT_TIMEOUT = 0.5
 # seconds from the order to stop at once until the process is killed; by itself it takes at most one
 _KILL_AFTER = 1.5
+# seconds, beyond `drain_delay` and `grace`, from the order to stop to the end: lifespans have ten to close
+_END_AFTER = 20.0
+# the parts of `hang_limit`, each of which must pass without an answer
+_PERIODS = 4
 # seconds; after a process has served this long, it is started again without delay
 _LONG_ENOUGH = 10.0
 
@@ -78,6 +82,7 @@ class Member:
         self._stopping = anyio.Event()
         self._error: str | None = None
         self._served_since: float | None = None
+        self._heard_at = 0.0
         self._state = MemberState.STARTING
         self._answers = True
         self.number = order.number
@@ -136,7 +141,7 @@ class Member:
         self._state = MemberState.STOPPED
 
     def stop(self) -> None:
-        """Let the process drain, as SIGTERM does; called again, let it stop at once."""
+        """Let the process drain, as SIGTERM does; called again, let it stop at once. If it does not end, kill it."""
         self._stopping.set()
         if self._process is not None:
             with suppress(ProcessLookupError):
@@ -167,9 +172,12 @@ class Member:
             if self._stopping.is_set():  # `stop` was called while the process was starting, and could not signal it
                 self.stop()
             self._control = await Control.over(ours)
-            await self._control.send(self._order)
-            await self._listen_to(self._control)
-            code = await process.wait()
+            async with anyio.create_task_group() as watching:
+                watching.start_soon(self._watch, process, self._control)
+                await self._control.send(self._order)
+                await self._listen_to(self._control)
+                code = await process.wait()
+                watching.cancel_scope.cancel()
         finally:
             await self._end(process)
         return _End(code, self._seconds_served(), self._error)
@@ -179,6 +187,7 @@ class Member:
 
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:
+            self._heard_at = anyio.current_time()
             match message:
                 case Serving(grpc=addresses):
                     self.addresses = addresses
@@ -192,6 +201,30 @@ class Member:
                     self._reported.set()
                     self._reported = anyio.Event()
 
+    async def _watch(self, process: Process, control: Control) -> None:
+        """Kill the process when it gives no sign of life for too long, or does not end when it was told to.
+
+        Only whole periods without an answer count, so that a machine that was suspended is no reason.
+        """
+        settings = self._order.options.settings
+        silent = 0
+        while silent < _PERIODS and not self._stopping.is_set():
+            asked_at = anyio.current_time()
+            with anyio.move_on_after(settings.hang_limit / _PERIODS):
+                await control.send(Request("live"))
+                await self._stopping.wait()
+            # before it serves, it may be loading the modules of connectors
+            is_heard = self._served_since is None or self._heard_at >= asked_at
+            silent = 0 if is_heard else silent + 1
+        if self._stopping.is_set():
+            await anyio.sleep(settings.drain_delay + settings.grace + _END_AFTER)
+            self._error = "it did not end after it was told to, and was killed"
+        else:
+            self._error = f"it gave no sign of life for {settings.hang_limit:g} s (hang_limit), and was killed"
+        log.error("a process is killed", killed=self.number, reason=self._error)
+        with suppress(ProcessLookupError):
+            process.kill()
+
     async def _end(self, process: Process) -> None:
         with anyio.CancelScope(shield=True):
             if process.returncode is None:
@@ -202,7 +235,8 @@ class Member:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
-                await process.wait()
+                with anyio.move_on_after(_KILL_AFTER):  # the kernel may hold it, as while a file system is away
+                    await process.wait()
             if self._control is not None:
                 await self._control.aclose()
         self._process = self._control = self.report = None

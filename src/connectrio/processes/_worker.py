@@ -16,7 +16,17 @@ from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.runner import announce
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import configure_logging, get_logger
-from connectrio.processes.control import Control, Failed, Order, Request, Serving, StateReport, encode, receive_order
+from connectrio.processes.control import (
+    Alive,
+    Control,
+    Failed,
+    Order,
+    Request,
+    Serving,
+    StateReport,
+    encode,
+    receive_order,
+)
 from connectrio.processes.exposition import snapshot
 
 log = get_logger("connectrio.processes")
@@ -58,6 +68,8 @@ class _Worker:
             match message:
                 case Request(what="report"):
                     await control.send(self._report())
+                case Request(what="live"):
+                    await control.send(Alive())
                 case Request(what="announce") if self._addresses is not None:
                     announce(self.host, self._addresses)
                     sys.stdout.flush()

@@ -2,8 +2,8 @@
 
 Each message is its size in four bytes, then MessagePack: settings and metrics may be infinite or NaN, which JSON lacks.
 
-supervisor → process   Order, first and once; then "announce" once, and any number of "report"
-process → supervisor   Serving once, or Failed; a StateReport for each "report"
+supervisor → process   Order, first and once; then "announce" once, and any number of "report" and "live"
+process → supervisor   Serving once, or Failed; a StateReport for each "report", Alive for each "live"
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
 
 __all__ = [
-    "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving", "StateReport", "encode",
+    "Alive", "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving", "StateReport", "encode",
     "process_command", "read_options", "receive_order", "write_options",
 ]  # fmt: skip
 
@@ -60,7 +60,7 @@ class Order(msgspec.Struct, tag=True, frozen=True):
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):
-    """Asks a process for something: "announce" prints what is served, "report" wants a `StateReport`."""
+    """Asks a process to "announce" what is served, for a `StateReport` ("report"), or for `Alive` ("live")."""
 
     what: str
 
@@ -69,6 +69,10 @@ class Serving(msgspec.Struct, tag=True, frozen=True):
     """The process answers calls at these addresses."""
 
     grpc: list[tuple[str, int]]
+
+
+class Alive(msgspec.Struct, tag=True, frozen=True):
+    """The event loop of the process has its turns."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -90,7 +94,7 @@ class StateReport(msgspec.Struct, tag=True, frozen=True):
     metrics: list[Family]
 
 
-Message = Order | Request | Serving | Failed | StateReport
+Message = Order | Request | Serving | Alive | Failed | StateReport
 
 
 def _encode_path(value: Any) -> str:
