@@ -11,8 +11,10 @@ from grpclib import GRPCError
 from grpclib.const import Status
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import MultiDict
 
 from connectrio import Phase, Resource
+from connectrio.rpc.call import Call, reset_current_call, set_current_call
 from connectrio.service.slots import NoRoomError, Slots
 from connectrio.service.workers import Workers
 from service.harness import Base, Service, connector
@@ -244,10 +246,39 @@ async def test_streams_of_logs_have_room_of_their_own():
             await service.get_logs()
         assert caught.value.status is Status.RESOURCE_EXHAUSTED
         assert caught.value.message == (
-            "get logs of tiny task: this host sends as many streams of logs as max_log_streams allows; try again later,"
-            " or raise it"
+            "get logs of tiny task: this host sends as many streams of logs as max_log_streams allows, or half of them"
+            " to this address; try again later, or raise it"
         )
         release.set()
+
+
+async def test_one_address_gets_half_of_the_streams_of_logs():
+    async def get_logs(self, resource_meta, **kwargs):
+        await release.wait()
+        return
+        yield
+
+    async def stream(peer):
+        token = set_current_call(Call("", MultiDict(), peer=peer))
+        try:
+            await service.get_logs()
+        finally:
+            reset_current_call(token)
+
+    release = anyio.Event()
+    service = Service(connector(get_logs=get_logs), max_log_streams=4)
+    async with anyio.create_task_group() as tasks:
+        for port in 1, 2:
+            tasks.start_soon(stream, f"10.0.0.1:{port}")
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(GRPCError, match="half of them to this address"):
+            await stream("10.0.0.1:3")
+        tasks.start_soon(stream, "10.0.0.2:1")
+        await anyio.wait_all_tasks_blocked()
+        assert service.sample("active_calls", kind="log_streams") == 3
+        release.set()
+    await stream("10.0.0.1:4")
+    assert service.sample("active_calls", kind="log_streams") == 0
 
 
 async def test_how_the_room_is_used_is_shown():

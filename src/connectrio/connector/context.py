@@ -130,8 +130,8 @@ def begin_work() -> bool:
 
     :returns: whether the work goes on although the client goes away: it creates a job
     """
-    start = pending_start()
-    if start is None:
+    particulars = _current.get()
+    if particulars is None or (start := particulars[4]) is None:
         return False
     start.scope.shield = True
     start.began = start.began or time.monotonic()

@@ -36,7 +36,7 @@ class HostSettings(ServiceSettings, ServerOptions):
     :ivar watchdog: the time for which a method may block the event loop before the log names it and /readyz turns 503;
         0 turns it off. After a few seconds, peers take their connections for lost
     :ivar hang_limit: the time without a sign of life after which one of several processes is killed and replaced. It
-        must be longer than any method may block the event loop; the executor gives up a call after ten seconds
+        must be longer than any method may block the event loop; as long as Kubernetes waits for a failing probe
     :ivar reflection: tell clients which services there are, so that grpcurl and similar tools need no .proto files.
         Everything that it tells is public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; turns
@@ -61,7 +61,7 @@ class HostSettings(ServiceSettings, ServerOptions):
     grace: float = 25.0
     drain_delay: float = 0.0
     watchdog: float = 1.0
-    hang_limit: float = 60.0
+    hang_limit: float = 30.0
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None

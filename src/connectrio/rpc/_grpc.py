@@ -10,6 +10,7 @@ import re
 import zlib
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import NewType, cast
 
@@ -136,16 +137,19 @@ class MessageReader:
         del buffer[:end]
         return compressed, message
 
-    def is_empty(self) -> bool:
-        """Return whether no byte of an unfinished message is held."""
-        return not self._buffer
+    def __len__(self) -> int:
+        """Return how many bytes of an unfinished message are held."""
+        return len(self._buffer)
 
 
-async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, bytes] | None:
+async def read_message(
+    stream: Stream, reader: MessageReader, wait: Callable[[], Awaitable[object]]
+) -> tuple[bool, bytes] | None:
     """Return whether the next message is compressed, and the message; None when the peer has ended its side.
 
     Cancelled, whether it has to wait or not, it takes no message: the next call returns what has arrived.
 
+    :param wait: waits until `stream` is readable, and may raise
     :raises GRPCError: INTERNAL when the peer ended inside a message; what `MessageReader.next_message` raises
     :raises StreamTerminatedError: the stream was cut short
     """
@@ -160,8 +164,8 @@ async def read_message(stream: Stream, reader: MessageReader) -> tuple[bool, byt
             reader.feed(chunk)
         elif not stream.is_complete:
             stream.raise_if_terminated()
-            await stream.readable.wait()
-        elif reader.is_empty():
+            await wait()
+        elif not len(reader):
             return None
         else:
             raise GRPCError(Status.INTERNAL, "the stream ended in the middle of a message")
@@ -190,12 +194,16 @@ def compress(message: bytes, encoding: str) -> bytes:
     return compressor.compress(message) + compressor.flush()
 
 
+class TooLargeError(GRPCError):
+    """A message is over the limit once it is decompressed."""
+
+
 def decompress(data: bytes, encoding: str, limit: int) -> bytes:
     """Return the message that `data` holds in `encoding`.
 
     :param limit: bytes; the longest message that is produced
     :raises GRPCError: INTERNAL for a message marked as compressed without an encoding, or for corrupt data;
-        RESOURCE_EXHAUSTED for a message over the limit
+        `TooLargeError` (RESOURCE_EXHAUSTED) for a message over the limit
     """
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
@@ -206,7 +214,7 @@ def decompress(data: bytes, encoding: str, limit: int) -> bytes:
     except zlib.error as error:
         raise GRPCError(Status.INTERNAL, f"a message in {encoding} is corrupt: {error}") from error
     if len(message) > limit:
-        raise GRPCError(Status.RESOURCE_EXHAUSTED, f"decompressed message larger than max (over {limit} bytes)")
+        raise TooLargeError(Status.RESOURCE_EXHAUSTED, f"decompressed message larger than max (over {limit} bytes)")
     if not decompressor.eof:
         raise GRPCError(Status.INTERNAL, f"a message in {encoding} is cut short")
     if decompressor.unused_data:

@@ -80,7 +80,8 @@ class ServerOptions(ConnectionOptions):
         executor sends all its calls over one connection, so this is also the most it can have in flight; 1,000 bounds
         the tasks a peer can make us start
     :ivar max_connections: connections at once, over all listeners; further ones are closed as soon as they are
-        accepted. 1,000 leaves room below the 1,024 files that a process may have open by default
+        accepted. 1,000 leaves room below the 1,024 files that a process may have open by default. One address gets at
+        most half of them, and the longest idle ones are told to go before others are closed
     :ivar reset_budget: streams that a client may reset in their first second, or make us reset, before its connection
         is ended with ENHANCE_YOUR_CALM. As many as it may have open, so that cancelling everything at once is always
         allowed; what was used comes back within 30 seconds
@@ -93,8 +94,13 @@ class ServerOptions(ConnectionOptions):
         is what gRPC's clients give a connection to be established
     :ivar header_block_timeout: from the first frame of a header block to its last. Nothing else can come in between;
         ten seconds is long for 16 KiB on the slowest link
+    :ivar request_timeout: from a call's headers to the last byte of its request, if that is a single message; then the
+        call ends with DEADLINE_EXCEEDED. A minute is long for 4 MiB
+    :ivar max_request_memory: bytes of requests that have arrived in part, over all connections; beyond it the calls
+        with the largest end with RESOURCE_EXHAUSTED. As much as 16 whole messages of the default maximum size
     :ivar write_stall_timeout: how long a client may leave unread what is sent to it; then its connection is closed,
-        because what waits for it holds memory and its calls
+        because what waits for it holds memory and its calls. A call that has not been able to send a whole message
+        within that time, because its window is shut or opens by little, ends with RESOURCE_EXHAUSTED
     :ivar keepalive_time: silence after which the client is pinged; two hours is gRPC's default
     :ivar keepalive_timeout: for the answer, before the connection counts as lost; gRPC's default
     :ivar max_connection_idle: time without calls after which a connection is drained; never by default
@@ -114,6 +120,8 @@ class ServerOptions(ConnectionOptions):
     min_ping_interval: float = 10.0
     handshake_timeout: float = 20.0
     header_block_timeout: float = 10.0
+    request_timeout: float = 60.0
+    max_request_memory: int = 64 * MIB
     write_stall_timeout: float = 60.0
     keepalive_time: float = 7200.0
     keepalive_timeout: float = 20.0

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.connector.context import Start, reset_current_call, set_creation
+from connectrio.connector.context import Start, pending_start, reset_current_call, set_creation
 from connectrio.connector.failures import PermanentFailure
 from connectrio.connector.phases import FAILED_PHASES
 from connectrio.connector.registry import Registry
@@ -115,15 +115,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             method = dispatcher.find(call)
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
-                    create = partial(self._create, method, message, template)
                     identity = identify(message)
                     if identity is None:
-                        meta = await create()
+                        meta = await self._create(method, message, template)
                     else:
                         job = WantedJob(
                             identity=identity,
                             task_type=call.task_type,
-                            create=partial(self._create_under_key, identity.key, method.connector, create),
+                            create=partial(self._create_under_key, identity.key, method, message, template),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
                             limit=self.settings.create_limit,
@@ -137,18 +136,29 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             return CreateTaskResponse(resource_meta=meta)
 
     async def _create(self, method: ConnectorMethod, message: CreateTaskRequest, template: TaskTemplate) -> bytes:
-        """Call the connector's `create`; return the job's `resource_meta`."""
-        inputs: Any = message.inputs
-        if not method.connector.converts_inputs:
-            declared = None if template.interface is None else template.interface.inputs
-            inputs = await self._inputs.read(message.inputs, declared)
+        """Call the connector's `create`, again after transient errors if it allows that; return the `resource_meta`."""
+        connector, inputs = method.connector, cast("Any", message.inputs)
+        # the literals take many times the memory of the request, and `create` may take a minute
+        message.inputs = None
+        if not connector.converts_inputs:
+            inputs = await self._inputs.read(inputs, None if template.interface is None else template.interface.inputs)
         arguments = {
             "task_template": template,
             "output_prefix": message.output_prefix,
             "inputs": inputs,
             "task_execution_metadata": message.task_execution_metadata,
         }
-        meta = await method(method.with_connection(arguments, message.connection), self.workers)
+        del inputs
+        create = partial(self._create_job, method, method.with_connection(arguments, message.connection), message)
+        if connector.create_is_idempotent and pending_start() is not None:
+            return await self._polls.retrying(create, connector, self.metrics.create_retries)
+        return await create()
+
+    async def _create_job(
+        self, method: ConnectorMethod, arguments: dict[str, Any], message: CreateTaskRequest
+    ) -> bytes:
+        """Call the connector's `create` once."""
+        meta = await method(arguments, self.workers)
         encoded = encode_resource_meta(method.connector, meta, method.label)
         # the job exists, so it is too late to refuse this
         if message.connection is not None and (names := secrets_in(encoded, message.connection)):
@@ -160,14 +170,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         return encoded
 
     async def _create_under_key(
-        self, key: str, connector: AsyncConnector[Any], create: Callable[[], Awaitable[bytes]], start: Start
+        self, key: str, method: ConnectorMethod, message: CreateTaskRequest, template: TaskTemplate, start: Start
     ) -> bytes:
-        """Call `create` while `current_call().key` is `key`; call it again after transient errors if it allows that."""
+        """Create a job while `current_call().key` is `key`."""
         token = set_creation(key, start)
         try:
-            if not connector.create_is_idempotent:
-                return await create()
-            return await self._polls.retrying(create, connector, self.metrics.create_retries)
+            return await self._create(method, message, template)
         finally:
             reset_current_call(token)
 

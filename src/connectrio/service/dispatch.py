@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 
 import anyio
@@ -17,7 +19,7 @@ from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.settings import ServiceSettings
-from connectrio.service.slots import Admission, NoRoomError
+from connectrio.service.slots import Admission, NoRoomError, Slots
 from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
 
@@ -54,6 +56,8 @@ class Dispatcher:
         admission.divide_among(registered.connector.task_type_name for registered in registry.registered())
         metrics.registry.register(admission)
         self._slots = {operation: admission.slots(operation) for operation in Operation}
+        # by the client's address
+        self._log_streams: Counter[str] = Counter()
         # polls are stopped before the client's deadline if they can be answered even then
         self._early_polls = settings.poll_absorb > 0
         self.methods = ConnectorMethods()
@@ -114,14 +118,41 @@ class Dispatcher:
         """
         slots = self._slots[call.operation]
         try:
+            if call.operation is Operation.GET_LOGS:
+                return await self._log_stream(call, slots)
             return slots.try_enter(call.task_type) or await slots.enter(call.task_type)
         except NoRoomError:
             if call.operation is Operation.GET_LOGS:
-                why = "this host sends as many streams of logs as max_log_streams allows; try again later, or raise it"
+                why = "this host sends as many streams of logs as max_log_streams allows, or half of them to this"
+                why += " address; try again later, or raise it"
             else:
                 why = "this host is busy with as many calls to this connector as max_calls and max_calls_per_connector"
                 why += " allow, and the queue (max_waiting_calls) is full; try again later, or raise these settings"
             raise OverloadError(f"{call.operation.phrase(call.task_type)}: {why}") from None
+
+    async def _log_stream(self, call: TaskCall, slots: Slots) -> AbstractContextManager[None]:
+        """Return what holds a slot for a stream of logs, and counts it for the client's address.
+
+        :raises NoRoomError: all are taken, or half of them by this address
+        """
+        rpc = current_call()
+        # "" for a transport without addresses; whoever may write to a Unix socket is trusted
+        address = "" if rpc is None or rpc.peer.startswith("unix:") else rpc.peer.rpartition(":")[0]
+        if address and self._log_streams[address] >= max(1, slots.limit // 2):
+            raise NoRoomError
+        return self._counted(await slots.enter(call.task_type), address)
+
+    @contextmanager
+    def _counted(self, place: AbstractContextManager[None], address: str) -> Iterator[None]:
+        """Hold `place`, and count a stream of logs to `address`."""
+        self._log_streams[address] += 1
+        try:
+            with place:
+                yield
+        finally:
+            self._log_streams[address] -= 1
+            if not self._log_streams[address]:
+                del self._log_streams[address]
 
 
 class _TimeLimit:

@@ -164,7 +164,9 @@ class IdempotentCreates:
                 meta = await self._lost_job(wanted, record.earlier) if wanted.adopts else None
                 wanted.count(Origin.FRESH if meta is None else Origin.ADOPTED)
                 self._succeeded(record, await wanted.create(start) if meta is None else meta)
-                self._note_pace(wanted.task_type, start)
+                if start.began is not None:
+                    took = time.monotonic() - start.began
+                    self._usual[wanted.task_type] = max(took, 0.9 * self._usual.get(wanted.task_type, 0.0))
             except BaseException as error:
                 record.is_dropped = start.began is None and not scope.cancel_called and is_cancellation(error)
                 self._failed(record, error)
@@ -206,11 +208,6 @@ class IdempotentCreates:
             earlier_key=earlier.identity.key,
         )
         return earlier.meta
-
-    def _note_pace(self, task_type: str, start: Start) -> None:
-        if start.began is not None:
-            took = time.monotonic() - start.began
-            self._usual[task_type] = max(took, 0.9 * self._usual.get(task_type, 0.0))
 
     def _succeeded(self, record: _Record, meta: bytes) -> None:
         record.meta = meta

@@ -31,7 +31,7 @@ def test_messages_come_out_as_they_went_in_however_the_bytes_are_split(messages,
             read.append(message)
 
     assert read == messages
-    assert reader.is_empty()
+    assert not len(reader)
 
 
 @pytest.mark.parametrize("size", range(1, 8))
@@ -39,14 +39,14 @@ def test_part_of_a_message_is_no_message(size: int):
     reader = MessageReader(limit=10)
     reader.feed(frame_message(b"abc")[:size])
     assert reader.next_message() is None
-    assert not reader.is_empty()
+    assert len(reader)
 
 
 def test_a_reader_that_was_fed_nothing_is_empty():
     reader = MessageReader(limit=10)
     reader.feed(b"")
     assert reader.next_message() is None
-    assert reader.is_empty()
+    assert not len(reader)
 
 
 @pytest.mark.parametrize("flag", [2, 0x80, 0xFF])

@@ -244,7 +244,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def _read_message(self) -> tuple[bool, bytes] | None:
         stream = self._attempts.stream
         try:
-            return await read_message(stream, self._reader)
+            return await read_message(stream, self._reader, stream.readable.wait)
         except GRPCError:
             # a server that fails in the middle of a message says why in its trailers
             if stream.trailers and status_from_trailers(stream.trailers)[0] is not Status.OK:

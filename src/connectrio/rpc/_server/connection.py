@@ -73,6 +73,12 @@ class ServedConnection:
                     self._tasks.close()
             timer.cancel_scope.cancel()
 
+    def make_room(self) -> None:
+        """Let a connection without calls go, whether its client has completed the TLS handshake or not."""
+        self._handshake_scope.cancel()
+        self.core.drain()
+        self.core.settle()  # a request that crosses this is unseen, and its client sends it elsewhere
+
     def abort(self) -> None:
         """Cancel what is left, telling the client that the server is unavailable."""
         self._handshake_scope.cancel()

@@ -23,6 +23,7 @@ from connectrio.rpc._grpc import (
     is_grpc_content_type,
 )
 from connectrio.rpc._http2.stream import Headers
+from connectrio.rpc._server.memory import RequestMemory
 from connectrio.rpc.call import Call, Deadline
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
@@ -37,6 +38,7 @@ class CallContext:
     """What the calls of a connection have in common.
 
     :ivar decode_limiter: limits the threads that decode large messages, which would block the event loop
+    :ivar memory: what the unfinished requests of all connections hold
     """
 
     handlers: Mapping[str, Handler]
@@ -47,6 +49,7 @@ class CallContext:
     peer: Peer
     peer_name: str
     decode_limiter: anyio.CapacityLimiter
+    memory: RequestMemory
 
 
 class RefusedRequestError(Exception):

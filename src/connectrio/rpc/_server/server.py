@@ -19,6 +19,8 @@ from grpclib.events import _DispatchServerEvents
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._server.accepting import accept_connections
 from connectrio.rpc._server.connection import ServedConnection
+from connectrio.rpc._server.connections import Connections, FullError
+from connectrio.rpc._server.memory import RequestMemory
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import ServerStream
 from connectrio.rpc.codec import MessageCodec
@@ -60,11 +62,12 @@ class Server:
         self._options = options or ServerOptions()
         self._codec = codec or MessageCodec()
         self._status_details_codec = status_details_codec
-        self._connections: set[ServedConnection] = set()
+        self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
         # one thread: with more, the event loop would wait longer for the interpreter's lock
         self._decode_limiter = anyio.CapacityLimiter(1)
+        self._memory = RequestMemory(self._options.max_request_memory)
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
 
@@ -104,13 +107,15 @@ class Server:
         """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
         connection: ServedConnection | None = None
         try:
-            if len(self._connections) >= self._options.max_connections:
-                log.warning(
-                    "a connection was closed because there are %(max_connections)d, as many as max_connections allows",
-                    {"max_connections": self._options.max_connections},
-                )
-                return
             peer = Peer(transport)
+            address = peer.addr()
+            try:
+                self._connections.check_room(address)
+            except FullError as error:
+                limit = self._options.max_connections
+                fields = {"reason": str(error), "peer": str(peer), "max_connections": limit}
+                log.warning("a connection was closed: %(reason)s", fields)
+                return
             context = CallContext(
                 handlers=self._handlers,
                 codec=self._codec,
@@ -120,15 +125,16 @@ class Server:
                 peer=peer,
                 peer_name=str(peer),
                 decode_limiter=self._decode_limiter,
+                memory=self._memory,
             )
             connection = ServedConnection(transport, context)
-            self._connections.add(connection)
+            self._connections.add(connection, address)
             if self._draining:
                 connection.core.drain()
             await connection.run()
         finally:
             if connection is not None:
-                self._connections.discard(connection)
+                self._connections.remove(connection)
             await anyio.aclose_forcefully(transport)
 
     def stop_accepting(self) -> None:
@@ -146,12 +152,12 @@ class Server:
             them for as long as they take
         """
         self.stop_accepting()
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.core.drain()
         with anyio.move_on_after(grace):
             await self._wait_until_idle()
             return
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.abort()
         await self._wait_until_idle()
 
@@ -161,7 +167,7 @@ class Server:
         return sum(len(connection.core.streams) for connection in self._connections)
 
     async def _wait_until_idle(self) -> None:
-        while self._connections:
+        while len(self._connections):
             await next(iter(self._connections)).ended.wait()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
+import anyio
 from anyio import to_thread
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
@@ -19,6 +21,7 @@ from connectrio.rpc._grpc import (
     ENCODINGS,
     IDENTITY,
     MessageReader,
+    TooLargeError,
     compress,
     decompress,
     frame_message,
@@ -103,28 +106,24 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         :raises GRPCError: UNIMPLEMENTED when a unary request is not exactly one message, RESOURCE_EXHAUSTED for a
             message over the limit, INTERNAL for one that cannot be decoded
         """
-        http2_stream, reader = self._http2_stream, self._reader
-        raw = self._held_message = self._held_message or await read_message(http2_stream, reader)
+        http2_stream, reader, wait = self._http2_stream, self._reader, self._wait_for_rest
+        raw = self._held_message = self._held_message or await read_message(http2_stream, reader, wait)
         is_unary = not self._handler.cardinality.client_streaming
         if raw is None:
             if is_unary and not self._has_received:
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has none")
             return None
         if is_unary:
-            is_last = http2_stream.is_exhausted and reader.is_empty()
-            if not is_last and await read_message(http2_stream, reader) is not None:
+            is_last = http2_stream.is_exhausted and not len(reader)
+            if not is_last and await read_message(http2_stream, reader, wait) is not None:
                 raise GRPCError(Status.UNIMPLEMENTED, "a unary request must carry one message, this one has more")
         compressed, data = raw
         self._call.message_was_compressed = compressed
         try:
-            if compressed:
-                limit = self._context.options.max_receive_message_size
-                data = decompress(data, self._call.request_encoding, limit)
-            if len(data) < _LARGE_MESSAGE:
-                message = self._decode(data)
+            if compressed or len(data) >= _LARGE_MESSAGE:
+                message = await self._decode_carefully(data, is_compressed=compressed)
             else:
-                limiter = self._context.decode_limiter
-                message = await to_thread.run_sync(self._decode, data, abandon_on_cancel=True, limiter=limiter)
+                message = self._decode(data)
         except GRPCError:
             self._held_message = None
             raise
@@ -133,6 +132,54 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self._held_message = None
         self._has_received = True
         return cast("_Recv", message)
+
+    async def _wait_for_rest(self) -> None:
+        """Wait until more of the request is here, but not for ever, and not with more than the server's memory allows.
+
+        :raises GRPCError: DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED
+        """
+        options, http2_stream = self._context.options, self._http2_stream
+        is_refused = False
+
+        def refuse() -> None:
+            nonlocal is_refused
+            is_refused = True
+            http2_stream.readable.wake()
+
+        is_unary = not self._handler.cardinality.client_streaming
+        deadline = http2_stream.opened_at + options.request_timeout if is_unary else math.inf
+        with self._context.memory.holding(len(self._reader), refuse), anyio.CancelScope(deadline=deadline) as scope:
+            if not is_refused:
+                await http2_stream.readable.wait()
+        if is_refused:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"unfinished requests hold more than {options.max_request_memory} bytes of this server's memory"
+                " (max_request_memory), and this was one of the largest; try again",
+            )
+        if scope.cancelled_caught:
+            raise GRPCError(
+                Status.DEADLINE_EXCEEDED,
+                f"the request did not arrive within {options.request_timeout:g} s (request_timeout)",
+            )
+
+    async def _decode_carefully(self, data: bytes, *, is_compressed: bool) -> Any:
+        """Return the message in `data`; what is large is left to a thread, one after the other.
+
+        A compressed one is decompressed in the thread as well, so that it is small while it waits for its turn.
+        """
+        limit, encoding = self._context.options.max_receive_message_size, self._call.request_encoding
+
+        def decode() -> Any:
+            return self._decode(decompress(data, encoding, limit) if is_compressed else data)
+
+        if len(data) < _LARGE_MESSAGE:
+            try:
+                return self._decode(decompress(data, encoding, min(limit, _LARGE_MESSAGE)))
+            except TooLargeError:
+                pass
+        limiter = self._context.decode_limiter
+        return await to_thread.run_sync(decode, abandon_on_cancel=True, limiter=limiter)
 
     def _decode(self, data: bytes) -> Any:
         kind = self._handler.request_type
@@ -161,6 +208,8 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         """Send a message, after the initial metadata.
 
         Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
+
+        :raises GRPCError: RESOURCE_EXHAUSTED, the client does not read
         """
         if self.state in _CANNOT_SEND:
             self._raise_cannot_send()
@@ -177,12 +226,28 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         else:
             data = memoryview(frame_message(compress(encoded, call.response_encoding), compressed=True))
         sent = http2_stream.send_some(data)
-        while sent < len(data):
-            if sent:
-                self.state = CallState.HALF_SENT
-            await http2_stream.writable.wait()
-            sent += http2_stream.send_some(data[sent:])
+        if sent < len(data):
+            await self._send_rest(data[sent:], is_begun=sent > 0)
         self.state = CallState.MESSAGE_SENT
+
+    async def _send_rest(self, data: memoryview, *, is_begun: bool) -> None:
+        """Send what the client's windows did not take at once.
+
+        :raises GRPCError: RESOURCE_EXHAUSTED, the client does not read
+        """
+        sent, http2_stream = 0, self._http2_stream
+        seconds = self._context.options.write_stall_timeout
+        with anyio.move_on_after(seconds):
+            while sent < len(data):
+                if is_begun or sent:
+                    self.state = CallState.HALF_SENT
+                await http2_stream.writable.wait()
+                sent += http2_stream.send_some(data[sent:])
+            return
+        raise GRPCError(
+            Status.RESOURCE_EXHAUSTED,
+            f"the client has not read a message within {seconds:g} s (write_stall_timeout); read faster, or cancel",
+        )
 
     async def send_trailing_metadata(
         self,

@@ -1,0 +1,93 @@
+"""The connections of a server: how many there may be, and which one makes room for another.
+
+1. There are at most `max_connections`, and no peer's address has more than half of them, so that one client cannot shut
+   the others out.
+2. Idle connections make room: when an address has its share, its longest idle one is told to go (GOAWAY); when nine
+   tenths of all are taken, the longest idle one of the address that has the most.
+3. Those that were told to go are there for a while, but an address never has more than a fifth beyond its share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from connectrio.rpc._http2.connection import ConnectionState
+from connectrio.rpc._server.connection import ServedConnection
+
+
+class FullError(Exception):
+    """There is no room for a connection; the text says why."""
+
+
+class Connections:
+    """The connections that are open or ending.
+
+    :param limit: the most that there may be
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._share = max(1, limit // 2)
+        self._most = self._share + max(1, self._share // 5)
+        self._crowded = max(1, limit * 9 // 10)
+        self._addresses: dict[ServedConnection, str | None] = {}
+        # a transport without an address, as in tests and from Unix sockets, has no share: whoever made it is trusted
+        self._counts: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[ServedConnection]:
+        return iter(list(self._addresses))
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def check_room(self, peer: Any) -> None:
+        """Check that there is room for one more of the peer with this address, and let an idle one go if it is short.
+
+        :param peer: (host, port), or anything else for a transport without one
+        :raises FullError: there is none
+        """
+        address = _host(peer)
+        if len(self) >= self._limit:
+            raise FullError(f"there are {self._limit}, as many as max_connections allows")
+        count = 0 if address is None else self._counts[address]
+        if count >= self._share:
+            if count >= self._most or not self._send_away(address):
+                has = f"{address} has {self._share}, half of what max_connections allows"
+                raise FullError(f"{has}, and none of them is idle")
+        elif len(self) >= self._crowded and self._counts:
+            self._send_away(self._counts.most_common(1)[0][0])
+
+    def add(self, connection: ServedConnection, peer: Any) -> None:
+        """Count a connection of the peer with this address."""
+        address = self._addresses[connection] = _host(peer)
+        if address is not None:
+            self._counts[address] += 1
+
+    def remove(self, connection: ServedConnection) -> None:
+        """Count a connection that has ended no more."""
+        address = self._addresses.pop(connection)
+        if address is not None:
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]
+
+    def _send_away(self, address: str | None) -> bool:
+        """Tell the longest idle connection from `address` to go; return whether there was one."""
+        idle = (
+            (since, connection)
+            for connection, host in self._addresses.items()
+            if host == address
+            and connection.core.state is ConnectionState.OPEN
+            and (since := connection.core.idle_since) is not None
+        )
+        _, longest = min(idle, key=lambda found: found[0], default=(0.0, None))
+        if longest is None:
+            return False
+        longest.make_room()
+        return True
+
+
+def _host(peer: Any) -> str | None:
+    return str(peer[0]) if isinstance(peer, tuple) else None
