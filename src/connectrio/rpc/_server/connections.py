@@ -54,8 +54,8 @@ class Connections:
         count = 0 if address is None else self._counts[address]
         if count >= self._share:
             if count >= self._most or not self._send_away(address):
-                has = f"{address} has {self._share}, half of what max_connections allows"
-                raise FullError(f"{has}, and none of them is idle")
+                share = "its share, half of what max_connections allows"
+                raise FullError(f"{address} has more than {share}, and no idle one can make room")
         elif len(self) >= self._crowded and self._counts:
             self._send_away(self._counts.most_common(1)[0][0])
 
