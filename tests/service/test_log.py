@@ -13,9 +13,12 @@ from grpclib import GRPCError
 from grpclib.const import Status
 from structlog.testing import capture_logs
 
-from connectrio.idl.flyteidl2.core import Connection
-from connectrio.service.telemetry import _shorten, redact
-from service.harness import OPERATIONS, Base, Job, Service, connector, failing, secrets
+from connectrio import Phase, Resource, TaskLog
+from connectrio.idl.flyteidl2.connector import GetTaskMetricsResponse
+from connectrio.idl.flyteidl2.core import ExecutionMetricResult
+from connectrio.masking import SecretMask
+from connectrio.service.job_secrets import JobSecrets
+from service.harness import OPERATIONS, Base, Job, Service, connector, failing, log_lines, secrets
 
 
 async def lines_of(service: Service, operation: str, *args, **kwargs) -> list[dict]:
@@ -83,8 +86,6 @@ async def test_long_names_and_texts_are_cut():
     assert len(line["error"]) < 70_000
     assert len(line["exception"]) < 70_000
     assert line["exception"].startswith("Traceback")
-    assert _shorten("abcdef", 6) == "abcdef"
-    assert _shorten("abcdefg", 6) == "abc [… 1 characters …] efg"
 
 
 TOKEN = "hunter2-é\n'token"
@@ -138,15 +139,134 @@ async def test_a_secret_in_the_resource_meta_is_reported():
     connection = secrets(token="hunter2", pin="12", unused="hunter3")
     logs = await lines_of(Service(connector(create=create)), "create", connection=connection)
     [line] = [line for line in logs if line["log_level"] == "error"]
-    assert (line["method"], line["secrets"]) == ("Tiny.create", ["token"])
+    assert (line["method"], line["secrets"]) == ("Tiny.create", ["[secret token]"])
     assert line["event"].startswith("the resource_meta holds secrets")
     assert "hunter2" not in str(logs)
 
 
-def test_redaction():
-    connection = Connection(secrets={"a": "abcd", "b": "abcdef", "short": "xyz", "empty": ""}, configs={"c": "config"})
-    text = "abcdef abcd xyz config"
-    assert redact(text, connection) == "[secret b] [secret a] xyz config"
-    assert redact(text, None) == text
-    words = "one\ntwo"
-    assert redact(f"{words}, {[words]}", Connection(secrets={"words": words})) == "[secret words], ['[secret words]']"
+async def test_secrets_that_hold_each_others_values():
+    """They would multiply each other if what stands in place of one were searched for the next."""
+    values = [letter * (13 - number) for number, letter in enumerate("abcdefgh")]
+    given = {f"{following} " * 10: value for value, following in zip(values, [*values[1:], "x"], strict=True)}
+
+    async def create(self, **kwargs):
+        raise RuntimeError(f"<{values[0]}>")
+
+    with capture_logs() as logs, pytest.raises(GRPCError, match="<\\[secret]>") as caught:
+        await Service(connector(create=create)).create(connection=secrets(**given))
+    assert len(caught.value.message) < 100
+    assert sum(len(str(line)) for line in logs) < 3000
+
+
+async def test_the_details_of_a_status_that_hold_a_secret_are_left_out():
+    async def get(self, **kwargs):
+        raise GRPCError(Status.UNAUTHENTICATED, "no", [{"header": "Bearer hunter2"}])
+
+    service = Service(connector(get=get))
+    for token, sent in (("hunter2", None), ("hunter3", [{"header": "Bearer hunter2"}])):
+        with pytest.raises(GRPCError) as caught:
+            await service.get(connection=secrets(token=token))
+        assert caught.value.details == sent
+
+
+async def test_a_secret_sent_as_the_task_type():
+    logs = await lines_of(Service(), "get", "hunter2", connection=secrets(token="hunter2"))
+    assert "[secret token]" in logs[0]["task_type"]
+    assert "hunter2" not in str(logs)
+
+
+async def test_a_task_type_that_is_a_secret_of_its_client():
+    [line] = await lines_of(Service(), "create", connection=secrets(token="tiny"))
+    assert line["task_type"] == "tiny"
+
+
+async def test_thousands_of_secrets_for_a_method_that_takes_none():
+    async def get(self, resource_meta):
+        return Resource(Phase.RUNNING)
+
+    given = {f"{number:04}{'x' * 200}": "short" for number in range(5000)}
+    with pytest.raises(GRPCError) as caught:
+        await Service(connector(get=get)).get(connection=secrets(**given))
+    assert len(caught.value.message) < 2000
+    assert "and 4990 more" in caught.value.message
+
+
+async def test_the_state_of_a_job_does_not_show_its_secrets():
+    link = TaskLog(name="console", uri="https://example.com/?key=hunter2")
+
+    async def get(self, resource_meta, token, **kwargs):
+        return Resource(
+            Phase.SUCCEEDED,
+            message=f"done with {token}",
+            log_links=[link],
+            custom_info={"url": f"https://{token}@example.com"},
+            outputs={"key": token},
+        )
+
+    resource = (await Service(connector(get=get)).get(connection=secrets(token="hunter2"))).resource
+    assert resource.message == "done with [secret token]"
+    assert [found.uri for found in resource.log_links] == ["https://example.com/?key=[secret token]"]
+    assert resource.custom_info.to_dict() == {"url": "https://[secret token]@example.com"}
+    assert link.uri.endswith("hunter2")  # the connector's own
+    # outputs are the task's data
+    assert resource.outputs.literals[0].value.scalar.primitive.string_value == "hunter2"
+
+
+async def reports_metrics(self, resource_meta, **kwargs):
+    return GetTaskMetricsResponse(results=[ExecutionMetricResult(metric="hunter2")])
+
+
+async def reports_logs(self, resource_meta, **kwargs):
+    yield log_lines("key: hunter2")
+    yield log_lines("key: aHVudGVyMg==")
+    raise ValueError("hunter2")
+
+
+@pytest.mark.parametrize("first", ["create", "get"])
+async def test_logs_and_metrics_do_not_show_the_secrets_that_the_job_came_with(first):
+    """Flyte sends no secrets with these calls."""
+    service = Service(connector(get_metrics=reports_metrics, get_logs=reports_logs))
+    assert "hunter2" in repr(await service.get_metrics())  # this host has not seen the job's secrets
+    await service.call(first, connection=secrets(token="hunter2"))
+    assert (await service.get_metrics()).results[0].metric == "[secret token]"
+    sent = []
+
+    async def send(response):
+        sent.extend(response.body.results)
+
+    with capture_logs() as logs, pytest.raises(GRPCError, match="\\[secret token]"):
+        await service.get_logs(send=send)
+    assert sent == ["key: [secret token]", "key: [secret token]g=="]
+    assert "hunter2" not in str(logs)
+    # other jobs are not touched
+    assert "hunter2" in repr(await service.get_metrics(resource_meta=Job("8").encode()))
+
+
+def test_the_secrets_of_few_jobs_are_kept():
+    job_secrets = JobSecrets()
+    for number in range(5000):
+        job_secrets.remember(("tiny", 0, b"%d" % number), SecretMask({"k": "x" * 10}))
+    assert len(job_secrets) == 4096
+    large = SecretMask({"k": "x" * 1024 * 1024})
+    for number in range(3):
+        job_secrets.remember(("tiny", 0, b"large %d" % number), large)
+        job_secrets.remember(("tiny", 0, b"large %d" % number), large)  # no more for that
+    assert len(job_secrets) == 2
+    assert job_secrets.find(("tiny", 0, b"large 2")) is large
+    assert job_secrets.find(("tiny", 0, b"large 0")) is None
+    assert job_secrets.find(("tiny", 0, b"4999")) is None
+
+
+async def test_an_author_who_says_wrong_what_is_transient_tells_no_secrets():
+    async def get(self, resource_meta, token, **kwargs):
+        raise ConnectionError(f"401 for {token}")
+
+    def is_transient(self, error):
+        raise LookupError(str(error))
+
+    service = Service(connector(get=get, is_transient=is_transient), poll_retry=1)
+    logs = await lines_of(service, "get", connection=secrets(token="hunter2"))
+    line = next(line for line in logs if line["event"].startswith("is_transient failed"))
+    assert line["exception"].endswith("LookupError")
+    assert "test_log.py" in line["exception"]
+    assert "hunter2" not in str(logs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,6 +22,7 @@ from connectrio.idl.flyteidl2.connector import (
 )
 from connectrio.idl.flyteidl2.core import Connection, ExecutionMetricResult, TaskTemplate
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
+from connectrio.masking import SecretMask
 from connectrio.rpc.backoff import Backoff
 
 __all__ = ["Jobs", "LogReader", "category_of", "error_text", "log_lines", "poll_backoff"]
@@ -46,6 +47,7 @@ class Jobs:
     :ivar connection: sent with each create, get and delete
     :ivar timeout: seconds for each call; streams of log lines have no limit
     :ivar output_prefix: where the jobs write their outputs, for connectors that ask
+    :ivar mask: finds the secrets that the answers must not show, but for outputs; None: answers are left as they are
     """
 
     stub: AsyncConnectorServiceStub
@@ -53,10 +55,22 @@ class Jobs:
     connection: Connection | None = None
     timeout: float = 10.0
     output_prefix: str = ""
+    mask: SecretMask | None = None
+
+    @contextmanager
+    def masked(self) -> Iterator[None]:
+        """Hide the secrets in the message of a call that fails in this block."""
+        try:
+            yield
+        except GRPCError as error:
+            if self.mask is None or not error.message:
+                raise
+            raise GRPCError(error.status, self.mask.text(error.message)) from None
 
     async def create(self, request: CreateTaskRequest) -> bytes:
         """Start a job and return its resource meta."""
-        return (await self.stub.create_task(request, timeout=self.timeout)).resource_meta
+        with self.masked():
+            return (await self.stub.create_task(request, timeout=self.timeout)).resource_meta
 
     async def get(self, meta: bytes) -> Resource:
         """Return the state of a job."""
@@ -66,26 +80,37 @@ class Jobs:
             output_prefix=self.output_prefix,
             connection=self.connection,
         )
-        return (await self.stub.get_task(request, timeout=self.timeout)).resource or Resource()
+        with self.masked():
+            resource = (await self.stub.get_task(request, timeout=self.timeout)).resource or Resource()
+        if self.mask is not None:
+            self.mask.resource(resource)
+        return resource
 
     async def delete(self, meta: bytes) -> None:
         """Cancel a job."""
         request = DeleteTaskRequest(resource_meta=meta, task_category=self.category, connection=self.connection)
-        await self.stub.delete_task(request, timeout=self.timeout)
+        with self.masked():
+            await self.stub.delete_task(request, timeout=self.timeout)
 
-    def logs(self, meta: bytes, token: str = "", lines: int = 0) -> AsyncIterator[GetTaskLogsResponse]:
-        """Stream the log of a job.
+    async def logs(self, meta: bytes, token: str = "", lines: int = 0) -> AsyncGenerator[GetTaskLogsResponse]:
+        """Stream the log of a job. Close this generator if you leave it early.
 
         :param token: where an earlier stream ended
         :param lines: how many to ask for; 0 leaves it to the connector
         """
         request = GetTaskLogsRequest(resource_meta=meta, task_category=self.category, token=token, lines=lines)
-        return self.stub.get_task_logs(request)
+        stream = cast("AsyncGenerator[GetTaskLogsResponse]", self.stub.get_task_logs(request))
+        with self.masked():
+            async with aclosing(stream) as responses:
+                async for response in responses:
+                    yield response if self.mask is None else self.mask.log_lines(response)
 
     async def metrics(self, meta: bytes, queries: Sequence[str] = ()) -> list[ExecutionMetricResult]:
         """Return the metrics of a job."""
         request = GetTaskMetricsRequest(resource_meta=meta, task_category=self.category, queries=list(queries))
-        return (await self.stub.get_task_metrics(request, timeout=self.timeout)).results
+        with self.masked():
+            response = await self.stub.get_task_metrics(request, timeout=self.timeout)
+        return (response if self.mask is None else self.mask.metrics(response)).results
 
 
 def poll_backoff(shortest: float, longest: float) -> Backoff:
@@ -139,7 +164,7 @@ class LogReader:
         """
         began_at, following, skip = self.token, "", self._seen
         stream = self._jobs.logs(self._meta, began_at, self._lines)
-        async with aclosing(cast("AsyncGenerator[GetTaskLogsResponse]", stream)) as responses:
+        async with aclosing(stream) as responses:
             async for response in responses:
                 if response.header is not None:
                     following = response.header.token

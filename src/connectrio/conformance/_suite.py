@@ -23,6 +23,7 @@ from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
 from connectrio.literals import LiteralError
+from connectrio.masking import SHORTEST_SECRET, SecretMask
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.operations import Operation
 from connectrio.testing import Job, LocalHost, State, serving_in_memory
@@ -30,8 +31,6 @@ from connectrio.testing import Job, LocalHost, State, serving_in_memory
 __all__ = ["check_connector"]
 
 _GARBAGE = b"\xff\x00 not a resource meta"
-# characters; shorter values may occur by chance
-_SHORTEST_SECRET = 4
 
 
 async def check_connector(
@@ -210,17 +209,20 @@ class _Check:
 
     def _check_secrets(self, job: Job, state: State | None) -> None:
         connection = self._request.connection or Connection()
-        secrets = {name: value for name, value in connection.secrets.items() if len(value) >= _SHORTEST_SECRET}
-        if not secrets:
+        names = [name for name, value in connection.secrets.items() if len(value.strip()) >= SHORTEST_SECRET]
+        if not names:
             self._report.untried["secrets"] = "the sample task has none: give some with --secret"
             return
-        for name, value in secrets.items():
-            if value in job.meta.decode("utf-8", "replace"):
-                self._found("secrets", "create", f"the resource meta holds the secret {name!r}")
-            if value in repr(state):
-                self._found("secrets", "get", f"the job's state holds the secret {name!r}")
-            if any(value in line for line in self._logs):
-                self._found("secrets", "logs", f"a log line, or a metric, holds the secret {name!r}")
+        mask = SecretMask(connection.secrets)
+        for method, what, text in (
+            ("create", "the resource meta holds", job.meta.decode("utf-8", "replace")),
+            ("get", "the job's state holds", repr(state)),
+            ("logs", "a log line, or a metric, holds", "\n".join(self._logs)),
+        ):
+            masked = mask.text(text, len(text))  # the host has done that already with what it sends and logs
+            for name in names:
+                if f"[secret {name}]" in masked:
+                    self._found("secrets", method, f"{what} the secret {name!r}")
 
     async def _clean_up(self) -> None:
         """Delete all jobs. Failures are reported by the rule about `delete`."""

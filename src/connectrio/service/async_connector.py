@@ -50,13 +50,14 @@ from connectrio.service.dispatch import Dispatcher
 from connectrio.service.errors import RequestError
 from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
 from connectrio.service.job_identity import identify
+from connectrio.service.job_secrets import JobSecrets
 from connectrio.service.log_stream import Send, send_responses
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.poll_shield import PollShield, is_transient
 from connectrio.service.settings import ServiceSettings
-from connectrio.service.telemetry import secrets_in
+from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
 
 __all__ = ["AsyncConnectorService"]
@@ -65,6 +66,8 @@ logger = get_logger("connectrio.service")
 
 # seconds to ask for a job of an earlier attempt, within the ten that its client waits
 _LIFE_SIGN_TIMEOUT = 5.0
+# secrets that one log line names
+_MOST_NAMES = 10
 # the times of a metrics query, and what makes Python's of them
 _TIMES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("start_time", timestamp_to_datetime),
@@ -102,6 +105,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.metrics.registry.register(self.workers)
         self.creates = IdempotentCreates(settings)
         self._polls = PollShield(settings, clock)
+        self._secrets = JobSecrets()
         self._inputs = InputReader(settings)
         self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers)
 
@@ -117,12 +121,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     identity = identify(message)
                     if identity is None:
-                        meta = await self._create(method, message, template)
+                        meta = await self._create(method, message, template, record)
                     else:
                         job = WantedJob(
                             identity=identity,
                             task_type=call.task_type,
-                            create=partial(self._create_under_key, identity.key, method, message, template),
+                            create=partial(self._create_under_key, identity.key, method, message, template, record),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
                             limit=self.settings.create_limit,
@@ -133,9 +137,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if not isinstance(only_leaf(error), PermanentFailure):
                     raise
                 meta = encode_failure(record.failed_for_good(error))
+            if record.mask is not None:
+                self._secrets.remember(call.job(meta), record.mask)
             return CreateTaskResponse(resource_meta=meta)
 
-    async def _create(self, method: ConnectorMethod, message: CreateTaskRequest, template: TaskTemplate) -> bytes:
+    async def _create(
+        self, method: ConnectorMethod, message: CreateTaskRequest, template: TaskTemplate, record: CallRecord
+    ) -> bytes:
         """Call the connector's `create`, again after transient errors if it allows that; return the `resource_meta`."""
         connector, inputs = method.connector, cast("Any", message.inputs)
         # the literals take many times the memory of the request, and `create` may take a minute
@@ -149,33 +157,37 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             "task_execution_metadata": message.task_execution_metadata,
         }
         del inputs
-        create = partial(self._create_job, method, method.with_connection(arguments, message.connection), message)
+        create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
         if connector.create_is_idempotent and pending_start() is not None:
             return await self._polls.retrying(create, connector, self.metrics.create_retries)
         return await create()
 
-    async def _create_job(
-        self, method: ConnectorMethod, arguments: dict[str, Any], message: CreateTaskRequest
-    ) -> bytes:
+    async def _create_job(self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord) -> bytes:
         """Call the connector's `create` once."""
         meta = await method(arguments, self.workers)
         encoded = encode_resource_meta(method.connector, meta, method.label)
         # the job exists, so it is too late to refuse this
-        if message.connection is not None and (names := secrets_in(encoded, message.connection)):
+        if record.mask is not None and (found := record.mask.found_in(encoded)):
             logger.error(
                 "the resource_meta holds secrets, and the executor logs it; leave them out, they come with each call",
                 method=method.label,
-                secrets=names,
+                secrets=found[:_MOST_NAMES],
             )
         return encoded
 
     async def _create_under_key(
-        self, key: str, method: ConnectorMethod, message: CreateTaskRequest, template: TaskTemplate, start: Start
+        self,
+        key: str,
+        method: ConnectorMethod,
+        message: CreateTaskRequest,
+        template: TaskTemplate,
+        record: CallRecord,
+        start: Start,
     ) -> bytes:
         """Create a job while `current_call().key` is `key`."""
         token = set_creation(key, start)
         try:
-            return await self._create(method, message, template)
+            return await self._create(method, message, template, record)
         finally:
             reset_current_call(token)
 
@@ -200,7 +212,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         call = TaskCall.of(Operation.GET, message.task_category, message.connection)
         with dispatcher.record(call) as record:
             method = dispatcher.find(call)
-            job = (call.task_type, call.version, message.resource_meta)
+            job = call.job(message.resource_meta)
+            if record.mask is not None:
+                self._secrets.remember(job, record.mask)
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     if is_failure(message.resource_meta):
@@ -208,6 +222,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     self.creates.asked_for(message.resource_meta)
                     poll = partial(self._poll, method, message)
                     resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
+                    if record.mask is not None:
+                        record.mask.resource(resource)
                     self._polls.succeeded(job, resource)
             except Exception as error:
                 if isinstance(only_leaf(error), PermanentFailure):
@@ -242,14 +258,16 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         """Report the metrics of a task."""
         dispatcher = self._dispatcher
         call = TaskCall.of(Operation.GET_METRICS, message.task_category)
-        with dispatcher.record(call):
+        with dispatcher.record(call) as record:
             method = dispatcher.find(call)
+            mask = record.mask = self._secrets.find(call.job(message.resource_meta))
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if is_failure(message.resource_meta):
                     return GetTaskMetricsResponse()
                 arguments = method.arguments(message.resource_meta, _metrics_query(message))
                 result = await method(arguments, self.workers)
-                return expect(result, GetTaskMetricsResponse, f"{method.label} returned")
+                response = expect(result, GetTaskMetricsResponse, f"{method.label} returned")
+                return response if mask is None else mask.metrics(response)
 
     async def send_task_logs(self, message: GetTaskLogsRequest, send: Send) -> None:
         """Send the log lines of a task, in one response or many.
@@ -258,8 +276,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         """
         dispatcher = self._dispatcher
         call = TaskCall.of(Operation.GET_LOGS, message.task_category)
-        with dispatcher.record(call):
+        with dispatcher.record(call) as record:
             method = dispatcher.find(call)
+            mask = record.mask = self._secrets.find(call.job(message.resource_meta))
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if is_failure(message.resource_meta):
                     body = GetTaskLogsResponseBody(results=[failure_in(message.resource_meta)])
@@ -270,7 +289,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     if method.takes_any:
                         arguments["token"] = message.token
                     result = await method(arguments, self.workers)
-                await send_responses(result, send, self.workers, method)
+                await send_responses(result, send, self.workers, method, mask)
 
     def __mapping__(self) -> dict[str, Handler]:
         # The base's handler iterates an async generator. A time limit cannot be a scope around the `yield` of one, and

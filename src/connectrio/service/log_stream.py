@@ -12,6 +12,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
+from connectrio.masking import SecretMask
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.conversion import expect, sort_of
 from connectrio.service.errors import ConnectorFault, DeliveryError
@@ -23,19 +24,24 @@ __all__ = ["Send", "send_responses"]
 Send = Callable[[GetTaskLogsResponse], Awaitable[None]]
 
 
-async def send_responses(result: Any, send: Send, workers: Workers, method: ConnectorMethod) -> None:
+async def send_responses(
+    result: Any, send: Send, workers: Workers, method: ConnectorMethod, mask: SecretMask | None = None
+) -> None:
     """Send the response, or each of the responses, that `method` has returned.
 
     Iterators are closed before this returns, however it does, but for one whose thread is left behind: that closes it
     when it ends. Plain ones run in a worker thread, from first to last in the same one; while a response is sent, this
     thread may fetch the next one, and no more.
 
+    :param mask: finds the job's secrets in the lines
     :raises ConnectorFault: the method returned something else
     :raises DeliveryError: the client is gone
     """
 
     async def deliver(response: Any) -> None:
         checked = expect(response, GetTaskLogsResponse, f"{method.label} returned")
+        if mask is not None:
+            checked = mask.log_lines(checked)
         try:
             await send(checked)
         except OSError as error:

@@ -14,11 +14,16 @@ from grpclib.const import Status
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import begin_work
 from connectrio.idl.flyteidl2.core import Connection
+from connectrio.masking import shorten
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
 from connectrio.service.workers import Workers
 
 __all__ = ["ConnectorMethod", "ConnectorMethods"]
+
+# names, and characters of a name, in an error
+_MOST_NAMES = 10
+_LONGEST_NAME = 100
 
 _NAMED = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
@@ -161,4 +166,6 @@ class ConnectorMethods:
 
 
 def _names(names: set[str] | frozenset[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names))
+    """Return the first names; a client may have sent thousands, and long ones."""
+    shown = ", ".join(repr(shorten(name, _LONGEST_NAME)) for name in sorted(names)[:_MOST_NAMES])
+    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
 from connectrio.idl.flyteidl2.connector import TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 
-__all__ = ["Operation", "TaskCall"]
+__all__ = ["JobName", "Operation", "TaskCall"]
+
+JobName = tuple[str, int, bytes]
+"""Task type, its version, a digest of the `resource_meta`, which may be megabytes long."""
 
 
 class Operation(StrEnum):
@@ -51,3 +55,7 @@ class TaskCall:
         if category is None:
             return cls(operation, "", 0, connection)
         return cls(operation, category.name, category.version, connection)
+
+    def job(self, resource_meta: bytes) -> JobName:
+        """Return the name of the job with this `resource_meta`."""
+        return self.task_type, self.version, hashlib.sha256(resource_meta).digest()

@@ -7,6 +7,7 @@ out only when that has gone on for too long.
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -23,19 +24,19 @@ from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.errors import OverloadError, TimeLimitError
+from connectrio.service.operations import JobName
 from connectrio.service.settings import ServiceSettings
 
-__all__ = ["JobName", "PollShield", "is_transient"]
+__all__ = ["PollShield", "is_transient"]
 
 logger = get_logger("connectrio.service")
 
 T = TypeVar("T")
 
-JobName = tuple[str, int, bytes]
-"""Task type, its version, `resource_meta`."""
-
-# each keeps the `resource_meta` of its job
 _MOST_JOBS = 10_000
+# log links that are kept of each job, and the characters in them
+_MOST_LINKS = 20
+_MOST_CHARACTERS = 4096
 
 # seconds between two attempts, at first and at most
 _FIRST_PAUSE = 0.1
@@ -111,7 +112,7 @@ class PollShield:
             self._jobs.pop(job, None)
             return
         known = self._known(job)
-        known.phase, known.links = resource.phase, resource.log_links
+        known.phase, known.links = resource.phase, _kept(resource.log_links)
         known.seen, known.failing_since = self._clock(), None
 
     def failed(self, job: JobName, connector: AsyncConnector[Any], error: Exception, text: str) -> idl.Resource | None:
@@ -153,6 +154,19 @@ def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
         return False
     try:
         return bool(connector.is_transient(error))
-    except Exception:
-        logger.exception("is_transient failed; the error counts as lasting", connector=connector.name)
+    except Exception as failure:  # noqa: BLE001 - a connector's method may raise anything
+        # neither the text of this error nor that of the poll's, which it follows: they may hold secrets
+        logger.error(  # noqa: TRY400 - same
+            "is_transient failed; the error counts as lasting",
+            connector=connector.name,
+            exception=f"{''.join(traceback.format_tb(failure.__traceback__))}{type(failure).__name__}",
+        )
         return False
+
+
+def _kept(links: list[TaskLog]) -> list[TaskLog]:
+    """Return the first links, as many as may be kept for later."""
+    kept = links[:_MOST_LINKS]
+    while kept and sum(len(link.name) + len(link.uri) for link in kept) > _MOST_CHARACTERS:
+        kept.pop()
+    return kept

@@ -14,31 +14,29 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.connector.context import reset_current_call, set_current_call
-from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals.errors import MAX_DEPTH
 from connectrio.logs import LogLevel, get_logger
+from connectrio.masking import LONGEST_TEXT, SecretMask, shorten
 from connectrio.rpc.call import current_call as current_rpc  # the `current_call` of connectors is set from it
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import CallFailure, DeliveryError, RequestError, Severity, classify
-from connectrio.service.metrics import Metrics
+from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 
-__all__ = ["CallRecord", "redact", "secrets_in"]
+__all__ = ["CallRecord"]
 
 logger = get_logger("connectrio.service")
 
 # the executor polls every job twice a minute; only what it asks for once is logged at the level info
 _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
 
-# characters of a text whose length a client or a connector chooses
+# characters of a name that a client chooses
 _LONGEST_NAME = 200
-_LONGEST_TEXT = 64 * 1024
-
-# a shorter value is an ordinary word; replacing it would garble the text and protect nothing
-_MIN_SECRET_LENGTH = 4
+# characters of an error's text. A longer one would take seconds to format, so its traceback has the places alone
+_LONGEST_MESSAGE = LONGEST_TEXT // 2
 
 
 class CallRecord:
@@ -48,9 +46,12 @@ class CallRecord:
     block, the call is counted and logged, and an error becomes the `GRPCError` for the client.
 
     :param label: the `task_type` label of the metrics
+    :ivar mask: finds the secrets of the job; None if there are none, or if they are not known
     """
 
     def __init__(self, call: TaskCall, label: str, metrics: Metrics) -> None:
+        connection = call.connection
+        self.mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
         self._call = call
         self._label = label
         self._metrics = metrics
@@ -126,7 +127,7 @@ class CallRecord:
         failure = self._classify(error)
         self._metrics.absorbed_polls.labels(self._label).inc()
         fields = self._fields(Status.OK, self._end(failure.status))
-        fields |= {"error": _shorten(failure.message, _LONGEST_TEXT), "kept_back": failure.status.name}
+        fields |= {"error": shorten(failure.message, LONGEST_TEXT), "kept_back": failure.status.name}
         logger.warning("poll failed, answered with the last known phase", **fields)
 
     def _cancelled(self) -> None:
@@ -138,17 +139,24 @@ class CallRecord:
 
     def _failed(self, failure: CallFailure, error: BaseException) -> None:
         fields = self._fields(failure.status, self._end(failure.status))
-        fields["error"] = _shorten(failure.message, _LONGEST_TEXT)
+        fields["error"] = shorten(failure.message, LONGEST_TEXT)
         if failure.traceback:
             # as text: a renderer that shows local variables would show the secrets among them
-            text = redact(_format(error, failure.message), self._call.connection)
-            fields["exception"] = _shorten(text, _LONGEST_TEXT)
+            text = _format(error, failure.message)
+            fields["exception"] = shorten(text, LONGEST_TEXT) if self.mask is None else self.mask.text(text)
         log = logger.error if failure.severity is Severity.BUG else logger.warning
         log("call failed", **fields)
 
     def _classify(self, error: BaseException) -> CallFailure:
         failure = classify(error, self._call.operation, self._call.task_type)
-        return replace(failure, message=redact(failure.message, self._call.connection))
+        if self.mask is None:
+            return failure
+        message = self.mask.text(failure.message, _LONGEST_MESSAGE)
+        # the details are of any class: they go out as they are, or not at all
+        details = failure.details
+        if details is not None and self.mask.found_in(repr(details).encode("utf-8", "backslashreplace")):
+            details = None
+        return replace(failure, message=message, details=details)
 
     def _end(self, status: Status) -> float:
         """Count the call; return how many seconds it took."""
@@ -158,9 +166,12 @@ class CallRecord:
         return seconds
 
     def _fields(self, status: Status, seconds: float) -> dict[str, str | int | float]:
+        task_type = shorten(self._call.task_type, _LONGEST_NAME)
+        if self.mask is not None and self._label == UNREGISTERED:  # a client may send anything as the type
+            task_type = self.mask.text(self._call.task_type, _LONGEST_NAME)
         return {
             "operation": self._call.operation.value,
-            "task_type": _shorten(self._call.task_type, _LONGEST_NAME),
+            "task_type": task_type,
             "task_type_version": self._call.version,
             "status": status.name,
             "duration_ms": round(seconds * 1000, 3),
@@ -168,36 +179,8 @@ class CallRecord:
 
 
 def _format(error: BaseException, message: str) -> str:
-    """Return the traceback as text. An error with a very long text would take seconds; it gets the places alone."""
-    if len(message) <= _LONGEST_TEXT:
+    """Return the traceback as text; of an error with a very long text, the places alone."""
+    if len(message) <= _LONGEST_MESSAGE:
         return "".join(traceback.format_exception(error)).rstrip()
     places = "".join(traceback.format_tb(error.__traceback__))
-    return f"Traceback (most recent call last):\n{places}{type(error).__name__}: {_shorten(message, _LONGEST_TEXT)}"
-
-
-def _shorten(text: str, length: int) -> str:
-    """Return `text`, without its middle if it is longer than that: a traceback says the most at its end."""
-    if len(text) <= length:
-        return text
-    half = length // 2
-    return f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
-
-
-def redact(text: str, connection: Connection | None) -> str:
-    """Return `text` without the values of the connection's secrets, plain or as `repr` writes them."""
-    if connection is None:
-        return text
-    for name, value in sorted(connection.secrets.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _MIN_SECRET_LENGTH:
-            for form in (value, repr(value)[1:-1]):
-                text = text.replace(form, f"[secret {name}]")
-    return text
-
-
-def secrets_in(data: bytes, connection: Connection) -> list[str]:
-    """Return the names of the connection's secrets whose values are in `data`."""
-    return sorted(
-        name
-        for name, value in connection.secrets.items()
-        if len(value) >= _MIN_SECRET_LENGTH and value.encode() in data
-    )
+    return f"Traceback (most recent call last):\n{places}{type(error).__name__}: {message}"

@@ -16,6 +16,7 @@ from connectrio.client.jobs import Jobs
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
+from connectrio.masking import SecretMask
 from connectrio.rpc import Channel, ChannelOptions
 from connectrio.rpc.tls import ChannelTLS, TLSFilesError
 
@@ -73,9 +74,13 @@ class Client:
     def jobs(
         self, channel: Channel, category: TaskCategory, connection: Connection | None = None, output_prefix: str = ""
     ) -> Jobs:
-        """Return the calls about the jobs of one task type, through `channel`."""
+        """Return the calls about the jobs of one task type, through `channel`.
+
+        What they answer does not show the secrets of `connection`: the host may be one that does not hide them.
+        """
         stub = AsyncConnectorServiceStub(cast("Any", channel))
-        return Jobs(stub, category, connection, self.timeout, output_prefix)
+        mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
+        return Jobs(stub, category, connection, self.timeout, output_prefix, mask)
 
     def run(self, command: Callable[[Channel], Awaitable[T]], interrupts: event_loop.Interrupts | None = None) -> T:
         """Run `command` with a channel to the host."""

@@ -1,0 +1,369 @@
+"""Replaces the values of secrets in texts: statuses, states of jobs, log lines, what a command prints.
+
+1. A text is cut first. Then all places are found, then all are replaced: what stands in place of a secret is never
+   searched. So the work grows with the text and with the secrets, not with what they have to do with each other.
+2. A secret is found as it is without white space around it, and as base64, also behind a user's name. Of a secret with
+   several lines, each line of eight characters or more is found by itself.
+3. All of that is also found where it is escaped: for URLs (%20), JSON, Python and C (backslashes), HTML and XML
+   (&amp;). Escapes are read, not guessed, so it does not matter which characters were escaped, and two layers may lie
+   on each other.
+4. Values of less than four characters are ordinary words: replacing them would garble texts and protect nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, Resource
+from connectrio.idl.google.protobuf import ListValue, Struct, Value
+
+__all__ = ["LONGEST_TEXT", "SHORTEST_SECRET", "SecretMask", "shorten"]
+
+LONGEST_TEXT = 64 * 1024
+"""Characters of a text whose length a client or a connector chooses."""
+
+SHORTEST_SECRET = 4
+"""Characters of the shortest value that is replaced."""
+
+# characters
+_SHORTEST_LINE = 8
+_LONGEST_NAME = 64
+
+# beyond these, texts are withheld: a request must not decide how long the host searches. The characters are those of
+# all secrets together; a private key with its chain of certificates has about 150 forms
+_MOST_CHARACTERS = 64 * 1024
+_MOST_FORMS = 300
+_MOST_PLACES = 1000
+_MOST_ESCAPES = 50_000
+_WITHHELD = "[text withheld: too many secrets, or escapes, to find all secrets in it]"
+
+# characters on the far side of a cut that are searched too: a secret may lie across it
+_MARGIN = 32 * 1024
+
+# what separates the lines of a secret; the last two as in a JSON document that holds a key
+_LINE_END = re.compile(r"[\r\n]+|(?:\\[rn])+")
+
+
+class SecretMask:
+    """Finds the secrets of one request.
+
+    Nothing is computed before the first text comes.
+
+    :param secrets: name → value
+    """
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self._secrets = secrets
+        self._forms: dict[bytes, str] | None = None
+        self._is_too_much = False
+        self._shown: dict[str, str] = {}
+
+    def text(self, text: str, longest: int = LONGEST_TEXT) -> str:
+        """Return `text` with "[secret NAME]" for each secret.
+
+        :param longest: characters; a longer text loses its middle
+        """
+        if len(text) <= longest:
+            data = _encoded(text)
+            return self._replaced(data, 0, len(data), unchanged=text)
+        half = longest // 2
+        head, behind = _encoded(text[:half]), _encoded(text[half : half + _MARGIN])
+        before, tail = _encoded(text[-half - _MARGIN : -half]), _encoded(text[-half:])
+        begin = self._replaced(head + behind, 0, len(head))
+        end = self._replaced(before + tail, len(before), len(before) + len(tail))
+        return _joined(begin, len(text) - 2 * half, end)
+
+    @property
+    def size(self) -> int:
+        """How many characters the secrets have."""
+        return sum(map(len, self._secrets.values()))
+
+    def found_in(self, data: bytes) -> list[str]:
+        """Return "[secret NAME]" for each secret that is in `data`; nothing if there are too many to tell."""
+        return sorted(set(map(self._mark, (self._places(data) or {}).values())))
+
+    def resource(self, resource: Resource) -> None:
+        """Replace the secrets in the texts about a job. Its outputs are left as they are: they are the task's data."""
+        resource.message = self.text(resource.message)
+        resource.log_links = [
+            dataclasses.replace(link, name=self.text(link.name), uri=self.text(link.uri)) for link in resource.log_links
+        ]
+        if resource.custom_info is not None:
+            resource.custom_info = self.struct(resource.custom_info)
+
+    def log_lines(self, response: GetTaskLogsResponse) -> GetTaskLogsResponse:
+        """Return a response without secrets in its log lines."""
+        body = response.body
+        if body is None:
+            return response
+        lines = [dataclasses.replace(line, message=self.text(line.message)) for line in body.lines]
+        results = [self.text(result) for result in body.results]
+        return dataclasses.replace(response, body=dataclasses.replace(body, lines=lines, results=results))
+
+    def metrics(self, response: GetTaskMetricsResponse) -> GetTaskMetricsResponse:
+        """Return a response without secrets in its metrics."""
+        results = [
+            dataclasses.replace(
+                result,
+                metric=self.text(result.metric),
+                data=None if result.data is None else self.struct(result.data),
+            )
+            for result in response.results
+        ]
+        return dataclasses.replace(response, results=results)
+
+    def struct(self, struct: Struct) -> Struct:
+        """Return a copy without secrets, neither in its texts nor in its keys."""
+        return Struct(fields={self.text(key): self._value(value) for key, value in struct.fields.items()})
+
+    def _value(self, value: Value) -> Value:
+        if value.string_value:
+            return Value(string_value=self.text(value.string_value))
+        if value.struct_value is not None:
+            return Value(struct_value=self.struct(value.struct_value))
+        if value.list_value is not None:
+            return Value(list_value=ListValue(values=[self._value(item) for item in value.list_value.values]))
+        return value
+
+    def _replaced(self, data: bytes, begin: int, end: int, unchanged: str | None = None) -> str:
+        """Return `data` from `begin` to `end` with its secrets replaced, those across the two ends too.
+
+        :param unchanged: what to return if there are none
+        """
+        places = self._places(data)
+        if places is None:
+            return _WITHHELD
+        if not places and unchanged is not None:
+            return unchanged
+        pieces: list[bytes] = []
+        at, covered = begin, 0
+        for (first, last), name in sorted(places.items(), key=lambda place: (place[0][0], -place[0][1])):
+            if last <= at:
+                continue
+            if first >= end:
+                break
+            if first >= covered:  # else it overlaps the one before, and is hidden together with it
+                pieces += [data[at : max(first, at)], self._mark(name).encode()]
+            at = covered = last
+        pieces.append(data[at:end])
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _places(self, data: bytes) -> dict[tuple[int, int], str] | None:
+        """Return begin and end of each secret in `data`, and its name; None if there are too many."""
+        forms = self._all_forms()
+        if forms is None:
+            return None
+        places: dict[tuple[int, int], str] = {}
+        for reading in _readings(data) if forms else ():
+            if reading is None:
+                return None
+            for form, name in forms.items():
+                at = reading.data.find(form)
+                while at >= 0:
+                    places.setdefault(reading.origin(at, at + len(form)), name)
+                    if len(places) > _MOST_PLACES:
+                        return None
+                    at = reading.data.find(form, at + len(form))
+        return places
+
+    def _all_forms(self) -> dict[bytes, str] | None:
+        """Return what to search for, and the name of the secret that it is; None if it is too much."""
+        if self._forms is None and not self._is_too_much:
+            self._forms = self._make_forms()
+            self._is_too_much = self._forms is None
+        return self._forms
+
+    def _make_forms(self) -> dict[bytes, str] | None:
+        if self.size > _MOST_CHARACTERS:
+            return None
+        found: dict[bytes, str] = {}
+        for name, value in self._secrets.items():
+            for form in _forms_of(value):
+                found.setdefault(form, name)
+                if len(found) > _MOST_FORMS:
+                    return None
+        return found
+
+    def _mark(self, name: str) -> str:
+        """Return what stands in place of a secret. Its name comes with the request, and may hold a secret itself."""
+        mark = self._shown.get(name)
+        if mark is None:
+            is_harmless = len(name) <= _LONGEST_NAME and self._places(_encoded(name)) == {}
+            mark = self._shown[name] = f"[secret {name}]" if is_harmless else "[secret]"
+        return mark
+
+
+def shorten(text: str, length: int) -> str:
+    """Return `text`, without its middle if it is longer than that: a traceback says the most at its end."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return _joined(text[:half], len(text) - 2 * half, text[-half:])
+
+
+def _joined(begin: str, left_out: int, end: str) -> str:
+    return f"{begin} [… {left_out} characters …] {end}"
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _forms_of(value: str) -> Iterator[bytes]:
+    """Yield the bytes by which a secret is found in a text whose escapes are read."""
+    whole = value.strip()
+    if len(whole) < SHORTEST_SECRET:
+        return
+    lines = map(str.strip, _LINE_END.split(whole))
+    for part in [whole, *(line for line in lines if len(line) >= _SHORTEST_LINE)]:
+        yield _encoded(part)
+        if " " in part:
+            yield _encoded(part.replace(" ", "+"))  # in the query of a URL
+        if not part.isascii():
+            yield _encoded(_encoded(part).decode("latin-1"))  # as by a client that takes UTF-8 for Latin-1
+    data = _encoded(whole)
+    for offset in range(3):
+        # bytes before the secret shift it, and share the first and the last character with it
+        text = base64.b64encode(bytes(offset) + data)
+        text = text[-(-8 * offset // 6) : 8 * (offset + len(data)) // 6]
+        yield text
+        yield text.translate(_URL_SAFE)
+
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text with one layer of escapes read.
+
+    :ivar data: what the escapes stand for, and all else
+    :ivar before: the text with the escapes; None for the original
+    :ivar begins: where in `data` the escapes begin
+    :ivar ends: where they end there
+    :ivar sources: where they are in the text before
+    """
+
+    data: bytes
+    before: _Reading | None
+    begins: list[int]
+    ends: list[int]
+    sources: list[tuple[int, int]]
+
+    def origin(self, begin: int, end: int) -> tuple[int, int]:
+        """Return where `data[begin:end]` is in the original."""
+        reading: _Reading = self
+        while reading.before is not None:
+            begin, end = reading._source_of_begin(begin), reading._source_of_end(end)
+            reading = reading.before
+        return begin, end
+
+    def _source_of_begin(self, position: int) -> int:
+        index = bisect_right(self.begins, position) - 1
+        if index < 0:
+            return position
+        first, last = self.sources[index]
+        return first if position < self.ends[index] else position - self.ends[index] + last
+
+    def _source_of_end(self, position: int) -> int:
+        index = bisect_left(self.begins, position) - 1
+        if index < 0:
+            return position
+        return self.sources[index][1] + max(0, position - self.ends[index])
+
+
+def _readings(data: bytes) -> Iterator[_Reading | None]:
+    """Yield a text as it is, with its escapes read, and with those read that were in the escapes.
+
+    The last one is None if there are too many escapes to read them all.
+    """
+    layer = [_Reading(data, None, [], [], [])]
+    escapes = 0
+    for _ in range(3):
+        yield from layer
+        inner: list[_Reading] = []
+        for reading in layer:
+            for mark, pattern, meaning in _ESCAPES:
+                if mark.search(reading.data) is None:
+                    continue
+                inner.append(_unescaped(reading, pattern, meaning))
+                escapes += len(inner[-1].begins)
+                if escapes > _MOST_ESCAPES:
+                    yield None
+                    return
+        layer = inner
+
+
+def _unescaped(before: _Reading, pattern: re.Pattern[bytes], meaning: Callable[[re.Match[bytes]], bytes]) -> _Reading:
+    data = bytearray()
+    begins, ends, sources = [], [], []
+    at = 0
+    for match in pattern.finditer(before.data):
+        data += before.data[at : match.start()]
+        begins.append(len(data))
+        data += meaning(match)
+        ends.append(len(data))
+        sources.append(match.span())
+        at = match.end()
+    data += before.data[at:]
+    return _Reading(bytes(data), before, begins, ends, sources)
+
+
+def _percent(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 16)])
+
+
+_SHORT = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f", b"v": b"\v", b"a": b"\a"}
+
+
+def _backslash(match: re.Match[bytes], *, in_text: bool = False) -> bytes:
+    """Return what an escape stands for.
+
+    :param in_text: \\xe9 is the character é, as in a `str` of Python; else it is a byte, as in a `bytes`
+    """
+    high, low, short, long, byte, octal, other = match.groups()
+    if high is not None:
+        return _character(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
+    if byte is not None:
+        return _character(int(byte, 16)) if in_text else bytes([int(byte, 16)])
+    if octal is not None:
+        return bytes([int(octal, 8) & 0xFF])
+    if other is not None:
+        return _SHORT.get(other, other)
+    return _character(int(short or long, 16))
+
+
+_NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
+
+
+def _entity(match: re.Match[bytes]) -> bytes:
+    decimal, hexadecimal, name = match.groups()
+    if name is not None:
+        return _NAMED[name]
+    return _character(int(decimal) if decimal is not None else int(hexadecimal, 16))
+
+
+def _character(code: int) -> bytes:
+    return chr(code).encode("utf-8", "backslashreplace") if code <= 0x10FFFF else b"?"
+
+
+_BACKSLASH = re.compile(
+    rb"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
+    rb"|x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))",
+    re.DOTALL,
+)
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
+# in which texts to read a kind of escapes, how to find one, what it stands for
+_ESCAPES: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]], ...] = (
+    (_PERCENT, _PERCENT, _percent),
+    (_BACKSLASH, _BACKSLASH, _backslash),
+    (re.compile(rb"\\x[89a-fA-F]"), _BACKSLASH, partial(_backslash, in_text=True)),
+    (_ENTITY, _ENTITY, _entity),
+)
