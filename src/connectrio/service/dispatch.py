@@ -25,9 +25,10 @@ from connectrio.service.workers import Workers
 
 __all__ = ["Dispatcher"]
 
-# seconds before the client's deadline that a poll gives up, so that its answer still arrives. Flyte's executor waits
-# ten; for a client that waits for less than twice this, there is no such margin
-_MARGIN = 1.0
+# how long before the client's deadline a poll gives up, so that its answer still arrives: a part of the time that is
+# left, and seconds at most. Flyte's executor waits for ten
+_MARGIN = 0.1
+_LONGEST_MARGIN = 1.0
 
 _UNLIMITED = nullcontext()
 
@@ -95,8 +96,9 @@ class Dispatcher:
         deadline = now + self._seconds[call.operation]
         if call.operation is Operation.GET and self._early_polls:
             rpc = current_call()
-            if rpc is not None and rpc.deadline is not None and rpc.deadline.at - now > 2 * _MARGIN:
-                return _TimeLimit(min(deadline, rpc.deadline.at - _MARGIN), now, call, self)
+            if rpc is not None and rpc.deadline is not None:
+                margin = min(_LONGEST_MARGIN, _MARGIN * (rpc.deadline.at - now))
+                return _TimeLimit(min(deadline, rpc.deadline.at - margin), now, call, self)
         return _TimeLimit(deadline, now, call, self) if deadline < anyio.current_effective_deadline() else _UNLIMITED
 
     def too_slow(self, call: TaskCall, seconds: float) -> TimeLimitError:
