@@ -32,6 +32,7 @@ def test_the_defaults_are_the_references():
         ("timeout", -1, "timeout must not be negative, got -1"),
         ("create_memory", -1, "create_memory must not be negative, got -1"),
         ("create_memory_size", 0, "create_memory_size must be at least 1, got 0"),
+        ("create_memory_bytes", -1, "create_memory_bytes must not be negative, got -1"),
         ("poll_retry", -1, "poll_retry must not be negative, got -1"),
         ("poll_absorb", -1, "poll_absorb must not be negative, got -1"),
         ("max_calls", 0, "max_calls must be at least 1, got 0"),

@@ -642,15 +642,43 @@ async def test_nothing_is_remembered_with_age_0():
     assert len(creates) == len(creates._latest) == len(creates._unasked) == 0
 
 
-async def test_what_is_large_is_not_remembered():
-    async def create(self, **kwargs):
-        return Job("x" * 100_000)
+async def test_what_is_being_created_is_not_forgotten():
+    """A second job would be made of it; instead, the oldest that is finished goes."""
+    vendor = Vendor(gated=True)
+    service = Service(vendor.connector(), create_memory_size=1)
+    answers = []
 
-    service = Service(connector(create=create))
+    async def create(execution):
+        answers.append(await service.create(task_execution_metadata=attempt(execution=execution)))
+
+    async with anyio.create_task_group() as tasks:
+        for execution in ("0", "1", "2", "0"):
+            tasks.start_soon(create, execution)
+            await settle()
+        vendor.go_on.set()
+    assert len(vendor.jobs) == 3
+    assert len({answer.resource_meta for answer in answers}) == 3
+    assert len(service.creates) == 3
+    await create("3")
+    assert len(service.creates) == len(service.creates._unasked) == 1
+
+
+async def test_few_bytes_are_remembered():
+    sizes = iter([400, 300, 500, 1001, 200])
+
+    async def create(self, **kwargs):
+        size = next(sizes)
+        return Job("x" * (size - len(Job("").encode())))
+
+    service = Service(connector(create=create), create_memory_bytes=1000)
     creates = service.creates
-    answer = await service.create(task_execution_metadata=attempt())
-    assert len(answer.resource_meta) > 100_000
-    assert len(creates) == len(creates._unasked) == 0
+    kept = []
+    for number in range(5):
+        await service.create(task_execution_metadata=attempt(execution=str(number)))
+        kept.append([len(record.meta) for record in creates._records.values()])
+    # the oldest makes room; what is larger than all that may be kept moves nothing
+    assert kept == [[400], [400, 300], [300, 500], [300, 500], [300, 500, 200]]
+    assert len(creates._latest) == len(creates._unasked) == 3
 
 
 # connectors whose create can be repeated

@@ -328,6 +328,20 @@ def test_the_least_lately_asked_for_are_forgotten():
     assert polls.failed(("tiny", 0, b"1"), connector(), reset(), "").phase is Phase.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("links", "kept"),
+    [
+        ([LINK] * 21, 20),
+        ([TaskLog(name="n" * 1000, uri="u" * 1000)] * 3, 2),
+        ([TaskLog(uri="u" * 4097)], 0),
+    ],
+)
+async def test_few_links_are_kept_of_each_job(links, kept):
+    service = Service(Script(Resource(Phase.QUEUED, log_links=links), reset()).connector(), poll_absorb=600)
+    assert len((await service.get()).resource.log_links) == len(links)
+    assert len((await service.get()).resource.log_links) == kept
+
+
 async def test_no_secret_is_in_an_absorbed_message():
     async def get(self, resource_meta, **kwargs):
         raise ConnectionError(f"401 for {kwargs['token']}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,8 +33,6 @@ __all__ = ["IdempotentCreates", "Origin", "WantedJob"]
 
 logger = get_logger("connectrio.service")
 
-# bytes; a usual one has a few hundred. Larger ones are answered, but not kept
-_LARGEST_META = 64 * 1024
 # how many times as long as usual a job may take that begins just in time
 _MARGIN = 1.25
 
@@ -75,13 +73,14 @@ class _Record:
 
     :ivar earlier: the job of the task's attempt before
     :ivar is_dropped: whether its client has gone before the connector's code began
+    :ivar ended: when there was an answer
     :ivar waiting: how many requests wait, beside the first
     :ivar is_shared: whether any of them waited when there was an answer
     """
 
     identity: JobIdentity
     earlier: _Record | None
-    began: float = field(default_factory=anyio.current_time)
+    ended: float = math.inf
     finished: anyio.Event = field(default_factory=anyio.Event)
     meta: bytes | None = None
     error: BaseException | None = None
@@ -94,13 +93,17 @@ class _Record:
 class IdempotentCreates:
     """The jobs that were created lately.
 
-    If `create_memory` is 0, they are remembered only while they are being created.
+    Those that were finished first are forgotten first. What is still being created is never forgotten: a repeated
+    request would make a second job of it. If `create_memory` is 0, nothing else is remembered.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._most = settings.create_memory_size
+        self._most_bytes = settings.create_memory_bytes
         self._age = settings.create_memory
-        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._records: dict[str, _Record] = {}
+        self._finished: deque[_Record] = deque()
+        self._bytes = 0  # of the `resource_meta` of the finished ones
         self._latest: dict[str, _Record] = {}
         self._unasked: dict[bytes, _Record] = {}
         self._scopes: set[anyio.CancelScope] = set()
@@ -214,10 +217,15 @@ class IdempotentCreates:
         record.earlier = None
         record.is_shared = record.waiting > 0
         record.finished.set()
-        if len(meta) > _LARGEST_META or self._age == 0:
+        if len(meta) > self._most_bytes or self._age == 0:
             self._drop(record)
-        else:
-            self._unasked[meta] = record
+            return
+        record.ended = anyio.current_time()
+        self._unasked[meta] = record
+        self._finished.append(record)
+        self._bytes += len(meta)
+        while self._bytes > self._most_bytes:
+            self._forget_first()
 
     def _failed(self, record: _Record, error: BaseException) -> None:
         """Tell all who wait for the job. They would take a cancellation for their own, so they get another error."""
@@ -231,13 +239,15 @@ class IdempotentCreates:
             self._latest.setdefault(record.identity.task, record.earlier)
 
     def _forget(self) -> None:
-        """Make room for one more record."""
+        """Forget what is too old, and make room for one more record."""
         oldest = anyio.current_time() - self._age
-        while self._records:
-            record = next(iter(self._records.values()))
-            if len(self._records) < self._most and (record.began > oldest or not record.finished.is_set()):
-                return
-            self._drop(record)
+        while self._finished and (len(self._records) >= self._most or self._finished[0].ended <= oldest):
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        record = self._finished.popleft()
+        self._bytes -= len(record.meta or b"")
+        self._drop(record)
 
     def _drop(self, record: _Record) -> None:
         self._records.pop(record.identity.key, None)

@@ -29,7 +29,9 @@ class ServiceSettings:
         Flyte 1 gives up after ten seconds by default, and hardly any client waits for more than ten minutes
     :ivar create_memory: the time for which a repeated CreateTask is answered with the existing job, and a lost job is
         kept for the next attempt. The executor repeats within seconds, or when it has restarted
-    :ivar create_memory_size: the most jobs that are remembered for that; about a kilobyte each
+    :ivar create_memory_size: the most jobs that are remembered for that; about a kilobyte each, and their resource_meta
+    :ivar create_memory_bytes: the most bytes of resource_meta that are remembered for that. A usual one has a few
+        hundred
     :ivar poll_retry: the time for which a GetTask that fails transiently is retried, at most half of the time until its
         deadline. The executor waits 10 s; 0 turns it off
     :ivar poll_absorb: the time for which such failures are answered with the last known phase. The executor gives up a
@@ -58,6 +60,7 @@ class ServiceSettings:
     execute_limit: float = 600.0
     create_memory: float = 600.0
     create_memory_size: int = 4096
+    create_memory_bytes: int = 32 * MIB
     poll_retry: float = 4.0
     poll_absorb: float = 600.0
     max_calls: int = 700
@@ -71,6 +74,6 @@ class ServiceSettings:
         check_bound(self, AT_LEAST_1, "worker", "create_memory_size")
         check_bound(self, AT_LEAST_1, "max_calls", "max_calls_per_connector", "max_log_streams")
         check_bound(self, NOT_NEGATIVE, "create_memory", "poll_retry", "poll_absorb")
-        check_bound(self, NOT_NEGATIVE, "max_waiting_calls", "max_stored_input_size")
+        check_bound(self, NOT_NEGATIVE, "max_waiting_calls", "max_stored_input_size", "create_memory_bytes")
         check_bound(self, POSITIVE, "create_limit", "get_limit", "delete_limit")
         check_bound(self, POSITIVE, "metrics_limit", "logs_limit", "execute_limit")
