@@ -100,7 +100,8 @@ class Resource:
     :ivar message: shown to the user for failed and queued jobs
     :ivar log_links: links to the job's logs or console
     :ivar outputs: output name → value; only read once the job has SUCCEEDED. None leaves the outputs unset, and the
-        executor then reads `output_prefix/outputs.pb`. An `Outputs` message goes out as it is
+        executor then reads `output_prefix/outputs.pb`. There the host writes outputs that are too large for an
+        answer. An `Outputs` message goes out as it is
     :ivar custom_info: anything else about the job, in types that JSON has. A `Struct` message goes out as it is
     """
 

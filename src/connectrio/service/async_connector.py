@@ -47,7 +47,7 @@ from connectrio.service.conversion import (
     resource_to_message,
 )
 from connectrio.service.dispatch import Dispatcher
-from connectrio.service.errors import RequestError
+from connectrio.service.errors import ConnectorFault, RequestError
 from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
 from connectrio.service.job_identity import identify
 from connectrio.service.job_secrets import JobSecrets
@@ -55,6 +55,7 @@ from connectrio.service.log_stream import Send, send_responses
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
+from connectrio.service.outputs import OutputWriter
 from connectrio.service.poll_shield import PollShield, is_transient
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord
@@ -106,6 +107,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.creates = IdempotentCreates(settings)
         self._polls = PollShield(settings, clock)
         self._secrets = JobSecrets()
+        self._outputs = OutputWriter(settings)
         self._inputs = InputReader(settings)
         self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers)
 
@@ -166,6 +168,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         """Call the connector's `create` once."""
         meta = await method(arguments, self.workers)
         encoded = encode_resource_meta(method.connector, meta, method.label)
+        most = self.settings.max_response_size
+        if len(encoded) > most:
+            raise ConnectorFault(
+                f"{method.label} has started a job that nobody can find again: its resource_meta has {len(encoded)}"
+                f" bytes, and an answer may have {most} (max_response_size); keep large data elsewhere"
+            )
         # the job exists, so it is too late to refuse this
         if record.mask is not None and (found := record.mask.found_in(encoded)):
             logger.error(
@@ -222,6 +230,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     self.creates.asked_for(message.resource_meta)
                     poll = partial(self._poll, method, message)
                     resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
+                    if not self._outputs.fits(resource):
+                        await self._outputs.fit(resource, message.output_prefix)
                     if record.mask is not None:
                         record.mask.resource(resource)
                     self._polls.succeeded(job, resource)

@@ -25,6 +25,7 @@ from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.errors import OverloadError, TimeLimitError
 from connectrio.service.operations import JobName
+from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
 
 __all__ = ["PollShield", "is_transient"]
@@ -124,7 +125,8 @@ class PollShield:
 
         :param text: about the error, for the client
         """
-        if not isinstance(only_leaf(error), TimeLimitError | OverloadError) and not is_transient(connector, error):
+        of_the_host = isinstance(only_leaf(error), TimeLimitError | OverloadError | OutputStoreError)
+        if not of_the_host and not is_transient(connector, error):
             return None
         known = self._known(job)
         now = self._clock()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from connectrio.rpc.options import AT_LEAST_1, MIB, NOT_NEGATIVE, POSITIVE, check_bound
+from connectrio.rpc.options import AT_LEAST_1, KIB, MIB, NOT_NEGATIVE, POSITIVE, Bound, check_bound
 
 __all__ = ["ServiceSettings"]
+
+_RESPONSE: Bound = (lambda value: value >= 64 * KIB, f"must be at least {64 * KIB}, for messages and log links")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,11 @@ class ServiceSettings:
         job, so none waits for another to end
     :ivar max_stored_input_size: the most bytes to read for the inputs of one task that Flyte has stored outside of the
         request. Flyte stores what is larger than 10 MB; the values take several times as much memory as their bytes
+    :ivar max_response_size: the most bytes of an answer to GetTask or CreateTask. Flyte's executor takes 4 MiB, as
+        grpc-go does by default. Larger outputs are written to outputs.pb below the task's output_prefix
+    :ivar output_schemes: where they may be written: `file` for absolute paths and file:// URLs, and schemes of fsspec.
+        Whoever may send a request chooses the place, and the host writes with its own rights; so by default these are
+        the stores in which Flyte keeps data
     :ivar unsafe_pickle: LET ANYONE WHO CAN SEND REQUESTS TO THIS HOST RUN ANY CODE IN IT. Flyte sends values of types
         that it does not know as Python pickles, and reading a pickle runs the code that its sender has put in it. Only
         for hosts that nobody but a trusted Flyte can reach; it needs cloudpickle, and the modules of the values' types
@@ -68,11 +75,14 @@ class ServiceSettings:
     max_waiting_calls: int = 150
     max_log_streams: int = 100
     max_stored_input_size: int = 32 * MIB
+    max_response_size: int = 4 * MIB - 64 * KIB
+    output_schemes: list[str] = field(default_factory=lambda: ["file", "s3", "gs", "gcs", "abfs", "abfss", "az"])
     unsafe_pickle: bool = False
 
     def __post_init__(self) -> None:
         check_bound(self, AT_LEAST_1, "worker", "create_memory_size")
         check_bound(self, AT_LEAST_1, "max_calls", "max_calls_per_connector", "max_log_streams")
+        check_bound(self, _RESPONSE, "max_response_size")
         check_bound(self, NOT_NEGATIVE, "create_memory", "poll_retry", "poll_absorb")
         check_bound(self, NOT_NEGATIVE, "max_waiting_calls", "max_stored_input_size", "create_memory_bytes")
         check_bound(self, POSITIVE, "create_limit", "get_limit", "delete_limit")
