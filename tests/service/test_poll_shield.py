@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
 import math
 import socket
+import ssl
 import time
+import urllib.error
+from types import SimpleNamespace
 
 import anyio
 import httpx
@@ -16,7 +21,7 @@ from multidict import MultiDict
 from structlog.testing import capture_logs
 
 from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
-from connectrio.connector.failures import passes
+from connectrio.connector.failures import _FOREIGN, passes
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from connectrio.service.poll_shield import _MOST_JOBS, PollShield
 from connectrio.service.settings import ServiceSettings
@@ -164,6 +169,28 @@ class ServerTimeoutError(TimeoutError):
     pass
 
 
+def foreign(name: str, *bases: type, **members) -> Exception:
+    """An error of a client that need not be installed, by its class's full name."""
+    module, _, cls = name.rpartition(".")
+    return type(cls, bases or (Exception,), {"__module__": module, **members})()
+
+
+def status_error(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("GET", "https://example.com")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+def aws(code: str, status: int) -> Exception:
+    response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return foreign("botocore.exceptions.ClientError", response=response)
+
+
+def grpcio(code: str) -> Exception:
+    return foreign(
+        "grpc.aio._call.AioRpcError", type(foreign("grpc.RpcError")), code=lambda self: SimpleNamespace(name=code)
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "passing"),
     [
@@ -172,15 +199,41 @@ class ServerTimeoutError(TimeoutError):
         (TimeoutError(), True),
         (ServerTimeoutError(), True),
         (socket.gaierror(), True),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ssl.SSLEOFError(), True),
+        (ssl.SSLCertVerificationError(), False),
         (TransientError("busy"), True),
         (GRPCError(Status.UNAVAILABLE), True),
         (GRPCError(Status.DEADLINE_EXCEEDED), True),
+        (GRPCError(Status.RESOURCE_EXHAUSTED), True),
         (GRPCError(Status.INTERNAL), False),
+        (grpcio("UNAVAILABLE"), True),
+        (grpcio("INTERNAL"), False),
+        (foreign("grpc.RpcError"), False),
         (httpx.ConnectTimeout("slow"), True),
         (httpx.ReadError("reset"), True),
         (httpx.HTTPStatusError("404", request=None, response=None), False),
+        *[(status_error(status), True) for status in (429, 500, 502, 503, 504)],
+        *[(status_error(status), False) for status in (400, 401, 404, 501)],
+        (foreign("aiohttp.client_exceptions.ClientResponseError", status=503), True),
+        (foreign("aiohttp.client_exceptions.ClientResponseError", status=403), False),
+        (foreign("openai.APIStatusError", status_code=429), True),
+        (urllib.error.URLError("no route"), True),
+        (urllib.error.HTTPError("https://example.com", 503, "busy", {}, None), True),
+        (urllib.error.HTTPError("https://example.com", 404, "not found", {}, None), False),
+        (http.client.IncompleteRead(b""), True),
         (urllib3.exceptions.ReadTimeoutError(None, "/", "slow"), True),
         (urllib3.exceptions.LocationParseError("x"), False),
+        (aws("ThrottlingException", 400), True),
+        (aws("ServiceUnavailable", 503), True),
+        (aws("AccessDenied", 403), False),
+        (foreign("google.api_core.exceptions.TooManyRequests", code=429), True),
+        (foreign("google.api_core.exceptions.NotFound", code=404), False),
+        (foreign("snowflake.connector.errors.ProgrammingError"), False),
+        # a number that is no HTTP status says nothing
+        (foreign("vendor.VendorError", status=3), False),
+        (foreign("vendor.VendorTimeout", TimeoutError, status=404), True),
         (FileNotFoundError(), False),
         (OSError(), False),
         (ValueError(), False),
@@ -189,6 +242,11 @@ class ServerTimeoutError(TimeoutError):
 )
 def test_what_is_transient_by_default(error, passing):
     assert passes(error) is passing
+
+
+@pytest.mark.parametrize("name", sorted(_FOREIGN))
+def test_errors_of_well_known_clients_are_transient(name):
+    assert passes(foreign("somewhere.Special", type(foreign(name))))
 
 
 @in_virtual_time

@@ -177,9 +177,9 @@ class AsyncConnector(ABC, Generic[M]):
     def is_transient(self, error: Exception) -> bool:
         """Return whether a failed `get` may succeed in a moment, so that the host tries again and absorbs the error.
 
-        By default: connection errors and time-outs, Python's own and those of well-known HTTP clients,
-        `TransientError`, and a `GRPCError` with UNAVAILABLE or DEADLINE_EXCEEDED. Override it to name others. It is
-        called on the event loop, so it must not block.
+        By default: `TransientError`; connection errors and time-outs, Python's own and those of well-known clients;
+        responses of these with the HTTP status 429, 500, 502, 503 or 504; and gRPC's UNAVAILABLE, DEADLINE_EXCEEDED and
+        RESOURCE_EXHAUSTED. Override it to name others. It is called on the event loop, so it must not block.
         """
         return passes(error)
 

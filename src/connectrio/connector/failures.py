@@ -11,6 +11,7 @@ A `GRPCError` goes to the client as it is. A connector that cannot even be loade
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import dataclass
 from typing import ClassVar
@@ -70,31 +71,86 @@ class TransientError(ConnectorError):
     status = Status.UNAVAILABLE
 
 
-# what HTTP clients raise when a connection fails or something takes too long, besides Python's ConnectionError and
-# TimeoutError; by name, so that nothing is imported
+# what clients raise when a connection fails, something takes too long or a service asks them to come again, besides
+# Python's ConnectionError and TimeoutError; by name, so that nothing is imported
 _FOREIGN = {
     "aiohttp.client_exceptions.ClientConnectionError",
+    "asyncssh.misc.ChannelOpenError",
+    "asyncssh.misc.ConnectionLost",
+    "azure.core.exceptions.ServiceRequestError",
+    "azure.core.exceptions.ServiceResponseError",
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "databricks.sdk.errors.platform.DeadlineExceeded",
+    "databricks.sdk.errors.platform.InternalError",
+    "databricks.sdk.errors.platform.TemporarilyUnavailable",
+    "databricks.sdk.errors.platform.TooManyRequests",
+    "google.api_core.exceptions.BadGateway",
     "google.api_core.exceptions.GatewayTimeout",
+    "google.api_core.exceptions.InternalServerError",
+    "google.api_core.exceptions.RetryError",
     "google.api_core.exceptions.ServiceUnavailable",
+    "google.api_core.exceptions.TooManyRequests",
     "google.auth.exceptions.TransportError",
+    "http.client.IncompleteRead",
     "httpx.TransportError",
+    "openai.APIConnectionError",
+    "requests.exceptions.ChunkedEncodingError",
     "requests.exceptions.ConnectionError",
     "requests.exceptions.Timeout",
+    "snowflake.connector.errors.BadGatewayError",
+    "snowflake.connector.errors.GatewayTimeoutError",
+    "snowflake.connector.errors.HttpError",
+    "snowflake.connector.errors.InternalServerError",
+    "snowflake.connector.errors.OperationalError",
+    "snowflake.connector.errors.ServiceUnavailableError",
+    "snowflake.connector.errors.TooManyRequests",
+    "ssl.SSLEOFError",
+    "urllib.error.URLError",
     "urllib3.exceptions.MaxRetryError",
     "urllib3.exceptions.NewConnectionError",
     "urllib3.exceptions.ProtocolError",
     "urllib3.exceptions.TimeoutError",
 }
-_PASSING_STATUSES = {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}
+_PASSING_STATUSES = {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED}
+_PASSING_STATUS_NAMES = {status.name for status in _PASSING_STATUSES}
+_PASSING_HTTP_STATUSES = {429, 500, 502, 503, 504}
+_PASSING_ERRNOS = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+# parts of the codes with which services of AWS throttle; their HTTP status is often 400
+_THROTTLED = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown")
 
 
 def passes(error: Exception) -> bool:
-    """Return whether `error` says that the other system is unreachable for the moment."""
+    """Return whether `error` says that the other system is unreachable or overloaded for the moment."""
     if isinstance(error, TransientError | ConnectionError | TimeoutError | socket.gaierror):
         return True
     if isinstance(error, GRPCError):
         return error.status in _PASSING_STATUSES
-    return any(f"{cls.__module__}.{cls.__qualname__}" in _FOREIGN for cls in type(error).__mro__)
+    if isinstance(error, OSError) and error.errno in _PASSING_ERRNOS:
+        return True
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+    if "grpc.RpcError" in names:
+        code = getattr(error, "code", None)
+        return callable(code) and getattr(code(), "name", None) in _PASSING_STATUS_NAMES
+    if "botocore.exceptions.ClientError" in names and any(part in _aws_code(error) for part in _THROTTLED):
+        return True
+    status = _http_status(error)
+    return bool(names & _FOREIGN) if status is None else status in _PASSING_HTTP_STATUSES
+
+
+def _aws_code(error: Exception) -> str:
+    response = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _http_status(error: Exception) -> int | None:
+    """Return the status of the response that `error` is about, where HTTP clients keep it; None if there is none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        candidates = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
+    else:
+        candidates = [getattr(each, name, None) for each in (error, response) for name in ("status_code", "status")]
+    return next((status for status in candidates if isinstance(status, int) and 400 <= status < 600), None)
 
 
 @dataclass(frozen=True)
