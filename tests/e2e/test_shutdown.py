@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -72,6 +74,75 @@ def refuses_connections(target):
     with Client(target) as client:
         error = client.start("get").exception()
     return error is not None and error.code() is StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_child_that_a_connector_has_forked_keeps_no_port_and_no_connection(start_host, signum, code):
+    with start_host() as host, host.client() as client:
+        child = client.echo(meta=order("fork"))
+        try:
+            address, _, port = host.target.partition(":")
+            exporter = int(host.url.rpartition(":")[2])
+            with socket.create_connection((address, int(port))) as connected:
+                host.send(signum)
+                assert host.wait() == code
+                with suppress(ConnectionResetError):
+                    while connected.recv(65536):
+                        pass
+            for free in (int(port), exporter):
+                eventually(lambda free=free: is_refused((address, free)))
+                with socket.socket() as next_host:
+                    next_host.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    next_host.bind((address, free))
+                    next_host.listen()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def is_refused(address):
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_terminal_that_hangs_up_loses_no_call(start_host):
+    """Shells and session managers send SIGHUP as well, and with it SIGTERM: that is no second request."""
+    with start_host() as host, host.client() as client:
+        call = client.start("get", meta=order("gate", id="flight"))
+        host.wait_for("started", id="flight")
+        host.send(signal.SIGHUP)
+        host.wait_for_log("draining")
+        for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            host.send(signum)
+        eventually(lambda: refuses_connections(host.target))
+        assert host.is_running
+        host.open_gate()
+        assert call.result().resource.message
+        assert host.wait() == 0
+
+
+def test_after_a_hang_up_a_second_sigterm_stops_at_once(start_host):
+    with start_host(grace=HOUR) as host, host.client() as client:
+        call = client.start("get", meta=order("sleep", HOUR, id="patient"))
+        host.wait_for("started", id="patient")
+        host.send(signal.SIGHUP)
+        host.wait_for_log("draining")
+        host.send(signal.SIGTERM)
+        host.wait_for_log("shutting down; send the signal again to stop at once")
+        host.send(signal.SIGINT)
+        assert host.wait() == 128 + signal.SIGINT
+        assert call.exception().code() is StatusCode.UNAVAILABLE
+
+
+def test_nohup_ignores_the_hang_up(start_host):
+    with start_host(wrapper=["nohup"]) as host, host.client() as client:
+        host.send(signal.SIGHUP)
+        client.call("get")
+        host.send(signal.SIGTERM)
+        assert host.wait() == 0
+        assert "SIGHUP" not in host.errors
 
 
 def test_calls_beyond_the_grace_are_told_that_the_server_is_unavailable(start_host):

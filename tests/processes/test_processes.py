@@ -80,6 +80,27 @@ def test_a_process_that_is_told_to_end_is_followed_by_another():
         assert host.wait(LONG) == 0
 
 
+def test_a_process_that_leaves_a_child_is_followed_by_another_and_its_port_stays_with_the_others():
+    with Processes("asyncio") as program, ExitStack() as stack:
+        host = program.ready()
+        clients = host.clients_of_all(stack)
+        killed, other = clients
+        child = clients[killed].echo(meta=order("fork"))
+        try:
+            os.kill(killed, signal.SIGKILL)
+            eventually(lambda: killed not in host.pids and host.all_serve, LONG)
+            for _ in range(20):  # the kernel would give some of them to the child
+                with Client(host.target) as client:
+                    assert pid_behind(client) in host.pids
+            assert pid_behind(clients[other]) == other
+            host.send(signal.SIGHUP)
+            assert host.wait(LONG) == 0
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", int(host.target.rpartition(":")[2])))
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 def test_a_time_limit_ends_all():
     with Processes("asyncio", "--timeout", "0.1", processes=3) as program:
         assert program.wait(LONG) == 0

@@ -6,15 +6,16 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, UNIXSocketStream
+from anyio.abc import SocketAttribute, SocketListener, UNIXSocketStream
 
-from connectrio.rpc.sockets import UnixSocketError, listen_unix, prepare
+from connectrio.rpc.sockets import OwnListener, UnixSocketError, close_in_children, listen_unix, prepare
 from rpc.kit.script import Note, Script
 from rpc.kit.serving import turns
 from rpc.kit.tls_serving import answers, calling, serving
@@ -149,6 +150,56 @@ async def test_a_file_that_another_process_has_put_there_meanwhile_is_left_alone
     assert path.exists()
     await other.aclose()
     assert not path.exists()
+
+
+def tcp(reuse_port: bool = False, port: int = 0) -> socket.socket:
+    bound = socket.socket()
+    bound.setblocking(False)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", port))
+    bound.listen()
+    return bound
+
+
+async def test_a_closed_listener_refuses_connections_whoever_else_has_its_socket(path: Path):
+    bound = tcp()
+    address = bound.getsockname()
+    listeners = [OwnListener(await SocketListener.from_socket(bound)), await listen_unix(path)]
+    with ExitStack() as others:
+        for listener in listeners:  # as a child has them
+            others.enter_context(listener.extra(SocketAttribute.raw_socket).dup())
+        kept_path = path.with_name("kept")
+        os.link(path, kept_path)
+        for listener in listeners:
+            await listener.aclose()
+        with pytest.raises(ConnectionRefusedError), socket.socket() as client:
+            client.connect(address)
+        with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(kept_path))
+        tcp(port=address[1]).close()
+
+
+async def test_a_port_that_processes_share_stays_with_the_others():
+    first = tcp(reuse_port=True)
+    with tcp(reuse_port=True, port=first.getsockname()[1]) as second:
+        await OwnListener(await SocketListener.from_socket(first)).aclose()
+        for _ in range(20):
+            with socket.create_connection(second.getsockname()), second.accept()[0]:
+                pass
+
+
+def test_a_child_that_is_forked_has_none_of_the_sockets():
+    with tcp() as own, tcp() as other:
+        close_in_children(own)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads
+            child = os.fork()
+        if child == 0:
+            os._exit(0 if own.fileno() == -1 and os.fstat(other.fileno()) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert own.fileno() != -1
 
 
 @asynccontextmanager

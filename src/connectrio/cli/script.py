@@ -25,6 +25,8 @@ _WORKER_THREAD = "AnyIO worker thread"
 _PAUSE = 0.05
 _LOOKS_AT_WORKERS = 10
 _LOOKS_AT_OTHERS = 200
+# what asks the process to end; Windows has no SIGHUP
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 _is_script = False
 
@@ -107,14 +109,15 @@ def _limit_the_end(code: int) -> None:
     Functions that others have registered with `atexit` run after all threads have ended, without a limit.
     """
     threads_ended = threading.Event()
+    handled = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
 
     def ended() -> None:
         threads_ended.set()
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in handled:
             signal.signal(signum, signal.SIG_DFL)
 
     atexit.register(ended)
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in handled:
         signal.signal(signum, signal.SIG_IGN)  # the process is ending already
     threading.Thread(target=_watch_the_end, args=(code, threads_ended), daemon=True).start()
 

@@ -16,7 +16,7 @@ from anyio.abc import Listener, SocketListener
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.settings import HostSettings
 from connectrio.rpc.peer import format_address
-from connectrio.rpc.sockets import UnixSocketError, listen_unix
+from connectrio.rpc.sockets import OwnListener, UnixSocketError, close_in_children, listen_unix, stop_listening
 
 if TYPE_CHECKING:
     from connectrio.rpc.tls import ServerTLS
@@ -62,15 +62,15 @@ async def bind_ports(
     try:
         tcp = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=one_of is not None)
         for bound in tcp:
-            stack.callback(bound.close)
+            stack.callback(stop_listening, bound)
         http: list[socket.socket] = []
         if one_of is None:
             http = await bind_tcp(
                 settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
             )
         for bound in http:
-            stack.callback(bound.close)
-        grpc: list[Listener[Any]] = [await SocketListener.from_socket(bound) for bound in tcp]
+            stack.callback(stop_listening, bound)
+        grpc: list[Listener[Any]] = [OwnListener(await SocketListener.from_socket(bound)) for bound in tcp]
         if tls is not None:
             grpc = [tls.listen(listener) for listener in grpc]
         if settings.unix_socket is not None:
@@ -121,7 +121,7 @@ async def bind_tcp(
     :param setting: where the port was set, for the error ("--port")
     :param shared: other processes of this user may listen on it as well (SO_REUSEPORT)
     :param listen: False reserves the port without accepting connections
-    :returns: non-blocking sockets, which the caller closes
+    :returns: non-blocking sockets, which the caller closes with `stop_listening`
     :raises HostError: the port cannot be bound; the message says which, why, and what to do
     """
     try:
@@ -167,6 +167,7 @@ def _bind_all(
 
 def _bind(family: int, address: tuple[object, ...], *, shared: bool, listen: bool) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
+    close_in_children(listening)
     try:
         listening.setblocking(False)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -32,8 +32,8 @@ def run_host(
 ) -> None:
     """Run a host until it is told to stop and has stopped.
 
-    SIGTERM or SIGINT drains it; a second one stops it at once. Both also work for process 1 of a container. Call this
-    from the main thread.
+    SIGTERM, SIGINT or SIGHUP drains it; a second SIGTERM or SIGINT stops it at once. All work for process 1 of a
+    container, too. Call this from the main thread.
 
     A connector's thread that never returns still runs after this call, and Python waits for it at exit (not on trio,
     whose threads are daemons). The command line ends its process without such threads.
@@ -121,7 +121,7 @@ class ConnectorService(Host):
         backend: Backend | None = None,
         **settings: Any,
     ) -> None:
-        """Serve the installed connectors and those of `modules` until SIGTERM or SIGINT. It blocks: see `run_host`.
+        """Serve the installed connectors and those of `modules` until a signal. It blocks: see `run_host`.
 
         :param port: of the gRPC server
         :param prometheus_port: of the metrics

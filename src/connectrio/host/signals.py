@@ -1,4 +1,9 @@
-"""Run until a signal: the first SIGTERM or SIGINT shuts down gracefully, the second one stops at once."""
+"""Run until a signal: SIGTERM, SIGINT or SIGHUP shuts down gracefully, a second SIGTERM or SIGINT stops at once.
+
+SIGHUP says that the terminal is gone. Shells and session managers send it several times, and SIGTERM with it, so it
+never counts as the second signal. There is nothing that it could reload: the files for TLS are read again when they
+change. A process that was started to ignore it, as `nohup` does, ignores it.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ log = get_logger("connectrio.host.host")
 __all__ = ["receive_signals", "run_until_signalled"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 def run_until_signalled(
@@ -32,13 +38,13 @@ def run_until_signalled(
     end_process: Callable[[int], None] | None = None,
     unwind: float = 1.0,
 ) -> None:
-    """Run `serve` in an event loop until it returns; call `shutdown` at the first SIGTERM or SIGINT.
+    """Run `serve` in an event loop until it returns; call `shutdown` at the first SIGTERM, SIGINT or SIGHUP.
 
     :param end_process: ends the process with an exit code, whatever its tasks and threads do. It is called from
-        another thread after the second signal. Without it, only `SystemExit` is raised, and the process goes on for as
-        long as a connector blocks the event loop
+        another thread after the second SIGTERM or SIGINT. Without it, only `SystemExit` is raised, and the process
+        goes on for as long as a connector blocks the event loop
     :param unwind: seconds from the second signal to the call of `end_process`
-    :raises SystemExit: at the second signal; the code is 128 + the signal's number
+    :raises SystemExit: at the second SIGTERM or SIGINT; the code is 128 + the signal's number
     :raises HostError: `serve` has raised it
     :raises ValueError: the backend is unknown or not installed
     """
@@ -80,18 +86,24 @@ async def _watch_signals(
     *,
     task_status: TaskStatus[None],
 ) -> None:
-    with receive_signals(*_SIGNALS) as signals:
+    hang_up = [] if _HANG_UP is None or signal.getsignal(_HANG_UP) is signal.SIG_IGN else [_HANG_UP]
+    with receive_signals(*_SIGNALS, *hang_up) as signals:
         if end_process is not None:
             _end_at_second_signal(end_process, unwind)
         task_status.started()
         async with anyio.create_task_group() as tasks:
-            first = True
+            is_first, is_draining = True, False
             async for signum in signals:
-                if not first:
-                    raise SystemExit(128 + signum)
-                first = False
-                log.info("shutting down; send the signal again to stop at once", signal=signum.name)
-                tasks.start_soon(shutdown)
+                if signum in _SIGNALS:
+                    if not is_first:
+                        raise SystemExit(128 + signum)
+                    is_first = False
+                    log.info("shutting down; send the signal again to stop at once", signal=signum.name)
+                elif not is_draining:
+                    log.info("shutting down, because the terminal has hung up", signal=signum.name)
+                if not is_draining:
+                    is_draining = True
+                    tasks.start_soon(shutdown)
 
 
 def _end_at_second_signal(end_process: Callable[[int], None], unwind: float) -> None:

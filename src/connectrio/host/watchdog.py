@@ -31,6 +31,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectrio.connector.registry import Registry
 from connectrio.logs import get_logger
+from connectrio.rpc.sockets import close_in_children
 from connectrio.service.log_stream import send_responses
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
@@ -102,6 +103,8 @@ class Watchdog:
         self._loop_thread = threading.get_ident()
         self._beat = time.monotonic()
         duplicates = [each.dup() for each in self._sockets]
+        for each in duplicates:
+            close_in_children(each)
         threading.Thread(target=self._watch, args=[duplicates], name="connectrio watchdog", daemon=True).start()
         try:
             while True:

@@ -28,6 +28,7 @@ from connectrio.processes.control import (
     receive_order,
 )
 from connectrio.processes.exposition import snapshot
+from connectrio.rpc.sockets import close_in_children
 
 log = get_logger("connectrio.processes")
 
@@ -90,11 +91,14 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
     :raises SystemExit: at the second signal
     """
     end = socket.socket(fileno=descriptor)
-    os.set_inheritable(end.fileno(), False)  # a child of a connector would keep the connection to the supervisor open
+    # a child of a connector would keep the connection to the supervisor open
+    os.set_inheritable(end.fileno(), False)
+    close_in_children(end)
     order = receive_order(end)
     options = order.options
     configure_logging(options.log_level, options.log_format, process=order.number)
     with end.dup() as last_words:
+        close_in_children(last_words)
         worker = _Worker(order, end, is_serving)
         try:
             run_until_signalled(worker.serve, worker.host.shutdown, backend=options.backend, end_process=end_process)

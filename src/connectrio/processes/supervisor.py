@@ -26,6 +26,7 @@ from connectrio.logs import get_logger
 from connectrio.processes._member import Member
 from connectrio.processes.control import Order, ServeOptions, process_command, write_options
 from connectrio.processes.exposition import Merged, snapshot
+from connectrio.rpc.sockets import stop_listening
 
 log = get_logger("connectrio.processes")
 
@@ -169,7 +170,7 @@ class Supervisor:
         alone = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
         port = int(alone[0].getsockname()[1])
         for each in alone:
-            each.close()
+            stop_listening(each)
         reserved = await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
         for each in reserved:
             stack.callback(each.close)
@@ -177,7 +178,7 @@ class Supervisor:
             settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
         )
         for each in http:
-            stack.callback(each.close)
+            stack.callback(stop_listening, each)
         return port, http
 
     async def _serve_members(

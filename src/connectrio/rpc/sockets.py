@@ -1,4 +1,9 @@
-"""Listening on a Unix socket, and what a connection needs of anyio's socket streams."""
+"""Listening so that it ends for good, also on Unix sockets; and what a connection needs of anyio's socket streams.
+
+A connector may fork a child that outlives the host. The child has the host's sockets too: closed by the host alone,
+a port would stay taken, and connections would go to a child that never answers. So sockets are closed in children,
+and a listening socket is shut down before it is closed: a child may have been forked without Python's knowledge.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,75 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
-__all__ = ["UnixListener", "UnixSocketError", "listen_unix", "prepare"]
+__all__ = [
+    "OwnListener", "UnixListener", "UnixSocketError", "close_in_children", "listen_unix", "prepare", "stop_listening",
+]  # fmt: skip
 
 
 class UnixSocketError(OSError):
     """The process cannot listen on the Unix socket; the message says which, why, and what to do."""
+
+
+_closed_in_children: WeakSet[socket.socket] = WeakSet()
+
+
+def close_in_children(own: socket.socket) -> None:
+    """Let each child that this process forks from now on close its copy of the socket."""
+    _closed_in_children.add(own)
+
+
+def _close_all() -> None:
+    for own in _closed_in_children:
+        own.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)
+
+
+def stop_listening(listening: socket.socket) -> None:
+    """Close a listening socket, and refuse connections from now on, whichever other process has the socket as well."""
+    _shut_down(listening)
+    listening.close()
+
+
+def _shut_down(listening: socket.socket) -> None:
+    with suppress(OSError):  # it is closed, or this system only shuts down connections
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+class OwnListener(Listener[SocketStream]):
+    """Accepts connections on a socket that no other process accepts on, and stops as `stop_listening` does.
+
+    :param listener: of anyio; owned by this one from here on
+    """
+
+    def __init__(self, listener: SocketListener) -> None:
+        self._listener = listener
+        self._socket: socket.socket = listener.extra(SocketAttribute.raw_socket)
+        close_in_children(self._socket)
+
+    async def accept(self) -> SocketStream:
+        """Wait for the next connection."""
+        return await self._listener.accept()
+
+    async def serve(self, handler: Callable[[SocketStream], Any], task_group: TaskGroup | None = None) -> None:
+        """Accept connections until cancelled; run `handler` for each, in a task of `task_group`."""
+        await self._listener.serve(handler, task_group)
+
+    async def aclose(self) -> None:
+        """Stop listening. Connections stay open."""
+        _shut_down(self._socket)
+        await self._listener.aclose()  # closes the socket when nobody waits for it any more
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The socket's attributes."""
+        return self._listener.extra_attributes
 
 
 async def listen_unix(path: str | os.PathLike[str], *, mode: int = 0o600) -> UnixListener:
@@ -70,35 +136,22 @@ def _remove_if_abandoned(file: Path) -> None:
         file.unlink()
 
 
-class UnixListener(Listener[SocketStream]):
+class UnixListener(OwnListener):
     """Accepts connections on a Unix socket; made by `listen_unix`."""
 
     def __init__(self, listener: SocketListener, file: Path) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self._file = file
         self._identity = _identity(file)
 
-    async def accept(self) -> SocketStream:
-        """Wait for the next connection."""
-        return await self._listener.accept()
-
-    async def serve(self, handler: Callable[[SocketStream], Any], task_group: TaskGroup | None = None) -> None:
-        """Accept connections until cancelled; run `handler` for each, in a task of `task_group`."""
-        await self._listener.serve(handler, task_group)
-
     async def aclose(self) -> None:
-        """Close the listener and remove its file, unless another process has replaced it. Connections stay open."""
+        """Stop listening, and remove the file, unless another process has replaced it. Connections stay open."""
         try:
-            await self._listener.aclose()
+            await super().aclose()
         finally:
             with suppress(FileNotFoundError):
                 if _identity(self._file) == self._identity:
                     self._file.unlink()
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The socket's attributes."""
-        return self._listener.extra_attributes
 
 
 def _identity(file: Path) -> tuple[int, int]:

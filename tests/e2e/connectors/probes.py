@@ -65,6 +65,7 @@ class Order(ResourceMeta):
     long N    raise an error whose text has N characters
     big N     return N bytes
     pid       return the number of the process
+    fork      fork a child that does nothing and lasts until it is killed; return its number
     recurse   exceed the recursion limit
     sleep S   wait for S seconds
     block S   hold up whatever thread this is for S seconds
@@ -140,11 +141,22 @@ def act(order: Order, arguments: dict[str, Any]) -> str:
                 time.sleep(0.01)
         case "big":
             return "x" * int(order.argument)
-        case "pid":
-            return json.dumps(os.getpid())
+        case "pid" | "fork":
+            return json.dumps(fork() if order.does == "fork" else os.getpid())
         case "open":
             gate_of(order).open()
     return json.dumps({name: describe(value) for name, value in arguments.items()})
+
+
+def fork() -> int:
+    child = os.fork()
+    if child == 0:
+        for output in (1, 2):  # a test reads them to their end
+            os.close(output)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            time.sleep(1)
+    return child
 
 
 async def obey(operation: str, order: Order, **arguments: Any) -> str:

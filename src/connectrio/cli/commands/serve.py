@@ -63,6 +63,9 @@ def serve(
 ) -> None:
     """Host the installed connectors, and those of --modules, until SIGTERM or Ctrl-C; a second one stops at once.
 
+    A terminal that hangs up (SIGHUP) has the effect of SIGTERM. Certificates are read again when they change, without a
+    signal.
+
     Every option can also be set by an environment variable or in a TOML file (port = 8000). A flag comes before the
     environment, the environment before the file.
 

@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.rpc.sockets import stop_listening
 
 __all__ = ["ExporterSource", "serve_exporter"]
 
@@ -75,7 +76,7 @@ async def serve_exporter(
         await web_server.serve_http(sockets, source, hypercorn.serve)
     finally:
         for each in sockets:
-            each.close()
+            stop_listening(each)
 
 
 async def _first_connection(sockets: Sequence[socket.socket]) -> None:

@@ -25,7 +25,7 @@ from anyio.abc import (
     UNIXSocketStream,
 )
 
-from connectrio.rpc.sockets import UnixListener
+from connectrio.rpc.sockets import OwnListener, close_in_children
 from connectrio.rpc.tls import TLSListener
 
 log = logging.getLogger("connectrio.rpc")
@@ -74,7 +74,7 @@ async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskG
 
 async def _accept(listener: Listener[Any]) -> list[socket.socket] | list[AnyByteStream]:
     """Wait for connections and return them. Cancelled, none was taken."""
-    if not isinstance(listener, SocketListener | UnixListener):
+    if not isinstance(listener, SocketListener | OwnListener):
         return [await listener.accept()]  # type: ignore[attr-defined]  # `accept_connections` has looked
     raw_socket = listener.extra(SocketAttribute.raw_socket)
     await anyio.wait_readable(raw_socket)
@@ -103,6 +103,7 @@ async def _serve(serve: Serve, wrap: Wrap | None, accepted: socket.socket | AnyB
 async def _open(accepted: socket.socket) -> AnyByteStream | None:
     """Return a stream over the socket, or None if its client has gone by now."""
     kind = SocketStream
+    close_in_children(accepted)
     try:
         accepted.getpeername()
         if accepted.family == socket.AF_UNIX:
