@@ -118,6 +118,36 @@ async def test_a_client_that_leaves_closes_the_generator():
     assert service.count("get_logs", "499") == 1
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["asynchronous", "plain"])
+async def test_log_lines_that_are_not_unicode_are_escaped(plain):
+    async def asynchronous(self, **kwargs):
+        yield log_lines("0")
+        yield log_lines("a\udcff")
+
+    def generator(self, **kwargs):
+        yield log_lines("0")
+        yield log_lines("a\udcff")
+
+    service = Service(connector(get_logs=generator if plain else asynchronous))
+    async with memory_channel(server_of(service)) as channel:
+        responses = [each async for each in AsyncConnectorServiceStub(channel).get_task_logs(LOGS)]
+    assert [response.body.results for response in responses] == [["0"], ["a\\udcff"]]
+    assert service.count("get_logs") == 1
+
+
+async def test_a_log_line_that_cannot_be_encoded_fails_the_call():
+    async def get_logs(self, **kwargs):
+        yield log_lines("0")
+        yield log_lines(5)
+
+    service = Service(connector(get_logs=get_logs))
+    async with memory_channel(server_of(service)) as channel:
+        with pytest.raises(GRPCError, match=r"a GetTaskLogsResponse that cannot be encoded: \S*results: ") as caught:
+            _ = [each async for each in AsyncConnectorServiceStub(channel).get_task_logs(LOGS)]
+    assert caught.value.status is Status.INTERNAL
+    assert service.count("get_logs", "500") == 1
+
+
 async def test_an_asyncio_cancelled_error_of_the_connectors_gets_an_answer():
     import asyncio
 

@@ -13,9 +13,11 @@ from grpclib.const import Status
 from connectrio import Phase, Resource, TaskLog
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, GetTaskMetricsRequest, GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
-from connectrio.idl.flyteidl2.core import Literal, Primitive, Scalar, TaskTemplate
+from connectrio.idl.flyteidl2.core import ExecutionMetricResult, Literal, Primitive, Scalar, TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral, Outputs
-from connectrio.idl.google.protobuf import Struct, Value
+from connectrio.idl.google.protobuf import ListValue, Struct, Value
+from connectrio.rpc.codec import decode, encode
+from connectrio.service.conversion import sendable
 from service.harness import META, OPERATIONS, Base, Job, Service, connector, failing, log_lines
 
 PHRASES = {
@@ -327,10 +329,32 @@ class Textual(Job):
         ("get", resource(custom_info={"x": Foreign()}), "custom_info cannot be encoded: value['x']: "),
         (
             "get",
-            resource(custom_info={"x": float("nan")}),
-            "value['x']: a number that is infinite, too large or not a number",
+            resource(custom_info={"x": 10**400}),
+            "value['x']: an integer that is too large for JSON's numbers; give it as a text",
         ),
-        ("get", resource(custom_info={"x": 10**400}), "too large"),
+        (
+            "get",
+            resource(log_links=[TaskLog(uri=5)]),
+            (
+                "Tiny.get returned a Resource whose log_links hold a TaskLog that cannot be encoded: TaskLog.uri:"
+                " expected str, got int; give each field a value of the type that the message declares for it"
+            ),
+        ),
+        (
+            "get",
+            resource(outputs=Outputs(literals=[NamedLiteral(name=5)])),
+            "a Resource whose outputs are a Outputs that cannot be encoded: NamedLiteral.name: expected str, got int",
+        ),
+        (
+            "get",
+            resource(custom_info=Struct(fields={"x": Value(number_value="5")})),
+            "a Resource whose custom_info is a Struct that cannot be encoded: Value.number_value: ",
+        ),
+        (
+            "get_metrics",
+            GetTaskMetricsResponse(results=[ExecutionMetricResult(metric=5)]),
+            "Tiny.get_metrics returned a GetTaskMetricsResponse that cannot be encoded: ExecutionMetricResult.metric:",
+        ),
         ("get", resource(custom_info={"x": {"y": b"bytes"}}), "value['x']['y']: an object of class bytes is not JSON"),
         ("get", resource(custom_info=[1]), "custom_info is an object of class list, not a Mapping"),
         ("get_metrics", None, "Tiny.get_metrics returned None, not a GetTaskMetricsResponse"),
@@ -376,11 +400,82 @@ async def test_phases_may_be_plain_numbers():
     assert (await Service(connector(get=get)).get()).resource.phase is Phase.SUCCEEDED
 
 
-async def test_a_message_that_is_not_unicode():
-    async def get(self, resource_meta, **kwargs):
-        return Resource(phase=Phase.FAILED, message="no file \udcff")
+# what Python makes of a file name that is not valid UTF-8
+UNDECODABLE, ESCAPED = "a\udcff", "a\\udcff"
 
-    assert bytes(await Service(connector(get=get)).get())
+
+def output(name: str, value: Literal) -> Outputs:
+    return Outputs(literals=[NamedLiteral(name=name, value=value)])
+
+
+def of_text(value: str) -> Literal:
+    return Literal(scalar=Scalar(primitive=Primitive(string_value=value)))
+
+
+@pytest.mark.parametrize(
+    ("returned", "sent"),
+    [
+        ({"message": UNDECODABLE}, {"message": ESCAPED}),
+        ({"log_links": [TaskLog(uri=UNDECODABLE)]}, {"log_links": [TaskLog(uri=ESCAPED)]}),
+        ({"outputs": {UNDECODABLE: "x"}}, {"outputs": output(ESCAPED, of_text("x"))}),
+        ({"outputs": {"x": UNDECODABLE}}, {"outputs": output("x", of_text(ESCAPED))}),
+        ({"outputs": output(UNDECODABLE, of_text(UNDECODABLE))}, {"outputs": output(ESCAPED, of_text(ESCAPED))}),
+        (
+            {"custom_info": {UNDECODABLE: [UNDECODABLE]}},
+            {
+                "custom_info": Struct(
+                    fields={ESCAPED: Value(list_value=ListValue(values=[Value(string_value=ESCAPED)]))}
+                )
+            },
+        ),
+        (
+            {"custom_info": Struct(fields={UNDECODABLE: Value(string_value=UNDECODABLE)})},
+            {"custom_info": Struct(fields={ESCAPED: Value(string_value=ESCAPED)})},
+        ),
+    ],
+)
+async def test_what_is_not_unicode_is_escaped(returned, sent):
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=Phase.SUCCEEDED, **returned)
+
+    service = Service(connector(get=get))
+    response = await service.get()
+    assert response.resource == ResourceMessage(phase=Phase.SUCCEEDED, **sent)
+    assert ResourceMessage.parse(encode(response.resource)) == response.resource
+    assert service.count("get") == 1
+
+
+@pytest.mark.parametrize("value", [UNDECODABLE, [UNDECODABLE], (UNDECODABLE, 1), {UNDECODABLE: {"a": UNDECODABLE}}])
+async def test_outputs_that_are_not_unicode_can_be_sent(value):
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=Phase.SUCCEEDED, outputs={"x": value})
+
+    assert encode(await Service(connector(get=get)).get())
+
+
+def test_what_a_copied_message_does_not_know_is_kept():
+    link = decode(encode(TaskLog(name="n")) + b"\xf8\x07\x01", TaskLog)
+    link.uri = UNDECODABLE
+    assert encode(sendable(link, "it is")) == encode(TaskLog(uri=ESCAPED, name="n")) + b"\xf8\x07\x01"
+
+
+async def test_metrics_that_are_not_unicode_are_escaped():
+    async def get_metrics(self, **kwargs):
+        return GetTaskMetricsResponse(results=[ExecutionMetricResult(metric=UNDECODABLE)])
+
+    response = await Service(connector(get_metrics=get_metrics)).get_metrics()
+    assert response == GetTaskMetricsResponse(results=[ExecutionMetricResult(metric=ESCAPED)])
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")], ids=str
+)
+async def test_what_is_no_number_in_json_is_sent_as_text(number, name):
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=Phase.RUNNING, custom_info={"x": [number, {"y": number}]})
+
+    resource = (await Service(connector(get=get)).get()).resource
+    assert resource.custom_info.to_dict() == {"x": [name, {"y": name}]}
 
 
 async def test_template_and_metadata_reach_create():

@@ -45,6 +45,7 @@ from connectrio.service.conversion import (
     failure_in,
     is_failure,
     resource_to_message,
+    sendable,
 )
 from connectrio.service.dispatch import Dispatcher
 from connectrio.service.errors import ConnectorFault, RequestError
@@ -276,8 +277,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     return GetTaskMetricsResponse()
                 arguments = method.arguments(message.resource_meta, _metrics_query(message))
                 result = await method(arguments, self.workers)
-                response = expect(result, GetTaskMetricsResponse, f"{method.label} returned")
-                return response if mask is None else mask.metrics(response)
+                claim = f"{method.label} returned"
+                response = expect(result, GetTaskMetricsResponse, claim)
+                return sendable(response if mask is None else mask.metrics(response), claim)
 
     async def send_task_logs(self, message: GetTaskLogsRequest, send: Send) -> None:
         """Send the log lines of a task, in one response or many.

@@ -9,11 +9,14 @@ connector's encoding begins with by chance; `encode_resource_meta` refuses one t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from copy import copy
 from functools import partial
 from typing import Any, TypeVar
 
+from betterproto2 import Message
 from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector, Phase, Resource, TaskLog
@@ -30,7 +33,7 @@ from connectrio.literals import (
     outputs_to_literals,
 )
 from connectrio.literals.plain_data import to_plain_data
-from connectrio.rpc.codec import decode
+from connectrio.rpc.codec import EncodeError, decode, encode
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, RequestError, describe_error
 from connectrio.service.settings import ServiceSettings
@@ -45,10 +48,12 @@ __all__ = [
     "failure_in",
     "is_failure",
     "resource_to_message",
+    "sendable",
     "sort_of",
 ]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 # threads that may read stored inputs at once. They are not the connectors' threads, so a file server that hangs takes
 # none of those
@@ -147,6 +152,50 @@ def _cannot_encode(error: Exception) -> str:
     return f"cannot be encoded: {describe_error(error)}"
 
 
+def sendable(message: M, claim: str) -> M:
+    """Return `message`, which a connector has made, so that it can be encoded: with lone surrogates escaped.
+
+    :param claim: the beginning of a sentence that says where it came from
+    :raises ConnectorFault: it cannot be encoded even so
+    """
+    try:
+        encode(message)
+    except EncodeError as error:
+        try:
+            message = _escaped(message)
+            encode(message)
+        except (EncodeError, RecursionError):
+            raise ConnectorFault(
+                f"{claim} a {type(message).__qualname__} that {_cannot_encode(error)}; give each field a value of the"
+                " type that the message declares for it"
+            ) from error
+    return message
+
+
+def _escaped(value: Any) -> Any:
+    """Return `value` with the lone surrogates escaped in each text that it holds; messages and containers are copied.
+
+    They come from undecodable file names, and have no form in protobuf.
+    """
+    match value:
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case list():
+            return [_escaped(item) for item in value]
+        case tuple() if type(value) is tuple:
+            return tuple(map(_escaped, value))
+        case dict():
+            return {_escaped(key): _escaped(item) for key, item in value.items()}
+        case Message():
+            result = copy(value)
+            result._unknown_fields = value._unknown_fields  # noqa: SLF001 - which betterproto2's copies lack
+            for field in dataclasses.fields(value):  # type: ignore[arg-type]  # every message is a dataclass
+                setattr(result, field.name, _escaped(getattr(value, field.name)))
+            return result
+        case _:
+            return value
+
+
 def resource_to_message(value: Any, label: str) -> idl.Resource:
     """Return the state of a job as a message."""
     resource = expect(value, Resource, f"{label} returned")
@@ -158,9 +207,10 @@ def resource_to_message(value: Any, label: str) -> idl.Resource:
     links = expect(resource.log_links or [], Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
     return idl.Resource(
         phase=phase if isinstance(phase, Phase) else Phase(phase),
-        # a lone surrogate, as in undecodable file names, has no form in protobuf
-        message=message.encode("utf-8", "backslashreplace").decode("utf-8"),
-        log_links=[expect(link, TaskLog, f"{claim} log_links hold") for link in links],
+        message=_escaped(message),
+        log_links=[
+            sendable(expect(link, TaskLog, f"{claim} log_links hold"), f"{claim} log_links hold") for link in links
+        ],
         outputs=_outputs(resource.outputs, claim),
         custom_info=_custom_info(resource.custom_info, claim),
     )
@@ -168,18 +218,22 @@ def resource_to_message(value: Any, label: str) -> idl.Resource:
 
 def _outputs(outputs: Any, claim: str) -> Outputs | None:
     if isinstance(outputs, Outputs):
-        return outputs
+        return sendable(outputs, f"{claim} outputs are")
     if not outputs:
         return None
+    mapping = expect(outputs, Mapping, f"{claim} outputs are")  # type: ignore[type-abstract]  # same
     try:
-        return outputs_to_literals(expect(outputs, Mapping, f"{claim} outputs are"))  # type: ignore[type-abstract]  # same
+        return outputs_to_literals(mapping)
     except LiteralError as error:
-        raise ConnectorFault(f"{claim} outputs {_cannot_encode(error)}") from error
+        try:
+            return outputs_to_literals(_escaped(dict(mapping)))
+        except LiteralError:
+            raise ConnectorFault(f"{claim} outputs {_cannot_encode(error)}") from error
 
 
 def _custom_info(custom_info: Any, claim: str) -> Struct | None:
     if isinstance(custom_info, Struct):
-        return custom_info
+        return sendable(custom_info, f"{claim} custom_info is")
     if not custom_info:
         return None
     mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
@@ -194,7 +248,7 @@ def _struct(data: Mapping[str | int, Any]) -> Struct:
     key: str | int = ""
     try:
         for key, item in data.items():
-            fields[str(key)] = _value(item)
+            fields[_escaped(str(key))] = _value(item)
     except LiteralError as error:
         error.inside(key)
         raise
@@ -208,9 +262,9 @@ def _value(data: Any) -> Value:
         case bool():
             return Value(bool_value=data)
         case int() | float():
-            return Value(number_value=_number(data))
+            return _number(data)
         case str():
-            return Value(string_value=data)
+            return Value(string_value=_escaped(data))
         case list():
             return Value(list_value=ListValue(values=[_value(item) for item in data]))
         case dict():
@@ -219,11 +273,14 @@ def _value(data: Any) -> Value:
             raise LiteralError(f"{sort_of(data)} is not JSON")
 
 
-def _number(number: float) -> float:
+def _number(number: float) -> Value:
+    """Return a number; what JSON has no number for, as its text in protobuf's JSON."""
     try:
         result = float(number)
     except OverflowError:
-        result = math.inf
-    if not math.isfinite(result):
-        raise LiteralError("a number that is infinite, too large or not a number")
-    return result
+        raise LiteralError("an integer that is too large for JSON's numbers; give it as a text") from None
+    if math.isnan(result):
+        return Value(string_value="NaN")
+    if math.isinf(result):
+        return Value(string_value="Infinity" if result > 0 else "-Infinity")
+    return Value(number_value=result)

@@ -13,8 +13,9 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse
 from connectrio.masking import SecretMask
+from connectrio.rpc.codec import EncodeError
 from connectrio.rpc.exceptions import is_cancellation
-from connectrio.service.conversion import expect, sort_of
+from connectrio.service.conversion import expect, sendable, sort_of
 from connectrio.service.errors import ConnectorFault, DeliveryError
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.workers import Workers, call_soon_from_threads
@@ -34,16 +35,20 @@ async def send_responses(
     thread may fetch the next one, and no more.
 
     :param mask: finds the job's secrets in the lines
-    :raises ConnectorFault: the method returned something else
+    :raises ConnectorFault: the method returned something else, or a response that cannot be encoded
     :raises DeliveryError: the client is gone
     """
 
     async def deliver(response: Any) -> None:
-        checked = expect(response, GetTaskLogsResponse, f"{method.label} returned")
+        claim = f"{method.label} returned"
+        checked = expect(response, GetTaskLogsResponse, claim)
         if mask is not None:
             checked = mask.log_lines(checked)
         try:
-            await send(checked)
+            try:
+                await send(checked)
+            except EncodeError:  # before anything was sent
+                await send(sendable(checked, claim))
         except OSError as error:
             raise DeliveryError(error) from error
 

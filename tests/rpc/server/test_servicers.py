@@ -365,6 +365,20 @@ async def test_a_response_that_cannot_be_encoded(path: str):
             assert (await client.trailers(1))["grpc-status"] == str(Status.UNKNOWN.value)
 
 
+async def test_a_response_with_a_field_that_cannot_be_encoded():
+    async def method(stream):
+        await stream.recv_message()
+        await stream.send_message(Note("half a \ud800 pair"))
+
+    async with leaving_nothing():
+        server = Server([Script(method)])
+        async with raw_client(server) as client:
+            await client.send(client.make.request(1, UNARY), client.make.message(1, b"", end_stream=True))
+            trailers = await client.trailers(1)
+    assert trailers["grpc-status"] == str(Status.INTERNAL.value)
+    assert trailers["grpc-message"].startswith("the response cannot be encoded: Note: 'utf-8' codec ")
+
+
 # metadata
 
 

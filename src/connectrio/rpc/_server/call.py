@@ -139,6 +139,8 @@ class ServerCall:
         if isinstance(error, StreamTerminatedError):
             return CallResult(Status.CANCELLED, str(error))
         log.error("the servicer of %(method)s raised", {"method": self._call.method}, exc_info=error)
+        if error is self.stream.encoding_error:
+            return CallResult(Status.INTERNAL, f"the response cannot be encoded: {error}")
         return CallResult(Status.UNKNOWN, f"the servicer raised {type(error).__name__}")
 
     async def _send_status(self, result: CallResult) -> None:

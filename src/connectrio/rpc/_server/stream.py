@@ -30,6 +30,7 @@ from connectrio.rpc._grpc import (
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
+from connectrio.rpc.codec import EncodeError
 from connectrio.rpc.options import KIB
 from connectrio.rpc.status import fit_status_message, status_headers, trailers_only
 
@@ -81,6 +82,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     :ivar user_agent: what the client calls itself
     :ivar peer: who the client is: `addr()` and `cert()`
     :ivar listeners: who has asked grpclib for events; they may change what is sent
+    :ivar encoding_error: of the last message that could not be encoded
     """
 
     def __init__(self, http2_stream: Stream, handler: Handler, call: Call, context: CallContext) -> None:
@@ -89,6 +91,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self.deadline = call.deadline
         self.user_agent = call.user_agent
         self.peer = context.peer
+        self.encoding_error: EncodeError | None = None
         self._http2_stream = http2_stream
         self._handler = handler
         self._call = call
@@ -210,6 +213,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
 
         :raises GRPCError: RESOURCE_EXHAUSTED, the client does not read
+        :raises EncodeError: the message cannot be encoded; nothing of it was sent
         """
         if self.state in _CANNOT_SEND:
             self._raise_cannot_send()
@@ -220,7 +224,11 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             raise ProtocolError("a unary response is one message, and it was sent already")
         if self.listeners:
             (message,) = await self._context.grpclib_events.send_message(message)
-        encoded = self._context.codec.encode(message, handler.reply_type)
+        try:
+            encoded = self._context.codec.encode(message, handler.reply_type)
+        except EncodeError as error:
+            self.encoding_error = error
+            raise
         if call.response_encoding == IDENTITY or not call.compress_messages:
             data = memoryview(frame_message(encoded))
         else:
