@@ -11,6 +11,7 @@ from typing import Any
 import betterproto2
 import pytest
 from google.protobuf.message import DecodeError as ProtobufDecodeError
+from google.protobuf.struct_pb2 import Struct as StructMessage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from connectrio.idl.flyteidl2.core import (
     Primitive,
     RetryStrategy,
     TaskMetadata,
+    TaskTemplate,
 )
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.idl.google.protobuf import Struct, Timestamp
@@ -141,6 +143,37 @@ def test_the_last_member_of_a_oneof_wins():
 def test_a_message_that_comes_twice_is_merged():
     once, again = delimited(3, delimited(1, b"duckdb")), delimited(3, number(2, 7))
     assert decode(once + again, GetTaskRequest).task_category == TaskCategory(name="duckdb", version=7)
+
+
+@pytest.mark.parametrize(
+    ("inner", "value"),
+    [
+        ([number(1, 1), number(1, 1)], True),
+        ([number(1, 1), b""], True),
+        ([b"", number(1, 1)], True),
+        ([number(1, 1), number(1, 0)], False),
+    ],
+)
+def test_a_wrapper_that_comes_twice_is_merged(inner, value):
+    data = b"".join(delimited(15, each) for each in inner)
+    assert decode(data, TaskMetadata).generates_deck is value
+    template = b"".join(delimited(3, delimited(15, each)) for each in inner)
+    assert decode(template, TaskTemplate).metadata.generates_deck is value
+
+
+def test_the_value_of_a_map_entry_that_comes_twice_is_merged():
+    twice = delimited(2, delimited(6, delimited(1, number(2, 0))))
+    again = delimited(2, delimited(6, delimited(1, delimited(3, b"x"))))
+    data = delimited(1, delimited(1, b"k") + twice + again)
+    assert canonical(StructMessage.FromString(encode(decode(data, Struct)))) == canonical(
+        StructMessage.FromString(data)
+    )
+    assert len(decode(data, Struct).fields["k"].list_value.values) == 2
+
+
+def test_a_map_entry_whose_value_comes_twice_keeps_the_last_scalar():
+    data = delimited(2, delimited(1, b"k") + delimited(2, b"a") + delimited(2, b"b"))
+    assert decode(data, Connection).secrets == {"k": "b"}
 
 
 def test_a_field_of_another_wire_type_is_unknown_and_kept():

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from betterproto2 import Message
 
 from connectrio.rpc._codec.fields import STRUCT_FORMATS, WIRE_TYPES, MessageField, fields_of
+from connectrio.rpc._codec.times import TimeField, is_time, item_to_python
 from connectrio.rpc._codec.wire import (
     FIXED64,
     LENGTH,
@@ -104,7 +105,8 @@ def decoder_for(message_type: type[Message]) -> Decoder:
         "        message._received_size = end - pos",
         *(f"        {group} = False" for group in groups),
         "    else:",
-        "        message._received_size += end - pos",
+        # the size of a message that was made here, for a value that this one is merged with, is not known
+        "        message._received_size = getattr(message, '_received_size', 0) + end - pos",
         *(f"        {group} = True" for group in groups),
         "    unknown = None",
         "    while pos < end:",
@@ -116,7 +118,7 @@ def decoder_for(message_type: type[Message]) -> Decoder:
     ]
     keyword = "if"
     for field in fields:
-        for tag, body in _tag_cases(field, names):
+        for tag, body in _tag_cases(message_type, field, names):
             lines += [f"        {keyword} tag == {tag}:", *("            " + line for line in body)]
             keyword = "elif"
     lines += [
@@ -156,13 +158,13 @@ def _unset_value(field: MessageField, names: Names) -> str:
     return "None" if field.has_presence else _default(field.kind, field, names)
 
 
-def _tag_cases(field: MessageField, names: Names) -> list[tuple[int, list[str]]]:
+def _tag_cases(message_type: type[Message], field: MessageField, names: Names) -> list[tuple[int, list[str]]]:
     """Return the tags that `field` may come under, and the lines that read it after each."""
     if field.kind == "map":
         return [(field.tag(LENGTH), _map_entry(field, names))]
     target = f"message.{field.name}"
     if field.repeated:
-        read = _read_value(field.kind, field.element, field.wrapped, names)
+        read = [*_read_value(field.kind, field.element, "None", names), *_unwrap(field, "value", names)]
         cases = [(field.tag(), [*read, f"{target}.append(value)"])]
         if field.packable:
             items = [
@@ -178,14 +180,25 @@ def _tag_cases(field: MessageField, names: Names) -> list[tuple[int, list[str]]]
         group = _group(field)
         clear = [f"if {group}:", *(f"    message.{sibling} = None" for sibling in field.siblings), f"{group} = True"]
     if field.kind != "message":
-        read = _read_value(field.kind, field.element, field.wrapped, names)
-        return [(field.tag(), [*read, *clear, f"{target} = value"])]
+        return [(field.tag(), [*_read_value(field.kind, field.element, "", names), *clear, f"{target} = value"])]
     # merged into the message that the field holds already
+    if is_time(field):
+        time = _bind(names, "time_", TimeField.of(message_type, field))
+        read = _read_message(field.element, f"{time}.read_message(message)", names)
+        return [(field.tag(), [*read, *clear, f"{time}.write(message, value)"])]
+    before = target
     if field.wrapped:
         wrapper = _bind(names, "Wrapper_", field.element)
         before = f"None if {target} is None else {wrapper}.from_wrapped({target})"
-        return [(field.tag(), [*_read_message(field.element, before, names), *clear, f"{target} = value.to_wrapped()"])]
-    return [(field.tag(), [*_read_message(field.element, target, names), *clear, f"{target} = value"])]
+    read = [*_read_message(field.element, before, names), *_unwrap(field, "value", names)]
+    return [(field.tag(), [*read, *clear, f"{target} = value"])]
+
+
+def _unwrap(field: MessageField, variable: str, names: Names) -> list[str]:
+    """Return the lines that turn a wrapper in that variable, an item of a list or map, into Python's value."""
+    if is_time(field):
+        return [f"{variable} = {_bind(names, 'item_', item_to_python)}(message, {variable})"]
+    return [f"{variable} = {variable}.to_wrapped()"] if field.wrapped else []
 
 
 # Most lengths and numbers are one byte. The functions do the rest, and refuse what is cut short.
@@ -204,11 +217,13 @@ _VARINT = (
 )
 
 
-def _read_value(kind: str, element: type[Any] | None, wrapped: bool, names: Names) -> list[str]:
-    """Return the lines that put the value at `pos` into `value`, and move `pos` behind it."""
+def _read_value(kind: str, element: type[Any] | None, before: str, names: Names) -> list[str]:
+    """Return the lines that put the value at `pos` into `value`, and move `pos` behind it.
+
+    :param before: for a message, what it is merged into, as in `_read_message`
+    """
     if kind == "message":
-        lines = _read_message(element, "None", names)
-        return [*lines, "value = value.to_wrapped()"] if wrapped else lines
+        return _read_message(element, before, names)
     if kind == "string":
         return [*_LENGTH, "value = data[pos:stop].decode()", "pos = stop"]
     if kind == "bytes":
@@ -278,10 +293,10 @@ def _map_entry(field: MessageField, names: Names) -> list[str]:
         "    if tag > 127:",
         "        tag, pos = read_tag(data, pos - 1, end)",
         f"    if tag == {key_tag}:",
-        *("        " + line for line in _read_value(field.key_kind, None, False, names)),
+        *("        " + line for line in _read_value(field.key_kind, None, "", names)),
         "        key = value",
         f"    elif tag == {value_tag}:",
-        *("        " + line for line in _read_value(field.value_kind, field.element, field.wrapped, names)),
+        *("        " + line for line in _read_value(field.value_kind, field.element, "entry", names)),
         "        entry = value",
         "    else:",
         "        pos = skip_field(data, tag, pos, end, depth)",
@@ -290,6 +305,7 @@ def _map_entry(field: MessageField, names: Names) -> list[str]:
         "if known:",
         "    if entry is None:",
         f"        entry = {_default(field.value_kind, field, names)}",
+        *("    " + line for line in _unwrap(field, "entry", names)),
         f"    message.{field.name}[key] = entry",
         "elif unknown is None:",
         "    unknown = [data[start:pos]]",
@@ -308,6 +324,5 @@ def _default(kind: str, field: MessageField | None, names: Names) -> str:
     """
     if field is not None and kind in ("message", "enum"):
         element = _bind(names, "Default_", field.element)
-        value = f"{element}()" if kind == "message" else f"{element}(0)"
-        return f"{value}.to_wrapped()" if field.wrapped else value
+        return f"{element}()" if kind == "message" else f"{element}(0)"
     return _DEFAULTS.get(kind, "0")

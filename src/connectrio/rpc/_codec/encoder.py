@@ -1,6 +1,7 @@
 """Encoders for betterproto2 messages: for each class a function of straight-line Python, generated on first use.
 
-They write the bytes that betterproto2 writes, in the same order, except for -0.0, which betterproto2 drops.
+They write the bytes that betterproto2 writes, in the same order, except for -0.0, which betterproto2 drops, for
+negative timedeltas, of which it writes another duration, and for times as in `times`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 from betterproto2 import Message
 
 from connectrio.rpc._codec.fields import STRUCT_FORMATS, WIRE_TYPES, MessageField, fields_of
+from connectrio.rpc._codec.times import TimeField, as_received, from_python, is_time
 from connectrio.rpc._codec.wire import LENGTH, SMALL_VARINTS, encode_varint
 
 Encoder: TypeAlias = Callable[[Any], bytes]
@@ -42,33 +44,40 @@ def encoder_for(message_type: type[Message]) -> Encoder:
     names: dict[str, Any] = {"SMALL": SMALL_VARINTS, "varint": encode_varint, "copysign": copysign}
     lines = ["def encode(message):", "    parts = []", "    add = parts.append"]
     for index, field in enumerate(fields_of(message_type)):
-        lines += ["    " + line for line in _field_lines(field, index, names)]
+        lines += ["    " + line for line in _field_lines(message_type, field, index, names)]
     lines += ["    if message._unknown_fields:", "        add(message._unknown_fields)", "    return b''.join(parts)"]
     exec(compile("\n".join(lines), f"<encoder of {message_type.__name__}>", "exec"), names)  # noqa: S102
     encoder: Encoder = names["encode"]
     return encoder
 
 
-def _field_lines(field: MessageField, index: int, names: dict[str, Any]) -> list[str]:
+def _field_lines(message_type: type[Message], field: MessageField, index: int, names: dict[str, Any]) -> list[str]:
     """Return the lines that write a field, and add the names that they use to `names`."""
     to_bytes = names[f"bytes_{index}"] = _value_encoder(field.value_kind or field.kind, field)
     names[f"tag_{index}"] = encode_varint(field.tag(LENGTH if field.packable else None))
     tag = [f"add(tag_{index})"]
     size = ["size = len(raw)", *tag, f"add(SMALL[size] if size < {len(SMALL_VARINTS)} else varint(size))"]
+    item, entry = "value", "entry"
+    if is_time(field) and not field.is_single:
+        names["received"] = as_received
+        item, entry = "received(message, value)", "received(message, entry)"
     if field.kind == "map":
         names[f"key_{index}"] = _entry_part(1, field.key_kind, _value_encoder(field.key_kind, field))
         names[f"value_{index}"] = _entry_part(2, field.value_kind, to_bytes)
         head = f"for key, entry in message.{field.name}.items():"
-        body = [f"raw = key_{index}(key) + value_{index}(entry)", *size, "add(raw)"]
+        body = [f"raw = key_{index}(key) + value_{index}({entry})", *size, "add(raw)"]
         return [head, *("    " + line for line in body)]
     value = f"message.{field.name}"
     if field.packable:
         heads = [f"value = {value}", "if value:"]
         body = [f"raw = b''.join(map(bytes_{index}, value))", *size, "add(raw)"]
     else:
-        body = [f"raw = bytes_{index}(value)", *(size if field.wire_type == LENGTH else tag), "add(raw)"]
+        body = [f"raw = bytes_{index}({item})", *(size if field.wire_type == LENGTH else tag), "add(raw)"]
         if field.repeated:
             heads = [f"for value in {value}:"]
+        elif is_time(field):
+            names[f"time_{index}"] = TimeField.of(message_type, field)
+            heads = [f"value = time_{index}.read(message)", "if value is not None:"]
         elif field.has_presence:
             heads = [f"value = {value}", "if value is not None:"]
         elif field.kind in ("double", "float"):
@@ -100,10 +109,13 @@ def _value_encoder(kind: str, field: MessageField) -> Callable[[Any], bytes]:
 
 def _message_encoder(field: MessageField) -> Callable[[Any], bytes]:
     element: Any = field.element
+    is_wrapped_time = is_time(field)
     compiled: list[Encoder] = []
 
     def to_bytes(value: Any) -> bytes:
-        if field.wrapped:
+        if is_wrapped_time:
+            value = from_python(element, value)
+        elif field.wrapped:
             value = element.from_wrapped(value)
         elif value.__class__ is not element:
             raise TypeError(f"expected {element.__name__}, got {type(value).__name__}")
@@ -155,7 +167,8 @@ _SCALARS: dict[str, Callable[[Any], bytes]] = {
 def _diagnose(message: Any) -> str | None:
     """Return which field of `message` cannot be encoded, and why; None if each can on its own."""
     for field in fields_of(type(message)):
-        value = getattr(message, field.name)
+        alone = is_time(field) and field.is_single
+        value = TimeField.of(type(message), field).read(message) if alone else getattr(message, field.name)
         values = list(value.values()) if field.kind == "map" else value if field.repeated else [value]
         for item in values:
             try:

@@ -54,6 +54,11 @@ class MessageField:
         """Whether repeated values share one length-delimited record."""
         return self.repeated and self.wire_type != LENGTH
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it is neither a list nor a map."""
+        return not self.repeated and self.kind != "map"
+
     def tag(self, wire_type: int | None = None) -> int:
         """Return the tag that precedes its value."""
         return self.number << 3 | (self.wire_type if wire_type is None else wire_type)
