@@ -12,6 +12,7 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc import Deadline, Server, current_call
+from connectrio.rpc._client.response_status import Outcome
 from connectrio.rpc.testing import memory_channel
 from rpc.kit.frames import Data, Headers, Reset
 from rpc.kit.playing import RESPONSE, channel_to, request_on
@@ -299,6 +300,48 @@ async def test_a_deadline_while_the_clients_window_is_shut():
             )
             assert (await client.trailers(1))["grpc-status"] == "4"
             await eventually(lambda: server.active_calls == 0)
+
+
+# at the deadline, on clocks of any resolution
+
+# seconds; many parts of uvloop's millisecond
+TIMEOUTS = [number * 0.00037 for number in range(1, 100)]
+
+
+async def test_who_sleeps_until_a_deadline_finds_it_passed():
+    async def sleep(timeout: float) -> None:
+        deadline = Deadline.from_timeout(timeout)
+        await anyio.sleep_until(deadline.at)
+        assert deadline.has_passed
+        assert Outcome(deadline).settle(Status.CANCELLED, None).status is Status.DEADLINE_EXCEEDED
+
+    async with anyio.create_task_group() as tasks:
+        for timeout in TIMEOUTS:
+            tasks.start_soon(sleep, timeout)
+
+
+@pytest.mark.parametrize("resolution", [1e-9, 1e-6, 1e-3])
+async def test_a_clock_that_rounds_down_never_hides_that_a_deadline_has_passed(monkeypatch, resolution: float):
+    now = 86_400.0
+    monkeypatch.setattr(anyio, "current_time", lambda: math.floor(now / resolution) * resolution)
+    for timeout in TIMEOUTS:
+        deadline = Deadline.from_timeout(timeout)
+        begun = now
+        assert deadline.has_passed == (timeout < 0.001)
+        now = deadline.at - 0.0011
+        assert not deadline.has_passed
+        now = deadline.at
+        assert deadline.has_passed
+        now = begun + 1
+
+
+async def test_a_servicer_that_passes_on_that_its_own_call_was_cancelled_at_the_deadline():
+    async def method(stream):
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep_until(stream.deadline.at)
+            raise GRPCError(Status.CANCELLED)
+
+    assert (await deadline_outcome(method))["grpc-status"] == "4"
 
 
 # hours, in no time

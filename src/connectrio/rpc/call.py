@@ -11,6 +11,9 @@ import grpclib.metadata
 
 from connectrio.rpc._grpc import ENCODINGS, IDENTITY, Metadata
 
+# seconds. uvloop's clock shows whole milliseconds, rounded down, so it can show less than a deadline that has passed
+_COARSEST_CLOCK = 0.001
+
 
 class Deadline(grpclib.metadata.Deadline):
     """A point in time by which a call must be done, as grpclib's.
@@ -35,6 +38,11 @@ class Deadline(grpclib.metadata.Deadline):
     def time_remaining(self) -> float:
         """Return the seconds left; 0 once it has passed."""
         return max(0.0, self.at - anyio.current_time())
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether this point in time is reached, as far as the coarsest of the backends' clocks can tell."""
+        return self.at - anyio.current_time() < _COARSEST_CLOCK
 
 
 class Call:

@@ -133,7 +133,7 @@ class CallRecord:
     def _cancelled(self) -> None:
         """The client went away, its deadline passed, or the host is stopping."""
         deadline = None if self._rpc is None else self._rpc.deadline
-        expired = deadline is not None and deadline.time_remaining() <= 0
+        expired = deadline is not None and deadline.has_passed
         status = Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED
         logger.info("call cancelled", **self._fields(status, self._end(status)))
 

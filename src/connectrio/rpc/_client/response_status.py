@@ -65,7 +65,7 @@ class Outcome:
         """
         if self._status is None:
             deadline = self.deadline
-            if status is Status.CANCELLED and deadline is not None and deadline.time_remaining() == 0:
+            if status is Status.CANCELLED and deadline is not None and deadline.has_passed:
                 status, message = Status.DEADLINE_EXCEEDED, _DEADLINE_PASSED
             self._status, self._message = status, message
         return GRPCError(self._status, self._message)

@@ -100,6 +100,9 @@ class ServerCall:
             result = self._result_of_error(error)
         if result is None or (self._scope.cancel_called and result.status is not Status.OK):
             return self._cause.value
+        deadline = self._call.deadline
+        if result.status is Status.CANCELLED and deadline is not None and deadline.has_passed:
+            return CancelCause.DEADLINE.value  # a servicer that passes on how a call of its own ended
         return result
 
     async def _call_servicer(self) -> CallResult:
