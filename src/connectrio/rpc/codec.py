@@ -34,10 +34,7 @@ class MessageCodec(CodecBase):
             raise TypeError(f"expected {message_type.__name__}, got {type(message).__name__}")
         if _is_ours(type(message)):  # type: ignore[arg-type]  # mypy: classes are hashable
             return encode(message)
-        try:
-            encoded: bytes = message.SerializeToString()
-        except Exception as error:
-            raise EncodeError(f"{type(message).__name__}: {error}") from error
+        encoded: bytes = message.SerializeToString()
         return encoded
 
     def decode(self, data: bytes, message_type: type[Any]) -> Any:

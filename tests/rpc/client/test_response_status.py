@@ -71,6 +71,12 @@ def test_a_grpc_status_beats_an_http_one():
     check_response([(":status", "503"), ("grpc-status", "5")])
 
 
+def test_a_grpc_status_in_headers_that_are_not_the_end_is_none():
+    with pytest.raises(GRPCError, match="HTTP status 503") as raised:
+        check_response([(":status", "503"), ("grpc-status", "5")], trailers_only=False)
+    assert raised.value.status is Status.UNAVAILABLE
+
+
 def test_a_response_that_is_not_grpc():
     with pytest.raises(GRPCError, match="text/html") as raised:
         check_response([(":status", "200"), ("content-type", "text/html")])

@@ -99,6 +99,29 @@ async def test_every_status_in_trailers_and_alone(status: Status):
         assert "why so" in message
 
 
+@pytest.mark.parametrize("code", ["0", "5", "odd"])
+async def test_a_status_in_headers_that_do_not_end_the_stream_is_none(code: str):
+    odd = [*RESPONSE, ("grpc-status", code), ("grpc-message", "odd")]
+    assert (await status_after(odd, MESSAGE, OK))[0] is Status.OK
+    assert (await status_after(odd, MESSAGE, [("grpc-status", "10")]))[0] is Status.ABORTED
+    for ends in [b""], [MESSAGE], [MESSAGE, b""]:
+        status, message = await status_after(odd, *ends)
+        assert status is Status.UNKNOWN
+        assert "without a status" in message
+
+
+async def test_a_message_after_headers_with_a_status_is_received():
+    async with playing() as played:
+        peer = await played.connected()
+        call = await played.called()
+        await peer.send(
+            peer.make.headers(1, [*RESPONSE, ("grpc-status", "5"), ("x-odd", "1")]),
+            peer.make.data(1, MESSAGE),
+            peer.make.headers(1, OK, end_stream=True),
+        )
+        assert await call.answer() == "one"
+
+
 @pytest.mark.parametrize("where", ["headers", "trailers", "alone"])
 @pytest.mark.parametrize("value", ["AAA==AAA", "not base64!", "A", "\xff"])
 async def test_malformed_binary_metadata(where: str, value: str):

@@ -289,8 +289,6 @@ def test_messages_that_encode_themselves():
     codec = MessageCodec()
     assert codec.encode(Foreign("x"), Foreign) == b"x"
     assert codec.decode(b"x", Foreign).text == "x"
-    with pytest.raises(EncodeError, match="Foreign: 'utf-8' codec can't encode"):
-        codec.encode(Foreign("\ud800"), Foreign)
 
 
 def test_a_message_of_another_type():

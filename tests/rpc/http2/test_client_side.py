@@ -77,6 +77,21 @@ def test_a_trailers_only_response():
 
     assert stream.headers == RESPONSE + TRAILERS
     assert stream.trailers is None
+    assert stream.is_trailers_only
+    assert stream.is_complete
+
+
+@pytest.mark.parametrize("end", ["data", "trailers"])
+def test_headers_with_a_status_that_do_not_end_the_stream_are_no_trailers_only_response(end: str):
+    client = ClientCore()
+    stream = client.connection.open(request_headers(), end_stream=True)
+    client.receive(client.peer.headers(1, RESPONSE + TRAILERS))
+    client.receive(
+        client.peer.data(1, b"", end_stream=True)
+        if end == "data"
+        else client.peer.headers(1, TRAILERS, end_stream=True)
+    )
+    assert not stream.is_trailers_only
     assert stream.is_complete
 
 

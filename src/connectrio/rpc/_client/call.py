@@ -210,8 +210,8 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._outcome.raise_if_failed()
         with self._within_deadline():
             headers = await self._attempts.response_headers()
-            check_response(headers)
-            trailers_only = "grpc-status" in dict(headers)
+            trailers_only = self._attempts.stream.is_trailers_only
+            check_response(headers, trailers_only=trailers_only)
             metadata = MultiDict() if trailers_only else received_metadata(headers)
         (self.initial_metadata,) = await self.context.grpclib_events.recv_initial_metadata(metadata)
         if trailers_only:

@@ -94,13 +94,14 @@ def error_from_termination(termination: Termination) -> GRPCError:
     return GRPCError(_BY_ERROR_CODE.get(termination.error_code, Status.INTERNAL), str(termination))
 
 
-def check_response(headers: Headers) -> None:
+def check_response(headers: Headers, *, trailers_only: bool = True) -> None:
     """Check the headers that begin a response.
 
+    :param trailers_only: they are the whole response. Only then do they have a status: "Responses" in gRPC over HTTP2
     :raises GRPCError: the response is not gRPC
     """
     values = dict(headers)
-    if "grpc-status" in values:
+    if trailers_only and "grpc-status" in values:
         return
     http_status = values.get(":status")
     if http_status != "200":

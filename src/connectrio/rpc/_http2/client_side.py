@@ -107,6 +107,7 @@ class ClientConnection(Connection):
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
+            stream.is_trailers_only = event.stream_ended is not None
             stream.readable.wake()
 
     def _request_received(self, event: RequestReceived) -> None:

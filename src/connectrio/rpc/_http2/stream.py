@@ -100,6 +100,7 @@ class Stream:
 
     :ivar headers: the peer's first header block: the request, or the response's initial metadata
     :ivar trailers: the peer's last header block, for a response that was not trailers-only
+    :ivar is_trailers_only: the response is only its headers, which ended the stream
     :ivar opened_at: when the peer opened it, on a server; on the connection's clock
     :ivar is_complete: END_STREAM has arrived: nothing the peer had to say is missing, however the stream ended
     :ivar termination: set once the stream has been cut short
@@ -113,6 +114,7 @@ class Stream:
         "headers",
         "id",
         "is_complete",
+        "is_trailers_only",
         "opened_at",
         "readable",
         "state",
@@ -128,6 +130,7 @@ class Stream:
         self.trailers: Headers | None = None
         self.opened_at = 0.0
         self.is_complete = False
+        self.is_trailers_only = False
         self.termination: Termination | None = None
         self.readable = Wakeup()
         self.writable = Wakeup()

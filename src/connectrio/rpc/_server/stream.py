@@ -30,7 +30,6 @@ from connectrio.rpc._grpc import (
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
-from connectrio.rpc.codec import EncodeError
 from connectrio.rpc.options import KIB
 from connectrio.rpc.status import fit_status_message, status_headers, trailers_only
 
@@ -91,7 +90,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self.deadline = call.deadline
         self.user_agent = call.user_agent
         self.peer = context.peer
-        self.encoding_error: EncodeError | None = None
+        self.encoding_error: Exception | None = None
         self._http2_stream = http2_stream
         self._handler = handler
         self._call = call
@@ -213,7 +212,8 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         Cancelled while it waits for the client's window, the message may be cut; then the call can only be failed.
 
         :raises GRPCError: RESOURCE_EXHAUSTED, the client does not read
-        :raises EncodeError: the message cannot be encoded; nothing of it was sent
+        :raises EncodeError: the message cannot be encoded, and nothing of it was sent; messages that are not
+            betterproto2's raise errors of their own
         """
         if self.state in _CANNOT_SEND:
             self._raise_cannot_send()
@@ -226,7 +226,9 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             (message,) = await self._context.grpclib_events.send_message(message)
         try:
             encoded = self._context.codec.encode(message, handler.reply_type)
-        except EncodeError as error:
+        except TypeError:  # no message of this method: a fault of the servicer like any other
+            raise
+        except Exception as error:
             self.encoding_error = error
             raise
         if call.response_encoding == IDENTITY or not call.compress_messages:
