@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -174,6 +175,49 @@ def test_a_unix_socket_goes_with_one_process_only(tmp_path):
     with Processes("asyncio", "--unix-socket", str(tmp_path / "socket")) as program:
         assert program.wait(LONG) == 1
         assert "a Unix socket cannot be shared by several processes" in program.errors
+
+
+STUCK = """
+import time
+from dataclasses import dataclass
+from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+
+@dataclass
+class Job(ResourceMeta):
+    id: str = ""
+
+class Stuck(AsyncConnector[Job]):
+    name, task_type_name, metadata_type = "Stuck", "stuck", Job
+
+    def get(self, resource_meta, **kwargs):
+        time.sleep(3600)
+
+    def create(self, **kwargs):
+        return Job()
+
+    def delete(self, resource_meta, **kwargs):
+        pass
+
+ConnectorRegistry.register(Stuck())
+"""
+
+
+def test_sigusr1_shows_the_stuck_threads_of_all_processes(tmp_path):
+    module = tmp_path / "stuck.py"
+    module.write_text(STUCK)
+    with Processes("asyncio", "--poll-absorb", "0", "--get-limit", "0.2", modules=str(module)) as program:
+        host = program.ready()
+        with Client(host.target) as client, pytest.raises(grpc.RpcError):
+            client.call("get", task_type="stuck", meta=b"{}")
+        host.send(signal.SIGUSR1)
+        eventually(lambda: "a worker thread is stuck" in host.errors, LONG)
+        [line] = [json.loads(line) for line in host.errors.splitlines() if "a worker thread is stuck" in line]
+        assert line["ran"] == "Stuck.get"
+        assert "time.sleep(3600)" in line["stack"]
+        assert host.metric('connectrio_stuck_threads{method="Stuck.get",task_type="stuck"}') == 1
+        host.send(signal.SIGTERM)
+        host.send(signal.SIGTERM)
+        assert host.wait(LONG) == 128 + signal.SIGTERM
 
 
 def test_a_process_that_does_not_answer_is_not_ready():

@@ -37,6 +37,7 @@ from connectrio.service.connector_metadata import ConnectorMetadataService, fail
 from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentService
 from connectrio.service.flyte1.sync_agent import SyncAgentService
 from connectrio.service.metrics import Metrics
+from connectrio.service.workers import Workers
 
 log = get_logger("connectrio.host.host")
 
@@ -87,6 +88,7 @@ class Host:
         self.health = Health(details=lambda: failure_metadata(self.registry.failures))
         self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
+        self._workers: Workers | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
         self._lifespans_may_close = anyio.Event()
@@ -166,6 +168,13 @@ class Host:
         self._shutdown_requested.set()
         await self._stopped.wait()
 
+    def show_stuck(self) -> None:
+        """Log which worker threads are stuck in calls that nobody waits for any more, and where."""
+        stuck = [] if self._workers is None else list(self._workers.stuck())
+        log.info("the stuck worker threads follow", count=len(stuck))
+        for name, seconds, stack in stuck:
+            log.warning("a worker thread is stuck", ran=name, stuck_seconds=round(seconds, 3), stack=stack)
+
     def _load(self) -> None:
         if self._is_process_wide:
             host_registered(self.registry)
@@ -183,6 +192,7 @@ class Host:
         if self.settings.unsafe_pickle:
             log.warning("pickles are read: anyone who can send requests to this host can run any code in it")
         connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics)
+        self._workers = connectors.workers
         server = self._make_server(connectors)
         async with anyio.create_task_group() as siblings:
             if ports.http:

@@ -32,8 +32,8 @@ def run_host(
 ) -> None:
     """Run a host until it is told to stop and has stopped.
 
-    SIGTERM, SIGINT or SIGHUP drains it; a second SIGTERM or SIGINT stops it at once. All work for process 1 of a
-    container, too. Call this from the main thread.
+    SIGTERM, SIGINT or SIGHUP drains it; a second SIGTERM or SIGINT stops it at once. SIGUSR1 logs which worker threads
+    are stuck, and where. All work for process 1 of a container, too. Call this from the main thread.
 
     A connector's thread that never returns still runs after this call, and Python waits for it at exit (not on trio,
     whose threads are daemons). The command line ends its process without such threads.
@@ -51,7 +51,13 @@ def run_host(
     async def serve() -> None:
         await host.serve(task_status=_Announcement(host, announce))
 
-    run_until_signalled(serve, host.shutdown, backend=backend or default_backend(), end_process=end_process)
+    run_until_signalled(
+        serve,
+        host.shutdown,
+        backend=backend or default_backend(),
+        show_stuck=host.show_stuck,
+        end_process=end_process,
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 SIGHUP says that the terminal is gone. Shells and session managers send it several times, and SIGTERM with it, so it
 never counts as the second signal. There is nothing that it could reload: the files for TLS are read again when they
 change. A process that was started to ignore it, as `nohup` does, ignores it.
+
+SIGUSR1 shows which threads are stuck.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ log = get_logger("connectrio.host.host")
 __all__ = ["receive_signals", "run_until_signalled"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
+# Windows has neither
+_HANG_UP = getattr(signal, "SIGHUP", None)
+_SHOW = getattr(signal, "SIGUSR1", None)
 
 
 def run_until_signalled(
@@ -35,11 +39,13 @@ def run_until_signalled(
     shutdown: Callable[[], Coroutine[Any, Any, None]],
     *,
     backend: Backend,
+    show_stuck: Callable[[], None] = lambda: None,
     end_process: Callable[[int], None] | None = None,
     unwind: float = 1.0,
 ) -> None:
     """Run `serve` in an event loop until it returns; call `shutdown` at the first SIGTERM, SIGINT or SIGHUP.
 
+    :param show_stuck: called at SIGUSR1
     :param end_process: ends the process with an exit code, whatever its tasks and threads do. It is called from
         another thread after the second SIGTERM or SIGINT. Without it, only `SystemExit` is raised, and the process
         goes on for as long as a connector blocks the event loop
@@ -53,7 +59,7 @@ def run_until_signalled(
     async def run() -> None:
         async with anyio.create_task_group() as tasks:
             # before anything is loaded: process 1 ignores a signal that has no handler
-            await tasks.start(_watch_signals, shutdown, end_process, unwind)
+            await tasks.start(_watch_signals, shutdown, show_stuck, end_process, unwind)
             await serve()
             tasks.cancel_scope.cancel()
 
@@ -81,19 +87,24 @@ def receive_signals(*signums: signal.Signals) -> Iterator[AsyncIterator[signal.S
 
 async def _watch_signals(
     shutdown: Callable[[], Coroutine[Any, Any, None]],
+    show_stuck: Callable[[], None],
     end_process: Callable[[int], None] | None,
     unwind: float,
     *,
     task_status: TaskStatus[None],
 ) -> None:
     hang_up = [] if _HANG_UP is None or signal.getsignal(_HANG_UP) is signal.SIG_IGN else [_HANG_UP]
-    with receive_signals(*_SIGNALS, *hang_up) as signals:
+    show = [] if _SHOW is None else [_SHOW]
+    with receive_signals(*_SIGNALS, *hang_up, *show) as signals:
         if end_process is not None:
             _end_at_second_signal(end_process, unwind)
         task_status.started()
         async with anyio.create_task_group() as tasks:
             is_first, is_draining = True, False
             async for signum in signals:
+                if signum in show:
+                    show_stuck()
+                    continue
                 if signum in _SIGNALS:
                     if not is_first:
                         raise SystemExit(128 + signum)

@@ -147,6 +147,12 @@ class Member:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
 
+    def show_stuck(self) -> None:
+        """Let the process log which of its worker threads are stuck, if it serves."""
+        if self._process is not None and self._state is MemberState.SERVING:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGUSR1)
+
     async def ask(self, what: str) -> None:
         """Send a request to the process that runs now, if there is one."""
         if self._control is not None:

@@ -101,7 +101,13 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
         close_in_children(last_words)
         worker = _Worker(order, end, is_serving)
         try:
-            run_until_signalled(worker.serve, worker.host.shutdown, backend=options.backend, end_process=end_process)
+            run_until_signalled(
+                worker.serve,
+                worker.host.shutdown,
+                backend=options.backend,
+                show_stuck=worker.host.show_stuck,
+                end_process=end_process,
+            )
         except HostError as error:
             last_words.setblocking(True)
             with suppress(OSError):

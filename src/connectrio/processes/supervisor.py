@@ -63,6 +63,7 @@ def supervise(options: ServeOptions, end_process: Callable[[int], None] | None =
         supervisor.serve,
         supervisor.shutdown,
         backend=options.backend,
+        show_stuck=supervisor.show_stuck,
         end_process=end_process,
         unwind=_UNWIND_TIMEOUT,
     )
@@ -159,6 +160,11 @@ class Supervisor:
         """Drain every process, and return when all have ended."""
         self._shutdown_requested.set()
         await self._stopped.wait()
+
+    def show_stuck(self) -> None:
+        """Let every process log which of its worker threads are stuck."""
+        for member in self._members:
+            member.show_stuck()
 
     async def _bind(self, stack: ExitStack) -> tuple[int, list[socket.socket]]:
         """Return the gRPC port, reserved until `stack` ends, and the sockets of the exporter.
