@@ -86,7 +86,7 @@ def test_a_bug_beside_a_keyboard_interrupt_is_a_traceback(monkeypatch):
         main(["ls"])
 
 
-HEAVY = ["duckdb", "hypercorn", "starlette", "prometheus_client", "connectrio.host.host", "connectrio.connectors"]
+HEAVY = ["duckdb", "h11", "prometheus_client", "connectrio.host.host", "connectrio.connectors"]
 
 
 @pytest.mark.parametrize("command", [["ls", "--json"], ["health"], ["get", "toy", "{}"], ["create", "toy"]])

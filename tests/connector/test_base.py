@@ -184,7 +184,7 @@ async def test_a_lifespan_that_a_connector_need_not_have():
 
 HEAVY = {
     "connectrio.cli", "connectrio.connectors", "connectrio.host.exporter", "connectrio.host.host",
-    "connectrio.host.runner", "cyclopts", "duckdb", "google.protobuf", "hypercorn", "starlette", "trio", "uvloop",
+    "connectrio.host.runner", "cyclopts", "duckdb", "google.protobuf", "h11", "trio", "uvloop",
 }  # fmt: skip
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import re
 import socket
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import anyio
 import pytest
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
 from connectrio.connector.failures import LoadFailure
-from connectrio.host.exporter import serve_exporter
-from connectrio.host.exporter._http import make_app
+from connectrio.host.exporter import _http, serve_exporter
+from connectrio.host.exporter._pages import Response
 from connectrio.service.metrics import Metrics
 
 # seconds; only ends a test that fails
@@ -99,15 +102,39 @@ async def test_metrics(path):
     assert names == [line for line in generate_latest(view.metrics.registry).decode().splitlines() if line[0] == "#"]
 
 
-async def test_openmetrics_names_and_compression():
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("application/openmetrics-text; version=1.0.0", OPENMETRICS),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text; version=99.0.0", PLAIN),
+        ("application/openmetrics-text; version=one", PLAIN),
+        ("application/openmetrics-text; version=1.x.\xff", PLAIN),
+        ("application/openmetrics-text; version=0.0.1", PLAIN),
+        ("text/plain; version=", PLAIN),
+        ("text/html; q=nonsense", PLAIN),
+        (";=,;;,=,", PLAIN),
+        ("", PLAIN),
+        ("application/openmetrics-text," * 500, OPENMETRICS),
+    ],
+)
+async def test_the_format_is_negotiated_and_nonsense_is_answered_in_plain_text(accept, content_type):
     async with exporter(View()) as address:
-        answer = await get(address, "/metrics", accept="application/openmetrics-text; version=1.0.0")
-        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-        assert answer.body.endswith(b"# EOF\n")
-        answer = await get(address, "/metrics?name[]=python_info")
-        assert answer.body.count(b"# TYPE") == 1
-        answer = await get(address, "/metrics", **{"accept-encoding": "gzip"})
-        assert answer.headers["content-encoding"] == "gzip"
+        answer = await get(address, "/metrics", accept=accept)
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith(content_type)
+    assert answer.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
+
+
+async def test_some_metrics_only():
+    async with exporter(View()) as address:
+        assert (await get(address, "/metrics?name[]=python_info")).body.count(b"# TYPE") == 1
+        assert (await get(address, "/metrics?name[]=no_such&x")).body == b""
+        assert (await get(address, "/metrics?%zz&=&name[")).body.count(b"# TYPE") > 1
 
 
 @pytest.mark.parametrize(
@@ -138,18 +165,23 @@ async def test_the_state_is_asked_for_at_each_request():
 
 async def test_other_paths_and_methods():
     async with exporter(View()) as address:
-        for path in ("/other", "/favicon.ico", "/metrics/x"):
-            assert (await get(address, path)).status == 404
-        assert (await get(address, "/readyz", method="POST")).status == 405
+        for path in ("/other", "/favicon.ico", "/metrics/x", "//", "/%2fmetrics", "/metrics;x"):
+            assert (await get(address, path)).status == (200 if path == "//" else 404)
+        for method in ("POST", "OPTIONS", "BREW"):
+            refused = await get(address, "/readyz", method=method)
+            assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
         for path in ("/metrics", "/readyz"):
             head = await get(address, path, method="HEAD")
             assert (head.status, head.body) == (200, b"")
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /rea", b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"])
+READYZ = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /rea", READYZ])
 async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
-    monkeypatch.setattr("connectrio.host.exporter._http._GRACE", HOUR)
-    monkeypatch.setattr("connectrio.host.exporter._http._Config.keep_alive_timeout", HOUR)
+    for limit in ("_GRACE", "_REQUEST_TIMEOUT"):
+        monkeypatch.setattr(_http, limit, HOUR)
     async with exporter(View()) as address:
         stream = await anyio.connect_tcp(*address)
         if sent:
@@ -161,20 +193,64 @@ async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
     assert received.startswith(b"HTTP/1.1 200") == sent.endswith(b"\r\n\r\n")
 
 
-async def test_a_request_that_never_ends_does_not_either(monkeypatch):
-    async def hangs(scope, receive, send):
-        if scope["type"] != "http":
-            raise NotImplementedError
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"x" * 10_000_000, "more_body": True})
-        await anyio.sleep_forever()
+async def test_a_request_that_is_in_flight_at_the_end_is_answered(monkeypatch):
+    class Slow(View):
+        asked = anyio.Event()
+        go_on = anyio.Event()
 
-    monkeypatch.setattr("connectrio.host.exporter._http._GRACE", 0.05)
-    monkeypatch.setattr("connectrio.host.exporter._http.make_app", lambda view: hangs)
+        async def refresh(self):
+            self.asked.set()
+            await self.go_on.wait()
+
+    monkeypatch.setattr(_http, "_GRACE", HOUR)
+    view = Slow()
+    view.asked, view.go_on = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as clients:
+        answers = []
+
+        async def ask(address):
+            answers.append(await get(address, "/readyz"))
+
+        async with exporter(view) as address:
+            clients.start_soon(ask, address)
+            await view.asked.wait()
+
+            async def answer_later():
+                await anyio.wait_all_tasks_blocked()
+                view.go_on.set()
+
+            clients.start_soon(answer_later)
+    assert answers[0].status == 200
+
+
+async def test_a_response_that_nobody_takes_does_not_delay_the_end(monkeypatch):
+    monkeypatch.setattr(_http, "_RESPONSE_TIMEOUT", HOUR)
+    monkeypatch.setattr(_http, "_GRACE", 0.05)
+    monkeypatch.setattr(_http, "Pages", Huge)
     async with exporter(View()) as address, await anyio.connect_tcp(*address) as stream:
-        await stream.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await stream.send(READYZ)
         await stream.receive()
-        await stream.receive()
+
+
+async def test_a_response_is_sent_for_a_limited_time(monkeypatch):
+    monkeypatch.setattr(_http, "_RESPONSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(_http, "Pages", Huge)
+    async with exporter(View()) as address, await anyio.connect_tcp(*address) as stream:
+        await stream.send(READYZ)
+        await anyio.sleep(0.2)
+        received = await read_to_the_end(stream)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert len(received) < Huge.SIZE
+
+
+class Huge:
+    SIZE = 50_000_000
+
+    def __init__(self, view):
+        """As `Pages`."""
+
+    async def answer(self, request):
+        return Response(200, b"x" * self.SIZE, "text/plain")
 
 
 async def test_the_address_is_reported():
@@ -203,9 +279,7 @@ async def test_nothing_is_printed(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-async def test_a_failure_of_the_application_is_logged():
-    from structlog.testing import capture_logs
-
+async def test_a_failure_is_that_requests_alone():
     class Broken(View):
         @property
         def connectors(self):
@@ -217,24 +291,27 @@ async def test_a_failure_of_the_application_is_logged():
 
     with capture_logs() as logs:
         async with exporter(Broken()) as address:
-            assert (await get(address, "/readyz")).status == 500
+            failed = await get(address, "/readyz")
+            assert (failed.status, failed.body) == (
+                500,
+                b"500 Internal Server Error: the request failed; see the host's log\n",
+            )
             assert (await get(address, "/metrics")).status == 200
     errors = [line for line in logs if line["log_level"] == "error"]
     assert len(errors) == 1
     assert errors[0]["exc_info"]
 
 
-def test_the_application_needs_no_server():
-    assert [route.path for route in make_app(View()).routes] == ["/", "/metrics", "/healthz", "/readyz"]
-
-
 def test_importing_connectrio_imports_no_exporter():
-    code = "import sys, connectrio; print(sorted({'hypercorn', 'starlette', 'prometheus_client'} & set(sys.modules)))"
+    code = "import sys, connectrio; print(sorted({'h11', 'prometheus_client'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-async def test_the_first_request_waits_for_the_web_server_to_load(monkeypatch):
+# the import of the HTTP server
+
+
+async def test_the_first_request_waits_for_the_http_server_to_load(monkeypatch):
     """It loads in a thread."""
     loading, may_load = threading.Event(), threading.Event()
 
@@ -248,3 +325,133 @@ async def test_the_first_request_waits_for_the_web_server_to_load(monkeypatch):
         tasks.start_soon(get, address, "/readyz")
         assert await anyio.to_thread.run_sync(loading.wait, PATIENCE)
         may_load.set()
+
+
+async def test_the_http_server_loads_before_somebody_connects(monkeypatch):
+    loaded = threading.Event()
+
+    def load(name):
+        loaded.set()
+        return importlib.import_module(name)
+
+    monkeypatch.setattr("connectrio.host.exporter.import_module", load)
+    monkeypatch.setattr("connectrio.host.exporter._IMPORT_DELAY", 0.01)
+    async with exporter(View()):
+        assert await anyio.to_thread.run_sync(loaded.wait, PATIENCE)
+
+
+async def test_an_import_that_fails_costs_that_request_alone(monkeypatch):
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    def load(name):
+        if failures:
+            raise failures.pop()
+        return importlib.import_module(name)
+
+    monkeypatch.setattr("connectrio.host.exporter.import_module", load)
+    monkeypatch.setattr("connectrio.host.exporter._PATIENCE", PATIENCE)
+    with capture_logs() as logs:
+        async with exporter(View()) as address:
+            refused = [await get(address, "/readyz") for _ in range(3)]
+            assert [each.status for each in refused] == [503, 503, 503]
+            assert refused[0].body == b"the exporter cannot import its HTTP server; see the host's log\n"
+            assert (await get(address, "/readyz")).status == 200
+    assert [line["log_level"] for line in logs] == ["error"]
+
+
+async def test_accepting_goes_on_after_a_failure(monkeypatch):
+    failures = [OSError(errno.EBADF, "Bad file descriptor"), RuntimeError("a fault of the event loop")]
+    wait_readable = anyio.wait_readable
+
+    async def fail(waited_for):
+        if failures and waited_for.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise failures.pop()
+        await wait_readable(waited_for)
+
+    monkeypatch.setattr(_http, "_ACCEPT_RETRY_DELAY", 0.01)
+    with capture_logs() as logs:
+        async with exporter(View()) as address:
+            await get(address, "/readyz")
+            monkeypatch.setattr(anyio, "wait_readable", fail)
+            for _ in range(2):
+                assert (await get(address, "/readyz")).status == 200
+    assert [(line["event"], line["delay_seconds"]) for line in logs] == [
+        ("the exporter cannot accept connections; it tries again", 0.01),
+        ("the exporter cannot accept connections; it tries again", 0.02),
+    ]
+
+
+# HTTP
+
+
+async def speak(address: tuple[str, int], *sent: bytes) -> bytes:
+    """Send bytes over one connection, wait until it is closed, and return what was received."""
+    async with await anyio.connect_tcp(*address) as stream:
+        for each in sent:
+            await stream.send(each)
+        return await read_to_the_end(stream)
+
+
+async def read_to_the_end(stream) -> bytes:
+    """Return what is received until the connection is closed, in order or not."""
+    received = bytearray()
+    with anyio.fail_after(PATIENCE), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        while True:
+            received += await stream.receive()
+    return bytes(received)
+
+
+LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        ([READYZ, LAST], [200, 200]),
+        ([READYZ * 3 + LAST], [200, 200, 200, 200]),
+        ([READYZ[:7], READYZ[7:20], READYZ[20:] + LAST[:3], LAST[3:]], [200, 200]),
+        ([b"GET /healthz HTTP/1.0\r\n\r\n"], [200]),
+        ([b"HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n", LAST], [200, 200]),
+        ([b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n", b"123"], [200]),
+        ([b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", b"9\r\n123"], [405]),
+        ([b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"], [405]),
+        ([b"GET /healthz HTTP/1.1\r\n\r\n"], [400]),  # without Host
+        ([b"GET /healthz\r\n\r\n"], [400]),
+        ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], [400]),  # TLS
+        ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], [404, 400]),  # HTTP/2
+        ([b"GET /healthz HTTP/1.1\r\nhost: x\r\na\x00b: c\r\n\r\n"], [400]),
+        ([b"GET /healthz HTTP/1.1\r\nhost: x\r\naccept: ", b"a" * 2_000_000], [431]),
+        ([b"GET /", b"a" * 200_000], [431]),
+        ([b"GET http://[ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"], [404]),
+    ],
+)
+async def test_requests_on_one_connection(sent, statuses):
+    async with exporter(View()) as address:
+        received = await speak(address, *sent)
+        assert [int(each) for each in re.findall(rb"HTTP/1.1 (\d+) ", received)] == statuses
+        assert (await get(address, "/readyz")).status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", READYZ[:10], READYZ])
+async def test_a_client_that_sends_nothing_more_is_left(sent, monkeypatch):
+    monkeypatch.setattr(_http, "_REQUEST_TIMEOUT", 0.05)
+    async with exporter(View()) as address:
+        received = await speak(address, sent) if sent else await speak(address)
+    assert received.startswith(b"HTTP/1.1 200") == (sent == READYZ)
+
+
+async def test_many_silent_connections_take_nothing_from_a_scrape(monkeypatch):
+    """The connection that has waited longest is closed for a new one."""
+    monkeypatch.setattr(_http, "_MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(_http, "_REQUEST_TIMEOUT", HOUR)
+    async with exporter(View()) as address, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(await anyio.connect_tcp(*address)) for _ in range(20)]
+        kept = await stack.enter_async_context(await anyio.connect_tcp(*address))
+        for path in ("/metrics", "/healthz"):
+            assert (await get(address, path)).status == 200
+        for each in silent[:10]:
+            with anyio.fail_after(PATIENCE), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await each.receive()
+        await kept.send(LAST)
+        with anyio.fail_after(PATIENCE):
+            assert (await kept.receive()).startswith(b"HTTP/1.1 200")

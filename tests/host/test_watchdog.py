@@ -13,6 +13,7 @@ import time
 
 import anyio
 import pytest
+from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
 from connectrio import AsyncConnector, ResourceMeta
@@ -145,3 +146,25 @@ def test_probers_that_say_nothing_or_leave():
     assert (answer.status, report["method"], report["line"]) == (503, "Tiny.get", "tiny.py:1 in get")
     for each in (silent, prober, listener):
         each.close()
+
+
+def test_metrics_that_cannot_be_collected_do_not_end_it():
+    class Broken(Collector):
+        def describe(self):
+            return []
+
+        def collect(self):
+            raise RuntimeError("no idea")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=[listener])
+    from connectrio.host.watchdog import _Block
+
+    watchdog._metrics.registry.register(Broken())
+    watchdog._block = _Block(time.monotonic(), Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+    with socket.create_connection(listener.getsockname()) as scraper, capture_logs() as logs:
+        scraper.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        while not logs:
+            watchdog._wait([listener])
+    assert [line["event"] for line in logs] == ["the watchdog could not answer a request"]
+    listener.close()

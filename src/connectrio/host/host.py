@@ -1,8 +1,8 @@
-"""The host: one root task group that holds the connectors' lifespans, the gRPC server and the exporter.
+"""The host: one root task group that holds the exporter, the connectors' lifespans and the gRPC server.
 
 The life of a host, which `HostState` names:
 
-    STARTING   connectors load, ports are bound, lifespans open
+    STARTING   connectors load, ports are bound, lifespans open; the exporter answers, /readyz 503
     SERVING    health SERVING, /readyz 200
     DRAINING   health NOT_SERVING, /readyz 503; the listeners close after `drain_delay`, calls in flight finish within
                `grace`, what is left is answered UNAVAILABLE
@@ -142,11 +142,17 @@ class Host:
                 bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self._one_of)
                 # the kernel gives connections to one of several as soon as it listens, so it binds when it can serve
                 ports = None if self._one_of else await bind()
-                async with anyio.create_task_group() as lifespans:
-                    if await completes_before(self._shutdown_requested, partial(self._open_lifespans, lifespans)):
-                        await self._serve_connectors(ports or await bind(), task_status)
-                    self._lifespans_may_close.set()
-                    lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
+                async with anyio.create_task_group() as exporting:
+                    if ports and ports.http:
+                        from connectrio.host.exporter import serve_exporter  # not before a host has one
+
+                        await exporting.start(serve_exporter, ports.http, self)
+                    async with anyio.create_task_group() as lifespans:
+                        if await completes_before(self._shutdown_requested, partial(self._open_lifespans, lifespans)):
+                            await self._serve_connectors(ports or await bind(), task_status)
+                        self._lifespans_may_close.set()
+                        lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
+                    exporting.cancel_scope.cancel()
             if lifespans.cancel_scope.cancelled_caught:
                 for name in self._cancelled_lifespans:
                     log.warning(
@@ -195,10 +201,6 @@ class Host:
         self._workers = connectors.workers
         server = self._make_server(connectors)
         async with anyio.create_task_group() as siblings:
-            if ports.http:
-                from connectrio.host.exporter import serve_exporter  # not before a host has one
-
-                await siblings.start(serve_exporter, ports.http, self)
             await siblings.start(server.serve, ports.grpc)
             for name in _HEALTH_NAMES:
                 self.health.set(name, ServingStatus.SERVING)

@@ -21,7 +21,6 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -139,10 +138,15 @@ class Watchdog:
             return
         ready, _, _ = select.select(sockets, [], [], self._period)
         for each in ready:
-            with suppress(OSError):  # the event loop has accepted it, or the prober is gone
+            try:
                 connection, _ = each.accept()
                 with connection:
                     self._answer(connection, block)
+            except OSError:
+                continue  # the event loop has accepted it, or the prober is gone
+            except Exception:
+                # the thread goes on: the metrics may be at fault, and it is the only one that sees the block end
+                logger.exception("the watchdog could not answer a request")
 
     def _blocked(self, now: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented, for debuggers

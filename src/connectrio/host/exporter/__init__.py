@@ -1,14 +1,17 @@
 """The host's HTTP server: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people.
 
-The web server is imported at the first connection: it takes some 70 ms and 3 MB, which a host with gRPC probes only
-never needs.
+Nothing that goes wrong here ends the host. The HTTP server is imported in a thread, a moment after the start, or when
+somebody connects before that: the import takes some 15 ms, which would delay the first call. It does not wait for the
+first connection, because by then the process may have no file descriptor left to import with.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Protocol
 
 import anyio
@@ -16,11 +19,24 @@ from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.logs import get_logger
 from connectrio.rpc.sockets import stop_listening
 
 __all__ = ["ExporterSource", "serve_exporter"]
 
+logger = get_logger("connectrio.host.exporter")
+
 Address = tuple[str, int]
+
+# seconds; by then a host serves
+_IMPORT_DELAY = 1.0
+# seconds for a client to send its request, when it can only be refused
+_PATIENCE = 0.5
+_CANNOT_IMPORT = b"the exporter cannot import its HTTP server; see the host's log\n"
+_UNAVAILABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_CANNOT_IMPORT), _CANNOT_IMPORT)
+)
 
 
 class ExporterSource(Protocol):
@@ -40,11 +56,11 @@ class ExporterSource(Protocol):
 
     @property
     def failures(self) -> Sequence[LoadFailure]:
-        """The connectors that could not be loaded."""
+        """The connectors that could not be loaded, and those whose lifespan is not open."""
 
     @property
     def collectors(self) -> CollectorRegistry:
-        """The metrics for /metrics."""
+        """The metrics for /metrics. They are collected in a thread."""
 
     @property
     def processes(self) -> Sequence[Mapping[str, Any]]:
@@ -62,30 +78,56 @@ async def serve_exporter(
 ) -> None:
     """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
 
-    Started with `TaskGroup.start`, this reports the (host, port) of each socket.
+    Started with `TaskGroup.start`, this reports the (host, port) of each socket. Errors are logged, never raised.
 
     :param sockets: bound and listening; owned by the exporter from here on, and closed when this returns
     """
     try:
         task_status.started([each.getsockname()[:2] for each in sockets])
-        await _first_connection(sockets)
-        on_trio = anyio.get_cancelled_exc_class().__module__.partition(".")[0] == "trio"
-        # in a thread, so that calls are served meanwhile
-        web_server = await anyio.to_thread.run_sync(import_module, "connectrio.host.exporter._http")
-        hypercorn = await anyio.to_thread.run_sync(import_module, f"hypercorn.{'trio' if on_trio else 'asyncio'}")
-        await web_server.serve_http(sockets, source, hypercorn.serve)
+        for each in sockets:
+            each.setblocking(False)
+        with anyio.move_on_after(_IMPORT_DELAY):
+            await _wait_for_connection(sockets)
+        http = await _import_http(sockets)
+        await http.serve_http(sockets, http.Pages(source).answer)
     finally:
         for each in sockets:
             stop_listening(each)
 
 
-async def _first_connection(sockets: Sequence[socket.socket]) -> None:
-    """Wait for the first connection, which the web server accepts."""
+async def _import_http(sockets: Sequence[socket.socket]) -> ModuleType:
+    """Import the HTTP server. While that fails, answer each connection with 503, and try again at the next one."""
+    is_logged = False
+    while True:
+        try:
+            # in a thread, so that calls are served meanwhile
+            return await anyio.to_thread.run_sync(import_module, "connectrio.host.exporter._http")
+        except Exception:
+            if not is_logged:
+                logger.exception("the exporter cannot import its HTTP server; it tries again when somebody connects")
+                is_logged = True
+        listening = await _wait_for_connection(sockets)
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                connection.setblocking(False)
+                with anyio.move_on_after(_PATIENCE):
+                    await anyio.wait_readable(connection)
+                connection.recv(65536)  # closed with unread bytes, the answer could be lost
+                connection.send(_UNAVAILABLE)
+        await anyio.sleep(0.1)
 
-    async def wait(listening: socket.socket, scope: anyio.CancelScope) -> None:
+
+async def _wait_for_connection(sockets: Sequence[socket.socket]) -> socket.socket:
+    """Wait until a connection can be accepted, and return the socket that it waits at."""
+    found: list[socket.socket] = []
+
+    async def wait(listening: socket.socket) -> None:
         await anyio.wait_readable(listening)
-        scope.cancel()
+        found.append(listening)
+        tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         for each in sockets:
-            tasks.start_soon(wait, each, tasks.cancel_scope)
+            tasks.start_soon(wait, each)
+    return found[0]

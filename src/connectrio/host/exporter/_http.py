@@ -1,151 +1,296 @@
-"""The exporter's web server and its routes."""
+"""An HTTP/1.1 server for small pages, on h11: GET and HEAD, with limits for what its clients can hold.
+
+1. At most `_MAX_CONNECTIONS` connections are open. One more closes the one that has waited longest for its client.
+2. A client has `_REQUEST_TIMEOUT` to send a request, and `_RESPONSE_TIMEOUT` to take the response.
+3. A few file descriptors are held in reserve. When the process has no other left, the exporter uses those.
+4. What goes wrong with a request is logged, and answered with 500; other requests are answered as usual.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from email.utils import formatdate
 
 import anyio
+import h11
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
-from hypercorn.config import Config, Sockets
-from hypercorn.logging import Logger
-from prometheus_client import make_asgi_app
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from connectrio.host.exporter._pages import Pages, Request, Response, plain
 from connectrio.logs import get_logger
+from connectrio.rpc.backoff import Backoff
 
-if TYPE_CHECKING:
-    from connectrio.host.exporter import ExporterSource
-
-__all__ = ["make_app", "serve_http"]
+__all__ = ["Pages", "serve_http"]
 
 logger = get_logger("connectrio.host.exporter")
 
-# seconds for requests in flight to finish when the exporter stops; a scrape takes milliseconds
+Answer = Callable[[Request], Awaitable[Response]]
+
+# probes and scrapes need a handful
+_MAX_CONNECTIONS = 64
+# held in reserve: for a liveness probe, a readiness probe and a scrape at once, and the files that a scrape reads
+_RESERVED_DESCRIPTORS = 4
+# bytes of a request's line and headers
+_MAX_HEAD_SIZE = 16 * 1024
+_CHUNK = 64 * 1024
+# seconds; also for a connection that is kept open between two requests
+_REQUEST_TIMEOUT = 10.0
+_RESPONSE_TIMEOUT = 10.0
+# seconds for a client that still sends to see the response
+_LINGER = 1.0
+# seconds for requests in flight to be answered when the exporter stops; a scrape takes milliseconds
 _GRACE = 1.0
+# seconds
+_ACCEPT_RETRY_DELAY = 0.1
 
-Serve = Callable[..., Awaitable[None]]
+# accept() errors that pass when connections or files are closed
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-async def serve_http(sockets: Sequence[socket.socket], source: ExporterSource, hypercorn_serve: Serve) -> None:
-    """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
+async def serve_http(sockets: Sequence[socket.socket], answer: Answer) -> None:
+    """Serve until cancelled. Requests in flight are then answered, within a second; idle connections close at once.
 
-    :param sockets: bound and listening; closed by the caller
-    :param hypercorn_serve: hypercorn's `serve` for the event loop that runs
+    :param sockets: bound, listening, non-blocking; closed by the caller
+    :param answer: returns the response to a request; what it raises becomes 500
     """
-    stopping = anyio.Event()
+    server = _Server(answer)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_run_hypercorn, hypercorn_serve, make_app(source), sockets, stopping)
+        for each in sockets:
+            tasks.start_soon(server.accept, each, tasks)
         try:
             await anyio.sleep_forever()
         finally:
-            stopping.set()
+            server.stop()
 
 
-async def _run_hypercorn(serve: Serve, app: ASGIApp, sockets: Sequence[socket.socket], stopping: anyio.Event) -> None:
-    # hypercorn stops cleanly when it is told to, but not when it is cancelled
-    with anyio.CancelScope(shield=True) as scope:
-
-        async def stop() -> None:
-            await stopping.wait()
-            scope.deadline = anyio.current_time() + 2 * _GRACE
-
-        await serve(_after_a_turn(app), _Config(sockets), shutdown_trigger=stop)
+class _NoRoomError(Exception):
+    """A connection can be accepted when another one is closed."""
 
 
-def _after_a_turn(app: ASGIApp) -> ASGIApp:
-    """Return `app` as an application that never ends before hypercorn is ready for its answer.
+class _Server:
+    """The open connections, and the file descriptors in reserve for more."""
 
-    Hypercorn (0.18) learns how to talk to an application only after it has started its task. On an event loop whose
-    tasks begin at once, the application may have answered by then, and the connection would never be closed.
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._connections: set[_Connection] = set()
+        self._ended = anyio.Event()
+        self._reserve: list[int] = []
+        self._is_exhausted = False
+        self._fill_reserve()
+
+    async def accept(self, listening: socket.socket, tasks: TaskGroup) -> None:
+        """Accept connections until cancelled, and serve each in a task of `tasks`."""
+        backoff = Backoff(_ACCEPT_RETRY_DELAY, factor=2, maximum=60)
+        while True:
+            try:
+                await anyio.wait_readable(listening)
+                accepted = self._accept(listening)
+            except BlockingIOError:
+                continue  # the watchdog's thread has taken it
+            except _NoRoomError:
+                await self._make_room()
+                continue
+            except Exception:
+                delay = backoff.next()
+                logger.exception("the exporter cannot accept connections; it tries again", delay_seconds=delay)
+                await anyio.sleep(delay)
+                continue
+            backoff.reset()
+            connection = _Connection(accepted, self._answer)
+            self._connections.add(connection)
+            tasks.start_soon(self._serve, connection)
+
+    def _accept(self, listening: socket.socket) -> socket.socket:
+        """Accept a connection, with a file descriptor of the reserve if there is no other.
+
+        Nothing is awaited between giving it back and using it, or a connection to the gRPC server would get it.
+
+        :raises BlockingIOError: none waits
+        :raises _NoRoomError: there are as many connections as may be, or the reserve is used up
+        """
+        if len(self._connections) >= _MAX_CONNECTIONS:
+            raise _NoRoomError
+        while True:
+            try:
+                return listening.accept()[0]
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                if not self._is_exhausted:
+                    self._is_exhausted = True
+                    logger.warning(
+                        "no file descriptor is left; the exporter uses those that it has in reserve",
+                        error=str(error),
+                        reserve=len(self._reserve),
+                    )
+                if not self._reserve:
+                    raise _NoRoomError from error
+                os.close(self._reserve.pop())
+
+    async def _make_room(self) -> None:
+        """Close the connection that has waited longest for its client, and wait until a connection has ended.
+
+        One that has just been accepted does not count as waiting until it has been read from.
+        """
+        waiting = [each for each in self._connections if each.waits_since is not None]
+        if waiting:
+            min(waiting, key=lambda each: each.waits_since or 0.0).cancel()
+        with anyio.move_on_after(_ACCEPT_RETRY_DELAY):
+            await self._ended.wait()
+
+    async def _serve(self, connection: _Connection) -> None:
+        try:
+            await connection.serve()
+        finally:
+            # with no await in between, so that no one else gets the file descriptor
+            connection.close()
+            self._fill_reserve()
+            self._connections.discard(connection)
+            self._ended.set()
+            self._ended = anyio.Event()
+
+    def _fill_reserve(self) -> None:
+        while len(self._reserve) < _RESERVED_DESCRIPTORS:
+            try:
+                self._reserve.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                return
+        self._is_exhausted = False
+
+    def stop(self) -> None:
+        """Limit the time of the responses that are being sent, and give the reserve back."""
+        for each in self._connections:
+            each.end_by(anyio.current_time() + _GRACE)
+        for descriptor in self._reserve:
+            os.close(descriptor)
+        self._reserve.clear()
+
+
+class _Connection:
+    """A client's connection.
+
+    :ivar waits_since: since when the client is waited for, to send or to receive; None while it is not
     """
 
-    async def later(scope: Scope, receive: Receive, send: Send) -> None:
-        await checkpoint()
-        await app(scope, receive, send)
+    def __init__(self, accepted: socket.socket, answer: Answer) -> None:
+        accepted.setblocking(False)
+        self._socket = accepted
+        self._answer = answer
+        self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD_SIZE)
+        self._scope = anyio.CancelScope()
+        # what is being answered goes on for a moment when the exporter stops
+        self._response_scope = anyio.CancelScope()
+        self.waits_since: float | None = None
 
-    return later
+    async def serve(self) -> None:
+        """Answer requests until the client leaves or is too slow."""
+        with self._scope:
+            try:
+                while await self._serve_request():
+                    await checkpoint()
+            except (OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                return  # the client has gone
+            except Exception:
+                logger.exception("a connection to the exporter failed")
 
+    def cancel(self) -> None:
+        """End this connection at once."""
+        self._scope.cancel()
+        self._response_scope.cancel()
 
-class _Config(Config):
-    """Hypercorn's configuration for sockets that are bound already."""
+    def end_by(self, deadline: float) -> None:
+        """Stop sending at `deadline`, a time of the event loop's clock."""
+        self._response_scope.deadline = min(self._response_scope.deadline, deadline)
 
-    include_server_header = False
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
-        self.graceful_timeout = _GRACE
-        self._bound = list(sockets)
-        self.logger_class = _Log
+    async def _serve_request(self) -> bool:
+        """Receive a request and answer it. Return whether another one may follow."""
+        received: h11.Request | Response | None = None
+        is_whole = False
+        with anyio.move_on_after(_REQUEST_TIMEOUT):
+            received, is_whole = await self._receive()
+        if received is None:
+            return False
+        deadline = anyio.current_time() + _RESPONSE_TIMEOUT
+        with anyio.CancelScope(shield=True, deadline=deadline) as self._response_scope:
+            response = received if isinstance(received, Response) else await self._respond(received)
+            has_body = isinstance(received, Response) or received.method != b"HEAD"
+            await self._send(response, has_body=has_body, close=not is_whole)
+            if self._protocol.our_state is h11.DONE:
+                self._protocol.start_next_cycle()
+                return True
+        if not is_whole:
+            await self._linger()
+        return False
 
-    def create_sockets(self) -> Sockets:
-        return Sockets(secure_sockets=[], insecure_sockets=self._bound, quic_sockets=[])
+    async def _receive(self) -> tuple[h11.Request | Response | None, bool]:
+        """Return the next request, or the response to what is none, or None if the client has closed the connection.
 
+        Also return whether this was the whole request. A body is not read.
+        """
+        try:
+            while (event := self._protocol.next_event()) is h11.NEED_DATA:
+                self._protocol.receive_data(await self._read())
+            if isinstance(event, h11.Request):
+                return event, isinstance(self._protocol.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError as error:
+            return plain(error.error_status_hint, str(error)), False
+        return None, False
 
-class _Log(Logger):
-    """Sends hypercorn's warnings and errors to the host's log."""
+    async def _respond(self, request: h11.Request) -> Response:
+        path, _, query = request.target.decode("latin-1").partition("?")
+        accept = b",".join(value for name, value in request.headers if name == b"accept")
+        try:
+            return await self._answer(Request(request.method.decode("latin-1"), path, query, accept.decode("latin-1")))
+        except Exception:
+            logger.exception("a request to the exporter failed", path=path)
+            return plain(500, "the request failed; see the host's log")
 
-    def __init__(self, config: Config) -> None:
-        """Do not call the base, which would add its own handlers to the loggers of the process."""
-
-    async def access(self, *args: Any, **_: Any) -> None:
-        """Write nothing: probes and scrapes are frequent."""
-
-    async def info(self, *args: Any, **_: Any) -> None:
-        """Write nothing: the host announces itself, and hypercorn's banner says to press Ctrl-C."""
-
-    debug = info
-
-    async def warning(self, message: str, *args: Any, **_: Any) -> None:
-        logger.warning(message, *args)
-
-    async def error(self, message: str, *args: Any, **_: Any) -> None:
-        logger.error(message, *args)
-
-    critical = error
-
-    async def exception(self, message: str, *args: Any, **_: Any) -> None:
-        logger.exception(message, *args)  # noqa: LOG004 - hypercorn calls this in its handlers
-
-
-def make_app(source: ExporterSource) -> Starlette:
-    """Return the exporter as an ASGI application.
-
-    /metrics, and / as on flyte-sdk's port, show the metrics in Prometheus' text format, or in OpenMetrics where the
-    scraper accepts it. /healthz is 200 as long as the process answers. /readyz is 200 while new work is accepted, else
-    503. Both return the details as JSON.
-    """
-    metrics_app: ASGIApp = make_asgi_app(source.collectors)
-
-    async def metrics(_: Request) -> ASGIApp:
-        await source.refresh()
-        return metrics_app
-
-    async def healthz(_: Request) -> JSONResponse:
-        return JSONResponse(_report(source))
-
-    async def readyz(_: Request) -> JSONResponse:
-        await source.refresh()
-        return JSONResponse(_report(source), status_code=200 if source.is_ready else 503)
-
-    return Starlette(
-        routes=[
-            Route("/", metrics),
-            Route("/metrics", metrics),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
+    async def _send(self, response: Response, *, has_body: bool, close: bool) -> None:
+        headers = [
+            ("date", formatdate(usegmt=True)),
+            ("content-type", response.content_type),
+            ("content-length", str(len(response.body))),
+            *response.headers,
+            *([("connection", "close")] if close else []),
         ]
-    )
+        message = bytearray(self._protocol.send(h11.Response(status_code=response.status, headers=headers)) or b"")
+        if has_body:
+            message += self._protocol.send(h11.Data(response.body)) or b""
+        message += self._protocol.send(h11.EndOfMessage()) or b""
+        unsent = memoryview(message)
+        while unsent:
+            try:
+                unsent = unsent[self._socket.send(unsent) :]
+            except BlockingIOError:
+                await self._wait(anyio.wait_writable)
 
+    async def _read(self) -> bytes:
+        """Return what the client has sent; nothing at its end."""
+        while True:
+            try:
+                return self._socket.recv(_CHUNK)
+            except BlockingIOError:
+                await self._wait(anyio.wait_readable)
 
-def _report(source: ExporterSource) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "state": str(source.state),
-        "connectors": source.connectors,
-        "failures": [{"source": failure.source, "error": failure.error} for failure in source.failures],
-    }
-    return {**report, "processes": list(source.processes)} if source.processes else report
+    async def _wait(self, until: Callable[[socket.socket], Awaitable[None]]) -> None:
+        self.waits_since = anyio.current_time()
+        try:
+            await until(self._socket)
+        finally:
+            self.waits_since = None
+
+    async def _linger(self) -> None:
+        """Take what the client still sends: closed with unread bytes, the connection could lose the response."""
+        self._socket.shutdown(socket.SHUT_WR)
+        with anyio.move_on_after(_LINGER):
+            while await self._read():
+                await checkpoint()
