@@ -50,7 +50,7 @@ def host(toy, _quiet):
     registry = Registry()
     for connector in (toy, Mute()):
         registry.register(connector)
-    registry.failures.append(LoadFailure("entry point broken (broken:main)", "ImportError: no módule named 'x'"))
+    registry.failures.append(LoadFailure("entry point broken (broken:main)", "ImportErrör", "no module named 'x'"))
     with hosting(registry) as addresses:
         yield addresses
 

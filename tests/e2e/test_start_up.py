@@ -56,7 +56,7 @@ def install(directory, **entry_points):
 def test_an_entry_point_that_cannot_be_loaded(tmp_path):
     good = (CONNECTORS / "lifespans.py").read_text()
     install(tmp_path, broken="raise RuntimeError('no license found: ∅')", good=good)
-    failure = {"source": "entry point broken (broken_module)", "error": "RuntimeError: no license found: ∅"}
+    failure = {"source": "entry point broken (broken_module)", "error": "RuntimeError"}
     env = {"PYTHONPATH": str(tmp_path), "LIFESPAN": "fine"}
     with HostProgram("asyncio", entry_points=True, env=env) as host, host.client() as client:
         report = json.loads(fetch(f"{host.url}/healthz")[1])
@@ -73,6 +73,7 @@ def test_an_entry_point_that_cannot_be_loaded(tmp_path):
         host.wait_for_log("an entry point failed to load")
         (line,) = [line for line in host.log if line.get("source") == failure["source"]]
         assert (line["level"], line["event"]) == ("warning", "an entry point failed to load")
+        assert line["error"] == "RuntimeError: no license found: ∅"
 
 
 def test_lifespans_are_open_from_before_the_first_call_till_after_the_last():

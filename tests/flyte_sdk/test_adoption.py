@@ -93,7 +93,7 @@ def test_entry_points(install):
         load_entry_points(registry)
     assert served(registry) == {"a": "entry point a (a_module)", "b": "entry point b (b_module)"}
     broken, duplicate = registry.failures
-    assert broken.error == "ImportError: no client library"
+    assert (broken.kind, broken.error) == ("ImportError", "ImportError: no client library")
     assert duplicate.error.startswith("ValueError: Duplicate connector for task type: a")
     assert {line["log_level"] for line in logs} == {"warning"}
 

@@ -141,7 +141,7 @@ async def test_some_metrics_only():
     ("view", "status"), [(View(), 200), (View(is_ready=False, state="draining", connectors=0), 503)]
 )
 async def test_health(view, status):
-    view.failures = [LoadFailure("entry point snowflake", "ModuleNotFoundError: no module")]
+    view.failures = [LoadFailure("entry point snowflake", "ModuleNotFoundError", "the text of the error")]
     async with exporter(view) as address:
         alive = await get(address, "/healthz")
         ready = await get(address, "/readyz")
@@ -151,7 +151,7 @@ async def test_health(view, status):
         assert answer.json == {
             "state": view.state,
             "connectors": view.connectors,
-            "failures": [{"source": "entry point snowflake", "error": "ModuleNotFoundError: no module"}],
+            "failures": [{"source": "entry point snowflake", "error": "ModuleNotFoundError"}],
         }
 
 

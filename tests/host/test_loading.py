@@ -254,6 +254,7 @@ def test_entry_points_are_loaded_by_name(install):
     [
         ("raise RuntimeError('no license')", "RuntimeError: no license"),
         ("raise SystemExit('no license')", "SystemExit: no license"),
+        ("import asyncio; raise asyncio.CancelledError('why')", "CancelledError: why"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         (
             "",
@@ -272,11 +273,28 @@ def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, so
     with capture_logs() as logs:
         load_entry_points(registry)
     assert names(registry) == ["plugin_good"]
-    assert registry.failures == [LoadFailure("entry point bad (plugin_bad)", error)]
+    assert registry.failures == [LoadFailure("entry point bad (plugin_bad)", error.partition(":")[0], error)]
     (line,) = logs
     assert (line["log_level"], line["event"]) == ("warning", "an entry point failed to load")
     assert line["source"] == "entry point bad (plugin_bad)"
-    assert line["exc_info"] is not None
+    assert line["error"] == error
+    assert line["exception"].startswith("Traceback ")
+
+
+def test_the_credentials_in_a_failure_are_masked(install):
+    install({"bad": "plugin_bad"})
+    write("site/plugin_bad.py", "raise ConnectionError('postgresql://me:s3cr3t@db/jobs: refused, token=t0k3n')")
+    registry = Registry()
+    with capture_logs() as logs:
+        load_entry_points(registry)
+    (failure,) = registry.failures
+    assert failure.error == "ConnectionError: postgresql://***@db/jobs: refused, token=***"
+    assert not {secret for secret in ("s3cr3t", "t0k3n") if secret in str(logs)}
+
+
+def test_the_credentials_in_the_error_of_a_module_are_masked():
+    write("leaking.py", "raise ConnectionError('password=s3cr3t refused')")
+    assert ": ConnectionError: password=*** refused" in load_error("leaking.py")
 
 
 def test_a_failure_is_recorded_once(install):

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from connectrio.connector.failures import LoadFailure
 from connectrio.host.settings import HostSettings
 from connectrio.processes.control import (
     Control,
@@ -33,7 +34,7 @@ MESSAGES = [
     Request("report"),
     Serving(HTTP),
     Failed("no such module: ∅"),
-    StateReport("serving", True, 3, [("module x", "broken")], [FAMILY]),
+    StateReport("serving", True, 3, [LoadFailure("module x", "ImportError", "broken")], [FAMILY]),
 ]
 
 

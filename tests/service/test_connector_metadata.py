@@ -34,19 +34,19 @@ def registry():
 async def test_list(registry):
     call = Call("/x", MultiDict(), deadline=None, peer="", user_agent=None)
     set_current_call(call)
-    registry.failures.append(LoadFailure("entry point snowflake", "ModuleNotFoundError: no snowflake, 100% sure\nü"))
+    registry.failures.append(LoadFailure("entry point snöwflake", "100% sure\nü", "the text"))
     answer = await ConnectorMetadataService(registry).list_connectors(ListConnectorsRequest())
     assert answer.connectors == [TINY]
     [(key, value)] = call.trailing_metadata
     assert (key, value) == (
         "connectrio-load-failure",
-        "entry point snowflake: ModuleNotFoundError: no snowflake, 100%25 sure%0A%C3%BC",
+        "entry point sn%C3%B6wflake: 100%25 sure%0A%C3%BC",
     )
     assert unquote(value).endswith("100% sure\nü")
 
 
 async def test_list_outside_of_a_call(registry):
-    registry.failures.append(LoadFailure("entry point x", "y"))
+    registry.failures.append(LoadFailure("entry point x", "y", "z"))
     answer = await ConnectorMetadataService(registry).list_connectors(ListConnectorsRequest())
     assert len(answer.connectors) == 1
 
@@ -63,7 +63,7 @@ async def test_get_unknown(registry):
 
 
 def test_many_and_long_failures_are_bounded():
-    failures = [LoadFailure(f"entry point {number}", "漢" * 10_000) for number in range(50)]
+    failures = [LoadFailure(f"entry point {number}", "漢" * 10_000, "z") for number in range(50)]
     pairs = failure_metadata(failures)
     assert len(pairs) == 11
     assert {key for key, _ in pairs} == {LOAD_FAILURE_KEY}
@@ -76,11 +76,13 @@ def test_many_and_long_failures_are_bounded():
 def test_a_failure_of_the_full_length_is_whole_and_a_longer_one_is_cut():
     longest = connector_metadata._LONGEST_FAILURE
     fits = "x" * (longest - len("module x: "))
-    [(_, whole), (_, cut)] = failure_metadata([LoadFailure("module x", fits), LoadFailure("module x", fits + "y")])
+    [(_, whole), (_, cut)] = failure_metadata([LoadFailure("module x", each, "z") for each in (fits, fits + "y")])
     assert whole == f"module x: {fits}"
     mark = f" [truncated: {longest + 1} characters in all]"
     assert cut == whole[: -len(mark)] + mark
 
 
-def test_an_error_without_a_text():
-    assert failure_metadata([LoadFailure("module x", "")]) == [(LOAD_FAILURE_KEY, "module x:")]
+def test_a_name_that_is_no_text():
+    assert failure_metadata([LoadFailure("module \ud800", "ImportError", "")]) == [
+        (LOAD_FAILURE_KEY, "module \\ud800: ImportError")
+    ]

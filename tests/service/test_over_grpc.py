@@ -192,7 +192,7 @@ async def test_grpcio_reads_the_status_of_a_20_kB_error(character):
 
 async def test_grpcio_reads_load_failures():
     service = Service()
-    service.registry.failures += [LoadFailure(f"entry point {number}", "é" * 20_000) for number in range(20)]
+    service.registry.failures += [LoadFailure(f"entry point {number}", "é" * 20_000, "secret") for number in range(20)]
 
     def use(channel):
         stub = service_pb2_grpc.ConnectorMetadataServiceStub(channel)

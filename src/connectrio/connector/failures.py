@@ -155,7 +155,14 @@ def _http_status(error: Exception) -> int | None:
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """An entry point that could not be loaded, or whose lifespan failed, and why."""
+    """An entry point that could not be loaded, or a connector whose lifespan is not open, and why.
+
+    :ivar source: what has failed, by name
+    :ivar kind: why, without any value: the class of the error, or what happened. Everyone may see this
+    :ivar error: the text of the error, with credentials masked, for those who can see the log, and for the authors of
+        tasks that need the connector
+    """
 
     source: str
+    kind: str
     error: str

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from connectrio.connector.context import process_count, worker_limit
 from connectrio.connector.failures import LoadFailure
+from connectrio.connector.masking import describe_error
 from connectrio.connector.registry import ConnectorRegistry, RegisteredConnector, Registry
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.loading import host_registered, load_entry_points, load_modules
@@ -266,7 +267,7 @@ class Host:
             log.exception("a connector's lifespan failed", connector=name, opened=opened)
             what = "its lifespan failed" if opened else "its lifespan could not be opened, so it is not served"
             self.registry.failures.append(
-                LoadFailure(registered.source, f"{name}: {what}: {type(error).__name__}: {error}")
+                LoadFailure(registered.source, "lifespan failed", f"{name}: {what}: {describe_error(error)}")
             )
             if not opened:
                 self.registry.remove(registered)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.connector.masking import describe_error, format_traceback
 from connectrio.connector.registry import Registry
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
@@ -38,9 +39,10 @@ def load_entry_points(registry: Registry) -> None:
         source = f"entry point {entry_point.name} ({entry_point.value})"
         try:
             _load_entry_point(entry_point, source, registry)
-        except (Exception, SystemExit) as error:
-            _note_failure(registry, source, error)
-            log.warning("an entry point failed to load", source=source, exc_info=error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit, and what event loops raise, end no host
+            _note_failure(registry, source, error, "an entry point failed to load")
 
 
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
@@ -65,12 +67,13 @@ def host_registered(registry: Registry) -> None:
     try:
         _host_new(registry, {})
     except ValueError as error:
-        _note_failure(registry, source, error)
-        log.warning("a connector that is registered with flyte-sdk cannot be hosted", source=source, exc_info=error)
+        _note_failure(registry, source, error, "a connector that is registered with flyte-sdk cannot be hosted")
 
 
-def _note_failure(registry: Registry, source: str, error: BaseException) -> None:
-    failure = LoadFailure(source, f"{type(error).__name__}: {error}")
+def _note_failure(registry: Registry, source: str, error: BaseException, event: str) -> None:
+    """Log the failure, and record it in `registry.failures`, with credentials in its texts masked."""
+    failure = LoadFailure(source, type(error).__name__, describe_error(error))
+    log.warning(event, source=source, error=failure.error, exception=format_traceback(error))
     if failure not in registry.failures:
         registry.failures.append(failure)
 
@@ -119,7 +122,7 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
                 else:
                     importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            text = f"{type(error).__name__}: {error}{_place_in(name, error)}"
+            text = f"{describe_error(error)}{_place_in(name, error)}"
             raise ModuleLoadError(f"cannot load connectors from {module!r}: {text}") from error
         if is_first_import and registry.registered() == before:
             log.warning("a module registered no connector; call ConnectorRegistry.register in it", module=module)

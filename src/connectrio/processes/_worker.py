@@ -79,7 +79,7 @@ class _Worker:
 
     def _report(self) -> StateReport:
         host = self.host
-        failures = [(failure.source, failure.error) for failure in host.failures]
+        failures = list(host.failures)
         return StateReport(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
 
 

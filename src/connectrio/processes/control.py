@@ -20,6 +20,7 @@ import msgspec
 from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from connectrio.connector.failures import LoadFailure
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat, LogLevel
 from connectrio.processes.exposition import Family
@@ -84,13 +85,13 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 class StateReport(msgspec.Struct, tag=True, frozen=True):
     """The state of a process.
 
-    :ivar failures: (source, error) of each connector that could not be loaded
+    :ivar failures: the connectors that could not be loaded, or whose lifespan is not open
     """
 
     state: str
     is_ready: bool
     connectors: int
-    failures: list[tuple[str, str]]
+    failures: list[LoadFailure]
     metrics: list[Family]
 
 

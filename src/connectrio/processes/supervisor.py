@@ -109,8 +109,9 @@ class Supervisor:
     @property
     def failures(self) -> Sequence[LoadFailure]:
         """The connectors that some process could not load."""
-        found = {failure: None for member in self._members if member.report for failure in member.report.failures}
-        return [LoadFailure(source, error) for source, error in found]
+        return list(
+            dict.fromkeys(failure for member in self._members if member.report for failure in member.report.failures)
+        )
 
     @property
     def processes(self) -> list[Mapping[str, Any]]:

@@ -66,10 +66,13 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
 
 
 def failure_metadata(failures: Sequence[LoadFailure]) -> list[tuple[str, str]]:
-    """Return trailing metadata with the first ten failures, shortened, and the number of the others."""
+    """Return trailing metadata with the first ten failures, shortened, and the number of the others.
+
+    Any client can ask for it, so it tells the kinds of the errors and not their texts.
+    """
     texts = []
     for failure in failures[:_MOST_FAILURES]:
-        text = fit_status_message(f"{failure.source}: {failure.error}".strip(), _LONGEST_FAILURE)
+        text = fit_status_message(f"{failure.source}: {failure.kind}", _LONGEST_FAILURE)
         texts.append(quote(text, safe=_PRINTABLE))
     more = len(failures) - len(texts)
     if more:

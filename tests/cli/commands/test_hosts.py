@@ -10,7 +10,7 @@ import pytest
 
 from cli.harness import Process, serving_toys
 
-FAILURE = "entry point broken (broken:main): ImportError: no módule named 'x'"
+FAILURE = "entry point broken (broken:main): ImportErrör"
 
 
 def test_ls_shows_connectors_task_types_and_load_failures(ask):

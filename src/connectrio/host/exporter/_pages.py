@@ -99,7 +99,7 @@ class Pages:
         report = {
             "state": str(source.state),
             "connectors": source.connectors,
-            "failures": [{"source": failure.source, "error": failure.error} for failure in source.failures],
+            "failures": [{"source": failure.source, "error": failure.kind} for failure in source.failures],
         }
         if source.processes:
             report["processes"] = list(source.processes)
