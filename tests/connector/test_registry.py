@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectrio import ConnectorRegistry, Registry
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
 from service.harness import Base, connector
@@ -67,23 +68,15 @@ def test_a_connector_must_say_what_it_serves(monkeypatch, attribute):
         Registry().register(Ordinary())
 
 
-def test_removing():
+def test_all_failures_are_those_of_loading_and_the_outages():
     registry = Registry()
-    registry.register(connector())
-    (found,) = registry.registered()
-    registry.remove(found)
-    assert registry.registered() == []
-    registry.remove(found)
-
-
-def test_removing_what_was_replaced_leaves_the_replacement():
-    registry = Registry()
-    registry.register(connector())
-    (found,) = registry.registered()
-    replacement = connector()
-    registry.register(replacement, override=True)
-    registry.remove(found)
-    assert registry.get_connector("tiny") is replacement
+    failure, outage = (
+        LoadFailure("entry point x", "ImportError", "no"),
+        LoadFailure("module y", "lifespan failed", "no"),
+    )
+    registry.failures.append(failure)
+    registry.outages["tiny", 0] = outage
+    assert registry.all_failures() == [failure, outage]
 
 
 def test_the_description_has_an_entry_for_each_name():

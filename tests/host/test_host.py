@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from contextlib import asynccontextmanager, suppress
@@ -15,12 +16,14 @@ from structlog.testing import capture_logs
 import connectrio.host.ports
 from connectrio import Phase, Registry, Resource
 from connectrio.connector.context import process_count, worker_limit
+from connectrio.host import lifespans
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
 from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
 from connectrio.rpc import Channel
+from connectrio.rpc.exceptions import leaves, only_leaf
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import META, connector
 
@@ -338,35 +341,218 @@ async def test_a_lifespan_is_open_for_as_long_as_calls_run():
     assert host.failures == []
 
 
-@pytest.mark.parametrize("error", [OSError("no such host"), SystemExit(3), ExceptionGroup("two", [OSError("no")])])
+FOREIGN = [
+    OSError("no such host"),
+    SystemExit(3),
+    ExceptionGroup("one", [OSError("no such host")]),
+    BaseExceptionGroup("mixed", [SystemExit(3), OSError("no")]),
+]
+
+
+async def error_of(addresses, task_type="tiny"):
+    with pytest.raises(GRPCError) as raised:
+        await get(addresses, task_type)
+    return raised.value
+
+
+@pytest.mark.parametrize("error", FOREIGN, ids=repr)
 async def test_a_lifespan_that_cannot_be_opened(error):
+    """Its connector is not called, and says why; the others are served."""
     lifespan = Lifespan(opening=raising(error))
-    host = make_host(lifespan.connector(), connector(task_type_name="other"))
+    host = make_host(lifespan.connector(), connector(task_type_name="other"), poll_absorb=0)
+    leaf = only_leaf(error)
     with capture_logs() as logs:
         async with serving(host) as addresses:
-            assert await status_of(addresses) is Status.NOT_FOUND
+            refused = await error_of(addresses)
+            assert refused.status is Status.UNAVAILABLE
+            assert refused.message == (
+                f"get tiny task: Tiny Connector: its lifespan could not be opened: {type(leaf).__name__}: {leaf}."
+                " This host will try again"
+            )
             assert await status_of(addresses, "other") is Status.OK
-            assert host.connectors == 1
-    (failure,) = host.failures
-    assert failure.error == (
-        f"Tiny Connector: its lifespan could not be opened, so it is not served: {type(error).__name__}: {error}"
+            assert host.is_ready
+            assert (up(host), up(host, "other")) == (0, 1)
+            assert await health(addresses) is ServingStatus.SERVING
+            (failure,) = host.failures
+    assert failure.kind == f"lifespan failed ({type(leaf).__name__})"
+    assert failure.error == f"Tiny Connector: its lifespan could not be opened: {type(leaf).__name__}: {leaf}"
+    line = next(line for line in logs if line["log_level"] == "error")
+    assert (line["event"], line["connector"], line["opened"]) == (
+        "a connector's lifespan failed",
+        "Tiny Connector",
+        False,
     )
-    (line,) = [line for line in logs if line["log_level"] == "error"]
-    assert (line["event"], line["connector"]) == ("a connector's lifespan failed", "Tiny Connector")
+    assert line["exception"]
 
 
-async def test_a_lifespan_that_fails_later():
+def up(host, task_type="tiny"):
+    labels = {"task_type": task_type, "version": "0"}
+    return host.collectors.get_sample_value("connectrio_connector_up", labels)
+
+
+async def health(addresses):
+    async with Channel(addresses.target) as channel:
+        return (await HealthStub(channel).check(HealthCheckRequest())).status
+
+
+async def test_the_error_of_a_lifespan_is_masked():
+    lifespan = Lifespan(opening=raising(ConnectionError("postgres://me:s3cr3t@db: refused")))
+    host = make_host(lifespan.connector(), poll_absorb=0)
+    with capture_logs() as logs:
+        async with serving(host) as addresses:
+            assert (await error_of(addresses)).message.endswith(
+                "ConnectionError: postgres://***@db: refused. This host will try again"
+            )
+    assert "s3cr3t" not in f"{logs} {host.failures}"
+
+
+async def test_a_poll_for_a_connector_that_is_not_open_is_absorbed():
+    """The executor would give the task up after six errors."""
+    lifespan = Lifespan(opening=raising(OSError("no such host")))
+    async with serving(make_host(lifespan.connector())) as addresses:
+        resource = (await get(addresses)).resource
+    assert resource.phase is Phase.RUNNING
+    assert "its lifespan could not be opened: OSError: no such host" in resource.message
+
+
+@pytest.mark.parametrize("required", [False, True])
+async def test_a_lifespan_that_opens_at_the_fourth_attempt(required, monkeypatch):
+    monkeypatch.setattr(lifespans, "_FIRST_PAUSE", 0.05)
+    attempts = 0
+    may_open = anyio.Event()
+
+    async def fail_three_times():
+        nonlocal attempts
+        attempts += 1
+        if attempts == 4:
+            await may_open.wait()
+        else:
+            raise OSError("no such host")
+
+    lifespan = Lifespan(opening=fail_three_times)
+    host = make_host(lifespan.connector(), require_lifespans=required, poll_absorb=0)
+    not_ready = ServingStatus.NOT_SERVING if required else ServingStatus.SERVING
+    with capture_logs() as logs:
+        async with serving(host) as addresses, Channel(addresses.target) as channel:
+            watch = HealthStub(channel).watch(HealthCheckRequest())
+            assert (await anext(watch)).status is not_ready
+            assert host.is_ready is not required
+            assert await status_of(addresses) is Status.UNAVAILABLE
+            may_open.set()
+            if required:
+                assert (await anext(watch)).status is ServingStatus.SERVING
+            while await status_of(addresses) is not Status.OK:
+                pass
+            assert host.is_ready
+            assert host.failures == []
+            assert up(host) == 1
+            await watch.aclose()
+    assert attempts == 4
+    assert lifespan.events == ["open", "left"] * 3 + ["open", "close", "left"]
+    assert [line["event"] for line in logs if "lifespan" in line["event"]] == [
+        *["a connector's lifespan failed"] * 3,
+        "a connector's lifespan is open again",
+    ]
+
+
+@in_virtual_time
+async def test_the_pauses_between_attempts_grow():
+    lifespan = Lifespan(opening=raising(OSError("no")))
+    host = make_host(lifespan.connector(), listeners=[], watchdog=0)
+    with capture_logs() as logs:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(host.serve)
+            await anyio.sleep(600)
+            await host.shutdown()
+    pauses = [line["delay_seconds"] for line in logs if line["event"] == "a connector's lifespan failed"]
+    expected = [1, 2, 4, 8, 16, 32, *[60] * (len(pauses) - 6)]
+    assert len(pauses) >= 12
+    for pause, base in zip(pauses, expected, strict=True):
+        assert 0.79 * base <= pause <= 1.21 * base
+    assert len(set(pauses[6:])) > 1
+
+
+@in_virtual_time
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_lifespan_that_hangs_as_it_opens(stubborn):
+    """It is cancelled at its time limit and tried again. The host serves the rest, even if it cannot be cancelled."""
+
+    async def hang():
+        with anyio.CancelScope(shield=stubborn):
+            await anyio.sleep(100)
+
+    hanging, other = Lifespan(opening=hang), Lifespan()
+    host = make_host(
+        hanging.connector(), other.connector(task_type_name="other"), listeners=[], watchdog=0, lifespan_timeout=5
+    )
+    async with anyio.create_task_group() as tasks:
+        began = anyio.current_time()
+        await tasks.start(host.serve)
+        assert 5 <= anyio.current_time() - began <= 7
+        assert other.events == ["open"]
+        (failure,) = host.failures
+        if stubborn:
+            assert failure.error == "Tiny Connector: its lifespan is not open yet"
+        else:
+            assert failure.error == (
+                "Tiny Connector: its lifespan could not be opened: TimeoutError: it took longer than lifespan_timeout,"
+                " 5 s"
+            )
+            assert hanging.events == ["open", "left"]
+            await anyio.sleep(3)
+            assert hanging.events == ["open", "left", "open"]
+        await host.shutdown()
+    assert hanging.events[-1] == "left"
+    assert other.events == ["open", "close", "left"]
+
+
+async def test_a_lifespan_that_fails_later_is_opened_again(monkeypatch):
+    monkeypatch.setattr(lifespans, "_FIRST_PAUSE", HOUR)
     lifespan = Lifespan(later=raising(OSError("connection lost")))
-    host = make_host(lifespan.connector(), connector(task_type_name="other"))
+    host = make_host(lifespan.connector(), connector(task_type_name="other"), poll_absorb=0)
     async with serving(host) as addresses:
+        assert await status_of(addresses) is Status.OK
         lifespan.fail.set()
         while not host.failures:  # noqa: ASYNC110 - there is no event for it
             await anyio.sleep(0.001)
         (failure,) = host.failures
-        assert failure.error.startswith("Tiny Connector: its lifespan failed: ")
-        assert await status_of(addresses) is Status.OK
+        assert failure.error == "Tiny Connector: its lifespan failed: OSError: connection lost"
+        assert await status_of(addresses) is Status.UNAVAILABLE
         assert await status_of(addresses, "other") is Status.OK
+        assert up(host) == 0
+    # while the host waits for the next attempt, it drains at once
     assert lifespan.events == ["open", "left"]
+
+
+async def test_a_lifespan_that_ends_by_itself():
+    @asynccontextmanager
+    async def lifespan(_):
+        with anyio.move_on_after(0.01):
+            yield
+
+    host = make_host(connector(lifespan=lifespan), poll_absorb=0)
+    async with serving(host) as addresses:
+        while not host.failures:  # noqa: ASYNC110 - there is no event for it
+            await anyio.sleep(0.001)
+        assert (await error_of(addresses)).message.endswith(
+            "its lifespan failed: RuntimeError: it ended by itself, while the host serves. This host will try again"
+        )
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_lifespan_that_cancels_itself():
+    lifespan = Lifespan(opening=raising(asyncio.CancelledError("by itself")))
+    async with serving(make_host(lifespan.connector(), poll_absorb=0)) as addresses:
+        assert "CancelledError: by itself" in (await error_of(addresses)).message
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_an_interrupt_in_a_lifespan_is_the_programs():
+    """On asyncio, it leaves the event loop without passing through the host."""
+    lifespan = Lifespan(opening=raising(KeyboardInterrupt()))
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await make_host(lifespan.connector()).serve()
+    assert [type(each) for each in leaves(raised.value)] == [KeyboardInterrupt]
 
 
 async def test_a_lifespan_that_fails_to_close():
@@ -390,6 +576,34 @@ async def test_a_lifespan_that_hangs_as_it_closes():
     assert other.events == ["open", "close", "left"]
     [line] = [line for line in logs if line["event"] == "a connector's lifespan did not close in time"]
     assert (line["connector"], line["timeout_seconds"]) == ("Hanging Connector", 10)
+
+
+async def test_a_drain_while_a_lifespan_is_opened_again(monkeypatch):
+    """The attempt is cancelled at once; the lifespans that are open stay open until the last call has ended."""
+    monkeypatch.setattr(lifespans, "_FIRST_PAUSE", 0.001)
+    held, open_one = Held(), Lifespan()
+
+    async def fail_then_hang():
+        if failing.events.count("open") == 1:
+            raise OSError("no")
+        await anyio.sleep_forever()
+
+    failing = Lifespan(opening=fail_then_hang)
+    host = make_host(
+        failing.connector(), open_one.connector(task_type_name="other", get=held.connector().get.__func__), grace=HOUR
+    )
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            addresses = await tasks.start(host.serve)
+            tasks.start_soon(status_of, addresses, "other")
+            await held.called.wait()
+            for wanted in (["open", "left", "open"], ["open", "left", "open", "left"]):
+                while failing.events != wanted:  # noqa: ASYNC110 - there is no event for it
+                    await anyio.sleep(0.001)
+                tasks.start_soon(host.shutdown)
+            assert open_one.events == ["open"]
+            held.let_go.set()
+    assert open_one.events == ["open", "close", "left"]
 
 
 async def test_shutdown_while_a_lifespan_hangs_as_it_opens():

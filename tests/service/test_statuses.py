@@ -11,6 +11,7 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio import Phase, Resource, TaskLog
+from connectrio.connector.failures import LoadFailure
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, GetTaskMetricsRequest, GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult, Literal, Primitive, Scalar, TaskTemplate
@@ -99,6 +100,37 @@ async def test_an_unknown_type(operation):
     error = await failure(service, operation, "nope")
     assert (error.status, error.message) == (Status.NOT_FOUND, "Cannot find connector for task type: nope.")
     assert service.count(operation, "404", "unregistered") == 1
+
+
+@every_operation
+async def test_an_unknown_type_may_be_one_that_could_not_be_loaded(operation):
+    """Only this answer reaches the task's author."""
+    service = Service()
+    service.registry.failures += [
+        LoadFailure(f"entry point {number}", "ImportError", f"ImportError: no {number}" + "!" * 1000)
+        for number in range(7)
+    ]
+    error = await failure(service, operation, "nope")
+    assert error.status is Status.NOT_FOUND
+    assert error.message.startswith(
+        "Cannot find connector for task type: nope. The connector may be missing because of this: entry point 0:"
+        " ImportError: no 0!!!"
+    )
+    assert error.message.endswith("!!!; and 2 more, see the host's log")
+    assert len(error.message) < 3000
+    assert "may be missing" not in (await failure(service, operation, "tiny", 3)).message
+
+
+@every_operation
+async def test_a_connector_that_is_not_open(operation):
+    service = Service(poll_absorb=0)
+    service.registry.outages["tiny", 0] = LoadFailure("module x", "lifespan failed", "Tiny Connector: no database")
+    error = await failure(service, operation)
+    assert error.status is Status.UNAVAILABLE
+    assert error.message.endswith("tiny task: Tiny Connector: no database. This host will try again")
+    assert service.count(operation, "503") == 1
+    service.registry.outages.clear()
+    await service.call(operation)
 
 
 @every_operation

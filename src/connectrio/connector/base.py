@@ -205,7 +205,8 @@ class AsyncConnector(ABC, Generic[M]):
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Return what holds the connector's resources: entered before the host serves, left after its last call.
 
-        A task group opened here may run for as long as the host does.
+        A task group opened here may run for as long as the host does. If this fails, or ends earlier, the host calls
+        it again after a while, so it must return a new context manager each time.
         """
         return _no_resources()
 

@@ -37,6 +37,12 @@ class Registry:
         self._by_category: dict[tuple[str, int], RegisteredConnector] = {}
         self._source: str | None = None
         self.failures: list[LoadFailure] = []
+        # by (task type, version): the connectors whose lifespan is not open, and why
+        self.outages: dict[tuple[str, int], LoadFailure] = {}
+
+    def all_failures(self) -> list[LoadFailure]:
+        """Return what could not be loaded, and the connectors whose lifespan is not open."""
+        return [*self.failures, *self.outages.values()]
 
     def register(self, connector: AsyncConnector[Any], override: bool = False) -> None:
         """Serve `connector.task_type_name` in `connector.task_type_version` with `connector`.
@@ -58,10 +64,6 @@ class Registry:
             )
         source = self._source or f"module {type(connector).__module__}"
         self._by_category[key] = RegisteredConnector(connector, source)
-
-    def remove(self, registered: RegisteredConnector) -> None:
-        """Stop serving what `registered` serves, unless something else has replaced it since."""
-        self._by_category = {key: value for key, value in self._by_category.items() if value is not registered}
 
     def get_connector(self, task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
         """Return the connector for that task type in exactly that version.

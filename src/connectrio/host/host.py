@@ -17,14 +17,13 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import Listener, TaskGroup, TaskStatus
+from anyio.abc import Listener, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from connectrio.connector.context import process_count, worker_limit
 from connectrio.connector.failures import LoadFailure
-from connectrio.connector.masking import describe_error
-from connectrio.connector.registry import ConnectorRegistry, RegisteredConnector, Registry
+from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
+from connectrio.host.lifespans import Lifespans
 from connectrio.host.loading import host_registered, load_entry_points, load_modules
 from connectrio.host.ports import HostPorts, bind_ports
 from connectrio.host.settings import HostSettings
@@ -53,8 +52,6 @@ _HEALTH_NAMES = (
     "flyteidl2.connector.ConnectorMetadataService",
     "grpc.health.v1.Health",
 )
-# seconds; a lifespan that hangs while it closes must not keep a drained host from stopping
-_LIFESPAN_CLOSE_TIMEOUT = 10.0
 # seconds; threads of cancelled calls cannot be stopped, and still use their connectors, which close next
 _WORKERS_TIMEOUT = 2.0
 
@@ -86,14 +83,19 @@ class Host:
         self._is_process_wide = registry is None
         self.state = HostState.STARTING
         self.metrics = Metrics()
-        self.health = Health(details=lambda: failure_metadata(self.registry.failures))
+        self.health = Health(details=lambda: failure_metadata(self.failures))
         self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self._workers: Workers | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
-        self._lifespans_may_close = anyio.Event()
-        self._cancelled_lifespans: list[str] = []
+        self._lifespans = Lifespans(
+            self.registry,
+            self.settings,
+            self.metrics,
+            processes=one_of.processes if one_of else 1,
+            changed=self._update_health,
+        )
         self._stopped = anyio.Event()
 
     # the exporter's source
@@ -102,12 +104,16 @@ class Host:
     def is_ready(self) -> bool:
         """Whether the host accepts new work."""
         is_blocked = self._watchdog is not None and self._watchdog.culprit is not None
-        return self.state is HostState.SERVING and not is_blocked
+        return self.state is HostState.SERVING and not is_blocked and self._has_required
+
+    @property
+    def _has_required(self) -> bool:
+        return not (self.settings.require_lifespans and self.registry.outages)
 
     @property
     def failures(self) -> Sequence[LoadFailure]:
-        """The connectors that could not be loaded, or have failed since."""
-        return self.registry.failures
+        """The connectors that could not be loaded, or whose lifespan is not open, or has failed to close."""
+        return self.registry.all_failures()
 
     @property
     def connectors(self) -> int:
@@ -148,19 +154,13 @@ class Host:
                         from connectrio.host.exporter import serve_exporter  # not before a host has one
 
                         await exporting.start(serve_exporter, ports.http, self)
-                    async with anyio.create_task_group() as lifespans:
-                        if await completes_before(self._shutdown_requested, partial(self._open_lifespans, lifespans)):
+                    async with anyio.create_task_group() as holding:
+                        if await completes_before(self._shutdown_requested, partial(self._lifespans.open, holding)):
                             await self._serve_connectors(ports or await bind(), task_status)
-                        self._lifespans_may_close.set()
-                        lifespans.cancel_scope.deadline = anyio.current_time() + _LIFESPAN_CLOSE_TIMEOUT
+                        self._lifespans.close()
+                    if holding.cancel_scope.cancelled_caught:
+                        self._lifespans.report_unclosed()
                     exporting.cancel_scope.cancel()
-            if lifespans.cancel_scope.cancelled_caught:
-                for name in self._cancelled_lifespans:
-                    log.warning(
-                        "a connector's lifespan did not close in time",
-                        connector=name,
-                        timeout_seconds=_LIFESPAN_CLOSE_TIMEOUT,
-                    )
         finally:
             self.state = HostState.STOPPED
             self._stopped.set()
@@ -189,10 +189,6 @@ class Host:
                 load_entry_points(self.registry)
         load_modules(self.registry, self.settings.modules)
 
-    async def _open_lifespans(self, lifespans: TaskGroup) -> None:
-        for registered in self.registry.registered():
-            await lifespans.start(self._hold_lifespan, registered)
-
     async def _serve_connectors(self, ports: HostPorts, task_status: TaskStatus[Addresses]) -> None:
         """Run the gRPC server and the exporter, from the first call to the last."""
         keep_logging()
@@ -203,9 +199,8 @@ class Host:
         server = self._make_server(connectors)
         async with anyio.create_task_group() as siblings:
             await siblings.start(server.serve, ports.grpc)
-            for name in _HEALTH_NAMES:
-                self.health.set(name, ServingStatus.SERVING)
             self.state = HostState.SERVING
+            self._update_health()
             if self.settings.watchdog > 0:
                 self._watchdog = Watchdog(
                     self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=ports.http
@@ -222,6 +217,12 @@ class Host:
             with anyio.move_on_after(_WORKERS_TIMEOUT):
                 await connectors.workers.wait_idle()
             siblings.cancel_scope.cancel()
+
+    def _update_health(self) -> None:
+        if self.state is HostState.SERVING:
+            status = ServingStatus.SERVING if self._has_required else ServingStatus.NOT_SERVING
+            for name in _HEALTH_NAMES:
+                self.health.set(name, status)
 
     def _make_server(self, connectors: AsyncConnectorService) -> Server:
         servicers = (
@@ -241,6 +242,7 @@ class Host:
         log.info("draining", calls=server.active_calls, grace_seconds=self._grace)
         self.state = HostState.DRAINING
         self.health.drain()
+        self._lifespans.drain()
         await anyio.sleep(self.settings.drain_delay)
         server.stop_accepting()
         self.health.end_watches()
@@ -249,30 +251,3 @@ class Host:
         connectors.creates.end_by(anyio.current_time() + self._grace)
         await server.shutdown(self._grace)
         log.info("drained")
-
-    async def _hold_lifespan(
-        self, registered: RegisteredConnector, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Keep a connector's lifespan open. If it fails, the connector fails, and the host goes on."""
-        opened = False
-        worker_limit.set(self.settings.worker)
-        process_count.set(self._one_of.processes if self._one_of else 1)
-        name = registered.connector.name
-        try:
-            async with registered.connector.lifespan():
-                opened = True
-                task_status.started()
-                await self._lifespans_may_close.wait()
-        except (Exception, SystemExit) as error:
-            log.exception("a connector's lifespan failed", connector=name, opened=opened)
-            what = "its lifespan failed" if opened else "its lifespan could not be opened, so it is not served"
-            self.registry.failures.append(
-                LoadFailure(registered.source, "lifespan failed", f"{name}: {what}: {describe_error(error)}")
-            )
-            if not opened:
-                self.registry.remove(registered)
-                task_status.started()
-        except BaseException:
-            if opened:
-                self._cancelled_lifespans.append(name)
-            raise

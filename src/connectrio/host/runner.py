@@ -93,7 +93,7 @@ def announce(host: Host, addresses: Addresses) -> None:
         ("Connector Name", "Support Task Types", "Loaded from"),
         [(name, " ".join(task_types), source) for (name, source), task_types in rows.items()],
     )
-    for failure in host.registry.failures:
+    for failure in host.failures:
         print_line(f"not loaded: {failure.source}: {failure.error}", "yellow")
     settings = host.settings
     print_line(

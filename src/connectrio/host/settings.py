@@ -37,6 +37,10 @@ class HostSettings(ServiceSettings, ServerOptions):
         0 turns it off. After a few seconds, peers take their connections for lost
     :ivar hang_limit: the time without a sign of life after which one of several processes is killed and replaced. It
         must be longer than any method may block the event loop; as long as Kubernetes waits for a failing probe
+    :ivar lifespan_timeout: the time for a connector's lifespan to open. Then the host starts without it, its calls are
+        answered UNAVAILABLE, and it is opened again later
+    :ivar require_lifespans: say in /readyz and in gRPC health that the host is not ready as long as a connector's
+        lifespan is not open. By default it is ready for the other connectors
     :ivar reflection: tell clients which services there are, so that grpcurl and similar tools need no .proto files.
         Everything that it tells is public, so it is on
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; turns
@@ -62,6 +66,8 @@ class HostSettings(ServiceSettings, ServerOptions):
     drain_delay: float = 0.0
     watchdog: float = 1.0
     hang_limit: float = 30.0
+    lifespan_timeout: float = 30.0
+    require_lifespans: bool = False
     reflection: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -76,7 +82,7 @@ class HostSettings(ServiceSettings, ServerOptions):
         ServiceSettings.__post_init__(self)
         check_bound(self, _PORT, "port", "prometheus_port")
         check_bound(self, NOT_NEGATIVE, "timeout", "grace", "drain_delay", "watchdog")
-        check_bound(self, POSITIVE, "hang_limit", "tls_handshake_timeout")
+        check_bound(self, POSITIVE, "hang_limit", "lifespan_timeout", "tls_handshake_timeout")
         for name in ("tls_key", "tls_client_ca"):
             if getattr(self, name) is not None and self.tls_cert is None:
                 raise ValueError(f"{name} is of no use without tls_cert, the certificate")

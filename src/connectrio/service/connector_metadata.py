@@ -46,12 +46,12 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         self,
         message: ListConnectorsRequest,  # noqa: ARG002 - the base's signature; the request has no fields
     ) -> ListConnectorsResponse:
-        """Return all connectors; what could not be loaded goes into the trailing metadata."""
+        """Return all connectors; what could not be loaded, or is not open, goes into the trailing metadata."""
         call = current_call()
         if call is not None:
-            call.set_trailing_metadata(failure_metadata(self._registry.failures))
+            call.set_trailing_metadata(failure_metadata(self._registry.all_failures()))
         connectors = self._registry.describe()
-        logger.debug("connectors listed", connectors=len(connectors), failures=len(self._registry.failures))
+        logger.debug("connectors listed", connectors=len(connectors), failures=len(self._registry.all_failures()))
         return ListConnectorsResponse(connectors=connectors)
 
     async def get_connector(self, message: GetConnectorRequest) -> GetConnectorResponse:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 
 import anyio
 from grpclib.const import Status
 
+from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
 from connectrio.rpc.call import current_call
 from connectrio.rpc.exceptions import is_cancellation
-from connectrio.service.errors import OverloadError, RequestError, TimeLimitError
+from connectrio.service.errors import OutageError, OverloadError, RequestError, TimeLimitError
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
@@ -31,6 +32,10 @@ _MARGIN = 0.1
 _LONGEST_MARGIN = 1.0
 
 _UNLIMITED = nullcontext()
+
+# of the entry points that could not be loaded, in the answer to calls for unknown task types
+_MOST_FAILURES = 5
+_LONGEST_FAILURE = 500
 
 
 class Dispatcher:
@@ -78,6 +83,8 @@ class Dispatcher:
         except ConnectorNotFoundError:
             message = f"Cannot find connector for task type: {call.task_type}."
             versions = self._versions(call.task_type)
+            if not versions and self._registry.failures:
+                message += f" The connector may be missing because of this: {_shown(self._registry.failures)}"
             if versions:
                 message += f" It is served in version {', '.join(map(str, versions))}, not in version {call.version}."
             raise RequestError(message, Status.NOT_FOUND) from None
@@ -116,8 +123,12 @@ class Dispatcher:
     async def slot(self, call: TaskCall) -> AbstractContextManager[None]:
         """Wait for a slot; return what gives it back at the end of its block.
 
+        :raises OutageError: the connector's lifespan is not open
         :raises OverloadError: all slots are taken, and the queue is full
         """
+        outage = self._registry.outages.get((call.task_type, call.version))
+        if outage is not None:
+            raise OutageError(f"{call.operation.phrase(call.task_type)}: {outage.error}. This host will try again")
         slots = self._slots[call.operation]
         try:
             if call.operation is Operation.GET_LOGS:
@@ -155,6 +166,14 @@ class Dispatcher:
             self._log_streams[address] -= 1
             if not self._log_streams[address]:
                 del self._log_streams[address]
+
+
+def _shown(failures: Sequence[LoadFailure]) -> str:
+    """Return the first failures, cut, for the author of a task."""
+    shown = [f"{failure.source}: {failure.error[:_LONGEST_FAILURE]}" for failure in failures[:_MOST_FAILURES]]
+    if len(failures) > _MOST_FAILURES:
+        shown.append(f"and {len(failures) - _MOST_FAILURES} more, see the host's log")
+    return "; ".join(shown)
 
 
 class _TimeLimit:

@@ -41,6 +41,13 @@ class OverloadError(RequestError):
         super().__init__(message, Status.RESOURCE_EXHAUSTED)
 
 
+class OutageError(RequestError):
+    """The connector's lifespan is not open; the host tries to open it again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Status.UNAVAILABLE)
+
+
 class ConnectorFault(Exception):  # noqa: N818 - the field's word for "the other side is at fault"
     """A connector returned something that the host cannot pass on; the text is for the connector's author."""
 

@@ -6,7 +6,15 @@ from __future__ import annotations
 from functools import cache
 
 from grpclib.const import Status
-from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector, Summary
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    Summary,
+)
 
 __all__ = ["HTTP_CODES", "UNREGISTERED", "Metrics"]
 
@@ -89,6 +97,12 @@ class Metrics:
         self.poll_retries = self._counter("poll_retries", "Polls that were tried again after a transient error")
         self.absorbed_polls = self._counter(
             "absorbed_polls", "Failed polls that were answered with the last known phase"
+        )
+        self.connector_up = Gauge(
+            "connectrio_connector_up",
+            "Whether the lifespan of a connector is open, so that it is called: 1, else 0",
+            ["task_type", "version"],
+            registry=self.registry,
         )
         self.loop_blocks = self._counter(
             "event_loop_blocks", "Times that a method has blocked the event loop", "operation"

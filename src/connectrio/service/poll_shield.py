@@ -23,7 +23,7 @@ from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.errors import OverloadError, TimeLimitError
+from connectrio.service.errors import OutageError, OverloadError, TimeLimitError
 from connectrio.service.operations import JobName
 from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
@@ -125,7 +125,7 @@ class PollShield:
 
         :param text: about the error, for the client
         """
-        of_the_host = isinstance(only_leaf(error), TimeLimitError | OverloadError | OutputStoreError)
+        of_the_host = isinstance(only_leaf(error), TimeLimitError | OverloadError | OutageError | OutputStoreError)
         if not of_the_host and not is_transient(connector, error):
             return None
         known = self._known(job)
