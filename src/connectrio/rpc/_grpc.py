@@ -11,6 +11,7 @@ import zlib
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import NewType, cast
 
@@ -30,8 +31,9 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _LARGEST_TIMEOUT = 99_999_999
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
-# Not metadata: HTTP/2's and gRPC's own headers.
-_TRANSPORT_HEADERS = frozenset({"te", "content-type", "user-agent"})
+# Not metadata: HTTP/2's and gRPC's own headers of requests and of responses.
+_REQUEST_HEADERS = frozenset({"te", "content-type", "user-agent"})
+RESPONSE_HEADERS = frozenset({"content-type"})
 
 Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 
@@ -63,24 +65,29 @@ def encode_timeout(seconds: float) -> str:
     return f"{_LARGEST_TIMEOUT}H"
 
 
-def decode_metadata(headers: Headers) -> Metadata:
+def decode_metadata(headers: Headers, transport: AbstractSet[str] = _REQUEST_HEADERS) -> Metadata:
     """Return the custom metadata in a header block, in order; `-bin` values as bytes.
 
+    :param transport: the names that are none, beyond those that begin with "grpc-", which are reserved
     :raises ValueError: a `-bin` value is not base64
     """
     metadata = cast("Metadata", MultiDict())
     for key, value in headers:
-        if key.startswith((":", "grpc-")) or key in _TRANSPORT_HEADERS:
+        if key.startswith((":", "grpc-")) or key in transport:
             continue
         if key.endswith("-bin"):
             for part in value.split(","):
-                metadata.add(key, _decode_binary(key, part.strip()))
+                metadata.add(key, decode_binary(key, part.strip()))
         else:
             metadata.add(key, value)
     return metadata
 
 
-def _decode_binary(key: str, value: str) -> bytes:
+def decode_binary(key: str, value: str) -> bytes:
+    """Return the bytes in the value of a `-bin` header, padded or not.
+
+    :raises ValueError: it is not base64
+    """
     try:
         return b64decode(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), validate=True)
     except (Base64Error, ValueError) as error:

@@ -66,8 +66,13 @@ class MemoryListener(Listener[AnyByteStream]):
 
 
 @asynccontextmanager
-async def memory_channel(server: Server, options: ChannelOptions | None = None) -> AsyncIterator[Channel]:
-    """Open a channel to `server`, which serves each of its connections in memory while the block runs."""
+async def memory_channel(
+    server: Server, options: ChannelOptions | None = None, **arguments: Any
+) -> AsyncIterator[Channel]:
+    """Open a channel to `server`, which serves each of its connections in memory while the block runs.
+
+    :param arguments: further ones of `Channel`
+    """
     connections = anyio.create_task_group()
 
     async def connect() -> AnyByteStream:
@@ -77,7 +82,7 @@ async def memory_channel(server: Server, options: ChannelOptions | None = None) 
 
     await connections.__aenter__()
     try:
-        async with Channel(connect, options=options) as channel:
+        async with Channel(connect, options=options, **arguments) as channel:
             yield channel
     finally:
         connections.cancel_scope.cancel()

@@ -128,16 +128,19 @@ class UnreadServer(RawServer):
 
 @asynccontextmanager
 async def playing(
-    server: type[RawServer] = RawServer, *, patience: float = PATIENCE, **options: Any
+    server: type[RawServer] = RawServer, *, patience: float = PATIENCE, channel: Any = None, **options: Any
 ) -> AsyncIterator[Played]:
-    """A channel to a server that the test plays, for at most `patience` seconds."""
+    """A channel to a server that the test plays, for at most `patience` seconds.
+
+    :param channel: further arguments of the channel, by their names
+    """
     async with (
         leaving_nothing(patience),
         server() as raw,
-        Channel(raw.connect, options=ChannelOptions(**{**PROMPT, **options})) as channel,
+        Channel(raw.connect, options=ChannelOptions(**{**PROMPT, **options}), **channel or {}) as made,
         anyio.create_task_group() as tasks,
     ):
-        yield Played(raw, channel, tasks)
+        yield Played(raw, made, tasks)
         tasks.cancel_scope.cancel()
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from grpclib.encoding.base import CodecBase
+from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.exceptions import ProtocolError
 from h2.errors import ErrorCodes
 
@@ -52,6 +52,7 @@ class ChannelContext:
 
     options: ChannelOptions
     codec: CodecBase
+    status_details_codec: StatusDetailsCodecBase | None
     authority: str
     scheme: str
     grpclib_events: Any  # _DispatchChannelEvents: its type for metadata is another than ours

@@ -30,6 +30,7 @@ from connectrio.rpc._client.attempts import Attempts, ChannelContext
 from connectrio.rpc._client.response_status import (
     Outcome,
     check_response,
+    details_from_trailers,
     error_from_termination,
     received_metadata,
     status_from_trailers,
@@ -282,13 +283,15 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
     async def _settle(self, trailers: Headers | None) -> None:
         """Settle the call with the status in `trailers`."""
+        trailers = trailers or ()
         status, message = status_from_trailers(trailers)
         with self._within_deadline():
-            metadata = received_metadata(trailers or [])
+            metadata = received_metadata(trailers)
+        details = details_from_trailers(trailers, status, message, self.context.status_details_codec)
         (self.trailing_metadata,) = await self.context.grpclib_events.recv_trailing_metadata(
-            metadata, status=status, status_message=message, status_details=None
+            metadata, status=status, status_message=message, status_details=details
         )
-        self._outcome.settle(status, message)
+        self._outcome.settle(status, message, details)
         self._raise_for_status()
 
     def _raise_for_status(self) -> None:

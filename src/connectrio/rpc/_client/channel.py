@@ -13,7 +13,7 @@ import anyio
 import grpclib.metadata
 from anyio.abc import AnyByteStream, TaskGroup
 from grpclib.const import Cardinality, Status
-from grpclib.encoding.base import CodecBase
+from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchChannelEvents
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
@@ -48,6 +48,7 @@ class Channel(StubChannel):
         "unix:/path", or a function that opens a byte stream to the server
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
+    :param status_details_codec: how `GRPCError.details` are decoded, see `StatusDetailsCodec`; None leaves them out
     :param tls: how the server proves who it is; None for a plaintext connection
     :raises ValueError: the target is none of these
     """
@@ -58,6 +59,7 @@ class Channel(StubChannel):
         *,
         options: ChannelOptions | None = None,
         codec: CodecBase | None = None,
+        status_details_codec: StatusDetailsCodecBase | None = None,
         tls: ChannelTLS | None = None,
     ) -> None:
         adopt_stubs()
@@ -80,6 +82,7 @@ class Channel(StubChannel):
         self._context = ChannelContext(
             options=self.options,
             codec=self.codec,
+            status_details_codec=status_details_codec,
             authority=self.authority,
             scheme=self.scheme,
             grpclib_events=self.__dispatch__,

@@ -5,14 +5,20 @@ Sources: "Responses" and "Errors" in gRPC over HTTP2, and gRPC's http-grpc-statu
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from grpclib.const import Status
+from grpclib.encoding.base import StatusDetailsCodecBase
 from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_grpc_message
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._grpc import Metadata, decode_metadata, is_grpc_content_type
+from connectrio.rpc._grpc import RESPONSE_HEADERS, Metadata, decode_binary, decode_metadata, is_grpc_content_type
 from connectrio.rpc._http2.stream import Headers, Termination, TerminationCause
 from connectrio.rpc.call import Deadline
+
+log = logging.getLogger("connectrio.rpc")
 
 _BY_HTTP_STATUS = {
     "400": Status.INTERNAL,
@@ -46,19 +52,20 @@ class Outcome:
     :ivar deadline: of the call; None when it has none
     """
 
-    __slots__ = ("_message", "_status", "deadline")
+    __slots__ = ("_details", "_message", "_status", "deadline")
 
     def __init__(self, deadline: Deadline | None) -> None:
         self.deadline = deadline
         self._status: Status | None = None
         self._message: str | None = None
+        self._details: Any = None
 
     @property
     def is_settled(self) -> bool:
         """Whether there is a status."""
         return self._status is not None
 
-    def settle(self, status: Status, message: str | None) -> GRPCError:
+    def settle(self, status: Status, message: str | None, details: Any = None) -> GRPCError:
         """Set the status, unless there is one; return the error for the status that the call has now.
 
         CANCELLED past the deadline becomes DEADLINE_EXCEEDED ("Client Cancellation" in gRPC over HTTP2).
@@ -66,9 +73,9 @@ class Outcome:
         if self._status is None:
             deadline = self.deadline
             if status is Status.CANCELLED and deadline is not None and deadline.has_passed:
-                status, message = Status.DEADLINE_EXCEEDED, _DEADLINE_PASSED
-            self._status, self._message = status, message
-        return GRPCError(self._status, self._message)
+                status, message, details = Status.DEADLINE_EXCEEDED, _DEADLINE_PASSED, None
+            self._status, self._message, self._details = status, message, details
+        return GRPCError(self._status, self._message, self._details)
 
     def expire(self, connection_error: str) -> GRPCError:
         """Settle the call because its deadline has passed; return the error for the status that the call has now.
@@ -84,7 +91,7 @@ class Outcome:
         :raises GRPCError: there is another status
         """
         if self._status is not None and self._status is not Status.OK:
-            raise GRPCError(self._status, self._message)
+            raise GRPCError(self._status, self._message, self._details)
 
 
 def error_from_termination(termination: Termination) -> GRPCError:
@@ -125,13 +132,28 @@ def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:
         return Status.UNKNOWN, f"invalid grpc-status {code!r}" + (f": {text}" if text else "")
 
 
+def details_from_trailers(
+    trailers: Headers, status: Status, message: str | None, codec: StatusDetailsCodecBase | None
+) -> Any:
+    """Return the details of the status that ends a call; None if the server sent none that can be decoded."""
+    encoded = dict(trailers).get("grpc-status-details-bin")
+    if encoded is None or codec is None:
+        return None
+    try:
+        return codec.decode(status, message, decode_binary("grpc-status-details-bin", encoded))
+    except Exception:
+        # any: the codec is the application's. The status is worth more than its details
+        log.warning("the details of a status cannot be decoded, and are left out", exc_info=True)
+        return None
+
+
 def received_metadata(headers: Headers) -> Metadata:
     """Return the custom metadata in a response's headers or trailers.
 
     :raises GRPCError: INTERNAL, when it is malformed; the status that came with it, if any, is in the message
     """
     try:
-        return decode_metadata(headers)
+        return decode_metadata(headers, RESPONSE_HEADERS)
     except ValueError as error:
         status = dict(headers).get("grpc-status")
         came_with = f"; it came with grpc-status {status}" if status else ""

@@ -44,7 +44,7 @@ class Server:
     :param servicers: the services
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
-    :param status_details_codec: how `GRPCError.details` are encoded; by default they are not sent
+    :param status_details_codec: how `GRPCError.details` are encoded, see `StatusDetailsCodec`; None leaves them out
     """
 
     def __init__(
