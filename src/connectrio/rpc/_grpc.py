@@ -25,6 +25,7 @@ from connectrio.rpc._http2.stream import Headers, Stream
 # headers: "Requests" and "Responses" in gRPC over HTTP2
 
 CONTENT_TYPE = "application/grpc"
+PROTO = "proto"  # the content subtype of a content type that names none
 _CONTENT_TYPES = re.compile(r"application/grpc(\+[^;]*)?\s*(;.*)?", re.IGNORECASE)
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
@@ -41,6 +42,12 @@ Metadata = NewType("Metadata", "MultiDict[str | bytes]")
 def is_grpc_content_type(value: str | None) -> bool:
     """Return whether that content type is gRPC, in any encoding of messages."""
     return value == CONTENT_TYPE or (value is not None and _CONTENT_TYPES.fullmatch(value) is not None)
+
+
+def plain_content_type(value: str | None) -> str | None:
+    """Return a gRPC content type in lower case and without parameters, "application/grpc+proto"; None for others."""
+    match = None if value is None else _CONTENT_TYPES.fullmatch(value)
+    return None if match is None else (CONTENT_TYPE + (match[1] or "")).rstrip().lower()
 
 
 def decode_timeout(value: str) -> float:

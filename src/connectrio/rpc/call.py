@@ -9,7 +9,7 @@ from typing import Self
 import anyio
 import grpclib.metadata
 
-from connectrio.rpc._grpc import ENCODINGS, IDENTITY, Metadata
+from connectrio.rpc._grpc import CONTENT_TYPE, ENCODINGS, IDENTITY, Metadata
 
 # seconds. uvloop's clock shows whole milliseconds, rounded down, so it can show less than a deadline that has passed
 _COARSEST_CLOCK = 0.001
@@ -54,6 +54,7 @@ class Call:
     :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none
     :ivar user_agent: what the client calls itself
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
+    :ivar content_type: of the request, and so of the response; "application/grpc+json" for messages in JSON
     :ivar request_encoding: how the client's messages are compressed: "identity", "gzip" or "deflate"
     :ivar message_was_compressed: whether the message that was read last came compressed: each may or may not
     :ivar accepted_encodings: what the client can read
@@ -65,6 +66,7 @@ class Call:
     __slots__ = (
         "accepted_encodings",
         "compress_messages",
+        "content_type",
         "deadline",
         "message_was_compressed",
         "metadata",
@@ -84,6 +86,7 @@ class Call:
         deadline: Deadline | None = None,
         peer: str = "",
         user_agent: str | None = None,
+        content_type: str = CONTENT_TYPE,
         request_encoding: str = IDENTITY,
         accepted_encodings: frozenset[str] = frozenset([IDENTITY]),
     ) -> None:
@@ -92,6 +95,7 @@ class Call:
         self.deadline = deadline
         self.peer = peer
         self.user_agent = user_agent
+        self.content_type = content_type
         self.request_encoding = request_encoding
         self.message_was_compressed = False
         self.accepted_encodings = accepted_encodings

@@ -56,6 +56,6 @@ def status_headers(status: Status, message: str | None) -> Headers:
     return headers
 
 
-def trailers_only(status: Status, message: str | None) -> Headers:
+def trailers_only(status: Status, message: str | None, content_type: str = CONTENT_TYPE) -> Headers:
     """Return a whole response that is nothing but a status."""
-    return [(":status", "200"), ("content-type", CONTENT_TYPE), *status_headers(status, message)]
+    return [(":status", "200"), ("content-type", content_type), *status_headers(status, message)]

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 
-import anyio
 import pytest
 from grpclib.const import Cardinality, Status
-from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
-from connectrio.rpc import Channel, Server
-from connectrio.rpc._grpc import frame_message
-from connectrio.rpc.testing import memory_transport_pair
-from rpc.kit.frames import Data, Headers, request_headers
+from connectrio.rpc import Server
+from rpc.kit.frames import Headers, request_headers
 from rpc.kit.raw import raw_client
-from rpc.kit.script import CLIENT_STREAMING, UNARY, Note, Script, ScriptStub
+from rpc.kit.script import CLIENT_STREAMING, UNARY, Note, Script
 from rpc.kit.serving import in_memory, leaving_nothing
 
 
@@ -274,33 +270,6 @@ async def test_large_metadata(size: int):
         await stream.send_message(Note("a"), end=True)
         await stream.recv_message()
         assert stream.initial_metadata["x-echo"] == value
-
-
-class Backwards(CodecBase):
-    __content_subtype__ = "backwards"
-
-    def encode(self, message, message_type):
-        return message.text[::-1].encode()
-
-    def decode(self, data, message_type):
-        return message_type(data.decode()[::-1])
-
-
-async def test_a_codec_of_ones_own():
-    async with leaving_nothing(), anyio.create_task_group() as tasks:
-
-        async def connect():
-            ours, theirs = memory_transport_pair()
-            tasks.start_soon(server.serve_connection, theirs)
-            return ours
-
-        server = Server([Script()], codec=Backwards())
-        async with Channel(connect, codec=Backwards()) as channel:
-            assert await ScriptStub(channel).unary(Note("abc")) == Note("abc")
-        async with raw_client(server) as client:
-            headers = request_headers({"content-type": "application/grpc+backwards"})
-            await client.send(client.make.headers(1, headers), client.make.message(1, b"cba", end_stream=True))
-            assert (await client.whole(1))[1] == Data(1, frame_message(b"cba"))
 
 
 async def test_a_long_path_is_not_told_back_whole():

@@ -44,6 +44,7 @@ _INITIAL_PAUSE = 0.01
 class ChannelContext:
     """What all calls of a channel share.
 
+    :ivar content_type: of requests; it names the codec's content subtype, unless that is "proto"
     :ivar grpclib_events: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
     :ivar open_stream: `Channel.open_stream`
     :ivar start_soon: `Channel.start_soon`
@@ -52,6 +53,7 @@ class ChannelContext:
 
     options: ChannelOptions
     codec: CodecBase
+    content_type: str
     status_details_codec: StatusDetailsCodecBase | None
     authority: str
     scheme: str

@@ -37,7 +37,6 @@ from connectrio.rpc._client.response_status import (
 )
 from connectrio.rpc._grpc import (
     ACCEPT_ENCODING,
-    CONTENT_TYPE,
     IDENTITY,
     MessageReader,
     Metadata,
@@ -112,7 +111,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             self._metadata,
             method_name=self._method,
             deadline=self._outcome.deadline,
-            content_type=CONTENT_TYPE,
+            content_type=self.context.content_type,
         )
         with self._within_deadline():
             await self._attempts.open()
@@ -129,7 +128,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         deadline = self._outcome.deadline
         if deadline is not None:
             headers.append(("grpc-timeout", encode_timeout(deadline.time_remaining())))
-        headers += [("te", "trailers"), ("content-type", CONTENT_TYPE), ("user-agent", USER_AGENT)]
+        headers += [("te", "trailers"), ("content-type", self.context.content_type), ("user-agent", USER_AGENT)]
         if self.context.options.compression != IDENTITY:
             headers.append(("grpc-encoding", self.context.options.compression))
         headers.append(("grpc-accept-encoding", ACCEPT_ENCODING))
@@ -212,7 +211,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         with self._within_deadline():
             headers = await self._attempts.response_headers()
             trailers_only = self._attempts.stream.is_trailers_only
-            check_response(headers, trailers_only=trailers_only)
+            check_response(headers, trailers_only=trailers_only, content_type=self.context.content_type)
             metadata = MultiDict() if trailers_only else received_metadata(headers)
         (self.initial_metadata,) = await self.context.grpclib_events.recv_initial_metadata(metadata)
         if trailers_only:

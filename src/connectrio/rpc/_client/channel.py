@@ -24,7 +24,7 @@ from connectrio.rpc._client.call import ClientStream
 from connectrio.rpc._client.stubs import StubChannel, adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
-from connectrio.rpc._grpc import Metadata
+from connectrio.rpc._grpc import CONTENT_TYPE, PROTO, Metadata
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.call import Deadline
@@ -47,7 +47,8 @@ class Channel(StubChannel):
     :param target: "host:port", "dns:///host:port", "[ipv6]:port", "ipv4:address:port,…", "ipv6:[address]:port,…",
         "unix:/path", or a function that opens a byte stream to the server
     :param options: limits and time-outs
-    :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
+    :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`. Its
+        `__content_subtype__` goes into the requests' content type; a response of another subtype is an error
     :param status_details_codec: how `GRPCError.details` are decoded, see `StatusDetailsCodec`; None leaves them out
     :param tls: how the server proves who it is; None for a plaintext connection
     :raises ValueError: the target is none of these
@@ -65,6 +66,7 @@ class Channel(StubChannel):
         adopt_stubs()
         self.options = options or ChannelOptions()
         self.codec = codec or MessageCodec()
+        subtype = self.codec.__content_subtype__.lower()
         self._target = parse_target(target)
         self.authority = self._target.authority if tls is None else tls.server_hostname or self._target.authority
         self.scheme = "http" if tls is None else "https"
@@ -82,6 +84,7 @@ class Channel(StubChannel):
         self._context = ChannelContext(
             options=self.options,
             codec=self.codec,
+            content_type=CONTENT_TYPE if subtype == PROTO else f"{CONTENT_TYPE}+{subtype}",
             status_details_codec=status_details_codec,
             authority=self.authority,
             scheme=self.scheme,

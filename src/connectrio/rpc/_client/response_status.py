@@ -14,7 +14,16 @@ from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_grpc_message
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._grpc import RESPONSE_HEADERS, Metadata, decode_binary, decode_metadata, is_grpc_content_type
+from connectrio.rpc._grpc import (
+    CONTENT_TYPE,
+    PROTO,
+    RESPONSE_HEADERS,
+    Metadata,
+    decode_binary,
+    decode_metadata,
+    is_grpc_content_type,
+    plain_content_type,
+)
 from connectrio.rpc._http2.stream import Headers, Termination, TerminationCause
 from connectrio.rpc.call import Deadline
 
@@ -101,11 +110,13 @@ def error_from_termination(termination: Termination) -> GRPCError:
     return GRPCError(_BY_ERROR_CODE.get(termination.error_code, Status.INTERNAL), str(termination))
 
 
-def check_response(headers: Headers, *, trailers_only: bool = True) -> None:
+def check_response(headers: Headers, *, trailers_only: bool = True, content_type: str | None = None) -> None:
     """Check the headers that begin a response.
 
     :param trailers_only: they are the whole response. Only then do they have a status: "Responses" in gRPC over HTTP2
-    :raises GRPCError: the response is not gRPC
+    :param content_type: of the request. A response may name no subtype, because grpc's C core never does; but if it
+        names one, it must be the same
+    :raises GRPCError: the response is not gRPC, or its messages are encoded in another way
     """
     values = dict(headers)
     if trailers_only and "grpc-status" in values:
@@ -114,8 +125,14 @@ def check_response(headers: Headers, *, trailers_only: bool = True) -> None:
     if http_status != "200":
         status = _BY_HTTP_STATUS.get(http_status or "", Status.UNKNOWN)
         raise GRPCError(status, f"the server answered with HTTP status {http_status} and no gRPC status")
-    if not is_grpc_content_type(values.get("content-type")):
-        raise GRPCError(Status.UNKNOWN, f"the response is not gRPC: its content-type is {values.get('content-type')!r}")
+    received = values.get("content-type")
+    if received in (CONTENT_TYPE, content_type):
+        return
+    if not is_grpc_content_type(received):
+        raise GRPCError(Status.UNKNOWN, f"the response is not gRPC: its content-type is {received!r}")
+    also = f"{CONTENT_TYPE}+{PROTO}" if content_type == CONTENT_TYPE else content_type
+    if content_type is not None and plain_content_type(received) not in (CONTENT_TYPE, also):
+        raise GRPCError(Status.UNKNOWN, f"the response's content-type is {received!r}, the request's {content_type!r}")
 
 
 def status_from_trailers(trailers: Headers | None) -> tuple[Status, str | None]:

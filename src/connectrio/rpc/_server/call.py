@@ -21,7 +21,6 @@ import anyio
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
-from connectrio.rpc._grpc import CONTENT_TYPE
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
@@ -115,7 +114,7 @@ class ServerCall:
                     method,
                     method_name=call.method,
                     deadline=call.deadline,
-                    content_type=CONTENT_TYPE,
+                    content_type=call.content_type,
                     user_agent=call.user_agent,
                     peer=cast("Any", stream.peer),
                 )

@@ -15,12 +15,13 @@ from grpclib.events import _DispatchServerEvents
 
 from connectrio.rpc._grpc import (
     ACCEPT_ENCODING,
+    CONTENT_TYPE,
     ENCODINGS,
     IDENTITY,
     accepted_encodings,
     decode_metadata,
     decode_timeout,
-    is_grpc_content_type,
+    plain_content_type,
 )
 from connectrio.rpc._http2.stream import Headers
 from connectrio.rpc._server.memory import RequestMemory
@@ -37,12 +38,13 @@ _MAX_REFUSAL_SIZE = 256
 class CallContext:
     """What the calls of a connection have in common.
 
+    :ivar codecs: by the content types that they are for, without parameters
     :ivar decode_limiter: limits the threads that decode large messages, which would block the event loop
     :ivar memory: what the unfinished requests of all connections hold
     """
 
     handlers: Mapping[str, Handler]
-    codec: CodecBase
+    codecs: Mapping[str, CodecBase]
     status_details_codec: StatusDetailsCodecBase | None
     grpclib_events: _DispatchServerEvents
     options: ServerOptions
@@ -57,12 +59,21 @@ class RefusedRequestError(Exception):
 
     :param http_status: for a request that is not gRPC, an HTTP status beside the gRPC one
     :param headers: further headers
+    :param content_type: of the response
     :ivar headers: the whole response
     """
 
-    def __init__(self, status: Status, message: str, *, http_status: int = 200, headers: Headers = ()) -> None:
+    def __init__(
+        self,
+        status: Status,
+        message: str,
+        *,
+        http_status: int = 200,
+        headers: Headers = (),
+        content_type: str = CONTENT_TYPE,
+    ) -> None:
         super().__init__(message)
-        _, *response = trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE))
+        _, *response = trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE), content_type)
         self.headers: Headers = [(":status", str(http_status)), *response, *headers]
 
 
@@ -76,34 +87,39 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     if method != "POST":
         message = f"gRPC calls are POST requests, this is {method}"
         raise RefusedRequestError(Status.INTERNAL, message, http_status=405)
-    if not is_grpc_content_type(content_type):
-        message = f"content-type must be application/grpc, got {content_type!r}"
-        raise RefusedRequestError(Status.INTERNAL, message, http_status=415)
+    if content_type is None or content_type not in context.codecs:
+        sent, content_type = content_type, plain_content_type(content_type)
+        if content_type is None or content_type not in context.codecs:
+            message = f"content-type must be {' or '.join(context.codecs)}, got {sent!r}"
+            raise RefusedRequestError(Status.INTERNAL, message, http_status=415)
     if values.get("te") != "trailers":
-        raise RefusedRequestError(Status.INTERNAL, "the header te: trailers is missing", http_status=400)
+        message = "the header te: trailers is missing"
+        raise RefusedRequestError(Status.INTERNAL, message, http_status=400, content_type=content_type)
     path = values.get(":path", "")
     handler = context.handlers.get(path)
     if handler is None:
-        raise RefusedRequestError(Status.UNIMPLEMENTED, f"unknown method {path}")
+        raise RefusedRequestError(Status.UNIMPLEMENTED, f"unknown method {path}", content_type=content_type)
     encoding = values.get("grpc-encoding", IDENTITY)
     if encoding not in ENCODINGS:
         message = f"grpc-encoding {encoding!r} is not supported"
         supported = [("grpc-accept-encoding", ACCEPT_ENCODING)]
-        raise RefusedRequestError(Status.UNIMPLEMENTED, message, headers=supported)
+        raise RefusedRequestError(Status.UNIMPLEMENTED, message, headers=supported, content_type=content_type)
     try:
         metadata = decode_metadata(headers)
         timeout = values.get("grpc-timeout")
         seconds = None if timeout is None else decode_timeout(timeout)
     except ValueError as error:
-        raise RefusedRequestError(Status.INTERNAL, str(error)) from error
+        raise RefusedRequestError(Status.INTERNAL, str(error), content_type=content_type) from error
     if seconds == 0:
-        raise RefusedRequestError(Status.DEADLINE_EXCEEDED, "the deadline had passed when the request arrived")
+        message = "the deadline had passed when the request arrived"
+        raise RefusedRequestError(Status.DEADLINE_EXCEEDED, message, content_type=content_type)
     return handler, Call(
         path,
         metadata,
         deadline=None if seconds is None else Deadline.from_timeout(seconds),
         peer=context.peer_name,
         user_agent=values.get("user-agent"),
+        content_type=content_type,
         request_encoding=encoding,
         accepted_encodings=accepted_encodings(values.get("grpc-accept-encoding")),
     )

@@ -17,6 +17,7 @@ from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
 from connectrio.rpc._betterproto import replace
+from connectrio.rpc._grpc import CONTENT_TYPE, PROTO
 from connectrio.rpc._server.accepting import accept_connections
 from connectrio.rpc._server.connection import ServedConnection
 from connectrio.rpc._server.connections import Connections, FullError
@@ -43,8 +44,11 @@ class Server:
 
     :param servicers: the services
     :param options: limits and time-outs
-    :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`
+    :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`. With
+        several, each is for the requests whose content type names its `__content_subtype__`. A content type without a
+        subtype means "proto"; requests that no codec is for are refused (HTTP status 415)
     :param status_details_codec: how `GRPCError.details` are encoded, see `StatusDetailsCodec`; None leaves them out
+    :raises ValueError: two codecs are for the same content subtype
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Server:
         servicers: Iterable[Servicer],
         *,
         options: ServerOptions | None = None,
-        codec: CodecBase | None = None,
+        codec: CodecBase | Iterable[CodecBase] | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
     ) -> None:
         _adopt_servicers()
@@ -60,7 +64,7 @@ class Server:
         for servicer in servicers:
             self._handlers.update(servicer.__mapping__())
         self._options = options or ServerOptions()
-        self._codec = codec or MessageCodec()
+        self._codecs = _by_content_type(codec or MessageCodec())
         self._status_details_codec = status_details_codec
         self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
@@ -118,7 +122,7 @@ class Server:
                 return
             context = CallContext(
                 handlers=self._handlers,
-                codec=self._codec,
+                codecs=self._codecs,
                 status_details_codec=self._status_details_codec,
                 grpclib_events=self.__dispatch__,
                 options=self._options,
@@ -169,6 +173,20 @@ class Server:
     async def _wait_until_idle(self) -> None:
         while len(self._connections):
             await next(iter(self._connections)).ended.wait()
+
+
+def _by_content_type(codecs: CodecBase | Iterable[CodecBase]) -> dict[str, CodecBase]:
+    """Return the codecs by the content types of the requests that they are for."""
+    found: dict[str, CodecBase] = {}
+    for codec in [codecs] if isinstance(codecs, CodecBase) else codecs:
+        subtype = codec.__content_subtype__.lower()
+        content_type = f"{CONTENT_TYPE}+{subtype}"
+        if content_type in found:
+            raise ValueError(f"two codecs are for the content subtype {subtype!r}; a server can have one for each")
+        if subtype == PROTO:
+            found[CONTENT_TYPE] = codec
+        found[content_type] = codec
+    return found
 
 
 async def _close(listeners: Iterable[Listener[Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from functools import cache
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import anyio
@@ -17,8 +18,6 @@ from multidict import MultiDict
 
 from connectrio.rpc._grpc import (
     ACCEPT_ENCODING,
-    CONTENT_TYPE,
-    ENCODINGS,
     IDENTITY,
     MessageReader,
     TooLargeError,
@@ -41,15 +40,16 @@ _Recv = TypeVar("_Recv")
 _Send = TypeVar("_Send")
 
 
-_RESPONSE_HEADERS = {
-    encoding: (
+@cache  # a server has a few content types
+def _response_headers(content_type: str, encoding: str) -> tuple[tuple[str, str], ...]:
+    return (
         (":status", "200"),
-        ("content-type", CONTENT_TYPE),
+        ("content-type", content_type),
         *([("grpc-encoding", encoding)] if encoding != IDENTITY else []),
         ("grpc-accept-encoding", ACCEPT_ENCODING),
     )
-    for encoding in ENCODINGS
-}
+
+
 _SUCCESS_TRAILERS = tuple(status_headers(Status.OK, None))
 
 
@@ -95,6 +95,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self._handler = handler
         self._call = call
         self._context = context
+        self._codec = context.codecs[call.content_type]
         self.listeners = context.grpclib_events._listeners  # noqa: SLF001 - grpclib has no other way to ask
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._held_message: tuple[bool, bytes] | None = None  # a message that is here, but may not be the only one
@@ -186,7 +187,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     def _decode(self, data: bytes) -> Any:
         kind = self._handler.request_type
         try:
-            return self._context.codec.decode(data, kind)
+            return self._codec.decode(data, kind)
         except Exception as error:
             # any: a codec may raise anything when the bytes are malformed
             raise GRPCError(Status.INTERNAL, f"cannot decode the request as {kind.__name__}: {error}") from error
@@ -197,7 +198,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             self._raise_cannot_send()
         if self.state is not CallState.RUNNING:
             raise ProtocolError("the initial metadata was sent already")
-        headers = _RESPONSE_HEADERS[self._call.response_encoding]
+        headers = _response_headers(self._call.content_type, self._call.response_encoding)
         if metadata or self.listeners:
             (metadata,) = await self._context.grpclib_events.send_initial_metadata(
                 cast("Any", MultiDict(metadata or ()))
@@ -225,7 +226,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         if self.listeners:
             (message,) = await self._context.grpclib_events.send_message(message)
         try:
-            encoded = self._context.codec.encode(message, handler.reply_type)
+            encoded = self._codec.encode(message, handler.reply_type)
         except TypeError:  # no message of this method: a fault of the servicer like any other
             raise
         except Exception as error:
@@ -283,8 +284,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
                 raise ProtocolError("a unary response with the status OK is one message, and none was sent")
         if status_message is not None:
             status_message = fit_status_message(status_message)
-        nothing_sent = self.state is CallState.RUNNING
-        headers = list((trailers_only if nothing_sent else status_headers)(status, status_message))
+        headers = self._status_headers(status, status_message)
         if status_details is not None and context.status_details_codec is not None:
             details = context.status_details_codec.encode(status, status_message, status_details)
             headers.append(("grpc-status-details-bin", encode_bin_value(details).decode("ascii")))
@@ -297,8 +297,13 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
 
     def send_bare_status(self, status: Status, message: str) -> None:
         """End the call with a status and nothing that could be wrong with it."""
-        nothing_sent = self.state is CallState.RUNNING
-        self._end((trailers_only if nothing_sent else status_headers)(status, message))
+        self._end(self._status_headers(status, message))
+
+    def _status_headers(self, status: Status, message: str | None) -> list[tuple[str, str]]:
+        """Return the trailers with a status, or the whole response if nothing was sent yet."""
+        if self.state is CallState.RUNNING:
+            return list(trailers_only(status, message, self._call.content_type))
+        return list(status_headers(status, message))
 
     async def cancel(self) -> None:
         """Reset the stream: the client gets CANCEL and no status."""
