@@ -24,6 +24,7 @@ class Order(ResourceMeta):
     sleep S   wait for S seconds
     hold      wait until cancelled
     big N     return N bytes
+    fail T    raise an error with this text
     report    tell what there is, and forget the times of the cancellations so far; "all" takes longer
     """
 
@@ -96,6 +97,8 @@ async def obey(order: Order) -> str:
             await BOOK.hold()
         case "big":
             return "x" * int(order.argument)
+        case "fail":
+            raise RuntimeError(order.argument)
         case "report":
             return BOOK.report(everything=order.argument == "all")
     return "done"

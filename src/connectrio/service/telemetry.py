@@ -58,6 +58,7 @@ class CallRecord:
         self._rpc = current_rpc()
         self._token: Token[Any] | None = None
         self._is_ended = False
+        self._last_failure: tuple[BaseException, CallFailure] | None = None
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -148,6 +149,8 @@ class CallRecord:
         log("call failed", **fields)
 
     def _classify(self, error: BaseException) -> CallFailure:
+        if self._last_failure is not None and self._last_failure[0] is error:
+            return self._last_failure[1]
         failure = classify(error, self._call.operation, self._call.task_type)
         if self.mask is None:
             return failure
@@ -156,7 +159,9 @@ class CallRecord:
         details = failure.details
         if details is not None and self.mask.found_in(repr(details).encode("utf-8", "backslashreplace")):
             details = None
-        return replace(failure, message=message, details=details)
+        failure = replace(failure, message=message, details=details)
+        self._last_failure = error, failure
+        return failure
 
     def _end(self, status: Status) -> float:
         """Count the call; return how many seconds it took."""

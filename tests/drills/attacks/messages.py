@@ -11,7 +11,7 @@ from flyteidl2.core.literals_pb2 import Literal, LiteralCollection
 from flyteidl2.core.types_pb2 import SimpleType
 
 from drills.attacks.attack import Attack, Attacker
-from drills.orders import GET
+from drills.orders import GET, order
 from drills.process import MIB
 from rpc.kit.frames import request_headers
 
@@ -65,6 +65,22 @@ def many_inputs(attacker: Attacker) -> None:
     _create(attacker, _task(number, attacker.some(100_000)))
 
 
+def secrets_bomb(attacker: Attacker) -> None:
+    """Secrets whose names hold each other's values, and an error that holds them all, with escapes within escapes."""
+    values = [letter * (30 - number) for number, letter in enumerate("abcdefghijklmnopqrst")]
+    text = "".join(values) * 50 + r"\x26%26&amp;" * 2000
+    request = order("fail", text, task_type="attacked")
+    for value, following in zip(values, [*values[1:], "x"], strict=True):
+        request.connection.secrets[f"{following} " * 10] = value
+    with attacker.connection() as wire:
+        wire.open()
+        for answered, stream_id in zip(count(1), _streams(attacker, 100), strict=False):
+            wire.send(wire.make.headers(stream_id, request_headers({":path": GET})))
+            for frame in _frames(wire.make.message(stream_id, request.SerializeToString(), end_stream=True)):
+                wire.send(frame)
+            wire.wait_for_answers(answered)
+
+
 def _task(literal: Literal, count: int) -> bytes:
     """A task whose input is a list of so many of these."""
     request = CreateTaskRequest()
@@ -102,4 +118,5 @@ ATTACKS = [
     Attack("junk", "messages that are nothing", junk, ("open",), "13"),
     Attack("many-parts", "messages of more parts than may be decoded", many_parts, ("open",), "13"),
     Attack("many-inputs", "tasks with 100,000 inputs", many_inputs, ("open",), "0"),
+    Attack("secrets-bomb", "secrets whose names hold each other's values", secrets_bomb, ("open",), "13"),
 ]

@@ -15,13 +15,11 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, Resource
 from connectrio.idl.google.protobuf import ListValue, Struct, Value
+from connectrio.masking.escapes import readings
 
 __all__ = ["LONGEST_TEXT", "SHORTEST_SECRET", "SecretMask", "shorten"]
 
@@ -40,11 +38,13 @@ _LONGEST_NAME = 64
 _MOST_CHARACTERS = 64 * 1024
 _MOST_FORMS = 300
 _MOST_PLACES = 1000
-_MOST_ESCAPES = 50_000
 _WITHHELD = "[text withheld: too many secrets, or escapes, to find all secrets in it]"
 
 # characters on the far side of a cut that are searched too: a secret may lie across it
 _MARGIN = 32 * 1024
+
+# begin and end of a secret in a text → its name
+Places = dict[tuple[int, int], str]
 
 # what separates the lines of a secret; the last two as in a JSON document that holds a key
 _LINE_END = re.compile(r"[\r\n]+|(?:\\[rn])+")
@@ -71,13 +71,19 @@ class SecretMask:
         """
         if len(text) <= longest:
             data = _encoded(text)
-            return self._replaced(data, 0, len(data), unchanged=text)
+            places = self._places(data)
+            return text if places == {} else self._replaced(data, places, 0, len(data))
         half = longest // 2
-        head, behind = _encoded(text[:half]), _encoded(text[half : half + _MARGIN])
-        before, tail = _encoded(text[-half - _MARGIN : -half]), _encoded(text[-half:])
-        begin = self._replaced(head + behind, 0, len(head))
-        end = self._replaced(before + tail, len(before), len(before) + len(tail))
-        return _joined(begin, len(text) - 2 * half, end)
+        left_out = len(text) - 2 * half
+        # what is searched: all, or the two parts that stay and what is next to them
+        middle = text[half:-half]
+        if left_out > 2 * _MARGIN:
+            middle = f"{middle[:_MARGIN]}\n\n{middle[-_MARGIN:]}"
+        head, tail = _encoded(text[:half]), _encoded(text[-half:])
+        data = head + _encoded(middle) + tail
+        places = self._places(data)
+        begin = self._replaced(data, places, 0, len(head))
+        return _joined(begin, left_out, self._replaced(data, places, len(data) - len(tail), len(data)))
 
     @property
     def size(self) -> int:
@@ -131,16 +137,10 @@ class SecretMask:
             return Value(list_value=ListValue(values=[self._value(item) for item in value.list_value.values]))
         return value
 
-    def _replaced(self, data: bytes, begin: int, end: int, unchanged: str | None = None) -> str:
-        """Return `data` from `begin` to `end` with its secrets replaced, those across the two ends too.
-
-        :param unchanged: what to return if there are none
-        """
-        places = self._places(data)
+    def _replaced(self, data: bytes, places: Places | None, begin: int, end: int) -> str:
+        """Return `data` from `begin` to `end` with its secrets replaced, those across the two ends too."""
         if places is None:
             return _WITHHELD
-        if not places and unchanged is not None:
-            return unchanged
         pieces: list[bytes] = []
         at, covered = begin, 0
         for (first, last), name in sorted(places.items(), key=lambda place: (place[0][0], -place[0][1])):
@@ -154,13 +154,13 @@ class SecretMask:
         pieces.append(data[at:end])
         return b"".join(pieces).decode("utf-8", "replace")
 
-    def _places(self, data: bytes) -> dict[tuple[int, int], str] | None:
+    def _places(self, data: bytes) -> Places | None:
         """Return begin and end of each secret in `data`, and its name; None if there are too many."""
         forms = self._all_forms()
         if forms is None:
             return None
-        places: dict[tuple[int, int], str] = {}
-        for reading in _readings(data) if forms else ():
+        places: Places = {}
+        for reading in readings(data) if forms else ():
             if reading is None:
                 return None
             for form, name in forms.items():
@@ -237,133 +237,3 @@ def _forms_of(value: str) -> Iterator[bytes]:
 
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """A text with one layer of escapes read.
-
-    :ivar data: what the escapes stand for, and all else
-    :ivar before: the text with the escapes; None for the original
-    :ivar begins: where in `data` the escapes begin
-    :ivar ends: where they end there
-    :ivar sources: where they are in the text before
-    """
-
-    data: bytes
-    before: _Reading | None
-    begins: list[int]
-    ends: list[int]
-    sources: list[tuple[int, int]]
-
-    def origin(self, begin: int, end: int) -> tuple[int, int]:
-        """Return where `data[begin:end]` is in the original."""
-        reading: _Reading = self
-        while reading.before is not None:
-            begin, end = reading._source_of_begin(begin), reading._source_of_end(end)
-            reading = reading.before
-        return begin, end
-
-    def _source_of_begin(self, position: int) -> int:
-        index = bisect_right(self.begins, position) - 1
-        if index < 0:
-            return position
-        first, last = self.sources[index]
-        return first if position < self.ends[index] else position - self.ends[index] + last
-
-    def _source_of_end(self, position: int) -> int:
-        index = bisect_left(self.begins, position) - 1
-        if index < 0:
-            return position
-        return self.sources[index][1] + max(0, position - self.ends[index])
-
-
-def _readings(data: bytes) -> Iterator[_Reading | None]:
-    """Yield a text as it is, with its escapes read, and with those read that were in the escapes.
-
-    The last one is None if there are too many escapes to read them all.
-    """
-    layer = [_Reading(data, None, [], [], [])]
-    escapes = 0
-    for _ in range(3):
-        yield from layer
-        inner: list[_Reading] = []
-        for reading in layer:
-            for mark, pattern, meaning in _ESCAPES:
-                if mark.search(reading.data) is None:
-                    continue
-                inner.append(_unescaped(reading, pattern, meaning))
-                escapes += len(inner[-1].begins)
-                if escapes > _MOST_ESCAPES:
-                    yield None
-                    return
-        layer = inner
-
-
-def _unescaped(before: _Reading, pattern: re.Pattern[bytes], meaning: Callable[[re.Match[bytes]], bytes]) -> _Reading:
-    data = bytearray()
-    begins, ends, sources = [], [], []
-    at = 0
-    for match in pattern.finditer(before.data):
-        data += before.data[at : match.start()]
-        begins.append(len(data))
-        data += meaning(match)
-        ends.append(len(data))
-        sources.append(match.span())
-        at = match.end()
-    data += before.data[at:]
-    return _Reading(bytes(data), before, begins, ends, sources)
-
-
-def _percent(match: re.Match[bytes]) -> bytes:
-    return bytes([int(match[1], 16)])
-
-
-_SHORT = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f", b"v": b"\v", b"a": b"\a"}
-
-
-def _backslash(match: re.Match[bytes], *, in_text: bool = False) -> bytes:
-    """Return what an escape stands for.
-
-    :param in_text: \\xe9 is the character é, as in a `str` of Python; else it is a byte, as in a `bytes`
-    """
-    high, low, short, long, byte, octal, other = match.groups()
-    if high is not None:
-        return _character(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
-    if byte is not None:
-        return _character(int(byte, 16)) if in_text else bytes([int(byte, 16)])
-    if octal is not None:
-        return bytes([int(octal, 8) & 0xFF])
-    if other is not None:
-        return _SHORT.get(other, other)
-    return _character(int(short or long, 16))
-
-
-_NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
-
-
-def _entity(match: re.Match[bytes]) -> bytes:
-    decimal, hexadecimal, name = match.groups()
-    if name is not None:
-        return _NAMED[name]
-    return _character(int(decimal) if decimal is not None else int(hexadecimal, 16))
-
-
-def _character(code: int) -> bytes:
-    return chr(code).encode("utf-8", "backslashreplace") if code <= 0x10FFFF else b"?"
-
-
-_BACKSLASH = re.compile(
-    rb"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"
-    rb"|x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))",
-    re.DOTALL,
-)
-_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
-_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
-# in which texts to read a kind of escapes, how to find one, what it stands for
-_ESCAPES: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]], ...] = (
-    (_PERCENT, _PERCENT, _percent),
-    (_BACKSLASH, _BACKSLASH, _backslash),
-    (re.compile(rb"\\x[89a-fA-F]"), _BACKSLASH, partial(_backslash, in_text=True)),
-    (_ENTITY, _ENTITY, _entity),
-)
