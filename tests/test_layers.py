@@ -49,6 +49,7 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_betterproto": set(),
     "backoff": set(),
     "exceptions": set(),
+    "left_open": set(),
     "options": set(),
     "peer": set(),
     "sockets": set(),
@@ -61,8 +62,8 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_tls_stream": {"sockets"},
     "tls": {"_tls_stream", "peer"},
     "_server": {
-        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "options", "peer",
-        "sockets", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "left_open", "options",
+        "peer", "sockets", "status", "tls",
     },
     "_client": {
         "_betterproto", "_grpc", "_http2", "backoff", "call", "codec", "options", "peer", "status", "tls",

@@ -564,6 +564,22 @@ async def test_a_lifespan_that_fails_to_close():
     assert failure.error == "Tiny Connector: its lifespan failed: OSError: connection lost"
 
 
+@pytest.mark.parametrize("step", ["opening", "closing"])
+async def test_a_lifespan_that_leaves_scopes_open(step):
+    async def leave_open():
+        group = await anyio.create_task_group().__aenter__()
+        group.start_soon(anyio.sleep_forever)
+        anyio.CancelScope().__enter__()
+
+    other = Lifespan()
+    host = make_host(Lifespan(**{step: leave_open}).connector(), other.connector(task_type_name="other"))
+    async with serving(host) as addresses:
+        assert await status_of(addresses, "other") is Status.OK
+    (failure,) = host.failures
+    assert "its lifespan failed: LeftOpenError: a cancel scope or task group that was entered here" in failure.error
+    assert other.events == ["open", "close", "left"]
+
+
 @in_virtual_time
 async def test_a_lifespan_that_hangs_as_it_closes():
     hanging, other = Lifespan(closing=anyio.sleep_forever), Lifespan()

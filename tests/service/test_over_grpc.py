@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from urllib.parse import unquote
 
@@ -18,17 +19,31 @@ from connectrio.connector.failures import LoadFailure
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceStub,
     ConnectorMetadataServiceStub,
+    CreateTaskRequest,
+    DeleteTaskRequest,
     GetConnectorRequest,
     GetTaskLogsRequest,
     GetTaskLogsResponse,
+    GetTaskMetricsRequest,
     GetTaskRequest,
     TaskCategory,
 )
+from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.rpc import Server
 from connectrio.rpc.testing import memory_channel
 from connectrio.service.connector_metadata import LOAD_FAILURE_KEY, ConnectorMetadataService
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import GET_TASK_LOGS, META, Service, connector, failing, log_lines
+from service.harness import (
+    GET_TASK_LOGS,
+    META,
+    OPERATIONS,
+    Complete,
+    Service,
+    attempt,
+    connector,
+    failing,
+    log_lines,
+)
 
 GET = GetTaskRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))
 LOGS = GetTaskLogsRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))
@@ -53,6 +68,56 @@ async def test_unary_and_streaming_calls():
         metadata = ConnectorMetadataServiceStub(channel)
         answer = await metadata.get_connector(GetConnectorRequest(name="Tiny Connector"))
         assert answer.connector.supported_task_categories == [TaskCategory(name="tiny")]
+
+
+async def all_of(responses):
+    return [each async for each in responses]
+
+
+@pytest.mark.parametrize("shields", [{}, {"poll_retry": 1.0, "poll_absorb": 60.0}])
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_connector_that_leaves_scopes_open_ends_its_own_call(operation: str, shields: dict[str, float]):
+    going_on = anyio.Event()
+    beside = []
+
+    async def careless(self, *args, **kwargs):
+        group = await anyio.create_task_group().__aenter__()
+        group.start_soon(anyio.sleep_forever)
+        anyio.CancelScope().__enter__()
+        return await getattr(Complete, operation)(self, *args, **kwargs)
+
+    async def get(self, **kwargs):
+        await going_on.wait()
+        return Resource(phase=Phase.SUCCEEDED)
+
+    other = connector(get=get, task_type_name="other")
+    service = Service(connector(**{operation: careless}), other, **shields)
+    job = {"resource_meta": META, "task_category": TaskCategory(name="tiny")}
+    calls = {
+        "create": lambda stub: stub.create_task(
+            CreateTaskRequest(template=TaskTemplate(type="tiny"), task_execution_metadata=attempt())
+        ),
+        "get": lambda stub: stub.get_task(GetTaskRequest(**job)),
+        "delete": lambda stub: stub.delete_task(DeleteTaskRequest(**job)),
+        "get_metrics": lambda stub: stub.get_task_metrics(GetTaskMetricsRequest(**job)),
+        "get_logs": lambda stub: all_of(stub.get_task_logs(GetTaskLogsRequest(**job))),
+    }
+
+    async with memory_channel(server_of(service)) as channel, anyio.create_task_group() as tasks:
+        stub = AsyncConnectorServiceStub(channel)
+
+        async def call_beside() -> None:
+            beside.append(await stub.get_task(replace(GET, task_category=TaskCategory(name="other"))))
+
+        tasks.start_soon(call_beside)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(GRPCError, match="that was entered here is still open") as raised:
+            await calls[operation](stub)
+        assert raised.value.status is Status.INTERNAL
+        if operation == "create":  # the job was created, and is not created again
+            await calls[operation](stub)
+        going_on.set()
+    assert beside[0].resource.phase is Phase.SUCCEEDED
 
 
 @in_virtual_time

@@ -20,6 +20,7 @@ from connectrio.host.settings import HostSettings
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import is_cancelled_from_outside, leaves, only_leaf
+from connectrio.rpc.left_open import leaving_nothing_open
 from connectrio.service.metrics import Metrics
 
 log = get_logger("connectrio.host.host")
@@ -152,7 +153,7 @@ class _Lifespan:
         failure: BaseException | None = None
         try:
             # around the whole lifespan: one around the opening alone could not end before the scopes opened in there
-            with self._opening:
+            with self._opening, leaving_nothing_open():
                 async with self._registered.connector.lifespan():
                     self._opening.deadline = math.inf
                     self._set_up()

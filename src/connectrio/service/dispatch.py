@@ -15,6 +15,7 @@ from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
 from connectrio.rpc.call import current_call
 from connectrio.rpc.exceptions import is_cancellation
+from connectrio.rpc.left_open import LeftOpenError, close_left_open
 from connectrio.service.errors import OutageError, OverloadError, RequestError, TimeLimitError
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
@@ -194,10 +195,13 @@ class _TimeLimit:
         """Turn a cancellation by this limit into an error.
 
         :raises TimeLimitError: the time has passed; `__cause__` is what the connector made of that
+        :raises LeftOpenError: the connector has left a scope open
         """
         try:
             is_stopped = self._scope.__exit__(kind, error, places)
         except BaseException as remaining:  # trio takes its cancellation out of a group, and raises the rest
+            if close_left_open(self._scope, remaining):
+                raise LeftOpenError from None
             if not self._scope.cancel_called or is_cancellation(remaining):
                 raise
             raise self._dispatcher.too_slow(self._call, self._seconds) from remaining

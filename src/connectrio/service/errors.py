@@ -11,6 +11,7 @@ from grpclib.const import Status
 
 from connectrio.connector.failures import ConnectorError
 from connectrio.rpc.exceptions import leaves, only_leaf
+from connectrio.rpc.left_open import LeftOpenError, trio_has_closed
 from connectrio.service.operations import Operation
 
 __all__ = [
@@ -97,6 +98,8 @@ class CallFailure:
 def classify(error: BaseException, operation: Operation, task_type: str) -> CallFailure:
     """Return how an operation on a task of that type failed, given what it raised."""
     error = only_leaf(error)
+    if trio_has_closed(error):
+        error = LeftOpenError()
     attempt = f"failed to {operation.phrase(task_type)} with error:\n {describe_error(error)}."
     match error:
         case RequestError():

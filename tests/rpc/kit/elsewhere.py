@@ -10,6 +10,8 @@ _NEVER = "never suspends: "
 ELSEWHERE = {
     "_server.accepting._open: kind.from_socket(accepted)": "shielded; on trio it never suspends",
     "_server.accepting._serve: _open(accepted)": "as `_server.accepting._open`",
+    "_server.call_tasks.CallTasks._work: discard_left_in_task()": _LAST,
+    "left_open.discard_left_in_task: cancel_shielded_checkpoint()": "shielded",
     "_client.target.dial: anyio.aclose_forcefully(winner)": _FORCEFULLY,
     "_client.target.dial.attempt: anyio.aclose_forcefully(transport)": _FORCEFULLY,
     "_grpc.read_message: checkpoint_if_cancelled()": (

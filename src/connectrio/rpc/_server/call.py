@@ -2,7 +2,8 @@
 
 Rules:
 1. A call always ends: with a status, or because nobody is left to tell.
-2. Whatever the servicer raises ends this call and nothing else. Only a cancellation from outside passes through.
+2. Whatever the servicer raises or leaves open ends this call and nothing else. Only a cancellation from outside passes
+   through.
 3. The stream is released when the call has ended here, not when the client has gone; until then it is winding up.
 4. After the servicer has returned nothing waits but grpclib's listeners, and those no longer than the servicer might
    have. So the status cannot be cancelled half-way.
@@ -25,7 +26,8 @@ from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
 from connectrio.rpc.call import Call, reset_current_call, set_current_call
-from connectrio.rpc.exceptions import is_cancelled_from_outside, leaves
+from connectrio.rpc.exceptions import is_cancellation, is_cancelled_from_outside, leaves
+from connectrio.rpc.left_open import LeftOpenError, close_left_open, trio_has_closed
 
 log = logging.getLogger("connectrio.rpc")
 
@@ -92,6 +94,8 @@ class ServerCall:
             with self._scope:
                 result = await self._call_servicer()
         except BaseException as error:
+            if close_left_open(self._scope, error):
+                return self._result_of_left_open()
             # a group of which the scope took only the cancellation, or what a servicer made of one from outside
             cancelled = anyio.get_cancelled_exc_class()
             if is_cancelled_from_outside() and all(isinstance(leaf, cancelled) for leaf in leaves(error)):
@@ -125,7 +129,7 @@ class ServerCall:
                 return self._result_of_error(error)
             return CallResult(status, None if error.message is None else str(error.message), error.details)
         except BaseException as error:
-            if is_cancelled_from_outside():
+            if is_cancellation(error):
                 raise
             return self._result_of_error(error)
         if stream.state is CallState.HALF_SENT:
@@ -140,10 +144,17 @@ class ServerCall:
         """Return the result of a servicer that raised: SystemExit or not, it ends this call, never the server."""
         if isinstance(error, StreamTerminatedError):
             return CallResult(Status.CANCELLED, str(error))
+        if trio_has_closed(error):
+            return self._result_of_left_open()
         log.error("the servicer of %(method)s raised", {"method": self._call.method}, exc_info=error)
         if error is self.stream.encoding_error:
             return CallResult(Status.INTERNAL, f"the response cannot be encoded: {error}")
         return CallResult(Status.UNKNOWN, f"the servicer raised {type(error).__name__}")
+
+    def _result_of_left_open(self) -> CallResult:
+        error = LeftOpenError()
+        log.error("the servicer of %(method)s: %(error)s", {"method": self._call.method, "error": error})
+        return CallResult(Status.INTERNAL, str(error))
 
     async def _send_status(self, result: CallResult) -> None:
         scope: AbstractContextManager[object] = nullcontext()

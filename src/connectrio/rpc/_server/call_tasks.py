@@ -6,7 +6,7 @@ answer them one after the other.
 Rules:
 1. A call that waits has its task to itself, and the task ends with it. So nothing that a call leaves with its task can
    reach another call: not code that keeps the task and cancels it later, and not a scope that was left open.
-2. A task in whose context a call has changed a variable ends with that call.
+2. A task in whose context a call has changed a variable, or in which it has left something, ends with that call.
 3. No call waits for another: while a task answers one, the next goes to another task.
 """
 
@@ -17,9 +17,12 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Self
 
+import anyio
 from anyio.abc import TaskGroup
 
 from connectrio.rpc._http2.wakeup import Wakeup
+from connectrio.rpc.exceptions import is_cancelled_from_outside
+from connectrio.rpc.left_open import count_left_in_task, discard_left_in_task
 
 # Many calls can be read at once. The writer, the reader and other connections get a turn after so many of them, so that
 # the first answers are sent while the others are worked on.
@@ -65,6 +68,7 @@ class CallTasks:
         """Answer calls one after the other, and wait for more while this task is as good as a new one."""
         wakeup = Wakeup()
         before = copy_context()
+        count_left = count_left_in_task()
         while True:
             self._is_task_coming = False
             for _ in range(_CALLS_PER_TURN):
@@ -74,12 +78,23 @@ class CallTasks:
                 self._wake_or_start_task()  # for the calls behind this one, should it wait
                 call = Watched(answer())
                 await call
+                if count_left():
+                    await discard_left_in_task()
+                    return
                 if call.has_waited or not _is_same(before, copy_context()):
                     return
             if self._is_closed:
                 return
             self._idle_tasks.append(wakeup)  # if calls are left, another task is coming for them, in the next turn
-            await wakeup.wait()
+            try:
+                await wakeup.wait()
+            except anyio.get_cancelled_exc_class():
+                if is_cancelled_from_outside():
+                    raise
+                # by code of a call that this task has answered. If the task is still idle, it ends; else it has work
+                if wakeup in self._idle_tasks:
+                    self._idle_tasks.remove(wakeup)
+                    return
 
 
 def _is_same(before: Context, now: Context) -> bool:
