@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from contextlib import asynccontextmanager
 
@@ -18,7 +19,7 @@ from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, Create
 from connectrio.idl.flyteidl2.core import Literal, LiteralOffloadedMetadata, TaskTemplate, TypedInterface
 from connectrio.rpc import Channel
 from literals.flyte_types import type_of, values_of
-from literals.makers import BINARY, STRING, binary, inputs, interface, sent, string
+from literals.makers import BINARY, INTEGER, STRING, binary, inputs, interface, sent, string
 from service.harness import Job, connector
 
 PATIENCE = 30.0
@@ -61,9 +62,37 @@ async def test_what_is_stored_is_fetched_up_to_the_hosts_limit(tmp_path):
     (tmp_path / "more").write_bytes(bytes(string("x" * 2000)))
     async with creating(max_stored_input_size=1500) as send:
         assert await send(stored(tmp_path / "text"), STRING) == "x" * 1000
-        with pytest.raises(GRPCError, match="for one task this host reads 1500 bytes") as caught:
+        with capture_logs() as logs, pytest.raises(GRPCError, match="input 'x': the stored value could not") as caught:
             await send(stored(tmp_path / "more"), STRING)
         assert caught.value.status is Status.INVALID_ARGUMENT
+    assert "for one task this host reads 1500 bytes" in logs[0]["reason"]
+
+
+async def test_what_is_wrong_with_what_is_stored_is_for_the_log_alone(tmp_path):
+    """A client could otherwise find out which files the host has, and what is in them."""
+    secret = "x-secret-x"
+    (tmp_path / "text").write_text(secret)
+    (tmp_path / "literal").write_bytes(bytes(string(secret)))
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    names = ["text", "literal", "empty", "pipe", "nothing", "text/nothing", "x" * 300, ""]
+    uris = [
+        *(tmp_path / name for name in names),
+        "/proc/kmsg",
+        "/dev/zero",
+        "http://127.0.0.1:1/",
+        "local:///etc/passwd",
+    ]
+    answers = set()
+    async with creating() as send:
+        with capture_logs() as logs:
+            for uri in uris:
+                with pytest.raises(GRPCError) as caught:
+                    await send(stored(uri), INTEGER)
+                answers.add((caught.value.status, caught.value.message))
+        assert len(answers) == 1
+        assert sum("reason" in line for line in logs) == len(uris)
+        assert await send(stored(tmp_path / "literal"), STRING) == secret
 
 
 async def test_pickles_are_refused_by_default():

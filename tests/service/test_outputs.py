@@ -86,7 +86,7 @@ async def test_outputs_replace_those_of_the_last_poll_and_follow_no_link(tmp_pat
 
 
 async def test_outputs_are_written_to_a_store():
-    found = service(outputs={"a": LARGE}, settings={"output_schemes": ["memory"]})
+    found = service(outputs={"a": LARGE}, settings={"storage_schemes": ["memory"]})
     resource = (await found.get(output_prefix="memory://bucket/n0/")).resource
     assert (resource.phase, resource.outputs) == (Phase.SUCCEEDED, None)
     assert read(fsspec.filesystem("memory").cat_file("/bucket/n0/outputs.pb")) == {"a": LARGE}
@@ -99,10 +99,10 @@ async def test_outputs_are_written_to_a_store():
         ("relative/path", {}, "output_prefix is not an absolute path"),
         ("file://relative", {}, "output_prefix is on another machine"),
         ("http://[", {}, "output_prefix is no valid URL"),
-        ("memory://bucket/n0", {}, "of a kind that this host does not write to (output_schemes)"),
-        ("/tmp/n0", {"output_schemes": ["s3"]}, "of a kind that this host does not write to (output_schemes)"),
-        ("simplecache::memory://x", {"output_schemes": ["memory", "simplecache::memory"]}, "of a kind that this host"),
-        ("nothing://bucket", {"output_schemes": ["nothing"]}, "could not be written to output_prefix; the host's log"),
+        ("memory://bucket/n0", {}, "of a kind that this host does not write to (storage_schemes)"),
+        ("/tmp/n0", {"storage_schemes": ["s3"]}, "of a kind that this host does not write to (storage_schemes)"),
+        ("simplecache::memory://x", {"storage_schemes": ["memory", "simplecache"]}, "of a kind that this host"),
+        ("nothing://bucket", {"storage_schemes": ["nothing"]}, "could not be written to output_prefix; the host's log"),
         ("/dev/null/n0", {}, "could not be written to output_prefix; the host's log says why"),
     ],
 )
@@ -118,7 +118,7 @@ async def test_outputs_that_cannot_be_written(prefix, settings, why):
 
 async def test_without_fsspec(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    found = service(outputs={"a": LARGE}, settings={"output_schemes": ["memory"]})
+    found = service(outputs={"a": LARGE}, settings={"storage_schemes": ["memory"]})
     resource = (await found.get(output_prefix="memory://bucket/n0")).resource
     assert resource.phase is Phase.FAILED
     assert "the host needs fsspec and its package for that kind of store" in resource.message

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from connectrio.idl.flyteidl2.core import BlobType, Literal, LiteralType, SimpleType, UnionType, VariableMap
+from connectrio.idl.flyteidl2.core import BlobType, EnumType, Literal, LiteralType, SimpleType, UnionType, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.idl.google.protobuf import Struct
 from connectrio.literals.codecs import Codec, Unsupported
@@ -16,15 +16,19 @@ from connectrio.literals.codecs.containers import Collection, Map, Union, Varian
 from connectrio.literals.codecs.references import BLOB_TYPES, PICKLE_FORMAT, BlobReference, DataFrameReference
 from connectrio.literals.codecs.scalars import Boolean, Datetime, Duration, Enumeration, Float, Integer, Nothing, String
 from connectrio.literals.codecs.structs import Binary, Pickle, TypedStruct, UntypedStruct, struct_to_dict
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, quoted_name, quoted_names
+from connectrio.literals.errors import MAX_DEPTH, AbortedError, LiteralError, quoted_name, quoted_names, too_deep
 from connectrio.literals.json_schema import is_schema, shape_of
 from connectrio.literals.literal_types import kind_of
-from connectrio.literals.shapes import shared_budget
-from connectrio.literals.storage import Storage, fetched
+from connectrio.literals.steps import MAX_STEPS, limited_steps, take_steps
+from connectrio.literals.storage import Storage, StoredInputError, fetched
 from connectrio.literals.untyped import read_untyped
 from connectrio.literals.values import File
 
 __all__ = ["codec_for", "inputs_to_python", "literal_to_python", "python_to_literal_as", "type_name"]
+
+
+_STEPS_PER_INPUT = 4
+_STEPS_PER_VARIANT = 4
 
 
 def literal_to_python(literal: Literal, literal_type: LiteralType | None = None) -> Any:
@@ -37,7 +41,7 @@ def literal_to_python(literal: Literal, literal_type: LiteralType | None = None)
         return read_untyped(literal)
     codec = codec_for(literal_type)
     try:
-        with shared_budget():
+        with limited_steps():
             return codec.to_python(literal)
     except LiteralError as error:
         error.about("", codec.label)
@@ -54,14 +58,20 @@ def python_to_literal_as(value: Any, literal_type: LiteralType) -> Literal:
     """
     codec = codec_for(literal_type)
     try:
-        return codec.to_literal(value)
+        with limited_steps():
+            return codec.to_literal(value)
     except LiteralError as error:
         error.about("", codec.label)
         raise
 
 
 def inputs_to_python(
-    inputs: Inputs | None, variables: VariableMap | None, *, storage: Storage | None = None, pickles: bool = False
+    inputs: Inputs | None,
+    variables: VariableMap | None,
+    *,
+    storage: Storage | None = None,
+    pickles: bool = False,
+    max_steps: int = MAX_STEPS,
 ) -> dict[str, Any]:
     """Return the inputs of a task as Python values, by the types that its interface declares, in the interface's order.
 
@@ -71,7 +81,10 @@ def inputs_to_python(
     :param variables: the declared inputs; None for none
     :param storage: reads literals that are stored elsewhere, which blocks
     :param pickles: whether to read Python pickles, **which run whatever code their sender likes**
+    :param max_steps: the most steps that reading all of them may take, of up to a microsecond
     :raises StoredElsewhereError: a part of an input is stored elsewhere or is a pickle, and no storage is given
+    :raises StoredInputError: an input that is stored elsewhere could not be read
+    :raises TooManyStepsError: it takes more than `max_steps`
     :raises LiteralError: an input is not declared, or its literal does not fit its declared type
     """
     if inputs is None or not inputs.literals:
@@ -83,19 +96,31 @@ def inputs_to_python(
     if not literals.keys() <= declared.keys():
         raise _undeclared(literals, declared)
     values: dict[str, Any] = {}
-    with shared_budget() as budget:
+    with limited_steps(max_steps) as steps:
+        steps.take(_STEPS_PER_INPUT * len(literals))
         for name, literal_type in declared.items():
-            if name not in literals:
-                continue
-            budget.renew()
-            codec = codec_for(literal_type, pickle=pickle)
-            literal = literals[name]
-            try:
-                values[name] = codec.to_python(literal if storage is None else fetched(literal, storage))
-            except LiteralError as error:
-                error.about(f"input {quoted_name(name)}", codec.label)
-                raise
+            if name in literals:
+                values[name] = _read_input(name, literals[name], literal_type, storage, pickle)
     return values
+
+
+def _read_input(
+    name: str, literal: Literal, literal_type: LiteralType | None, storage: Storage | None, pickle: Codec | None
+) -> Any:
+    label, reads = "", 0 if storage is None else storage.reads
+    try:
+        codec = codec_for(literal_type, pickle=pickle)
+        label = codec.label
+        return codec.to_python(literal if storage is None else fetched(literal, storage))
+    except LiteralError as caught:
+        error = caught
+    except RecursionError:
+        error = too_deep()
+    error.about(f"input {quoted_name(name)}", label)
+    if storage is not None and storage.reads > reads:
+        error = StoredInputError(error)
+        error.about(f"input {quoted_name(name)}")
+    raise error
 
 
 def _undeclared(came: Mapping[str, Any], declared: Mapping[str, Any]) -> LiteralError:
@@ -129,7 +154,7 @@ class _Compiler:
             "collection_type": lambda item, depth: Collection(self.compile(item, depth + 1)),
             "map_value_type": lambda value, depth: Map(self.compile(value, depth + 1)),
             "union_type": self._union,
-            "enum_type": lambda enum, _: Enumeration(tuple(enum.values)),
+            "enum_type": self._enumeration,
             "blob": self._blob,
             "structured_dataset_type": lambda dataset, _: DataFrameReference(dataset),
             "schema": lambda _schema, _: _SCHEMA,
@@ -155,9 +180,14 @@ class _Compiler:
         codec = _SIMPLE.get(int(simple))
         return codec or Unsupported(f"simple type {int(simple)}", "this version of connectrio does not know it")
 
+    def _enumeration(self, enum: EnumType, _depth: int) -> Codec:
+        take_steps(len(enum.values))
+        return Enumeration(tuple(enum.values))
+
     def _union(self, union: UnionType, depth: int) -> Codec:
         if not union.variants:
             return Unsupported("union", "it has no variants")
+        take_steps(_STEPS_PER_VARIANT * len(union.variants))
         variants = [Variant(variant, self.compile(variant, depth + 1)) for variant in union.variants]
         # flyte-sdk declares values that it has no type for as a union of two ways to store a pickle
         if self._pickle is not None and all(variant.codec is self._pickle for variant in variants):
@@ -175,6 +205,8 @@ class _Compiler:
 def _struct(metadata: Struct) -> Codec:
     try:
         schema = struct_to_dict(metadata)
+    except AbortedError:
+        raise
     except LiteralError as error:
         return Unsupported("struct", f"its JSON schema cannot be read: {error}")
     return TypedStruct(shape_of(schema)) if is_schema(schema) else UntypedStruct()

@@ -6,24 +6,24 @@ description quotes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection
 from datetime import date, datetime, timedelta
 from enum import Enum
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any
 
 from connectrio.idl.flyteidl2.core import Blob, BlobTypeBlobDimensionality, Literal, Primitive, Scalar
 from connectrio.literals.values import DataFrame, Dir, File, Record
 
 __all__ = [
     "MAX_DEPTH",
+    "AbortedError",
     "LiteralError",
     "MismatchError",
     "StoredElsewhereError",
     "class_label",
     "describe_literal",
     "describe_value",
-    "each_entry",
-    "each_item",
     "mismatch",
     "quoted",
     "quoted_name",
@@ -31,9 +31,6 @@ __all__ = [
     "shortened",
     "too_deep",
 ]
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 MAX_DEPTH = 64
 """How many levels of collections, maps, unions and structs a type or a value may have.
@@ -84,7 +81,11 @@ class MismatchError(LiteralError):
     """A literal or value of another type came, not a wrong value of the right type."""
 
 
-class StoredElsewhereError(LiteralError):
+class AbortedError(LiteralError):
+    """The whole conversion has to stop: another variant of a union would meet the same."""
+
+
+class StoredElsewhereError(AbortedError):
     """A part of a value is stored outside the request, and no `Storage` was given to read it."""
 
 
@@ -98,37 +99,6 @@ def too_deep() -> LiteralError:
     return LiteralError(f"nested more than {MAX_DEPTH} levels deep")
 
 
-def each_item(convert: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """Convert all items, in order.
-
-    :raises LiteralError: an item cannot be converted; the error says at which index
-    """
-    result: list[U] = []
-    try:
-        for item in items:
-            result.append(convert(item))  # noqa: PERF401 - the count tells where an error happened
-    except LiteralError as error:
-        error.inside(len(result))
-        raise
-    return result
-
-
-def each_entry(convert: Callable[[T], U], entries: Mapping[str, T]) -> dict[str, U]:
-    """Convert all values of a mapping.
-
-    :raises LiteralError: a value cannot be converted; the error says at which key
-    """
-    result: dict[str, U] = {}
-    key = ""
-    try:
-        for key, value in entries.items():
-            result[key] = convert(value)
-    except LiteralError as error:
-        error.inside(key)
-        raise
-    return result
-
-
 def quoted(text: str) -> str:
     """Return `text` in quotes, or only its length if it is long."""
     return repr(text) if len(text) <= _LONGEST_QUOTE else f"of {len(text)} characters"
@@ -139,9 +109,9 @@ def quoted_name(name: str) -> str:
     return repr(name) if len(name) <= _LONGEST_QUOTE else repr(name[: _LONGEST_QUOTE - 1] + "…")
 
 
-def quoted_names(names: list[str]) -> str:
+def quoted_names(names: Collection[Any]) -> str:
     """Return the first few names in quotes, separated by commas, and how many more there are."""
-    shown = ", ".join(map(quoted_name, names[:_MANY_NAMES]))
+    shown = ", ".join(quoted_name(str(name)) for name in islice(names, _MANY_NAMES))
     more = len(names) - _MANY_NAMES
     return f"{shown} and {more} more" if more > 0 else shown
 

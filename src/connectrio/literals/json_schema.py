@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -28,6 +28,7 @@ from connectrio.literals.shapes import (
     Shape,
     Tuple,
 )
+from connectrio.literals.steps import take_steps
 from connectrio.literals.values import Dir, File, Record
 
 __all__ = ["is_schema", "shape_of"]
@@ -37,6 +38,12 @@ _KEYWORDS = frozenset({"$ref", "allOf", "anyOf", "const", "enum", "oneOf", "prop
 TUPLE_PREFIX = "TupleWrapper_"
 NAMED_TUPLE_PREFIX = "NamedTupleWrapper_"
 TYPED_DICT_PREFIX = "TypedDictWrapper_"
+
+_STEPS_PER_PART = 8
+_STEPS_PER_CLASS = 500
+
+# characters of the names in a named tuple; each class of the longest takes about 100 kB
+_LONGEST_TUPLE_NAMES = 2_000
 
 Make = Callable[[dict[str, Any]], Any]
 
@@ -49,7 +56,12 @@ def is_schema(metadata: Schema) -> bool:
 
 
 def shape_of(schema: Schema) -> Shape:
-    """Return the shape of a JSON schema. An invalid schema gets a shape that takes no values and says why."""
+    """Return the shape of a JSON schema. An invalid schema gets a shape that takes no values and says why.
+
+    Each part of the schema is compiled at most once: those that it refers to by name when a value first needs them.
+
+    :raises LiteralError: it takes too many steps
+    """
     return _compile(schema, _Scope())
 
 
@@ -57,13 +69,13 @@ def shape_of(schema: Schema) -> Shape:
 class _Scope:
     """The surroundings of a schema.
 
-    :ivar definitions: name → a schema that it can refer to
+    :ivar definitions: name → a schema that it can refer to, for each level that has some, the nearest first
     :ivar references: id() of a schema → the reference to it, if one was made
     :ivar name: what the schema is called if it has no title
     :ivar depth: how many schemas it is in
     """
 
-    definitions: Mapping[str, Any] = field(default_factory=dict)
+    definitions: tuple[Schema, ...] = ()
     references: dict[int, Reference] = field(default_factory=dict)
     name: str = "object"
     depth: int = 0
@@ -71,8 +83,15 @@ class _Scope:
     def inside(self, schema: Schema) -> _Scope:
         """Return the scope of the schemas in `schema`, whose own definitions take precedence."""
         own = {**_mapping(schema.get("definitions")), **_mapping(schema.get("$defs"))}
-        definitions = {**self.definitions, **own} if own else self.definitions
+        definitions = (own, *self.definitions) if own else self.definitions
         return _Scope(definitions, self.references, self.name, self.depth + 1)
+
+    def find(self, name: str) -> tuple[Any, tuple[Schema, ...]]:
+        """Return the nearest schema of that name and the definitions around it; (None, ()) if there is none."""
+        for index, level in enumerate(self.definitions):
+            if name in level:
+                return level[name], self.definitions[index:]
+        return None, ()
 
 
 def _mapping(value: Any) -> Schema:
@@ -82,6 +101,7 @@ def _mapping(value: Any) -> Schema:
 def _compile(schema: Any, scope: _Scope) -> Shape:
     if not isinstance(schema, dict):
         return Impossible("the schema allows no value here") if schema is False else Anything()
+    take_steps(_STEPS_PER_PART)
     if scope.depth > MAX_DEPTH:
         return Impossible(f"its schema is nested more than {MAX_DEPTH} levels deep")
     inner = scope.inside(schema)
@@ -92,17 +112,21 @@ def _compile(schema: Any, scope: _Scope) -> Shape:
 
 
 def _reference(schema: Schema, scope: _Scope) -> Shape:
-    name = str(schema["$ref"]).rpartition("/")[2]
-    target = scope.definitions.get(name)
+    name = _definition_name(schema["$ref"])
+    target, definitions = scope.find(name)
     if not isinstance(target, dict):
         return Impossible(f"its schema refers to {quoted_name(name)}, which it does not define")
     reference = scope.references.get(id(target))
     if reference is None:
         # compiled when it is first used, so its depth starts at 0
-        named = _Scope(scope.definitions, scope.references, name)
+        named = _Scope(definitions, scope.references, name)
         reference = Reference(name, lambda: _compile(target, named))
         scope.references[id(target)] = reference
     return reference
+
+
+def _definition_name(reference: Any) -> str:
+    return str(reference).rpartition("/")[2]
 
 
 def _all_of(schema: Schema, scope: _Scope) -> Shape:
@@ -118,25 +142,31 @@ def _any_of(schema: Schema, scope: _Scope) -> Shape:
     if not isinstance(parts, list) or not parts:
         return Impossible("its schema is a union without members")
     variants = tuple(_compile(part, scope) for part in parts)
-    if len(variants) == 1:
+    if len(_distinct(variants)) == 1:
         return variants[0]
     discriminator = _mapping(schema.get("discriminator"))
     name = discriminator.get("propertyName")
     if not isinstance(name, str):
-        return OneOf(variants)
+        return OneOf(_distinct(variants))
     explicit = _mapping(discriminator.get("mapping"))
     mapping = {said: _reference({"$ref": target}, scope) for said, target in explicit.items()}
     if not mapping:  # the variants' constants tell
-        for part in parts:
-            target = _mapping(scope.definitions.get(str(_mapping(part).get("$ref")).rpartition("/")[2], part))
-            declared = _mapping(_mapping(target.get("properties")).get(name))
-            for said in _members(declared):
-                mapping[said] = _compile(part, scope)
-    return OneOf(variants, name, mapping)
+        for part, variant in zip(parts, variants, strict=True):
+            referred = _mapping(part).get("$ref")
+            target = part if referred is None else scope.find(_definition_name(referred))[0]
+            declared = _mapping(_mapping(_mapping(target).get("properties")).get(name))
+            mapping.update(dict.fromkeys(_members(declared), variant))
+    return OneOf(_distinct(variants), name, mapping)
+
+
+def _distinct(variants: Iterable[Shape]) -> tuple[Shape, ...]:
+    """Return the variants without those that are the very same: references to one schema, and leaves."""
+    return tuple({id(variant): variant for variant in variants}.values())
 
 
 def _members(schema: Schema) -> tuple[Any, ...]:
     members = schema["enum"] if isinstance(schema.get("enum"), list) else [schema["const"]] if "const" in schema else []
+    take_steps(len(members))
     return tuple(member for member in members if isinstance(member, str | int | float))
 
 
@@ -159,8 +189,14 @@ _BY_KEYWORD: dict[str, Callable[[Schema, _Scope], Shape]] = {
 
 def _by_type(schema: Schema, scope: _Scope) -> Shape:
     kind = schema.get("type", "object" if "properties" in schema else None)
-    if isinstance(kind, list):
-        return OneOf(tuple(_compile({**schema, "type": one}, scope) for one in kind)) if kind else Anything()
+    if not isinstance(kind, list):
+        return _of_kind(kind, schema, scope)
+    kinds = dict.fromkeys(one if one is None else str(one) for one in kind)
+    take_steps(_STEPS_PER_PART * len(kinds))
+    return OneOf(tuple(_of_kind(one, schema, scope) for one in kinds)) if kinds else Anything()
+
+
+def _of_kind(kind: Any, schema: Schema, scope: _Scope) -> Shape:
     if kind == "array":
         items = schema.get("prefixItems")
         if isinstance(items, list) and items:
@@ -195,9 +231,10 @@ def _object(schema: Schema, scope: _Scope) -> Shape:
         return Names(_compile(further, scope))
     properties = _mapping(schema.get("properties"))
     listed = schema["required"] if isinstance(schema.get("required"), list) else []
-    required = [name for name in listed if isinstance(name, str) and name in properties]
+    take_steps(len(properties) + len(listed))
+    required = dict.fromkeys(name for name in listed if isinstance(name, str) and name in properties)
     # a protobuf Struct has no order, but what the schema lists as required has kept its own
-    names = [*dict.fromkeys(required), *sorted(properties.keys() - set(required))]
+    names = [*required, *sorted(properties.keys() - required.keys())]
     title = schema.get("title")
     name, make, is_tuple = _maker_of(title if isinstance(title, str) and title else scope.name, names)
     fields = {key: _field(properties[key], scope, required=key in required) for key in names}
@@ -252,9 +289,17 @@ def _position(name: str) -> tuple[int, str]:
     return (int(digits) if digits.isdecimal() and len(digits) < 10 else 0, name)
 
 
-@lru_cache(maxsize=256)  # a class is slow to make, and the same few tasks come repeatedly
 def _tuple_maker(name: str, names: tuple[str, ...]) -> Make | None:
-    """Return what makes named tuples; None if Python does not allow the names, or would change them (NFKC)."""
+    """Return what makes named tuples; None if Python does not allow the names, or they are too long to keep a class."""
+    if len(name) + sum(map(len, names)) > _LONGEST_TUPLE_NAMES:
+        return None
+    return _cached_tuple_maker(name, names)
+
+
+@lru_cache(maxsize=256)  # a class is slow to make, and the same few tasks come repeatedly
+def _cached_tuple_maker(name: str, names: tuple[str, ...]) -> Make | None:
+    take_steps(_STEPS_PER_CLASS)
+    # Python would change other names
     if not all(is_normalized("NFKC", field) for field in names):
         return None
     try:

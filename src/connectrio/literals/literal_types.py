@@ -20,8 +20,9 @@ from connectrio.idl.flyteidl2.core import (
     TypeStructure,
     UnionType,
 )
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, class_label, each_item, too_deep
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, class_label, too_deep
 from connectrio.literals.plain_data import fields_reader
+from connectrio.literals.steps import each_item, take_steps
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["kind_of", "literal_type_of", "same_type", "tag_of", "tagged", "title_of"]
@@ -36,6 +37,9 @@ _KINDS = (
     "structured_dataset_type",
     "schema",
 )
+
+
+_STEPS_PER_TYPE = 4
 
 
 def kind_of(literal_type: LiteralType) -> tuple[str, Any]:
@@ -63,6 +67,7 @@ def same_type(one: LiteralType | None, other: LiteralType | None, depth: int = 0
     """Return whether both types have the same values; tags, annotations and metadata are ignored."""
     if one is None or other is None or depth > MAX_DEPTH:
         return False
+    take_steps(_STEPS_PER_TYPE)
     (kind, value), (other_kind, other_value) = kind_of(one), kind_of(other)
     if kind != other_kind:
         return False
@@ -72,8 +77,11 @@ def same_type(one: LiteralType | None, other: LiteralType | None, depth: int = 0
         pairs = zip_longest(value.variants, other_value.variants)
         return all(same_type(variant, other_variant, depth + 1) for variant, other_variant in pairs)
     if kind == "structured_dataset_type":
+        take_steps(len(value.columns) + len(other_value.columns))
         names, other_names = ([column.name for column in table.columns] for table in (value, other_value))
         return bool(value.format == other_value.format and names == other_names)
+    if kind == "enum_type":
+        take_steps(len(value.values))
     return bool(kind) and value == other_value
 
 

@@ -6,9 +6,9 @@ Flyte carries dictionaries, dataclasses and their attributes as MessagePack.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
-from enum import Enum
+from enum import Enum, auto
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ from betterproto2 import Message
 
 from connectrio.idl.flyteidl2.core import Binary, Literal, Scalar
 from connectrio.literals.errors import MAX_DEPTH, LiteralError, class_label, quoted_name, too_deep
+from connectrio.literals.steps import each_item, take_steps
 from connectrio.literals.values import Record
 
 __all__ = ["fields_reader", "msgpack_literal", "per_class", "to_plain_data", "unpack"]
@@ -25,6 +26,9 @@ T = TypeVar("T")
 FieldsReader = Callable[[Any], Mapping[Any, Any]]
 
 _TAG = "msgpack"
+# to copy and to check the texts and bytes in it
+_BYTES_PER_STEP = 512
+_STEPS_PER_CONTAINER = 2
 _PLAIN_CLASSES = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -88,6 +92,7 @@ def _writer(cls: type) -> Callable[[Any, int], Any]:
 
 
 def _plain_mapping(fields: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
+    take_steps(_STEPS_PER_CONTAINER + len(fields))
     result: dict[Any, Any] = {}
     key = None
     try:
@@ -102,17 +107,6 @@ def _plain_mapping(fields: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
     return result
 
 
-def _plain_items(items: Iterable[Any], depth: int) -> list[Any]:
-    result: list[Any] = []
-    try:
-        for item in items:
-            result.append(to_plain_data(item, depth + 1))  # noqa: PERF401 - the count tells where an error happened
-    except LiteralError as error:
-        error.inside(len(result))
-        raise
-    return result
-
-
 def _refuse(value: Any, _depth: int) -> Any:
     raise LiteralError(f"{class_label(type(value))} is not data that a struct can hold")
 
@@ -122,8 +116,8 @@ _WRITERS: list[tuple[type, Callable[[Any, int], Any]]] = [
     (int, lambda value, _: int(value)),
     (float, lambda value, _: float(value)),
     (str, lambda value, _: str(value)),
-    (list, _plain_items),
-    (tuple, _plain_items),
+    (list, lambda value, depth: each_item(lambda item: to_plain_data(item, depth + 1), value)),
+    (tuple, lambda value, depth: each_item(lambda item: to_plain_data(item, depth + 1), value)),
     (datetime, lambda value, _: value.isoformat()),
     (date, lambda value, _: value.isoformat()),
     (timedelta, lambda value, _: value.total_seconds()),
@@ -155,24 +149,91 @@ def unpack(binary: Binary) -> Any:
         )
     if binary.tag != _TAG:
         raise LiteralError(f"got binary data with tag {quoted_name(binary.tag)}; only {_TAG!r} is understood")
+    _check_msgpack(binary.value)
     try:
-        data = _DECODER.decode(binary.value)
-    except RecursionError:
-        raise too_deep() from None
+        return _DECODER.decode(binary.value)
     except (msgspec.DecodeError, ValueError) as error:
-        raise LiteralError(f"got malformed MessagePack: {error}") from error
-    level = [data]
-    for _ in range(MAX_DEPTH + 1):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return data
-    raise too_deep()
+        raise _malformed(str(error)) from error
 
 
-def _children(node: Any) -> Iterable[Any]:
-    if type(node) is dict:
-        return node.values()
-    return node if type(node) is list else ()
+def _check_msgpack(data: bytes) -> None:
+    """Refuse MessagePack that would take much time or memory to decode, without decoding it.
+
+    A list of two million empty dictionaries takes two megabytes here, and a hundred in Python. Keys that are lists
+    become tuples, whose hashes their sender can make all equal.
+
+    :raises LiteralError: it is nested too deeply, has keys that are lists or dictionaries, or takes too many steps;
+        other faults are left to the decoder, which comes no further than this function
+    """
+    take_steps(1 + len(data) // _BYTES_PER_STEP)
+    containers: list[tuple[int, bool]] = []
+    left, is_map, position = 1, False, 0
+    try:
+        while True:
+            while not left:
+                if not containers:
+                    return
+                left, is_map = containers.pop()
+            left -= 1
+            first = data[position]
+            size = _SIZES[first]
+            if size:
+                position += size
+                continue
+            kind, count, width = _HEADERS[first]
+            position += 1 + width
+            if width:
+                count += int.from_bytes(data[position - width : position], "big")
+            if kind is _Kind.BYTES:
+                position += count
+                continue
+            if is_map and left % 2:
+                raise _malformed("a key is a list or a dictionary, not a text or a number")
+            containers.append((left, is_map))
+            is_map = kind is _Kind.MAP
+            left = 2 * count if is_map else count
+            _check_container(len(containers), left, len(data) - position)
+    except IndexError:
+        return
+
+
+def _check_container(depth: int, length: int, rest: int) -> None:
+    """Refuse a list or dictionary of `length` values if it is too deep, or too long for the `rest` of the bytes."""
+    if depth > MAX_DEPTH + (length == 0):
+        raise too_deep()
+    if length > rest:
+        raise _malformed("it is cut short")
+    take_steps(_STEPS_PER_CONTAINER + length)
+
+
+def _malformed(why: str) -> LiteralError:
+    return LiteralError(f"got malformed MessagePack: {why}")
+
+
+class _Kind(Enum):
+    BYTES = auto()
+    LIST = auto()
+    MAP = auto()
+
+
+# by the first byte, as in the specification of MessagePack: the size of a value that has always the same, else 0
+_SIZES = bytes(
+    [1] * 0x80 + [0] * 0x20 + [1 + length for length in range(0x20)]
+    + [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 5, 9, 2, 3, 5, 9, 2, 3, 5, 9, 3, 4, 6, 10, 18, 0, 0, 0, 0, 0, 0, 0]
+    + [1] * 0x20
+)  # fmt: skip
+# the others: what they are; the count of their bytes, items or entries; the width of the number to add to it
+_HEADERS = {
+    **{0x80 + count: (_Kind.MAP, count, 0) for count in range(16)},
+    **{0x90 + count: (_Kind.LIST, count, 0) for count in range(16)},
+    **{0xC4 + index: (_Kind.BYTES, 0, 1 << index) for index in range(3)},
+    **{0xC7 + index: (_Kind.BYTES, 1, 1 << index) for index in range(3)},  # extensions, with one byte for their type
+    **{0xD9 + index: (_Kind.BYTES, 0, 1 << index) for index in range(3)},
+    0xDC: (_Kind.LIST, 0, 2),
+    0xDD: (_Kind.LIST, 0, 4),
+    0xDE: (_Kind.MAP, 0, 2),
+    0xDF: (_Kind.MAP, 0, 4),
+}
 
 
 def _refuse_extension(code: int, _data: memoryview) -> Any:

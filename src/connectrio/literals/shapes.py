@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 from connectrio.literals.codecs import Codec
 from connectrio.literals.errors import (
     MAX_DEPTH,
+    AbortedError,
     LiteralError,
     describe_value,
-    each_item,
     mismatch,
     quoted_name,
     quoted_names,
+    shortened,
     too_deep,
 )
+from connectrio.literals.steps import each_item, take_steps
 from connectrio.literals.values import Record
 
 __all__ = [
@@ -44,17 +45,18 @@ __all__ = [
     "SchemaField",
     "Shape",
     "Tuple",
-    "shared_budget",
 ]
-
-MAX_DEFAULTS = 1_000_000
-"""How many values may come from a schema's defaults, for one input.
-
-One byte in a request can become an object with all the defaults that the schema has.
-"""
 
 # how many objects made only of defaults may be in each other; one that contains itself would have no end
 _DEEPEST_DEFAULT = 8
+
+# how many labels a label shows
+_MANY_LABELS = 10
+
+# what is slower than the conversion of a number; a value that does not fit costs an exception
+_STEPS_PER_FIT = 4
+_STEPS_PER_DEFAULT = 4
+_STEPS_PER_OBJECT = 4
 
 
 class Fit(IntEnum):
@@ -67,55 +69,19 @@ class Fit(IntEnum):
 
 
 @dataclass
-class DefaultsBudget:
-    """How many more values may come from defaults."""
-
-    left: int = MAX_DEFAULTS
-
-    def renew(self) -> None:
-        """Start again, for another input."""
-        self.left = MAX_DEFAULTS
-
-    def take(self, count: int) -> None:
-        """Take `count` values from the budget.
-
-        :raises LiteralError: there would be more than `MAX_DEFAULTS`
-        """
-        self.left -= count
-        if self.left < 0:
-            raise LiteralError(f"more than {MAX_DEFAULTS} values would come from the schema's defaults")
-
-
-_budget: ContextVar[DefaultsBudget | None] = ContextVar("connectrio.literals.budget", default=None)
-
-
-@contextmanager
-def shared_budget() -> Iterator[DefaultsBudget]:
-    """Yield the budget that all reading inside the `with` block shares, such as that of the items of a list."""
-    budget = DefaultsBudget()
-    token = _budget.set(budget)
-    try:
-        yield budget
-    finally:
-        _budget.reset(token)
-
-
-@dataclass
 class Reading:
     """The state of reading one value.
 
     :ivar exact: whether to convert nothing and to refuse unknown fields
-    :ivar budget: limits the values that come from defaults
     :ivar references: how many references the current place is in
     """
 
     exact: bool = False
-    budget: DefaultsBudget = field(default_factory=lambda: _budget.get() or DefaultsBudget())
     references: int = 0
 
 
 class Shape(ABC):
-    """Reads the values that one JSON schema allows."""
+    """Reads the values that one JSON schema allows, and takes the steps for it (see `take_steps`)."""
 
     @property
     @abstractmethod
@@ -203,9 +169,17 @@ class Choice(Shape):
 
     values: tuple[Any, ...]
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"enum[{quoted_names([str(value) for value in self.values])}]"
+        return f"enum[{quoted_names(self.values)}]"
+
+    def has(self, value: Any) -> bool:
+        """Return whether `value` is a member; one that cannot be hashed is not."""
+        return isinstance(value, str | int | float) and value in self._members
+
+    @cached_property
+    def _members(self) -> frozenset[str | int | float]:
+        return frozenset(self.values)
 
     def read(self, value: Any, reading: Reading) -> Any:  # noqa: ARG002 - nothing is converted
         if not isinstance(value, str | int | float):
@@ -216,7 +190,7 @@ class Choice(Shape):
     def fit(self, value: Any, depth: int = 0) -> Fit:  # noqa: ARG002 - there is nothing below
         if not isinstance(value, str | int | float):
             return Fit.NO
-        return Fit.EXACTLY if value in self.values else Fit.LOOSELY
+        return Fit.EXACTLY if value in self._members else Fit.LOOSELY
 
 
 @dataclass(frozen=True)
@@ -225,9 +199,9 @@ class Items(Shape):
 
     item: Shape
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"list[{self.item.label}]"
+        return shortened(f"list[{self.item.label}]")
 
     def read(self, value: Any, reading: Reading) -> list[Any]:
         if not isinstance(value, list | tuple):
@@ -249,14 +223,14 @@ class Tuple(Shape):
 
     items: tuple[Shape, ...]
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"tuple[{', '.join(item.label for item in self.items)}]"
+        return shortened(f"tuple[{', '.join(item.label for item in self.items[:_MANY_LABELS])}]")
 
     def read(self, value: Any, reading: Reading) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or len(value) != len(self.items):
             raise mismatch(self.label, describe_value(value))
-        pairs = zip(self.items, value, strict=True)
+        pairs = list(zip(self.items, value, strict=True))
         return tuple(each_item(lambda pair: pair[0].read(pair[1], reading), pairs))
 
     def fit(self, value: Any, depth: int = 0) -> Fit:
@@ -271,13 +245,14 @@ class Names(Shape):
 
     value: Shape
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"dict[str, {self.value.label}]"
+        return shortened(f"dict[str, {self.value.label}]")
 
     def read(self, value: Any, reading: Reading) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise mismatch(self.label, describe_value(value))
+        take_steps(_STEPS_PER_OBJECT + len(value))
         result: dict[str, Any] = {}
         key: Any = None
         try:
@@ -291,16 +266,16 @@ class Names(Shape):
     def fit(self, value: Any, depth: int = 0) -> Fit:
         if not isinstance(value, dict):
             return Fit.NO
-        return _fit_of_first(self.value, list(value.values())[:1], depth)
+        return _fit_of_first(self.value, value.values(), depth)
 
     def absent(self, reading: Reading) -> Any:  # noqa: ARG002 - costs nothing
         return {}
 
 
-def _fit_of_first(item: Shape, values: Sequence[Any], depth: int) -> Fit:
+def _fit_of_first(item: Shape, values: Collection[Any], depth: int) -> Fit:
     if not values or depth:
         return Fit.EXACTLY
-    return max(Fit.CONVERTED, item.fit(values[0], depth + 1))
+    return max(Fit.CONVERTED, item.fit(next(iter(values)), depth + 1))
 
 
 @dataclass(frozen=True)
@@ -315,25 +290,30 @@ class OneOf(Shape):
     discriminator: str = ""
     mapping: Mapping[Any, Shape] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return " | ".join(variant.label for variant in self.variants)
+        return shortened(" | ".join(variant.label for variant in self.variants[:_MANY_LABELS]))
 
     def read(self, value: Any, reading: Reading) -> Any:
         if self.mapping and isinstance(value, dict):
             said = value.get(self.discriminator)
             variant = self.mapping.get(said) if isinstance(said, str | int) else None
             if variant is None:
-                known = quoted_names([str(name) for name in self.mapping])
+                known = quoted_names(self.mapping)
                 raise LiteralError(f"the field {quoted_name(self.discriminator)} must be one of {known}")
             return variant.read(value, reading)
-        best = max(self.variants, key=lambda variant: variant.fit(value))
-        if best.fit(value) is Fit.NO:
+        fits = self._fits(value, 0)
+        best = max(fits)
+        if best is Fit.NO:
             raise mismatch(self.label, describe_value(value))
-        return best.read(value, reading)
+        return self.variants[fits.index(best)].read(value, reading)
 
     def fit(self, value: Any, depth: int = 0) -> Fit:
-        return Fit.LOOSELY if depth else max(variant.fit(value, depth + 1) for variant in self.variants)
+        return Fit.LOOSELY if depth else max(self._fits(value, depth + 1))
+
+    def _fits(self, value: Any, depth: int) -> list[Fit]:
+        take_steps(_STEPS_PER_FIT * len(self.variants))
+        return [variant.fit(value, depth) for variant in self.variants]
 
 
 class Reference(Shape):
@@ -398,14 +378,16 @@ class SchemaField:
     def absent(self, reading: Reading) -> Any:
         """Return the value of the field if it is missing.
 
-        :raises LiteralError: too many values come from defaults
+        :raises LiteralError: it takes too many steps
         """
-        reading.budget.take(1 + self.default_size)
+        take_steps(_STEPS_PER_DEFAULT * (1 + self.default_size))
         if not self.has_default:
             return self.shape.absent(reading)
         default = copy.deepcopy(self.default) if self.default_size else self.default
         try:
             return self.shape.read(default, reading)
+        except AbortedError:
+            raise
         except LiteralError:
             # flyte-sdk's schemas have defaults of other types than their fields, such as None for an int
             return default
@@ -433,6 +415,7 @@ class Object(Shape):
             value = dict(zip(self.fields, value, strict=True))
         if not isinstance(value, dict | Record):
             raise mismatch(self.label, describe_value(value))
+        take_steps(_STEPS_PER_OBJECT + len(self.fields))
         missing = [name for name, declared in self.fields.items() if declared.required and name not in value]
         if missing:
             raise LiteralError(f"{self.label} is missing {quoted_names(missing)}, which it requires")
@@ -453,10 +436,11 @@ class Object(Shape):
             return Fit.EXACTLY if len(value) == len(self.fields) else Fit.NO
         if not isinstance(value, dict | Record):
             return Fit.NO
+        take_steps(len(self.fields))
         if any(declared.required and name not in value for name, declared in self.fields.items()):
             return Fit.CONVERTED
         constants = [(name, declared.shape) for name, declared in self.fields.items() if name in value]
-        if any(isinstance(shape, Choice) and value[name] not in shape.values for name, shape in constants):
+        if any(isinstance(shape, Choice) and not shape.has(value[name]) for name, shape in constants):
             return Fit.CONVERTED
         return Fit.EXACTLY if value.keys() <= self.fields.keys() else Fit.LOOSELY
 

@@ -22,18 +22,20 @@ from connectrio.literals.errors import (
     LiteralError,
     class_label,
     describe_literal,
-    each_entry,
-    each_item,
     quoted_name,
     too_deep,
 )
 from connectrio.literals.plain_data import fields_reader, per_class, unpack
+from connectrio.literals.steps import each_entry, each_item, limited_steps, take_steps
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["outputs_to_literals", "python_to_literal", "read_untyped"]
 
 Write = Callable[[Any, int], Literal]
+
+# messages of protobuf are slow to make, and a literal is three
+_STEPS_PER_LITERAL = 10
 
 
 def read_untyped(literal: Literal, depth: int = 0) -> Any:
@@ -92,12 +94,13 @@ def outputs_to_literals(outputs: Mapping[str, Any]) -> Outputs:
     :raises LiteralError: Flyte has no literal for a value, or it is out of range
     """
     literals = []
-    for name, value in outputs.items():
-        try:
-            literals.append(NamedLiteral(name=encodable(name), value=python_to_literal(value)))
-        except LiteralError as error:
-            error.about(f"output {quoted_name(str(name))}")
-            raise
+    with limited_steps():
+        for name, value in outputs.items():
+            try:
+                literals.append(NamedLiteral(name=encodable(name), value=python_to_literal(value)))
+            except LiteralError as error:
+                error.about(f"output {quoted_name(str(name))}")
+                raise
     return Outputs(literals=literals)
 
 
@@ -128,6 +131,7 @@ def _by(codec: Codec) -> Write:
 
 
 def _write_items(value: list[Any] | tuple[Any, ...], depth: int) -> Literal:
+    take_steps(_STEPS_PER_LITERAL * len(value))
     literals = each_item(lambda item: python_to_literal(item, depth + 1), value)
     return Literal(collection=LiteralCollection(literals=literals))
 

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import FrozenInstanceError, dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 __all__ = ["DataFrame", "Dir", "File", "Record"]
+
+
+_LONGEST_NAME = 4096
+_MANY_FIELDS = 10
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class _Blob:
 
     def __post_init__(self) -> None:
         if self.name is None:
-            object.__setattr__(self, "name", PurePosixPath(self.path).name)
+            # of the end alone: a path of megabytes can have a million parts
+            object.__setattr__(self, "name", PurePosixPath(str(self.path)[-_LONGEST_NAME:]).name)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Record(Mapping[str, Any]):
         return name in self.__dict__
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{self._title} has no field {name!r}; it has {', '.join(self.__dict__) or 'none'}")
+        fields = [*islice(self.__dict__, _MANY_FIELDS), *(["…"] if len(self.__dict__) > _MANY_FIELDS else [])]
+        raise AttributeError(f"{self._title} has no field {name!r}; it has {', '.join(fields) or 'none'}")
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise FrozenInstanceError(f"{self._title}.{name} cannot be set: inputs cannot be changed")

@@ -16,6 +16,7 @@ from copy import copy
 from functools import partial
 from typing import Any, TypeVar
 
+from anyio import from_thread
 from betterproto2 import Message
 from grpclib.const import Status
 
@@ -25,14 +26,17 @@ from connectrio.idl.flyteidl2.core import Literal, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs, Outputs
 from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
 from connectrio.literals import (
+    AbortedError,
     LiteralError,
     Storage,
-    StorageError,
     StoredElsewhereError,
+    StoredInputError,
     inputs_to_python,
     outputs_to_literals,
 )
 from connectrio.literals.plain_data import to_plain_data
+from connectrio.literals.steps import limited_steps
+from connectrio.logs import get_logger
 from connectrio.rpc.codec import EncodeError, decode, encode
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, RequestError, describe_error
@@ -52,12 +56,17 @@ __all__ = [
     "sort_of",
 ]
 
+logger = get_logger("connectrio.service")
+
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-# threads that may read stored inputs at once. They are not the connectors' threads, so a file server that hangs takes
-# none of those
+# threads that may read inputs at once, half of them those that are stored elsewhere and half those that are large. They
+# are not the connectors' threads, so a file server that hangs takes none of those
 _READERS = 4
+
+# that inputs may take on the event loop: about 20 ms. Others are read in a thread
+_STEPS_ON_THE_EVENT_LOOP = 20_000
 
 # UNDEFINED is no phase of a job: Flyte's executor takes it for an error of the system
 _PHASES = frozenset(Phase) - {Phase.UNDEFINED}
@@ -67,10 +76,11 @@ _FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
 
 
 class InputReader:
-    """Converts the literals of requests to Python values. What is stored elsewhere is read in a thread."""
+    """Converts the literals of requests to Python values. What is large or stored elsewhere is read in a thread."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._max_stored_size = settings.max_stored_input_size
+        self._schemes = frozenset(settings.storage_schemes)
         self._pickles = settings.unsafe_pickle
         self._readers = Workers(_READERS)
 
@@ -81,13 +91,16 @@ class InputReader:
         """
         try:
             try:
-                return inputs_to_python(inputs, variables, pickles=self._pickles)
-            except StoredElsewhereError:
-                storage = Storage(self._max_stored_size, lambda data: decode(data, Literal))
+                return inputs_to_python(inputs, variables, pickles=self._pickles, max_steps=_STEPS_ON_THE_EVENT_LOOP)
+            except AbortedError as error:
+                decode_literal = partial(decode, message_type=Literal)
+                storage = Storage(self._max_stored_size, self._schemes, decode_literal, from_thread.check_cancelled)
                 convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
-                return await self._readers.run(convert, name="reading stored inputs")
-        except StorageError as error:
-            raise RequestError(str(error), Status.UNAVAILABLE) from error
+                kind = "stored" if isinstance(error, StoredElsewhereError) else "large"
+                return await self._readers.run(convert, name=f"reading {kind} inputs", owner=kind)
+        except StoredInputError as error:
+            logger.warning("a stored input could not be read", reason=str(error.reason))
+            raise RequestError(str(error), Status.UNAVAILABLE if error.passes else Status.INVALID_ARGUMENT) from None
         except LiteralError as error:
             raise RequestError(str(error)) from error
 
@@ -238,7 +251,8 @@ def _custom_info(custom_info: Any, claim: str) -> Struct | None:
         return None
     mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
     try:
-        return _struct(to_plain_data(dict(mapping)))
+        with limited_steps():
+            return _struct(to_plain_data(dict(mapping)))
     except LiteralError as error:
         raise ConnectorFault(f"{claim} custom_info {_cannot_encode(error)}") from error
 

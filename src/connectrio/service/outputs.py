@@ -57,7 +57,7 @@ class OutputWriter:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._most = settings.max_response_size
-        self._schemes = frozenset(settings.output_schemes)
+        self._schemes = frozenset(settings.storage_schemes)
         self._writers = Workers(_WRITERS)
 
     def fits(self, resource: Resource) -> bool:
@@ -144,7 +144,7 @@ class OutputWriter:
             if scheme == "file" and parts.netloc not in ("", "localhost"):
                 raise _NotWritableError("output_prefix is on another machine")
         if scheme not in self._schemes or "::" in output_prefix:
-            raise _NotWritableError("output_prefix is of a kind that this host does not write to (output_schemes)")
+            raise _NotWritableError("output_prefix is of a kind that this host does not write to (storage_schemes)")
         if scheme != "file":
             return partial(_write_url, f"{output_prefix.rstrip('/')}/{_FILE}")
         if not path.startswith("/"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from connectrio.rpc.options import AT_LEAST_1, KIB, MIB, NOT_NEGATIVE, POSITIVE, Bound, check_bound
@@ -9,6 +10,12 @@ from connectrio.rpc.options import AT_LEAST_1, KIB, MIB, NOT_NEGATIVE, POSITIVE,
 __all__ = ["ServiceSettings"]
 
 _RESPONSE: Bound = (lambda value: value >= 64 * KIB, f"must be at least {64 * KIB}, for messages and log links")
+
+
+# of the object stores that Flyte supports, as fsspec spells them
+_OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,10 @@ class ServiceSettings:
         request. Flyte stores what is larger than 10 MB; the values take several times as much memory as their bytes
     :ivar max_response_size: the most bytes of an answer to GetTask or CreateTask. Flyte's executor takes 4 MiB, as
         grpc-go does by default. Larger outputs are written to outputs.pb below the task's output_prefix
-    :ivar output_schemes: where they may be written: `file` for absolute paths and file:// URLs, and schemes of fsspec.
-        Whoever may send a request chooses the place, and the host writes with its own rights; so by default these are
-        the stores in which Flyte keeps data
+    :ivar storage_schemes: where stored inputs may be read from and large outputs written to: `file` for absolute paths
+        and file:// URLs, and schemes of fsspec. Whoever may send a request chooses the place, and the host reads and
+        writes with its own rights. So by default these are the stores in which Flyte keeps data, and not those that
+        reach any address, such as http
     :ivar unsafe_pickle: LET ANYONE WHO CAN SEND REQUESTS TO THIS HOST RUN ANY CODE IN IT. Flyte sends values of types
         that it does not know as Python pickles, and reading a pickle runs the code that its sender has put in it. Only
         for hosts that nobody but a trusted Flyte can reach; it needs cloudpickle, and the modules of the values' types
@@ -76,7 +84,7 @@ class ServiceSettings:
     max_log_streams: int = 100
     max_stored_input_size: int = 32 * MIB
     max_response_size: int = 4 * MIB - 64 * KIB
-    output_schemes: list[str] = field(default_factory=lambda: ["file", "s3", "gs", "gcs", "abfs", "abfss", "az"])
+    storage_schemes: list[str] = field(default_factory=lambda: ["file", *_OBJECT_STORES])
     unsafe_pickle: bool = False
 
     def __post_init__(self) -> None:
@@ -87,3 +95,6 @@ class ServiceSettings:
         check_bound(self, NOT_NEGATIVE, "max_waiting_calls", "max_stored_input_size", "create_memory_bytes")
         check_bound(self, POSITIVE, "create_limit", "get_limit", "delete_limit")
         check_bound(self, POSITIVE, "metrics_limit", "logs_limit", "execute_limit")
+        for scheme in self.storage_schemes:
+            if _SCHEME.fullmatch(scheme) is None:
+                raise ValueError(f"storage_schemes must be schemes such as s3, without ://, got {scheme!r}")

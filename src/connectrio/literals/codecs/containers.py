@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -12,24 +12,26 @@ from connectrio.idl.flyteidl2.core import Union as UnionValue
 from connectrio.literals.codecs import Codec, ConvertingCodec, encodable
 from connectrio.literals.codecs.structs import Pickle
 from connectrio.literals.errors import (
+    AbortedError,
     LiteralError,
     MismatchError,
-    StoredElsewhereError,
     class_label,
     describe_literal,
     describe_value,
-    each_entry,
-    each_item,
     mismatch,
+    shortened,
 )
 from connectrio.literals.literal_types import kind_of, same_type, tag_of, title_of
 from connectrio.literals.plain_data import unpack
+from connectrio.literals.steps import each_entry, each_item, take_steps
 
 __all__ = ["Collection", "Map", "Union", "Variant"]
 
 T = TypeVar("T")
 
 _MANY_VARIANTS = 10
+# a variant that does not fit costs an exception
+_STEPS_PER_VARIANT = 12
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Collection(Codec):
 
     item: Codec
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"list[{self.item.label}]"
+        return shortened(f"list[{self.item.label}]")
 
     def to_python(self, literal: Literal) -> Any:
         if literal.collection is None:
@@ -56,7 +58,7 @@ class Collection(Codec):
     def exact(self) -> Codec:
         return Collection(self.item.exact())
 
-    def _items(self, value: Any) -> Iterable[Any]:
+    def _items(self, value: Any) -> Sequence[Any]:
         if not isinstance(value, list | tuple):
             raise mismatch(self.label, describe_value(value))
         return value
@@ -68,9 +70,9 @@ class Map(Codec):
 
     value: Codec
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"dict[str, {self.value.label}]"
+        return shortened(f"dict[str, {self.value.label}]")
 
     def to_python(self, literal: Literal) -> Any:
         if literal.map is None:
@@ -119,10 +121,10 @@ class Union(ConvertingCodec):
 
     variants: Sequence[Variant]
 
-    @property
+    @cached_property
     def label(self) -> str:
         labels = [variant.codec.label for variant in self.variants[:_MANY_VARIANTS]]
-        return " | ".join(labels if len(self.variants) <= _MANY_VARIANTS else [*labels, "…"])
+        return shortened(" | ".join(labels if len(self.variants) <= _MANY_VARIANTS else [*labels, "…"]))
 
     def to_python(self, literal: Literal) -> Any:
         union = None if literal.scalar is None else literal.scalar.union
@@ -147,6 +149,7 @@ class Union(ConvertingCodec):
 
     def _named(self, sent: LiteralType, value: Literal) -> list[Variant]:
         """Return the variants that the type in a union literal may name: one, unless types are equal."""
+        take_steps(len(self.variants))
         tag = tag_of(sent)
         tagged = [variant for variant in self.variants if tag and tag_of(variant.declared) == tag]
         if len(tagged) == 1:
@@ -196,12 +199,13 @@ def _try_all(
     variants: Sequence[Variant], convert: Callable[[Codec], T]
 ) -> tuple[list[tuple[Variant, T]], list[LiteralError]]:
     """Try every variant; return those that can convert, each with its result, and the failures of the others."""
+    take_steps(_STEPS_PER_VARIANT * len(variants))
     matches, failures = [], []
     for variant in variants:
         try:
             matches.append((variant, convert(variant.codec)))
-        except StoredElsewhereError:
-            raise  # it is so for every variant
+        except AbortedError:
+            raise
         except LiteralError as error:
             failures.append(error)
     return matches, failures

@@ -21,6 +21,7 @@ from connectrio.idl.flyteidl2.core import (
 )
 from connectrio.literals.codecs import ConvertingCodec, encodable
 from connectrio.literals.errors import LiteralError, describe_value, mismatch
+from connectrio.literals.steps import take_steps
 from connectrio.literals.values import DataFrame, Dir, File
 
 __all__ = ["BLOB_TYPES", "PICKLE_FORMAT", "BlobReference", "DataFrameReference", "read_blob", "read_dataframe"]
@@ -107,6 +108,7 @@ class DataFrameReference(ConvertingCodec):
 
 
 def _from_fields(fields: dict[Any, Any], value_type: type[T]) -> T:
+    take_steps(len(fields))
     try:
         return msgspec.convert({name: value for name, value in fields.items() if value is not None}, value_type)
     except msgspec.ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from connectrio.idl.flyteidl2.core import Literal, Primitive, Scalar, Void
@@ -200,9 +201,13 @@ class Enumeration(Codec):
 
     values: tuple[str, ...]
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return f"enum[{quoted_names(list(self.values))}]"
+        return f"enum[{quoted_names(self.values)}]"
+
+    @cached_property
+    def _members(self) -> frozenset[str]:
+        return frozenset(self.values)
 
     def to_python(self, literal: Literal) -> Any:
         primitive = primitive_of(literal)
@@ -212,7 +217,7 @@ class Enumeration(Codec):
 
     def from_plain(self, value: Any) -> str:
         name = value.name if isinstance(value, Enum) else value
-        if not isinstance(name, str) or name not in self.values:
+        if not isinstance(name, str) or name not in self._members:
             raise mismatch(self.label, describe_value(value))
         return name
 

@@ -9,12 +9,24 @@ from typing import Any
 from connectrio.idl.flyteidl2.core import Literal
 from connectrio.idl.google.protobuf import Struct, Value
 from connectrio.literals.codecs import Codec, ConvertingCodec
-from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereError, describe_value, mismatch, too_deep
+from connectrio.literals.errors import (
+    MAX_DEPTH,
+    LiteralError,
+    StoredElsewhereError,
+    describe_value,
+    mismatch,
+    shortened,
+    too_deep,
+)
 from connectrio.literals.plain_data import fields_reader, msgpack_literal, to_plain_data
 from connectrio.literals.shapes import Reading, Shape
+from connectrio.literals.steps import take_steps
 from connectrio.literals.storage import Storage
 
 __all__ = ["Binary", "Pickle", "TypedStruct", "UntypedStruct", "struct_to_dict"]
+
+# protobuf's messages are slow to look into
+_STEPS_PER_VALUE = 3
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class Pickle(Codec):
             ) from error
         except Exception as error:
             # any: a pickle runs code of its own
-            raise LiteralError(f"this pickle cannot be read: {type(error).__name__}: {error}") from error
+            raise LiteralError(shortened(f"this pickle cannot be read: {type(error).__name__}: {error}")) from error
 
     def _given_storage(self) -> Storage:
         if self.storage is None:
@@ -141,6 +153,7 @@ def struct_to_dict(struct: Struct, depth: int = 0) -> dict[str, Any]:
     :param depth: how many structs and lists it is in
     :raises LiteralError: it is nested too deeply
     """
+    take_steps(_STEPS_PER_VALUE * len(struct.fields))
     return {key: _struct_value(value, depth + 1) for key, value in struct.fields.items()}
 
 
@@ -150,6 +163,7 @@ def _struct_value(value: Value, depth: int) -> Any:
     if value.struct_value is not None:
         return struct_to_dict(value.struct_value, depth)
     if value.list_value is not None:
+        take_steps(_STEPS_PER_VALUE * len(value.list_value.values))
         return [_struct_value(item, depth + 1) for item in value.list_value.values]
     if value.number_value is not None:
         return float(value.number_value)
