@@ -11,6 +11,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from connectrio import logs
+
 pytest_plugins = ["time_limit"]
 
 # a busy machine is no failure
@@ -55,6 +57,7 @@ def logging_as_it_was():
     """A test that sets up logging, as a host's process does, sets it up for itself alone."""
     yield
     structlog.reset_defaults()
+    logs._host_log = None
     rpc = logging.getLogger("connectrio.rpc")
     rpc.handlers, rpc.propagate, rpc.disabled = [], True, False
     rpc.setLevel(logging.NOTSET)

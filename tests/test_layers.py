@@ -20,20 +20,21 @@ API = {"connector", "idl", "literals", "logs"}
 # each part of the package, and the parts that it may import, now or later in a function
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
+    "diagnostics": set(),
     "idl": set(),
-    "logs": set(),
-    "masking": {"idl"},
-    "terminal": set(),
-    "rpc": {"_version", "idl"},
+    "logs": {"diagnostics"},
+    "masking": {"diagnostics", "idl"},
+    "terminal": {"diagnostics"},
+    "rpc": {"_version", "diagnostics", "idl"},
     "literals": {"idl"},
-    "connector": {"idl", "logs"},
+    "connector": {"diagnostics", "idl", "logs"},
     "connectors": API,
-    "flyte": API | {"rpc"},
-    "service": API | {"masking", "rpc"},
+    "flyte": API | {"diagnostics", "rpc"},
+    "service": API | {"diagnostics", "masking", "rpc"},
     "client": {"idl", "literals", "masking", "rpc"},
-    "host": {"_version", "connector", "flyte", "logs", "rpc", "service", "terminal"},
+    "host": {"_version", "connector", "diagnostics", "flyte", "logs", "rpc", "service", "terminal"},
     "processes": {"host", "connector", "logs", "rpc"},
-    "conformance": API | {"client", "host", "masking", "service", "testing"},
+    "conformance": API | {"client", "diagnostics", "host", "masking", "service", "testing"},
     "testing": API | {"client", "host", "rpc", "service"},
     "cli": {
         "_version", "client", "conformance", "connector", "connectors", "host", "idl", "literals", "logs", "masking",
@@ -174,7 +175,7 @@ def test_the_grpc_layer_loads_nothing_of_flyte():
         "import connectrio.rpc.health, connectrio.rpc.reflection, connectrio.rpc.testing"
     )
     ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
-    assert ours == {"rpc", "idl", "_version"}
+    assert ours == {"rpc", "idl", "_version", "diagnostics"}
     assert not [name for name in loaded if "flyte" in name]
 
 
@@ -205,7 +206,7 @@ def test_what_authors_of_connectors_load():
         "for name in set(connectrio.__all__) - {'ConnectorService', 'HostSettings'}: getattr(connectrio, name)"
     )
     ours = {name.split(".")[1] for name in loaded if name.startswith("connectrio.")}
-    assert ours <= {"_version", "connector", "idl", "logs"}
+    assert ours <= {"_version", "connector", "diagnostics", "idl", "logs"}
     heavy = {"cyclopts", "duckdb", "flyte", "h11", "prometheus_client", "trio", "uvloop"}
     assert heavy & loaded == set()
 

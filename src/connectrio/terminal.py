@@ -5,11 +5,13 @@ rich is imported when something is first drawn on a terminal.
 
 from __future__ import annotations
 
+import re
 import sys
-import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
+
+from connectrio.diagnostics import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +26,21 @@ __all__ = [
     "print_line",
     "print_note",
     "print_table",
+    "print_to",
     "print_warning",
     "printable",
+    "shown",
 ]
+
+# what a terminal or a reader of lines may take for more than text, and JSON may have as it is: DEL, C1 controls, marks
+# that change the direction of text, line separators
+_NOT_PLAIN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def is_terminal(stream: IO[str] | None = None) -> bool:
     """Return whether `stream` (by default standard output) is a terminal."""
-    return (stream or sys.stdout).isatty()
+    stream = stream or sys.stdout
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 @cache
@@ -42,21 +51,17 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False)
 
 
-def printable(text: str) -> str:
-    """Return `text` with its control characters escaped, because text from a server must not control the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if character not in "\n\t" and unicodedata.category(character)[0] == "C"
-        else character
-        for character in text
-    )
+def shown(text: str) -> str:
+    """Return `text` as commands show it: control characters escaped, and its further lines indented.
+
+    So a text from a server cannot control the terminal, nor look like a line that the command itself has printed.
+    """
+    return printable(text).replace("\n", "\n    ")
 
 
 def print_line(text: str, style: str = "") -> None:
     """Print a line on standard output, styled on a terminal."""
-    _print(text, style, sys.stdout)
+    print_to(sys.stdout, text, style)
 
 
 def print_error(message: str, hint: str = "", *, failed: bool = True) -> None:
@@ -64,26 +69,37 @@ def print_error(message: str, hint: str = "", *, failed: bool = True) -> None:
 
     :param failed: False if the user has ended the command
     """
-    _print(f"error: {message}" if failed else message, "red" if failed else "yellow", sys.stderr)
+    print_to(sys.stderr, f"error: {message}" if failed else message, "red" if failed else "yellow")
     if hint:
-        _print(f"hint: {hint}", "dim", sys.stderr)
+        print_to(sys.stderr, f"hint: {hint}", "dim")
 
 
 def print_warning(message: str) -> None:
     """Print a warning on standard error. The command goes on."""
-    _print(f"warning: {message}", "yellow", sys.stderr)
+    print_to(sys.stderr, f"warning: {message}", "yellow")
 
 
 def print_note(message: str) -> None:
     """Print advice on standard error."""
-    _print(message, "dim", sys.stderr)
+    print_to(sys.stderr, message, "dim")
 
 
-def _print(text: str, style: str, stream: IO[str]) -> None:
-    if style and is_terminal(stream):
-        console(stderr=stream is sys.stderr).print(printable(text), style=style, soft_wrap=True)
-    else:
-        print(printable(text), file=stream, flush=True)
+def print_to(stream: IO[str] | None, text: str, style: str = "") -> None:
+    """Print a line on standard output or error, styled on a terminal.
+
+    :raises OSError: standard output does not take it. On standard error, the line is lost
+    """
+    if stream is None:  # the process was started without it
+        return
+    try:
+        if style and is_terminal(stream):
+            console(stderr=stream is sys.stderr).print(shown(text), style=style, soft_wrap=True)
+        else:
+            print(shown(text), file=stream, flush=True)
+    except (OSError, ValueError):
+        # its reader has gone, the disk is full, or it was closed; messages and warnings end no command
+        if stream is not sys.stderr:
+            raise
 
 
 def print_json(document: Any, *, indent: int = 2) -> None:
@@ -94,7 +110,9 @@ def print_json(document: Any, *, indent: int = 2) -> None:
     import msgspec
 
     text = msgspec.json.encode(document)
-    print((msgspec.json.format(text, indent=indent) if indent else text).decode(), flush=True)
+    formatted = (msgspec.json.format(text, indent=indent) if indent else text).decode()
+    # these can only be in strings, where an escape means the same
+    print(_NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", formatted), flush=True)
 
 
 def print_heading(text: str) -> None:

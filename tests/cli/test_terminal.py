@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -10,7 +11,7 @@ import subprocess
 import pytest
 
 from cli.harness import CONNECTRIO
-from connectrio.terminal import print_table, printable
+from connectrio.terminal import print_error, print_json, print_line, print_table, printable
 
 COLOUR = "\x1b["
 
@@ -49,10 +50,50 @@ def plain(text):
         ("\x07\r\x00", "\\x07\\r\\x00"),
         ("\u202egnihton", "\\u202egnihton"),
         ("\udc80", "\\udc80"),
+        ("\u2028\u2029\x9b", "\\u2028\\u2029\\x9b"),
     ],
 )
 def test_control_characters_are_spelled_out(text, shown):
     assert printable(text) == shown
+
+
+def test_further_lines_of_a_text_are_indented(capsys):
+    """So that none looks like a line that the command has printed."""
+    print_line("RUNNING: first\nSUCCEEDED\r\x1b[2J")
+    print_error("no\nhint: yes")
+    printed = capsys.readouterr()
+    assert printed.out == "RUNNING: first\n    SUCCEEDED\\r\\x1b[2J\n"
+    assert printed.err == "error: no\n    hint: yes\n"
+
+
+@pytest.mark.parametrize("indent", [0, 2])
+def test_json_has_nothing_that_controls_a_terminal_or_ends_a_line(capsys, indent):
+    text = "\x1b[2J\x7f\x9b31m\u2028\u202e ü漢"
+    print_json({"message": text}, indent=indent)
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert "ü漢" in printed
+    assert json.loads(printed) == {"message": text}
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "no space"), ValueError("closed")])
+def test_a_message_that_cannot_be_printed_is_lost(monkeypatch, error):
+    class Full:
+        closed = False
+
+        def isatty(self):
+            return False
+
+        def write(self, text):
+            raise error
+
+    monkeypatch.setattr("sys.stderr", Full())
+    print_error("what", "to do")
+    monkeypatch.setattr("sys.stderr", None)
+    print_error("what", "to do")
+    monkeypatch.setattr("sys.stdout", Full())
+    with pytest.raises(type(error)):
+        print_line("what was asked for")
 
 
 def test_a_table_in_a_pipe(capsys):

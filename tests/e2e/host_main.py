@@ -14,7 +14,7 @@ from connectrio.cli.script import end_process, run_script
 from connectrio.host.host import HostError
 from connectrio.host.runner import run_host
 from connectrio.host.settings import HostSettings
-from connectrio.logs import configure_logging
+from connectrio.logs import host_logging
 
 
 def report(event: str, **fields: Any) -> None:
@@ -26,12 +26,13 @@ def announce(host: Any, addresses: Any) -> None:
 
 
 def main(backend: Any, settings: str) -> int:
-    configure_logging("debug", "json")
-    try:
-        run_host(HostSettings(**json.loads(settings)), backend=backend, announce=announce, end_process=end_process())
-    except HostError as error:
-        report("failed", error=str(error))
-        return 1
+    with host_logging("debug", "json", owns_process=True):
+        try:
+            host_settings = HostSettings(**json.loads(settings))
+            run_host(host_settings, backend=backend, announce=announce, end_process=end_process())
+        except HostError as error:
+            report("failed", error=str(error))
+            return 1
     return 0
 
 

@@ -568,3 +568,19 @@ async def test_a_pool_is_open_until_the_last_one_leaves():
         await home_of(pool)
     with pytest.raises(RuntimeError, match=r"the hosted connectors of package have no event loop"):
         pools.get("package")
+
+
+async def test_an_error_whose_text_raises_ends_its_call_alone():
+    class HostileError(RuntimeError):
+        def __str__(self):
+            raise SystemExit(9)
+
+    async def fail():
+        raise HostileError
+
+    async with a_pool() as pool, blocked(pool, 1) as calls:
+        await home_blocks(pool, calls)
+        with pytest.raises(HostileError):
+            await pool.run(fail, name="fail")
+        assert await home_of(pool) is not calls.gate.inside[0]
+        calls.gate.open()

@@ -506,6 +506,18 @@ async def test_a_lifespan_that_hangs_as_it_opens(stubborn):
     assert other.events == ["open", "close", "left"]
 
 
+async def test_a_lifespan_whose_error_cannot_be_described():
+    class HostileError(Exception):
+        def __str__(self):
+            raise SystemExit(9)
+
+    host = make_host(Lifespan(opening=raising(HostileError())).connector(), connector(task_type_name="other"))
+    async with serving(host) as addresses:
+        assert await status_of(addresses, "other") is Status.OK
+    (failure,) = host.failures
+    assert failure.error.endswith("HostileError: (SystemExit in the error's own text)")
+
+
 async def test_a_lifespan_that_fails_later_is_opened_again(monkeypatch):
     monkeypatch.setattr(lifespans, "_FIRST_PAUSE", HOUR)
     lifespan = Lifespan(later=raising(OSError("connection lost")))

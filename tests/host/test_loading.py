@@ -332,3 +332,18 @@ def test_an_interrupt_is_not_a_failure_of_an_entry_point(install):
     write("site/plugin_interrupted.py", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         load_entry_points(Registry())
+
+
+HOSTILE = """
+class HostileError(Exception):
+    def __str__(self):
+        raise SystemExit(9)
+raise HostileError
+"""
+
+
+def test_a_module_whose_error_cannot_be_described():
+    write("hostile.py", HOSTILE)
+    with pytest.raises(ModuleLoadError) as caught:
+        load_modules(Registry(), ["hostile.py"])
+    assert "HostileError: (SystemExit in the error's own text) (" in str(caught.value)

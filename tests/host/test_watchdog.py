@@ -110,6 +110,27 @@ async def test_nothing_is_concluded_from_a_process_that_stood_still():
     assert not logs
 
 
+async def test_a_connector_that_cannot_be_looked_at_is_reported_as_unknown():
+    class Hides(Here):
+        hides = False
+
+        @property
+        def task_type_name(self):
+            if self.hides:
+                raise SystemExit(9)
+            return "hides"
+
+    hiding = Hides()
+    watched = registry(hiding)
+    hiding.hides = True
+    watchdog = Watchdog(0.2, metrics=Metrics(), registry=watched)
+    watchdog._loop_thread = threading.get_ident()
+    with capture_logs() as logs:
+        await anyio.to_thread.run_sync(watchdog._blocked, time.monotonic())
+    assert [line["event"][:29] for line in logs] == ["the code that blocks the even", "the event loop is blocked, an"]
+    assert watchdog.culprit.task_type == "unknown"
+
+
 async def test_it_stops_with_its_task():
     others = threading.enumerate()  # threads of other tests, which may still run
     [listener] = sockets = [socket.create_server(("127.0.0.1", 0))]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectrio.diagnostics import LONGEST_TEXT, shorten
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
@@ -24,7 +25,7 @@ from connectrio.idl.flyteidl2.connector import (
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult, TaskLog
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.idl.google.protobuf import Struct
-from connectrio.masking import LONGEST_TEXT, SecretMask, shorten
+from connectrio.masking import SecretMask
 
 KEY = (
     "-----BEGIN PRIVATE KEY-----\n"

@@ -37,3 +37,26 @@ async def test_a_cancellation_from_outside_is_found_in_a_group():
         assert not is_cancellation(ExceptionGroup("", [ONE]))
         raise cancelled.value
     assert not is_cancellation(cancelled.value), "no scope around this is cancelled"
+
+
+def test_groups_without_end_have_leaves():
+    """Nested more deeply than Python's stack, and with more paths to one leaf than anybody can walk."""
+    deep: BaseException = ONE
+    for _ in range(5000):
+        deep = ExceptionGroup("", [deep, TWO])
+    assert list(leaves(deep)) == [ONE, TWO]
+    shared: BaseException = ONE
+    for _ in range(60):
+        shared = ExceptionGroup("", [shared, shared])
+    assert list(leaves(shared)) == [ONE]
+
+
+def test_a_group_that_says_otherwise_has_the_members_that_it_was_made_of():
+    class Endless(ExceptionGroup):
+        @property
+        def exceptions(self):
+            raise SystemExit
+
+    group = Endless("", [ONE])
+    assert list(leaves(group)) == [ONE]
+    assert only_leaf(group) is ONE

@@ -155,3 +155,83 @@ async def test_it_is_not_remembered_as_a_job(retries):
     for _ in range(retries):
         assert is_failure((await service.create(task_execution_metadata=attempt())).resource_meta)
     assert len(calls) == retries
+
+
+# errors whose own code harms whoever describes them
+
+
+class HostileError(Exception):
+    def __str__(self):
+        raise SystemExit(9)
+
+    __repr__ = __str__
+
+
+class HostileFailure(PermanentFailure):
+    __str__ = HostileError.__str__
+
+
+class HidingError(Exception):
+    @property
+    def __class__(self):
+        raise SystemExit(9)
+
+
+class OddStatusError(ConnectorError):
+    status = "odd"
+
+
+def nested():
+    error = ValueError("innermost")
+    for _ in range(5000):
+        error = ExceptionGroup("g", [error, HostileError()])
+    return error
+
+
+HOSTILE = "(SystemExit in the error's own text)"
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (HostileError, HOSTILE),
+        (lambda: KeyError(HostileError()), f"KeyError: {HOSTILE}"),
+        (lambda: ExceptionGroup("g", [HostileError(), ValueError("b")]), f"HostileError: {HOSTILE}; ValueError: b"),
+        (nested, "ValueError: innermost; HostileError: " + HOSTILE),
+        (HidingError, "describing it failed with SystemExit"),
+        (lambda: OddStatusError("what"), "what"),
+        (lambda: GRPCError(5, "what"), "GRPCError: (5, 'what', None)"),
+        (lambda: GRPCError(Status.INTERNAL, HostileError()), HOSTILE),
+        (lambda: ValueError("y" * 20_000_000), "y" * 1000),
+    ],
+    ids=["str", "inside", "in a group", "nested", "class", "status", "number", "message", "long"],
+)
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "function"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_an_error_that_is_hostile_costs_its_own_call(operation, plain, make, text):
+    service = Service(failing(make, plain=plain))
+    with capture_logs() as logs, pytest.raises(GRPCError) as caught:
+        await service.call(operation)
+    assert caught.value.status is Status.INTERNAL
+    assert text in caught.value.message
+    assert service.count(operation, "500") == 1
+    [line] = [line for line in logs if line["event"] == "call failed"]
+    assert line["log_level"] == "error"
+    assert len(line["exception"]) < 70_000
+
+
+async def test_many_errors_in_a_group_are_counted():
+    group = ExceptionGroup("g", [ValueError(str(number)) for number in range(25)])
+    with capture_logs(), pytest.raises(GRPCError) as caught:
+        await Service(failing(lambda: group)).get()
+    assert caught.value.message.endswith("; ValueError: 19; and 5 more.")
+
+
+async def test_a_permanent_failure_without_a_text():
+    async def create(self, **kwargs):
+        raise HostileFailure
+
+    service = Service(connector(create=create))
+    with capture_logs():
+        meta = (await service.create()).resource_meta
+    assert failure_in(meta) == HOSTILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import time
 from contextlib import suppress
 
@@ -14,6 +15,7 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 from connectrio import Phase, Resource, TaskLog
+from connectrio.diagnostics import dropped_lines, shorten
 from connectrio.idl.flyteidl2.connector import GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult
 from connectrio.masking import SecretMask
@@ -86,6 +88,8 @@ async def test_long_names_and_texts_are_cut():
     assert len(line["error"]) < 70_000
     assert len(line["exception"]) < 70_000
     assert line["exception"].startswith("Traceback")
+    assert shorten("abcdef", 6) == "abcdef"
+    assert shorten("abcdefg", 6) == "abc [… 1 characters …] efg"
 
 
 TOKEN = "hunter2-é\n'token"
@@ -270,3 +274,46 @@ async def test_an_author_who_says_wrong_what_is_transient_tells_no_secrets():
     assert line["exception"].endswith("LookupError")
     assert "test_log.py" in line["exception"]
     assert "hunter2" not in str(logs)
+
+
+# logs of programs that embed a host
+
+
+class FailingHandler(logging.Handler):
+    def __init__(self, error):
+        super().__init__()
+        self._error = error
+
+    def emit(self, record):
+        raise self._error
+
+
+ERRORS = [ValueError(), RecursionError(), SystemExit(3), KeyboardInterrupt()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_a_handler_that_fails_costs_the_line(error):
+    logger, handler = logging.getLogger("connectrio"), FailingHandler(error)
+    logger.addHandler(handler)
+    before = dropped_lines()
+    try:
+        service = Service(failing(lambda: ValueError("boom")))
+        with pytest.raises(GRPCError, match="boom"):
+            await service.get()
+    finally:
+        logger.removeHandler(handler)
+    assert dropped_lines() == before + 1
+    samples = service.metrics.registry.get_sample_value("connectrio_log_lines_dropped_total")
+    assert samples == dropped_lines()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_a_processor_that_fails_costs_the_line(error):
+    def fail(logger, method, event):
+        raise error
+
+    structlog.configure(processors=[fail])
+    before = dropped_lines()
+    with pytest.raises(GRPCError, match="boom"):
+        await Service(failing(lambda: ValueError("boom"))).get()
+    assert dropped_lines() == before + 1

@@ -73,7 +73,8 @@ def exit_code(command: Callable[[], int | None]) -> int:
     """Run `command`, print the error that ended it, and return its exit code."""
     try:
         code = command() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: the process was started without it
+            sys.stdout.flush()
     except CommandError as error:
         print_error(str(error), error.hint, failed=error.code != INTERRUPTED)
         return error.code

@@ -9,27 +9,35 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from connectrio.cli.errors import CommandError
+from connectrio.cli.errors import FAILURE, CommandError
 from connectrio.cli.event_loop import event_loop
 from connectrio.cli.script import end_process, is_script, load_structlog, starting
 from connectrio.host.settings import Backend, HostSettings, default_backend
 
 load_structlog()
 
-from connectrio.logs import LogFormat, LogLevel, configure_logging  # noqa: E402 - imports structlog, perhaps with rich
+from connectrio.logs import (  # noqa: E402 - imports structlog, perhaps with rich
+    LogFormat,
+    LogLevel,
+    get_logger,
+    host_logging,
+    writes_json,
+)
 
 if TYPE_CHECKING:
     from connectrio.host.host import Host
     from connectrio.host.lifecycle import Addresses
 
-__all__ = ["DEFAULT_FILE", "LogFormat", "LogLevel", "host", "plain_serve", "variable"]
+__all__ = ["DEFAULT_FILE", "LogFormat", "LogLevel", "explained_start", "host", "plain_serve", "variable"]
+
+log = get_logger("connectrio.host.host")
 
 DEFAULT_FILE = "connectrio.toml"
 
@@ -69,11 +77,8 @@ def host(
     :param processes: the number of hosts that share the one port
     :raises CommandError: the host cannot start
     """
-    from connectrio.host.lifecycle import HostError
-
-    configure_logging(log_level, log_format)
-    event_loop(backend)  # fails if it is not installed
-    try:
+    with host_logging(log_level, log_format, owns_process=is_script()), explained_start():
+        event_loop(backend)  # fails if it is not installed
         if processes != 1:
             from connectrio.processes.control import ServeOptions
             from connectrio.processes.supervisor import become_supervisor, supervise
@@ -93,8 +98,23 @@ def host(
                 started()
 
             run_host(settings, backend=backend, announce=announce_start, end_process=end_process())
-    except HostError as error:
-        raise CommandError(str(error)) from error
+
+
+@contextmanager
+def explained_start() -> Iterator[None]:
+    """Say why the host cannot start if this block raises that: in a line of the log, if all lines there are JSON.
+
+    :raises CommandError: otherwise
+    """
+    from connectrio.host.lifecycle import HostError
+
+    try:
+        yield
+    except (CommandError, HostError) as error:
+        if is_script() and writes_json():
+            log.error("the host cannot start", error=str(error))  # noqa: TRY400 - the text says what to do
+            raise SystemExit(FAILURE) from error
+        raise error if isinstance(error, CommandError) else CommandError(str(error)) from error
 
 
 def plain_serve(arguments: Sequence[str]) -> Callable[[], None] | None:

@@ -23,7 +23,7 @@ from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.google.protobuf import Struct, Timestamp
 from connectrio.literals import DataFrame, Dir, File, LiteralError, literal_to_python
 from connectrio.rpc import GRPCError, Status
-from connectrio.terminal import console, is_terminal, print_line, print_table, printable
+from connectrio.terminal import console, is_terminal, print_line, print_table, print_to, printable, shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -145,7 +145,7 @@ def _value_text(value: Any) -> str:
 def line_text(line: LogLine) -> str:
     """Return a line of a log for people."""
     time = f"{_iso(line.timestamp)[11:23]} " if line.timestamp is not None else ""
-    return f"{time}{printable(line.message.rstrip())}"
+    return f"{time}{line.message.rstrip()}"
 
 
 def line_document(line: LogLine) -> dict[str, Any]:
@@ -252,13 +252,13 @@ class Follower:
 class JobView:
     """Shows a job on any stream: one plain line for each change."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
         self._shown = ""
 
     def say(self, text: str, style: str = "") -> None:  # noqa: ARG002 - for views that have styles
         """Show a line of text."""
-        print(printable(text), file=self._stream, flush=True)
+        print_to(self._stream, text)
 
     def state(self, resource: Resource) -> None:
         """Show the phase and the progress if they have changed. The command itself shows how the job ended."""
@@ -296,7 +296,7 @@ class _LiveJobView(JobView):
         from rich.text import Text
 
         # print(style=…) would colour the moving line too
-        self._progress.console.print(Text(printable(text), style=style))
+        self._progress.console.print(Text(shown(text), style=style))
 
     def state(self, resource: Resource) -> None:
         """Update the moving line."""
@@ -311,9 +311,9 @@ class _LiveJobView(JobView):
 
 
 @contextmanager
-def job_view(stream: IO[str]) -> Iterator[JobView]:
+def job_view(stream: IO[str] | None) -> Iterator[JobView]:
     """Show one job on standard output or error in this block. The moving line is removed at its end."""
-    if not is_terminal(stream):
+    if stream is None or not is_terminal(stream):
         yield JobView(stream)
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

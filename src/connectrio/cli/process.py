@@ -5,7 +5,7 @@ Usage: python -m connectrio.cli.process supervise|host DESCRIPTOR
 
 import sys
 
-from connectrio.cli.errors import CommandError, exit_code
+from connectrio.cli.errors import exit_code
 from connectrio.cli.script import end_process, load_structlog, run_script, starting
 
 
@@ -21,17 +21,14 @@ def _run() -> int:
 
 
 def _supervise(descriptor: int) -> None:
-    from connectrio.host.lifecycle import HostError
-    from connectrio.logs import configure_logging
+    from connectrio.cli.hosting import explained_start
+    from connectrio.logs import host_logging
     from connectrio.processes.control import read_options
     from connectrio.processes.supervisor import supervise
 
     options = read_options(descriptor)
-    configure_logging(options.log_level, options.log_format)
-    try:
+    with host_logging(options.log_level, options.log_format, owns_process=True), explained_start():
         supervise(options, end_process())
-    except HostError as error:
-        raise CommandError(str(error)) from error
 
 
 if __name__ == "__main__":

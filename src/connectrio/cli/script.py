@@ -28,6 +28,9 @@ _LOOKS_AT_OTHERS = 200
 # what asks the process to end; Windows has no SIGHUP
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
+# seconds for output that waits, when the process ends at once
+_FLUSH_TIMEOUT = 0.25
+
 _is_script = False
 
 
@@ -82,6 +85,7 @@ def run_script(run: Callable[[], int]) -> NoReturn:
     """
     global _is_script  # noqa: PLW0603 - true of the whole process
     _is_script = True
+    _open_standard_descriptors()
     code = 1
     try:
         code = run()
@@ -93,6 +97,19 @@ def run_script(run: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def _open_standard_descriptors() -> None:
+    """Open /dev/null for those of standard input, output and error that the process was started without.
+
+    Otherwise the next sockets would get their numbers. What a library prints would go to a client, and libuv ends the
+    process when it closes such a socket.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+
+
 def is_script() -> bool:
     """Return whether this process runs a command of ours, and not a program that calls one."""
     return _is_script
@@ -100,7 +117,12 @@ def is_script() -> bool:
 
 def end_process() -> Callable[[int], None] | None:
     """Return the function that ends this process at once; None if the process belongs to another program."""
-    return os._exit if _is_script else None
+    return _end_at_once if _is_script else None
+
+
+def _end_at_once(code: int) -> NoReturn:
+    _flush()
+    os._exit(code)
 
 
 def _limit_the_end(code: int) -> None:
@@ -140,6 +162,15 @@ def _log_and_flush(names: list[str], level: str) -> None:
 
         log = getattr(get_logger("connectrio.host.host"), level)
         log("threads still run; the process ends without them", threads=names)
+    _flush()
+
+
+def _flush() -> None:
+    """Write what waits to be written, but for a fraction of a second at most."""
+    with suppress(Exception):  # as above
+        from connectrio.logs import flush_output
+
+        flush_output(_FLUSH_TIMEOUT)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # it may be closed, or its reader may have gone
             stream.flush()

@@ -19,6 +19,7 @@ from connectrio.conformance._methods import check_methods
 from connectrio.conformance._report import Report
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.registry import Registry
+from connectrio.diagnostics import text_of, type_name
 from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
@@ -135,7 +136,7 @@ class _Check:
             meta = self._connector.metadata_type.decode(job.meta)
             again = meta.encode()
         except Exception as error:  # noqa: BLE001 - both may be the connector's code
-            problem = f"{type(error).__name__}: {error}"
+            problem = f"{type_name(error)}: {text_of(error)}"
             self._found("metadata", "create", f"its resource meta cannot be decoded again: {problem}")
             return None
         if again != job.meta:

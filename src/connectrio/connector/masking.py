@@ -7,7 +7,8 @@ usually look: a password in a URL, `password=…`, `token: …`, `Authorization:
 from __future__ import annotations
 
 import re
-import traceback
+
+from connectrio.diagnostics import format_error, text_of, type_name
 
 __all__ = ["describe_error", "format_traceback", "mask_credentials"]
 
@@ -61,17 +62,10 @@ def _mask_user(word: re.Match[str]) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Return the class and the text of `error`, masked."""
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except Exception as failure:  # noqa: BLE001 - a foreign class may fail at that as well
-        text = f"({type(failure).__name__} in the error's own text)"
+    name, text = type_name(error), text_of(error)
     return f"{name}: {mask_credentials(text)}" if text else name
 
 
 def format_traceback(error: BaseException) -> str:
     """Return the traceback of `error`, masked, for the log."""
-    try:
-        return mask_credentials("".join(traceback.format_exception(error)))
-    except Exception as failure:  # noqa: BLE001 - such as a RecursionError for groups in groups in groups
-        return f"(no traceback: {type(failure).__name__} while it was written)"
+    return mask_credentials(format_error(error))

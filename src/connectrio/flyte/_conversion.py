@@ -21,6 +21,7 @@ from flyteidl2.core.tasks_pb2 import TaskTemplate
 from flyteidl2.task.common_pb2 import Inputs as InputsMessage
 
 from connectrio.connector.failures import InvalidRequestError
+from connectrio.diagnostics import text_of, type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2 import core, task
 from connectrio.rpc.codec import decode, encode
@@ -119,7 +120,7 @@ def _decoded(connector: Connector, meta: bytes) -> Any:
 
 
 def _refused(what: str, error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(f"{what}: {str(error) or type(error).__name__}")
+    return InvalidRequestError(f"{what}: {text_of(error) or type_name(error)}")
 
 
 def _log_lines(response: Any, label: str) -> idl.GetTaskLogsResponse:

@@ -37,6 +37,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from connectrio.connector.context import begin_work, pending_start
 from connectrio.connector.failures import TransientError
+from connectrio.diagnostics import text_of
 from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
 
@@ -158,7 +159,7 @@ class LoopPool:
             logger.warning(
                 "a hosted connector needs one and the same event loop; its calls will share one from now on",
                 package=self.name,
-                error=str(error),
+                error=text_of(error),
             )
 
     def stop(self) -> list[LoopThread]:
@@ -366,7 +367,7 @@ class Call(Generic[T]):
         if task.cancelled():  # before its first step
             self._error = asyncio.CancelledError()
         if then is not None:
-            if isinstance(self._error, RuntimeError) and _WRONG_LOOP.search(str(self._error)):
+            if isinstance(self._error, RuntimeError) and _WRONG_LOOP.search(text_of(self._error)):
                 self._pool.loop_mattered(self._error)
             then()
         with suppress(RuntimeError):  # the host's loop has closed, and nothing waits any more

@@ -12,7 +12,7 @@ from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.host.signals import run_until_signalled
-from connectrio.logs import configure_logging
+from connectrio.logs import host_logging
 from connectrio.terminal import is_terminal, print_line, print_table
 
 __all__ = ["ConnectorService", "announce", "run_host"]
@@ -139,16 +139,13 @@ class ConnectorService(Host):
         :raises SystemExit: at a second signal
         :raises HostError: the host cannot start
         """
-        configure_logging()
-        run_host(
-            HostSettings(
-                port=port,
-                prometheus_port=prometheus_port,
-                worker=worker,
-                timeout=timeout,
-                modules=list(modules or ()),
-                **settings,
-            ),
-            backend=backend,
-            announce=announce,
+        host_settings = HostSettings(
+            port=port,
+            prometheus_port=prometheus_port,
+            worker=worker,
+            timeout=timeout,
+            modules=list(modules or ()),
+            **settings,
         )
+        with host_logging():
+            run_host(host_settings, backend=backend, announce=announce)

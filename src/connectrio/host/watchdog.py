@@ -152,7 +152,11 @@ class Watchdog:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented, for debuggers
         if frame is None:
             return
-        culprit = find_culprit(frame, self._registry)
+        try:
+            culprit = find_culprit(frame, self._registry)
+        except BaseException:  # a connector's attributes may be properties that fail, with SystemExit as well
+            logger.exception("the code that blocks the event loop cannot be named")
+            culprit = Culprit(_NOBODY, _NOBODY, _NOBODY, _place(frame))
         self._block = _Block(self._beat, culprit)
         self._metrics.loop_blocks.labels(culprit.task_type, culprit.operation).inc()
         logger.error(

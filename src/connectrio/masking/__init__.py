@@ -1,5 +1,5 @@
 """Finds the values of secrets in texts, in every form in which they may leave, and replaces them."""
 
-from connectrio.masking.mask import LONGEST_TEXT, SHORTEST_SECRET, SecretMask, shorten
+from connectrio.masking.mask import SHORTEST_SECRET, SecretMask
 
-__all__ = ["LONGEST_TEXT", "SHORTEST_SECRET", "SecretMask", "shorten"]
+__all__ = ["SHORTEST_SECRET", "SecretMask"]

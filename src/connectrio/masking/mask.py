@@ -17,14 +17,12 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
+from connectrio.diagnostics import LONGEST_TEXT
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, Resource
 from connectrio.idl.google.protobuf import ListValue, Struct, Value
 from connectrio.masking.escapes import readings
 
-__all__ = ["LONGEST_TEXT", "SHORTEST_SECRET", "SecretMask", "shorten"]
-
-LONGEST_TEXT = 64 * 1024
-"""Characters of a text whose length a client or a connector chooses."""
+__all__ = ["SHORTEST_SECRET", "SecretMask"]
 
 SHORTEST_SECRET = 4
 """Characters of the shortest value that is replaced."""
@@ -197,14 +195,6 @@ class SecretMask:
             is_harmless = len(name) <= _LONGEST_NAME and self._places(_encoded(name)) == {}
             mark = self._shown[name] = f"[secret {name}]" if is_harmless else "[secret]"
         return mark
-
-
-def shorten(text: str, length: int) -> str:
-    """Return `text`, without its middle if it is longer than that: a traceback says the most at its end."""
-    if len(text) <= length:
-        return text
-    half = length // 2
-    return _joined(text[:half], len(text) - 2 * half, text[-half:])
 
 
 def _joined(begin: str, left_out: int, end: str) -> str:

@@ -15,7 +15,7 @@ from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.runner import announce
 from connectrio.host.signals import run_until_signalled
-from connectrio.logs import configure_logging, get_logger
+from connectrio.logs import get_logger, host_logging
 from connectrio.processes.control import (
     Alive,
     Control,
@@ -96,8 +96,10 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
     close_in_children(end)
     order = receive_order(end)
     options = order.options
-    configure_logging(options.log_level, options.log_format, process=order.number)
-    with end.dup() as last_words:
+    logging = host_logging(
+        options.log_level, options.log_format, process=order.number, owns_process=end_process is not None
+    )
+    with logging, end.dup() as last_words:
         close_in_children(last_words)
         worker = _Worker(order, end, is_serving)
         try:

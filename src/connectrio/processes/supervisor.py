@@ -22,7 +22,8 @@ from connectrio.host.lifecycle import Addresses, HostError, HostState, completes
 from connectrio.host.ports import bind_tcp, can_share_ports, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
-from connectrio.logs import get_logger
+from connectrio.logs import flush_output, get_logger
+from connectrio.logs.metrics import DroppedLines
 from connectrio.processes._member import Member
 from connectrio.processes.control import Order, ServeOptions, process_command, write_options
 from connectrio.processes.exposition import Merged, snapshot
@@ -45,8 +46,7 @@ def become_supervisor(options: ServeOptions) -> NoReturn:
     """
     check(options.settings, options.processes)
     descriptor = write_options(options)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     os.execv(sys.executable, process_command("supervise", descriptor))  # noqa: S606 - this very interpreter
 
 
@@ -89,6 +89,7 @@ class Supervisor:
         self.collectors.register(self._merged)
         self._own = CollectorRegistry()
         ProcessCollector(registry=self._own)
+        self._own.register(DroppedLines())
         self._ready = Gauge("connectrio_processes_ready", "Processes that answer calls", registry=self._own)
         self._restarts = Counter(
             "connectrio_process_restarts_total", "Processes that ended and were started again", registry=self._own

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import anyio
 
+# as the interpreter keeps it: a class of a group can hide it behind a property of its own
+_members: Callable[[BaseException], tuple[BaseException, ...]] = vars(BaseExceptionGroup)["exceptions"].__get__
+
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in a group, and in the groups inside it. An error that is no group yields only itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from leaves(each)
-    else:
-        yield error
+    """Yield the errors in a group, and in the groups inside it. An error that is no group yields only itself.
+
+    A group or an error that is there several times counts once. Groups may be nested as deeply as memory allows.
+    """
+    pending, seen = [error], set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if issubclass(type(current), BaseExceptionGroup):
+            pending.extend(reversed(_members(current)))
+        else:
+            yield current
 
 
 def only_leaf(error: BaseException) -> BaseException:
@@ -22,8 +33,8 @@ def only_leaf(error: BaseException) -> BaseException:
 
     A task group wraps what its tasks raise; the author of the tasks means the error itself.
     """
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while issubclass(type(error), ExceptionGroup) and len(_members(error)) == 1:
+        error = _members(error)[0]
     return error
 
 
@@ -39,4 +50,4 @@ def is_cancelled_from_outside() -> bool:
 def is_cancellation(error: BaseException) -> bool:
     """Return whether `error` carries a cancellation from outside, alone or in a group, so that it must pass through."""
     cancelled = anyio.get_cancelled_exc_class()
-    return is_cancelled_from_outside() and any(isinstance(leaf, cancelled) for leaf in leaves(error))
+    return is_cancelled_from_outside() and any(issubclass(type(leaf), cancelled) for leaf in leaves(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
@@ -14,12 +13,13 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
+from connectrio.diagnostics import SafeLogger
 from connectrio.rpc._tls_stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
 from connectrio.rpc.peer import Peer
 
 __all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
 
-log = logging.getLogger("connectrio.rpc")
+log = SafeLogger("connectrio.rpc")
 
 AnyPath: TypeAlias = str | PathLike[str]
 _Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]

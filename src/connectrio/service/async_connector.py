@@ -137,7 +137,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         )
                         meta = await self.creates.once(job)
             except Exception as error:
-                if not isinstance(only_leaf(error), PermanentFailure):
+                if not issubclass(type(only_leaf(error)), PermanentFailure):
                     raise
                 meta = encode_failure(record.failed_for_good(error))
             if record.mask is not None:
@@ -237,7 +237,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         record.mask.resource(resource)
                     self._polls.succeeded(job, resource)
             except Exception as error:
-                if isinstance(only_leaf(error), PermanentFailure):
+                if issubclass(type(only_leaf(error)), PermanentFailure):
                     return GetTaskResponse(resource=failed_resource(record.failed_for_good(error)))
                 absorbed = self._polls.failed(job, method.connector, error, record.client_text(error))
                 if absorbed is None:

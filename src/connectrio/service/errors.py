@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import Any
 
 from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.connector.failures import ConnectorError
+from connectrio.diagnostics import text_of, type_name
 from connectrio.rpc.exceptions import leaves, only_leaf
 from connectrio.rpc.left_open import LeftOpenError, trio_has_closed
 from connectrio.service.operations import Operation
@@ -96,46 +98,52 @@ class CallFailure:
 
 
 def classify(error: BaseException, operation: Operation, task_type: str) -> CallFailure:
-    """Return how an operation on a task of that type failed, given what it raised."""
-    error = only_leaf(error)
+    """Return how an operation on a task of that type failed, given what it raised. Raises nothing."""
+    try:
+        return _classify(only_leaf(error), operation, task_type)
+    except BaseException as failure:  # noqa: BLE001 - the error's class is the connector's, and may do anything
+        text = f"failed to {operation.phrase(task_type)} with an error of class {type_name(error)}, and describing it"
+        return CallFailure(Status.INTERNAL, f"{text} failed with {type_name(failure)}", Severity.BUG, traceback=True)
+
+
+def _classify(error: BaseException, operation: Operation, task_type: str) -> CallFailure:
     if trio_has_closed(error):
         error = LeftOpenError()
     attempt = f"failed to {operation.phrase(task_type)} with error:\n {describe_error(error)}."
     match error:
         case RequestError():
-            return CallFailure(error.status, str(error), Severity.REFUSED)
-        case ConnectorError():
+            return CallFailure(error.status, text_of(error), Severity.REFUSED)
+        case ConnectorError() if type(error.status) is Status:
             return CallFailure(error.status, describe_error(error), Severity.REFUSED, error.__cause__ is not None)
         case TimeLimitError():
-            return CallFailure(Status.DEADLINE_EXCEEDED, str(error), Severity.REFUSED, error.__cause__ is not None)
-        case GRPCError() if error.status is not Status.OK:
+            return CallFailure(Status.DEADLINE_EXCEEDED, text_of(error), Severity.REFUSED, error.__cause__ is not None)
+        case GRPCError() if type(error.status) is Status and error.status is not Status.OK:
             severity = Severity.BUG if error.status in _SERVER_FAULTS else Severity.REFUSED
-            return CallFailure(error.status, error.message or "", severity, traceback=True, details=error.details)
+            message = "" if error.message is None else text_of(error.message)
+            return CallFailure(error.status, message, severity, traceback=True, details=error.details)
         case NotImplementedError():
             return CallFailure(Status.UNIMPLEMENTED, attempt, Severity.REFUSED, traceback=True)
         case _:
             return CallFailure(Status.INTERNAL, attempt, Severity.BUG, traceback=True)
 
 
+# errors of a group that are described
+_MOST_LEAVES = 20
 _SERVER_FAULTS = {Status.UNKNOWN, Status.INTERNAL, Status.DATA_LOSS}
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the text of an error, with its class where the text alone would say nothing."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_with_type(leaf) for leaf in leaves(error))
-    if isinstance(error, KeyError | GRPCError) or not isinstance(error, Exception):
+    """Return the text of an error, with its class where the text alone would say nothing. Raises nothing."""
+    if issubclass(type(error), BaseExceptionGroup):
+        parts = leaves(error)
+        described = [_with_type(leaf) for leaf in islice(parts, _MOST_LEAVES)]
+        more = sum(1 for _ in parts)
+        return "; ".join([*described, f"and {more} more"] if more else described)
+    if issubclass(type(error), KeyError | GRPCError) or not issubclass(type(error), Exception):
         return _with_type(error)
-    return _text(error) or type(error).__name__
+    return text_of(error) or type_name(error)
 
 
 def _with_type(error: BaseException) -> str:
-    text = _text(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as failure:  # noqa: BLE001 - a connector's class may fail at that as well
-        return f"({type(failure).__name__} in the error's own text)"
+    text = text_of(error)
+    return f"{type_name(error)}: {text}" if text else type_name(error)

@@ -13,8 +13,8 @@ from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import begin_work
+from connectrio.diagnostics import shorten
 from connectrio.idl.flyteidl2.core import Connection
-from connectrio.masking import shorten
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
 from connectrio.service.workers import Workers

@@ -16,6 +16,8 @@ from prometheus_client import (
     Summary,
 )
 
+from connectrio.logs.metrics import DroppedLines
+
 __all__ = ["HTTP_CODES", "UNREGISTERED", "Metrics"]
 
 UNREGISTERED = "unregistered"
@@ -58,6 +60,7 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         for collector in (GCCollector, PlatformCollector, ProcessCollector):
             collector(registry=self.registry)
+        self.registry.register(DroppedLines())
         self._successes = Counter(
             "flyte_connector_requests_success_total",
             "Total number of successful requests",

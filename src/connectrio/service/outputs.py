@@ -18,9 +18,9 @@ from urllib.parse import unquote, urlsplit
 from grpclib.const import Status
 
 from connectrio.connector.base import Phase
+from connectrio.diagnostics import LONGEST_TEXT, shorten
 from connectrio.idl.flyteidl2.connector import GetTaskResponse, Resource
 from connectrio.logs import get_logger
-from connectrio.masking import LONGEST_TEXT, shorten
 from connectrio.rpc.codec import encode
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.settings import ServiceSettings

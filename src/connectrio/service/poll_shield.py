@@ -18,6 +18,7 @@ from prometheus_client import Counter
 
 from connectrio.connector.base import AsyncConnector, TaskLog
 from connectrio.connector.phases import FINAL_PHASES
+from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
@@ -125,8 +126,8 @@ class PollShield:
 
         :param text: about the error, for the client
         """
-        of_the_host = isinstance(only_leaf(error), TimeLimitError | OverloadError | OutageError | OutputStoreError)
-        if not of_the_host and not is_transient(connector, error):
+        ours = TimeLimitError | OverloadError | OutageError | OutputStoreError
+        if not issubclass(type(only_leaf(error)), ours) and not is_transient(connector, error):
             return None
         known = self._known(job)
         now = self._clock()
@@ -152,16 +153,14 @@ class PollShield:
 def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
     """Return whether the connector says that `error` may pass."""
     error = only_leaf(error)
-    if not isinstance(error, Exception):
-        return False
     try:
-        return bool(connector.is_transient(error))
-    except Exception as failure:  # noqa: BLE001 - a connector's method may raise anything
+        return isinstance(error, Exception) and bool(connector.is_transient(error))
+    except BaseException as failure:  # noqa: BLE001 - SystemExit as well, from the connector's code or its error's
         # neither the text of this error nor that of the poll's, which it follows: they may hold secrets
         logger.error(  # noqa: TRY400 - same
             "is_transient failed; the error counts as lasting",
             connector=connector.name,
-            exception=f"{''.join(traceback.format_tb(failure.__traceback__))}{type(failure).__name__}",
+            exception=f"{''.join(traceback.format_tb(failure.__traceback__))}{type_name(failure)}",
         )
         return False
 

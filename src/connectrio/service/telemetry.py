@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from contextvars import Token
 from dataclasses import replace
 from types import TracebackType
@@ -14,10 +13,11 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.connector.context import reset_current_call, set_current_call
+from connectrio.diagnostics import LONGEST_TEXT, format_error, shorten, text_of
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals.errors import MAX_DEPTH
 from connectrio.logs import LogLevel, get_logger
-from connectrio.masking import LONGEST_TEXT, SecretMask, shorten
+from connectrio.masking import SecretMask
 from connectrio.rpc.call import current_call as current_rpc  # the `current_call` of connectors is set from it
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
@@ -35,7 +35,7 @@ _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
 
 # characters of a name that a client chooses
 _LONGEST_NAME = 200
-# characters of an error's text. A longer one would take seconds to format, so its traceback has the places alone
+# characters of an error's text in a log line and a status
 _LONGEST_MESSAGE = LONGEST_TEXT // 2
 
 
@@ -87,7 +87,7 @@ class CallRecord:
                 getattr(logger, level)("call finished", **self._fields(Status.OK, seconds))
         elif is_cancellation(error):
             self._cancelled()
-        elif isinstance(cause := only_leaf(error), DeliveryError):
+        elif type(cause := only_leaf(error)) is DeliveryError:
             self._cancelled()
             raise cause.reason from None
         else:
@@ -143,7 +143,7 @@ class CallRecord:
         fields["error"] = shorten(failure.message, LONGEST_TEXT)
         if failure.traceback:
             # as text: a renderer that shows local variables would show the secrets among them
-            text = _format(error, failure.message)
+            text = format_error(error, 2 * LONGEST_TEXT)
             fields["exception"] = shorten(text, LONGEST_TEXT) if self.mask is None else self.mask.text(text)
         log = logger.error if failure.severity is Severity.BUG else logger.warning
         log("call failed", **fields)
@@ -157,8 +157,10 @@ class CallRecord:
         message = self.mask.text(failure.message, _LONGEST_MESSAGE)
         # the details are of any class: they go out as they are, or not at all
         details = failure.details
-        if details is not None and self.mask.found_in(repr(details).encode("utf-8", "backslashreplace")):
-            details = None
+        if details is not None:
+            text = text_of(details)
+            if len(text) > LONGEST_TEXT or self.mask.found_in(text.encode("utf-8", "backslashreplace")):
+                details = None
         failure = replace(failure, message=message, details=details)
         self._last_failure = error, failure
         return failure
@@ -181,11 +183,3 @@ class CallRecord:
             "status": status.name,
             "duration_ms": round(seconds * 1000, 3),
         }
-
-
-def _format(error: BaseException, message: str) -> str:
-    """Return the traceback as text; of an error with a very long text, the places alone."""
-    if len(message) <= _LONGEST_MESSAGE:
-        return "".join(traceback.format_exception(error)).rstrip()
-    places = "".join(traceback.format_tb(error.__traceback__))
-    return f"Traceback (most recent call last):\n{places}{type(error).__name__}: {message}"

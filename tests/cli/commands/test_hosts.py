@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 
 import pytest
 
-from cli.harness import Process, serving_toys
+from cli.harness import CONNECTRIO, Process, serving_toys
 
 FAILURE = "entry point broken (broken:main): ImportErrör"
 
@@ -67,6 +68,14 @@ def test_a_host_that_does_not_answer(run):
         outcome = run("health", "--timeout", "0.2", "--target", f"127.0.0.1:{silent.getsockname()[1]}")
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.startswith(("error: DEADLINE_EXCEEDED: ", "error: UNAVAILABLE: "))
+
+
+@pytest.mark.parametrize("shell", ["2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_health_of_no_host_for_nobody(tmp_path, free_target, shell):
+    """The exit code does not depend on whether the message can be printed."""
+    command = ["sh", "-c", f'exec "$@" {shell}', "sh", *CONNECTRIO, "health", "--target", free_target]
+    ended = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stdout) == (3, b"")
 
 
 def test_wrong_usage_of_health(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -65,16 +66,26 @@ def test_a_taken_port_is_an_error(tmp_path):
             outcome = host.wait()
     assert outcome.code == 1
     assert outcome.out == ""
-    [error] = [line for line in outcome.err.splitlines() if not line.startswith("{")]
-    assert error.startswith(f"error: cannot listen on 127.0.0.1:{port} for gRPC: another process has it.")
-    assert "--port" in error
+    line = json.loads(outcome.err.splitlines()[-1])
+    assert (line["event"], line["level"]) == ("the host cannot start", "error")
+    assert line["error"].startswith(f"cannot listen on 127.0.0.1:{port} for gRPC: another process has it.")
+    assert "--port" in line["error"]
+
+
+def test_for_people_an_error_is_no_line_of_a_log(tmp_path):
+    arguments = ["serve", *LOOPBACK, "--modules", "no_such_module", "--log-format", "console"]
+    with Process(*arguments, cwd=tmp_path) as host:
+        outcome = host.wait()
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: cannot load connectors from 'no_such_module': ")
 
 
 def test_a_module_that_cannot_be_loaded_is_an_error(tmp_path):
     with Process("serve", *LOOPBACK, "--modules", "no_such_module", cwd=tmp_path) as host:
         outcome = host.wait()
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.startswith("error: cannot load connectors from 'no_such_module': ModuleNotFoundError: ")
+    error = json.loads(outcome.err)["error"]
+    assert error.startswith("cannot load connectors from 'no_such_module': ModuleNotFoundError: ")
     assert "Traceback" not in outcome.err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,13 @@ class Served:
 def serve(run, monkeypatch):
     """Runs `connectrio serve` without a host; what it would have served with."""
     given: dict[str, Any] = {}
-    monkeypatch.setattr(
-        "connectrio.cli.hosting.configure_logging", lambda level, form: given.update(level=level, form=form)
-    )
+
+    @contextmanager
+    def host_logging(level, form, **_):
+        given.update(level=level, form=form)
+        yield
+
+    monkeypatch.setattr("connectrio.cli.hosting.host_logging", host_logging)
     monkeypatch.setattr(
         "connectrio.host.runner.run_host",
         lambda settings, *, backend, announce, end_process: given.update(settings=settings, backend=backend),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import struct
@@ -10,13 +11,15 @@ import time
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import Listener, SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 
+from connectrio.diagnostics import Repeats
 from connectrio.rpc import Channel, Server
+from connectrio.rpc._server import accepting
 from rpc.kit.script import Note, Script, ScriptStub
-from rpc.kit.serving import eventually, leaving_nothing
+from rpc.kit.serving import captured_logs, eventually, leaving_nothing
 
 
 @pytest.mark.parametrize("before", range(4))
@@ -95,3 +98,40 @@ async def test_clients_that_have_gone_again_before_they_are_accepted():
             assert await ScriptStub(channel).unary(Note("still served")) == Note("still served")
         await server.shutdown()
     assert [line for line in log if line["log_level"] == "error"] == []
+
+
+class NoFileIsLeft(Listener):
+    """Fails to accept again and again, then stops."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self.ended = anyio.Event()
+
+    async def accept(self):
+        if self._failures:
+            self._failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        self.ended.set()
+        await anyio.sleep_forever()
+
+    async def serve(self, handler, task_group=None):
+        raise AssertionError("it can accept")
+
+    async def aclose(self):
+        pass
+
+
+async def test_when_no_file_is_left_the_log_says_so_once_a_second(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(accepting, "_RETRY_DELAY", 0)
+    monkeypatch.setattr(accepting.log, "_repeats", Repeats(1.0, lambda: now[0]))
+    with captured_logs() as lines:
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                listener = NoFileIsLeft(20)
+                tasks.start_soon(accepting.accept_connections, listener, None, tasks)
+                await listener.ended.wait()
+                tasks.cancel_scope.cancel()
+            now[0] += 1
+    assert [str(line["error"]) for line in lines] == 2 * ["[Errno 24] Too many open files"]
+    assert [line.get("left_out") for line in lines] == [None, 19]

@@ -13,8 +13,10 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
+from connectrio.diagnostics import Repeats
 from connectrio.rpc import Channel, Server, ServerOptions, current_call
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM
+from connectrio.rpc._server import server as _server
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.frames import FrameFactory, GoAway, Headers, Ping, Reset, Settings
 from rpc.kit.raw import RawPeer, raw_client
@@ -512,7 +514,8 @@ async def test_many_connections_at_once():
                 tasks.start_soon(call, str(number))
 
 
-async def test_a_connection_above_the_limit_is_closed_and_the_log_says_why():
+async def test_a_connection_above_the_limit_is_closed_and_the_log_says_why(monkeypatch):
+    monkeypatch.setattr(_server.log, "_repeats", Repeats())  # other tests have logged that a moment ago
     async with leaving_nothing() as log:
         server = Server([Script()], options=ServerOptions(max_connections=1))
         async with raw_client(server) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from functools import partial
 
@@ -17,6 +18,7 @@ from grpclib.events import RecvMessage, RecvRequest, SendInitialMetadata, SendMe
 from grpclib.exceptions import GRPCError, ProtocolError
 from h2.errors import ErrorCodes
 
+from connectrio.diagnostics import dropped_lines
 from connectrio.rpc import Server, current_call
 from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE
 from connectrio.rpc.testing import memory_channel
@@ -710,3 +712,71 @@ async def test_a_reset_of_the_servicers_own_is_cancel():
             frames = await client.whole(1)
     assert [type(frame) for frame in frames] == [Headers, Data, Reset]
     assert frames[-1] == Reset(1, ErrorCodes.CANCEL)
+
+
+# what runs code of others while it tells of an error
+
+
+class HostileError(Exception):
+    def __str__(self):
+        raise SystemExit(9)
+
+    __repr__ = __str__
+
+
+class HostileValueError(HostileError, ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (HostileError(), Status.UNKNOWN, "the servicer raised HostileError"),
+        (GRPCError(Status.ABORTED, HostileError()), Status.ABORTED, "(SystemExit in the error's own text)"),
+        (ExceptionGroup("g", [HostileError()]), Status.UNKNOWN, "the servicer raised ExceptionGroup"),
+    ],
+    ids=["raised", "as a message", "in a group"],
+)
+async def test_an_error_that_cannot_be_described(error, status: Status, message: str):
+    async with in_memory(Script(raising(error))) as served:
+        raised = await failure(served)
+    assert (raised.status, raised.message) == (status, message)
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), HostileError(), HostileValueError()], ids=lambda each: type(each).__name__
+)
+async def test_a_codec_of_details_that_fails_badly(error):
+    class Codec(StatusDetailsCodecBase):
+        def encode(self, status, message, details):
+            raise error
+
+        def decode(self, status, message, data):
+            raise AssertionError
+
+    servicer = Script(raising(GRPCError(Status.ABORTED, "m", "details")))
+    async with leaving_nothing(), raw_client(Server([servicer], status_details_codec=Codec())) as client:
+        await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
+        trailers = dict((await client.trailers(1)).headers)
+        assert trailers["grpc-status"] == str(Status.INTERNAL.value)
+        assert trailers["grpc-message"].startswith("the trailers cannot be sent: ")
+        await client.send(client.make.request(3, BIDI), client.make.data(3, end_stream=True))
+        assert (await client.trailers(3))["grpc-status"] == "0"
+
+
+class FailingHandler(logging.Handler):
+    def emit(self, record):
+        raise SystemExit(3)
+
+
+async def test_a_log_handler_that_fails_ends_no_call():
+    logger = logging.getLogger("connectrio.rpc")
+    handler = FailingHandler()
+    logger.addHandler(handler)
+    before = dropped_lines()
+    try:
+        async with in_memory(Script(raising(ValueError("bug")))) as served:
+            assert (await failure(served)).message == "the servicer raised ValueError"
+    finally:
+        logger.removeHandler(handler)
+    assert dropped_lines() > before

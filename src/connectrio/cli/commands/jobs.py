@@ -331,6 +331,8 @@ def _meta_of(argument: str) -> bytes:
 def _meta_text(meta: bytes) -> str:
     """Return `meta` as text that `_meta_of` accepts."""
     try:
-        return meta.decode()
+        text = meta.decode()
     except UnicodeDecodeError:
-        return _BASE64 + base64.b64encode(meta).decode()
+        text = ""
+    # others could control the terminal that this is printed on
+    return text if text.isprintable() and (text or not meta) else _BASE64 + base64.b64encode(meta).decode()

@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from functools import partial
 import anyio
 from anyio.abc import AnyByteStream, TaskGroup
 
+from connectrio.diagnostics import SafeLogger
 from connectrio.rpc._client.target import Address, dial
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc._http2.connection import ConnectionState
@@ -29,7 +29,7 @@ from connectrio.rpc._http2.transport import read, run
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.options import ChannelOptions
 
-log = logging.getLogger("connectrio.rpc")
+log = SafeLogger("connectrio.rpc")
 
 Resolve = Callable[[], Awaitable[Sequence[Address]]]
 

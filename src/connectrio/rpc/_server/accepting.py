@@ -8,7 +8,6 @@ seconds. Also, asyncio's `sock_accept` loses a connection that comes in the turn
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -25,10 +24,11 @@ from anyio.abc import (
     UNIXSocketStream,
 )
 
+from connectrio.diagnostics import SafeLogger
 from connectrio.rpc.sockets import OwnListener, close_in_children
 from connectrio.rpc.tls import TLSListener
 
-log = logging.getLogger("connectrio.rpc")
+log = SafeLogger("connectrio.rpc")
 
 Serve = Callable[[AnyByteStream], Awaitable[None]]
 Wrap = Callable[[AnyByteStream], AnyByteStream]
@@ -60,7 +60,7 @@ async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskG
             accepted = await _accept(listener)
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                log.warning(
+                log.repeated_warning(
                     "cannot accept a connection now: %(error)s; trying again in %(retry_seconds)g s",
                     {"error": error, "retry_seconds": _RETRY_DELAY},
                 )

@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import enum
-import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import anyio
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
+from connectrio.diagnostics import SafeLogger, text_of, type_name
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
@@ -29,7 +29,7 @@ from connectrio.rpc.call import Call, reset_current_call, set_current_call
 from connectrio.rpc.exceptions import is_cancellation, is_cancelled_from_outside, leaves
 from connectrio.rpc.left_open import LeftOpenError, close_left_open, trio_has_closed
 
-log = logging.getLogger("connectrio.rpc")
+log = SafeLogger("connectrio.rpc")
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class ServerCall:
             if close_left_open(self._scope, error):
                 return self._result_of_left_open()
             # a group of which the scope took only the cancellation, or what a servicer made of one from outside
-            cancelled = anyio.get_cancelled_exc_class()
-            if is_cancelled_from_outside() and all(isinstance(leaf, cancelled) for leaf in leaves(error)):
+            if _is_only_cancellation(error):
                 raise
             result = self._result_of_error(error)
         if result is None or (self._scope.cancel_called and result.status is not Status.OK):
@@ -127,7 +126,7 @@ class ServerCall:
             status: object = error.status  # servicers have been seen to put numbers here, and exceptions into messages
             if not isinstance(status, Status):
                 return self._result_of_error(error)
-            return CallResult(status, None if error.message is None else str(error.message), error.details)
+            return CallResult(status, None if error.message is None else text_of(error.message), error.details)
         except BaseException as error:
             if is_cancellation(error):
                 raise
@@ -142,14 +141,14 @@ class ServerCall:
 
     def _result_of_error(self, error: BaseException) -> CallResult:
         """Return the result of a servicer that raised: SystemExit or not, it ends this call, never the server."""
-        if isinstance(error, StreamTerminatedError):
+        if type(error) is StreamTerminatedError:
             return CallResult(Status.CANCELLED, str(error))
         if trio_has_closed(error):
             return self._result_of_left_open()
         log.error("the servicer of %(method)s raised", {"method": self._call.method}, exc_info=error)
         if error is self.stream.encoding_error:
             return CallResult(Status.INTERNAL, f"the response cannot be encoded: {error}")
-        return CallResult(Status.UNKNOWN, f"the servicer raised {type(error).__name__}")
+        return CallResult(Status.UNKNOWN, f"the servicer raised {type_name(error)}")
 
     def _result_of_left_open(self) -> CallResult:
         error = LeftOpenError()
@@ -168,13 +167,22 @@ class ServerCall:
                 await self.stream.send_trailing_metadata(
                     status=result.status, status_message=result.message, status_details=result.details
                 )
-        except Exception as error:
+        except BaseException as error:
             # any: metadata, listeners and the details' codec are the application's; a bare status can still be sent
+            if _is_only_cancellation(error):
+                raise
             log.exception("the trailers of %(method)s cannot be sent", {"method": self._call.method})
-            reason = error if isinstance(error, ProtocolError | ValueError | TypeError) else type(error).__name__
+            is_clear = issubclass(type(error), ProtocolError | ValueError | TypeError)
+            reason = text_of(error) if is_clear else type_name(error)
             result = CallResult(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
         else:
             if not was_cancelled:
                 result = self._cause.value  # if a listener was cut short
         if not self.stream.is_finished and self._http2_stream.termination is None:
             self.stream.send_bare_status(result.status, result.message or "")
+
+
+def _is_only_cancellation(error: BaseException) -> bool:
+    """Return whether `error` is a cancellation from outside, or a group of nothing else."""
+    cancelled = anyio.get_cancelled_exc_class()
+    return is_cancelled_from_outside() and all(issubclass(type(leaf), cancelled) for leaf in leaves(error))

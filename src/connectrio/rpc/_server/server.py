@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from functools import cache
@@ -16,6 +15,7 @@ from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.events import _DispatchServerEvents
 
+from connectrio.diagnostics import SafeLogger
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._grpc import CONTENT_TYPE, PROTO
 from connectrio.rpc._server.accepting import accept_connections
@@ -28,7 +28,7 @@ from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 
-log = logging.getLogger("connectrio.rpc")
+log = SafeLogger("connectrio.rpc")
 
 
 class Servicer(Protocol):
@@ -118,7 +118,7 @@ class Server:
             except FullError as error:
                 limit = self._options.max_connections
                 fields = {"reason": str(error), "peer": str(peer), "max_connections": limit}
-                log.warning("a connection was closed: %(reason)s", fields)
+                log.repeated_warning("a connection was closed: %(reason)s", fields)
                 return
             context = CallContext(
                 handlers=self._handlers,

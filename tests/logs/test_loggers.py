@@ -51,7 +51,7 @@ def test_tracebacks_of_rpc_have_no_local_variables(capsys: pytest.CaptureFixture
         RPC.exception("the servicer of %(method)s raised", {"method": "/a/b"})
     text = capsys.readouterr().err
     assert "secret" not in text
-    assert json.loads(text)["exception"][0]["exc_value"] == "boom"
+    assert json.loads(text)["exception"].endswith("\nValueError: boom")
 
 
 class Unprintable:

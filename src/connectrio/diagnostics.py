@@ -1,0 +1,256 @@
+"""Describe errors and write log lines without harm to what they are about.
+
+An exception of a connector is foreign code: its `__str__` can raise SystemExit or return megabytes, and its causes and
+groups can be nested thousands of levels deep. A handler of `logging` is foreign code too. Nothing here raises, and what
+it returns is bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+__all__ = [
+    "LONGEST_TEXT",
+    "Repeats",
+    "SafeLogger",
+    "count_dropped_lines",
+    "dropped_lines",
+    "format_error",
+    "printable",
+    "shorten",
+    "text_of",
+    "type_name",
+]
+
+# characters of a text in a log line
+LONGEST_TEXT = 64 * 1024
+# Characters that are kept of an error's text. More than any reader of it keeps, so that the place of this cut is in
+# none of the shorter texts: a secret that it had cut in two would no longer be found and replaced.
+_LONGEST_KEPT = 4 * LONGEST_TEXT
+# of a traceback: errors in its chains and groups, levels of groups, and of each error its innermost frames and notes
+_MOST_ERRORS = 50
+_MOST_LEVELS = 10
+_MOST_FRAMES = 200
+_MOST_NOTES = 20
+# lines that are told apart by `Repeats`
+_MOST_KEYS = 256
+
+# The fields of exceptions as the interpreter keeps them: a class can hide them behind properties of its own.
+_cause, _context, _suppresses_context, _traceback = (
+    vars(BaseException)[name].__get__ for name in ("__cause__", "__context__", "__suppress_context__", "__traceback__")
+)
+_members = vars(BaseExceptionGroup)["exceptions"].__get__
+_name = vars(type)["__name__"].__get__
+
+_CAUSE = "The above exception was the direct cause of the following exception:"
+_CONTEXT = "During handling of the above exception, another exception occurred:"
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)` as a plain str without the middle of a very long text. If that raises, say so instead."""
+    try:
+        # whatever `__str__` returns may be of a subclass of str, with methods of its own
+        text = str.__str__(str(value))
+    except BaseException as failure:  # noqa: BLE001 - SystemExit as well
+        return f"({type_name(failure)} in the error's own text)"
+    return shorten(text, _LONGEST_KEPT)
+
+
+def type_name(value: object) -> str:
+    """Return the name of the class of `value`."""
+    return str.__str__(_name(type(value)))
+
+
+def shorten(text: str, length: int) -> str:
+    """Return `text`, without its middle if it is longer than `length`: a traceback says the most at its end."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
+
+
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    """Return `text` with its control characters and line separators escaped: it must not control a terminal or a log.
+
+    :param keep: the control characters that stay
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if character not in keep and (unicodedata.category(character)[0] == "C" or character in "\u2028\u2029")
+        else character
+        for character in text
+    )
+
+
+def format_error(error: BaseException, longest: int = LONGEST_TEXT) -> str:
+    """Return an error as Python prints it: its traceback, causes, notes and, in a group, its members.
+
+    :param longest: characters
+    """
+    try:
+        return shorten("\n".join(_lines(error, set(), 0, longest)), longest)
+    except BaseException as failure:  # noqa: BLE001 - such as a loader of source lines that fails
+        return f"{type_name(error)}: {shorten(text_of(error), longest)} ({type_name(failure)} in its traceback)"
+
+
+def _lines(error: BaseException, seen: set[int], level: int, longest: int) -> Iterator[str]:
+    chain: list[tuple[BaseException, str]] = []
+    link = ""
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen and len(seen) < _MOST_ERRORS:
+        seen.add(id(current))
+        chain.append((current, link))
+        reason, link = _cause(current), _CAUSE
+        if reason is None and not _suppresses_context(current):
+            reason, link = _context(current), _CONTEXT
+        current = reason
+    if current is not None:
+        yield f"[… {type_name(current)}, which is shown elsewhere or is one too many …]"
+    for each, after in reversed(chain):
+        yield from _own_lines(each, longest)
+        if issubclass(type(each), BaseExceptionGroup):
+            yield from _lines_of_members(each, seen, level, longest)
+        if after:
+            yield from ("", after, "")
+
+
+def _own_lines(error: BaseException, longest: int) -> Iterator[str]:
+    places: TracebackType | None = _traceback(error)
+    if places is not None:
+        yield "Traceback (most recent call last):"
+        yield "".join(traceback.format_tb(places, -_MOST_FRAMES)).rstrip("\n")
+    if issubclass(type(error), SyntaxError):
+        yield "".join(traceback.format_exception_only(error)).rstrip("\n")  # with the line that is wrong
+        return
+    text = shorten(text_of(error), longest)
+    yield f"{_qualified_name(type(error))}: {text}" if text else _qualified_name(type(error))
+    notes = object.__getattribute__(error, "__dict__").get("__notes__")
+    if type(notes) is list:
+        yield from (shorten(text_of(note), longest) for note in notes[:_MOST_NOTES])
+
+
+def _lines_of_members(group: BaseException, seen: set[int], level: int, longest: int) -> Iterator[str]:
+    members = _members(group)
+    for number, member in enumerate(members, 1):
+        if level >= _MOST_LEVELS or len(seen) >= _MOST_ERRORS:
+            yield f"  | [… {len(members) - number + 1} more …]"
+            return
+        yield f"  +---------------- {number} ----------------"
+        for part in _lines(member, seen, level + 1, longest):
+            yield from (f"  | {line}" for line in part.split("\n"))
+
+
+def _qualified_name(cls: type) -> str:
+    name = vars(type)["__qualname__"].__get__(cls)
+    module = cls.__module__
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+class Repeats:
+    """Lets each line through once a second at most, and counts those that it leaves out.
+
+    :param clock: returns seconds
+    """
+
+    def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        # when the line may come again, and how often it was left out
+        self._lines: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def count(self, line: object) -> int | None:
+        """Return None if `line` is to be left out, else how many like it were left out since it came last."""
+        key, now = hash(line), self._clock()
+        with self._lock:
+            again, left_out = self._lines.pop(key, (now, 0))
+            if now < again:
+                self._lines[key] = again, left_out + 1
+                return None
+            self._lines[key] = now + self._seconds, 0
+            if len(self._lines) > _MOST_KEYS:
+                self._lines.popitem(last=False)
+        return left_out
+
+
+_dropped = 0
+# reentrant, as the garbage collector may run code that logs at any point
+_dropped_lock = threading.RLock()
+
+
+def count_dropped_lines(number: int = 1) -> None:
+    """Count log lines that could not be written."""
+    global _dropped  # noqa: PLW0603 - one count for the process, as there is one log
+    with _dropped_lock:
+        _dropped += number
+
+
+def dropped_lines() -> int:
+    """Return how many log lines of this process could not be written."""
+    return _dropped
+
+
+class SafeLogger:
+    """A logger of `logging` that never raises: a line is dropped and counted if a handler or a filter fails.
+
+    The methods take a text with `%(name)s` fields, and their values.
+
+    :param name: the logger's
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+        self._repeats = Repeats()
+
+    def debug(self, text: str, fields: Mapping[str, Any] | None = None) -> None:
+        """Log at the level DEBUG."""
+        self._log(logging.DEBUG, text, fields)
+
+    def info(self, text: str, fields: Mapping[str, Any] | None = None) -> None:
+        """Log at the level INFO."""
+        self._log(logging.INFO, text, fields)
+
+    def warning(self, text: str, fields: Mapping[str, Any] | None = None) -> None:
+        """Log at the level WARNING."""
+        self._log(logging.WARNING, text, fields)
+
+    def error(
+        self, text: str, fields: Mapping[str, Any] | None = None, *, exc_info: BaseException | None = None
+    ) -> None:
+        """Log at the level ERROR.
+
+        :param exc_info: an error to show with its traceback
+        """
+        self._log(logging.ERROR, text, fields, exc_info)
+
+    def exception(self, text: str, fields: Mapping[str, Any] | None = None) -> None:
+        """Log at the level ERROR, with the traceback of the error that is being handled."""
+        self._log(logging.ERROR, text, fields, exc_info=True)
+
+    def repeated_warning(self, text: str, fields: Mapping[str, Any]) -> None:
+        """Log at the level WARNING, once a second at most. The line says how many like it were left out."""
+        left_out = self._repeats.count(text)
+        if left_out is not None:
+            if left_out:
+                text += "; lines like this that were left out: %(left_out)d"
+                fields = {**fields, "left_out": left_out}
+            self._log(logging.WARNING, text, fields)
+
+    def _log(
+        self, level: int, text: str, fields: Mapping[str, Any] | None, exc_info: BaseException | bool | None = None
+    ) -> None:
+        try:
+            arguments = () if fields is None else (fields,)
+            self._logger.log(level, text, *arguments, exc_info=exc_info, stacklevel=3)
+        except BaseException:  # noqa: BLE001 - a diagnostic must not harm what it describes
+            count_dropped_lines()

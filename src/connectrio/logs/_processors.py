@@ -1,0 +1,87 @@
+"""structlog's processors for the lines of a host: whatever a value or an error does, there is a line."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from connectrio.diagnostics import LONGEST_TEXT, format_error, printable, shorten, text_of
+
+__all__ = ["processors"]
+
+_Event = MutableMapping[str, Any]
+
+# levels of lists and dicts in a value, and items of each
+_MOST_LEVELS = 4
+_MOST_ITEMS = 100
+# of an integer: readers of JSON fail at longer ones, and Python does at very long ones
+_MOST_BITS = 64
+
+
+def processors(*, console: bool, process: int | None) -> list[structlog.typing.Processor]:
+    """Return the processors that make text of a line.
+
+    :param console: for people, else JSON
+    :param process: the number of this process among several, for each line
+    """
+
+    def add_process(_logger: Any, _method: str, event: _Event) -> _Event:
+        event.setdefault("process", process)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if process is None else [add_process]),
+        _error_as_text,
+        _plain_values,
+        *(
+            [_escape, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+            if console
+            else [structlog.processors.JSONRenderer()]
+        ),
+    ]
+
+
+def _error_as_text(_logger: Any, _method: str, event: _Event) -> _Event:
+    """Put the traceback of `exc_info` into `exception`, without local variables: they hold tokens and passwords."""
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = format_error(error)
+    return event
+
+
+def _plain_values(_logger: Any, _method: str, event: _Event) -> _Event:
+    return {text_of(name): _plain(value, 0) for name, value in event.items()}
+
+
+def _plain(value: Any, level: int) -> Any:
+    """Return `value` as JSON has it, bounded; what JSON does not have as text."""
+    kind = type(value)
+    if kind is str:
+        return shorten(value, LONGEST_TEXT)
+    if value is None or kind is bool or (kind is int and value.bit_length() <= _MOST_BITS):
+        return value
+    if kind is float and math.isfinite(value):
+        return value
+    if level < _MOST_LEVELS and (kind is list or kind is tuple):
+        return [_plain(item, level + 1) for item in value[:_MOST_ITEMS]]
+    if level < _MOST_LEVELS and kind is dict:
+        return {text_of(name): _plain(value[name], level + 1) for name in list(value)[:_MOST_ITEMS]}
+    return shorten(text_of(value), LONGEST_TEXT)
+
+
+def _escape(_logger: Any, _method: str, event: _Event) -> _Event:
+    """Escape what could control the terminal, and indent further lines: no value can look like a line of its own."""
+    for name, value in event.items():
+        if name in ("exception", "stack"):
+            event[name] = "\n".join(f"    {line}" for line in printable(str(value)).split("\n"))
+        elif isinstance(value, str):
+            event[name] = printable(value, keep="")
+    return event

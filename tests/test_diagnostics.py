@@ -1,0 +1,294 @@
+"""Texts about errors whose classes do what they can against it, and lines that nobody can write."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from connectrio import diagnostics
+from connectrio.diagnostics import (
+    LONGEST_TEXT,
+    Repeats,
+    SafeLogger,
+    dropped_lines,
+    format_error,
+    printable,
+    text_of,
+)
+
+
+class ExitsError(Exception):
+    def __str__(self):
+        raise SystemExit(9)
+
+    __repr__ = __str__
+
+
+class InterruptsError(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+
+
+class NoTextError(Exception):
+    def __str__(self):
+        return 7  # noqa: PLE0307 - that is what this is about
+
+
+class LongError(Exception):
+    def __str__(self):
+        return "y" * 20_000_000
+
+
+class EvilText(str):
+    __slots__ = ()
+
+    def __str__(self):
+        raise SystemExit
+
+    __format__ = __len__ = __getitem__ = encode = __str__
+
+
+class GivesEvilTextError(Exception):
+    def __str__(self):
+        return EvilText("harmless")
+
+
+class HidesError(Exception):
+    """Every attribute that tells of an error raises."""
+
+    @property
+    def nothing(self):
+        raise SystemExit
+
+    __class__ = __cause__ = __context__ = __traceback__ = __suppress_context__ = __notes__ = nothing
+
+    def __bool__(self):
+        raise SystemExit
+
+
+class Meta(type):
+    @property
+    def __name__(cls):
+        raise SystemExit
+
+
+class NamelessClassError(Exception, metaclass=Meta):
+    pass
+
+
+class Endless(ExceptionGroup):
+    @property
+    def exceptions(self):
+        while True:
+            yield self
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("plain"), "plain"),
+        (ValueError(), ""),
+        (ExitsError(), "(SystemExit in the error's own text)"),
+        (InterruptsError(), "(KeyboardInterrupt in the error's own text)"),
+        (NoTextError(), "(TypeError in the error's own text)"),
+        (GivesEvilTextError(), "harmless"),
+    ],
+)
+def test_the_text_of_an_error(error, text):
+    assert text_of(error) == text
+    assert type(text_of(error)) is str
+
+
+def test_a_very_long_text_loses_its_middle():
+    text = text_of(LongError())
+    assert len(text) < 5 * LONGEST_TEXT
+    assert "characters …] yyy" in text
+
+
+# as names: pytest could not look at some of them
+@pytest.mark.parametrize(
+    "name", ["ExitsError", "InterruptsError", "NoTextError", "GivesEvilTextError", "HidesError", "NamelessClassError"]
+)
+def test_a_traceback_of_an_error_that_is_hostile(name):
+    with pytest.raises(globals()[name]) as caught:
+        raise globals()[name]("x")
+    text = format_error(caught.value)
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert name in text.splitlines()[-1]
+
+
+def test_a_traceback_is_as_python_prints_it():
+    try:
+        try:
+            {}["key"]
+        except KeyError as error:
+            raise ValueError("two\nlines") from error
+    except ValueError as raised:
+        raised.add_note("a note")
+        text = format_error(raised)
+    first, _, second = text.partition(f"\n\n{diagnostics._CAUSE}\n\n")
+    assert first.startswith("Traceback (most recent call last):\n  File ")
+    assert first.endswith("\nKeyError: 'key'")
+    assert second.endswith("\nValueError: two\nlines\na note")
+
+
+def test_an_error_while_another_was_handled():
+    try:
+        try:
+            raise ValueError("first")
+        except ValueError:
+            raise TypeError("second")  # noqa: B904 - that is what this is about
+    except TypeError as raised:
+        error = raised
+    assert diagnostics._CONTEXT in format_error(error)
+    error.__suppress_context__ = True
+    assert "first" not in format_error(error)
+
+
+def test_the_members_of_a_group():
+    text = format_error(ExceptionGroup("several", [ValueError("one"), ExceptionGroup("more", [KeyError("two")])]))
+    assert text.splitlines() == [
+        "ExceptionGroup: several (2 sub-exceptions)",
+        "  +---------------- 1 ----------------",
+        "  | ValueError: one",
+        "  +---------------- 2 ----------------",
+        "  | ExceptionGroup: more (1 sub-exception)",
+        "  |   +---------------- 1 ----------------",
+        "  |   | KeyError: 'two'",
+    ]
+
+
+def test_a_syntax_error_shows_the_line():
+    with pytest.raises(SyntaxError) as caught:
+        compile("a =", "connector.py", "exec")
+    assert '  File "connector.py", line 1\n' in format_error(caught.value)
+
+
+def deep_groups():
+    error = ValueError("0")
+    for number in range(5000):
+        error = ExceptionGroup(str(number), [error, ValueError("x")])
+    return error
+
+
+def groups_that_share():
+    """2 ** 60 leaves in 61 objects."""
+    error = ValueError("leaf")
+    for _ in range(60):
+        error = ExceptionGroup("g", [error, error])
+    return error
+
+
+def long_chain():
+    error = ValueError("0")
+    for number in range(20_000):
+        later = ValueError(str(number))
+        later.__cause__ = error
+        error = later
+    return error
+
+
+def cycle():
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
+def endless():
+    return Endless("e", [ExitsError()])
+
+
+@pytest.mark.parametrize("make", [deep_groups, groups_that_share, long_chain, cycle, endless])
+def test_what_is_nested_without_end_has_a_bounded_traceback(make):
+    text = format_error(make())
+    assert len(text) <= LONGEST_TEXT + 100
+    assert text.startswith(
+        (
+            "ExceptionGroup: 4999",
+            "ExceptionGroup: g",
+            "ValueError: ",
+            "[… ValueError",
+            "tests.test_diagnostics.Endless: e",
+        )
+    )
+
+
+def test_many_long_texts_fit_into_one():
+    assert len(format_error(ExceptionGroup("g", [LongError(), LongError(), LongError()]))) < LONGEST_TEXT + 100
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u2028b\u2029", "a\\u2028b\\u2029"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\nb\tc", "a\nb\tc"),
+        ("\x1b[2J\r", "\\x1b[2J\\r"),
+    ],
+)
+def test_what_could_control_a_terminal_is_escaped(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_field_has_one_line():
+    assert printable("a\nb\tc", keep="") == "a\\nb\\tc"
+
+
+def test_what_repeats_is_left_out_and_counted():
+    now = [0.0]
+    repeats = Repeats(1.0, lambda: now[0])
+    assert [repeats.count("a") for _ in range(3)] == [0, None, None]
+    assert repeats.count("b") == 0
+    now[0] = 1.0
+    assert [repeats.count("a"), repeats.count("a")] == [2, None]
+    now[0] = 2.0
+    assert repeats.count("a") == 1
+
+
+def test_lines_that_all_differ_take_no_more_memory():
+    repeats = Repeats()
+    for number in range(1000):
+        assert repeats.count(number) == 0
+    assert len(repeats._lines) == 256
+
+
+class Fails(logging.Handler):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def emit(self, record):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError(), RecursionError(), SystemExit(3), KeyboardInterrupt()])
+def test_a_handler_that_fails_costs_the_line(error):
+    logger = logging.getLogger("connectrio.rpc.test")
+    handler = Fails(error)
+    logger.addHandler(handler)
+    before = dropped_lines()
+    try:
+        SafeLogger("connectrio.rpc.test").warning("%(a)s", {"a": 1})
+    finally:
+        logger.removeHandler(handler)
+    assert dropped_lines() == before + 1
+
+
+def test_a_repeated_warning_says_how_many_were_left_out(caplog):
+    log = SafeLogger("connectrio.rpc.test")
+    now = [0.0]
+    log._repeats = Repeats(1.0, lambda: now[0])
+    for _ in range(3):
+        log.repeated_warning("no file is left: %(error)s", {"error": "EMFILE"})
+    now[0] = 1.0
+    log.repeated_warning("no file is left: %(error)s", {"error": "EMFILE"})
+    assert caplog.messages == [
+        "no file is left: EMFILE",
+        "no file is left: EMFILE; lines like this that were left out: 2",
+    ]
+
+
+def test_the_place_of_a_line_is_where_it_was_logged(caplog):
+    SafeLogger("connectrio.rpc.test").warning("here")
+    assert caplog.records[0].funcName == "test_the_place_of_a_line_is_where_it_was_logged"
