@@ -5,6 +5,7 @@ rich is imported when something is first drawn on a terminal.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "console",
     "is_terminal",
+    "open_standard_descriptors",
     "print_code",
     "print_error",
     "print_heading",
@@ -35,6 +37,19 @@ __all__ = [
 # what a terminal or a reader of lines may take for more than text, and JSON may have as it is: DEL, C1 controls, marks
 # that change the direction of text, line separators
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def open_standard_descriptors() -> None:
+    """Open /dev/null for those of standard input, output and error that the process was started without.
+
+    Otherwise the next sockets would get their numbers. What a library prints would go to a client, and libuv ends the
+    process when it closes such a socket.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
 
 
 def is_terminal(stream: IO[str] | None = None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,27 @@ async def test_modules_register_with_the_registry_of_the_host_that_loads_them(tm
     (found,) = registry.registered()
     assert (found.connector.task_type_name, found.source) == ("embedded", f"module {module}")
     assert "embedded" not in [each.connector.task_type_name for each in ConnectorRegistry.default.registered()]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from connectrio import ConnectorService
+
+ConnectorService.run(host="127.0.0.1", port=0, prometheus_port=0, timeout=0, entry_points=False, backend=sys.argv[1])
+Path("ended").touch()
+print("after", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+@pytest.mark.parametrize("shell", ["", ">/dev/full 2>/dev/full", ">&- 2>&-"])
+def test_run_needs_no_standard_streams(tmp_path, shell, backend):
+    command = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-c", RUN, backend]
+    ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (tmp_path / "ended").exists(), ran.stderr
+    if not shell:
+        *log, last = ran.stderr.splitlines()
+        assert [json.loads(line)["event"] for line in log] == ["draining", "drained"]
+        assert last == "after", "the log is written before run() returns"
+        assert ran.stdout.startswith("connectrio ")

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+from connectrio.terminal import open_standard_descriptors
+
 __all__ = ["end_process", "is_script", "load_structlog", "run_script", "starting", "without_collections"]
 
 # anyio's name for the threads that plain `def` methods run in; one that is left at the end is stuck
@@ -85,7 +87,7 @@ def run_script(run: Callable[[], int]) -> NoReturn:
     """
     global _is_script  # noqa: PLW0603 - true of the whole process
     _is_script = True
-    _open_standard_descriptors()
+    open_standard_descriptors()
     code = 1
     try:
         code = run()
@@ -95,19 +97,6 @@ def run_script(run: Callable[[], int]) -> NoReturn:
     finally:
         _limit_the_end(code)
     sys.exit(code)
-
-
-def _open_standard_descriptors() -> None:
-    """Open /dev/null for those of standard input, output and error that the process was started without.
-
-    Otherwise the next sockets would get their numbers. What a library prints would go to a client, and libuv ends the
-    process when it closes such a socket.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
 
 
 def is_script() -> bool:

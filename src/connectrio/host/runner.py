@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from connectrio.host.lifecycle import Addresses
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import host_logging
-from connectrio.terminal import is_terminal, print_line, print_table
+from connectrio.terminal import is_terminal, open_standard_descriptors, print_line, print_table
 
 __all__ = ["ConnectorService", "announce", "run_host"]
 
@@ -74,7 +75,12 @@ class _Announcement:
 
 
 def announce(host: Host, addresses: Addresses) -> None:
-    """Print the host's addresses and connectors to standard output."""
+    """Print the host's addresses and connectors to standard output. If that does not take them, the host goes on."""
+    with suppress(OSError, ValueError):  # its reader has gone, the disk is full, or it was closed
+        _print_announcement(host, addresses)
+
+
+def _print_announcement(host: Host, addresses: Addresses) -> None:
     print_line(f"connectrio {__version__} is serving", "bold green")
     print_line(f"  gRPC     {addresses.target}" + (" with TLS" if host.settings.tls_cert is not None else ""))
     if addresses.unix_socket is not None:
@@ -147,5 +153,6 @@ class ConnectorService(Host):
             modules=list(modules or ()),
             **settings,
         )
+        open_standard_descriptors()
         with host_logging():
             run_host(host_settings, backend=backend, announce=announce)
