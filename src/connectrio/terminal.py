@@ -55,7 +55,10 @@ def open_standard_descriptors() -> None:
 def is_terminal(stream: IO[str] | None = None) -> bool:
     """Return whether `stream` (by default standard output) is a terminal."""
     stream = stream or sys.stdout
-    return stream is not None and not stream.closed and stream.isatty()
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it was closed
+        return False
 
 
 @cache

@@ -23,7 +23,7 @@ import structlog
 
 from connectrio.diagnostics import Repeats, count_dropped_lines, text_of
 from connectrio.logs._processors import processors
-from connectrio.logs._streams import Lines, stream_to
+from connectrio.logs._streams import Lines, is_terminal, stream_to
 from connectrio.logs._writer import Writer
 
 __all__ = [
@@ -160,7 +160,7 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto", *, pro
     :param process: the number of this process among several, for each line
     """
     global _host_log  # noqa: PLW0603 - as global as the settings of structlog
-    console = form == "console" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
+    console = form == "console" or (form == "auto" and is_terminal(sys.stderr))
     _host_log = _HostLog(level, console=console, process=process)
     _RPC.setLevel(_host_log.level)
     _RPC.handlers = [_FromLogging(_host_log)]

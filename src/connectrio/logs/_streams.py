@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TextIO
 
-__all__ = ["Lines", "stream_to"]
+__all__ = ["Lines", "is_terminal", "stream_to"]
 
 # characters of a line that does not end
 _LONGEST_LINE = 64 * 1024
@@ -34,6 +34,14 @@ class Lines:
         for line in lines:
             if line.strip():
                 self._take(line)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether `stream` is a terminal; not if it was closed, or if the process was started without it."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
 
 
 def stream_to(take: Callable[[str], None], before: TextIO | None) -> TextIO:
@@ -74,10 +82,7 @@ class _Bytes(io.RawIOBase):
         return self._before.fileno()
 
     def isatty(self) -> bool:
-        try:
-            return self._before is not None and self._before.isatty()
-        except ValueError:  # it was closed
-            return False
+        return is_terminal(self._before)
 
     def close(self) -> None:
         """Stay open, as above."""
