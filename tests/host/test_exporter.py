@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -202,7 +204,21 @@ async def test_a_request_that_is_in_flight_at_the_end_is_answered(monkeypatch):
             self.asked.set()
             await self.go_on.wait()
 
+    reserve = set()
     monkeypatch.setattr(_http, "_GRACE", HOUR)
+    os_open, os_close = os.open, os.close
+
+    def opened(*arguments):
+        reserve.add(descriptor := os_open(*arguments))
+        return descriptor
+
+    def closed(descriptor):
+        reserve.discard(descriptor)
+        os_close(descriptor)
+
+    monkeypatch.setattr(
+        _http, "os", SimpleNamespace(open=opened, close=closed, devnull=os.devnull, O_RDONLY=os.O_RDONLY)
+    )
     view = Slow()
     view.asked, view.go_on = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as clients:
@@ -221,6 +237,7 @@ async def test_a_request_that_is_in_flight_at_the_end_is_answered(monkeypatch):
 
             clients.start_soon(answer_later)
     assert answers[0].status == 200
+    assert reserve == set()
 
 
 async def test_a_response_that_nobody_takes_does_not_delay_the_end(monkeypatch):
@@ -357,6 +374,23 @@ async def test_an_import_that_fails_costs_that_request_alone(monkeypatch):
             assert refused[0].body == b"the exporter cannot import its HTTP server; see the host's log\n"
             assert (await get(address, "/readyz")).status == 200
     assert [line["log_level"] for line in logs] == ["error"]
+
+
+async def test_the_exporter_starts_again_when_it_has_failed(monkeypatch):
+    failures = [RuntimeError("a fault of the event loop")]
+
+    async def serve(*arguments):
+        if failures:
+            raise failures.pop()
+        await serve_http(*arguments)
+
+    serve_http = _http.serve_http
+    monkeypatch.setattr(_http, "serve_http", serve)
+    monkeypatch.setattr("connectrio.host.exporter._RESTART_DELAY", 0.01)
+    with capture_logs() as logs:
+        async with exporter(View()) as address:
+            assert (await get(address, "/readyz")).status == 200
+    assert [line["event"] for line in logs] == ["the exporter failed; it is started again"]
 
 
 async def test_accepting_goes_on_after_a_failure(monkeypatch):

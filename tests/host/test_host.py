@@ -16,8 +16,10 @@ from structlog.testing import capture_logs
 import connectrio.host.ports
 from connectrio import Phase, Registry, Resource
 from connectrio.connector.context import process_count, worker_limit
+from connectrio.connector.failures import LoadFailure
 from connectrio.host import lifespans
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
+from connectrio.host.runner import announce
 from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
@@ -406,6 +408,16 @@ async def test_the_error_of_a_lifespan_is_masked():
     assert "s3cr3t" not in f"{logs} {host.failures}"
 
 
+async def test_the_announcement_says_what_is_not_served(capsys):
+    host = make_host(Lifespan(opening=raising(OSError("token=t0k3n"))).connector())
+    host.registry.failures.append(LoadFailure("entry point x", "ImportError", "ImportError: no x"))
+    async with serving(host) as addresses:
+        announce(host, addresses)
+    out = capsys.readouterr().out
+    assert "not loaded: entry point x: ImportError: no x\n" in out
+    assert ": Tiny Connector: its lifespan could not be opened: OSError: token=***\n" in out
+
+
 async def test_a_poll_for_a_connector_that_is_not_open_is_absorbed():
     """The executor would give the task up after six errors."""
     lifespan = Lifespan(opening=raising(OSError("no such host")))
@@ -463,7 +475,9 @@ async def test_the_pauses_between_attempts_grow():
         async with anyio.create_task_group() as tasks:
             await tasks.start(host.serve)
             await anyio.sleep(600)
+            asked = anyio.current_time()
             await host.shutdown()
+            assert anyio.current_time() - asked < 1  # of virtual time: it waits for no pause
     pauses = [line["delay_seconds"] for line in logs if line["event"] == "a connector's lifespan failed"]
     expected = [1, 2, 4, 8, 16, 32, *[60] * (len(pauses) - 6)]
     assert len(pauses) >= 12

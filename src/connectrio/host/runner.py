@@ -99,8 +99,9 @@ def _print_announcement(host: Host, addresses: Addresses) -> None:
         ("Connector Name", "Support Task Types", "Loaded from"),
         [(name, " ".join(task_types), source) for (name, source), task_types in rows.items()],
     )
-    for failure in host.failures:
-        print_line(f"not loaded: {failure.source}: {failure.error}", "yellow")
+    for what, failures in (("loaded", host.registry.failures), ("open", host.registry.outages.values())):
+        for failure in failures:
+            print_line(f"not {what}: {failure.source}: {failure.error}", "yellow")
     settings = host.settings
     print_line(
         f"In production: probe gRPC health on port {addresses.port}, and give the pod a terminationGracePeriodSeconds"

@@ -30,6 +30,8 @@ Address = tuple[str, int]
 
 # seconds; by then a host serves
 _IMPORT_DELAY = 1.0
+# seconds until the exporter starts again, when something has failed that is no request's
+_RESTART_DELAY = 1.0
 # seconds for a client to send its request, when it can only be refused
 _PATIENCE = 0.5
 _CANNOT_IMPORT = b"the exporter cannot import its HTTP server; see the host's log\n"
@@ -86,13 +88,22 @@ async def serve_exporter(
         task_status.started([each.getsockname()[:2] for each in sockets])
         for each in sockets:
             each.setblocking(False)
-        with anyio.move_on_after(_IMPORT_DELAY):
-            await _wait_for_connection(sockets)
-        http = await _import_http(sockets)
-        await http.serve_http(sockets, http.Pages(source).answer)
+        while True:
+            try:
+                await _serve(sockets, source)
+            except Exception:
+                logger.exception("the exporter failed; it is started again", delay_seconds=_RESTART_DELAY)
+                await anyio.sleep(_RESTART_DELAY)
     finally:
         for each in sockets:
             stop_listening(each)
+
+
+async def _serve(sockets: Sequence[socket.socket], source: ExporterSource) -> None:
+    with anyio.move_on_after(_IMPORT_DELAY):
+        await _wait_for_connection(sockets)
+    http = await _import_http(sockets)
+    await http.serve_http(sockets, http.Pages(source).answer)
 
 
 async def _import_http(sockets: Sequence[socket.socket]) -> ModuleType:

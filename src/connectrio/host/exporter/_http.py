@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,6 +46,7 @@ _LINGER = 1.0
 _GRACE = 1.0
 # seconds
 _ACCEPT_RETRY_DELAY = 0.1
+_WARNING_INTERVAL = 60.0
 
 # accept() errors that pass when connections or files are closed
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -78,7 +80,8 @@ class _Server:
         self._connections: set[_Connection] = set()
         self._ended = anyio.Event()
         self._reserve: list[int] = []
-        self._is_exhausted = False
+        self._reserve_size = _RESERVED_DESCRIPTORS
+        self._warned_at = -math.inf
         self._fill_reserve()
 
     async def accept(self, listening: socket.socket, tasks: TaskGroup) -> None:
@@ -121,8 +124,8 @@ class _Server:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                if not self._is_exhausted:
-                    self._is_exhausted = True
+                if anyio.current_time() - self._warned_at > _WARNING_INTERVAL:
+                    self._warned_at = anyio.current_time()
                     logger.warning(
                         "no file descriptor is left; the exporter uses those that it has in reserve",
                         error=str(error),
@@ -155,17 +158,17 @@ class _Server:
             self._ended = anyio.Event()
 
     def _fill_reserve(self) -> None:
-        while len(self._reserve) < _RESERVED_DESCRIPTORS:
+        while len(self._reserve) < self._reserve_size:
             try:
                 self._reserve.append(os.open(os.devnull, os.O_RDONLY))
             except OSError:
                 return
-        self._is_exhausted = False
 
     def stop(self) -> None:
         """Limit the time of the responses that are being sent, and give the reserve back."""
         for each in self._connections:
             each.end_by(anyio.current_time() + _GRACE)
+        self._reserve_size = 0
         for descriptor in self._reserve:
             os.close(descriptor)
         self._reserve.clear()
