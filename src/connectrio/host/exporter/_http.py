@@ -145,6 +145,7 @@ class _Server:
             min(waiting, key=lambda each: each.waits_since or 0.0).cancel()
         with anyio.move_on_after(_ACCEPT_RETRY_DELAY):
             await self._ended.wait()
+        self._fill_reserve()  # other threads may have taken what was given back
 
     async def _serve(self, connection: _Connection) -> None:
         try:
@@ -196,7 +197,7 @@ class _Connection:
             try:
                 while await self._serve_request():
                     await checkpoint()
-            except (OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            except OSError:
                 return  # the client has gone
             except Exception:
                 logger.exception("a connection to the exporter failed")
