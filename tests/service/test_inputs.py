@@ -17,6 +17,7 @@ from connectrio.literals import Storage, StorageError, inputs_to_python
 from connectrio.service.conversion import InputReader
 from connectrio.service.errors import RequestError
 from connectrio.service.settings import ServiceSettings
+from connectrio.service.workers import Workers
 from literals.makers import (
     BINARY,
     INTEGER,
@@ -126,6 +127,22 @@ async def test_only_large_inputs_are_read_in_a_thread(monkeypatch):
     assert await reader().read(*large(30_000)) == {"x": [7] * 30_000}
     assert threads[1] is here
     assert threads[2] is not here
+
+
+async def test_what_is_large_and_stored_is_read_by_those_that_may_wait(tmp_path, monkeypatch):
+    (tmp_path / "seven").write_bytes(bytes(integer(7)))
+    names = []
+    original = Workers.run
+
+    async def run(self, function, *, name):
+        names.append(name)
+        return await original(self, function, name=name)
+
+    monkeypatch.setattr(Workers, "run", run)
+    came = inputs(x=msgpack([7] * 30_000), y=stored(tmp_path / "seven").literals[0].value)
+    declared = interface(x=list_of(INTEGER), y=INTEGER)
+    assert await reader().read(came, declared) == {"x": [7] * 30_000, "y": 7}
+    assert names == ["converting large inputs", "reading stored inputs"]
 
 
 async def test_large_inputs_do_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ of the value, in `untyped`. Every error is a `LiteralError`.
 from __future__ import annotations
 
 from connectrio.literals.declared import inputs_to_python, literal_to_python, python_to_literal_as, type_name
-from connectrio.literals.errors import MAX_DEPTH, AbortedError, LiteralError, StoredElsewhereError
+from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereError
 from connectrio.literals.literal_types import literal_type_of
 from connectrio.literals.steps import TooManyStepsError
 from connectrio.literals.storage import Storage, StorageError, StoredInputError
@@ -17,7 +17,6 @@ from connectrio.literals.values import DataFrame, Dir, File, Record
 
 __all__ = [
     "MAX_DEPTH",
-    "AbortedError",
     "DataFrame",
     "Dir",
     "File",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import partial
 from typing import Any, TypeVar
@@ -26,11 +26,11 @@ from connectrio.idl.flyteidl2.core import Literal, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs, Outputs
 from connectrio.idl.google.protobuf import ListValue, NullValue, Struct, Value
 from connectrio.literals import (
-    AbortedError,
     LiteralError,
     Storage,
     StoredElsewhereError,
     StoredInputError,
+    TooManyStepsError,
     inputs_to_python,
     outputs_to_literals,
 )
@@ -61,9 +61,12 @@ logger = get_logger("connectrio.service")
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-# threads that may read inputs at once, half of them those that are stored elsewhere and half those that are large. They
-# are not the connectors' threads, so a file server that hangs takes none of those
+# threads that may read stored inputs at once. They are not the connectors' threads, so a file server that hangs takes
+# none of those
 _READERS = 4
+# threads that may convert large inputs at once: one does as much as many, which would keep the event loop waiting; with
+# the second, a shorter conversion is not stuck behind a longer one
+_CONVERTERS = 2
 
 # that inputs may take on the event loop: about 20 ms. Others are read in a thread
 _STEPS_ON_THE_EVENT_LOOP = 20_000
@@ -83,26 +86,33 @@ class InputReader:
         self._schemes = frozenset(settings.storage_schemes)
         self._pickles = settings.unsafe_pickle
         self._readers = Workers(_READERS)
+        self._converters = Workers(_CONVERTERS)
 
     async def read(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
         """Return the inputs as Python values, in the order in which `variables` declares them.
 
         :raises RequestError: they do not fit what is declared, or cannot be read
         """
+        convert = partial(inputs_to_python, inputs, variables, pickles=self._pickles)
         try:
-            try:
-                return inputs_to_python(inputs, variables, pickles=self._pickles, max_steps=_STEPS_ON_THE_EVENT_LOOP)
-            except AbortedError as error:
-                decode_literal = partial(decode, message_type=Literal)
-                storage = Storage(self._max_stored_size, self._schemes, decode_literal, from_thread.check_cancelled)
-                convert = partial(inputs_to_python, inputs, variables, storage=storage, pickles=self._pickles)
-                kind = "stored" if isinstance(error, StoredElsewhereError) else "large"
-                return await self._readers.run(convert, name=f"reading {kind} inputs", owner=kind)
+            return await self._convert(convert)
         except StoredInputError as error:
             logger.warning("a stored input could not be read", reason=str(error.reason))
             raise RequestError(str(error), Status.UNAVAILABLE if error.passes else Status.INVALID_ARGUMENT) from None
         except LiteralError as error:
             raise RequestError(str(error)) from error
+
+    async def _convert(self, convert: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        """Convert inputs on the event loop, or in a thread if that takes long or needs a storage."""
+        try:
+            try:
+                return convert(max_steps=_STEPS_ON_THE_EVENT_LOOP)
+            except TooManyStepsError:
+                return await self._converters.run(convert, name="converting large inputs")
+        except StoredElsewhereError:
+            decode_literal = partial(decode, message_type=Literal)
+            storage = Storage(self._max_stored_size, self._schemes, decode_literal, from_thread.check_cancelled)
+            return await self._readers.run(partial(convert, storage=storage), name="reading stored inputs")
 
 
 def encode_failure(message: str) -> bytes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 from flyteidl2.connector.connector_pb2 import CreateTaskRequest
-from flyteidl2.core.literals_pb2 import Literal, LiteralCollection
+from flyteidl2.core.literals_pb2 import Binary, Literal, LiteralCollection, Scalar
 from flyteidl2.core.types_pb2 import SimpleType
+from google.protobuf.struct_pb2 import Struct
 
 from drills.attacks.attack import Attack, Attacker
 from drills.orders import GET, order
@@ -81,14 +83,49 @@ def secrets_bomb(attacker: Attacker) -> None:
             wire.wait_for_answers(answered)
 
 
-def _task(literal: Literal, count: int) -> bytes:
-    """A task whose input is a list of so many of these."""
+def costly_schemas(attacker: Attacker) -> None:
+    """Tasks with an input whose schema has unions that refer to one another."""
+    names = [f"U{number}" for number in range(60)]
+    union = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
+    properties = {f"p{number}": {"$ref": "#/$defs/U0"} for number in range(100)}
+    schema = {"type": "object", "properties": properties, "$defs": dict.fromkeys(names, union)}
+    request = _request(Literal(scalar=Scalar(generic=_struct(dict.fromkeys(properties, 1)))))
+    declared = request.template.interface.inputs.variables[0].value.type
+    declared.simple = SimpleType.STRUCT
+    declared.metadata.CopyFrom(_struct(schema))
+    _create(attacker, request.SerializeToString())
+
+
+def lists_as_keys(attacker: Attacker) -> None:
+    """Tasks with a dictionary whose keys are lists, which their sender can give one hash."""
+    keys = 50_000
+    data = b"\xdf" + keys.to_bytes(4, "big") + b"\x92\x01\x02\xc0" * keys
+    request = _request(Literal(scalar=Scalar(binary=Binary(value=data, tag="msgpack"))))
+    request.template.interface.inputs.variables[0].value.type.simple = SimpleType.BINARY
+    _create(attacker, request.SerializeToString())
+
+
+def _request(literal: Literal) -> CreateTaskRequest:
+    """A task with the input `x`, of no type yet."""
     request = CreateTaskRequest()
     request.template.type = "attacked"
-    declared = request.template.interface.inputs.variables.add(key="x")
-    declared.value.type.collection_type.simple = SimpleType.INTEGER
+    request.template.interface.inputs.variables.add(key="x")
+    request.inputs.literals.add(name="x").value.CopyFrom(literal)
+    return request
+
+
+def _struct(data: dict[str, Any]) -> Struct:
+    struct = Struct()
+    struct.update(data)
+    return struct
+
+
+def _task(literal: Literal, count: int) -> bytes:
+    """A task whose input is a list of so many of these."""
+    request = _request(Literal())
+    request.template.interface.inputs.variables[0].value.type.collection_type.simple = SimpleType.INTEGER
     one = LiteralCollection(literals=[literal]).SerializeToString()
-    request.inputs.literals.add(name="x").value.collection.MergeFromString(one * count)
+    request.inputs.literals[0].value.collection.MergeFromString(one * count)
     return bytes(request.SerializeToString())
 
 
@@ -119,4 +156,6 @@ ATTACKS = [
     Attack("many-parts", "messages of more parts than may be decoded", many_parts, ("open",), "13"),
     Attack("many-inputs", "tasks with 100,000 inputs", many_inputs, ("open",), "0"),
     Attack("secrets-bomb", "secrets whose names hold each other's values", secrets_bomb, ("open",), "13"),
+    Attack("costly-schemas", "tasks with schemas of unions that refer to one another", costly_schemas, ("open",), "3"),
+    Attack("lists-as-keys", "tasks with dictionaries whose keys are lists", lists_as_keys, ("open",), "3"),
 ]

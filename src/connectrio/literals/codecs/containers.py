@@ -190,7 +190,7 @@ class Union(ConvertingCodec):
             telling = [failure for failure in failures if failure.path or not isinstance(failure, MismatchError)]
             raise telling[0] if len(telling) == 1 else mismatch(self.label, describe())
         if len(matches) > 1:
-            labels = " and ".join(variant.codec.label for variant, _ in matches[:_MANY_VARIANTS])
+            labels = shortened(" and ".join(variant.codec.label for variant, _ in matches[:_MANY_VARIANTS]))
             raise LiteralError(f"{describe()} is ambiguous: {labels} match; send a union value that names its variant")
         return matches[0]
 
