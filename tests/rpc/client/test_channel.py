@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import socket
 from functools import partial
 
 import anyio
@@ -13,7 +14,7 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from h2.settings import SettingCodes
 
-from connectrio.rpc import Channel, ChannelOptions, Deadline, Server, ServerOptions
+from connectrio.rpc import Channel, ChannelOptions, ChannelState, Deadline, Server, ServerOptions
 from connectrio.rpc._grpc import frame_message
 from connectrio.rpc.testing import memory_channel, memory_transport_pair
 from rpc.kit.frames import AnyFrame, Data, Headers, Settings
@@ -175,6 +176,60 @@ async def test_a_server_that_is_not_there():
                 with pytest.raises(GRPCError, match=f"cannot connect to 127.0.0.1:{port}") as raised:
                     await ScriptStub(channel).unary(Note())
                 assert raised.value.status is Status.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("127.0.0.1:{0}", "127.0.0.1:{0}: Connection refused"),
+        ("localhost:{0}", "localhost:{0}: 127.0.0.1:{0}: Connection refused"),
+        (
+            "ipv4:127.0.0.1:{0},127.0.0.2:{0}",
+            "ipv4:127.0.0.1:{0},127.0.0.2:{0}: 127.0.0.1:{0}: Connection refused; 127.0.0.2:{0}: Connection refused",
+        ),
+        ("nobody.invalid:{0}", "nobody.invalid:{0}: cannot resolve 'nobody.invalid': Name or service not known"),
+        ("unix:/nowhere/grpc.sock", "unix:/nowhere/grpc.sock: No such file or directory"),
+        ("unix-abstract:nobody-{0}", "unix-abstract:nobody-{0}: Connection refused"),
+    ],
+)
+async def test_why_a_server_cannot_be_reached(target: str, reason: str, monkeypatch: pytest.MonkeyPatch):
+    resolve = anyio.getaddrinfo
+
+    async def getaddrinfo(host, port, **options):
+        if host == "nobody.invalid":  # the same text whatever resolver this machine has
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return await resolve("127.0.0.1" if host == "localhost" else host, port, **options)
+
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
+    with held_port() as port:
+        async with leaving_nothing(), Channel(target.format(port)) as channel:
+            with pytest.raises(GRPCError) as raised:
+                await ScriptStub(channel).unary(Note())
+    assert raised.value.status is Status.UNAVAILABLE
+    assert raised.value.message == f"cannot connect to {reason.format(port)}"
+
+
+async def test_a_channel_is_closed_by_the_task_that_has_opened_it():
+    async with in_memory(Script()) as served, anyio.create_task_group() as tasks:
+        channel = Channel(same_server(served.channel))
+        opened, refused, closed = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def opener() -> None:
+            async with channel:
+                assert await ScriptStub(channel).unary(Note("a")) == Note("a")
+                opened.set()
+                await refused.wait()
+                with pytest.raises(GRPCError, match="the channel was closed"):
+                    await ScriptStub(channel).unary(Note("a"))
+            closed.set()
+
+        tasks.start_soon(opener)
+        await opened.wait()
+        with pytest.raises(RuntimeError, match=r"was opened in another task.*open and close a channel in one task"):
+            await channel.__aexit__(None, None, None)
+        assert channel.state is ChannelState.SHUTDOWN
+        refused.set()
+        await closed.wait()
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ async def test_an_attempt_that_takes_long_delays_the_next_no_further():
         call = played.call()
         await anyio.sleep(20)
         assert await call.status() is Status.UNAVAILABLE
-        assert "no answer within 2 seconds" in str(call.error)
+        assert "connectors.test: place: no answer within 2 seconds" in str(call.error)
         assert apart(place.tried)[:4] == pytest.approx([2, 2, 2.56, 4.096], abs=0.1)
 
 
@@ -166,7 +166,7 @@ async def test_calls_fail_at_once_while_there_is_no_server_and_say_why():
             call = played.call()
             assert await call.status() is Status.UNAVAILABLE
             assert str(call.error) == str(
-                GRPCError(Status.UNAVAILABLE, "cannot connect to connectors.test: nobody is there")
+                GRPCError(Status.UNAVAILABLE, "cannot connect to connectors.test: place: nobody is there")
             )
         assert anyio.current_time() - began < 0.5
         assert len(place.tried) == 1

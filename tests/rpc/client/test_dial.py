@@ -97,10 +97,10 @@ async def test_all_failures_are_told():
 
 
 @in_virtual_time
-async def test_a_single_failure_is_told_plainly():
+async def test_a_single_failure_is_told_with_its_address():
     with pytest.raises(ConnectError) as raised:
         await dial([Fake("a", error=OSError("is down"))], delay=0.25, secure=plain)
-    assert str(raised.value) == "is down"
+    assert str(raised.value) == "a: is down"
 
 
 async def test_no_addresses():

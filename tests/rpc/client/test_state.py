@@ -67,7 +67,7 @@ async def test_the_states_of_a_bad_one():
         await turns()
         played.channel.connect()
         await anyio.sleep(100)
-        assert played.channel.error == "cannot connect to connectors.test: nobody is there"
+        assert played.channel.error == "cannot connect to connectors.test: place: nobody is there"
         place.error = None
         await played.accept()
         await played.channel.wait_until_ready()

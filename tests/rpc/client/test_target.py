@@ -27,6 +27,13 @@ from connectrio.rpc._client.target import CustomAddress, TcpAddress, UnixAddress
         ("unix:/run/c.sock", [UnixAddress("/run/c.sock")], "localhost"),
         ("unix:///run/c.sock", [UnixAddress("/run/c.sock")], "localhost"),
         ("unix:relative.sock", [UnixAddress("relative.sock")], "localhost"),
+        ("unix-abstract:c.sock", [UnixAddress("\0c.sock")], "localhost"),
+        ("passthrough:///127.0.0.1:8000", [TcpAddress("127.0.0.1", 8000)], "127.0.0.1:8000"),
+        ("passthrough:///[::1]:8000", [TcpAddress("::1", 8000)], "[::1]:8000"),
+        ("dns:///127.0.0.1", [TcpAddress("127.0.0.1", 443)], "127.0.0.1"),
+        ("ipv4:127.0.0.1", [TcpAddress("127.0.0.1", 443)], "127.0.0.1"),
+        ("ipv4:127.0.0.1:1,127.0.0.1", [TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 443)], "127.0.0.1:1"),
+        ("ipv6:[::1]", [TcpAddress("::1", 443)], "[::1]"),
     ],
 )
 async def test_targets_with_addresses(target: str, addresses: list, authority: str):
@@ -35,7 +42,9 @@ async def test_targets_with_addresses(target: str, addresses: list, authority: s
     assert (parsed.name, parsed.authority) == (target, authority)
 
 
-@pytest.mark.parametrize("target", ["localhost:50051", "dns:localhost:50051", "dns:///localhost:50051"])
+@pytest.mark.parametrize(
+    "target", ["localhost:50051", "dns:localhost:50051", "dns:///localhost:50051", "passthrough:///localhost:50051"]
+)
 async def test_localhost_is_a_name(target: str):
     parsed = parse_target(target)
     addresses = await parsed.resolve()
@@ -94,20 +103,22 @@ async def test_a_function_is_a_target():
         "ipv4:",
         "ipv4:localhost:1",
         "ipv4:[::1]:1",
-        "ipv4:127.0.0.1",
         "ipv4:127.0.0.1:1,",
-        "ipv4:127.0.0.1:1,127.0.0.1",
         "ipv4:127.0.0.1:0",
         "ipv4:127.0.0.1:65536",
         "ipv4:127.0.0.1:123456",
         "ipv4:127.0.0.1:1;127.0.0.1:2",
         "ipv6:127.0.0.1:1",
         "ipv6:::1:1",
-        "ipv6:[::1]",
         "a:1,b:2",
         "dns:///a:1,b:2",
         "unix:",
         "unix://",
+        "unix-abstract:",
+        "passthrough:///",
+        "passthrough:localhost:1",
+        "dns://8.8.8.8/localhost:1",
+        "dns:localhost",
         "xds:///service:1",
         "dns:///",
         "host:50051\n",
@@ -121,4 +132,4 @@ def test_what_is_no_target_is_named_in_the_error(target: str):
 
 def test_addresses_read_as_people_write_them():
     assert [str(TcpAddress("::1", 1)), str(TcpAddress("10.0.0.1", 2))] == ["[::1]:1", "10.0.0.1:2"]
-    assert str(UnixAddress("/a")) == "unix:/a"
+    assert [str(UnixAddress("/a")), str(UnixAddress("\0a"))] == ["unix:/a", "unix-abstract:a"]

@@ -180,7 +180,9 @@ async def test_a_client_that_stops_speaking_tls_after_the_handshake(pki: Pki):
 
 async def test_a_client_without_a_certificate(pki: Pki):
     async with serving(server_tls(pki, client_ca=pki.ca)) as served:
-        assert "the server requires a certificate of ours" in await unavailable(served.target, ChannelTLS(pki.ca))
+        reason = await unavailable(served.target, ChannelTLS(pki.ca))
+        assert "the server requires a certificate of ours" in reason
+        assert f"cannot connect to {served.target}: 127.0.0.1:{served.port}: " in reason
         assert await served.refusal() == "the client showed no certificate, and one is required"
         assert await answers(served.target, ChannelTLS(pki.ca, pki.client.cert, pki.client.key))
 

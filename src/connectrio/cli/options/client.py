@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Client:
     """Which host to talk to, and how.
 
-    :param target: the host's gRPC address: host:port, [ipv6]:port or unix:/path
+    :param target: the host's gRPC address: host:port, [ipv6]:port, unix:/path, or another of gRPC's names
     :param timeout: seconds for connecting and for each call, except streams of log lines
     :param tls: use TLS and trust the system's certificate authorities; the other --tls options imply it
     :param tls_ca: PEM file with the certificate authorities to trust instead

@@ -49,7 +49,11 @@ class RoundRobin:
     @property
     def error(self) -> str:
         """Why there is no connection, for people."""
-        errors = [f"{address}: {one.error}" for address, one in self._subchannels.items() if one.error]
+        errors = [
+            one.error if one.error.startswith(f"{address}: ") else f"{address}: {one.error}"
+            for address, one in self._subchannels.items()
+            if one.error
+        ]
         return "; ".join(filter(None, [self._resolution_error, *errors]))
 
     @property

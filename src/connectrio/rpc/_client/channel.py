@@ -39,13 +39,14 @@ _Recv = TypeVar("_Recv")
 class Channel(StubChannel):
     """A client's connections to one service, at one address or several; give it to a stub: `GreeterStub(channel)`.
 
-    An async context manager, because its connections live in a task group. It connects when the first call is made,
+    An async context manager, because its connections live in a task group. The task that opens it closes it; others may
+    use it meanwhile. It connects when the first call is made,
     and again when the connection was lost or the server has said that it goes away. Calls beyond what the server
     allows at once wait for their turn, in order. A call that no server has seen is made again (gRFC A6). While no
     server can be reached calls fail with UNAVAILABLE, unless they were told to wait (see `when_ready`).
 
     :param target: "host:port", "dns:///host:port", "[ipv6]:port", "ipv4:address:port,…", "ipv6:[address]:port,…",
-        "unix:/path", or a function that opens a byte stream to the server
+        "unix:/path", "unix-abstract:name", or a function that opens a byte stream to the server
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`. Its
         `__content_subtype__` goes into the requests' content type; a response of another subtype is an error
@@ -74,6 +75,7 @@ class Channel(StubChannel):
         self.__dispatch__ = _DispatchChannelEvents()
         self._tls = tls
         self._tasks: TaskGroup | None = None
+        self._opener = 0
         self._policy: Policy | None = None
         self._queue = CallQueue()
         self._call_task_scopes: set[anyio.CancelScope] = set()
@@ -187,7 +189,8 @@ class Channel(StubChannel):
     def error(self) -> str:
         """Why no server can be reached, for people; "" while one can, or none was tried."""
         error = self._policy.error if self._policy is not None else ""
-        return f"cannot connect to {self._target.name}: {error}" if error else ""
+        name = self._target.name
+        return f"cannot connect to {name}: {error.removeprefix(f'{name}: ')}" if error else ""
 
     def connect(self) -> None:
         """Connect now and not with the first call; does nothing when not IDLE."""
@@ -259,7 +262,7 @@ class Channel(StubChannel):
             options.keepalive_time, options.keepalive_timeout, without_calls=options.keepalive_without_calls
         )
         context = SubchannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
-        self._tasks = tasks
+        self._tasks, self._opener = tasks, anyio.get_current_task().id
         self._policy = POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:
             self.start_soon(self._disconnect_when_idle, self._policy)
@@ -268,13 +271,21 @@ class Channel(StubChannel):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        tasks, self._tasks = self._check_open(), None
+        tasks, is_opener = self._check_open(), anyio.get_current_task().id == self._opener
+        if is_opener:
+            self._tasks = None
         policy, self._policy = self._policy, None
         for scope in self._call_task_scopes:
             scope.cancel()
         if policy is not None:
             policy.close()  # flushes what is written, within `close_timeout`
         self._on_change()
+        if not is_opener:
+            raise RuntimeError(
+                f"the channel to {self._target.name} was opened in another task. Its connections are closed, but not"
+                " its task group: open and close a channel in one task, which lasts as long as the channel, and pass"
+                " the channel to the others"
+            )
         # the block's own exception passes by the task group, which would wrap it into a group
         await tasks.__aexit__(None, None, None)
 

@@ -149,6 +149,7 @@ class Subchannel:
         self._pause = 0.0
         self._next_attempt = 0.0
         self._short_lived_in_a_row = 0
+        self._tried = ""
         self._connect_scope: anyio.CancelScope | None = None
         self._current: ClientConnection | None = None
         self._connections: set[ClientConnection] = set()
@@ -207,7 +208,8 @@ class Subchannel:
                 self._pause = self._backoff.next()
                 now = anyio.current_time()
                 self._next_attempt = now + self._pause
-                connection, error = None, f"no answer within {limit:g} seconds"
+                connection, error = None, ""
+                self._tried = ""
                 with anyio.CancelScope(deadline=now + limit):
                     try:
                         connection = await self._establish()
@@ -221,7 +223,7 @@ class Subchannel:
                     self._current, self._connect_scope, self.error = connection, None, ""
                     self._enter(ChannelState.READY)
                     return
-                self.error = error
+                self.error = error or f"{self._tried}no answer within {limit:g} seconds"
                 self._enter(ChannelState.TRANSIENT_FAILURE)
 
     async def _establish(self) -> ClientConnection:
@@ -231,6 +233,7 @@ class Subchannel:
         """
         context = self._context
         addresses = await self._resolve()
+        self._tried = f"{', '.join(map(str, addresses))}: "
         transport = await dial(addresses, delay=context.options.connection_attempt_delay, secure=context.secure)
         connection = ClientConnection(context.options, clock=anyio.current_time)
         self._connections.add(connection)
@@ -242,7 +245,7 @@ class Subchannel:
             connection.fail("nobody waits for this connection any more")
             raise
         if connection.state is not ConnectionState.OPEN:
-            raise ConnectionError(_why_lost(connection))
+            raise ConnectionError(f"{self._tried}{_why_lost(connection)}")
         return connection
 
     async def _run(self, connection: ClientConnection, transport: AnyByteStream) -> None:

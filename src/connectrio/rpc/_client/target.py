@@ -7,6 +7,7 @@ Sources: gRPC's naming document, of which these are the targets that need no res
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -23,11 +24,13 @@ from connectrio.rpc.peer import format_address
 Connect: TypeAlias = Callable[[], Awaitable[AnyByteStream]]
 Secure: TypeAlias = Callable[[AnyByteStream], Awaitable[AnyByteStream]]
 
-_HOST_AND_PORT = r"(?P<host>\[[0-9a-fA-F:.]+(?:%[\w.~-]+)?\]|[^\[\]:/,]+):(?P<port>[0-9]{1,5})"
-_LITERAL = re.compile(_HOST_AND_PORT)
-_NAME = re.compile(rf"(?:dns:(?:///)?)?{_HOST_AND_PORT}")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+(?:%[\w.~-]+)?\]|[^\[\]:/,]+)(?::(?P<port>[0-9]{1,5}))?")
+_NAME_PREFIXES = ("dns:///", "passthrough:///")
+_DEFAULT_PORT = 443
 _Family: TypeAlias = type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]
-_LIST_SCHEMES: dict[str, _Family] = {"ipv4:": ipaddress.IPv4Address, "ipv6:": ipaddress.IPv6Address}
+_LIST_SCHEMES: dict[str, _Family] = {"ipv4": ipaddress.IPv4Address, "ipv6": ipaddress.IPv6Address}
+# what stands before the path; names in Linux' abstract namespace begin with a zero byte
+_SOCKET_SCHEMES = {"unix": "", "unix-abstract": "\0"}
 
 
 class Address(Protocol):
@@ -51,7 +54,10 @@ class TcpAddress:
 
     async def connect(self) -> AnyByteStream:
         """Connect over TCP."""
-        return await anyio.connect_tcp(self.host, self.port)
+        try:
+            return await anyio.connect_tcp(self.host, self.port)
+        except OSError as error:  # anyio's own only says that it failed
+            raise _plain(error.__cause__ if isinstance(error.__cause__, OSError) else error) from error
 
     @property
     def is_ipv6(self) -> bool:
@@ -70,10 +76,13 @@ class UnixAddress:
 
     async def connect(self) -> AnyByteStream:
         """Connect to the socket."""
-        return await anyio.connect_unix(self.path)
+        try:
+            return await anyio.connect_unix(self.path)
+        except OSError as error:
+            raise _plain(error) from error
 
     def __str__(self) -> str:
-        return f"unix:{self.path}"
+        return f"unix-abstract:{self.path[1:]}" if self.path.startswith("\0") else f"unix:{self.path}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,11 @@ class CustomAddress:
 
     def __str__(self) -> str:
         return "the server"
+
+
+def _plain(error: OSError) -> OSError:
+    """Return the error with the system's text alone: each event loop adds something else."""
+    return error if error.errno is None else OSError(error.errno, os.strerror(error.errno))
 
 
 # targets
@@ -110,26 +124,34 @@ class Target:
 def parse_target(target: str | Connect) -> Target:
     """Return the target that a string or a function stands for.
 
-    :param target: "host:port", "dns:///host:port", "[ipv6]:port", "ipv4:address:port,address:port…",
-        "ipv6:[address]:port,[address]:port…", "unix:/path", or a function that opens a byte stream
+    Source: gRPC's "Name Resolution". A port may be left out after a scheme only: then it is 443.
+
+    :param target: "host:port", "[ipv6]:port", "dns:///host:port", "passthrough:///host:port",
+        "ipv4:address:port,address:port…", "ipv6:[address]:port,[address]:port…", "unix:/path", "unix-abstract:name",
+        or a function that opens a byte stream
     :raises ValueError: it is none of these
     """
     if not isinstance(target, str):
         return Target("the server", "localhost", partial(static_addresses, [CustomAddress(target)]))
-    if target.startswith("unix:"):
-        path = target.removeprefix("unix:").removeprefix("//")
-        if path:
-            return Target(target, "localhost", partial(static_addresses, [UnixAddress(path)]))
-    for scheme, family in _LIST_SCHEMES.items():
-        if target.startswith(scheme):
-            addresses = []
-            for part in target.removeprefix(scheme).split(","):
-                host, port, _ = _host_and_port(target, part, _LITERAL)
-                if not _is_ip_address(host, family):
-                    raise _target_error(target)
-                addresses.append(TcpAddress(host, port))
-            return Target(target, str(addresses[0]), partial(static_addresses, addresses))
-    host, port, authority = _host_and_port(target, target, _NAME)
+    scheme, _, rest = target.partition(":")
+    if scheme in _SOCKET_SCHEMES:
+        path = rest.removeprefix("//") if scheme == "unix" else rest
+        if not path:
+            raise _target_error(target)
+        return Target(target, "localhost", partial(static_addresses, [UnixAddress(_SOCKET_SCHEMES[scheme] + path)]))
+    if scheme in _LIST_SCHEMES:
+        parts = [_host_and_port(target, part, _DEFAULT_PORT) for part in rest.split(",")]
+        if not all(_is_ip_address(host, _LIST_SCHEMES[scheme]) for host, _, _ in parts):
+            raise _target_error(target)
+        return Target(
+            target, parts[0][2], partial(static_addresses, [TcpAddress(host, port) for host, port, _ in parts])
+        )
+    for prefix in _NAME_PREFIXES:
+        if target.startswith(prefix):
+            host, port, authority = _host_and_port(target, target.removeprefix(prefix), _DEFAULT_PORT)
+            break
+    else:
+        host, port, authority = _host_and_port(target, target.removeprefix("dns:"), None)
     if _is_ip_address(host, ipaddress.ip_address):
         return Target(target, authority, partial(static_addresses, [TcpAddress(host, port)]))
     return Target(target, authority, partial(_resolve_name, host, port))
@@ -145,16 +167,19 @@ async def _resolve_name(host: str, port: int) -> Sequence[Address]:
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: not a name that IDNA could encode
-        raise OSError(f"cannot resolve {host!r}: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise OSError(f"cannot resolve {host!r}: {reason}") from error
     return list(dict.fromkeys(TcpAddress(str(address[0]), port) for *_, address in found))
 
 
-def _host_and_port(target: str, part: str, pattern: re.Pattern[str]) -> tuple[str, int, str]:
+def _host_and_port(target: str, part: str, default: int | None) -> tuple[str, int, str]:
     """Return the host, without brackets, and the port of a part of `target`, and both as an authority."""
-    match = pattern.fullmatch(part)
-    if match is None or not 0 < int(match["port"]) < 65536:
+    match = _HOST_AND_PORT.fullmatch(part)
+    port = default if match is None or match["port"] is None else int(match["port"])
+    if match is None or port is None or not 0 < port < 65536:
         raise _target_error(target)
-    return match["host"].strip("[]"), int(match["port"]), f"{match['host']}:{int(match['port'])}"
+    authority = match["host"] if match["port"] is None else f"{match['host']}:{port}"
+    return match["host"].strip("[]"), port, authority
 
 
 def _is_ip_address(host: str, family: Callable[[str], object]) -> bool:
@@ -167,8 +192,8 @@ def _is_ip_address(host: str, family: Callable[[str], object]) -> bool:
 
 def _target_error(target: str) -> ValueError:
     return ValueError(
-        f"cannot connect to {target!r}: expected host:port, [ipv6]:port, ipv4:address:port,…, ipv6:[address]:port,…"
-        " or unix:/path"
+        f"cannot connect to {target!r}: expected host:port, [ipv6]:port, dns:///host:port, ipv4:address:port,…,"
+        " ipv6:[address]:port,…, unix:/path or unix-abstract:name"
     )
 
 
@@ -176,7 +201,7 @@ def _target_error(target: str) -> ValueError:
 
 
 class ConnectError(OSError):
-    """None of the addresses could be connected to. The message has the reason for each."""
+    """None of the addresses could be connected to. The message has each address and the reason: "1.2.3.4:5: …"."""
 
 
 async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) -> AnyByteStream:
@@ -196,7 +221,7 @@ async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) ->
         try:
             transport = await secure(await address.connect())
         except Exception as error:  # noqa: BLE001 - the application's own function may raise anything
-            errors[address] = str(error) or repr(error)
+            errors[address] = (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
             failed.set()
             return
         if winner is None:
@@ -218,8 +243,6 @@ async def dial(addresses: Sequence[Address], *, delay: float, secure: Secure) ->
         raise
     if winner is not None:
         return winner
-    if len(errors) == 1:
-        raise ConnectError(*errors.values())
     raise ConnectError("; ".join(f"{at}: {error}" for at, error in errors.items()) or "it has no addresses")
 
 
