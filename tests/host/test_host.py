@@ -234,6 +234,63 @@ async def test_an_address_that_is_not_here(host, where):
         await make_host(connector(), host=host).serve()
 
 
+def bound_to(host):
+    return [f"[{address}]" if ":" in address else address for address, _ in host]
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("[::1]", ["[::1]"]),
+        (None, ["0.0.0.0", "[::]"]),
+        ("::", ["0.0.0.0", "[::]"]),
+        ("[::]", ["0.0.0.0", "[::]"]),
+        ("0.0.0.0", ["0.0.0.0"]),
+    ],
+)
+async def test_what_it_listens_on_is_announced(host, bound, capsys):
+    if "[::1]" in bound and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    bound = [each for each in bound if each != "[::]" or has_ipv6()]
+    served = make_host(connector(), host=host, unix_socket="unix-abstract:announced-here")
+    async with serving(served) as addresses:
+        assert sorted(bound_to(addresses.grpc)) == sorted(bound_to(addresses.http)) == bound
+        announce(served, addresses)
+        for target in (addresses.target, "unix-abstract:announced-here"):
+            async with Channel(target) as channel:
+                assert await HealthStub(channel).check(HealthCheckRequest())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"  gRPC     {addresses.target}")
+    assert lines[2] == "           unix-abstract:announced-here"
+    assert lines[3].startswith(f"  metrics  {addresses.url}/metrics")
+    for line, port in ((lines[1], addresses.port), (lines[3], addresses.prometheus_port)):
+        assert all(f"{each}:{port}" in line for each in bound)
+        assert ("listening on" in line) == (bound not in (["127.0.0.1"], ["[::1]"]))
+
+
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def test_a_name_that_is_no_address_of_this_machine(monkeypatch):
+    async def getaddrinfo(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
+    with pytest.raises(HostError) as raised:
+        await make_host(connector(), host="nobody.invalid").serve()
+    assert str(raised.value) == (
+        "cannot listen on nobody.invalid:0 for gRPC: Name or service not known. Choose an address of this machine with"
+        " --host, or leave it out for all of them"
+    )
+
+
 async def test_no_port_is_left_bound_when_the_other_one_is_taken(monkeypatch):
     bound = []
     bind = connectrio.host.ports.bind_tcp

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketListener, UNIXSocketStream
 
-from connectrio.rpc.sockets import OwnListener, UnixSocketError, close_in_children, listen_unix, prepare
+from connectrio.rpc.sockets import OwnListener, UnixSocketError, close_in_children, listen_unix, prepare, unix_target
 from rpc.kit.script import Note, Script
 from rpc.kit.serving import turns
 from rpc.kit.tls_serving import answers, calling, serving
@@ -37,6 +37,19 @@ async def test_calls(path: Path):
     async with serving(None, await listen_unix(path)), calling(f"unix:{path}", None) as stub:
         assert await stub.unary(Note("a")) == Note("a")
         assert [note async for note in stub.bidi([Note("x" * 100_000)] * 20)] == [Note("x" * 100_000)] * 20
+
+
+@pytest.mark.parametrize("form", ["{}", "unix:{}", "unix://{}", "unix-abstract:{}"])
+async def test_a_target_says_where_to_listen(path: Path, form: str):
+    listener = await listen_unix(form.format(path))
+    target = form.format(path) if ":" in form else f"unix:{path}"
+    assert unix_target(form.format(path)) == target
+    async with serving(None, listener), calling(target, None) as stub:
+        assert path.exists() == (not form.startswith("unix-abstract:"))
+        assert await stub.unary(Note("a")) == Note("a")
+        with pytest.raises(UnixSocketError, match=r"another process does; stop it, or choose another (path|name)"):
+            await listen_unix(form.format(path))
+    assert not path.exists()
 
 
 async def test_the_servicer_knows_that_it_is_a_unix_socket(path: Path):

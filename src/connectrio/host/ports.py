@@ -117,6 +117,7 @@ async def bind_tcp(
 ) -> list[socket.socket]:
     """Listen on `port` of `host`, or of all interfaces; port 0 takes one that is free on all of them.
 
+    :param host: a name or an address, also [ipv6]; None and "::" stand for all interfaces, of IPv4 and IPv6
     :param purpose: what the port is for, for the error ("gRPC")
     :param setting: where the port was set, for the error ("--port")
     :param shared: other processes of this user may listen on it as well (SO_REUSEPORT)
@@ -124,6 +125,8 @@ async def bind_tcp(
     :returns: non-blocking sockets, which the caller closes with `stop_listening`
     :raises HostError: the port cannot be bound; the message says which, why, and what to do
     """
+    host = host if host is None else host.removeprefix("[").removesuffix("]")
+    host = None if host == "::" else host
     try:
         found = await anyio.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
@@ -135,6 +138,8 @@ async def bind_tcp(
             reason = (
                 f"another process has it. Stop that one, or choose another port with {setting} (0 takes any free one)"
             )
+        elif error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            reason = f"{error.strerror}. Choose an address of this machine with --host, or leave it out for all of them"
         elif error.errno == errno.EACCES:
             reason = f"this user has no permission; choose a port above 1023 with {setting}"
         else:

@@ -14,6 +14,8 @@ from connectrio.host.lifecycle import Addresses
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import host_logging
+from connectrio.rpc.peer import format_address
+from connectrio.rpc.sockets import unix_target
 from connectrio.terminal import is_terminal, open_standard_descriptors, print_line, print_table
 
 __all__ = ["ConnectorService", "announce", "run_host"]
@@ -82,10 +84,11 @@ def announce(host: Host, addresses: Addresses) -> None:
 
 def _print_announcement(host: Host, addresses: Addresses) -> None:
     print_line(f"connectrio {__version__} is serving", "bold green")
-    print_line(f"  gRPC     {addresses.target}" + (" with TLS" if host.settings.tls_cert is not None else ""))
+    tls = " with TLS" if host.settings.tls_cert is not None else ""
+    print_line(f"  gRPC     {addresses.target}{tls}{_bound(addresses.grpc, addresses.target)}")
     if addresses.unix_socket is not None:
-        print_line(f"           unix:{addresses.unix_socket}")
-    print_line(f"  metrics  {addresses.url}/metrics")
+        print_line(f"           {unix_target(addresses.unix_socket)}")
+    print_line(f"  metrics  {addresses.url}/metrics{_bound(addresses.http, addresses.url.removeprefix('http://'))}")
     print_line(f"  probes   {addresses.url}/healthz and {addresses.url}/readyz")
     rows: dict[tuple[str, str], list[str]] = {}
     for registered in host.registry.registered():
@@ -108,6 +111,12 @@ def _print_announcement(host: Host, addresses: Addresses) -> None:
         f" above --drain-delay + --grace ({settings.drain_delay + settings.grace:g} s).",
         "dim",
     )
+
+
+def _bound(addresses: Sequence[tuple[str, int]], target: str) -> str:
+    """Return where the server listens, if `target` is not all of it."""
+    bound = [format_address(host, port) for host, port in addresses]
+    return "" if bound == [target] else f", listening on {' and '.join(bound)}"
 
 
 class ConnectorService(Host):

@@ -22,7 +22,8 @@ _PORT: Bound = (lambda value: 0 <= value < 65536, "must be between 0 and 65535")
 class HostSettings(ServiceSettings, ServerOptions):
     """The settings of a host, of its services and of its gRPC server. Times are in seconds, sizes in bytes.
 
-    :ivar host: the address to listen on, for gRPC and HTTP; all interfaces by default
+    :ivar host: the address to listen on, for gRPC and HTTP, an IPv6 address also in brackets; by default all
+        interfaces, of IPv4 and IPv6, as with ::
     :ivar port: of the gRPC server; 0 picks a free one
     :ivar prometheus_port: of /metrics, /healthz and /readyz; 0 picks a free one
     :ivar timeout: time until the host shuts down gracefully by itself; for tests
@@ -51,7 +52,8 @@ class HostSettings(ServiceSettings, ServerOptions):
     :ivar tls_minimum: the oldest version of TLS; 1.2 is the oldest that HTTP/2 allows, and old clients need it
     :ivar tls_handshake_timeout: the time for a client to complete the TLS handshake. It takes two round trips; ten
         seconds are enough on the slowest links, and limit how long a silent client holds a connection
-    :ivar unix_socket: an additional Unix socket for gRPC without TLS; removed at the end
+    :ivar unix_socket: an additional Unix socket for gRPC without TLS; removed at the end. unix-abstract:NAME has no
+        file, and no permissions either: on Linux, any process of the same network namespace may connect
     :ivar unix_socket_mode: its permissions, octal; who may write may connect. By default only this user; 660 lets the
         group connect
     """

@@ -22,6 +22,7 @@ from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, 
 
 __all__ = [
     "OwnListener", "UnixListener", "UnixSocketError", "close_in_children", "listen_unix", "prepare", "stop_listening",
+    "unix_target",
 ]  # fmt: skip
 
 
@@ -90,19 +91,47 @@ class OwnListener(Listener[SocketStream]):
 async def listen_unix(path: str | os.PathLike[str], *, mode: int = 0o600) -> UnixListener:
     """Listen on the Unix socket `path`. A socket left there by a process that has died is replaced.
 
+    :param path: of the file, also as "unix:/path"; or "unix-abstract:name" for a name in Linux' abstract namespace,
+        which has no file and no permissions: any process of the machine, or of its network namespace, may connect
     :param mode: the file's permissions; to connect, a process needs to write it. By default only this user's may
     :returns: for `Server.serve`; whoever closes it removes the file
     :raises UnixSocketError: another process listens there, it is no socket, or the directory does not allow it
     """
-    file = Path(path)
+    target = unix_target(path)
+    scheme, _, name = target.replace("unix://", "unix:", 1).partition(":")
+    file = None if scheme == "unix-abstract" else Path(name)
     try:
-        _remove_if_abandoned(file)
-        bound = _bind(file, mode)
+        if file is None:
+            bound = _bind_abstract(name)
+        else:
+            _remove_if_abandoned(file)
+            bound = _bind(file, mode)
     except UnixSocketError:
         raise
     except OSError as error:
-        raise UnixSocketError(f"cannot listen on the Unix socket {file}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        if error.errno == errno.EADDRINUSE:
+            reason = "another process does; stop it, or choose another name"
+        raise UnixSocketError(f"cannot listen on the Unix socket {file or target}: {reason}") from error
     return UnixListener(await SocketListener.from_socket(bound), file)
+
+
+def unix_target(path: str | os.PathLike[str]) -> str:
+    """Return the target with which a channel connects to a Unix socket that `listen_unix` was given."""
+    text = os.fspath(path)
+    return text if text.startswith(("unix:", "unix-abstract:")) else f"unix:{text}"
+
+
+def _bind_abstract(name: str) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        bound.bind(f"\0{name}")
+        bound.listen(socket.SOMAXCONN)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _bind(file: Path, mode: int) -> socket.socket:
@@ -139,10 +168,10 @@ def _remove_if_abandoned(file: Path) -> None:
 class UnixListener(OwnListener):
     """Accepts connections on a Unix socket; made by `listen_unix`."""
 
-    def __init__(self, listener: SocketListener, file: Path) -> None:
+    def __init__(self, listener: SocketListener, file: Path | None) -> None:
         super().__init__(listener)
         self._file = file
-        self._identity = _identity(file)
+        self._identity = None if file is None else _identity(file)
 
     async def aclose(self) -> None:
         """Stop listening, and remove the file, unless another process has replaced it. Connections stay open."""
@@ -150,7 +179,7 @@ class UnixListener(OwnListener):
             await super().aclose()
         finally:
             with suppress(FileNotFoundError):
-                if _identity(self._file) == self._identity:
+                if self._file is not None and _identity(self._file) == self._identity:
                     self._file.unlink()
 
 
