@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -44,9 +45,15 @@ def task(sql: str, custom: Mapping[str, Any] | None = None, outputs: Iterable[st
     )
 
 
+def home_of(tmp_path: Path) -> Path:
+    """Return a place for the job store, beside the test's directory: SQL may use that, but not the store."""
+    return tmp_path.with_name(f"{tmp_path.name}-home")
+
+
 @asynccontextmanager
-async def opened(home, **settings) -> AsyncIterator[DuckDBConnector]:
-    """Yield an open connector whose jobs are in `home`."""
+async def opened(home: Path, **settings) -> AsyncIterator[DuckDBConnector]:
+    """Yield an open connector whose jobs are in `home`, the `home_of` the directory that its tasks may use."""
+    settings = {"allow": (home.with_name(home.name.removesuffix("-home")),), **settings}
     connector = DuckDBConnector(DuckDBSettings(home=home, **settings))
     async with connector.lifespan():
         yield connector

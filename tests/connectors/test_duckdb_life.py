@@ -23,6 +23,7 @@ from connectors.duckdb_tasks import (
     delete,
     end,
     eventually,
+    home_of,
     log_pages,
     log_text,
     opened,
@@ -57,7 +58,7 @@ async def create_one(connector, job):
 
 @pytest.fixture
 def home(tmp_path):
-    return tmp_path / "home"
+    return home_of(tmp_path)
 
 
 async def test_create_returns_while_the_query_runs(home, tmp_path):
@@ -139,10 +140,10 @@ async def test_queries_beyond_the_limit_wait_and_say_so(home, tmp_path):
     async with opened(home, max_running=1) as connector:
         first, second, third = [await create(connector, tmp_path / name, ENDLESS) for name in "abc"]
         await until(connector, first, Phase.RUNNING)
-        for job, ahead in ((second, 0), (third, 1)):
+        for job, place in ((second, "next in line"), (third, "behind 1 more")):
             resource = await state(connector, job)
             assert resource.phase is Phase.QUEUED
-            assert f"behind {ahead} more" in resource.message
+            assert resource.message.startswith(f"queued, {place}: ")
             assert "at most 1 at once (CONNECTRIO_DUCKDB_MAX_RUNNING)" in resource.message
             assert "started_at" not in resource.custom_info
 
@@ -442,7 +443,7 @@ async def test_a_connector_that_is_not_open_says_so(home, ask):
 
 
 async def test_a_connector_opens_again_but_not_twice(home, tmp_path):
-    connector = DuckDBConnector(DuckDBSettings(home=home))
+    connector = DuckDBConnector(DuckDBSettings(home=home, allow=(tmp_path,)))
     for _ in range(2):
         async with connector.lifespan():
             with pytest.raises(RuntimeError, match="open already"):
@@ -453,8 +454,8 @@ async def test_a_connector_opens_again_but_not_twice(home, tmp_path):
 
 async def test_a_store_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot keep its jobs in .*/file/home: .*; set CONNECTRIO_DUCKDB_HOME"):
-        async with opened(tmp_path / "file" / "home"):
+    with pytest.raises(OSError, match=r"cannot keep its jobs in .*/file/x-home: .*; set CONNECTRIO_DUCKDB_HOME"):
+        async with opened(tmp_path / "file" / "x-home"):
             pass
 
 

@@ -132,7 +132,7 @@ LASTING = [
     duckdb.ParserException("syntax"),
     duckdb.BinderException("column"),
     duckdb.ConstraintException("duplicate key"),
-    duckdb.PermissionException("disabled by configuration"),
+    duckdb.PermissionException("not yours"),
     duckdb.IOException('IO Error: Cannot open file "x": Permission denied'),
     TaskError("no input"),
     PermissionError(13, "Permission denied"),
@@ -186,9 +186,15 @@ def test_settings_of_the_environment():
         "CONNECTRIO_DUCKDB_HOME": "/var/lib/connectrio",
         "CONNECTRIO_DUCKDB_MAX_RUNNING": "5",
         "CONNECTRIO_DUCKDB_KEEP_DAYS": "0.5",
+        "CONNECTRIO_DUCKDB_ALLOW": "/data /more",
+        "CONNECTRIO_DUCKDB_MEMORY_LIMIT": "1.5GiB",
     }
     assert DuckDBSettings.from_environment(given) == DuckDBSettings(
-        home=Path("/var/lib/connectrio"), max_running=5, keep=timedelta(hours=12)
+        home=Path("/var/lib/connectrio"),
+        max_running=5,
+        keep=timedelta(hours=12),
+        allow=(Path("/data"), Path("/more")),
+        memory_limit=1610612736,
     )
     assert DuckDBSettings.from_environment(dict.fromkeys(given, "")) == DuckDBSettings()
 
@@ -202,6 +208,11 @@ def test_settings_of_the_environment():
         ("CONNECTRIO_DUCKDB_KEEP_DAYS", "nan"),
         ("CONNECTRIO_DUCKDB_KEEP_DAYS", "1e300"),
         ("CONNECTRIO_DUCKDB_KEEP_DAYS", "a week"),
+        ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "80%"),
+        ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "GiB"),
+        ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "1e999GiB"),
+        ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "-4GiB"),
+        ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "4 parsecs"),
     ],
 )
 def test_a_setting_that_is_none_is_named(variable, value):

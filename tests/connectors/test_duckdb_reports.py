@@ -16,6 +16,7 @@ from connectors.duckdb_tasks import (
     delete,
     end,
     eventually,
+    home_of,
     log_pages,
     log_text,
     opened,
@@ -43,7 +44,7 @@ METRICS = [
 
 @pytest.fixture
 async def connector(tmp_path):
-    async with opened(tmp_path / "home", max_running=1) as connector:
+    async with opened(home_of(tmp_path), max_running=1) as connector:
         yield connector
 
 
@@ -90,7 +91,7 @@ async def test_messages(connector, tmp_path):
         result.message == f"3 rows, {(tmp_path / 'result.parquet').stat().st_size} bytes in {tmp_path}/result.parquet"
     )
     assert (await run(connector, tmp_path, "CREATE TABLE t AS FROM range(3)", outputs=())).message == "3 rows changed"
-    assert (await run(connector, tmp_path, "SET threads = 1", outputs=())).message == "done"
+    assert (await run(connector, tmp_path, "SET TimeZone = 'UTC'", outputs=())).message == "done"
 
 
 async def test_the_log_tells_the_life_of_a_query(connector, tmp_path):
@@ -112,7 +113,7 @@ async def test_the_log_tells_the_life_of_a_query(connector, tmp_path):
     moments = [before, *times, datetime.now(UTC)]
     assert moments == sorted(moments)
     assert {line.originator for line in lines} == {LogLineOriginator.SYSTEM}
-    stored = b"".join(path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file())
+    stored = b"".join(path.read_bytes() for path in (home_of(tmp_path)).rglob("*") if path.is_file())
     assert b"hunter2" not in stored
 
 
@@ -199,13 +200,14 @@ async def test_metrics_of_a_finished_query(connector, tmp_path):
     assert metrics["peak_spilled_bytes"] == 0
 
 
-async def test_memory_that_is_spilled_is_seen_and_gone_afterwards(connector, tmp_path):
-    sql = "SET memory_limit = '40MB'; SELECT count(*) FROM (FROM range(5000000) ORDER BY hash(range) LIMIT 4999999)"
-    job = await create(connector, tmp_path, sql)
-    resource = await end(connector, job)
-    assert resource.phase is Phase.SUCCEEDED, resource.message
-    assert values(connector.get_metrics(job))["peak_spilled_bytes"] > 0
-    assert not (tmp_path / "home" / "jobs" / job.job_id / "spill").exists()
+async def test_memory_that_is_spilled_is_seen_and_gone_afterwards(tmp_path):
+    sql = "SELECT count(*) FROM (FROM range(5000000) ORDER BY hash(range) LIMIT 4999999)"
+    async with opened(home_of(tmp_path), memory_limit=40 * 10**6) as connector:
+        job = await create(connector, tmp_path, sql)
+        resource = await end(connector, job)
+        assert resource.phase is Phase.SUCCEEDED, resource.message
+        assert values(connector.get_metrics(job))["peak_spilled_bytes"] > 0
+    assert not (home_of(tmp_path) / "jobs" / job.job_id / "spill").exists()
 
 
 async def test_metrics_of_a_running_query_are_those_known_so_far(connector, tmp_path):
@@ -217,10 +219,11 @@ async def test_metrics_of_a_running_query_are_those_known_so_far(connector, tmp_
     await delete(connector, job)
 
 
-async def test_metrics_of_a_query_that_turns_profiling_off(connector, tmp_path):
-    job = await create(connector, tmp_path, "PRAGMA disable_profiling; FROM range(3)")
-    await until(connector, job, Phase.SUCCEEDED)
-    assert values(connector.get_metrics(job))["rows_produced"] == 3
+async def test_metrics_of_a_query_that_turns_profiling_off(tmp_path):
+    async with opened(home_of(tmp_path), unsafe_sql=True) as connector:
+        job = await create(connector, tmp_path, "PRAGMA disable_profiling; FROM range(3)")
+        await until(connector, job, Phase.SUCCEEDED)
+        assert values(connector.get_metrics(job))["rows_produced"] == 3
 
 
 async def test_metrics_are_selected_by_name(connector, tmp_path):
@@ -240,13 +243,13 @@ async def test_a_job_that_nobody_knows_is_an_error_that_says_so(connector, tmp_p
         lambda: to_thread.run_sync(connector.get_metrics, unknown),
         lambda: log_pages(connector, unknown),
     ):
-        with pytest.raises(UnknownJobError, match=f"there is no DuckDB job {unknown.job_id} under {tmp_path}/home"):
+        with pytest.raises(UnknownJobError, match=f"there is no DuckDB job {unknown.job_id} under {home_of(tmp_path)}"):
             await ask()
 
 
 async def test_nothing_blocks_the_event_loop(tmp_path):
     with blockbuster_ctx():
-        async with opened(tmp_path / "home", keep=timedelta(days=1)) as connector:
+        async with opened(home_of(tmp_path), keep=timedelta(days=1)) as connector:
             job = await create(connector, tmp_path, ENDLESS)
             await until(connector, job, Phase.RUNNING)
             await log_text(connector, job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -38,9 +39,10 @@ ENDLESS = "SELECT count(*) FROM range(10000000000000) AS a(i) WHERE hash(i) = 0"
 
 @pytest.fixture(scope="module")
 def duckdb_host(backend, tmp_path_factory):
-    env = {"CONNECTRIO_DUCKDB_HOME": str(tmp_path_factory.mktemp("duckdb"))}
-    with HostProgram(backend, env=env, entry_points=True, modules=[]) as host:
-        yield host
+    with TemporaryDirectory() as home:  # SQL must not reach it
+        env = {"CONNECTRIO_DUCKDB_HOME": home, "CONNECTRIO_DUCKDB_ALLOW": str(tmp_path_factory.getbasetemp())}
+        with HostProgram(backend, env=env, entry_points=True, modules=[]) as host:
+            yield host
 
 
 @pytest.fixture
@@ -186,6 +188,13 @@ def test_bad_sql_fails_with_duckdbs_own_words(duckdb, tmp_path, statement, messa
     assert resource.phase == TaskExecution.FAILED
     assert message in resource.message
     assert not resource.outputs.literals
+
+
+def test_sql_reaches_no_other_file(duckdb, tmp_path):
+    for sql in ("FROM read_text('/etc/passwd')", "FROM read_text('/proc/self/environ')"):
+        resource = duckdb.wait(duckdb.create(sql, tmp_path))
+        assert resource.phase == TaskExecution.FAILED
+        assert "CONNECTRIO_DUCKDB_ALLOW" in resource.message
 
 
 def test_many_queries_at_once(duckdb, tmp_path):

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 import connectrio.host.ports
 from connectrio import Phase, Registry, Resource
-from connectrio.connector.context import process_count, worker_limit
+from connectrio.connector.context import process_count, unsafe_sql, worker_limit
 from connectrio.connector.failures import LoadFailure
 from connectrio.host import lifespans
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
@@ -382,6 +382,21 @@ async def test_a_lifespan_is_told_how_many_processes_share_the_machine():
     async with serving(make_host(connector(lifespan=lifespan), one_of=place)) as addresses:
         assert seen == [3]
         assert addresses.prometheus_port == 9090
+
+
+async def test_a_lifespan_is_told_whether_sql_is_confined_and_the_log_as_well():
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(_):
+        seen.append(unsafe_sql.get())
+        yield
+
+    for unsafe in (False, True):
+        with capture_logs() as logs:
+            async with serving(make_host(connector(lifespan=lifespan), unsafe_sql=unsafe)):
+                assert seen.pop() is unsafe
+        assert any("SQL is not confined" in line["event"] for line in logs) == unsafe
 
 
 async def test_a_lifespan_is_open_for_as_long_as_calls_run():

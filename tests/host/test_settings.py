@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 
+from connectrio.host.lifecycle import Addresses
 from connectrio.host.settings import HostSettings, anyio_backend, default_backend
 
 
@@ -54,6 +56,29 @@ def test_the_defaults_are_the_references():
 def test_values_that_make_no_sense(name, value, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         HostSettings(**{name: value})
+
+
+OUTSIDE = Addresses((("0.0.0.0", 8000),), ())
+LOOPBACK = Addresses((("127.0.0.1", 8000), ("::1", 8000)), ())
+
+
+@pytest.mark.parametrize(
+    ("given", "addresses", "dangers"),
+    [
+        ({}, OUTSIDE, []),
+        ({"unsafe_sql": True}, LOOPBACK, ["SQL is not confined"]),
+        ({"unsafe_sql": True}, Addresses((), ()), ["SQL is not confined"]),
+        ({"unsafe_sql": True, "tls_cert": Path("x.pem")}, OUTSIDE, ["SQL is not confined"]),
+        ({"unsafe_sql": True}, OUTSIDE, ["SQL IS NOT CONFINED"]),
+        ({"unsafe_sql": True}, Addresses((("127.0.0.1", 8000), ("::", 8000)), ()), ["SQL IS NOT CONFINED"]),
+        ({"unsafe_sql": True, "unsafe_pickle": True}, OUTSIDE, ["PICKLES ARE READ", "SQL IS NOT CONFINED"]),
+    ],
+)
+def test_what_is_unsafe_is_said_in_capitals_where_strangers_can_connect(given, addresses, dangers):
+    texts = HostSettings(**given).dangers(addresses)
+    assert [text.split(":")[0] for text in texts] == dangers
+    assert all(text.isupper() == dangers[0].isupper() for text in texts)
+    assert all(("WITHOUT TLS" in text) == text.isupper() for text in texts)
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(HostSettings), ids=lambda field: field.name)

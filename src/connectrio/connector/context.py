@@ -23,6 +23,7 @@ __all__ = [
     "reset_current_call",
     "set_creation",
     "set_current_call",
+    "unsafe_sql",
     "worker_limit",
 ]
 
@@ -31,6 +32,9 @@ worker_limit: ContextVar[int] = ContextVar("connectrio_worker_limit", default=10
 
 process_count: ContextVar[int] = ContextVar("connectrio_process_count", default=1)
 """How many processes host the connector side by side and share the machine. Set while a lifespan opens."""
+
+unsafe_sql: ContextVar[bool] = ContextVar("connectrio_unsafe_sql", default=False)
+"""Whether SQL may use all files of the host, as the host's `unsafe_sql` says. Set while a lifespan opens."""
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,8 @@ class Host:
     async def _serve_connectors(self, ports: HostPorts, task_status: TaskStatus[Addresses]) -> None:
         """Run the gRPC server and the exporter, from the first call to the last."""
         keep_logging()
-        if self.settings.unsafe_pickle:
-            log.warning("pickles are read: anyone who can send requests to this host can run any code in it")
+        for danger in self.settings.dangers(ports.addresses):
+            log.warning(danger)
         connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics)
         self._workers = connectors.workers
         server = self._make_server(connectors)

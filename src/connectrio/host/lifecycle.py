@@ -51,6 +51,11 @@ class Addresses:
         return self.http[0][1]
 
     @property
+    def beyond_loopback(self) -> bool:
+        """Whether other machines may reach the gRPC port."""
+        return not all(host == "::1" or host.startswith("127.") for host, _ in self.grpc)
+
+    @property
     def target(self) -> str:
         """The gRPC server's address for a client on this machine."""
         return _local_target(*self.grpc[0])

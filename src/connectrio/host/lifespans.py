@@ -12,7 +12,7 @@ from collections.abc import Callable
 import anyio
 from anyio.abc import TaskGroup
 
-from connectrio.connector.context import process_count, worker_limit
+from connectrio.connector.context import process_count, unsafe_sql, worker_limit
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.masking import describe_error, format_traceback
 from connectrio.connector.registry import RegisteredConnector, Registry
@@ -125,6 +125,7 @@ class _Lifespan:
         """Keep the lifespan open until the host closes. Open it again when it fails, until the host drains."""
         worker_limit.set(self._all.settings.worker)
         process_count.set(self._all.processes)
+        unsafe_sql.set(self._all.settings.unsafe_sql)
         draining = self._all.draining
         backoff = Backoff(_FIRST_PAUSE, factor=2, maximum=_LONGEST_PAUSE, jitter=0.2)
         while not draining.is_set():

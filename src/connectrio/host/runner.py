@@ -106,6 +106,8 @@ def _print_announcement(host: Host, addresses: Addresses) -> None:
         for failure in failures:
             print_line(f"not {what}: {failure.source}: {failure.error}", "yellow")
     settings = host.settings
+    for danger in settings.dangers(addresses):
+        print_line(danger, "bold red")
     print_line(
         f"In production: probe gRPC health on port {addresses.port}, and give the pod a terminationGracePeriodSeconds"
         f" above --drain-delay + --grace ({settings.drain_delay + settings.grace:g} s).",

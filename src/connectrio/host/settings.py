@@ -6,10 +6,13 @@ import importlib.util
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from connectrio.rpc.options import NOT_NEGATIVE, POSITIVE, Bound, ServerOptions, check_bound
 from connectrio.service.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from connectrio.host.lifecycle import Addresses
 
 __all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
 
@@ -56,6 +59,9 @@ class HostSettings(ServiceSettings, ServerOptions):
         file, and no permissions either: on Linux, any process of the same network namespace may connect
     :ivar unix_socket_mode: its permissions, octal; who may write may connect. By default only this user; 660 lets the
         group connect
+    :ivar unsafe_sql: LET ANYONE WHO CAN SEND REQUESTS TO THIS HOST READ AND WRITE ALL FILES THAT IT CAN, and load code
+        into it: DuckDB then runs SQL without limits. By default its SQL reaches the host's data directory and the
+        directories in CONNECTRIO_DUCKDB_ALLOW, nothing else. Only for hosts that nobody but a trusted Flyte can reach
     """
 
     host: str | None = None
@@ -78,6 +84,7 @@ class HostSettings(ServiceSettings, ServerOptions):
     tls_handshake_timeout: float = 10.0
     unix_socket: Path | None = None
     unix_socket_mode: str = "600"
+    unsafe_sql: bool = False
 
     def __post_init__(self) -> None:
         ServerOptions.__post_init__(self)
@@ -90,6 +97,20 @@ class HostSettings(ServiceSettings, ServerOptions):
                 raise ValueError(f"{name} is of no use without tls_cert, the certificate")
         if re.fullmatch("[0-7]{3}", self.unix_socket_mode) is None:
             raise ValueError(f"unix_socket_mode must be three octal digits such as 660, got {self.unix_socket_mode!r}")
+
+    def dangers(self, addresses: Addresses) -> list[str]:
+        """Return what the unsafe settings let anyone do who can send requests to the host, a sentence for each.
+
+        :param addresses: of the host. If other machines reach it without TLS, the sentences are in capitals
+        """
+        found = []
+        if self.unsafe_pickle:
+            found.append("pickles are read: anyone who can send requests to this host can run any code in it")
+        if self.unsafe_sql:
+            found.append("SQL is not confined: anyone who can send requests to this host can use all its files")
+        if addresses.beyond_loopback and self.tls_cert is None:
+            return [f"{text}, and other machines can, without TLS".upper() for text in found]
+        return found
 
 
 def default_backend() -> Backend:

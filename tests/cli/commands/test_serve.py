@@ -34,6 +34,17 @@ def test_what_it_prints_at_start(tmp_path):
     assert all(line.startswith("{") for line in outcome.err.splitlines())
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_what_is_unsafe_is_said_at_start(tmp_path, address):
+    unsafe = ["--unsafe-sql", "--unsafe-pickle", "--no-entry-points", "--timeout", "0"]
+    with Process("serve", "--host", address, "--port", "0", "--prometheus-port", "0", *unsafe, cwd=tmp_path) as host:
+        outcome = host.wait()
+    assert outcome.code == 0
+    for words in ("SQL is not confined: anyone who can", "pickles are read: anyone who can"):
+        for text in (outcome.out, outcome.err):
+            assert (words.upper() if address == "0.0.0.0" else words) in text
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("backend", ["uvloop", "trio"])
 def test_a_signal_ends_it_without_a_traceback(tmp_path, backend, signum):

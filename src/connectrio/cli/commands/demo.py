@@ -141,7 +141,8 @@ async def _host_and_query(directory: Path, backend: Backend, orders: int, interr
 
     registry = Registry()
     with registry.loading("connectrio demo"):
-        registry.register(DuckDBConnector(DuckDBSettings(home=directory / "jobs")))
+        settings = DuckDBSettings(home=directory / "jobs", allow=(directory / "result",))
+        registry.register(DuckDBConnector(settings))
     host = Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)
     with event_loop.unwrapped():
         async with anyio.create_task_group() as tasks:

@@ -121,7 +121,8 @@ class Local:
         from connectrio.testing import serving_in_memory
 
         async def hosted() -> T:
-            settings = HostSettings(modules=self.modules or [], entry_points=self.local)
+            # unsafe SQL: it is the user's own, on their own machine
+            settings = HostSettings(modules=self.modules or [], entry_points=self.local, unsafe_sql=True)
             try:
                 async with serving_in_memory(settings) as host:
                     return await command(host.channel)

@@ -15,8 +15,12 @@ unless the SQL says `BEGIN`, which it should in a task on a database file that m
 
 **Result.** It is written to `<output_prefix>/<output>.parquet` (`result.parquet` if the task declares no output), where
 it appears only when it is complete, and returned as a `DataFrame` for the declared output; a second output is refused.
-`output_prefix` is a path or a `file://` URL. A statement without a result set (`CREATE TABLE`, `INSERT`, …) writes no
-file, unless an output is declared: then DuckDB's own answer, the count of changed rows, is written.
+`output_prefix` is a path or a `file://` URL of an allowed directory. A statement without a result set (`CREATE TABLE`,
+`INSERT`, …) writes no file, unless an output is declared: then DuckDB's own answer, the count of changed rows, is
+written.
+
+**Confinement.** SQL reaches the files in the data directory and in the directories of `CONNECTRIO_DUCKDB_ALLOW`, no
+other files, machines or extensions; `output_prefix` and `database` must be there as well. `--unsafe-sql` lifts this.
 
 **Storage.** Each job has a JSON record and a log in a directory, so that finished jobs survive a restart. Several hosts
 may share it, and each answers for all jobs. Settings are environment variables, see `DuckDBSettings`.
@@ -27,6 +31,7 @@ may share it, and each answers for all jobs. Settings are environment variables,
 |---|---|
 | the query ran | SUCCEEDED |
 | bad SQL, bad data, a parameter without input, no such file, no permission, a constraint | FAILED |
+| SQL that goes beyond what it may reach | FAILED |
 | out of memory, a conflicting transaction | RETRYABLE_FAILED: other queries may have gone by then |
 | any other I/O error: a locked database file, a full disk, a network | RETRYABLE_FAILED |
 | an error inside DuckDB or this connector | RETRYABLE_FAILED |

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from connectrio.connector.base import AsyncConnector, Phase, Resource, ResourceMeta
+from connectrio.connector.context import unsafe_sql
 from connectrio.connector.failures import InvalidRequestError
 from connectrio.connectors.duckdb._jobs import Jobs, LiveJob, Snapshot
 from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._store import JobRecord, JobState, LogEntry
-from connectrio.connectors.duckdb._task import QueryTask, read_task
+from connectrio.connectors.duckdb._task import IN_MEMORY, QueryTask, read_task
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
@@ -81,6 +83,7 @@ class _Open:
 
     :ivar tasks: one for each job, which waits for a slot and then for its thread
     :ivar slots: the limit of threads that run queries
+    :ivar databases: a lock for each database file that jobs of this host use; only one of them can have it open
     :ivar files: the limit of threads that access small files; they wait neither for queries nor for the host's threads
     """
 
@@ -88,6 +91,7 @@ class _Open:
     tasks: TaskGroup
     slots: anyio.CapacityLimiter
     files: anyio.CapacityLimiter
+    databases: WeakValueDictionary[str, anyio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def submit(self, task: QueryTask) -> LiveJob:
         """Record a job and start it. If this is cancelled, nobody gets the job's id, and it ends as ABORTED."""
@@ -115,8 +119,11 @@ class _Open:
             submission.recorded.set()
         if not submission.wanted:
             job.discard()
-        # abandoned only when the host stops, after `Jobs.stop`
-        await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
+        database = job.record.database
+        turn = nullcontext() if database == IN_MEMORY else self.databases.setdefault(database, anyio.Lock())
+        async with turn:
+            # abandoned only when the host stops, after `Jobs.stop`
+            await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
         await self.in_thread(partial(self.jobs.retire, job))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -171,6 +178,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         if self._open is not None:
             raise RuntimeError("this DuckDB connector is open already: register another instance with the other host")
         settings = self._settings or DuckDBSettings.from_environment()
+        settings = replace(settings, unsafe_sql=settings.unsafe_sql or unsafe_sql.get())
         files = anyio.CapacityLimiter(4)
         jobs = await to_thread.run_sync(_open_jobs, settings, limiter=files)
         try:
@@ -203,7 +211,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         :raises OSError: the job cannot be recorded
         """
         opened = self._opened()
-        task = await opened.in_thread(partial(read_task, task_template, output_prefix, inputs))
+        task = await opened.in_thread(partial(read_task, task_template, output_prefix, inputs, opened.jobs.allowed))
         job = await opened.submit(task)
         return DuckDBJob(job.record.job_id)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -47,12 +49,19 @@ class LiveJob:
     :ivar saved: whether the store has the present `record`
     """
 
-    def __init__(self, record: JobRecord, task: QueryTask, store: JobStore, memory_share: float) -> None:
+    def __init__(
+        self,
+        record: JobRecord,
+        task: QueryTask,
+        store: JobStore,
+        memory_limit: str,
+        allowed: Sequence[Path] | None,
+    ) -> None:
         self._record = record
         self._task = task
         self._store = store
         self._spill = store.spill_directory(record.job_id)
-        self._session = Session(task.database, self._spill, memory_share)
+        self._session = Session(task.database, self._spill, memory_limit, allowed)
         self._changing = Lock()
         self._percent_logged = 0
         self._discarded = False
@@ -191,12 +200,16 @@ class Jobs:
 
     The constructor settles the jobs of dead hosts.
 
+    :ivar allowed: the directories that tasks may use; None for all
     :raises OSError: the store cannot be opened
+    :raises ValueError: `settings.allow` has a directory that must not be there
     """
 
     def __init__(self, settings: DuckDBSettings) -> None:
         self._settings = settings
-        self._memory_share = 1 / (settings.max_running * process_count.get())
+        self.allowed = None if settings.unsafe_sql else settings.allowed()
+        share = 80 / (settings.max_running * process_count.get())
+        self._memory_limit = f"{share:.2f}%" if settings.memory_limit is None else f"{settings.memory_limit}B"
         self._store = JobStore(settings.home)
         try:
             self._store.tidy(settings.keep)
@@ -219,7 +232,7 @@ class Jobs:
             result_uri=task.result_uri,
         )
         self._store.add(record, f"queued: statement {record.statement} on {record.database}")
-        job = LiveJob(record, task, self._store, self._memory_share)
+        job = LiveJob(record, task, self._store, self._memory_limit, self.allowed)
         with self._changing:
             self._live[record.job_id] = job
             stopping = self._stopping
@@ -249,10 +262,11 @@ class Jobs:
             case JobState.QUEUED:
                 others = list(live.values())
                 ahead = sum(other.record.state is JobState.QUEUED for other in others[: others.index(job)])
+                place = f"behind {ahead} more" if ahead else "next in line"
                 return Snapshot(
                     record,
-                    f"queued, behind {ahead} more: this host runs at most {self._settings.max_running} at once"
-                    " (CONNECTRIO_DUCKDB_MAX_RUNNING)",
+                    f"queued, {place}: this host runs at most {self._settings.max_running} at once"
+                    " (CONNECTRIO_DUCKDB_MAX_RUNNING), and one for each database file",
                 )
             case JobState.RUNNING:
                 return Snapshot(record, record.message, job.progress())

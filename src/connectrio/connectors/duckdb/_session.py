@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,27 @@ _SETTINGS = (
     "PRAGMA enable_profiling = 'no_output'",
 )
 
+# what SQL may set when DuckDB is confined: how results look, nothing that the host must decide
+_OPEN_SETTINGS = (
+    "TimeZone",
+    "Calendar",
+    "default_null_order",
+    "default_order",
+    "preserve_insertion_order",
+    "progress_bar_time",
+)
+_EXTENSIONS_AND_SECRETS = (
+    "autoinstall_known_extensions",
+    "autoload_known_extensions",
+    "allow_community_extensions",
+    "allow_persistent_secrets",
+)
+_CONFINED = (
+    "disabled by configuration",
+    "disabled through configuration",
+    "configuration has been locked",
+    "requires the extension",
+)
 
 # DuckDB has one class for all I/O errors; only the text tells which of them a retry would meet again
 _LASTING_IO_ERRORS = (
@@ -64,22 +85,26 @@ class Session:
 
     :param database: the path of a database file, or `IN_MEMORY`
     :param spill: a directory for temporary files, used by a database in memory
-    :param memory_share: the share of DuckDB's default memory limit for this session, from 0 to 1
+    :param memory_limit: as DuckDB writes it: "4000B" or "40%" of the machine's memory
+    :param allowed: the directories whose files SQL may read and write, and nothing else; None for all that the host can
     :ivar usage: the resources used by the statements that have completed; None before the first has
     """
 
-    def __init__(self, database: str, spill: Path, memory_share: float) -> None:
+    def __init__(self, database: str, spill: Path, memory_limit: str, allowed: Sequence[Path] | None) -> None:
         self._database = database
+        self._allowed = allowed
         self._config: dict[str, Any] = {
             # SQL must not read Python variables of this process as tables
             "python_enable_replacements": False,
             # by default DuckDB 2.0.0 writes in other threads, and an interrupted COPY and one of them can wait for each
             # other for ever (AsyncWriteQueue::AbortWrites; about one interrupt in fifty)
             "async_threads": 0,
-            "memory_limit": f"{80 * memory_share:.2f}%",
+            "memory_limit": memory_limit,
         }
         if database == IN_MEMORY:
             self._config["temp_directory"] = str(spill)
+        if allowed is not None:  # not only by `_confine`: these matter while a database file is opened
+            self._config |= dict.fromkeys(_EXTENSIONS_AND_SECRETS, False)
         self._connection: DuckDBPyConnection | None = None
         self._closing = Lock()  # no other thread uses a connection that is being closed
         self._interrupted = False
@@ -95,6 +120,8 @@ class Session:
         :raises duckdb.Error: DuckDB rejected a statement, failed, or was interrupted
         """
         with self._connected() as connection:
+            if self._allowed is not None:
+                _confine(connection, self._allowed, file)
             statements = connection.extract_statements(task.statement)
             if not statements:
                 raise TaskError("the task's SQL holds no statement")
@@ -190,6 +217,25 @@ class Session:
             self.usage = profile.added_to(self.usage or Usage())
 
 
+def _confine(connection: DuckDBPyConnection, directories: Sequence[Path], file: Path) -> None:
+    """Let SQL reach nothing but the files in `directories`, and `file`; for the rest of the connection's life.
+
+    DuckDB resolves "..", symbolic links and patterns before it compares paths. It has no `getenv`.
+    """
+    for setting in (
+        f"SET allowed_directories = {_sql_list(directories)}",
+        f"SET allowed_paths = {_sql_list([file])}",
+        "SET enable_external_access = false",
+        f"SET allowed_configs = {_sql_list(_OPEN_SETTINGS)}",
+        "SET lock_configuration = true",
+    ):
+        connection.execute(setting)
+
+
+def _sql_list(values: Iterable[object]) -> str:
+    return "[" + ", ".join("'" + str(value).replace("'", "''") + "'" for value in values) + "]"
+
+
 def _is_result_set(relation: DuckDBPyRelation, statement: Statement) -> bool:
     """Return whether these are rows of a query, and not DuckDB's answer to a statement without a result set."""
     match relation.columns, [str(type_) for type_ in relation.types]:
@@ -259,4 +305,11 @@ def state_after(error: Exception) -> tuple[JobState, str]:
         case _:
             log.error("the DuckDB connector has a bug", exc_info=error)
             return JobState.RETRYABLE_FAILED, shorten(f"error in the DuckDB connector: {type(error).__name__}: {error}")
-    return state, shorten(str(error))
+    message = str(error)
+    if any(words in message for words in _CONFINED):
+        state = JobState.FAILED
+        message += (
+            "\nOn this host, SQL reaches only the data directory and those in CONNECTRIO_DUCKDB_ALLOW, and sets only"
+            f" {', '.join(_OPEN_SETTINGS)}; connectrio serve --unsafe-sql lifts this"
+        )
+    return state, shorten(message)

@@ -5,6 +5,7 @@
                          abort         exists once another host was asked to abort the job
                          spill/        DuckDB's temporary files, while the job runs
     <home>/hosts/<host id>             the lock file of a host
+    <home>/data/                       files of the tasks, which are the users'
 
 Only the host that owns a job writes its record and log, until that host is dead and another one settles its jobs.
 
@@ -224,7 +225,7 @@ class JobStore:
         self._home = home.expanduser().absolute()
         self._jobs = self._home / "jobs"
         self._hosts = self._home / "hosts"
-        for directory in (self._home, self._jobs, self._hosts):
+        for directory in (self._home, self._jobs, self._hosts, self._home / "data"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = HostLock(self._hosts)
         self.host_id = self._lock.host_id

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -22,6 +23,9 @@ __all__ = ["IN_MEMORY", "QueryTask", "TaskError", "read_task", "select_parameter
 
 IN_MEMORY = ":memory:"
 CUSTOM_KEYS = ("database",)
+
+# as in `connectrio.client.task`
+_CLIENTS_DIRECTORY = re.compile(r"connectrio-[0-9a-f]{12}")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -53,22 +57,30 @@ class QueryTask:
         return sha256(self.statement.encode()).hexdigest()[:32]
 
 
-def read_task(template: TaskTemplate, output_prefix: str, inputs: Mapping[str, Any] | None) -> QueryTask:
-    """Return the task that a template describes.
+def read_task(
+    template: TaskTemplate,
+    output_prefix: str,
+    inputs: Mapping[str, Any] | None,
+    allowed: Sequence[Path] | None = None,
+) -> QueryTask:
+    """Return the task that a template describes. This accesses the disk.
 
+    :param allowed: the directories that it may use, as real paths; None for all
     :raises TaskError: the template or the prefix is not valid; the text says what would be
     """
     if template.sql is None or not template.sql.statement.strip():
         raise TaskError("the task has no SQL: put it in the template's sql.statement")
     output = _declared_output(template)
-    result = _local_path(output_prefix, "output_prefix") / f"{output or 'result'}.parquet"
+    directory = _local_path(output_prefix, "output_prefix")
+    real_directory = directory if _is_of_client(directory) else _confined(directory, "output_prefix", allowed)
+    name = f"{output or 'result'}.parquet"
     return QueryTask(
         statement=template.sql.statement,
         inputs=dict(inputs or {}),
-        database=_database(template),
+        database=_database(template, allowed),
         output=output,
-        result_path=result,
-        result_uri=result.as_uri() if _is_file_url(output_prefix) else str(result),
+        result_path=real_directory / name,
+        result_uri=(directory / name).as_uri() if _is_file_url(output_prefix) else str(directory / name),
     )
 
 
@@ -85,7 +97,7 @@ def _declared_output(template: TaskTemplate) -> str | None:
     return names[0]
 
 
-def _database(template: TaskTemplate) -> str:
+def _database(template: TaskTemplate, allowed: Sequence[Path] | None) -> str:
     custom = template.custom.to_dict() if template.custom else {}
     unknown = sorted(custom.keys() - set(CUSTOM_KEYS))
     if unknown:
@@ -96,7 +108,31 @@ def _database(template: TaskTemplate) -> str:
         return IN_MEMORY
     if not isinstance(database, str):
         raise TaskError(f"the task's custom has database={database!r}; it must be a file's path or {IN_MEMORY!r}")
-    return str(_local_path(database, "database"))
+    path = _confined(_local_path(database, "database"), "database", allowed)
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - they raise nothing
+        raise TaskError(f"the task's custom has database={database!r}, which is no regular file")
+    return str(path)
+
+
+def _confined(path: Path, what: str, allowed: Sequence[Path] | None) -> Path:
+    """Return the real path, with all symbolic links resolved.
+
+    :raises TaskError: it is in none of the allowed directories
+    """
+    real = Path(os.path.realpath(path))
+    if allowed is not None and not any(real.is_relative_to(place) for place in allowed):
+        raise TaskError(
+            f"{what} is {str(path)!r}, but DuckDB tasks on this host may use only {', '.join(map(str, allowed))}:"
+            " CONNECTRIO_DUCKDB_ALLOW adds directories, connectrio serve --unsafe-sql allows all"
+        )
+    return real
+
+
+def _is_of_client(directory: Path) -> bool:
+    """Return whether connectrio's client has made up the name of this directory, because its user gave no prefix."""
+    real = Path(os.path.realpath(directory))
+    parent = Path(os.path.realpath(tempfile.gettempdir()))
+    return real.parent == parent and _CLIENTS_DIRECTORY.fullmatch(real.name) is not None
 
 
 def select_parameters(names: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
