@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,14 +89,123 @@ def test_a_job_of_a_live_host_is_not_settled_by_another(store, tmp_path):
         other.close()
 
 
-def test_a_damaged_record_is_an_error_for_who_asks_and_a_warning_for_who_tidies(store, tmp_path):
-    broken = record(store)
-    (tmp_path / "home/jobs" / broken.job_id / "record.json").write_bytes(b'{"job_id": ')
-    with pytest.raises(ValueError, match=f"record of DuckDB job {broken.job_id} under .* is damaged"):
-        store.load(broken.job_id)
+def changed(**changes):
+    """Return what replaces fields of a job's record."""
+
+    def change(directory: Path) -> None:
+        path = directory / "record.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def replaced(make, name: str = "record.json"):
+    """Return what replaces a file of a job by what `make` makes."""
+
+    def replace_it(directory: Path) -> None:
+        (directory / name).unlink()
+        make(directory / name)
+
+    return replace_it
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+DAMAGES = {
+    "half": replaced(lambda path: path.write_bytes(b'{"job_id": ')),
+    "empty": replaced(Path.touch),
+    "zeros": replaced(lambda path: path.write_bytes(bytes(400))),
+    "no text": replaced(lambda path: path.write_bytes(b'{"job_id": "\xff"}')),
+    "another type": replaced(lambda path: path.write_bytes(b"[]")),
+    "nested": replaced(lambda path: path.write_bytes(b"[" * 10**6)),
+    "huge": replaced(sparse),
+    "a directory": replaced(Path.mkdir),
+    "a FIFO": replaced(os.mkfifo),
+    "a link": replaced(lambda path: path.symlink_to("/etc/passwd")),
+    "a link to itself": replaced(lambda path: path.symlink_to(path)),
+    "a state of later": changed(state="EXPLODED"),
+    "a time without zone": changed(finished_at="2026-11-01T00:00:00"),
+    "no owner": changed(owner=""),
+    "owner with NUL": changed(owner="a\0b"),
+    "owner that is too long": changed(owner="x" * 300),
+    "owner elsewhere": changed(owner="../jobs/x"),
+    "owner above": changed(owner=".."),
+    "that of another job": changed(job_id="f" * 32),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+def test_a_damaged_record_is_set_aside_and_reported_once(store, tmp_path, damage):
+    broken, other = record(store, 1), record(store, 2)
+    directory = tmp_path / "home/jobs" / broken.job_id
+    damage(directory)
     with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            store.tidy(timedelta(days=7))
+            with pytest.raises(UnknownJobError, match=f"record of DuckDB job {broken.job_id} under .* is damaged"):
+                store.load(broken.job_id)
+            store.request_abort(broken.job_id)
+    assert [(entry["log_level"], entry["path"]) for entry in logs] == [("warning", str(directory))]
+    assert store.load(other.job_id) == other
+    store.tidy(timedelta(0))
+    assert not directory.exists()
+
+
+LOGS = {"a directory": Path.mkdir, "a FIFO": os.mkfifo, "huge": sparse}
+
+
+@pytest.mark.parametrize("make", LOGS.values(), ids=list(LOGS))
+def test_a_damaged_log_is_set_aside_and_reported_once(store, tmp_path, make):
+    broken = record(store)
+    replaced(make, "log.jsonl")(tmp_path / "home/jobs" / broken.job_id)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(UnknownJobError, match=f"log of DuckDB job {broken.job_id} under .* is damaged"):
+                store.read_log(broken.job_id)
+    assert len(logs) == 1
+    assert store.load(broken.job_id) == broken
+
+
+@pytest.mark.parametrize("result_path", ["", "/", "a\0b", "/nowhere/x"])
+def test_an_orphan_is_settled_wherever_its_result_was_to_be(store, result_path):
+    lost = record(store, owner="elsewhere-1-abc", result_path=result_path)
+    assert store.load(lost.job_id).state is JobState.RETRYABLE_FAILED
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, os.mkfifo])
+@pytest.mark.parametrize("place", ["jobs/lost+found", "jobs/x", "hosts/lost+found", "hosts/..."])
+def test_what_is_no_part_of_the_store_is_left_alone(store, tmp_path, make, place):
+    strange = tmp_path / "home" / place
+    make(strange)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            store.tidy(timedelta(0))
+    assert os.path.lexists(strange)
+    assert [entry["path"] for entry in logs] == ([] if place == "hosts/..." else [str(strange)])
+
+
+def test_a_directory_in_place_of_a_hosts_lock_is_no_live_host(store, tmp_path):
+    lost = record(store, owner="elsewhere-1-abc")
+    (tmp_path / "home/hosts/elsewhere-1-abc").mkdir()
+    store.tidy(timedelta(days=7))
+    assert store.load(lost.job_id).state is JobState.RETRYABLE_FAILED
+
+
+def test_a_full_disk_keeps_no_store_from_opening(store, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    lost, also = record(store, 1, owner="elsewhere-1-abc"), record(store, 2, owner="elsewhere-1-abc")
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(JobStore, "save", full)
         store.tidy(timedelta(days=7))
-    assert [entry["job"] for entry in logs] == [broken.job_id]
+        assert store.load(lost.job_id) == lost
+    assert len(logs) == 2
+    store.tidy(timedelta(days=7))
+    assert [store.load(each.job_id).state for each in (lost, also)] == [JobState.RETRYABLE_FAILED] * 2
 
 
 def test_a_directory_that_a_dying_host_left_without_record_is_forgotten_in_time(store, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from connectrio.connector.context import unsafe_sql
 from connectrio.connector.failures import InvalidRequestError
 from connectrio.connectors.duckdb._jobs import Jobs, LiveJob, Snapshot
 from connectrio.connectors.duckdb._settings import DuckDBSettings
-from connectrio.connectors.duckdb._store import JobRecord, JobState, LogEntry
+from connectrio.connectors.duckdb._store import JOB_ID, JobRecord, JobState, LogEntry
 from connectrio.connectors.duckdb._task import IN_MEMORY, QueryTask, read_task
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
@@ -48,9 +47,6 @@ LINES_PER_MESSAGE = 100
 
 T = TypeVar("T")
 
-# ids are names of directories
-_JOB_ID = re.compile(r"[0-9a-f]{32}")
-
 
 @dataclass
 class DuckDBJob(ResourceMeta):
@@ -62,7 +58,7 @@ class DuckDBJob(ResourceMeta):
     job_id: str
 
     def __post_init__(self) -> None:
-        if not _JOB_ID.fullmatch(self.job_id):
+        if not JOB_ID.fullmatch(self.job_id):
             raise ValueError(f"{self.job_id!r} is not the id of a DuckDB job, which has 32 hexadecimal digits")
 
 

@@ -7,6 +7,9 @@
     <home>/hosts/<host id>             the lock file of a host
     <home>/data/                       files of the tasks, which are the users'
 
+What is damaged, or is not a job or a host, is left where it is, reported in the log once, and the rest is served. A
+damaged job is removed like one that has ended.
+
 Only the host that owns a job writes its record and log, until that host is dead and another one settles its jobs.
 
 Each host has a file under its name and holds an exclusive `flock` on it as long as it lives; the kernel releases the
@@ -18,18 +21,21 @@ All functions block; none may be called on an event loop.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -37,6 +43,7 @@ from connectrio.connector.failures import UnknownJobError
 from connectrio.logs import get_logger
 
 __all__ = [
+    "JOB_ID",
     "Column",
     "HostLock",
     "JobRecord",
@@ -54,6 +61,15 @@ log = get_logger("connectrio.connectors.duckdb")
 
 # DuckDB quotes the offending value in some errors, whatever its size
 MAX_MESSAGE_LENGTH = 4096
+
+# bytes; beyond that, a record or log is damaged. Each column of a result takes some fifty
+MAX_FILE_SIZE = 16 * 2**20
+
+# names of directories
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+_HOST_ID = r"[A-Za-z0-9-][A-Za-z0-9.-]{0,127}"
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 HOST_DIED = (
     "the host that had this query ({owner}) died before the query ended; nothing of its result was kept, so it has to"
@@ -124,7 +140,7 @@ class JobRecord:
     """
 
     job_id: str
-    owner: str
+    owner: Annotated[str, msgspec.Meta(pattern=rf"^{_HOST_ID}$")]
     database: str
     statement: str
     output: str | None
@@ -132,9 +148,9 @@ class JobRecord:
     result_uri: str
     state: JobState = JobState.QUEUED
     message: str = ""
-    queued_at: datetime = field(default_factory=now)
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    queued_at: _Time = field(default_factory=now)
+    started_at: _Time | None = None
+    finished_at: _Time | None = None
     rows: int | None = None
     columns: list[Column] | None = None
     result_bytes: int | None = None
@@ -168,7 +184,7 @@ class HostLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        machine = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64]
+        machine = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).lstrip(".")[:64]
         self.host_id = f"{machine}-{os.getpid()}-{secrets.token_hex(4)}"
         self._path = directory / self.host_id
         # renamed to the host's name only once it is locked: an unlocked file under that name means a dead host
@@ -187,12 +203,13 @@ class HostLock:
 def if_dead(directory: Path, host_id: str) -> Iterator[bool]:
     """Yield whether that host is dead. While the block runs, no other host gets True for the same one.
 
-    A host without a file has closed its lock, or another host has removed the file after settling all its jobs.
+    A host without a file has closed its lock, or another host has removed the file after settling all its jobs. One
+    whose file cannot be opened may be alive.
     """
     try:
-        file = os.open(directory / host_id, os.O_RDWR)
-    except FileNotFoundError:
-        yield True
+        file = os.open(directory / host_id, os.O_RDWR | os.O_NONBLOCK)
+    except OSError as error:
+        yield isinstance(error, FileNotFoundError | IsADirectoryError)
         return
     is_dead = False
     try:
@@ -202,6 +219,30 @@ def if_dead(directory: Path, host_id: str) -> Iterator[bool]:
         yield is_dead
     finally:
         os.close(file)
+
+
+def _open_regular(path: Path, flags: int) -> int:
+    """Open a regular file. Never wait, as for a FIFO that nobody writes.
+
+    :raises OSError: it cannot be opened, or is no regular file
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return descriptor
+
+
+def _read_regular(path: Path) -> bytes:
+    """Return the content of a small regular file.
+
+    :raises OSError: it cannot be read, is no regular file, or is too large
+    """
+    with open(_open_regular(path, os.O_RDONLY), "rb") as file:
+        data = file.read(MAX_FILE_SIZE + 1)
+    if len(data) > MAX_FILE_SIZE:
+        raise OSError(errno.EFBIG, "too large", str(path))
+    return data
 
 
 def sync(path: Path) -> int:
@@ -227,6 +268,7 @@ class JobStore:
         self._hosts = self._home / "hosts"
         for directory in (self._home, self._jobs, self._hosts, self._home / "data"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._reported: set[str] = set()
         self._lock = HostLock(self._hosts)
         self.host_id = self._lock.host_id
 
@@ -259,7 +301,7 @@ class JobStore:
     def load(self, job_id: str) -> JobRecord:
         """Return the record of a job. If the job's host has died, settle the job first.
 
-        :raises UnknownJobError: there is no such job
+        :raises UnknownJobError: there is no such job, or its record is damaged
         """
         record = self._read(job_id)
         if not record.state.final and record.owner != self.host_id:
@@ -272,23 +314,26 @@ class JobStore:
         at = now()
         entries = [LogEntry(at, line) for line in message.splitlines() if line.strip()]
         data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
-        with (self._directory(job_id) / "log.jsonl").open("ab") as file:
+        descriptor = _open_regular(self._directory(job_id) / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with open(descriptor, "ab") as file:  # noqa: PTH123 - it is open already
             file.write(data)
 
     def read_log(self, job_id: str) -> list[LogEntry]:
         """Return all entries of a job's log.
 
-        :raises UnknownJobError: there is no such job
+        :raises UnknownJobError: there is no such job, or its log is damaged
         """
         try:
-            data = (self._directory(job_id) / "log.jsonl").read_bytes()
+            data = _read_regular(self._directory(job_id) / "log.jsonl")
         except FileNotFoundError:
             raise self._unknown(job_id) from None
+        except OSError as error:
+            raise self._damaged(job_id, "log", error) from error
         return [entry for line in data.splitlines() if (entry := _decode_entry(line))]
 
     def request_abort(self, job_id: str) -> None:
         """Ask the host that owns a job to abort it. Do nothing if the job has ended or is unknown."""
-        with suppress(UnknownJobError, FileNotFoundError):  # it may be removed at this moment
+        with suppress(UnknownJobError, FileNotFoundError):  # it may be removed at this moment, or damaged
             if not self.load(job_id).state.final:
                 (self._directory(job_id) / "abort").touch()
 
@@ -302,8 +347,17 @@ class JobStore:
 
     def tidy(self, keep: timedelta) -> None:
         """Settle the jobs of dead hosts, and remove jobs that ended more than `keep` ago."""
-        orphans: dict[str, list[str]] = {host.name: [] for host in self._hosts.iterdir() if host.name[0] != "."}
-        for job_id in (entry.name for entry in self._jobs.iterdir()):
+        orphans: dict[str, list[str]] = {}
+        for host in self._hosts.iterdir():
+            if re.fullmatch(_HOST_ID, host.name) and stat.S_ISREG(host.lstat().st_mode):
+                orphans[host.name] = []
+            elif host.name[0] != ".":
+                self._report(host, "no host")
+        for entry in self._jobs.iterdir():
+            job_id = entry.name
+            if not JOB_ID.fullmatch(job_id):
+                self._report(entry, "no job")
+                continue
             record = self._read_if_whole(job_id)
             if record is not None and not record.state.final:
                 orphans.setdefault(record.owner, []).append(job_id)
@@ -311,34 +365,44 @@ class JobStore:
                 shutil.rmtree(self._directory(job_id), ignore_errors=True)
         for owner, job_ids in orphans.items():
             if self._settle_orphans(owner, job_ids):
-                (self._hosts / owner).unlink(missing_ok=True)
+                with suppress(OSError):
+                    (self._hosts / owner).unlink()
 
     def _settle_orphans(self, owner: str, job_ids: list[str]) -> bool:
-        """Settle the jobs if their host is dead. Return whether it is."""
+        """Settle the jobs if their host is dead. Return whether all are settled."""
         if owner == self.host_id:
             return False
         with if_dead(self._hosts, owner) as dead:
-            for job_id in job_ids if dead else ():
-                record = self._read_if_whole(job_id)
-                if record is None or record.state.final:
-                    continue  # another host was faster
-                message = HOST_DIED.format(owner=record.owner)
-                self.save(replace(record, state=JobState.RETRYABLE_FAILED, message=message, finished_at=now()))
-                self.append_log(job_id, message)
-                with suppress(OSError):  # the directory may be missing or read-only; nobody needs the partial file
-                    record.temporary_path.unlink(missing_ok=True)
-                shutil.rmtree(self.spill_directory(job_id), ignore_errors=True)
-        return dead
+            settled = [self._settle_orphan(job_id) for job_id in job_ids] if dead else []
+            return dead and all(settled)
+
+    def _settle_orphan(self, job_id: str) -> bool:
+        """Settle a job whose host is dead, unless another host was faster. Return whether it is settled."""
+        record = self._read_if_whole(job_id)
+        if record is None or record.state.final:
+            return True
+        message = HOST_DIED.format(owner=record.owner)
+        try:
+            self.save(replace(record, state=JobState.RETRYABLE_FAILED, message=message, finished_at=now()))
+            self.append_log(job_id, message)
+        except OSError as error:  # a full disk, or one that is read-only: to be tried again
+            self._report(self._directory(job_id), "it cannot be written", error)
+            return False
+        with suppress(OSError, ValueError):  # the directory may be missing or read-only; nobody needs the partial file
+            record.temporary_path.unlink(missing_ok=True)
+        shutil.rmtree(self.spill_directory(job_id), ignore_errors=True)
+        return True
 
     def _read(self, job_id: str) -> JobRecord:
         try:
-            data = (self._directory(job_id) / "record.json").read_bytes()
+            record = msgspec.json.decode(_read_regular(self._directory(job_id) / "record.json"), type=JobRecord)
         except (FileNotFoundError, NotADirectoryError):
             raise self._unknown(job_id) from None
-        try:
-            return msgspec.json.decode(data, type=JobRecord)
-        except msgspec.DecodeError as error:
-            raise ValueError(f"the record of DuckDB job {job_id} under {self._home} is damaged: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(job_id, "record", error) from error
+        if record.job_id != job_id:
+            raise self._damaged(job_id, "record", ValueError(f"it is that of job {record.job_id}"))
+        return record
 
     def _read_if_whole(self, job_id: str) -> JobRecord | None:
         """Return the record; None if a host died before it wrote the record, or if the record is damaged."""
@@ -346,16 +410,28 @@ class JobStore:
             return self._read(job_id)
         except UnknownJobError:
             return None
-        except (OSError, ValueError) as error:
-            log.warning("a DuckDB job cannot be read", job=job_id, error=str(error))
-            return None
+
+    def _report(self, path: Path, what: str, error: Exception | None = None) -> None:
+        """Warn of something in the store that is left alone, once."""
+        if str(path) not in self._reported:
+            self._reported.add(str(path))
+            log.warning(
+                "the DuckDB connector leaves something in its job store alone",
+                path=str(path),
+                why=what,
+                error=str(error or ""),
+            )
+
+    def _damaged(self, job_id: str, what: str, error: Exception) -> UnknownJobError:
+        self._report(self._directory(job_id), f"its {what} is damaged", error)
+        return UnknownJobError(f"the {what} of DuckDB job {job_id} under {self._home} is damaged: {error}")
 
     def _ended_at(self, job_id: str, record: JobRecord | None) -> datetime:
         if record is not None and record.finished_at is not None:
             return record.finished_at
         try:
             return datetime.fromtimestamp(self._directory(job_id).stat().st_mtime, UTC)
-        except FileNotFoundError:
+        except OSError:
             return now()  # another host has just removed it
 
     def _directory(self, job_id: str) -> Path:
