@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -134,3 +136,22 @@ async def log_text(connector: DuckDBConnector, job: DuckDBJob) -> list[str]:
     """Return the messages of the whole log."""
     lines, _ = await log_pages(connector, job)
     return [line.message for line in lines]
+
+
+@asynccontextmanager
+async def doomed_host(backend, home, prefix, sql):
+    """Start a host process that runs `sql`, to be killed. Yield the process and its job."""
+    name, options = backend
+    script = Path(__file__).with_name("duckdb_host.py")
+    command = [sys.executable, str(script), name, str("use_uvloop" in options), str(home), str(prefix), sql]
+    tests = str(script.parents[1])
+    process = subprocess.Popen(  # noqa: ASYNC220 - a test may wait for that
+        command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": tests, "HOME": str(home), "PATH": ""}
+    )
+    with process:
+        try:
+            line = await to_thread.run_sync(process.stdout.readline)
+            assert line, "the host has failed; its errors are above"
+            yield process, DuckDBJob(line.strip())
+        finally:
+            process.kill()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -21,6 +19,7 @@ from connectors.duckdb_tasks import (
     STREAM,
     create,
     delete,
+    doomed_host,
     end,
     eventually,
     home_of,
@@ -350,25 +349,6 @@ async def test_a_cancelled_host_stops_in_order_as_well(home, tmp_path):
     assert not list((home / "hosts").iterdir())
     async with opened(home) as connector:
         assert (await state(connector, job)).message.startswith("the host was stopped")
-
-
-@asynccontextmanager
-async def doomed_host(backend, home, prefix, sql):
-    """Start a host process that runs `sql`, to be killed. Yield the process and its job."""
-    name, options = backend
-    script = Path(__file__).with_name("duckdb_host.py")
-    command = [sys.executable, str(script), name, str("use_uvloop" in options), str(home), str(prefix), sql]
-    tests = str(script.parents[1])
-    process = subprocess.Popen(  # noqa: ASYNC220 - a test may wait for that
-        command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": tests, "HOME": str(home), "PATH": ""}
-    )
-    with process:
-        try:
-            line = await to_thread.run_sync(process.stdout.readline)
-            assert line, "the host has failed; its errors are above"
-            yield process, DuckDBJob(line.strip())
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("sql", [STREAM, ENDLESS])

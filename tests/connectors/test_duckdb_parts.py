@@ -16,8 +16,8 @@ import structlog
 
 from connectors.duckdb_tasks import task
 from connectrio.connector.failures import UnknownJobError
-from connectrio.connectors.duckdb import DuckDBSettings, TaskError
-from connectrio.connectors.duckdb._session import state_after
+from connectrio.connectors.duckdb import DuckDBSettings
+from connectrio.connectors.duckdb._program import StatementError, state_after
 from connectrio.connectors.duckdb._store import HostLock, JobRecord, JobState, JobStore, if_dead, now
 from connectrio.connectors.duckdb._task import read_task
 
@@ -245,7 +245,7 @@ LASTING = [
     duckdb.ConstraintException("duplicate key"),
     duckdb.PermissionException("not yours"),
     duckdb.IOException('IO Error: Cannot open file "x": Permission denied'),
-    TaskError("no input"),
+    StatementError("no input"),
     PermissionError(13, "Permission denied"),
     NotADirectoryError(20, "Not a directory"),
 ]
@@ -265,19 +265,22 @@ PASSING = [
 
 @pytest.mark.parametrize("error", LASTING, ids=repr)
 def test_trying_again_would_not_help(error):
-    assert state_after(error) == (JobState.FAILED, str(error))
+    assert state_after(error) == {"state": "FAILED", "message": str(error)}
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 def test_trying_again_may_help(error):
-    assert state_after(error)[0] is JobState.RETRYABLE_FAILED
+    assert state_after(error)["state"] == "RETRYABLE_FAILED"
+    assert "bug" not in state_after(error)
 
 
-def test_a_bug_is_told_from_an_error_and_logged():
-    with structlog.testing.capture_logs() as logs:
-        state, message = state_after(KeyError("x"))
-    assert (state, message) == (JobState.RETRYABLE_FAILED, "error in the DuckDB connector: KeyError: 'x'")
-    assert logs[0]["exc_info"].args == ("x",)
+def test_a_bug_is_told_from_an_error():
+    report = state_after(KeyError("x"))
+    assert (report["state"], report["message"]) == (
+        "RETRYABLE_FAILED",
+        "error in the DuckDB connector: KeyError: 'x'",
+    )
+    assert report["bug"] == "KeyError: 'x'\n"
 
 
 def test_a_database_locked_by_another_process_may_be_free_next_time(tmp_path):
@@ -289,7 +292,7 @@ def test_a_database_locked_by_another_process_may_be_free_next_time(tmp_path):
         with pytest.raises(duckdb.IOException) as locked:
             duckdb.connect(path)
         other.kill()
-    assert state_after(locked.value)[0] is JobState.RETRYABLE_FAILED
+    assert state_after(locked.value)["state"] == "RETRYABLE_FAILED"
 
 
 def test_settings_of_the_environment():
@@ -299,6 +302,8 @@ def test_settings_of_the_environment():
         "CONNECTRIO_DUCKDB_KEEP_DAYS": "0.5",
         "CONNECTRIO_DUCKDB_ALLOW": "/data /more",
         "CONNECTRIO_DUCKDB_MEMORY_LIMIT": "1.5GiB",
+        "CONNECTRIO_DUCKDB_TIME_LIMIT": "90",
+        "CONNECTRIO_DUCKDB_MAX_QUEUED": "7",
     }
     assert DuckDBSettings.from_environment(given) == DuckDBSettings(
         home=Path("/var/lib/connectrio"),
@@ -306,6 +311,8 @@ def test_settings_of_the_environment():
         keep=timedelta(hours=12),
         allow=(Path("/data"), Path("/more")),
         memory_limit=1610612736,
+        time_limit=90.0,
+        max_queued=7,
     )
     assert DuckDBSettings.from_environment(dict.fromkeys(given, "")) == DuckDBSettings()
 
@@ -319,6 +326,10 @@ def test_settings_of_the_environment():
         ("CONNECTRIO_DUCKDB_KEEP_DAYS", "nan"),
         ("CONNECTRIO_DUCKDB_KEEP_DAYS", "1e300"),
         ("CONNECTRIO_DUCKDB_KEEP_DAYS", "a week"),
+        ("CONNECTRIO_DUCKDB_TIME_LIMIT", "0"),
+        ("CONNECTRIO_DUCKDB_TIME_LIMIT", "inf"),
+        ("CONNECTRIO_DUCKDB_TIME_LIMIT", "nan"),
+        ("CONNECTRIO_DUCKDB_MAX_QUEUED", "0"),
         ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "80%"),
         ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "GiB"),
         ("CONNECTRIO_DUCKDB_MEMORY_LIMIT", "1e999GiB"),

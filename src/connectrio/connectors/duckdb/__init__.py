@@ -1,10 +1,11 @@
-"""SQL on the host itself: tasks of type `duckdb`, run by an embedded DuckDB (extra `duckdb`).
+"""SQL on the host itself: tasks of type `duckdb`, each run by DuckDB in a process of its own (extra `duckdb`).
 
 A task has its SQL in `sql.statement`, and in `custom`:
 
 | key | meaning | default |
 |---|---|---|
 | `database` | a database file (a path or a `file://` URL), or `:memory:` | `:memory:` |
+| `timeout` | the most seconds that it may run | what the host allows |
 
 **Parameters.** `$name` in the statement is the task's input of that name; other inputs are not used. A `File` or a
 `Dir` is bound as its path and a `DataFrame` as its URI, a `file://` URL as its path, so that
@@ -32,6 +33,8 @@ may share it, and each answers for all jobs. Settings are environment variables,
 | the query ran | SUCCEEDED |
 | bad SQL, bad data, a parameter without input, no such file, no permission, a constraint | FAILED |
 | SQL that goes beyond what it may reach | FAILED |
+| it ran longer than it may | FAILED |
+| the process of the query died: a crash of DuckDB, memory | RETRYABLE_FAILED |
 | out of memory, a conflicting transaction | RETRYABLE_FAILED: other queries may have gone by then |
 | any other I/O error: a locked database file, a full disk, a network | RETRYABLE_FAILED |
 | an error inside DuckDB or this connector | RETRYABLE_FAILED |
@@ -46,9 +49,9 @@ from importlib.util import find_spec
 from connectrio.connector.registry import ConnectorRegistry
 from connectrio.connectors.duckdb._connector import DuckDBConnector, DuckDBJob
 from connectrio.connectors.duckdb._settings import DuckDBSettings
-from connectrio.connectors.duckdb._task import TaskError
+from connectrio.connectors.duckdb._task import QueueFullError, TaskError
 
-__all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "TaskError"]
+__all__ = ["DuckDBConnector", "DuckDBJob", "DuckDBSettings", "QueueFullError", "TaskError"]
 
 # not imported: DuckDB takes half a second and 20 MB, and a host may never run a query
 if find_spec("duckdb") is None:

@@ -37,7 +37,7 @@ __all__ = ["DuckDBConnector", "DuckDBJob"]
 
 log = get_logger("connectrio.connectors.duckdb")
 
-# a `delete` on another host, and an interrupt that DuckDB has dropped, take effect within a second
+# a `delete` on another host and a time limit take effect within a second
 WATCH_SECONDS = 0.25
 
 TIDY_SECONDS = 3600.0
@@ -78,7 +78,7 @@ class _Open:
     """The state of a connector while its lifespan is open.
 
     :ivar tasks: one for each job, which waits for a slot and then for its thread
-    :ivar slots: the limit of threads that run queries
+    :ivar slots: the limit of threads that wait for queries, and so of queries that run
     :ivar databases: a lock for each database file that jobs of this host use; only one of them can have it open
     :ivar files: the limit of threads that access small files; they wait neither for queries nor for the host's threads
     """
@@ -148,7 +148,7 @@ class _Open:
 
 
 class DuckDBConnector(AsyncConnector[DuckDBJob]):
-    """Runs SQL in the host's own process. The package's docstring describes the tasks.
+    """Runs SQL on the host's own machine, each job in a process. The package's docstring describes the tasks.
 
     :param settings: by default those of the environment when the lifespan opens
     """
@@ -163,9 +163,9 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Keep the job store and the threads of the queries open.
+        """Keep the job store and the threads that wait for the queries open.
 
-        At the end, queries that have not ended are interrupted and recorded as RETRYABLE_FAILED.
+        At the end, queries that have not ended are killed and recorded as RETRYABLE_FAILED.
 
         :raises OSError: the job store cannot be opened
         :raises RuntimeError: the lifespan is open already; a second host needs a connector of its own
@@ -204,6 +204,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         """Record the query and start it; it runs on after this call.
 
         :raises TaskError: the template or `output_prefix` is not valid
+        :raises QueueFullError: too many queries wait
         :raises OSError: the job cannot be recorded
         """
         opened = self._opened()
@@ -223,7 +224,7 @@ class DuckDBConnector(AsyncConnector[DuckDBJob]):
         return _resource(self._opened().jobs.snapshot(resource_meta.job_id))
 
     def delete(self, resource_meta: DuckDBJob, **kwargs: Any) -> None:  # noqa: ARG002 - part of the signature
-        """Interrupt the query, or remove it from the queue. Do nothing if it has ended or is unknown."""
+        """Kill the query, or remove it from the queue. Do nothing if it has ended or is unknown."""
         self._opened().jobs.abort(resource_meta.job_id)
 
     def get_metrics(

@@ -13,23 +13,30 @@ from typing import Any
 from uuid import uuid4
 
 from connectrio.connector.context import process_count
-from connectrio.connectors.duckdb._session import Answer, Session, state_after
+from connectrio.connectors.duckdb._program import Request, shorten
+from connectrio.connectors.duckdb._session import Report, Session
 from connectrio.connectors.duckdb._settings import DuckDBSettings
 from connectrio.connectors.duckdb._store import JobRecord, JobState, JobStore, LogEntry, now, sync
-from connectrio.connectors.duckdb._task import QueryTask
+from connectrio.connectors.duckdb._task import IN_MEMORY, QueryTask, QueueFullError
 from connectrio.logs import get_logger
 
 __all__ = ["Jobs", "LiveJob", "Snapshot"]
 
 log = get_logger("connectrio.connectors.duckdb")
 
-# DuckDB notices an interrupt within milliseconds, except during one long call of one function
+# a process that is killed ends within milliseconds, unless a disk or a network file system does not answer
 STOP_SECONDS = 5.0
+# bytes of the requests of all queries that wait, unless there is only one
+MAX_QUEUED_BYTES = 64 * 2**20
 # percent from one log line to the next
 PROGRESS_STEP = 10
 
 DELETED = "the query was deleted before it had ended"
 HOST_STOPPED = "the host was stopped before the query had ended; nothing of its result was kept, so it has to run again"
+TOO_LONG = (
+    "the query was ended because it ran for more than {limit:g} s: see `timeout` in the task's custom, and the host's"
+    " CONNECTRIO_DUCKDB_TIME_LIMIT"
+)
 ABORT_REQUESTED = "deleted; the host that runs it has been asked to stop it"
 _ENDINGS = {
     JobState.SUCCEEDED: "finished",
@@ -42,9 +49,10 @@ _ENDINGS = {
 class LiveJob:
     """A query that waits or runs in a thread of this host.
 
-    `run` is for that thread; everything else may be called from any thread. The first to settle the job decides its
-    final state: an aborted job is ABORTED at once, even while DuckDB is still stopping.
+    `run` is for that thread, which waits for the process that runs the SQL; everything else may be called from any
+    thread. The first to settle the job decides its final state, and the process is killed.
 
+    :ivar size: the bytes that the job holds while it waits
     :ivar running: whether a thread is in `run`
     :ivar saved: whether the store has the present `record`
     """
@@ -56,12 +64,27 @@ class LiveJob:
         store: JobStore,
         memory_limit: str,
         allowed: Sequence[Path] | None,
+        time_limit: float,
     ) -> None:
         self._record = record
-        self._task = task
         self._store = store
         self._spill = store.spill_directory(record.job_id)
-        self._session = Session(task.database, self._spill, memory_limit, allowed)
+        self._time_limit = time_limit
+        self._ends_at: float | None = None  # of `time.monotonic`
+        self._session = Session(
+            Request(
+                statement=task.statement,
+                inputs=task.inputs,
+                refused=task.refused,
+                database=task.database,
+                spill=str(self._spill) if task.database == IN_MEMORY else None,
+                memory_limit=memory_limit,
+                allowed=None if allowed is None else [str(place) for place in allowed],
+                file=str(record.temporary_path),
+                wanted=task.output is not None,
+            )
+        )
+        self.size = self._session.size
         self._changing = Lock()
         self._percent_logged = 0
         self._discarded = False
@@ -75,7 +98,7 @@ class LiveJob:
 
     def progress(self) -> float | None:
         """Return the progress of the query in percent; None if it is not known."""
-        return self._session.progress()
+        return self._session.report.progress
 
     def run(self) -> None:
         """Run the query, unless the job was settled in the queue. Errors are recorded, never raised."""
@@ -84,10 +107,13 @@ class LiveJob:
             if self._discarded:
                 self.abort()
             if self._start():
-                self._succeed(self._session.run(self._task, self._record.temporary_path))
-        except Exception as error:  # noqa: BLE001 - recorded, and logged where it is a bug
-            if not self._record.state.final:  # else it fails because it was interrupted
-                self._settle(*state_after(error))
+                self._finish(self._session.run())
+        except OSError as error:
+            self._settle(JobState.RETRYABLE_FAILED, shorten(str(error)))
+        except Exception as error:
+            log.exception("the DuckDB connector has a bug", job=self._record.job_id)
+            message = f"error in the DuckDB connector: {type(error).__name__}: {error}"
+            self._settle(JobState.RETRYABLE_FAILED, shorten(message))
         finally:
             with suppress(OSError):  # the file exists only after a failure, whose cause has been recorded
                 self._record.temporary_path.unlink(missing_ok=True)
@@ -107,13 +133,15 @@ class LiveJob:
         self._settle(JobState.RETRYABLE_FAILED, HOST_STOPPED)
 
     def watch(self) -> None:
-        """Repeat interrupts and log progress; to be called a few times a second until `run` has ended."""
+        """Keep the time limit and log progress; to be called a few times a second until `run` has ended."""
         if self._record.state.final:
-            self._session.interrupt()
-        elif self._discarded or self._store.abort_requested(self._record.job_id):
+            return
+        if self._discarded or self._store.abort_requested(self._record.job_id):
             self.abort()
+        elif self._ends_at is not None and time.monotonic() > self._ends_at:
+            self._settle(JobState.FAILED, TOO_LONG.format(limit=self._time_limit))
         elif self._record.state is JobState.RUNNING:
-            percent = self._session.progress() or 0.0
+            percent = self.progress() or 0.0
             if percent >= self._percent_logged + PROGRESS_STEP:
                 self._percent_logged = int(percent) // PROGRESS_STEP * PROGRESS_STEP
                 self._append_log(f"progress: {percent:.0f} %")
@@ -126,20 +154,26 @@ class LiveJob:
             waited = (started - self._record.queued_at).total_seconds()
             message = f"started after {waited:.1f} s in the queue: statement {self._record.statement}"
             self._change(message, state=JobState.RUNNING, started_at=started)
+            self._ends_at = time.monotonic() + self._time_limit
             return True
 
-    def _succeed(self, answer: Answer) -> None:
-        size = sync(self._record.temporary_path) if answer.written else None
+    def _finish(self, report: Report) -> None:
+        if report.bug is not None:
+            log.error("the DuckDB connector has a bug", job=self._record.job_id, traceback=report.bug)
+        if report.state is not JobState.SUCCEEDED:
+            self._settle(report.state, report.message)
+            return
+        size = sync(self._record.temporary_path) if report.written else None
         with self._changing:
             if self._record.state.final:
                 return
-            if answer.written:
+            if report.written:
                 self._record.temporary_path.replace(self._record.result_path)
             self._end(
                 JobState.SUCCEEDED,
-                _summary(answer, size, self._record.result_uri),
-                rows=answer.rows,
-                columns=answer.columns,
+                _summary(report, size, self._record.result_uri),
+                rows=report.rows,
+                columns=report.columns,
                 result_bytes=size,
             )
 
@@ -147,13 +181,15 @@ class LiveJob:
         with self._changing:
             if not self._record.state.final:
                 self._end(state, message)
-        self._session.interrupt()
+        self._session.kill()
 
     def _end(self, state: JobState, message: str, **result: Any) -> None:
         finished = now()
         seconds = (finished - (self._record.started_at or finished)).total_seconds()
         entry = f"{_ENDINGS[state]} after {seconds:.3f} s: {message}"
-        self._change(entry, state=state, message=message, finished_at=finished, usage=self._session.usage, **result)
+        self._change(
+            entry, state=state, message=message, finished_at=finished, usage=self._session.report.usage, **result
+        )
 
     def _change(self, entry: str, **changes: Any) -> None:
         """Write the log, then the record, then show the new state: whoever sees the state finds the rest."""
@@ -175,9 +211,9 @@ class LiveJob:
             log.warning("a DuckDB job's log cannot be written", job=self._record.job_id, error=str(error))
 
 
-def _summary(answer: Answer, size: int | None, uri: str) -> str:
-    rows = "done" if answer.rows is None else f"{answer.rows} {'row' if answer.rows == 1 else 'rows'}"
-    if answer.columns is None and answer.rows is not None:
+def _summary(report: Report, size: int | None, uri: str) -> str:
+    rows = "done" if report.rows is None else f"{report.rows} {'row' if report.rows == 1 else 'rows'}"
+    if report.columns is None and report.rows is not None:
         rows += " changed"
     return rows if size is None else f"{rows}, {size} bytes in {uri}"
 
@@ -221,7 +257,10 @@ class Jobs:
         self._stopping = False
 
     def add(self, task: QueryTask) -> LiveJob:
-        """Record a new job as QUEUED. The caller must call its `run`, and then `retire` it."""
+        """Record a new job as QUEUED. The caller must call its `run`, and then `retire` it.
+
+        :raises QueueFullError: too many jobs wait
+        """
         record = JobRecord(
             job_id=uuid4().hex,
             owner=self._store.host_id,
@@ -231,14 +270,29 @@ class Jobs:
             result_path=str(task.result_path),
             result_uri=task.result_uri,
         )
+        limit = min(task.timeout or self._settings.time_limit, self._settings.time_limit)
+        job = LiveJob(record, task, self._store, self._memory_limit, self.allowed, limit)
+        self._check_queue(job)
         self._store.add(record, f"queued: statement {record.statement} on {record.database}")
-        job = LiveJob(record, task, self._store, self._memory_limit, self.allowed)
         with self._changing:
             self._live[record.job_id] = job
             stopping = self._stopping
         if stopping:
             job.stop()
         return job
+
+    def _check_queue(self, job: LiveJob) -> None:
+        """Check that one more job may wait. Those of calls that are made at this moment are not seen.
+
+        :raises QueueFullError: it may not
+        """
+        sizes = [other.size for other in self._jobs().values() if other.record.state is JobState.QUEUED]
+        if len(sizes) >= self._settings.max_queued or (sizes and sum(sizes) + job.size > MAX_QUEUED_BYTES):
+            raise QueueFullError(
+                f"{len(sizes)} DuckDB queries with {sum(sizes)} bytes wait on this host, and this one has {job.size}."
+                f" At most {self._settings.max_queued} (CONNECTRIO_DUCKDB_MAX_QUEUED) may wait, with {MAX_QUEUED_BYTES}"
+                " bytes; try again later"
+            )
 
     def retire(self, job: LiveJob) -> None:
         """Drop a job that has ended, if the store has its last record."""
@@ -303,17 +357,13 @@ class Jobs:
         self._store.tidy(self._settings.keep)
 
     def stop(self) -> None:
-        """Interrupt running queries, and settle every job that has not ended or is added later.
-
-        A query that DuckDB does not stop within five seconds is abandoned.
-        """
+        """Kill running queries, and settle every job that has not ended or is added later."""
         with self._changing:
             self._stopping = True
         for job in self._jobs().values():
             job.stop()
         deadline = time.monotonic() + STOP_SECONDS
         while any(job.running for job in self._jobs().values()) and time.monotonic() < deadline:
-            self.watch()
             time.sleep(0.02)
 
     def close(self) -> None:

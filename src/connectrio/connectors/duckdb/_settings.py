@@ -49,6 +49,10 @@ class DuckDBSettings:
         writes no other files. None may hold the job store
     :ivar memory_limit: the most bytes of memory for one query (`CONNECTRIO_DUCKDB_MEMORY_LIMIT`, such as 4GiB); by
         default its share of 80 % of the machine's memory. What does not fit is written to the disk where DuckDB can
+    :ivar time_limit: the most seconds that a query runs (`CONNECTRIO_DUCKDB_TIME_LIMIT`); then it has FAILED. A task
+        may set less with `timeout` in its custom. Six hours, so that an endless query does not keep its place
+    :ivar max_queued: the most queries that wait (`CONNECTRIO_DUCKDB_MAX_QUEUED`); further ones are refused with
+        RESOURCE_EXHAUSTED
     :ivar unsafe_sql: tasks may use all files that the host can, SQL may load extensions, reach other machines and
         change any setting of DuckDB. `connectrio serve --unsafe-sql` has the same effect
     """
@@ -58,11 +62,17 @@ class DuckDBSettings:
     keep: timedelta = timedelta(days=7)
     allow: tuple[Path, ...] = ()
     memory_limit: int | None = None
+    time_limit: float = 6 * 3600.0
+    max_queued: int = 1000
     unsafe_sql: bool = False
 
     def __post_init__(self) -> None:
         if self.max_running < 1:
             raise ValueError(f"max_running must be at least 1, not {self.max_running}")
+        if self.max_queued < 1:
+            raise ValueError(f"max_queued must be at least 1, not {self.max_queued}")
+        if not 0 < self.time_limit < float("inf"):
+            raise ValueError(f"time_limit must be more than 0, not {self.time_limit}")
         if self.keep <= timedelta(0):
             raise ValueError(f"keep must be more than 0, not {self.keep}")
         if self.memory_limit is not None and self.memory_limit < _MIB:
@@ -128,5 +138,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "CONNECTRIO_DUCKDB_MAX_RUNNING": ("max_running", int, "a whole number of queries, at least 1"),
     "CONNECTRIO_DUCKDB_ALLOW": ("allow", _directories, "directories, separated by spaces"),
     "CONNECTRIO_DUCKDB_MEMORY_LIMIT": ("memory_limit", _bytes, "a size of at least 1MiB, such as 4GiB"),
+    "CONNECTRIO_DUCKDB_TIME_LIMIT": ("time_limit", float, "a number of seconds, more than 0"),
+    "CONNECTRIO_DUCKDB_MAX_QUEUED": ("max_queued", int, "a whole number of queries, at least 1"),
     "CONNECTRIO_DUCKDB_KEEP_DAYS": ("keep", _days, "a number of days, more than 0"),
 }

@@ -53,14 +53,10 @@ __all__ = [
     "Usage",
     "if_dead",
     "now",
-    "shorten",
     "sync",
 ]
 
 log = get_logger("connectrio.connectors.duckdb")
-
-# DuckDB quotes the offending value in some errors, whatever its size
-MAX_MESSAGE_LENGTH = 4096
 
 # bytes; beyond that, a record or log is damaged. Each column of a result takes some fifty
 MAX_FILE_SIZE = 16 * 2**20
@@ -80,13 +76,6 @@ HOST_DIED = (
 def now() -> datetime:
     """Return the present time in UTC."""
     return datetime.now(UTC)
-
-
-def shorten(message: str) -> str:
-    """Return `message`, cut to a length that a person can read."""
-    if len(message) <= MAX_MESSAGE_LENGTH:
-        return message
-    return f"{message[:MAX_MESSAGE_LENGTH]}… ({len(message)} characters in all)"
 
 
 class JobState(StrEnum):

@@ -15,19 +15,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from connectrio.connector.failures import InvalidRequestError
+from grpclib.const import Status
+
+from connectrio.connector.failures import ConnectorError, InvalidRequestError
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import DataFrame, Dir, File
 
-__all__ = ["IN_MEMORY", "QueryTask", "TaskError", "read_task", "select_parameters"]
+__all__ = ["IN_MEMORY", "QueryTask", "QueueFullError", "TaskError", "read_task"]
 
 IN_MEMORY = ":memory:"
-CUSTOM_KEYS = ("database",)
+CUSTOM_KEYS = ("database", "timeout")
 
 # as in `connectrio.client.task`
 _CLIENTS_DIRECTORY = re.compile(r"connectrio-[0-9a-f]{12}")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class QueueFullError(ConnectorError):
+    """Too many queries wait; the same request may be accepted later."""
+
+    status = Status.RESOURCE_EXHAUSTED
 
 
 class TaskError(InvalidRequestError):
@@ -38,15 +46,19 @@ class TaskError(InvalidRequestError):
 class QueryTask:
     """The SQL of a task, its inputs, and the place of its result.
 
-    :ivar inputs: the task's inputs as Python values
+    :ivar inputs: the task's inputs, as DuckDB can bind them
+    :ivar refused: why the other inputs have no SQL type, by their names
     :ivar database: the absolute path of a database file, or `IN_MEMORY`
+    :ivar timeout: the seconds that it may run; None for as long as the host allows
     :ivar output: the name of the declared output
     :ivar result_uri: `result_path` in the form in which `output_prefix` was given
     """
 
     statement: str
-    inputs: Mapping[str, Any]
+    inputs: dict[str, Any]
+    refused: dict[str, str]
     database: str
+    timeout: float | None
     output: str | None
     result_path: Path
     result_uri: str
@@ -74,10 +86,14 @@ def read_task(
     directory = _local_path(output_prefix, "output_prefix")
     real_directory = directory if _is_of_client(directory) else _confined(directory, "output_prefix", allowed)
     name = f"{output or 'result'}.parquet"
+    custom = _custom(template)
+    bindable, refused = _bindable_inputs(inputs or {})
     return QueryTask(
         statement=template.sql.statement,
-        inputs=dict(inputs or {}),
-        database=_database(template, allowed),
+        inputs=bindable,
+        refused=refused,
+        database=_database(custom.get("database"), allowed),
+        timeout=_timeout(custom.get("timeout")),
         output=output,
         result_path=real_directory / name,
         result_uri=(directory / name).as_uri() if _is_file_url(output_prefix) else str(directory / name),
@@ -97,13 +113,24 @@ def _declared_output(template: TaskTemplate) -> str | None:
     return names[0]
 
 
-def _database(template: TaskTemplate, allowed: Sequence[Path] | None) -> str:
+def _custom(template: TaskTemplate) -> dict[str, Any]:
     custom = template.custom.to_dict() if template.custom else {}
     unknown = sorted(custom.keys() - set(CUSTOM_KEYS))
     if unknown:
         keys = ", ".join(map(repr, unknown))
         raise TaskError(f"the task's custom has {keys}, but DuckDB tasks support only: {', '.join(CUSTOM_KEYS)}")
-    database = custom.get("database")
+    return custom
+
+
+def _timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        raise TaskError(f"the task's custom has timeout={timeout!r}; it must be a number of seconds, more than 0")
+    return float(timeout)
+
+
+def _database(database: Any, allowed: Sequence[Path] | None) -> str:
     if database is None or database == IN_MEMORY:
         return IN_MEMORY
     if not isinstance(database, str):
@@ -135,20 +162,15 @@ def _is_of_client(directory: Path) -> bool:
     return real.parent == parent and _CLIENTS_DIRECTORY.fullmatch(real.name) is not None
 
 
-def select_parameters(names: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values for a statement's parameters, as DuckDB can bind them.
-
-    SQL ignores the case of names, so the input's name may differ in it.
-
-    :raises TaskError: a parameter has no input, or its value has no SQL type
-    """
-    folded = {name.casefold(): name for name in inputs}
-    chosen = {name: name if name in inputs else folded.get(name.casefold()) for name in sorted(names)}
-    missing = [f"${name}" for name, source in chosen.items() if source is None]
-    if missing:
-        known = ", ".join(sorted(inputs)) or "none"
-        raise TaskError(f"the statement uses {', '.join(missing)}, but the task has no such input; its inputs: {known}")
-    return {name: _bindable(source, inputs[source]) for name, source in chosen.items() if source is not None}
+def _bindable_inputs(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the inputs as DuckDB can bind them, and why it cannot bind the others."""
+    bindable, refused = {}, {}
+    for name, value in inputs.items():
+        try:
+            bindable[name] = _bindable(name, value)
+        except TaskError as error:
+            refused[name] = str(error)
+    return bindable, refused
 
 
 def _bindable(name: str, value: Any) -> Any:
