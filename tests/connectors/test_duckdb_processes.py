@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
 import sys
 from functools import partial
 from itertools import chain
@@ -33,6 +35,7 @@ from connectors.duckdb_tasks import (
 )
 from connectrio import Phase
 from connectrio.connectors.duckdb import QueueFullError, TaskError, _jobs, _session
+from connectrio.connectors.duckdb._program import Request
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it needs Linux's /proc")
 
@@ -168,6 +171,27 @@ async def test_no_process_outlives_its_host(tmp_path, anyio_backend):
             return not is_alive(child)
 
         await eventually(gone)
+
+
+def test_a_process_ends_when_its_input_does(tmp_path):
+    request = Request(
+        statement=ENDLESS,
+        inputs={},
+        refused={},
+        database=":memory:",
+        spill=None,
+        memory_limit="1GiB",
+        allowed=[],
+        file=str(tmp_path / "result"),
+        wanted=False,
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(_session._COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        process.stdin.write(pickle.dumps(request))
+        process.stdin.flush()
+        assert b"progress" in process.stdout.readline()
+        process.stdin.close()
+        assert process.wait() == -signal.SIGKILL
 
 
 @linux
