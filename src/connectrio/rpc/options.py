@@ -47,8 +47,8 @@ class ConnectionOptions:
 
     :ivar max_receive_message_size: bytes; a larger message ends its call with RESOURCE_EXHAUSTED before it is
         buffered. 4 MiB is the default of grpc-go and of grpc's C core
-    :ivar max_header_list_size: bytes of headers (RFC 9113 §6.5.2) accepted in one block. The gRPC protocol suggests
-        8 KiB; twice that leaves room for tracing and tokens
+    :ivar max_header_list_size: bytes of headers (RFC 9113 §6.5.2) accepted in one block; a larger one ends its call
+        with RESOURCE_EXHAUSTED. The gRPC protocol suggests 8 KiB; twice that leaves room for tracing and tokens
     :ivar stream_window: bytes of flow control window for each call: what a peer may send before the application reads.
         At least 65,535, the protocol's own, which a peer may use before it has read our settings
     :ivar connection_window: bytes of flow control window for all calls of a connection together. It bounds the memory

@@ -5,6 +5,8 @@ A client that gets more metadata than it allows drops the status with it.
 
 from __future__ import annotations
 
+import math
+
 from grpclib.const import Status
 from grpclib.metadata import encode_grpc_message
 
@@ -14,6 +16,9 @@ from connectrio.rpc._http2.stream import Headers
 # bytes of a percent-encoded grpc-message. Clients take 8 KiB of metadata by default (grpc's C core answers
 # RESOURCE_EXHAUSTED in place of the real status beyond it), and custom trailers need room as well
 MAX_STATUS_MESSAGE_SIZE = 6 * 1024
+
+# bytes, as RFC 9113 §6.5.2 counts them: what a response without metadata holds beside the text of its message
+_BESIDES_MESSAGE = 256
 
 # a character is at most four bytes, each three characters once percent-encoded
 _MAX_ENCODED_CHARACTER = 12
@@ -48,14 +53,24 @@ def _encoded_size(text: str) -> int:
     return len(data) + 2 * sum(1 for byte in data if not 0x20 <= byte <= 0x7E or byte == 0x25)
 
 
-def status_headers(status: Status, message: str | None) -> Headers:
-    """Return the trailers that carry a status."""
+def message_room(limit: float) -> int:
+    """Return the bytes that a message may take for a client that accepts `limit` bytes of headers, at least 1 KiB."""
+    return int(min(MAX_STATUS_MESSAGE_SIZE, limit - _BESIDES_MESSAGE))
+
+
+def status_headers(status: Status, message: str | None, limit: float = math.inf) -> Headers:
+    """Return the trailers that carry a status.
+
+    :param limit: bytes of headers that the client accepts; the message is cut to `message_room`
+    """
     headers = [("grpc-status", str(status.value))]
     if message:
-        headers.append(("grpc-message", encode_grpc_message(fit_status_message(message))))
+        headers.append(("grpc-message", encode_grpc_message(fit_status_message(message, message_room(limit)))))
     return headers
 
 
-def trailers_only(status: Status, message: str | None, content_type: str = CONTENT_TYPE) -> Headers:
-    """Return a whole response that is nothing but a status."""
-    return [(":status", "200"), ("content-type", content_type), *status_headers(status, message)]
+def trailers_only(
+    status: Status, message: str | None, limit: float = math.inf, content_type: str = CONTENT_TYPE
+) -> Headers:
+    """Return a whole response that is nothing but a status; see `status_headers`."""
+    return [(":status", "200"), ("content-type", content_type), *status_headers(status, message, limit)]

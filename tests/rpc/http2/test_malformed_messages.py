@@ -45,6 +45,7 @@ MALFORMED = {
     "no authority": request_headers({":authority": None}),
     "a host that contradicts the authority": request_headers(extra=[("host", "elsewhere")]),
     "a length that is no number": request_headers(extra=[("content-length", "five")]),
+    "a length that Python does not convert": request_headers(extra=[("content-length", "9" * 5000)]),
     "two lengths": request_headers(extra=[("content-length", "5"), ("content-length", "6")]),
 }
 
@@ -125,6 +126,36 @@ def test_a_body_of_another_length_than_was_said(length: str, body: bytes):
     assert server.connection.h2.inbound_flow_control_window > before - 2**21
 
 
+def test_a_window_that_grows_by_nothing_ends_its_stream_alone():
+    """RFC 9113 §6.9. The first bit of the increment is reserved, and does not count."""
+    server = ServerCore()
+    streams = [server.request(stream_id) for stream_id in (1, 3, 5)]
+
+    for stream_id, increment in (1, bytes(4)), (3, b"\x80\0\0\0"):
+        frame = server.peer.raw(0x8, 0, stream_id, increment)
+        server.receive(frame[:12])
+        assert server.sent() == []
+        assert server.exchange(frame[12:]) == [Reset(stream_id, ErrorCodes.PROTOCOL_ERROR)]
+
+    assert [stream.termination is None for stream in streams] == [False, False, True]
+    assert server.connection.state is ConnectionState.OPEN
+
+
+@pytest.mark.parametrize("stream_id", [0, 3], ids=["the connection's window", "a stream that was never opened"])
+def test_another_window_that_grows_by_nothing_ends_the_connection(stream_id: int):
+    server = ServerCore()
+    server.request(1)
+    assert server.exchange(server.peer.raw(0x8, 0, stream_id, bytes(4))) == [GoAway(1, ErrorCodes.PROTOCOL_ERROR)]
+
+
+def test_what_was_malformed_is_told_in_few_words():
+    server = ServerCore()
+    stream = server.request(1)
+    server.receive(server.peer.headers(1, [("content-length", "9" * 5000)], end_stream=True))
+    assert "content-length" in str(stream.termination)
+    assert len(str(stream.termination)) < 500
+
+
 def test_malformed_requests_use_up_the_budget_of_resets():
     server = TimedCore(reset_budget=10)
     headers = MALFORMED["an uppercase name"]
@@ -172,7 +203,9 @@ async def test_a_malformed_request_beside_a_call(kind: str):
     [
         [*RESPONSE, ("content-length", "5"), ("content-length", "6")],
         [*RESPONSE, ("content-length", "five")],
+        [*RESPONSE, ("content-length", "9" * 5000)],
     ],
+    ids=["two lengths", "a length that is no number", "a length that Python does not convert"],
 )
 def test_a_malformed_response_ends_its_call_alone(headers):
     client = ClientCore()

@@ -46,7 +46,7 @@ from connectrio.rpc._grpc import (
     frame_message,
     read_message,
 )
-from connectrio.rpc._http2.client_side import HeadersTooLargeError
+from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.call import Deadline
 

@@ -15,15 +15,12 @@ from h2.events import ConnectionTerminated, Event, RequestReceived, ResponseRece
 from h2.settings import SettingCodes
 
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
+from connectrio.rpc._http2.drainable import OversizedRequest
 from connectrio.rpc._http2.stream import Headers, Stream, Termination, TerminationCause
 from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.options import ChannelOptions
 
 _TOO_MANY_PINGS = "too_many_pings"  # gRFC A8
-
-
-class HeadersTooLargeError(ValueError):
-    """The request's headers are larger than the server takes."""
 
 
 class ClientConnection(Connection):
@@ -49,6 +46,7 @@ class ClientConnection(Connection):
         self._handlers |= {
             ResponseReceived: (self._response_received,),
             RequestReceived: (self._request_received,),
+            OversizedRequest: (self._request_received,),
             StreamEnded: (self._stream_ended, self._close_early, self._room_made),
             StreamReset: (self._stream_reset, self._room_made),
             ConnectionTerminated: (self._goaway_received,),
@@ -67,18 +65,12 @@ class ClientConnection(Connection):
 
         :raises HeadersTooLargeError: the server does not take so much; nothing was sent
         """
-        limit = self.h2.remote_settings.max_header_list_size
-        if limit is not None:
-            size = sum(len(name) + len(value) + 32 for name, value in headers)  # RFC 9113 §6.5.2
-            if size > limit:
-                raise HeadersTooLargeError(
-                    f"the request's headers take {size} bytes, but the server takes at most {limit}: send less metadata"
-                )
         stream_id = self.h2.get_next_available_stream_id()
-        stream = self.streams[stream_id] = Stream(self, stream_id)
+        stream = Stream(self, stream_id)
+        stream.send_headers(headers, end_stream=end_stream)
+        self.streams[stream_id] = stream
         self.idle_since = None
         self._unwritten.add(stream)
-        stream.send_headers(headers, end_stream=end_stream)
         self.opened.wake()
         if stream_id + 2 > LAST_POSSIBLE_STREAM:
             self._enter(ConnectionState.GOING_AWAY)
@@ -110,7 +102,7 @@ class ClientConnection(Connection):
             stream.is_trailers_only = event.stream_ended is not None
             stream.readable.wake()
 
-    def _request_received(self, event: RequestReceived) -> None:
+    def _request_received(self, event: RequestReceived | OversizedRequest) -> None:
         """End the connection: a server opens no streams (RFC 9113 §8.4), and h2 would keep what it opens for ever."""
         self.h2.send_goaway(ErrorCodes.PROTOCOL_ERROR, 0)
         self.fail(f"the peer broke the protocol: a server cannot open a stream, and this one opened {event.stream_id}")

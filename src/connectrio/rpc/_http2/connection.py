@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 
 from h2.config import H2Configuration
@@ -40,6 +41,8 @@ from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 LAST_POSSIBLE_STREAM = 2**31 - 1
 
 _KEEPALIVE_PING = b"keepaliv"
+# bytes; a client that accepts less is sent so much all the same, because it could be told nothing at all
+_LEAST_ANSWER = 1024
 # bytes. A smaller DATA frame that does not finish the data was most often cut by the peer's window. It earns no control
 # frames (`_EARNED` in server_side.py)
 _SMALL_FRAME = 1024
@@ -68,6 +71,10 @@ class ConnectionState(enum.Enum):
     CLOSED = enum.auto()  # nothing more is read; what is in the output is sent
 
 
+class HeadersTooLargeError(ValueError):
+    """The headers to be sent are larger than the peer accepts (SETTINGS_MAX_HEADER_LIST_SIZE); nothing was sent."""
+
+
 class Connection:
     """What a server's and a client's connection have in common.
 
@@ -82,6 +89,7 @@ class Connection:
     :ivar writing_since: when the unfinished write began; None if there is none
     :ivar pieces_sent: how many header blocks and pieces of data were sent
     :ivar data_frames_sent: how many DATA frames were sent, without those that are small because of the peer's window
+    :ivar header_list_limit: bytes, as RFC 9113 §6.5.2 counts them; the largest header list that the peer accepts
     :ivar received: woken when bytes come
     :ivar output_ready: woken when there is something for the writer
     :ivar output_taken: woken when the writer has taken everything, so that there is room again
@@ -108,6 +116,7 @@ class Connection:
         self.writing_since: float | None = None
         self.pieces_sent = 0
         self.data_frames_sent = 0
+        self.header_list_limit = math.inf
         self.streams: dict[int, Stream] = {}
         self.received = Wakeup()
         self.output_ready = Wakeup()
@@ -227,7 +236,20 @@ class Connection:
     # what streams ask: see `stream.StreamOwner`
 
     def send_headers(self, stream: Stream, headers: Headers, *, end_stream: bool) -> None:
-        """Put a header block into the output."""
+        """Put a header block into the output.
+
+        :raises HeadersTooLargeError: the peer does not accept so much; nothing was sent
+        """
+        limit = self.header_list_limit
+        if limit != math.inf:
+            size = 0
+            for name, value in headers:
+                size += len(name) + len(value) + 32
+            if size > limit:
+                peer = "server" if self.h2.config.client_side else "client"
+                raise HeadersTooLargeError(
+                    f"the headers take {size} bytes, but the {peer} takes at most {limit}: send less metadata"
+                )
         self.h2.put_headers(stream.id, headers, end_stream=end_stream)
         self.pieces_sent += 1
         if end_stream:
@@ -320,7 +342,7 @@ class Connection:
             self.h2.forget_stream(event.stream_id)
         else:
             reason = f"the peer sent a malformed message: {event.reason}"
-            self._terminate(stream, Termination(TerminationCause.RESET_BY_US, ErrorCodes.PROTOCOL_ERROR, reason))
+            self._terminate(stream, Termination(TerminationCause.RESET_BY_US, event.error_code, reason))
 
     def _window_updated(self, event: WindowUpdated) -> None:
         if event.stream_id == 0:
@@ -335,6 +357,9 @@ class Connection:
         self.settings_received = True
         if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
             self._unblock_all()
+        limit = self.h2.remote_settings.max_header_list_size
+        least = 0 if self.h2.config.client_side else _LEAST_ANSWER
+        self.header_list_limit = math.inf if limit is None else max(limit, least)
         self.changed.wake()
 
     def _terminate(self, stream: Stream, termination: Termination) -> None:

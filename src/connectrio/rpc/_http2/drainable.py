@@ -5,20 +5,33 @@ instead (gRFC A9), and RFC 9113 §6.8 lets streams that were begun before it fin
 when a peer opens one stream too many or sends one malformed message, and counts its streams by walking through all of
 them. Here GOAWAY is a frame like any other, a malformed message ends only its own stream (RFC 9113 §8.1.1), and our
 core counts, refuses and forgets streams.
+
+h2 also answers each frame of a stream that we have reset with one more RST_STREAM, which proxies take for a failed
+answer, and servers for an attack. Here they are ignored (RFC 9113 §5.1): the peer may have sent them before it read the
+first one.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from h2.connection import H2Connection
+from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, _decode_headers
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event
-from h2.exceptions import InvalidBodyLengthError, ProtocolError, StreamClosedError
+from h2.exceptions import FrameTooLargeError, InvalidBodyLengthError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
+from h2.stream import StreamClosedBy, StreamInputs
 from hpack.exceptions import HPACKError
 from hyperframe.exceptions import InvalidPaddingError
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, Frame, GoAwayFrame, HeadersFrame
+
+from connectrio.rpc._http2.hpack import HeaderDecoder, OversizedListError
+
+if TYPE_CHECKING:
+    from h2.config import H2Configuration
 
 
 class FrameWithoutEffect(Event):
@@ -32,13 +45,38 @@ class FrameWithoutEffect(Event):
 # default, and gRPC's few headers fit in it (h2 would accept any number up to 2³²-1).
 MAX_ENCODER_TABLE_SIZE = 4096
 
+# Header lists over our limit are decoded to their end, so that both sides' tables agree, and only their streams are
+# refused. Proxies send the calls of many clients over one connection, and let more through than we take (Envoy 60 KiB
+# by default). A list this many times as large as the limit ends the connection.
+_DECODED_LISTS = 16
+
+# characters; h2 puts the header that it does not like into the text of its error
+_LONGEST_REASON = 300
+
+_FRAME_HEADER_SIZE = 9
+# RFC 9113 §4.1 and §6.9: the whole frame; the stream's id is in the group, the first bit of both numbers is reserved
+_ZERO_INCREMENT = re.compile(rb"\0\0\x04\x08.(....)[\0\x80]\0\0\0", re.DOTALL)
+_ZERO_INCREMENT_SIZE = 13
+
 
 @dataclass(frozen=True)
 class MalformedMessage(Event):
-    """The peer sent headers, trailers or a body that HTTP forbids; its stream was reset with PROTOCOL_ERROR."""
+    """The peer sent headers, trailers or a body that cannot be accepted; its stream was reset."""
 
     stream_id: int
     reason: str
+    error_code: ErrorCodes = ErrorCodes.PROTOCOL_ERROR
+
+
+@dataclass(frozen=True)
+class OversizedRequest(Event):
+    """The peer opened a stream with a header list over our limit; the stream can be answered.
+
+    :ivar size: bytes, as RFC 9113 §6.5.2 counts them
+    """
+
+    stream_id: int
+    size: int
 
 
 class DrainableH2Connection(H2Connection):
@@ -48,13 +86,20 @@ class DrainableH2Connection(H2Connection):
     # would cost megabytes on a busy connection; this covers a second of 8,000 calls.
     MAX_CLOSED_STREAMS = 8192
 
+    decoder: HeaderDecoder
+
+    def __init__(self, config: H2Configuration) -> None:
+        super().__init__(config)
+        self.decoder = HeaderDecoder()
+
     def limit_header_list(self, size: int) -> None:
         """Advertise and enforce SETTINGS_MAX_HEADER_LIST_SIZE; call it before `initiate_connection`.
 
         h2 applies the setting to its decoder only when a change of it is acknowledged, never the initial value.
         """
         self.local_settings[SettingCodes.MAX_HEADER_LIST_SIZE] = size
-        self.decoder.max_header_list_size = size
+        self.decoder.accepted_list_size = size
+        self.decoder.max_header_list_size = _DECODED_LISTS * size
 
     @property
     def open_inbound_streams(self) -> int:
@@ -79,6 +124,10 @@ class DrainableH2Connection(H2Connection):
         :raises ProtocolError: the peer broke the protocol; a GOAWAY is waiting to be sent, and this connection is over
         """
         try:
+            self._check_frame_size()
+            stream_id = self._take_zero_increment()
+            if stream_id:
+                return [self._refuse_malformed(stream_id, "a WINDOW_UPDATE by 0")]
             frame = next(self.incoming_buffer, None)
             if frame is None:
                 return None
@@ -117,27 +166,83 @@ class DrainableH2Connection(H2Connection):
         frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=error_code, additional_data=reason)
         self._prepare_for_sending([frame])
 
+    def _check_frame_size(self) -> None:
+        """Check the next frame's size before all of it has come, as h2 does not: up to 16 MiB would wait for its end.
+
+        :raises FrameTooLargeError: it is over our SETTINGS_MAX_FRAME_SIZE
+        """
+        data = self.incoming_buffer._data  # noqa: SLF001 - as above
+        size = int.from_bytes(data[:3], "big")
+        if len(data) >= _FRAME_HEADER_SIZE and size > self.max_inbound_frame_size:
+            raise FrameTooLargeError(f"a frame of {size} bytes, more than the {self.max_inbound_frame_size} allowed")
+
+    def _take_zero_increment(self) -> int:
+        """Take a WINDOW_UPDATE by 0 from the buffer, which is an error of its stream alone (RFC 9113 §6.9).
+
+        :returns: the stream; 0 if the next frame is another, or h2 must judge it
+        """
+        buffer = self.incoming_buffer
+        found = None if self.is_inside_header_block() else _ZERO_INCREMENT.match(buffer._data)  # noqa: SLF001 - as above
+        stream_id = int.from_bytes(found[1], "big") if found else 0
+        if stream_id not in self.streams:
+            return 0
+        del buffer._data[:_ZERO_INCREMENT_SIZE]  # noqa: SLF001 - as above
+        return stream_id
+
+    def _is_reset_by_us(self, stream_id: int) -> bool:
+        return self._stream_closed_by(stream_id) is StreamClosedBy.SEND_RST_STREAM
+
     def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        if self._is_reset_by_us(frame.stream_id):
+            self.state_machine.process_input(ConnectionInputs.RECV_HEADERS)
+            with suppress(OversizedListError):
+                _decode_headers(self.decoder, frame.data)  # which may change HPACK's table
+            return [], []
         try:
             return super()._receive_headers_frame(frame)
+        except OversizedListError as error:
+            return [], self._refuse_oversized(frame, error)
         except ProtocolError as error:
             is_open = frame.stream_id in self.streams and not isinstance(error, StreamClosedError)
             if not is_open or isinstance(error.__cause__, HPACKError):  # whose table is lost, with the connection
                 raise
-            return [], [self._refuse_malformed(frame.stream_id, error)]
+            return [], [self._refuse_malformed(frame.stream_id, str(error))]
+
+    def _refuse_oversized(self, frame: HeadersFrame, error: OversizedListError) -> list[Event]:
+        """Reset the stream of a header list over our limit; a stream that it opens is left to the owner to answer."""
+        is_new = frame.stream_id not in self.streams
+        self.state_machine.process_input(ConnectionInputs.RECV_HEADERS)
+        stream = self._get_or_create_stream(frame.stream_id, AllowedStreamIDs(not self.config.client_side))
+        machine = stream.state_machine
+        machine.process_input(StreamInputs.RECV_HEADERS)
+        ended = machine.process_input(StreamInputs.RECV_END_STREAM) if "END_STREAM" in frame.flags else []
+        if is_new:
+            return [OversizedRequest(frame.stream_id, error.size), *ended]
+        return [self._refuse_malformed(frame.stream_id, str(error), ErrorCodes.ENHANCE_YOUR_CALM)]
 
     def _receive_data_frame(self, frame: DataFrame) -> tuple[list[Frame], list[Event]]:
+        length = frame.flow_controlled_length
+        if self._is_reset_by_us(frame.stream_id):
+            self.state_machine.process_input(ConnectionInputs.RECV_DATA)
+            self._inbound_flow_control_window_manager.window_consumed(length)
+            self.acknowledge_received_data(length, frame.stream_id)
+            return [], []
         try:
             return super()._receive_data_frame(frame)
         except InvalidBodyLengthError as error:  # another length than content-length has
-            event = self._refuse_malformed(frame.stream_id, error)
-            self.acknowledge_received_data(frame.flow_controlled_length, frame.stream_id)
+            event = self._refuse_malformed(frame.stream_id, str(error))
+            self.acknowledge_received_data(length, frame.stream_id)
             return [], [event]
 
-    def _refuse_malformed(self, stream_id: int, error: ProtocolError) -> MalformedMessage:
+    def _receive_naked_continuation(self, frame: ContinuationFrame) -> None:
+        raise ProtocolError(f"CONTINUATION on stream {frame.stream_id} outside of a header block (RFC 9113 §6.10)")
+
+    def _refuse_malformed(
+        self, stream_id: int, reason: str, error_code: ErrorCodes = ErrorCodes.PROTOCOL_ERROR
+    ) -> MalformedMessage:
         if not self.streams[stream_id].closed:
-            self.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
-        return MalformedMessage(stream_id, str(error))
+            self.reset_stream(stream_id, error_code)
+        return MalformedMessage(stream_id, reason[:_LONGEST_REASON], error_code)
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
         try:

@@ -19,7 +19,7 @@ from hpack.exceptions import HPACKError
 from hyperframe.frame import HeadersFrame
 
 from connectrio.rpc._http2.drainable import DrainableH2Connection, FrameWithoutEffect
-from connectrio.rpc._http2.hpack import FieldKind, HeaderDecoder, HeaderEncoder
+from connectrio.rpc._http2.hpack import FieldKind, HeaderEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,15 +48,13 @@ class FastH2Connection(DrainableH2Connection):
     """An h2 connection that handles ordinary calls fast.
 
     :ivar encoder: remembers the blocks it has made
-    :ivar decoder: has its table's fields decoded and checked
     """
 
     encoder: HeaderEncoder
-    decoder: HeaderDecoder
 
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = HeaderEncoder(), HeaderDecoder()
+        self.encoder = HeaderEncoder()
 
     # bytes in
 
@@ -110,7 +108,7 @@ class FastH2Connection(DrainableH2Connection):
         else:
             is_ordinary = stream is None and stream_id > self.highest_inbound_stream_id and _is_ordinary_request(fields)
             is_ordinary = is_ordinary and stream_id % 2 == 1
-        if not is_ordinary:
+        if not is_ordinary or self.decoder.list_size > self.decoder.accepted_list_size:
             self.decoder.remember(block, fields)
             return self._receive_block_as_h2(stream_id, block, end_stream)
         if stream is None:

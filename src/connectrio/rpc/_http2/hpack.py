@@ -9,12 +9,14 @@ as hpack's: tests compare the two on arbitrary bytes.
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+from h2.exceptions import ProtocolError
 from hpack.exceptions import (
     HPACKDecodingError,
     HPACKError,
@@ -43,6 +45,9 @@ _LONGEST_HUFFMAN = 512
 # These differ in each call: in the table they would push out what repeats.
 _VOLATILE = frozenset(["grpc-timeout", "grpc-message", "grpc-status-details-bin"])
 
+# digits of a content-length; Python refuses to convert thousands, and 2⁶³ has 19
+_LONGEST_LENGTH = 19
+
 # RFC 9113 §8.2.1 and §8.2.2
 _NAME = re.compile(rb"[!-9;-@\[-~]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]\Z")
@@ -50,6 +55,17 @@ _SPECIAL_NAMES = frozenset(
     [b"connection", b"cookie", b"host", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"]
 )
 _PSEUDO_NAMES = frozenset([b":method", b":scheme", b":authority", b":path", b":status"])
+
+
+class OversizedListError(ProtocolError):
+    """A whole header list was decoded, and is larger than we accept. It can be refused without harm to other streams.
+
+    :ivar size: bytes, as RFC 9113 §6.5.2 counts them
+    """
+
+    def __init__(self, size: int, limit: float) -> None:
+        super().__init__(f"headers of {size} bytes, more than the {limit} of max_header_list_size")
+        self.size = size
 
 
 class FieldKind(enum.IntEnum):
@@ -97,7 +113,7 @@ def _kind_of(name: bytes, value: bytes) -> FieldKind:
     if name in _PSEUDO_NAMES:
         return FieldKind.PSEUDO if value else FieldKind.DOUBTFUL
     if name == b"content-length":
-        return FieldKind.CONTENT_LENGTH if value.isdigit() else FieldKind.DOUBTFUL
+        return FieldKind.CONTENT_LENGTH if value.isdigit() and len(value) <= _LONGEST_LENGTH else FieldKind.DOUBTFUL
     if _NAME.fullmatch(name) is None or name in _SPECIAL_NAMES or (name == b"te" and value != b"trailers"):
         return FieldKind.DOUBTFUL
     return FieldKind.PLAIN
@@ -111,10 +127,18 @@ _STATIC_LENGTH = len(_STATIC)
 
 
 class HeaderDecoder(Decoder):
-    """A decoder whose table holds fields that are decoded and checked already."""
+    """A decoder whose table holds fields that are decoded and checked already.
+
+    A list larger than `max_header_list_size` is not decoded to its end, so that the connection cannot go on.
+
+    :ivar accepted_list_size: bytes, as RFC 9113 §6.5.2 counts them; a larger list is decoded, and then refused
+    :ivar list_size: bytes of the list that was decoded last
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.accepted_list_size: float = math.inf
+        self.list_size = 0
         self._entries: deque[HeaderField] = deque()
         self._size = 0
         self._max_size = HeaderTable.DEFAULT_SIZE
@@ -134,11 +158,14 @@ class HeaderDecoder(Decoder):
         """Decode a block, as `hpack.Decoder.decode` does. A block that was given to `remember` is not decoded twice.
 
         :raises HPACKError: the block is malformed, or larger than it may be; the connection cannot go on
+        :raises OversizedListError: the list is larger than `accepted_list_size`
         """
         decoded, self._decoded = self._decoded, None
         fields = decoded[1] if decoded is not None and decoded[0] is data else self.decode_fields(data)
         if isinstance(fields, HPACKError):
             raise fields
+        if self.list_size > self.accepted_list_size:
+            raise OversizedListError(self.list_size, self.accepted_list_size)
         try:
             return [field.as_header(raw=raw) for field in fields]
         except UnicodeDecodeError as error:
@@ -188,6 +215,7 @@ class HeaderDecoder(Decoder):
                 )
         if self._max_size > self.max_allowed_table_size:
             raise InvalidTableSizeError("Encoder did not shrink table size to within the max")
+        self.list_size = size
         return fields
 
     def _entry(self, index: int) -> HeaderField:

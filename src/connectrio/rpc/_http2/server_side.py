@@ -26,7 +26,7 @@ from h2.settings import SettingCodes
 
 from connectrio.rpc._http2.budgets import PingPolicy, TokenBucket
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
-from connectrio.rpc._http2.drainable import FrameWithoutEffect, MalformedMessage
+from connectrio.rpc._http2.drainable import FrameWithoutEffect, MalformedMessage, OversizedRequest
 from connectrio.rpc._http2.stream import Stream, Termination
 from connectrio.rpc.options import ServerOptions
 
@@ -72,9 +72,14 @@ _COSTS: dict[type[Event], Cost] = {
 
 @dataclass(frozen=True, slots=True)
 class RequestArrived:
-    """A stream was admitted; its `headers` are set. By now it may be terminated."""
+    """A stream was admitted. By now it may be terminated.
+
+    :ivar stream: its `headers` are set, unless they were too large
+    :ivar oversized: bytes, as RFC 9113 §6.5.2 counts them, of a header list over `max_header_list_size`; else 0
+    """
 
     stream: Stream
+    oversized: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,11 @@ class ServerConnection(Connection):
         self._resets = TokenBucket(options.reset_budget, now, rate=options.reset_budget / _RESET_RECOVERY)
         self._control_frames = TokenBucket(options.control_budget, now)
         self._ping_policy = PingPolicy(options.min_ping_interval)
-        self._handlers |= {RequestReceived: (self._request_received,), PingAckReceived: (self._ping_acknowledged,)}
+        self._handlers |= {
+            RequestReceived: (self._request_received,),
+            OversizedRequest: (self._request_received,),
+            PingAckReceived: (self._ping_acknowledged,),
+        }
         for kind, cost in _COSTS.items():
             self._handlers[kind] = (partial(self._charge, cost), *self._handlers.get(kind, ()))
 
@@ -131,7 +140,7 @@ class ServerConnection(Connection):
 
     # what the client's frames mean
 
-    def _request_received(self, event: RequestReceived) -> None:
+    def _request_received(self, event: RequestReceived | OversizedRequest) -> None:
         limit, count = self.options.max_concurrent_streams, len(self.streams)
         # full: too many streams are open for the client, or too many are open or cleaning up
         is_full = count >= limit and (count >= limit + max(limit, _WINDING_UP) or self.running() >= limit)
@@ -142,9 +151,12 @@ class ServerConnection(Connection):
             return
         stream = self.streams[event.stream_id] = Stream(self, event.stream_id)
         stream.opened_at = self.heard_at
-        stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
         self.idle_since = None
-        self._events.append(RequestArrived(stream))
+        if isinstance(event, RequestReceived):
+            stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
+            self._events.append(RequestArrived(stream))
+        else:
+            self._events.append(RequestArrived(stream, event.size))
 
     def _ping_acknowledged(self, event: PingAckReceived) -> None:
         if event.ping_data == _DRAIN_PING:

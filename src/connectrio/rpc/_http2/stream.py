@@ -84,6 +84,9 @@ _AFTER_REMOTE_END = {
 class StreamOwner(Protocol):
     """What a stream asks of its connection: to send, and to take back what the stream holds."""
 
+    @property
+    def header_list_limit(self) -> float: ...
+
     def send_headers(self, stream: Stream, headers: Headers, *, end_stream: bool) -> None: ...
 
     def send_data(self, stream: Stream, data: memoryview, *, end_stream: bool) -> int: ...
@@ -181,6 +184,11 @@ class Stream:
         return self.state in (StreamState.HALF_CLOSED_LOCAL, StreamState.CLOSED)
 
     @property
+    def header_list_limit(self) -> float:
+        """Bytes; the largest header list that the peer accepts."""
+        return self._owner.header_list_limit
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether the peer has ended its side, and everything it sent has been taken."""
         return self.is_complete and not self._chunks
@@ -205,6 +213,7 @@ class Stream:
         """Put a header block into the connection's output. Headers are not flow-controlled.
 
         :raises StreamTerminatedError: the stream was cut short
+        :raises HeadersTooLargeError: the peer does not accept so much; nothing was sent
         """
         if self.termination is not None:
             raise StreamTerminatedError(self.termination)

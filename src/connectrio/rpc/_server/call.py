@@ -22,6 +22,7 @@ from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
 from connectrio.diagnostics import SafeLogger, text_of, type_name
+from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
@@ -127,6 +128,10 @@ class ServerCall:
             if not isinstance(status, Status):
                 return self._result_of_error(error)
             return CallResult(status, None if error.message is None else text_of(error.message), error.details)
+        except HeadersTooLargeError as error:
+            fields = {"method": call.method, "error": error}
+            log.error("the metadata of the servicer of %(method)s is refused: %(error)s", fields)  # noqa: TRY400 - enough
+            return CallResult(Status.INTERNAL, str(error))
         except BaseException as error:
             if is_cancellation(error):
                 raise
@@ -174,7 +179,8 @@ class ServerCall:
             log.exception("the trailers of %(method)s cannot be sent", {"method": self._call.method})
             is_clear = issubclass(type(error), ProtocolError | ValueError | TypeError)
             reason = text_of(error) if is_clear else type_name(error)
-            result = CallResult(Status.INTERNAL, f"the trailers cannot be sent: {reason}")
+            trailers = "the trailers" if result.status is Status.OK else f"the trailers of {result.status.name}"
+            result = CallResult(Status.INTERNAL, f"{trailers} cannot be sent: {reason}")
         else:
             if not was_cancelled:
                 result = self._cause.value  # if a listener was cut short

@@ -23,7 +23,7 @@ from connectrio.rpc._http2.stream import Stream
 from connectrio.rpc._http2.transport import FRAMES_PER_TURN, receive, run
 from connectrio.rpc._server.call import CancelCause, ServerCall
 from connectrio.rpc._server.call_tasks import CallTasks
-from connectrio.rpc._server.requests import CallContext, RefusedRequestError, check_request
+from connectrio.rpc._server.requests import CallContext, RefusedRequestError, check_request, too_large
 from connectrio.rpc._server.stream import CallState
 from connectrio.rpc.tls import secure
 
@@ -130,7 +130,7 @@ class ServedConnection:
         for event in self.core.take_events():
             stream = event.stream
             if isinstance(event, RequestArrived):
-                self._admit(stream)
+                self._admit(stream, event.oversized)
             elif (call := self._calls.get(stream)) is not None:
                 if call.stream.state is CallState.WAITING:
                     del self._calls[stream]
@@ -138,11 +138,13 @@ class ServedConnection:
                 else:
                     call.cancel(CancelCause.CLIENT)
 
-    def _admit(self, stream: Stream) -> None:
+    def _admit(self, stream: Stream, oversized: int) -> None:
         if stream.termination is not None:  # taken back already
             stream.release()
             return
         try:
+            if oversized:
+                raise too_large(oversized, self._context.options.max_header_list_size)
             handler, call = check_request(stream.headers or (), self._context)
         except RefusedRequestError as refusal:
             stream.send_headers(refusal.headers, end_stream=True)

@@ -73,8 +73,14 @@ class RefusedRequestError(Exception):
         content_type: str = CONTENT_TYPE,
     ) -> None:
         super().__init__(message)
-        _, *response = trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE), content_type)
+        _, *response = trailers_only(status, fit_status_message(message, _MAX_REFUSAL_SIZE), content_type=content_type)
         self.headers: Headers = [(":status", str(http_status)), *response, *headers]
+
+
+def too_large(size: int, limit: int) -> RefusedRequestError:
+    """Return the refusal of a request whose headers take `size` bytes, more than `limit`."""
+    message = f"the request's headers take {size} bytes, but this server takes at most {limit}: send less metadata"
+    return RefusedRequestError(Status.RESOURCE_EXHAUSTED, message)
 
 
 def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call]:

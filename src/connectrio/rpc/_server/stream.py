@@ -30,7 +30,7 @@ from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
 from connectrio.rpc.options import KIB
-from connectrio.rpc.status import fit_status_message, status_headers, trailers_only
+from connectrio.rpc.status import fit_status_message, message_room, status_headers, trailers_only
 
 # bytes. A message can be made so that decoding it takes half a microsecond for each of its bytes, and the event loop
 # should not stand still for more than a few hundredths of a second
@@ -282,8 +282,9 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
                 self._raise_cannot_send()
             if self.lacks_response:
                 raise ProtocolError("a unary response with the status OK is one message, and none was sent")
+        limit = self._http2_stream.header_list_limit
         if status_message is not None:
-            status_message = fit_status_message(status_message)
+            status_message = fit_status_message(status_message, message_room(limit))
         headers = self._status_headers(status, status_message)
         if status_details is not None and context.status_details_codec is not None:
             details = context.status_details_codec.encode(status, status_message, status_details)
@@ -301,9 +302,10 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
 
     def _status_headers(self, status: Status, message: str | None) -> list[tuple[str, str]]:
         """Return the trailers with a status, or the whole response if nothing was sent yet."""
+        limit = self._http2_stream.header_list_limit
         if self.state is CallState.RUNNING:
-            return list(trailers_only(status, message, self._call.content_type))
-        return list(status_headers(status, message))
+            return list(trailers_only(status, message, limit, self._call.content_type))
+        return list(status_headers(status, message, limit))
 
     async def cancel(self) -> None:
         """Reset the stream: the client gets CANCEL and no status."""
