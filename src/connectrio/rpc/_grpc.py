@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import NewType, cast
@@ -35,8 +35,18 @@ _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1
 # Not metadata: HTTP/2's and gRPC's own headers of requests and of responses.
 _REQUEST_HEADERS = frozenset({"te", "content-type", "user-agent"})
 RESPONSE_HEADERS = frozenset({"content-type"})
+# names that cannot be sent as metadata either: HTTP/2 forbids them (RFC 9113 §8.2.2), or they say something else to it
+_HTTP_HEADERS = frozenset(
+    {"connection", "content-length", "host", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+)
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
+_METADATA_VALUE = re.compile(r"[ -~]*")  # printable ASCII
 
 Metadata = NewType("Metadata", "MultiDict[str | bytes]")
+
+
+class MetadataError(ValueError):
+    """Metadata that cannot be sent; the message names the key."""
 
 
 def is_grpc_content_type(value: str | None) -> bool:
@@ -99,6 +109,42 @@ def decode_binary(key: str, value: str) -> bytes:
         return b64decode(value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), validate=True)
     except (Base64Error, ValueError) as error:
         raise ValueError(f"malformed binary metadata {key!r}: {error}") from error
+
+
+def encode_metadata(metadata: Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]) -> Headers:
+    """Return the headers for custom metadata, in order; `-bin` values in base64, unpadded.
+
+    Spaces around a value are not sent: gRPC lets anybody strip them, and HTTP/2 does not allow them.
+
+    :raises MetadataError: a name or a value that is not custom metadata ("Custom-Metadata" in gRPC over HTTP2)
+    """
+    pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
+    return [(name, _encode_value(name, value)) for name, value in pairs]
+
+
+def _encode_value(name: object, value: object) -> str:
+    if not isinstance(name, str) or _METADATA_NAME.fullmatch(name) is None:
+        raise MetadataError(
+            f"the metadata name {name!r} cannot be sent: only a-z, 0-9, '_', '-' and '.' are allowed in it"
+        )
+    if name in _REQUEST_HEADERS or name in _HTTP_HEADERS or name.startswith("grpc-"):
+        raise MetadataError(f"the metadata name {name!r} cannot be sent: it belongs to HTTP/2 or gRPC; choose another")
+    if name.endswith("-bin"):
+        if not isinstance(value, bytes):
+            kind = type(value).__name__
+            raise MetadataError(f"the metadata {name!r} cannot be sent as {kind}: names that end in -bin hold bytes")
+        return b64encode(value).rstrip(b"=").decode("ascii")
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise MetadataError(
+            f"the metadata {name!r} cannot be sent as {kind}: send str, or bytes under a name that ends in -bin"
+        )
+    if _METADATA_VALUE.fullmatch(value) is None:
+        raise MetadataError(
+            f"the value of the metadata {name!r} cannot be sent: only printable ASCII is allowed in it;"
+            f" send other text as bytes, as {name + '-bin'!r}"
+        )
+    return value.strip(" ")
 
 
 # messages: "Length-Prefixed-Message"; a flag byte, four bytes of length, the message

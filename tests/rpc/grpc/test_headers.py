@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectrio.rpc._grpc import (
+    MetadataError,
     decode_metadata,
     decode_timeout,
+    encode_metadata,
     encode_timeout,
     is_grpc_content_type,
 )
@@ -196,3 +198,65 @@ def test_a_message_fits(message: str, size: int):
 
 def test_a_message_that_fits_is_not_touched():
     assert fit_status_message("x" * MAX_STATUS_MESSAGE_SIZE) == "x" * MAX_STATUS_MESSAGE_SIZE
+
+
+# metadata that is sent
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Upper",
+        "a b",
+        "a\n",
+        "a:b",
+        ":path",
+        "klíč",
+        "a\0",
+        "te",
+        "content-type",
+        "user-agent",
+        "grpc-timeout",
+        "grpc-status",
+        "grpc-anything",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "content-length",
+        5,
+        b"bytes",
+        None,
+    ],
+)
+def test_names_that_cannot_be_sent(name):
+    with pytest.raises(MetadataError, match=r"the metadata name .* cannot be sent") as raised:
+        encode_metadata([("fine", "x"), (name, "secret")])
+    assert repr(name) in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["a\nb", "a\rb", "a\0b", "tab\there", "žluť", "\xe9", "😀", "\x7f", b"bytes", 1, None]
+)
+def test_values_that_cannot_be_sent(value):
+    with pytest.raises(MetadataError, match=r"the .*metadata 'key' cannot be sent") as raised:
+        encode_metadata({"key": value})
+    assert value is None or repr(value) not in str(raised.value), "it may be a secret"
+
+
+@pytest.mark.parametrize("value", ["text", 1, None, bytearray(b"x")])
+def test_binary_values_that_cannot_be_sent(value):
+    with pytest.raises(MetadataError, match="'key-bin' cannot be sent as"):
+        encode_metadata({"key-bin": value})
+
+
+def test_what_can_be_sent():
+    """Names and values as grpcio takes them; empty values are taken by all."""
+    pairs = [("a", ""), ("a_b.c-9", " ~"), ("a", " spaces around "), ("raw-bin", b"\0\xff"), ("raw-bin", b"")]
+    sent = encode_metadata(pairs)
+    assert sent == [("a", ""), ("a_b.c-9", "~"), ("a", "spaces around"), ("raw-bin", "AP8"), ("raw-bin", "")]
+    assert list(decode_metadata(sent).items())[-2:] == pairs[-2:]

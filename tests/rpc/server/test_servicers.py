@@ -417,7 +417,7 @@ async def test_trailing_metadata_of_the_current_call_goes_with_any_status(outcom
     [
         [("x", "not\nprintable")],
         [("x", "nön-ascii")],
-        [("x", "")],
+        [("x", "\0")],
         [("x", 5)],
         [("x", b"bytes")],
         [("x-bin", "text")],
@@ -465,14 +465,18 @@ async def test_trailing_metadata_that_is_not_valid_hurts_no_other_call():
         assert "UPPER" in str((await failure(served)).message)
 
 
-@pytest.mark.parametrize("metadata", [{"x": "new\nline"}, {"UPPER": "x"}, {"x": 5}, {"grpc-x": "y"}], ids=repr)
+@pytest.mark.parametrize(
+    "metadata", [{"x": "new\nline"}, {"UPPER": "x"}, {"x": 5}, {"grpc-x": "y"}, {"host": "h"}], ids=repr
+)
 async def test_initial_metadata_that_cannot_be_sent(metadata: dict):
     async def method(stream):
         await stream.recv_message()
         await stream.send_initial_metadata(metadata=metadata)
 
     async with in_memory(Script(method)) as served:
-        assert (await failure(served)).status is Status.UNKNOWN
+        error = await failure(served)
+        assert error.status is Status.INTERNAL
+        assert f"{next(iter(metadata))!r} cannot be sent" in (error.message or "")
 
 
 async def test_a_servicer_that_sends_after_the_status_hears_of_its_own_mistake():

@@ -21,7 +21,6 @@ import anyio
 from anyio.lowlevel import checkpoint
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
-from grpclib.metadata import encode_metadata
 from grpclib.stream import StreamIterator
 from multidict import MultiDict
 
@@ -42,6 +41,7 @@ from connectrio.rpc._grpc import (
     Metadata,
     compress,
     decompress,
+    encode_metadata,
     encode_timeout,
     frame_message,
     read_message,
@@ -89,6 +89,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._send_type = send_type
         self._recv_type = recv_type
         self._metadata: Any = metadata
+        self._metadata_headers: Headers = ()
         self._outcome = Outcome(deadline)
         self._attempts = Attempts(context, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
         self._reader = MessageReader(context.options.max_receive_message_size)
@@ -102,6 +103,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
 
         :param end: no message will be sent; only for calls that stream their requests
         :raises GRPCError: UNAVAILABLE when no server can be reached
+        :raises ValueError: the metadata cannot be sent
         """
         if self._attempts.is_open:
             raise ProtocolError("the request was sent already")
@@ -113,6 +115,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             deadline=self._outcome.deadline,
             content_type=self.context.content_type,
         )
+        self._metadata_headers = encode_metadata(self._metadata)
         with self._within_deadline():
             await self._attempts.open()
         if end:
@@ -132,7 +135,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if self.context.options.compression != IDENTITY:
             headers.append(("grpc-encoding", self.context.options.compression))
         headers.append(("grpc-accept-encoding", ACCEPT_ENCODING))
-        return [*headers, *encode_metadata(self._metadata)]
+        return [*headers, *self._metadata_headers]
 
     async def send_message(self, message: _Send, *, end: bool = False) -> None:
         """Send a message; the request's headers first, if they are not sent yet.

@@ -22,6 +22,7 @@ from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 
 from connectrio.diagnostics import SafeLogger, text_of, type_name
+from connectrio.rpc._grpc import MetadataError
 from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
@@ -128,7 +129,7 @@ class ServerCall:
             if not isinstance(status, Status):
                 return self._result_of_error(error)
             return CallResult(status, None if error.message is None else text_of(error.message), error.details)
-        except HeadersTooLargeError as error:
+        except (MetadataError, HeadersTooLargeError) as error:
             fields = {"method": call.method, "error": error}
             log.error("the metadata of the servicer of %(method)s is refused: %(error)s", fields)  # noqa: TRY400 - enough
             return CallResult(Status.INTERNAL, str(error))

@@ -11,7 +11,7 @@ import anyio
 from anyio import to_thread
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError
-from grpclib.metadata import encode_bin_value, encode_metadata
+from grpclib.metadata import encode_bin_value
 from grpclib.stream import StreamIterator
 from h2.errors import ErrorCodes
 from multidict import MultiDict
@@ -23,6 +23,7 @@ from connectrio.rpc._grpc import (
     TooLargeError,
     compress,
     decompress,
+    encode_metadata,
     frame_message,
     read_message,
 )
