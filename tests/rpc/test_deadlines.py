@@ -11,15 +11,15 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
-from connectrio.rpc import Deadline, Server, current_call
+from connectrio.rpc import Deadline, Server, ServerOptions, current_call
 from connectrio.rpc._client.response_status import Outcome
 from connectrio.rpc.testing import memory_channel
 from rpc.kit.frames import Data, Headers, Reset
 from rpc.kit.playing import RESPONSE, channel_to, request_on
 from rpc.kit.raw import RawServer, raw_client
-from rpc.kit.script import SERVER_STREAMING, UNARY, Note, Script, ScriptStub
+from rpc.kit.script import CLIENT_STREAMING, SERVER_STREAMING, UNARY, Note, Script, ScriptStub
 from rpc.kit.serving import PATIENCE, eventually, in_both_ways, in_memory, leaving_nothing, timeouts
-from rpc.kit.virtual_time import in_virtual_time
+from rpc.kit.virtual_time import LONG, in_virtual_time
 
 
 async def expired(call) -> GRPCError:
@@ -184,6 +184,26 @@ async def test_the_server_ends_a_call_at_its_deadline_by_itself():
                 trailers = await client.trailers(stream_id)
                 assert trailers["grpc-status"] == str(Status.DEADLINE_EXCEEDED.value)
             await eventually(lambda: server.active_calls == 0)
+
+
+@in_virtual_time
+async def test_clients_that_reset_their_calls_at_the_deadline_are_no_attackers():
+    async def slow(stream):
+        await stream.recv_message()
+        await anyio.sleep_forever()
+
+    async with leaving_nothing(LONG):
+        server = Server([Script(slow)], options=ServerOptions(reset_budget=5))
+        async with raw_client(server) as client:
+            for stream_id in range(1, 101, 2):
+                await client.send(
+                    client.make.request(stream_id, UNARY, extra=[("grpc-timeout", "20m")]),
+                    client.make.message(stream_id, b"", end_stream=True),
+                )
+                await anyio.sleep(0.019)
+                await client.send(client.make.reset(stream_id, ErrorCodes.CANCEL))
+            await client.send(client.make.request(101, CLIENT_STREAMING, end_stream=True))
+            assert (await client.trailers(101))["grpc-status"] == "0"
 
 
 @in_virtual_time

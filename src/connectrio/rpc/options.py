@@ -82,12 +82,12 @@ class ServerOptions(ConnectionOptions):
     :ivar max_connections: connections at once, over all listeners; further ones are closed as soon as they are
         accepted. 1,000 leaves room below the 1,024 files that a process may have open by default. One address gets at
         most half of them, and the longest idle ones are told to go before others are closed
-    :ivar reset_budget: streams that a client may reset in their first second, or make us reset, before its connection
-        is ended with ENHANCE_YOUR_CALM. As many as it may have open, so that cancelling everything at once is always
-        allowed; what was used comes back within 30 seconds
+    :ivar reset_budget: streams that a client may reset in their first second and before their deadline, or make us
+        reset, before its connection is ended with ENHANCE_YOUR_CALM. As many as it may have open, so that cancelling
+        everything at once is always allowed; what was used comes back within 30 seconds
     :ivar control_budget: frames a second that carry no call (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE,
-        unknown frames, and all but data for streams that are over) before a connection is ended. Data that we send
-        raises it, because honest clients answer data with such frames
+        unknown frames, and all but data for streams that are over) before a connection is ended. Data and answers that
+        we send raise it, because honest clients answer data with such frames, and their resets cross our answers
     :ivar min_ping_interval: the least time between two PINGs of a client with calls (gRFC A8). Go's default is five
         minutes; the executor pings every 30 s and must always pass
     :ivar handshake_timeout: from accepting a connection to the client's first SETTINGS. Clients send them at once; 20

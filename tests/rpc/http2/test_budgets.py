@@ -172,6 +172,66 @@ def test_calls_that_took_long_may_be_cancelled_without_end():
     assert server.connection.state is ConnectionState.OPEN
 
 
+TIMEOUT = 0.02
+
+
+@pytest.mark.parametrize(
+    ("timeout", "waited", "is_free"),
+    [
+        (TIMEOUT, 0.02, True),
+        (TIMEOUT, 0.011, True),  # the client's clock began before ours
+        (TIMEOUT, 0.009, False),
+        (TIMEOUT, 0.0, False),
+        (0.3, 0.26, True),
+        (0.3, 0.24, False),
+        (1e-9, 0.004, False),  # else rapid resets were free for all who say that they have no time
+        (1e-9, 0.006, True),
+        (100.0, 0.99, False),
+        (100.0, 1.0, True),
+    ],
+)
+def test_calls_may_be_cancelled_at_their_deadline_without_end(timeout: float, waited: float, is_free: bool):
+    server = TimedCore(reset_budget=BUDGET)
+
+    for stream_id in range(1, 4 * BUDGET, 2):
+        stream = server.request(stream_id)
+        stream.deadline = server.clock.now + timeout
+        server.clock.now += waited
+        server.receive(server.peer.reset(stream_id))
+        stream.release()
+        if server.connection.state is ConnectionState.CLOSED:
+            break
+
+    assert server.was_told_to_be_calm is not is_free
+
+
+def test_a_call_that_comes_with_its_reset_was_not_waited_for():
+    """However long it takes to read them."""
+    server = TimedCore(reset_budget=BUDGET)
+    streams = range(1, 4 * BUDGET, 2)
+    make = server.peer
+
+    server.connection.feed(b"".join(make.request(stream_id) + make.reset(stream_id) for stream_id in streams))
+    while server.connection.process(max_frames=1):
+        for event in server.connection.take_events():
+            event.stream.deadline = event.stream.opened_at + TIMEOUT
+        server.clock.now += TIMEOUT
+
+    assert server.was_told_to_be_calm
+
+
+def test_an_answer_earns_the_reset_that_crosses_it():
+    """As when both sides see the same deadline pass."""
+    server = TimedCore(control_budget=BUDGET)
+    for stream_id in range(1, 2 * MANY, 2):
+        answered(server, stream_id)
+        server.receive(server.peer.reset(stream_id))
+    assert server.connection.state is ConnectionState.OPEN
+
+    server.receive(server.peer.reset(1) * 3 * BUDGET)
+    assert server.was_told_to_be_calm
+
+
 def test_resets_that_we_are_made_to_send_count_at_any_age():
     server = TimedCore(reset_budget=BUDGET)
     streams = range(1, 1 + 4 * BUDGET, 2)

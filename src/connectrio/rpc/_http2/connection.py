@@ -89,6 +89,7 @@ class Connection:
     :ivar writing_since: when the unfinished write began; None if there is none
     :ivar pieces_sent: how many header blocks and pieces of data were sent
     :ivar data_frames_sent: how many DATA frames were sent, without those that are small because of the peer's window
+    :ivar streams_ended: how many streams we have ended by headers, as a server ends each call that it answers
     :ivar header_list_limit: bytes, as RFC 9113 §6.5.2 counts them; the largest header list that the peer accepts
     :ivar received: woken when bytes come
     :ivar output_ready: woken when there is something for the writer
@@ -116,6 +117,7 @@ class Connection:
         self.writing_since: float | None = None
         self.pieces_sent = 0
         self.data_frames_sent = 0
+        self.streams_ended = 0
         self.header_list_limit = math.inf
         self.streams: dict[int, Stream] = {}
         self.received = Wakeup()
@@ -253,6 +255,7 @@ class Connection:
         self.h2.put_headers(stream.id, headers, end_stream=end_stream)
         self.pieces_sent += 1
         if end_stream:
+            self.streams_ended += 1
             stream.local_ended()
         self.output_ready.wake()
 

@@ -33,13 +33,18 @@ from connectrio.rpc.options import ServerOptions
 _DRAIN_PING = b"drain..."
 
 # frames that a client may send for each DATA frame it was sent: a WINDOW_UPDATE for the stream and for the connection.
+# For each call that was answered it may send one: a reset that has crossed the answer.
 # Small frames that the client's window caused earn nothing: to open it by a byte at a time is an attack of its own
 # (CVE-2019-9511)
 _EARNED = 2
 
-# seconds. Resetting a call at least this old costs nothing: MAX_CONCURRENT_STREAMS bounds such calls, and deadlines
-# reset them
+# seconds. Resetting a call at least this old costs nothing: MAX_CONCURRENT_STREAMS bounds such calls
 _RAPID = 1.0
+# seconds. Nor does resetting a call when its deadline passes, which the client's clock may say a little earlier than
+# ours: its call was on the way before it came here. Of a short deadline, half must have passed
+_DEADLINE_TOLERANCE = 0.05
+# seconds; a call must be at least this old, or a deadline of a nanosecond would make all resets free
+_LEAST_PATIENCE = 0.005
 # ended calls that may still be cleaning up, besides the running ones; MAX_CONCURRENT_STREAMS if that is more. A client
 # that keeps to its limit never waits for our cleaning up
 _WINDING_UP = 100
@@ -174,16 +179,25 @@ class ServerConnection(Connection):
         if cost is Cost.RESET:
             if isinstance(event, StreamReset) and event.remote_reset:
                 stream = self.streams.get(event.stream_id)
-                if stream is not None and now - stream.opened_at >= _RAPID:
+                if stream is not None and self._is_patient_reset(stream):
                     return
             if not self._resets.take(now):
                 self._calm("too many streams were reset")
-        elif not self._control_frames.take(now, earned=_EARNED * self.data_frames_sent):
+        elif not self._control_frames.take(now, earned=_EARNED * self.data_frames_sent + self.streams_ended):
             self._calm("too many frames that carry no call")
         elif cost is Cost.PING and not self._ping_policy.is_allowed(
             now, has_calls=bool(self.streams), pieces_sent=self.pieces_sent
         ):
             self._calm("too_many_pings")  # the words that clients look for (gRFC A8)
+
+    def _is_patient_reset(self, stream: Stream) -> bool:
+        """Return whether a client has waited before it resets `stream` now: to its deadline, or long enough.
+
+        Times are those of the reads: calls that come together with their resets have waited for nothing.
+        """
+        timeout = stream.deadline - stream.opened_at
+        patience = max(timeout - _DEADLINE_TOLERANCE, timeout / 2, _LEAST_PATIENCE)
+        return self.heard_at - stream.opened_at >= min(patience, _RAPID)
 
     def _calm(self, reason: str) -> None:
         """End the connection of a client that asks for too much."""

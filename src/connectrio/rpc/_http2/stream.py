@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class Stream:
     :ivar trailers: the peer's last header block, for a response that was not trailers-only
     :ivar is_trailers_only: the response is only its headers, which ended the stream
     :ivar opened_at: when the peer opened it, on a server; on the connection's clock
+    :ivar deadline: when the peer stops waiting for the answer, on a server; on the same clock
     :ivar is_complete: END_STREAM has arrived: nothing the peer had to say is missing, however the stream ended
     :ivar termination: set once the stream has been cut short
     :ivar readable: woken when something arrives or the stream ends
@@ -114,6 +116,7 @@ class Stream:
     __slots__ = (
         "_chunks",
         "_owner",
+        "deadline",
         "headers",
         "id",
         "is_complete",
@@ -132,6 +135,7 @@ class Stream:
         self.headers: Headers | None = None
         self.trailers: Headers | None = None
         self.opened_at = 0.0
+        self.deadline = math.inf
         self.is_complete = False
         self.is_trailers_only = False
         self.termination: Termination | None = None

@@ -151,6 +151,8 @@ class ServedConnection:
             stream.reset(ErrorCodes.NO_ERROR)
             stream.release()
             return
+        if call.deadline is not None:
+            stream.deadline = call.deadline.at
         self._calls[stream] = ServerCall(stream, handler, call, self._context)
         self._admitted.append(stream)
 
