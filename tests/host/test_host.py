@@ -109,6 +109,18 @@ async def test_the_states_of_a_host():
     assert host.state is HostState.STOPPED
 
 
+async def test_it_counts_why_connections_ended():
+    host = make_host(connector())
+    async with serving(host) as addresses:
+        await status_of(addresses)
+        async with Channel(addresses.target) as channel:
+            await HealthStub(channel).check(HealthCheckRequest())
+            await host.shutdown()
+    value = host.collectors.get_sample_value
+    assert value("connectrio_connections_closed_total", {"reason": "closed_by_peer"}) == 1
+    assert value("connectrio_connections_closed_total", {"reason": "drained"}) == 1
+
+
 async def test_shutdown_returns_when_all_has_ended():
     held = Held()
     host = make_host(held.connector())

@@ -233,10 +233,11 @@ class Host:
             AgentMetadataService(self.registry),
             self.health,
         )
+        make = partial(Server, options=self.settings, on_connection_end=self.metrics.connection_ended)
         if not self.settings.reflection:
-            return Server(servicers, options=self.settings)
+            return make(servicers)
         self._reflection = Reflection(service_names(servicers), bundled_descriptors)
-        return Server((*servicers, self._reflection), options=self.settings)
+        return make((*servicers, self._reflection))
 
     async def _drain(self, server: Server, connectors: AsyncConnectorService) -> None:
         log.info("draining", calls=server.active_calls, grace_seconds=self._grace)

@@ -114,9 +114,23 @@ class Metrics:
             "event_loop_blocked_seconds", "How long methods have blocked the event loop", "operation"
         )
 
+        self._connections_closed = Counter(
+            "connectrio_connections_closed_total",
+            "gRPC connections that have ended, by why",
+            ["reason"],
+            registry=self.registry,
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         """Return a counter of ours, with `labels` after the label `task_type`."""
         return Counter(f"connectrio_{name}_total", text, ["task_type", *labels], registry=self.registry)
+
+    def connection_ended(self, reason: str) -> None:
+        """Count a connection that has ended.
+
+        :param reason: one of the words of `connectrio.rpc.Server`
+        """
+        self._connections_closed.labels(reason).inc()
 
     def job_created(self, task_type: str, origin: str) -> None:
         """Count a CreateTask that was given a job.

@@ -34,11 +34,13 @@ class Served:
     """A server that listens on a free port of the loopback interface.
 
     :ivar log: what it has logged so far
+    :ivar ends: why connections have ended so far
     """
 
     server: Server
     port: int
     log: list[Any] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
 
     @property
     def target(self) -> str:
@@ -62,14 +64,15 @@ async def serving(
     options: ServerOptions | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a script with TLS, or without, and on further listeners."""
-    server = Server([script or Script()], options=options)
+    ends: list[str] = []
+    server = Server([script or Script()], options=options, on_connection_end=ends.append)
     listener: Listener[Any] = await anyio.create_tcp_listener(local_host="127.0.0.1")
     if tls is not None:
         listener = tls.listen(listener)
     with captured_logs() as log, anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             addresses = await tasks.start(server.serve, [listener, *more])
-            yield Served(server, addresses[0][1], log)
+            yield Served(server, addresses[0][1], log, ends)
             tasks.cancel_scope.cancel()
     assert not [entry for entry in log if entry["log_level"] == "error"], log
 

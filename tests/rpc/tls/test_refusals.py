@@ -102,6 +102,7 @@ async def test_a_client_that_does_not_speak_tls(pki: Pki, said: bytes):
             await transport.send(said)
             assert await ended(transport)
         assert await served.refusal()
+        assert served.ends == ["tls_failed"]
         assert await answers(served.target, ChannelTLS(pki.ca))
 
 

@@ -14,7 +14,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RequestReceived, ResponseReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes
 
-from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
+from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState, EndCause
 from connectrio.rpc._http2.drainable import OversizedRequest
 from connectrio.rpc._http2.stream import Headers, Stream, Termination, TerminationCause
 from connectrio.rpc._http2.wakeup import Wakeup
@@ -81,9 +81,9 @@ class ClientConnection(Connection):
         if self.state is ConnectionState.OPEN:
             self._enter(ConnectionState.GOING_AWAY)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, cause: EndCause = EndCause.LOST) -> None:
         """End a connection that cannot go on, as `Connection.fail`; the reason names the server's goodbye."""
-        super().fail(f"{reason}; before that it said {self.goodbye}" if self.goodbye else reason)
+        super().fail(f"{reason}; before that it said {self.goodbye}" if self.goodbye else reason, cause)
 
     def forget(self, stream: Stream, unread: int) -> None:
         """Credit the `unread` bytes of `stream`, and remove it."""
@@ -105,7 +105,8 @@ class ClientConnection(Connection):
     def _request_received(self, event: RequestReceived | OversizedRequest) -> None:
         """End the connection: a server opens no streams (RFC 9113 §8.4), and h2 would keep what it opens for ever."""
         self.h2.send_goaway(ErrorCodes.PROTOCOL_ERROR, 0)
-        self.fail(f"the peer broke the protocol: a server cannot open a stream, and this one opened {event.stream_id}")
+        reason = f"the peer broke the protocol: a server cannot open a stream, and this one opened {event.stream_id}"
+        self.fail(reason, EndCause.PROTOCOL_ERROR)
 
     def _close_early(self, event: StreamEnded) -> None:
         """Reset a stream that the server has ended and we have not: "Early Server Closure" in gRPC over HTTP2."""

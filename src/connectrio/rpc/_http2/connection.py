@@ -40,6 +40,7 @@ from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 
 LAST_POSSIBLE_STREAM = 2**31 - 1
 
+_TLS_RECORD = b"\x16\x03"  # RFC 8446 §5.1: what a TLS client sends first
 _KEEPALIVE_PING = b"keepaliv"
 # bytes; a client that accepts less is sent so much all the same, because it could be told nothing at all
 _LEAST_ANSWER = 1024
@@ -71,6 +72,30 @@ class ConnectionState(enum.Enum):
     CLOSED = enum.auto()  # nothing more is read; what is in the output is sent
 
 
+class EndCause(enum.Enum):
+    """Why a connection ended. The values are the words of the host's metrics.
+
+    Only the last three are the peer's fault.
+    """
+
+    CLOSED_BY_PEER = "closed_by_peer"
+    LOST = "lost"  # reading or writing failed
+    DRAINED = "drained"
+    STOPPED = "stopped"  # at once, from our side
+    TIMEOUT = "timeout"  # the peer was too slow, or silent
+    PROTOCOL_ERROR = "protocol_error"
+    ABUSE = "abuse"  # a budget was used up
+
+    @property
+    def is_violation(self) -> bool:
+        """Whether the peer did what it may not do."""
+        return self in (EndCause.TIMEOUT, EndCause.PROTOCOL_ERROR, EndCause.ABUSE)
+
+
+# how a connection ends that had no more to do than to drain
+_ORDINARY = (EndCause.CLOSED_BY_PEER, EndCause.LOST, EndCause.STOPPED)
+
+
 class HeadersTooLargeError(ValueError):
     """The headers to be sent are larger than the peer accepts (SETTINGS_MAX_HEADER_LIST_SIZE); nothing was sent."""
 
@@ -81,6 +106,7 @@ class Connection:
     :param clock: seconds; the event loop's, where there is one
     :ivar streams: the streams that are not released yet, by id
     :ivar end_reason: why the state is CLOSED, for people
+    :ivar end_cause: the same in one of a few words; None before
     :ivar settings_received: the peer's settings are known, so that its part of the handshake is done
     :ivar heard_at: when the last bytes came
     :ivar reads: how many times bytes came
@@ -109,6 +135,7 @@ class Connection:
         self.options = options
         self.state = ConnectionState.OPEN
         self.end_reason = ""
+        self.end_cause: EndCause | None = None
         self.settings_received = False
         self.heard_at = clock()
         self.reads = 0
@@ -156,7 +183,8 @@ class Connection:
         try:
             self.h2.feed(data)
         except ProtocolError as error:
-            self.fail(f"not HTTP/2: {error}")
+            hint = "; the client speaks TLS, which this port does not" if data[:2] == _TLS_RECORD else ""
+            self.fail(f"not HTTP/2: {error}{hint}", EndCause.PROTOCOL_ERROR)
 
     def process(self, max_frames: int) -> bool:
         """Act on up to `max_frames` whole frames of what was fed.
@@ -170,7 +198,7 @@ class Connection:
             try:
                 events = h2.next_events()
             except ProtocolError as error:
-                self.fail(f"the peer broke the protocol: {error}")
+                self.fail(f"the peer broke the protocol: {error}", EndCause.PROTOCOL_ERROR)
                 return False
             if events is None:
                 break
@@ -187,8 +215,8 @@ class Connection:
             self.output_ready.wake()
         return False
 
-    def fail(self, reason: str) -> None:
-        """End a connection that cannot go on: terminate its streams.
+    def fail(self, reason: str, cause: EndCause = EndCause.LOST) -> None:
+        """End a connection that cannot go on: terminate its streams. Only the first reason counts.
 
         What is in the output is still sent, unless a client's requests are in it. Then all of it is discarded, and the
         streams of these requests are terminated as NEVER_SENT.
@@ -196,20 +224,22 @@ class Connection:
         if self.state is ConnectionState.CLOSED:
             return
         self.end_reason = reason
+        is_draining = self.state is not ConnectionState.OPEN
+        self.end_cause = EndCause.DRAINED if is_draining and cause in _ORDINARY else cause
         self._enter(ConnectionState.CLOSED)
         if self._unwritten:
             self.h2.clear_outbound_data_buffer()
         for stream in list(self.streams.values()):
             never_sent = stream in self._unwritten
-            cause = TerminationCause.NEVER_SENT if never_sent else TerminationCause.CONNECTION_LOST
-            self._terminate(stream, Termination(cause, detail=reason))
+            how = TerminationCause.NEVER_SENT if never_sent else TerminationCause.CONNECTION_LOST
+            self._terminate(stream, Termination(how, detail=reason))
         self.output_ready.wake()
         self.output_taken.wake()
 
     def finish(self) -> None:
         """End a connection that has done its work: the output that is there is sent, and nothing more is read."""
         self._unwritten.clear()
-        self.fail("the connection was closed")
+        self.fail("the connection was closed", EndCause.STOPPED)
 
     def ping(self) -> None:
         """Ask the peer for a sign of life; any byte that comes is one."""

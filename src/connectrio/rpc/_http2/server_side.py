@@ -25,7 +25,7 @@ from h2.events import (
 from h2.settings import SettingCodes
 
 from connectrio.rpc._http2.budgets import PingPolicy, TokenBucket
-from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState
+from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState, EndCause
 from connectrio.rpc._http2.drainable import FrameWithoutEffect, MalformedMessage, OversizedRequest
 from connectrio.rpc._http2.stream import Stream, Termination
 from connectrio.rpc.options import ServerOptions
@@ -202,4 +202,4 @@ class ServerConnection(Connection):
     def _calm(self, reason: str) -> None:
         """End the connection of a client that asks for too much."""
         self.h2.send_goaway(ErrorCodes.ENHANCE_YOUR_CALM, self.h2.highest_inbound_stream_id, reason.encode())
-        self.fail(reason)
+        self.fail(reason, EndCause.ABUSE)

@@ -14,7 +14,7 @@ from anyio.abc import AnyByteStream, ByteStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteStream
 
-from connectrio.rpc._http2.connection import Connection, ConnectionState
+from connectrio.rpc._http2.connection import Connection, ConnectionState, EndCause
 from connectrio.rpc.sockets import prepare
 
 _READ_SIZE = 64 * 1024
@@ -55,7 +55,7 @@ async def run(
                 await _read_to_the_end(byte_stream)
             io.cancel_scope.cancel()
     finally:
-        connection.fail("the connection was ended")
+        connection.fail("the connection was ended", EndCause.STOPPED)
         await anyio.aclose_forcefully(transport)
 
 
@@ -89,7 +89,7 @@ async def receive(connection: Connection, transport: ByteStream) -> None:
     try:
         data = await transport.receive(_READ_SIZE)
     except anyio.EndOfStream:
-        connection.fail("the peer closed the connection")
+        connection.fail("the peer closed the connection", EndCause.CLOSED_BY_PEER)
     except LOST as error:
         connection.fail(f"reading failed: {error.__cause__ or error!r}")
     else:

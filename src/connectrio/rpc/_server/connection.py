@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -16,7 +17,8 @@ from anyio.abc import AnyByteStream, ByteStream
 from anyio.lowlevel import checkpoint
 from h2.errors import ErrorCodes
 
-from connectrio.rpc._http2.connection import ConnectionState
+from connectrio.diagnostics import SafeLogger
+from connectrio.rpc._http2.connection import ConnectionState, EndCause
 from connectrio.rpc._http2.lifetime import Due, Failure, Lifetime
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
 from connectrio.rpc._http2.stream import Stream
@@ -27,20 +29,24 @@ from connectrio.rpc._server.requests import CallContext, RefusedRequestError, ch
 from connectrio.rpc._server.stream import CallState
 from connectrio.rpc.tls import secure
 
+log = SafeLogger("connectrio.rpc")
+
 
 class ServedConnection:
     """Serves one client over `transport`.
 
+    :param on_end: told why the connection ended, when it is over: in one of the words of `EndCause`, or "tls_failed"
     :ivar core: the connection without its I/O
     :ivar ended: set when the connection is over and its last call has ended
     """
 
-    def __init__(self, transport: AnyByteStream, context: CallContext) -> None:
+    def __init__(self, transport: AnyByteStream, context: CallContext, on_end: Callable[[str], None]) -> None:
         self.core = ServerConnection(context.options, clock=anyio.current_time)
         self.ended = anyio.Event()
         self._lifetime = Lifetime(self.core)
         self._transport = transport
         self._context = context
+        self._on_end = on_end
         self._handshake_scope = anyio.CancelScope()
         self._calls: dict[Stream, ServerCall] = {}
         self._admitted: list[Stream] = []
@@ -53,9 +59,21 @@ class ServedConnection:
             with self._handshake_scope:
                 secured = await secure(self._transport)
             if secured:
-                await self._serve()
+                try:
+                    await self._serve()
+                finally:
+                    self._tell_why()
+            else:
+                self._on_end("tls_failed")  # `secure` has logged it
         finally:
             self.ended.set()
+
+    def _tell_why(self) -> None:
+        cause = self.core.end_cause or EndCause.STOPPED
+        write = log.info if cause.is_violation else log.debug
+        fields = {"peer": self._context.peer_name, "cause": cause.value, "reason": self.core.end_reason}
+        write("the connection of %(peer)s has ended (%(cause)s): %(reason)s", fields)
+        self._on_end(cause.value)
 
     async def _serve(self) -> None:
         async with (
@@ -116,7 +134,7 @@ class ServedConnection:
             await anyio.sleep(max(0.0, min(lifetime.due() - now, lifetime.interval)))
             match lifetime.tick(anyio.current_time()):
                 case Failure(reason):
-                    core.fail(reason)
+                    core.fail(reason, EndCause.TIMEOUT)
                     self._handle_events()
                 case Due.PING:
                     core.ping()

@@ -48,6 +48,8 @@ class Server:
         several, each is for the requests whose content type names its `__content_subtype__`. A content type without a
         subtype means "proto"; requests that no codec is for are refused (HTTP status 415)
     :param status_details_codec: how `GRPCError.details` are encoded, see `StatusDetailsCodec`; None leaves them out
+    :param on_connection_end: called for each connection that has ended, with the reason in one word: "closed_by_peer",
+        "lost", "drained", "stopped", "timeout", "protocol_error", "abuse" or "tls_failed"
     :raises ValueError: two codecs are for the same content subtype
     """
 
@@ -58,6 +60,7 @@ class Server:
         options: ServerOptions | None = None,
         codec: CodecBase | Iterable[CodecBase] | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
+        on_connection_end: Callable[[str], None] = lambda _: None,
     ) -> None:
         _adopt_servicers()
         self._handlers: dict[str, Handler] = {}
@@ -66,6 +69,7 @@ class Server:
         self._options = options or ServerOptions()
         self._codecs = _by_content_type(codec or MessageCodec())
         self._status_details_codec = status_details_codec
+        self._on_connection_end = on_connection_end
         self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
@@ -131,7 +135,7 @@ class Server:
                 decode_limiter=self._decode_limiter,
                 memory=self._memory,
             )
-            connection = ServedConnection(transport, context)
+            connection = ServedConnection(transport, context, self._on_connection_end)
             self._connections.add(connection, address)
             if self._draining:
                 connection.core.drain()
