@@ -153,7 +153,7 @@ def details_from_trailers(
     trailers: Headers, status: Status, message: str | None, codec: StatusDetailsCodecBase | None
 ) -> Any:
     """Return the details of the status that ends a call; None if the server sent none that can be decoded."""
-    encoded = dict(trailers).get("grpc-status-details-bin")
+    encoded = None if codec is None else dict(trailers).get("grpc-status-details-bin")
     if encoded is None or codec is None:
         return None
     try:
