@@ -180,6 +180,13 @@ def test_a_changed_time_is_written_as_it_is_now():
     assert encode(message) == delimited(1, stamp(2)) + delimited(6, stamp()) + delimited(6, stamp(3))
 
 
+def test_what_a_time_has_that_we_do_not_know_is_kept():
+    data = delimited(1, stamp(5) + number(9, 1)) + delimited(7, span(5) + number(9, 1))
+    message = decode(data, Times)
+    assert message.at == EPOCH + timedelta(seconds=5)
+    assert encode(message) == data
+
+
 def test_messages_are_taken_in_place_of_pythons_values():
     assert encode(Times(at=Timestamp(seconds=LARGE))) == delimited(1, stamp(LARGE))
 

@@ -83,7 +83,7 @@ def as_received(owner: Message, value: Any) -> Any:
     """Return the message that `value`, which `owner` holds, was made of, if it was kept; or `value`."""
     kept = owner.__dict__.get(_KEPT)
     found = kept.get(id(value)) if kept else None
-    return found[1] if found is not None and found[0] is value else value
+    return value if found is None else found[1]
 
 
 def _kept(owner: Message) -> dict[int | str, tuple[Any, Message]]:
