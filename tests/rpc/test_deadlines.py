@@ -333,7 +333,8 @@ async def test_who_sleeps_until_a_deadline_finds_it_passed():
         deadline = Deadline.from_timeout(timeout)
         await anyio.sleep_until(deadline.at)
         assert deadline.has_passed
-        assert Outcome(deadline).settle(Status.CANCELLED, None).status is Status.DEADLINE_EXCEEDED
+        error = Outcome(deadline).settle(Status.CANCELLED, None, ["details of CANCELLED"])
+        assert (error.status, error.details) == (Status.DEADLINE_EXCEEDED, None)
 
     async with anyio.create_task_group() as tasks:
         for timeout in TIMEOUTS:
