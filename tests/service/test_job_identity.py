@@ -8,6 +8,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
+import pytest
 from betterproto2 import Message
 from flyteidl2.connector import connector_pb2 as pb
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, TaskExecutionMetadata
 from connectrio.idl.flyteidl2.core import (
     Identifier,
+    Literal,
+    LiteralCollection,
     LiteralType,
     NodeExecutionIdentifier,
+    Primitive,
+    Scalar,
     SimpleType,
     TaskExecutionIdentifier,
     TaskTemplate,
@@ -26,6 +31,8 @@ from connectrio.idl.flyteidl2.core import (
     VariableMap,
     WorkflowExecutionIdentifier,
 )
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
+from connectrio.service import job_identity
 from connectrio.service.job_identity import identify
 from idl.messages import messages, mirror
 
@@ -96,3 +103,33 @@ def test_a_key_is_the_same_in_each_release():
     found = identify(named(CreateTaskRequest(template=template, output_prefix="s3://bucket/prefix"), attempt=1))
     assert found is not None
     assert found.key == "cr-852385c3a21fd62ae313a9558fd7b13a661a7cfe"
+
+
+def nested(text: str, levels: int) -> CreateTaskRequest:
+    value = Literal(scalar=Scalar(primitive=Primitive(string_value=text)))
+    for level in range(levels):
+        other = Literal(scalar=Scalar(primitive=Primitive(integer=level)))
+        value = Literal(collection=LiteralCollection(literals=[value, other]))
+    return named(CreateTaskRequest(inputs=Inputs(literals=[NamedLiteral(name="x", value=value)])))
+
+
+@pytest.mark.parametrize("size", [0, 200, 900, 1100, 5000])
+def test_keys_of_large_requests_are_made_by_the_rule(size):
+    request = nested("\0 0 \0'\"é☃" * (size // 10), 30)
+    task = digest((as_tuples(TASK), as_tuples(NODE)), as_tuples(TaskTemplate()), as_tuples(request.inputs))
+    found = identify(request)
+    assert found is not None
+    assert found.task == task
+
+
+def test_a_large_value_is_not_copied_at_each_level(monkeypatch):
+    """A few megabytes, sixty levels deep, took more than a second of the event loop."""
+    hashed = []
+
+    def record(text: str, held: list[str]) -> str:
+        hashed.extend([text, *held])
+        return "digest"
+
+    monkeypatch.setattr(job_identity, "_digest", record)
+    identify(nested("x" * 100_000, 60))
+    assert sum(map(len, hashed)) < 2 * 100_000

@@ -53,64 +53,92 @@ def identify(request: CreateTaskRequest) -> JobIdentity | None:
         return None
     template = TaskTemplate() if request.template is None else request.template
     outputs = template.interface.outputs if template.interface is not None else None
-    task = _digest(
-        f"({_canonical(name.task_id)}, {_canonical(node)})", _canonical(template), _canonical(request.inputs)
-    )
+    held: list[str] = []
+    of_node = f"({_canonical(name.task_id, held)}, {_canonical(node, held)})"
+    task = _digest(f"({of_node}, {_canonical(template, held)}, {_canonical(request.inputs, held)})", held)
+    key = _digest(f"({task!r}, {name.retry_attempt!r}, {request.output_prefix!r})", [])
     return JobIdentity(
-        key=f"cr-{_digest(repr(task), repr(name.retry_attempt), repr(request.output_prefix))[:_KEY_DIGITS]}",
+        key=f"cr-{key[:_KEY_DIGITS]}",
         task=task,
         attempt=name.retry_attempt,
         declares_outputs=outputs is not None and bool(outputs.variables),
     )
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(f"({', '.join(parts)})".encode("utf-8", "backslashreplace")).hexdigest()
-
-
 # What is hashed is the `repr` of tuples. It is written without making them, which is quicker; and without a call for
-# each message and value, for a request has hundreds of them.
+# each message and value, for a request has hundreds of them. A long text is not copied into the one around it, and that
+# into the next: it is held, and a mark with its number stands for it. No `repr` has the character of the mark.
+
+_MARK = "\0"
+_LONGEST = 1024
 
 
-def _canonical(value: Any) -> str:
+def _digest(text: str, held: list[str]) -> str:
+    """Return the hash of `text`, with what is held in place of the marks."""
+    digest = hashlib.sha256()
+    waiting = [text]
+    while waiting:
+        pieces = waiting.pop().split(_MARK)
+        if len(pieces) == 1:
+            digest.update(pieces[0].encode("utf-8", "backslashreplace"))
+            continue
+        pieces[1::2] = list(map(held.__getitem__, map(int, pieces[1::2])))  # every second one is the number of a text
+        waiting += reversed(pieces)
+    return digest.hexdigest()
+
+
+def _canonical(value: Any, held: list[str]) -> str:
     """Return a text that is the same for equal messages: each as its name and its fields, with maps in key order."""
-    return _writer(type(value))(value)  # type: ignore[arg-type]  # mypy: classes are hashable
+    return _writer(type(value))(value, held)  # type: ignore[arg-type]  # mypy: classes are hashable
 
 
 @cache
-def _writer(cls: type) -> Callable[[Any], str]:
+def _writer(cls: type) -> Callable[[Any, list[str]], str]:
     if issubclass(cls, Message):
         return _message_writer(cls)
     if issubclass(cls, list):
         return _write_list
     if issubclass(cls, dict):
         return _write_dict
-    return int.__repr__ if issubclass(cls, IntEnum) else repr
+    return _write_integer if issubclass(cls, IntEnum) else _write_scalar
 
 
-def _message_writer(cls: type[Message]) -> Callable[[Any], str]:
+def _write_integer(value: int, held: list[str]) -> str:  # noqa: ARG001 - the signature of all writers
+    return int.__repr__(value)
+
+
+def _write_scalar(value: Any, held: list[str]) -> str:  # noqa: ARG001 - as above
+    return repr(value)
+
+
+def _message_writer(cls: type[Message]) -> Callable[[Any, list[str]], str]:
     """Return what writes a message and its fields that are set, as on the wire: a field that a later release adds
     changes nothing.
 
     It is straight-line Python, as decoders are: a request has a hundred messages, most fields of which are not set.
     """
     known: dict[str, Any] = {"writer": _writer, "write_list": _write_list, "write_dict": _write_dict}
-    lines = ["def write(message):", "    found = []"]
+    known |= {"mark": _MARK, "scalars": _SCALARS}
+    lines = ["def write(message, held):", "    found = []"]
     for name, default in _defaults(cls):
         is_set = "value is not None" if default is None else "value"  # what is false equals the default
-        text = _TEXTS.get(type(default), "{writer(type(value))(value)}")
+        text = "{int(value)!r}" if isinstance(default, IntEnum) else _TEXTS.get(type(default), _ANY)
         lines += [f"    value = message.{name}", f"    if {is_set}:"]
         lines += [f"        found.append(f\"('{name}', {text})\")"]
     lines += ["    comma = ',' if len(found) == 1 else ''"]
-    lines += [f"    return f\"('{cls.__name__}', ({{', '.join(found)}}{{comma}}))\""]
+    lines += [f"    text = f\"('{cls.__name__}', ({{', '.join(found)}}{{comma}}))\""]
+    lines += [f"    if len(text) <= {_LONGEST}:", "        return text"]
+    lines += ["    held.append(text)", "    return f'{mark}{len(held) - 1}{mark}'"]
     exec(compile("\n".join(lines), f"<writer of {cls.__name__}>", "exec"), known)  # noqa: S102 - the lines above
-    write: Callable[[Any], str] = known["write"]
+    write: Callable[[Any, list[str]], str] = known["write"]
     return write
 
 
 # how fields with a default of these classes are written
-_TEXTS: dict[type, str] = dict.fromkeys((str, bytes, bool, int, float), "{value!r}")
-_TEXTS |= {list: "{write_list(value)}", dict: "{write_dict(value)}"}
+_SCALARS = frozenset({str, bytes, bool, int, float})
+_TEXTS: dict[type, str] = dict.fromkeys(_SCALARS, "{value!r}")
+_TEXTS |= {list: "{write_list(value, held)}", dict: "{write_dict(value, held)}"}
+_ANY = "{repr(value) if type(value) in scalars else writer(type(value))(value, held)}"
 
 
 def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
@@ -120,22 +148,26 @@ def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
     return [(name, getattr(empty, name)) for name in names if not name.startswith("_")]
 
 
-def _write_dict(entries: dict[Any, Any]) -> str:
-    return _tuple([f"({key!r}, {_canonical(entries[key])})" for key in sorted(entries)])
+def _write_dict(entries: dict[Any, Any], held: list[str]) -> str:
+    return _tuple([f"({key!r}, {_canonical(entries[key], held)})" for key in sorted(entries)], held)
 
 
-def _write_list(items: list[Any]) -> str:
+def _write_list(items: list[Any], held: list[str]) -> str:
     """Flyte 2 writes maps as lists of entries, which have a `key` or a `name`; their order means nothing."""
     keys = set(map(_entry_key, map(type, items)))
     key = keys.pop() if len(keys) == 1 else None
     if key is not None:
         items = sorted(items, key=key)
-    return _tuple([_writer(type(item))(item) for item in items])  # type: ignore[arg-type]  # as above
+    return _tuple([_writer(type(item))(item, held) for item in items], held)  # type: ignore[arg-type]  # as above
 
 
-def _tuple(items: list[str]) -> str:
+def _tuple(items: list[str], held: list[str]) -> str:
     """Return the `repr` of a tuple whose items have these."""
-    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    text = f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    if len(text) <= _LONGEST:
+        return text
+    held.append(text)
+    return f"{_MARK}{len(held) - 1}{_MARK}"
 
 
 @cache
