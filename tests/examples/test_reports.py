@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from anyio import Event, sleep_forever
 
+from connectrio import HostSettings
 from connectrio.testing import GRPCError, Status, Task, hosting
 from examples.reports import DesktopVendor, Reports, desktop
 
@@ -58,7 +59,8 @@ async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task):
 
 async def test_a_deadline_passes(task):
     vendor = SlowVendor()
-    async with hosting(Reports(lambda: nullcontext(vendor))) as host:
+    settings = HostSettings(poll_absorb=0)
+    async with hosting(Reports(lambda: nullcontext(vendor)), settings=settings) as host:
         job = await host.create(task)
         with pytest.raises(GRPCError) as caught:
             await host.attach(job.meta, timeout=0.2).get()

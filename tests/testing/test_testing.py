@@ -208,13 +208,17 @@ async def test_a_call_that_is_over_before_its_client_vanishes():
 
 
 @in_virtual_time
-async def test_a_deadline():
+@pytest.mark.parametrize("absorb", [600, 0])
+async def test_a_deadline(absorb):
     vendor = Vendor(hang=True)
-    async with hosting(vendor) as host:
+    async with hosting(vendor, settings=HostSettings(poll_absorb=absorb)) as host:
         job = host.attach(b'{"number": 1}', timeout=0.3)
-        with pytest.raises(GRPCError) as caught:
-            await job.get()
-        assert caught.value.status is Status.DEADLINE_EXCEEDED
+        if absorb:
+            assert (await job.get()).phase is Phase.RUNNING
+        else:
+            with pytest.raises(GRPCError) as caught:
+                await job.get()
+            assert caught.value.status is Status.DEADLINE_EXCEEDED
         await vendor.cancelled.wait()
 
 
