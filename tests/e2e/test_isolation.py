@@ -35,11 +35,16 @@ def test_other_calls_do_not_notice(host, client, meta, task_type):
     assert host.is_running
 
 
-def test_an_answer_of_50_mb(client):
-    others = [client.start("get", meta=order("sleep", 0.1)) for _ in range(5)]
-    large = client.start("get", meta=order("big", 50_000_000))
-    assert {call.result().resource.message for call in others} == {"{}"}
-    assert len(large.result().resource.message) == 50_000_000
+def test_an_answer_of_50_mb(start_host):
+    with start_host(max_response_size=64 * 2**20) as host, host.client() as client:
+        others = [client.start("get", meta=order("sleep", 0.1)) for _ in range(5)]
+        large = client.start("get", meta=order("big", 50_000_000))
+        assert {call.result().resource.message for call in others} == {"{}"}
+        assert len(large.result().resource.message) == 50_000_000
+
+
+def test_an_answer_that_is_larger_than_the_executor_takes(client):
+    assert len(client.call("get", meta=order("big", 50_000_000)).resource.message) < 4 * 2**20
 
 
 def test_busy_threads_hold_up_neither_health_nor_listings_nor_coroutines(host, client):
@@ -53,7 +58,7 @@ def test_busy_threads_hold_up_neither_health_nor_listings_nor_coroutines(host, c
 
 
 def test_threads_that_never_end(start_host):
-    with start_host(worker=2, grace=0.5) as host, host.client() as client:
+    with start_host(worker=2, grace=0.5, poll_absorb=0) as host, host.client() as client:
         stuck = client.start("get", task_type="plain", meta=order("gate", id="stuck"))
         host.wait_for("started", id="stuck")
         # the other thread is free for all other connectors

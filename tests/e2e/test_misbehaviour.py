@@ -48,13 +48,20 @@ def test_one_call_ends(host, client, task_type, operation, name):
     assert host.is_running
 
 
-def test_a_resource_meta_of_50_mb(client):
+def test_a_resource_meta_of_50_mb(start_host):
     """It reaches the client and returns, up to the receive limit."""
-    created = start(client, "create", "large", meta=order("big", 50_000_000)).result()
-    assert len(created.resource_meta) > 50_000_000
-    refused = client.start("get", meta=created.resource_meta).exception()
-    assert refused.code() is StatusCode.RESOURCE_EXHAUSTED
-    assert client.call("get").resource.message == "{}"
+    with start_host(max_response_size=64 * 2**20) as host, host.client() as client:
+        created = start(client, "create", "large", meta=order("big", 50_000_000)).result()
+        assert len(created.resource_meta) > 50_000_000
+        refused = client.start("get", meta=created.resource_meta).exception()
+        assert refused.code() is StatusCode.RESOURCE_EXHAUSTED
+        assert client.call("get").resource.message == "{}"
+
+
+def test_a_resource_meta_that_is_larger_than_the_executor_takes(client):
+    refused = start(client, "create", "large", meta=order("big", 50_000_000)).exception()
+    assert refused.code() is StatusCode.INTERNAL
+    assert "started a job that nobody can find again" in refused.details()
 
 
 def test_log_lines_of_50_mb(client):
