@@ -118,7 +118,7 @@ print("after", file=sys.stderr)
 @pytest.mark.parametrize("shell", ["", ">/dev/full 2>/dev/full", ">&- 2>&-"])
 def test_run_needs_no_standard_streams(tmp_path, shell, backend):
     command = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-c", RUN, backend]
-    ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert (tmp_path / "ended").exists(), ran.stderr
     if not shell:
         *log, last = ran.stderr.splitlines()
