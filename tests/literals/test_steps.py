@@ -25,6 +25,7 @@ from connectrio.literals import (
     outputs_to_literals,
 )
 from connectrio.literals.codecs.scalars import Enumeration
+from connectrio.literals.json_schema import shape_of
 from connectrio.literals.shapes import Choice, Fit
 from connectrio.literals.steps import MAX_STEPS, Steps, limited_steps
 from connectrio.rpc.codec import decode, encode
@@ -196,6 +197,7 @@ FAMILIES = {
     "definitions": lambda: of_definitions(2500),
     "a union of itself": lambda: of_references(500, 1),
     "unions of each other": lambda: of_references(1, 60),
+    "a few unions of each other": lambda: of_references(1, 12),
     "a chain of references": lambda: of_schema(
         obj({"a": {"$ref": "#/$defs/A0"}}, **{"$defs": {f"A{n}": {"$ref": f"#/$defs/A{n + 1}"} for n in range(2000)}}),
         {"a": 1},
@@ -357,6 +359,8 @@ def test_members_are_not_looked_for_one_by_one():
     assert Choice(members).fit("m999") is Fit.EXACTLY
     with pytest.raises(LiteralError):
         Enumeration(members).from_plain("none")
+    required = shape_of({"type": "object", "properties": dict.fromkeys(members, True), "required": list(members)})
+    assert required.fields[members[-1]].required
     assert Counted.compared < 10
 
 
