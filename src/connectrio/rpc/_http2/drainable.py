@@ -123,6 +123,8 @@ class DrainableH2Connection(H2Connection):
 
         :raises ProtocolError: the peer broke the protocol; a GOAWAY is waiting to be sent, and this connection is over
         """
+        if len(self.incoming_buffer._data) < _FRAME_HEADER_SIZE:  # noqa: SLF001 - h2 does not tell otherwise
+            return None
         try:
             self._check_frame_size()
             stream_id = self._take_zero_increment()
@@ -152,7 +154,7 @@ class DrainableH2Connection(H2Connection):
 
     def is_inside_header_block(self) -> bool:
         """Return whether a header block has begun, in HEADERS or CONTINUATION frames, and not ended."""
-        return bool(self.incoming_buffer._headers_buffer)  # noqa: SLF001 - h2 does not tell otherwise
+        return bool(self.incoming_buffer._headers_buffer)  # noqa: SLF001 - as above
 
     def forget_stream(self, stream_id: int) -> None:
         """Drop h2's record of a closed stream, remembering only how it ended."""
@@ -171,9 +173,8 @@ class DrainableH2Connection(H2Connection):
 
         :raises FrameTooLargeError: it is over our SETTINGS_MAX_FRAME_SIZE
         """
-        data = self.incoming_buffer._data  # noqa: SLF001 - as above
-        size = int.from_bytes(data[:3], "big")
-        if len(data) >= _FRAME_HEADER_SIZE and size > self.max_inbound_frame_size:
+        size = int.from_bytes(self.incoming_buffer._data[:3], "big")  # noqa: SLF001 - as above
+        if size > self.max_inbound_frame_size:
             raise FrameTooLargeError(f"a frame of {size} bytes, more than the {self.max_inbound_frame_size} allowed")
 
     def _take_zero_increment(self) -> int:
