@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeVar
 
 from connectrio.literals.errors import AbortedError, LiteralError
@@ -28,6 +29,7 @@ class TooManyStepsError(AbortedError):
     """A conversion takes more steps than it may."""
 
 
+@dataclass(slots=True)
 class Steps:
     """The steps that are left to one conversion.
 
@@ -35,9 +37,8 @@ class Steps:
     :ivar left: how many are left; negative once the conversion was stopped
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.left = limit
+    limit: int
+    left: int
 
     def take(self, count: int) -> None:
         """Take steps, before the work is done.
@@ -58,7 +59,7 @@ _current: ContextVar[Steps | None] = ContextVar("connectrio.literals.steps", def
 @contextmanager
 def limited_steps(limit: int = MAX_STEPS) -> Iterator[Steps]:
     """Yield the budget of all conversions inside the `with` block."""
-    steps = Steps(limit)
+    steps = Steps(limit, limit)
     token = _current.set(steps)
     try:
         yield steps

@@ -12,7 +12,7 @@ from grpclib.const import Handler
 from grpclib.server import Stream
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.connector.context import Start, pending_start, reset_current_call, set_creation
+from connectrio.connector.context import Start, reset_current_call, set_creation
 from connectrio.connector.failures import PermanentFailure
 from connectrio.connector.phases import FAILED_PHASES
 from connectrio.connector.registry import Registry
@@ -129,7 +129,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         job = WantedJob(
                             identity=identity,
                             task_type=call.task_type,
-                            create=partial(self._create_under_key, identity.key, method, message, template, record),
+                            create=partial(self._create, method, message, template, record, identity.key),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
                             limit=self.settings.create_limit,
@@ -145,25 +145,41 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             return CreateTaskResponse(resource_meta=meta)
 
     async def _create(
-        self, method: ConnectorMethod, message: CreateTaskRequest, template: TaskTemplate, record: CallRecord
+        self,
+        method: ConnectorMethod,
+        message: CreateTaskRequest,
+        template: TaskTemplate,
+        record: CallRecord,
+        key: str = "",
+        start: Start | None = None,
     ) -> bytes:
-        """Call the connector's `create`, again after transient errors if it allows that; return the `resource_meta`."""
+        """Call the connector's `create`; return the job's `resource_meta`.
+
+        With `start`, `current_call().key` is `key` meanwhile, and transient errors are tried again if the connector
+        allows that.
+        """
         connector, inputs = method.connector, cast("Any", message.inputs)
         # the literals take many times the memory of the request, and `create` may take a minute
         message.inputs = None
-        if not connector.converts_inputs:
-            inputs = await self._inputs.read(inputs, None if template.interface is None else template.interface.inputs)
-        arguments = {
-            "task_template": template,
-            "output_prefix": message.output_prefix,
-            "inputs": inputs,
-            "task_execution_metadata": message.task_execution_metadata,
-        }
-        del inputs
-        create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
-        if connector.create_is_idempotent and pending_start() is not None:
-            return await self._polls.retrying(create, connector, self.metrics.create_retries)
-        return await create()
+        token = None if start is None else set_creation(key, start)
+        try:
+            if not connector.converts_inputs:
+                declared = None if template.interface is None else template.interface.inputs
+                inputs = await self._inputs.read(inputs, declared)
+            arguments = {
+                "task_template": template,
+                "output_prefix": message.output_prefix,
+                "inputs": inputs,
+                "task_execution_metadata": message.task_execution_metadata,
+            }
+            del inputs
+            create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
+            if start is not None and connector.create_is_idempotent:
+                return await self._polls.retrying(create, connector, self.metrics.create_retries)
+            return await create()
+        finally:
+            if token is not None:
+                reset_current_call(token)
 
     async def _create_job(self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord) -> bytes:
         """Call the connector's `create` once."""
@@ -183,22 +199,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 secrets=found[:_MOST_NAMES],
             )
         return encoded
-
-    async def _create_under_key(
-        self,
-        key: str,
-        method: ConnectorMethod,
-        message: CreateTaskRequest,
-        template: TaskTemplate,
-        record: CallRecord,
-        start: Start,
-    ) -> bytes:
-        """Create a job while `current_call().key` is `key`."""
-        token = set_creation(key, start)
-        try:
-            return await self._create(method, message, template, record)
-        finally:
-            reset_current_call(token)
 
     async def _is_alive(self, connector: AsyncConnector[Any], message: CreateTaskRequest, resource_meta: bytes) -> bool:
         """Return whether a job can serve a later attempt than the one that it was created for."""

@@ -164,7 +164,8 @@ class IdempotentCreates:
             start = Start(scope, lambda: _MARGIN * self._usual.get(wanted.task_type, 0.0))
             self._scopes.add(scope)
             try:
-                meta = await self._lost_job(wanted, record.earlier) if wanted.adopts else None
+                earlier = record.earlier
+                meta = await self._lost_job(wanted, earlier) if wanted.adopts and earlier is not None else None
                 wanted.count(Origin.FRESH if meta is None else Origin.ADOPTED)
                 self._succeeded(record, await wanted.create(start) if meta is None else meta)
                 if start.began is not None:

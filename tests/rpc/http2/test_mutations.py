@@ -252,7 +252,7 @@ async def test_a_server_among_spoiled_clients(clients: list[list[bytes]]):
                 await send_all(ours, pieces)
                 await worker.go_on()
                 await ours.aclose()
-            assert server._connections == {good}
+            assert list(server._connections) == [good]
         tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await eventually(lambda: server.active_calls == 0)

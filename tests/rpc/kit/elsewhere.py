@@ -41,7 +41,7 @@ ELSEWHERE = {
     "reflection.Reflection._answer_all: stream.send_message(self._answer(request))": (
         "suspends as `ServerStream.send_message` does, which scenes cancel; nothing of its own is open there"
     ),
-    "_server.stream.ServerStream.recv_message: read_message(http2_stream, reader) #2": (
+    "_server.stream.ServerStream.recv_message: read_message(http2_stream, reader, wait) #2": (
         "test_a_servicers_receiving_can_be_cancelled_without_losing_a_message, of a unary request without its end"
     ),
     "_server.server._adopt_servicers.call: with aclosing(responses)": (

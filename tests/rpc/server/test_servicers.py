@@ -763,7 +763,7 @@ async def test_a_codec_of_details_that_fails_badly(error):
         await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
         trailers = dict((await client.trailers(1)).headers)
         assert trailers["grpc-status"] == str(Status.INTERNAL.value)
-        assert trailers["grpc-message"].startswith("the trailers cannot be sent: ")
+        assert trailers["grpc-message"].startswith("the trailers of ABORTED cannot be sent: ")
         await client.send(client.make.request(3, BIDI), client.make.data(3, end_stream=True))
         assert (await client.trailers(3))["grpc-status"] == "0"
 
