@@ -465,7 +465,7 @@ class Sibling:
 
     async def check(self) -> None:
         """Nothing is left of the others; this call is as it was."""
-        await eventually(lambda: self._server._connections == {self._connection})
+        await eventually(lambda: list(self._server._connections) == [self._connection])
         assert self._server.active_calls == 1
         await self._stream.send_message(Note("still"))
         assert await self._stream.recv_message() == Note("still")
