@@ -13,7 +13,7 @@ import pytest
 from multidict import MultiDict
 
 from connectrio import CurrentCall, current_call
-from connectrio.connector.context import reset_current_call, set_current_call, set_key
+from connectrio.connector.context import Start, reset_current_call, set_creation, set_current_call
 
 
 def answering(timeout: float | None = 3600) -> None:
@@ -24,7 +24,7 @@ def answering(timeout: float | None = 3600) -> None:
 
 async def test_in_a_task():
     answering()
-    set_key("cr-1")
+    set_creation("cr-1", Start(anyio.CancelScope(), lambda: 0.0))
     call = current_call()
     assert (call.key, call.peer, call.metadata["x-tenant"]) == ("cr-1", "10.0.0.1:5", "blue")
     assert 0 < call.time_remaining() < 3601  # 3600, give or take a float's rounding
@@ -32,7 +32,7 @@ async def test_in_a_task():
 
 async def test_in_a_worker_thread():
     answering()
-    set_key("cr-1")
+    set_creation("cr-1", Start(anyio.CancelScope(), lambda: 0.0))
     call = await anyio.to_thread.run_sync(current_call)
     assert (call.key, call.peer) == ("cr-1", "10.0.0.1:5")
     assert 0 < await anyio.to_thread.run_sync(lambda: current_call().time_remaining()) < 3601
@@ -54,7 +54,7 @@ async def test_in_the_event_loop_of_another_thread():
 
 async def test_a_key_is_taken_back_alone():
     answering()
-    token = set_key("cr-1")
+    token = set_creation("cr-1", Start(anyio.CancelScope(), lambda: 0.0))
     reset_current_call(token)
     assert (current_call().key, current_call().peer) == (None, "10.0.0.1:5")
 

@@ -89,4 +89,4 @@ def test_a_traceback_that_cannot_be_written():
     for _ in range(5000):
         error = ExceptionGroup("x", [error])
     assert format_traceback(error)
-    assert format_traceback(OddError()) == "(no traceback: RecursionError while it was written)"
+    assert "OddError" in format_traceback(OddError())

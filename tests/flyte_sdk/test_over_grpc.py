@@ -73,7 +73,7 @@ def test_errors_end_one_call(client, operation, error):
 def test_deep_and_big_answers(host):
     with Client(host.target, **{"grpc.max_receive_message_length": -1}) as client:
         assert failure(lambda: client.call("get", meta=order("recurse"))) is grpc.StatusCode.INTERNAL
-        assert len(client.call("get", meta=order("big", 50_000_000)).resource.message) == 50_000_000
+        assert len(client.call("get", meta=order("big", 50_000_000)).resource.message) < 4 * 2**20
 
 
 def test_methods_that_a_connector_does_not_have(client):

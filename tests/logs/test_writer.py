@@ -230,3 +230,17 @@ def test_a_child_writes_for_itself(pipe):
             os._exit(0)
         os.waitpid(child, 0)
         assert pipe.read_until(b"child\n") == b"from the child\n"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="forking a process that has threads is a warning")
+def test_a_child_keeps_no_duplicate_of_the_output(pipe):
+    with started(pipe.stream) as (writer, _):
+        duplicate = writer._descriptor
+        child = os.fork()
+        if child == 0:
+            try:
+                os.fstat(duplicate)
+            except OSError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0

@@ -45,6 +45,7 @@ class Writer:
         self._on_drop = on_drop
         self._on_gap = on_gap
         self._queue: _Queue | None = None
+        self._descriptor: int | None = None
         self._waiting = 0
         self._gap = 0
         # reentrant: the garbage collector may run code that writes at any point
@@ -57,7 +58,8 @@ class Writer:
         self._waiting = 0
         self._queue = SimpleQueue()
         # a duplicate: if a connector closes the descriptor, the next client's connection gets its number
-        arguments = self._queue, _duplicate(self._stream)
+        self._descriptor = _duplicate(self._stream)
+        arguments = self._queue, self._descriptor
         threading.Thread(target=self._run, args=arguments, name="connectrio output", daemon=True).start()
         _started.add(self)
 
@@ -97,9 +99,15 @@ class Writer:
         _started.discard(self)
 
     def after_fork(self) -> None:
-        """Write at once in a child process, which has no threads of its parent."""
+        """Write at once in a child process, which has no threads of its parent.
+
+        The child keeps no duplicate: who reads the output to its end would wait for the child as well.
+        """
         self._lock = threading.RLock()
         self._queue = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     # the thread's part
 

@@ -6,7 +6,7 @@ from itertools import count
 
 from h2.settings import SettingCodes
 
-from drills.attacks.attack import CALM, CUT, PROTOCOL, Attack, Attacker, for_each
+from drills.attacks.attack import CALM, CUT, GONE, PROTOCOL, Attack, Attacker, for_each
 from drills.orders import attack
 from drills.process import MIB
 from drills.wire import Wire
@@ -139,7 +139,7 @@ ATTACKS = [
         "too-many-connections",
         "300 connections where 100 may be",
         too_many_connections,
-        ("open", *CUT),
+        ("open", GONE, *CUT),
         settings={"max_connections": 100},
     ),
     Attack("not-http2", "HTTP/1.1", not_http2, ("closed", PROTOCOL)),

@@ -115,6 +115,11 @@ class ServerConnection(Connection):
         for kind, cost in _COSTS.items():
             self._handlers[kind] = (partial(self._charge, cost), *self._handlers.get(kind, ()))
 
+    @property
+    def had_calls(self) -> bool:
+        """Whether the client has opened a stream."""
+        return self.h2.highest_inbound_stream_id > 0
+
     def take_events(self) -> list[RequestArrived | StreamTerminated]:
         """Take what has happened since the last time, in order. Called after whatever may have caused events."""
         if not self._events:

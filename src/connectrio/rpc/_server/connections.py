@@ -3,7 +3,7 @@
 1. There are at most `max_connections`, and no peer's address has more than half of them, so that one client cannot shut
    the others out.
 2. Idle connections make room: when an address has its share, its longest idle one is told to go (GOAWAY); when nine
-   tenths of all are taken, the longest idle one of the address that has the most.
+   tenths of all are taken, the longest idle one of the address that has the most. Those that never had a call go first.
 3. Those that were told to go are there for a while, but an address never has more than a fifth beyond its share.
 """
 
@@ -13,8 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
+
 from connectrio.rpc._http2.connection import ConnectionState
 from connectrio.rpc._server.connection import ServedConnection
+
+# seconds without a call after which a connection that had calls may be told to go
+_REST = 1.0
 
 
 class FullError(Exception):
@@ -75,14 +80,18 @@ class Connections:
 
     def _send_away(self, address: str | None) -> bool:
         """Tell the longest idle connection from `address` to go; return whether there was one."""
-        idle = (
+        now = anyio.current_time()
+        idle = [
             (since, connection)
             for connection, host in self._addresses.items()
             if host == address
             and connection.core.state is ConnectionState.OPEN
             and (since := connection.core.idle_since) is not None
-        )
-        _, longest = min(idle, key=lambda found: found[0], default=(0.0, None))
+        ]
+        # those first that never had a call; the others only when they rest, not between two calls of a busy client
+        unused = [each for each in idle if not each[1].core.had_calls]
+        resting = [each for each in idle if now - each[0] >= _REST]
+        _, longest = min(unused or resting, key=lambda found: found[0], default=(0.0, None))
         if longest is None:
             return False
         longest.make_room()
