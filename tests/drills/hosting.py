@@ -14,6 +14,7 @@ import grpc
 from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub
 
 from drills.orders import order
+from e2e.client import fetch
 from e2e.programs import Program
 
 HERE = Path(__file__).parent
@@ -31,6 +32,7 @@ TIMEOUTS = {
 }
 
 _ADDRESS = re.compile(r"^ +gRPC +(\S+)", re.MULTILINE)
+_METRICS = re.compile(r"^ +metrics +(\S+)/metrics", re.MULTILINE)
 
 
 class DrillHost(Program):
@@ -54,11 +56,12 @@ class DrillHost(Program):
         super().__init__([Path(sys.executable).parent / "connectrio", "serve", "--no-entry-points", *flags], cwd=HERE)
 
     def ready(self) -> Self:
-        """This, once it serves.
+        """This, once it serves, and its exporter too: that opens what it needs at its first connection, or soon.
 
         :raises TimeoutError: it does not
         """
         self.wait_for_output(_ADDRESS, patience=PATIENCE)
+        fetch(f"{self.wait_for_output(_METRICS, patience=PATIENCE)[1]}/healthz")
         return self
 
     @property

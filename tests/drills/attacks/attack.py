@@ -12,8 +12,8 @@ from drills.wire import Answer, AttackEndedError, Wire
 
 CALM = "GOAWAY ENHANCE_YOUR_CALM"
 PROTOCOL = "GOAWAY PROTOCOL_ERROR"
-# which of these it is depends on whether the host has read all that came before it closed the connection
 GONE = "GOAWAY NO_ERROR"
+# which of these it is depends on whether the host has read all that came before it closed the connection
 CUT = ("closed", "reset")
 
 
