@@ -6,6 +6,7 @@ import builtins
 import errno
 import os
 import pickle
+import re
 import sys
 from types import ModuleType
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_read_says_why(tmp_path, seven):
     assert "FileNotFoundError: No such file" in problem_of(tmp_path / "nothing")
     assert problem_of("") == "it is stored elsewhere, but its URI is empty"
     assert "it names a file on another machine" in problem_of("file://elsewhere/file")
-    assert "ValueError: embedded null byte" in problem_of("file:///%00")
+    assert re.search("ValueError: .*embedded null", problem_of("file:///%00"))  # the words differ between versions
     (tmp_path / "no literal").write_bytes(b"\xff\xff")
     assert "are not a literal" in problem_of(tmp_path / "no literal")
     (tmp_path / "name").write_bytes(bytes(stored(seven)))
