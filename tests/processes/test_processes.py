@@ -216,8 +216,7 @@ def test_sigusr1_shows_the_stuck_threads_of_all_processes(tmp_path):
         assert "time.sleep(3600)" in line["stack"]
         assert host.metric('connectrio_stuck_threads{method="Stuck.get",task_type="stuck"}') == 1
         host.send(signal.SIGTERM)
-        host.send(signal.SIGTERM)
-        assert host.wait(LONG) == 128 + signal.SIGTERM
+        assert host.wait(LONG) == 0
 
 
 def test_a_process_that_does_not_answer_is_not_ready():

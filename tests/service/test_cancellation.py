@@ -121,10 +121,14 @@ async def test_the_hosts_limit_when_all_workers_are_busy():
 
 async def test_the_hosts_limit_when_all_workers_are_stuck(gate):
     """More threads would not help, so the text does not say that."""
-    service = Service(connector(get=lambda self, **kwargs: gate.pass_through()), get_limit=0.01, worker=1)
-    for told in ("worker threads are stuck in calls that nobody waits for any more (1 in Tiny.get)", "1 in Tiny.get"):
-        with pytest.raises(GRPCError, match=re.escape(told)):
-            await service.get()
+    service = Service(connector(get=lambda self, **kwargs: None), get_limit=0.01, worker=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.workers.run, gate.pass_through, name="Tiny.get", owner="tiny"))
+        await gate.wait_entered()
+        tasks.cancel_scope.cancel()
+    told = "worker threads are stuck in calls that nobody waits for any more (1 in Tiny.get)"
+    with pytest.raises(GRPCError, match=re.escape(told)):
+        await service.get()
     assert service.sample("stuck_threads", method="Tiny.get") == 1
     gate.open()
     await service.workers.wait_idle()
