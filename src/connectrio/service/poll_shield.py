@@ -166,7 +166,7 @@ def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
 
 
 def _kept(links: list[TaskLog]) -> list[TaskLog]:
-    """Return the first links, as many as may be kept for later."""
+    """Return the first links: at most `_MOST_LINKS`, with at most `_MOST_CHARACTERS` in their names and URIs."""
     kept = links[:_MOST_LINKS]
     while kept and sum(len(link.name) + len(link.uri) for link in kept) > _MOST_CHARACTERS:
         kept.pop()
