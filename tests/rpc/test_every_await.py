@@ -241,11 +241,12 @@ async def keepalive(server: Server, tasks: TaskGroup) -> None:
 
 
 async def flood(server: Server, tasks: TaskGroup) -> None:
-    """A client that makes a server answer, and does not read."""
+    """Clients that make a server answer, and do not read."""
     own = Server([], options=ServerOptions(control_budget=10**6, max_control_backlog=2000, linger=0.01))
-    async with open_pair(own, tasks) as ours:
+    async with open_pair(own, tasks) as ours, open_pair(own, tasks) as others:
         make = FrameFactory()
-        await ours.send(make.preface() + 1000 * make.settings({}))
+        for client in ours, others:
+            await client.send(make.preface() + 1000 * make.settings({}))
         await turns(60)
 
 

@@ -121,8 +121,8 @@ def not_http2(attacker: Attacker) -> None:
 
 ATTACKS = [
     Attack("data-dribble", "large responses, asked for a byte at a time (CVE-2019-9511)", data_dribble, (CALM,)),
-    Attack("request-dribble", "a large request, a byte in each frame", request_dribble, ("open",)),
-    Attack("late-data", "data for a call that was refused, a byte in each frame", late_data, ("open",)),
+    Attack("request-dribble", "a large request, a byte in each frame", request_dribble, ("open", *CUT)),
+    Attack("late-data", "data for a call that was refused, a byte in each frame", late_data, ("open", *CUT)),
     Attack("zero-windows", "100 responses of 1 MiB that no window ever opens for", zero_windows, ("open",)),
     Attack(
         "unread-responses",

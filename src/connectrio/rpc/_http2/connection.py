@@ -233,6 +233,9 @@ class Connection:
             never_sent = stream in self._unwritten
             how = TerminationCause.NEVER_SENT if never_sent else TerminationCause.CONNECTION_LOST
             self._terminate(stream, Termination(how, detail=reason))
+        # what is not read by now never is. Without these cycles no garbage collector is needed for it
+        self._handlers = {}
+        self.h2.discard_input()
         self.output_ready.wake()
         self.output_taken.wake()
 

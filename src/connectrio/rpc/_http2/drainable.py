@@ -22,6 +22,7 @@ from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, _dec
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event
 from h2.exceptions import FrameTooLargeError, InvalidBodyLengthError, ProtocolError, StreamClosedError
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes
 from h2.stream import StreamClosedBy, StreamInputs
 from hpack.exceptions import HPACKError
@@ -143,6 +144,11 @@ class DrainableH2Connection(H2Connection):
         if isinstance(frame, DataFrame) and (frame.data or (events and "END_STREAM" in frame.flags)):
             return events
         return [*events, FrameWithoutEffect()] if isinstance(frame, DataFrame) or not events else events
+
+    def discard_input(self) -> None:
+        """Forget what was fed and not read, and how to read more: call neither `feed` nor `next_events` any more."""
+        self.incoming_buffer = FrameBuffer()
+        self._frame_dispatch_table = {}
 
     def has_pending_output(self) -> bool:
         """Return whether `data_to_send` would return anything."""

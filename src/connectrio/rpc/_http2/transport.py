@@ -79,8 +79,8 @@ async def _read_to_the_end(transport: ByteStream) -> None:
             await transport.receive(_READ_SIZE)
 
 
-async def receive(connection: Connection, transport: ByteStream) -> None:
-    """Feed the connection with the next bytes, or fail it when the peer has nothing more to say.
+async def receive(connection: Connection, transport: ByteStream) -> int:
+    """Feed the connection with the next bytes, or fail it when the peer has nothing more to say. Return how many.
 
     Read nothing while more than `max_control_backlog` bytes wait for the writer. Cancelled, nothing is lost.
     """
@@ -94,6 +94,8 @@ async def receive(connection: Connection, transport: ByteStream) -> None:
         connection.fail(f"reading failed: {error.__cause__ or error!r}")
     else:
         connection.feed(data)
+        return len(data)
+    return 0
 
 
 async def read(connection: Connection, transport: ByteStream) -> None:

@@ -14,7 +14,6 @@ from functools import partial
 
 import anyio
 from anyio.abc import AnyByteStream, ByteStream
-from anyio.lowlevel import checkpoint
 from h2.errors import ErrorCodes
 
 from connectrio.diagnostics import SafeLogger
@@ -28,6 +27,9 @@ from connectrio.rpc._server.call_tasks import CallTasks
 from connectrio.rpc._server.requests import CallContext, RefusedRequestError, check_request, too_large
 from connectrio.rpc._server.stream import CallState
 from connectrio.rpc.tls import secure
+
+# bytes; who has sent so much at once waits for a turn to have it read
+_MUCH = 16 * 1024
 
 log = SafeLogger("connectrio.rpc")
 
@@ -51,6 +53,7 @@ class ServedConnection:
         self._calls: dict[Stream, ServerCall] = {}
         self._admitted: list[Stream] = []
         self._tasks: CallTasks | None = None
+        self._over = anyio.Event()
 
     async def run(self) -> None:
         """Serve until the connection is over and its last call has ended."""
@@ -89,7 +92,7 @@ class ServedConnection:
                     self.core.finish()  # cancelled, it may still be reading, but nobody would answer a request
                     self._handle_events()
                     self._tasks.close()
-            timer.cancel_scope.cancel()
+            self._over.set()
 
     def make_room(self) -> None:
         """Let a connection without calls go, whether its client has completed the TLS handshake or not."""
@@ -120,10 +123,11 @@ class ServedConnection:
     async def _read(self, transport: ByteStream) -> None:
         core = self.core
         while core.state is not ConnectionState.CLOSED:
-            await receive(core, transport)
-            while core.process(FRAMES_PER_TURN):
+            has_more = await receive(core, transport) > _MUCH or core.process(FRAMES_PER_TURN)
+            while has_more:
                 self._handle_events()
-                await checkpoint()
+                async with self._context.turn:
+                    has_more = core.process(FRAMES_PER_TURN)
             self._handle_events()
             self._start_calls()
 
@@ -131,7 +135,10 @@ class ServedConnection:
         core, lifetime = self.core, self._lifetime
         while core.state is not ConnectionState.CLOSED:  # then nothing is due any more, however long calls take
             now = anyio.current_time()
-            await anyio.sleep(max(0.0, min(lifetime.due() - now, lifetime.interval)))
+            # a task that is cancelled leaves reference cycles on asyncio, so it is told
+            with anyio.move_on_after(max(0.0, min(lifetime.due() - now, lifetime.interval))):
+                await self._over.wait()
+                return
             match lifetime.tick(anyio.current_time()):
                 case Failure(reason):
                     core.fail(reason, EndCause.TIMEOUT)

@@ -53,7 +53,7 @@ class Connections:
         :param peer: (host, port), or anything else for a transport without one
         :raises FullError: there is none
         """
-        address = _host(peer)
+        address = host_of(peer)
         if len(self) >= self._limit:
             raise FullError(f"there are {self._limit}, as many as max_connections allows")
         count = 0 if address is None else self._counts[address]
@@ -66,7 +66,7 @@ class Connections:
 
     def add(self, connection: ServedConnection, peer: Any) -> None:
         """Count a connection of the peer with this address."""
-        address = self._addresses[connection] = _host(peer)
+        address = self._addresses[connection] = host_of(peer)
         if address is not None:
             self._counts[address] += 1
 
@@ -98,5 +98,6 @@ class Connections:
         return True
 
 
-def _host(peer: Any) -> str | None:
+def host_of(peer: Any) -> str | None:
+    """Return the address of a peer without its port; None for a transport without one."""
     return str(peer[0]) if isinstance(peer, tuple) else None

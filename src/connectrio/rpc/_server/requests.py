@@ -25,6 +25,7 @@ from connectrio.rpc._grpc import (
 )
 from connectrio.rpc._http2.stream import Headers
 from connectrio.rpc._server.memory import RequestMemory
+from connectrio.rpc._server.turns import Turn
 from connectrio.rpc.call import Call, Deadline
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
@@ -41,6 +42,7 @@ class CallContext:
     :ivar codecs: by the content types that they are for, without parameters
     :ivar decode_limiter: limits the threads that decode large messages, which would block the event loop
     :ivar memory: what the unfinished requests of all connections hold
+    :ivar turn: of the connection, when it has many frames to act on
     """
 
     handlers: Mapping[str, Handler]
@@ -52,6 +54,7 @@ class CallContext:
     peer_name: str
     decode_limiter: anyio.CapacityLimiter
     memory: RequestMemory
+    turn: Turn
 
 
 class RefusedRequestError(Exception):

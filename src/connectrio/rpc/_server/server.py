@@ -20,10 +20,11 @@ from connectrio.rpc._betterproto import replace
 from connectrio.rpc._grpc import CONTENT_TYPE, PROTO
 from connectrio.rpc._server.accepting import accept_connections
 from connectrio.rpc._server.connection import ServedConnection
-from connectrio.rpc._server.connections import Connections, FullError
+from connectrio.rpc._server.connections import Connections, FullError, host_of
 from connectrio.rpc._server.memory import RequestMemory
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import ServerStream
+from connectrio.rpc._server.turns import Turns
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
@@ -76,6 +77,7 @@ class Server:
         # one thread: with more, the event loop would wait longer for the interpreter's lock
         self._decode_limiter = anyio.CapacityLimiter(1)
         self._memory = RequestMemory(self._options.max_request_memory)
+        self._turns = Turns()
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
 
@@ -134,6 +136,7 @@ class Server:
                 peer_name=str(peer),
                 decode_limiter=self._decode_limiter,
                 memory=self._memory,
+                turn=self._turns.of(host_of(address)),
             )
             connection = ServedConnection(transport, context, self._on_connection_end)
             self._connections.add(connection, address)
