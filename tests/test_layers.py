@@ -50,6 +50,7 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_betterproto": set(),
     "backoff": set(),
     "exceptions": set(),
+    "garbage": set(),
     "left_open": set(),
     "options": set(),
     "peer": set(),
@@ -63,8 +64,8 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_tls_stream": {"sockets"},
     "tls": {"_tls_stream", "peer"},
     "_server": {
-        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "left_open", "options",
-        "peer", "sockets", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "garbage", "left_open",
+        "options", "peer", "sockets", "status", "tls",
     },
     "_client": {
         "_betterproto", "_grpc", "_http2", "backoff", "call", "codec", "options", "peer", "status", "tls",

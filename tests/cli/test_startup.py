@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from connectrio.cli.script import load_structlog, starting, without_collections
+from connectrio.cli.script import load_structlog, starting
+from connectrio.rpc.garbage import without_collections
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +33,17 @@ def test_a_collector_that_was_off_stays_off():
 
 
 def test_what_was_there_before_serving_is_not_collected_again():
-    with starting() as started:
-        assert not gc.isenabled()
-        started()
+    before = gc.get_threshold()
+    try:
+        with starting() as started:
+            assert not gc.isenabled()
+            started()
+            assert gc.isenabled()
+            assert gc.get_freeze_count() > 0
+            assert gc.get_threshold() > before
         assert gc.isenabled()
-        assert gc.get_freeze_count() > 0
-    assert gc.isenabled()
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_a_start_that_fails_leaves_nothing_behind():

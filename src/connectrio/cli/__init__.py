@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from connectrio.cli.script import run_script, without_collections
+from connectrio.cli.script import run_script
+from connectrio.rpc.garbage import without_collections
 
 __all__ = ["connectrio_script", "flyte_connector", "flyte_connector_script", "main"]
 

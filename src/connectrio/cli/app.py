@@ -9,7 +9,7 @@ import cyclopts
 
 from connectrio._version import __version__
 from connectrio.cli.errors import UsageError, exit_code
-from connectrio.cli.script import without_collections
+from connectrio.rpc.garbage import without_collections
 from connectrio.terminal import is_terminal
 
 __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+from connectrio.rpc.garbage import without_collections
 from connectrio.terminal import open_standard_descriptors
 
-__all__ = ["end_process", "is_script", "load_structlog", "run_script", "starting", "without_collections"]
+__all__ = ["end_process", "is_script", "load_structlog", "run_script", "starting"]
 
 # anyio's name for the threads that plain `def` methods run in; one that is left at the end is stuck
 _WORKER_THREAD = "AnyIO worker thread"
@@ -30,6 +31,9 @@ _LOOKS_AT_OTHERS = 200
 # what asks the process to end; Windows has no SIGHUP
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
+# Python's default is 700, or 2,000 from 3.13 on
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
+
 # seconds for output that waits, when the process ends at once
 _FLUSH_TIMEOUT = 0.25
 
@@ -37,27 +41,17 @@ _is_script = False
 
 
 @contextmanager
-def without_collections() -> Iterator[None]:
-    """Stop garbage collection while the block runs: imports make a hundred thousand objects and almost no garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@contextmanager
 def starting() -> Iterator[Callable[[], None]]:
     """Surround the life of a host. Yield a function to call when it serves.
 
     Until that call there are no garbage collections. After it they leave out all objects made before, which stay until
-    the process ends: to visit them takes some 50 ms, during which no call is served.
+    the process ends: to visit them takes some 50 ms, during which no call is served. They are also rarer than Python's
+    default: a request can make a hundred thousand objects, which are no garbage, and would be visited a hundred times.
     """
 
     def started() -> None:
         gc.freeze()
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
         gc.enable()
 
     with without_collections():

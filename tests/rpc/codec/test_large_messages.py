@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from typing import Any
 
 import anyio
 import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from connectrio.rpc._server import stream as server_stream
 from connectrio.rpc.options import KIB
 from rpc.kit.script import Note, Script, Stream
 from rpc.kit.serving import eventually, in_memory
@@ -129,6 +133,49 @@ async def test_a_receive_that_is_cancelled_before_its_message_is_decoded_loses_n
             decoder.may_end.set()
 
     assert answers == [Note(str(len(LARGE) + 1))]
+
+
+async def test_no_garbage_is_collected_while_a_large_message_is_decoded(monkeypatch):
+    """Each collection would stop the event loop as well, for as long as it takes to visit all of the message."""
+    collects: list[bool] = []
+
+    def decode(data: bytes) -> Note:
+        collects.append(gc.isenabled())
+        if data.endswith(b"bad"):
+            raise ValueError("bad")
+        return Note(data.decode())
+
+    monkeypatch.setattr(Note, "FromString", decode)
+    async with in_memory(Script(unary=answer_with_length)) as served:
+        for text in "x", LARGE:
+            collects.clear()
+            await served.stub.unary(Note(text))
+            assert collects[0] is (text == "x")
+        with pytest.raises(GRPCError, match="bad"):
+            await served.stub.unary(Note(LARGE + "bad"))
+        assert gc.isenabled()
+
+
+async def test_what_was_decoded_of_a_bad_message_is_given_up_at_once(monkeypatch):
+    parts: list[weakref.ref[Note]] = []
+    were_there: list[bool] = []
+
+    def decode(data: bytes) -> Note:
+        part = Note("part")
+        parts.append(weakref.ref(part))
+        raise ValueError("bad")
+
+    def clear_frames(traceback: Any) -> None:
+        original(traceback)
+        were_there.append(parts[-1]() is not None)
+
+    original = server_stream.traceback.clear_frames
+    monkeypatch.setattr(server_stream.traceback, "clear_frames", clear_frames)
+    monkeypatch.setattr(Note, "FromString", decode)
+    async with in_memory(Script(unary=answer_with_length)) as served:
+        with pytest.raises(GRPCError, match="bad"):
+            await served.stub.unary(Note(LARGE))
+    assert were_there == [False]
 
 
 def waiting(server) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import traceback
 from functools import cache
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -30,6 +31,7 @@ from connectrio.rpc._grpc import (
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
+from connectrio.rpc.garbage import without_collections
 from connectrio.rpc.options import KIB
 from connectrio.rpc.status import fit_status_message, message_room, status_headers, trailers_only
 
@@ -175,7 +177,8 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         limit, encoding = self._context.options.max_receive_message_size, self._call.request_encoding
 
         def decode() -> Any:
-            return self._decode(decompress(data, encoding, limit) if is_compressed else data)
+            with without_collections():  # each would visit all parts that were decoded by then
+                return self._decode(decompress(data, encoding, limit) if is_compressed else data)
 
         if len(data) < _LARGE_MESSAGE:
             try:
@@ -191,6 +194,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             return self._codec.decode(data, kind)
         except Exception as error:
             # any: a codec may raise anything when the bytes are malformed
+            traceback.clear_frames(error.__traceback__)  # they hold what was decoded of a message with too many parts
             raise GRPCError(Status.INTERNAL, f"cannot decode the request as {kind.__name__}: {error}") from error
 
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:
