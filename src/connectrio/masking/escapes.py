@@ -13,7 +13,7 @@ __all__ = ["Reading", "readings"]
 # escapes inside of escapes: JSON in the repr of a text, a URL in JSON
 _LAYERS = 2
 # in all layers of one text together
-_MOST_ESCAPES = 40_000
+_MOST_ESCAPES = 25_000
 
 
 def readings(data: bytes) -> Iterator[Reading | None]:

@@ -35,7 +35,7 @@ _LONGEST_NAME = 64
 # all secrets together; a private key with its chain of certificates has about 150 forms
 _MOST_CHARACTERS = 64 * 1024
 _MOST_FORMS = 300
-_MOST_PLACES = 1000
+_MOST_PLACES = 500
 _WITHHELD = "[text withheld: too many secrets, or escapes, to find all secrets in it]"
 
 # characters on the far side of a cut that are searched too: a secret may lie across it

@@ -76,7 +76,7 @@ def secrets_bomb(attacker: Attacker) -> None:
         request.connection.secrets[f"{following} " * 10] = value
     with attacker.connection() as wire:
         wire.open()
-        for answered, stream_id in zip(count(1), _streams(attacker, 100), strict=False):
+        for answered, stream_id in zip(count(1), _streams(attacker, 50), strict=False):
             wire.send(wire.make.headers(stream_id, request_headers({":path": GET})))
             for frame in _frames(wire.make.message(stream_id, request.SerializeToString(), end_stream=True)):
                 wire.send(frame)
