@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flyte": API | {"diagnostics", "rpc"},
     "service": API | {"diagnostics", "masking", "rpc"},
     "client": {"idl", "literals", "masking", "rpc"},
-    "host": {"_version", "connector", "diagnostics", "flyte", "logs", "rpc", "service", "terminal"},
+    "host": {"_version", "connector", "diagnostics", "flyte", "logs", "masking", "rpc", "service", "terminal"},
     "processes": {"host", "connector", "logs", "rpc"},
     "conformance": API | {"client", "diagnostics", "host", "masking", "service", "testing"},
     "testing": API | {"client", "host", "rpc", "service"},

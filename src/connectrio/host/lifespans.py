@@ -14,10 +14,10 @@ from anyio.abc import TaskGroup
 
 from connectrio.connector.context import process_count, unsafe_sql, worker_limit
 from connectrio.connector.failures import LoadFailure
-from connectrio.connector.masking import describe_error, format_traceback
 from connectrio.connector.registry import RegisteredConnector, Registry
 from connectrio.host.settings import HostSettings
 from connectrio.logs import get_logger
+from connectrio.masking.credentials import describe_error, format_traceback
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import is_cancelled_from_outside, leaves, only_leaf
 from connectrio.rpc.left_open import leaving_nothing_open

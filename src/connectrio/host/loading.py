@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from connectrio.connector.failures import LoadFailure
-from connectrio.connector.masking import describe_error, format_traceback
 from connectrio.connector.registry import Registry
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
+from connectrio.masking.credentials import describe_error, format_traceback
 
 log = get_logger("connectrio.host.loading")
 

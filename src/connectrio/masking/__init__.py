@@ -1,4 +1,4 @@
-"""Finds the values of secrets in texts, in every form in which they may leave, and replaces them."""
+"""Replaces secrets in texts: by value, in every form in which they may leave, or by their look, if none is known."""
 
 from connectrio.masking.mask import SHORTEST_SECRET, SecretMask
 

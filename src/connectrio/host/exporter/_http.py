@@ -77,7 +77,7 @@ class _Server:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}  # in the order of their beginning
         self._ended = anyio.Event()
         self._reserve: list[int] = []
         self._reserve_size = _RESERVED_DESCRIPTORS
@@ -103,7 +103,7 @@ class _Server:
                 continue
             backoff.reset()
             connection = _Connection(accepted, self._answer)
-            self._connections.add(connection)
+            self._connections[connection] = None
             tasks.start_soon(self._serve, connection)
 
     def _accept(self, listening: socket.socket) -> socket.socket:
@@ -154,7 +154,7 @@ class _Server:
             # with no await in between, so that no one else gets the file descriptor
             connection.close()
             self._fill_reserve()
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             self._ended.set()
             self._ended = anyio.Event()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from connectrio.connector import masking
-from connectrio.connector.masking import describe_error, format_traceback, mask_credentials
+from connectrio.masking import credentials
+from connectrio.masking.credentials import describe_error, format_traceback, mask_credentials
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_what_is_masked(text, masked):
 
 def test_a_long_text_is_cut():
     masked = mask_credentials("x" * 100_000 + " password=s3cr3t")
-    assert masked.startswith("x" * masking._LONGEST + "… [cut: ")
+    assert masked.startswith("x" * credentials._LONGEST + "… [cut: ")
     # cut in the middle of a quoted value, which stays masked
-    masked = mask_credentials("x " * (masking._LONGEST // 2 - 8) + "password='s3 cr3t and more'")
+    masked = mask_credentials("x " * (credentials._LONGEST // 2 - 8) + "password='s3 cr3t and more'")
     assert "s3" not in masked
 
 
@@ -56,7 +56,7 @@ def test_a_long_text_is_cut():
 )
 def test_no_text_hangs(part):
     """A pattern that goes back over the text again and again would take minutes here."""
-    mask_credentials(part * masking._LONGEST)
+    mask_credentials(part * credentials._LONGEST)
 
 
 def test_an_error_that_has_no_text():
