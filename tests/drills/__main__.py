@@ -1,4 +1,4 @@
-"""The drills: python -m drills [attacks | drain | kill] [NAME…] [--backend …] [--seconds …] [--json]
+"""The drills: python -m drills [attacks | drain | kill | soak] [NAME…] [--backend …] [--seconds …] [--json]
 
 `just drills` runs it. The exit code is 1 when a call of a good client has failed, an attacker got what it should not,
 or something is left of calls that are over.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from drills import assault, drain, kill
+from drills import assault, drain, kill, soak
 from drills.attacks.catalogue import ATTACKS
 from drills.hosting import BACKENDS
 
@@ -34,10 +34,10 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="just drills", description=__doc__.splitlines()[0])
-    parser.add_argument("drill", nargs="?", choices=["all", "attacks", "drain", "kill"], default="all")
+    parser.add_argument("drill", nargs="?", choices=["all", "attacks", "drain", "kill", "soak"], default="all")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"attacks, of: {', '.join(ATTACKS)}")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="all of them, unless given")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each attack")
+    parser.add_argument("--seconds", type=float, help="of each attack (4), or of the soak (1200), which all leaves out")
     parser.add_argument("--calls", type=int, default=100_000, help="of clients that are killed")
     parser.add_argument("--json", action="store_true", help="a JSON object for each drill, in place of the table")
     options = parser.parse_args()
@@ -51,7 +51,7 @@ def _options() -> argparse.Namespace:
 def _drills(options: argparse.Namespace, backend: str) -> Iterator[tuple[Any, str]]:
     if options.drill in ("all", "attacks"):
         for name in options.names or ATTACKS:
-            report = assault.drill(ATTACKS[name], backend, options.seconds)
+            report = assault.drill(ATTACKS[name], backend, options.seconds or 4.0)
             yield report, _attack_line(report)
     if options.drill in ("all", "drain"):
         for client in ("grpcio", "channel"):
@@ -61,6 +61,9 @@ def _drills(options: argparse.Namespace, backend: str) -> Iterator[tuple[Any, st
         for kills, shape in ((50, _ONE), (options.calls // (_MANY[0] * _MANY[1]), _MANY)):
             killed = kill.drill(backend, kills, shape)
             yield killed, _kill_line(killed)
+    if options.drill == "soak":
+        soaked = soak.drill(backend, options.seconds or 1200.0)
+        yield soaked, _soak_line(soaked)
 
 
 def _verdict(report: Any) -> str:
@@ -92,6 +95,15 @@ def _kill_line(report: kill.Report) -> str:
         f"{one.tasks} tasks {one.descriptors} fds {one.objects} objects {one.memory_mib:.0f} MiB" for one in report.held
     )
     return f"kill {report.kills} x {report.shape[0]} x {report.shape[1]}: cancelled after {delays} ms  held: {held}"
+
+
+def _soak_line(report: soak.Report) -> str:
+    held = "  ".join(f"{name} {' → '.join(f'{median:.0f}' for median in report.medians(name))}" for name in soak.GROWTH)
+    return (
+        f"soak {report.seconds:.0f} s, {report.tasks} tasks, lost {report.lost}: {report.outcomes}"
+        f"  repeated {report.errors}  vendor {report.vendor}  killed {report.killed}"
+        f"  {held}  cpu {report.cpu_percent:.0f} %  log {report.log}"
+    )
 
 
 if __name__ == "__main__":

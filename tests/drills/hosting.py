@@ -41,7 +41,7 @@ class DrillHost(Program):
     :param settings: fields of `HostSettings`
     """
 
-    def __init__(self, backend: str, **settings: Any) -> None:
+    def __init__(self, backend: str, *, env: dict[str, str] | None = None, **settings: Any) -> None:
         settings = {
             "host": "127.0.0.1",
             "port": 0,
@@ -52,8 +52,12 @@ class DrillHost(Program):
             "log_level": "warning",  # else each call writes a line
             **settings,
         }
-        flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
-        super().__init__([Path(sys.executable).parent / "connectrio", "serve", "--no-entry-points", *flags], cwd=HERE)
+        given = [
+            (name, one) for name, value in settings.items() for one in (value if isinstance(value, list) else [value])
+        ]
+        flags = [part for name, value in given for part in (f"--{name.replace('_', '-')}", value)]
+        command = [Path(sys.executable).parent / "connectrio", "serve", "--no-entry-points", *flags]
+        super().__init__(command, cwd=HERE, env=env)
 
     def ready(self) -> Self:
         """This, once it serves, and its exporter too: that opens what it needs at its first connection, or soon.

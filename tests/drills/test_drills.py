@@ -1,4 +1,4 @@
-"""Small drills: attacks, a rolling restart, and killed clients. No durations are asserted.
+"""Small drills: attacks, a rolling restart, killed clients, and a soak. No durations are asserted.
 
 Each attack is tried on one event loop, and some of each kind on the others; `just drills` tries all of them on all.
 """
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from drills import drain, kill
+from drills import drain, kill, soak
 from drills.attacks.attack import Attack, Attacker
 from drills.attacks.catalogue import ATTACKS
 from drills.good import GoodClient
@@ -133,3 +133,13 @@ def test_calls_of_clients_that_are_killed_are_cancelled_and_leave_nothing(backen
     report = kill.drill(backend, kills=5, shape=(2, 5), looks=1)
     assert len(report.delays_ms) == 50
     assert report.passed, report
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_soak_loses_nothing(backend: str):
+    report = soak.drill(backend, 8, rate=5)
+    assert report.lost == 0, report
+    assert {"job: SUCCEEDED", "query: SUCCEEDED"} <= set(report.outcomes)
+    assert {"refused", "answered"} <= set(report.vendor)
+    assert report.killed["calls"] == report.killed["cancelled"] > 0
+    assert report.exit_code == 0

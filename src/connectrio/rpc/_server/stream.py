@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-import traceback
 from functools import cache
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -177,8 +176,14 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         limit, encoding = self._context.options.max_receive_message_size, self._call.request_encoding
 
         def decode() -> Any:
-            with without_collections():  # each would visit all parts that were decoded by then
-                return self._decode(decompress(data, encoding, limit) if is_compressed else data)
+            """Return the message, or the error without what was decoded by then, which its traceback would hold."""
+            try:
+                with without_collections():  # each would visit all parts that were decoded by then
+                    return self._decode(decompress(data, encoding, limit) if is_compressed else data)
+            except GRPCError as error:
+                for each in filter(None, (error, error.__cause__)):
+                    each.__traceback__ = None
+                return error
 
         if len(data) < _LARGE_MESSAGE:
             try:
@@ -186,7 +191,13 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             except TooLargeError:
                 pass
         limiter = self._context.decode_limiter
-        return await to_thread.run_sync(decode, abandon_on_cancel=True, limiter=limiter)
+        decoded = await to_thread.run_sync(decode, abandon_on_cancel=True, limiter=limiter)
+        if isinstance(decoded, GRPCError):
+            try:
+                raise decoded
+            finally:
+                del decoded  # this frame is in its traceback
+        return decoded
 
     def _decode(self, data: bytes) -> Any:
         kind = self._handler.request_type
@@ -194,7 +205,6 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             return self._codec.decode(data, kind)
         except Exception as error:
             # any: a codec may raise anything when the bytes are malformed
-            traceback.clear_frames(error.__traceback__)  # they hold what was decoded of a message with too many parts
             raise GRPCError(Status.INTERNAL, f"cannot decode the request as {kind.__name__}: {error}") from error
 
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:
