@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import grpc
 import pytest
 from flyteidl2.connector.connector_pb2 import TaskExecutionMetadata
@@ -46,6 +48,20 @@ def test_one_call_ends(host, client, task_type, operation, name):
     assert len(raised.value.details()) < 6 * 1024
     assert other.result().resource.message == "{}"
     assert host.is_running
+
+
+@pytest.mark.parametrize("how", ["task", "callback", "stop"])
+def test_code_beside_the_calls_does_not_end_the_process(start_host, backend, how):
+    if backend == "trio":
+        pytest.skip("trio has no tasks and callbacks beside those of its nurseries")
+    with start_host() as host, host.client() as client:
+        other = client.start("get", meta=order("sleep", 1))
+        assert client.call("get", meta=order("end the process", how)).resource.message
+        assert other.result().resource.message == "{}"
+        [line] = [line for line in host.log if line["level"] == "warning"]
+        assert ("has stopped the event loop" if how == "stop" else "tried to end the process") in line["event"]
+        host.send(signal.SIGTERM)
+        assert host.wait() == 0
 
 
 def test_a_resource_meta_of_50_mb(start_host):

@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from connectrio.host.event_loop import HostStopped, loop_factory
 from connectrio.host.lifecycle import HostError
 from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import get_logger
@@ -54,7 +55,8 @@ def run_until_signalled(
     :raises HostError: `serve` has raised it
     :raises ValueError: the backend is unknown or not installed
     """
-    name, options = anyio_backend(backend)
+    name, _ = anyio_backend(backend)
+    options = {} if backend == "trio" else {"loop_factory": loop_factory(backend)}
 
     async def run() -> None:
         async with anyio.create_task_group() as tasks:
@@ -107,7 +109,7 @@ async def _watch_signals(
                     continue
                 if signum in _SIGNALS:
                     if not is_first:
-                        raise SystemExit(128 + signum)
+                        raise HostStopped(128 + signum)
                     is_first = False
                     log.info("shutting down; send the signal again to stop at once", signal=signum.name)
                 elif not is_draining:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -159,6 +160,21 @@ def fork() -> int:
     return child
 
 
+async def end_the_process(how: str) -> None:
+    """Do what ends an event loop of asyncio's, beside the call."""
+    loop = asyncio.get_running_loop()
+
+    async def leave() -> None:
+        sys.exit("a connector wants to leave")
+
+    if how == "task":
+        task = loop.create_task(leave())
+        await asyncio.wait([task])
+    else:
+        loop.call_soon({"callback": sys.exit, "stop": loop.stop}[how])
+    await anyio.sleep(0.1)
+
+
 async def obey(operation: str, order: Order, **arguments: Any) -> str:
     report("started", operation=operation, id=order.id)
     outcome = "returned"
@@ -167,6 +183,8 @@ async def obey(operation: str, order: Order, **arguments: Any) -> str:
             await anyio.sleep(float(order.argument))
         while order.does == "gate" and not gate_of(order).is_open:  # noqa: ASYNC110 - threads open it as well
             await anyio.sleep(0.05)
+        if order.does == "end the process":
+            await end_the_process(order.argument)
         return act(order, arguments)
     except BaseException as error:
         outcome = "cancelled" if isinstance(error, anyio.get_cancelled_exc_class()) else type(error).__name__
