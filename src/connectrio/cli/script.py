@@ -32,7 +32,7 @@ _LOOKS_AT_OTHERS = 200
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 # Python's default is 700, or 2,000 from 3.13 on
-_OBJECTS_BETWEEN_COLLECTIONS = 20_000
+_OBJECTS_BETWEEN_COLLECTIONS = 5_000
 
 # seconds for output that waits, when the process ends at once
 _FLUSH_TIMEOUT = 0.25
