@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,9 @@ def layers(case: Case) -> Iterator[Layer]:
             await case.connector_call()
 
     async def service(calls: int) -> None:
+        # copies, because the service takes the inputs out of a request
         for _ in range(calls):
-            await case.method(case.request)
+            await case.method(copy(case.request))
 
     async def codec(arguments: tuple[int, Any]) -> None:
         calls, response = arguments
@@ -121,7 +123,7 @@ def layers(case: Case) -> Iterator[Layer]:
 
 
 def _answer(case: Case) -> Any:
-    coroutine = case.method(case.request)
+    coroutine = case.method(copy(case.request))
     try:
         coroutine.send(None)
     except StopIteration as stop:

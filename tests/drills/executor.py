@@ -128,6 +128,7 @@ async def main(name: str, target: str, rate: float, prefix: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
     async with grpc.aio.insecure_channel(target) as channel:
         await channel.channel_ready()
+        print(json.dumps({"event": "running"}), flush=True)
         executor = Executor(name, AsyncConnectorServiceStub(channel), prefix)
         began, made = time.monotonic(), 0
         async with asyncio.TaskGroup() as tasks:

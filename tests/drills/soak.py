@@ -6,6 +6,7 @@ while their calls are held. Every task of the first must end as it should, and w
 
 from __future__ import annotations
 
+import itertools
 import signal
 import statistics
 import sys
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from drills.hosting import HERE, PATIENCE, Control, DrillHost, environment
@@ -27,7 +27,7 @@ from e2e.programs import Program, children_of
 # tasks a second of the executor that lasts, and for each of them, of those that are killed
 RATE, KILLED = 20.0, 0.25
 # seconds
-SAMPLE_EVERY, KILL_EVERY, VICTIM_EVERY = 5.0, 20.0, 2.0
+SAMPLE_EVERY, KILL_EVERY, VICTIM_EVERY = 4.0, 20.0, 2.0
 # connections of each client whose held calls are killed, and calls on each
 SHAPE = (2, 10)
 
@@ -87,9 +87,11 @@ class Report:
 
     def medians(self, name: str) -> list[float]:
         """Return the median of a figure in each quarter of the time."""
-        step = max(1, len(self.samples) // 4)
-        quarters = [self.samples[start : start + step] for start in range(0, 4 * step, step)]
-        return [statistics.median(getattr(sample, name) for sample in quarter) for quarter in quarters if quarter]
+        ends = [len(self.samples) * quarter // 4 for quarter in range(5)]
+        return [
+            statistics.median(getattr(sample, name) for sample in self.samples[begin:end] or self.samples)
+            for begin, end in itertools.pairwise(ends)
+        ]
 
     @property
     def grown(self) -> list[str]:
@@ -108,6 +110,7 @@ def _executor(name: str, target: str, rate: float, home: str) -> Iterator[Progra
     # DuckDB writes below its data directory
     command = [sys.executable, "-m", "drills.executor", name, target, str(rate), f"{home}/data"]
     with Program(command, cwd=HERE, env=environment()) as executor:
+        executor.wait_for("running", patience=PATIENCE)
         yield executor
 
 
@@ -166,7 +169,7 @@ def _stir(
     while time.monotonic() - began < seconds:
         with executor(f"killed-{executors}", host.target) as killed:
             ends = min(time.monotonic() + KILL_EVERY, began + seconds)
-            for turn in count():
+            for turn in itertools.count():
                 if time.monotonic() > ends:
                     break
                 killer.kill_one()

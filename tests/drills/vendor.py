@@ -111,8 +111,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=vendor.shutdown).start())
     print(json.dumps({"event": "serving", "port": vendor.server_port}), flush=True)
     vendor.serve_forever()
-    books = vendor.books
-    print(json.dumps({"event": "books", "jobs": list(books.jobs), "requests": books.requests}), flush=True)
+    print(json.dumps({"event": "books", "requests": vendor.books.requests}), flush=True)
 
 
 if __name__ == "__main__":

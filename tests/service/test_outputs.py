@@ -12,9 +12,10 @@ from grpclib import GRPCError
 from structlog.testing import capture_logs
 
 from connectrio import Phase, Resource, TaskLog
+from connectrio.idl.flyteidl2.connector import GetTaskResponse
 from connectrio.idl.flyteidl2.core import LiteralMap
 from connectrio.idl.flyteidl2.task import Outputs
-from connectrio.rpc.codec import decode, encode
+from connectrio.rpc.codec import MessageCodec, decode, encode
 from connectrio.service import outputs
 from connectrio.service.settings import ServiceSettings
 from service.harness import Job, Service, attempt, connector, secrets
@@ -63,6 +64,20 @@ async def test_outputs_that_fit_are_sent(tmp_path):
     resource = (await found.get(output_prefix=str(tmp_path))).resource
     assert len(encode(resource.outputs)) > LIMIT - 100
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_answer_that_fits_is_encoded_once():
+    """Its size is known from the bytes, which are then sent; an answer that is masked afterwards has others."""
+    found = service(outputs={"a": "hunter22"}, message="hunter22")
+    answer = await found.get()
+    sent = MessageCodec().encode(answer, GetTaskResponse)
+    assert sent is MessageCodec().encode(answer, GetTaskResponse)
+    assert sent == encode(answer)
+    masked = await found.get(connection=secrets(key="hunter22"))
+    resource = decode(MessageCodec().encode(masked, GetTaskResponse), GetTaskResponse).resource
+    assert resource.message == "[secret key]"
+    small = await service(message="x").get()
+    assert MessageCodec().encode(small, GetTaskResponse) == encode(small)
 
 
 async def test_the_limit_is_for_the_whole_answer(tmp_path):

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NoReturn
 
 from connectrio.rpc.garbage import without_collections
@@ -45,16 +45,18 @@ def starting() -> Iterator[Callable[[], None]]:
     """Surround the life of a host. Yield a function to call when it serves.
 
     Until that call there are no garbage collections. After it they leave out all objects made before, which stay until
-    the process ends: to visit them takes some 50 ms, during which no call is served. They are also rarer than Python's
-    default: a request can make a hundred thousand objects, which are no garbage, and would be visited a hundred times.
+    the process ends: to visit them takes some 50 ms, during which no call is served. After it, collections are also
+    rarer than by Python's default: a large request makes a hundred thousand objects, and no garbage.
     """
+    with ExitStack() as start:
+        start.enter_context(without_collections())
 
-    def started() -> None:
-        gc.freeze()
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
-        gc.enable()
+        def started() -> None:
+            gc.freeze()
+            threshold, *others = gc.get_threshold()
+            gc.set_threshold(max(threshold, _OBJECTS_BETWEEN_COLLECTIONS), *others)
+            start.close()
 
-    with without_collections():
         yield started
 
 

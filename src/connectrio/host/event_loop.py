@@ -7,6 +7,8 @@ code, or a library that it uses, may do either in a task of its own. On trio it 
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - this is about its event loops
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -23,42 +25,60 @@ class HostStopped(SystemExit):
     """The host is to stop at once: what ends the event loop."""
 
 
+class _Lasting(asyncio.AbstractEventLoop):
+    """The part that is added to an event loop."""
+
+    _main: asyncio.Future[Any] | None = None
+
+    def run_until_complete(self, future: Any) -> Any:
+        if self.is_running():  # a mistake, which asyncio refuses
+            return super().run_until_complete(future)
+        self._main = asyncio.ensure_future(future, loop=self)
+        try:
+            return super().run_until_complete(self._main)
+        finally:
+            self._main = None
+
+    def run_forever(self) -> None:
+        while True:
+            try:
+                super().run_forever()
+            except HostStopped:
+                raise
+            except SystemExit as error:
+                if self._main is None or _has_raised(self._main, error):
+                    raise
+                log.warning(
+                    "code of a connector tried to end the process, outside of a call; the host goes on",
+                    exception=format_traceback(error),
+                )
+            else:
+                if self._main is not None and not self._main.done():
+                    log.warning("code of a connector has stopped the event loop; the host goes on")
+            if self._main is None or self._main.done():
+                return
+            self.call_soon(_receive_signals)
+
+
 def loop_factory(backend: Backend) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes an event loop that goes on until what it runs is done, or raises `HostStopped`.
+    """Return a factory of event loops that run until their main task ends, or `HostStopped` is raised.
 
     :param backend: asyncio or uvloop
     """
-    base: type[asyncio.AbstractEventLoop] = _default_loop() if backend == "asyncio" else _uvloop()
+    base = _default_loop() if backend == "asyncio" else _uvloop()
+    return type("LastingLoop", (_Lasting, base), {})
 
-    class LastingLoop(base):  # type: ignore[valid-type, misc]  # a class that is known when this runs
-        _main: asyncio.Future[Any] | None = None
 
-        def run_until_complete(self, future: Any) -> Any:
-            self._main = asyncio.ensure_future(future, loop=self)
-            try:
-                return super().run_until_complete(self._main)
-            finally:
-                self._main = None
+def _has_raised(task: asyncio.Future[Any], error: BaseException) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is error
 
-        def run_forever(self) -> None:
-            while True:
-                try:
-                    super().run_forever()
-                except HostStopped:
-                    raise
-                except SystemExit as error:
-                    if self._main is None or self._main.done():
-                        raise
-                    log.warning(
-                        "code of a connector tried to end the process: only its task ends",
-                        exception=format_traceback(error),
-                    )
-                else:
-                    if self._main is None or self._main.done():
-                        return
-                    log.warning("code of a connector has stopped the event loop, which goes on")
 
-    return LastingLoop
+def _receive_signals() -> None:
+    """Let the event loop look for signals that came while it did not run: uvloop would wait for one more."""
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    if wakeup >= 0:
+        os.write(wakeup, b"\0")
 
 
 def _default_loop() -> type[asyncio.AbstractEventLoop]:

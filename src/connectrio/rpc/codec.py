@@ -17,8 +17,8 @@ from betterproto2 import Message
 from grpclib.const import Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 
-from connectrio.rpc._codec.decoder import decode, received_size
-from connectrio.rpc._codec.encoder import EncodeError, encode
+from connectrio.rpc._codec.decoder import decode, received_messages, received_size
+from connectrio.rpc._codec.encoder import KEPT, EncodeError, encode, encode_ahead
 from connectrio.rpc._codec.wire import DecodeError
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "StatusDetailsCodec",
     "decode",
     "encode",
+    "encode_ahead",
+    "received_messages",
     "received_size",
 ]
 
@@ -51,7 +53,8 @@ class MessageCodec(CodecBase):
         if not isinstance(message, message_type):
             raise TypeError(f"expected {message_type.__name__}, got {type(message).__name__}")
         if _is_ours(type(message)):  # type: ignore[arg-type]  # mypy: classes are hashable
-            return encode(message)
+            kept: bytes | None = getattr(message, KEPT, None)
+            return encode(message) if kept is None else kept
         encoded: bytes = message.SerializeToString()
         return encoded
 

@@ -97,7 +97,9 @@ class ServerOptions(ConnectionOptions):
     :ivar request_timeout: from a call's headers to the last byte of its request, if that is a single message; then the
         call ends with DEADLINE_EXCEEDED. A minute is long for 4 MiB
     :ivar max_request_memory: bytes of requests that have arrived in part, over all connections; beyond it the calls
-        with the largest end with RESOURCE_EXHAUSTED. As much as 16 whole messages of the default maximum size
+        with the largest end with RESOURCE_EXHAUSTED. As much as 16 whole messages of the default maximum size. Large
+        messages that are being answered may take as much again, by estimate: 4 bytes for each on the wire, and 256
+        for each message within. Beyond it, calls with further large ones end so; one alone never does
     :ivar write_stall_timeout: how long a client may leave unread what is sent to it; then its connection is closed,
         because what waits for it holds memory and its calls. A call that has not been able to send a whole message
         within that time, because its window is shut or opens by little, ends with RESOURCE_EXHAUSTED

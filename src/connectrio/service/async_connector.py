@@ -231,8 +231,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     self.creates.asked_for(message.resource_meta)
                     poll = partial(self._poll, method, message)
                     resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
-                    if not self._outputs.fits(resource):
+                    answer = GetTaskResponse(resource=resource)
+                    if not self._outputs.fits(answer, is_final=record.mask is None):
                         await self._outputs.fit(resource, message.output_prefix)
+                        answer = GetTaskResponse(resource=resource)
                     if record.mask is not None:
                         record.mask.resource(resource)
                     self._polls.succeeded(job, resource)
@@ -243,8 +245,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if absorbed is None:
                     raise
                 record.poll_absorbed(error)
-                resource = absorbed
-            return GetTaskResponse(resource=resource)
+                answer = GetTaskResponse(resource=absorbed)
+            return answer
 
     async def _poll(self, method: ConnectorMethod, message: GetTaskRequest) -> Resource:
         """Call the connector's `get`; return the job's state."""

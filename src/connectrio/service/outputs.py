@@ -12,7 +12,7 @@ import secrets
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from grpclib.const import Status
@@ -21,7 +21,7 @@ from connectrio.connector.base import Phase
 from connectrio.diagnostics import LONGEST_TEXT, shorten
 from connectrio.idl.flyteidl2.connector import GetTaskResponse, Resource
 from connectrio.logs import get_logger
-from connectrio.rpc.codec import encode
+from connectrio.rpc.codec import encode, encode_ahead
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.workers import Workers
@@ -60,10 +60,16 @@ class OutputWriter:
         self._schemes = frozenset(settings.storage_schemes)
         self._writers = Workers(_WRITERS)
 
-    def fits(self, resource: Resource) -> bool:
-        """Return whether an answer may be as large as the one with `resource`."""
+    def fits(self, answer: GetTaskResponse, *, is_final: bool) -> bool:
+        """Return whether `answer` may be as large as it is.
+
+        :param is_final: it will not change any more, if it fits
+        """
+        resource = cast("Resource", answer.resource)
         is_small = resource.outputs is None and resource.custom_info is None and len(resource.log_links) <= _FEW_LINKS
-        return (is_small and len(resource.message) <= LONGEST_TEXT) or _size(resource) <= self._most
+        if is_small and len(resource.message) <= LONGEST_TEXT:
+            return True
+        return len(encode_ahead(answer) if is_final else encode(answer)) <= self._most
 
     async def fit(self, resource: Resource, output_prefix: str) -> None:
         """Make `resource` smaller: leave out what no task depends on, then write its outputs to a file.

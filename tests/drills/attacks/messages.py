@@ -44,6 +44,20 @@ def decompression_bomb(attacker: Attacker) -> None:
             wire.wait_for_answers(answered)
 
 
+def held_messages(attacker: Attacker) -> None:
+    """Messages of 4 kB that are 4 MiB when decompressed, for calls that last."""
+    request = order("hold", task_type="attacked")
+    request.output_prefix = "x" * (4 * MIB - 1000)
+    packed = gzip.compress(request.SerializeToString(), compresslevel=9)
+    framed = b"\1" + len(packed).to_bytes(4, "big") + packed
+    with attacker.connection() as wire:
+        wire.open()
+        for stream_id in _streams(attacker, 400):
+            wire.send(wire.make.headers(stream_id, request_headers(_COMPRESSED)))
+            wire.send(wire.make.data(stream_id, framed, end_stream=True))
+        wire.wait(3 * attacker.size)
+
+
 def junk(attacker: Attacker) -> None:
     """Messages that are nothing at all."""
     with attacker.connection() as wire:
@@ -152,6 +166,7 @@ ATTACKS = [
     Attack(
         "decompression-bomb", "messages of 64 KiB that are 64 MiB when decompressed", decompression_bomb, ("open",), "8"
     ),
+    Attack("held-messages", "messages of 4 kB that are 4 MiB, for calls that last", held_messages, ("open",)),
     Attack("junk", "messages that are nothing", junk, ("open",), "13"),
     Attack("many-parts", "messages of more parts than may be decoded", many_parts, ("open",), "13"),
     Attack("many-inputs", "tasks with 100,000 inputs", many_inputs, ("open",), "0"),

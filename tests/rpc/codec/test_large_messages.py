@@ -161,7 +161,13 @@ async def test_what_was_decoded_of_a_bad_message_is_free_when_its_call_is_answer
     def decode(data: bytes) -> Note:
         part = Note("part")
         parts.append(weakref.ref(part))
-        raise ValueError("bad")
+        try:
+            raise IndexError
+        except IndexError as error:
+            try:
+                raise UnicodeError from error
+            except UnicodeError as cause:
+                raise ValueError("bad") from cause
 
     monkeypatch.setattr(Note, "FromString", decode)
     async with in_memory(Script(unary=answer_with_length)) as served:
@@ -172,4 +178,4 @@ async def test_what_was_decoded_of_a_bad_message_is_free_when_its_call_is_answer
 
 def waiting(server) -> int:
     """How many messages wait to be decoded."""
-    return server._decode_limiter.statistics().tasks_waiting
+    return server._decode_turn.statistics().tasks_waiting

@@ -8,17 +8,22 @@ from contextlib import AsyncExitStack
 import anyio
 import pytest
 from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from connectrio.diagnostics import Repeats
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.rpc import Channel, Server, ServerOptions
 from connectrio.rpc._grpc import compress, frame_message
 from connectrio.rpc._server import server as _server
 from connectrio.rpc._server import stream as server_stream
+from connectrio.rpc._server.memory import NoRoomError, RequestMemory
+from connectrio.rpc.codec import decode, encode
 from connectrio.rpc.options import MIB
 from rpc.kit.frames import Data, FrameFactory, Headers, request_headers
 from rpc.kit.raw import raw_client
 from rpc.kit.script import CLIENT_STREAMING, SERVER_STREAMING, Note, Script, ScriptStub
-from rpc.kit.serving import eventually, leaving_nothing, listening, turns
+from rpc.kit.serving import eventually, in_memory, leaving_nothing, listening, turns
 from rpc.kit.virtual_time import LONG, in_virtual_time
 
 # memory and time for a request to arrive
@@ -87,6 +92,46 @@ async def test_a_request_has_a_time_to_arrive():
             await client.transport.aclose()
 
 
+async def test_a_large_message_is_refused_while_others_hold_all_memory():
+    """Messages are counted for as long as they exist, whoever holds them."""
+    kept: list[Note] = []
+
+    async def keep(stream) -> None:
+        note = await stream.recv_message()
+        if note.text.startswith("keep"):
+            kept.append(note)
+        await stream.send_message(Note(note.text[:4]))
+
+    async with in_memory(Script(keep), options=ServerOptions(max_request_memory=500_000)) as served:
+
+        async def call(text: str) -> None:
+            assert (await served.stub.unary(Note(text))).text == text[:4]
+
+        await call("alone" * 60_000)
+        await call("keep" + "x" * 100_000)
+        for _ in range(5):
+            with pytest.raises(GRPCError, match="max_request_memory") as raised:
+                await call("more" * 10_000)
+            assert raised.value.status is Status.RESOURCE_EXHAUSTED
+            await call("small" * 2000)  # neither creates of the usual size nor polls are refused
+        kept.clear()
+        await call("more" * 10_000)
+        assert not served.server._memory._decoded
+
+
+def test_a_message_of_many_parts_counts_for_more():
+    memory = RequestMemory(500_000)
+    data = encode(CreateTaskRequest(inputs=Inputs(literals=[NamedLiteral()] * 1000)))
+    assert len(data) < 3000
+    request = decode(data, CreateTaskRequest)
+    memory.keep(request, len(data))
+    with pytest.raises(NoRoomError):
+        memory.keep(decode(data, CreateTaskRequest), len(data))
+    request.inputs = None  # most of the request is free again
+    memory.keep(decode(data, CreateTaskRequest), len(data))
+    memory.keep({"of another": "codec"}, 100_000)  # nothing can refer to a dict weakly
+
+
 async def test_a_compressed_request_is_small_while_it_waits_for_the_thread_that_decodes(monkeypatch):
     sizes = []
 
@@ -100,7 +145,7 @@ async def test_a_compressed_request_is_small_while_it_waits_for_the_thread_that_
         server = Server([Script()])
         bomb = frame_message(compress(b"x" * 4 * MIB, "gzip"), compressed=True)
         async with raw_client(server) as client:
-            async with server._decode_limiter:
+            async with server._decode_turn:
                 for stream_id in range(1, 20, 2):
                     headers = [*request_headers(), ("grpc-encoding", "gzip")]
                     await client.send(client.make.headers(stream_id, headers))

@@ -66,13 +66,14 @@ async def test_addresses_come_one_after_the_other():
 
 async def test_whoever_is_cancelled_while_waiting_gives_up_its_turn():
     all_turns = Turns()
+    b = all_turns.of("b")
     async with anyio.create_task_group() as tasks:
         async with all_turns.of("a"):
             waiting = anyio.CancelScope()
 
             async def wait() -> None:
                 with waiting:
-                    async with all_turns.of("b"):
+                    async with b:
                         raise AssertionError
 
             tasks.start_soon(wait)
@@ -80,7 +81,7 @@ async def test_whoever_is_cancelled_while_waiting_gives_up_its_turn():
             waiting.cancel()
             await turns()
         with anyio.fail_after(5):
-            async with all_turns.of("b"):
+            async with b:
                 pass
 
 

@@ -154,7 +154,7 @@ class _Server:
             # with no await in between, so that no one else gets the file descriptor
             connection.close()
             self._fill_reserve()
-            self._connections.pop(connection, None)
+            del self._connections[connection]
             self._ended.set()
             self._ended = anyio.Event()
 

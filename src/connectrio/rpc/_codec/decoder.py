@@ -33,26 +33,8 @@ from connectrio.rpc._codec.wire import (
 MAX_MESSAGES = 400_000
 
 
-class MessageBudget:
-    """How many more messages one decoding may make."""
-
-    __slots__ = ("left",)
-
-    def __init__(self) -> None:
-        self.left = MAX_MESSAGES
-
-    def take_one(self) -> None:
-        """Count one message.
-
-        :raises DecodeError: the budget is used up
-        """
-        self.left -= 1
-        if self.left < 0:
-            raise DecodeError(f"made of more than {MAX_MESSAGES} messages")
-
-
-# (message to fill or None for a new one, data, position, end, depth, budget or None if it cannot run out)
-Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, MessageBudget | None], Any]
+# (message to fill or None for a new one, data, position, end, depth, [how many more messages may be made])
+Decoder: TypeAlias = Callable[[Any, bytes, int, int, int, list[int]], Any]
 Names: TypeAlias = dict[str, Any]  # the global names of a generated function
 
 
@@ -61,14 +43,20 @@ def decode(data: bytes, message_type: type[Any]) -> Any:
 
     :raises DecodeError: `data` is not such a message
     """
-    # each message inside another takes at least two bytes
-    budget = MessageBudget() if len(data) >= 2 * MAX_MESSAGES else None
+    left = [MAX_MESSAGES]
     try:
-        return decoder_for(message_type)(None, data, 0, len(data), 1, budget)  # type: ignore[arg-type]  # every class is hashable
+        message = decoder_for(message_type)(None, data, 0, len(data), 1, left)  # type: ignore[arg-type]  # every class is hashable
     except IndexError as error:
         raise DecodeError("a varint is cut short") from error
     except (UnicodeDecodeError, struct.error, OverflowError) as error:
         raise DecodeError(str(error)) from error
+    message._received_messages = MAX_MESSAGES - left[0]  # noqa: SLF001 - our own addition
+    return message
+
+
+def received_messages(message: object) -> int:
+    """Return of how many messages `message` was made when it was decoded, nested ones included; 0 if it was not."""
+    return getattr(message, "_received_messages", 0)
 
 
 def received_size(message: Message) -> int | None:
@@ -92,11 +80,12 @@ def decoder_for(message_type: type[Message]) -> Decoder:
         "Message": message_type,
     }
     lines = [
-        "def decode(message, data, pos, end, depth, budget):",
+        "def decode(message, data, pos, end, depth, left):",
         f"    if depth > {MAX_DEPTH}:",
         f"        raise DecodeError('nested more than {MAX_DEPTH} deep')",
-        "    if budget is not None:",
-        "        budget.take_one()",
+        "    left[0] -= 1",
+        "    if left[0] < 0:",
+        f"        raise DecodeError('made of more than {MAX_MESSAGES} messages')",
         "    if message is None:",
         # an unset message, made faster than by the constructor of its dataclass
         "        message = new(Message)",
@@ -248,7 +237,7 @@ def _read_message(element: type[Any] | None, before: str, names: Names) -> list[
         return decoder(*arguments)
 
     name = _bind(names, "decode_", decode_first)
-    return [*_LENGTH, f"value = {name}({before}, data, pos, stop, depth + 1, budget)", "pos = stop"]
+    return [*_LENGTH, f"value = {name}({before}, data, pos, stop, depth + 1, left)", "pos = stop"]
 
 
 def _convert_varint(kind: str, element: Any, names: Names) -> list[str]:

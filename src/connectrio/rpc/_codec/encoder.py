@@ -25,6 +25,10 @@ class EncodeError(ValueError):
     """A field of a message holds a value that is not of the field's type."""
 
 
+# the attribute of a message that `encode_ahead` puts the bytes into
+KEPT = "_encoded"
+
+
 def encode(message: Any) -> bytes:
     """Return `message` as bytes.
 
@@ -85,6 +89,15 @@ def _field_lines(message_type: type[Message], field: MessageField, index: int, n
         else:
             heads = [f"value = {value}", "if value:"]
     return [*heads, *("    " + line for line in body)]
+
+
+def encode_ahead(message: Message) -> bytes:
+    """Return `message` as bytes, and keep them for the server, so the message must not change any more.
+
+    :raises EncodeError: see `encode`
+    """
+    encoded = message.__dict__[KEPT] = encode(message)
+    return encoded
 
 
 def _entry_part(number: int, kind: str, to_bytes: Callable[[Any], bytes]) -> Callable[[Any], bytes]:

@@ -176,7 +176,9 @@ class Connection:
     # the reader's side
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes from the peer."""
+        """Take in bytes from the peer; drop them if the connection is over."""
+        if self.state is ConnectionState.CLOSED:
+            return
         self.heard_at = self._clock()
         self.reads += 1
         self.received.wake()

@@ -28,7 +28,7 @@ from connectrio.rpc._server.requests import CallContext, RefusedRequestError, ch
 from connectrio.rpc._server.stream import CallState
 from connectrio.rpc.tls import secure
 
-# bytes; who has sent so much at once waits for a turn to have it read
+# bytes. All of a larger read waits for the connection's turns; of a smaller one, what is left after the first frames
 _MUCH = 16 * 1024
 
 log = SafeLogger("connectrio.rpc")

@@ -40,8 +40,8 @@ class CallContext:
     """What the calls of a connection have in common.
 
     :ivar codecs: by the content types that they are for, without parameters
-    :ivar decode_limiter: limits the threads that decode large messages, which would block the event loop
-    :ivar memory: what the unfinished requests of all connections hold
+    :ivar decode_turn: held while a thread decodes a large message, which would block the event loop
+    :ivar memory: what the requests of all connections hold
     :ivar turn: of the connection, when it has many frames to act on
     """
 
@@ -52,7 +52,7 @@ class CallContext:
     options: ServerOptions
     peer: Peer
     peer_name: str
-    decode_limiter: anyio.CapacityLimiter
+    decode_turn: anyio.Lock
     memory: RequestMemory
     turn: Turn
 

@@ -74,8 +74,8 @@ class Server:
         self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
-        # one thread: with more, the event loop would wait longer for the interpreter's lock
-        self._decode_limiter = anyio.CapacityLimiter(1)
+        # one at a time: with more threads, the event loop would wait longer for the interpreter's lock
+        self._decode_turn = anyio.Lock()
         self._memory = RequestMemory(self._options.max_request_memory)
         self._turns = Turns()
         # grpclib.events.listen(server, …) registers here
@@ -134,7 +134,7 @@ class Server:
                 options=self._options,
                 peer=peer,
                 peer_name=str(peer),
-                decode_limiter=self._decode_limiter,
+                decode_turn=self._decode_turn,
                 memory=self._memory,
                 turn=self._turns.of(host_of(address)),
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -28,6 +30,7 @@ from connectrio.rpc._grpc import (
     read_message,
 )
 from connectrio.rpc._http2.stream import Headers, Stream
+from connectrio.rpc._server.memory import SMALL_ON_THE_WIRE, NoRoomError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc.call import Call
 from connectrio.rpc.garbage import without_collections
@@ -125,7 +128,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         compressed, data = raw
         self._call.message_was_compressed = compressed
         try:
-            if compressed or len(data) >= _LARGE_MESSAGE:
+            if compressed or len(data) >= SMALL_ON_THE_WIRE:
                 message = await self._decode_carefully(data, is_compressed=compressed)
             else:
                 message = self._decode(data)
@@ -139,23 +142,29 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         return cast("_Recv", message)
 
     async def _wait_for_rest(self) -> None:
-        """Wait until more of the request is here, but not for ever, and not with more than the server's memory allows.
+        """Wait until more of the request is here."""
+        http2_stream = self._http2_stream
+        is_unary = not self._handler.cardinality.client_streaming
+        deadline = http2_stream.opened_at + self._context.options.request_timeout if is_unary else math.inf
+        with self._holding(len(self._reader), deadline):
+            await http2_stream.readable.wait()
 
+    @contextmanager
+    def _holding(self, size: int, deadline: float = math.inf) -> Iterator[None]:
+        """Count `size` bytes of the request while the block waits, and end the wait if they are too many.
+
+        :param deadline: on the clock of the event loop
         :raises GRPCError: DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED
         """
-        options, http2_stream = self._context.options, self._http2_stream
-        is_refused = False
+        options, is_refused = self._context.options, False
 
         def refuse() -> None:
             nonlocal is_refused
             is_refused = True
-            http2_stream.readable.wake()
+            scope.cancel()
 
-        is_unary = not self._handler.cardinality.client_streaming
-        deadline = http2_stream.opened_at + options.request_timeout if is_unary else math.inf
-        with self._context.memory.holding(len(self._reader), refuse), anyio.CancelScope(deadline=deadline) as scope:
-            if not is_refused:
-                await http2_stream.readable.wait()
+        with anyio.CancelScope(deadline=deadline) as scope, self._context.memory.holding(size, refuse):
+            yield
         if is_refused:
             raise GRPCError(
                 Status.RESOURCE_EXHAUSTED,
@@ -169,35 +178,63 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             )
 
     async def _decode_carefully(self, data: bytes, *, is_compressed: bool) -> Any:
-        """Return the message in `data`; what is large is left to a thread, one after the other.
+        """Return the message in `data`; what is large is left to a thread, one at a time.
 
         A compressed one is decompressed in the thread as well, so that it is small while it waits for its turn.
         """
         limit, encoding = self._context.options.max_receive_message_size, self._call.request_encoding
+        size = 0
 
-        def decode() -> Any:
+        def decode(most: int) -> Any:
+            nonlocal size
+            whole = decompress(data, encoding, most) if is_compressed else data
+            size = len(whole)
+            return self._decode(whole)
+
+        def decode_in_thread() -> Any:
             """Return the message, or the error without what was decoded by then, which its traceback would hold."""
             try:
-                with without_collections():  # each would visit all parts that were decoded by then
-                    return self._decode(decompress(data, encoding, limit) if is_compressed else data)
+                with without_collections():  # full ones would visit all parts that were decoded by then
+                    return decode(limit)
             except GRPCError as error:
-                for each in filter(None, (error, error.__cause__)):
+                each: BaseException | None = error
+                while each is not None:
                     each.__traceback__ = None
+                    each = each.__cause__ or each.__context__
                 return error
 
         if len(data) < _LARGE_MESSAGE:
             try:
-                return self._decode(decompress(data, encoding, min(limit, _LARGE_MESSAGE)))
+                message = decode(min(limit, _LARGE_MESSAGE))
             except TooLargeError:
                 pass
-        limiter = self._context.decode_limiter
-        decoded = await to_thread.run_sync(decode, abandon_on_cancel=True, limiter=limiter)
+            else:
+                return self._kept(message, size)
+        with self._holding(len(data)):
+            async with self._context.decode_turn:
+                one = anyio.CapacityLimiter(1)
+                decoded = await to_thread.run_sync(decode_in_thread, abandon_on_cancel=True, limiter=one)
         if isinstance(decoded, GRPCError):
             try:
                 raise decoded
             finally:
                 del decoded  # this frame is in its traceback
-        return decoded
+        return self._kept(decoded, size)
+
+    def _kept(self, message: Any, size: int) -> Any:
+        """Return a message that was decoded from `size` bytes.
+
+        :raises GRPCError: RESOURCE_EXHAUSTED, there is no memory for it
+        """
+        try:
+            self._context.memory.keep(message, size)
+        except NoRoomError:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                "large requests that are being answered hold all the memory that this server has for them"
+                f" (max_request_memory, {self._context.options.max_request_memory} bytes, by estimate); try again",
+            ) from None
+        return message
 
     def _decode(self, data: bytes) -> Any:
         kind = self._handler.request_type

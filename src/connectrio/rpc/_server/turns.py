@@ -1,7 +1,8 @@
 """Connections that have much to read take turns, so that those with little need not wait for all of it.
 
 A peer can fill the socket's buffers with thousands of frames in a moment, on hundreds of connections. In each round of
-the event loop only one of them acts on frames, and the addresses of the peers come one after the other.
+the event loop, only one of those that have much to read acts on frames. The addresses of the peers come one after the
+other.
 """
 
 from __future__ import annotations
