@@ -28,6 +28,18 @@ def test_every_command_is_there():
     assert named <= set(connectrio_app())
 
 
+def test_the_demo_prints_what_is_shown():
+    shown = re.search(r"```text\n(== Job\n.*?)```", README, re.DOTALL)[1]
+    ran = subprocess.run([*CONNECTRIO, "demo"], check=True, capture_output=True, text=True, timeout=300)
+    printed = ran.stdout.splitlines()
+    # ids, times, directories, progress, and what is left out
+    differing = re.compile(
+        r"\b[0-9a-f]{32}\b|[\d:]+\.\d+(?= )|(?<=after )[\d.]+ s|/tmp/\S*?/result|(RUNNING|progress:).*|…"
+    )
+    lines = {differing.sub("*", line) for line in printed}
+    assert [line for line in shown.splitlines() if differing.sub("*", line) not in {*lines, "*", "  *"}] == []
+
+
 def test_the_grpc_example_runs():
     ran = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "tests" / "examples" / "grpc_on_trio.py"],

@@ -98,8 +98,8 @@ class ServerOptions(ConnectionOptions):
         call ends with DEADLINE_EXCEEDED. A minute is long for 4 MiB
     :ivar max_request_memory: bytes of requests that have arrived in part, over all connections; beyond it the calls
         with the largest end with RESOURCE_EXHAUSTED. As much as 16 whole messages of the default maximum size. Large
-        messages that are being answered may take as much again, by estimate: 4 bytes for each on the wire, and 256
-        for each message within. Beyond it, calls with further large ones end so; one alone never does
+        requests that are being answered have a second limit of the same size: one counts as 4 times its bytes and 256
+        for each message in it. One that would exceed the limit is refused, unless it is the only one
     :ivar write_stall_timeout: how long a client may leave unread what is sent to it; then its connection is closed,
         because what waits for it holds memory and its calls. A call that has not been able to send a whole message
         within that time, because its window is shut or opens by little, ends with RESOURCE_EXHAUSTED
