@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -152,6 +153,38 @@ async def test_queries_beyond_the_limit_wait_and_say_so(home, tmp_path):
         await until(connector, third, Phase.RUNNING)
         await delete(connector, third)
         assert not any("started" in line for line in await log_text(connector, second))
+
+
+@pytest.mark.parametrize("custom", [None, {"database": "x.db"}], ids=["a slot", "a database file"])
+async def test_a_query_deleted_in_the_queue_leaves_it_with_its_memory(home, tmp_path, monkeypatch, custom):
+    tasks = []
+
+    class Submission(_Submission):
+        def __init__(self, task):
+            tasks.append(weakref.ref(task))
+            super().__init__(task)
+
+    monkeypatch.setattr("connectrio.connectors.duckdb._connector._Submission", Submission)
+    if custom is not None:
+        custom = {"database": str(tmp_path / "x.db")}
+    async with opened(home, max_running=1 if custom is None else 2) as connector:
+        running = await create(connector, tmp_path / "a", ENDLESS, custom=custom)
+        await until(connector, running, Phase.RUNNING)
+        waiting = await create(connector, tmp_path / "b", f"SELECT 1 -- {'x' * 10_000}", custom=custom)
+        live = connector._open.jobs._live
+        session = live[waiting.job_id]._session
+        assert len(session._request) > 10_000
+        await delete(connector, waiting)
+        assert session._request == b""
+
+        async def has_left() -> bool:
+            return list(live) == [running.job_id] and tasks[1]() is None
+
+        await eventually(has_left)
+        assert (await state(connector, running)).phase is Phase.RUNNING
+        assert (await state(connector, waiting)).phase is Phase.ABORTED
+        await delete(connector, running)
+        assert (await run(connector, tmp_path / "c", "SELECT 1", custom=custom)).phase is Phase.SUCCEEDED
 
 
 async def test_as_many_queries_as_allowed_run_at_once(home, tmp_path):

@@ -88,6 +88,7 @@ class _Open:
     slots: anyio.CapacityLimiter
     files: anyio.CapacityLimiter
     databases: WeakValueDictionary[str, anyio.Lock] = field(default_factory=WeakValueDictionary)
+    scopes: dict[LiveJob, anyio.CancelScope] = field(default_factory=dict)
 
     async def submit(self, task: QueryTask) -> LiveJob:
         """Record a job and start it. If this is cancelled, nobody gets the job's id, and it ends as ABORTED."""
@@ -112,14 +113,17 @@ class _Open:
             submission.error = error
             return
         finally:
+            del submission.task  # it may be large, and the job may wait for hours
             submission.recorded.set()
         if not submission.wanted:
             job.discard()
         database = job.record.database
         turn = nullcontext() if database == IN_MEMORY else self.databases.setdefault(database, anyio.Lock())
-        async with turn:
-            # abandoned only when the host stops, after `Jobs.stop`
-            await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
+        with anyio.CancelScope() as self.scopes[job]:
+            async with turn:
+                # abandoned when the host stops, after `Jobs.stop`, or when `run` has nothing to do
+                await to_thread.run_sync(job.run, limiter=self.slots, abandon_on_cancel=True)
+        del self.scopes[job]
         await self.in_thread(partial(self.jobs.retire, job))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -127,11 +131,14 @@ class _Open:
         return await to_thread.run_sync(work, limiter=self.files)
 
     async def watch(self) -> None:
-        """Call `Jobs.watch` while there are jobs."""
+        """Call `Jobs.watch` while there are jobs; let those that ended in the queue leave it."""
         while True:
             await anyio.sleep(WATCH_SECONDS)
             if self.jobs.any_live:
                 await self._housekeeping(self.jobs.watch)
+            for job, scope in self.scopes.items():
+                if job.record.state.final and not job.running:
+                    scope.cancel()
 
     async def tidy(self) -> None:
         """Call `Jobs.tidy` from time to time."""

@@ -52,7 +52,7 @@ class Report(msgspec.Struct):
 class Session:
     """One run of the program. `run` is for one thread; `kill` may be called from any.
 
-    :ivar size: the bytes of the request, which are kept until the process has them
+    :ivar size: the bytes of the request, which are kept until the process has them, or `kill`
     :ivar report: the last report
     """
 
@@ -92,6 +92,7 @@ class Session:
         """
         with self._starting:
             self._killed = True
+            self._request = b""
             if self._process is not None:
                 self._process.kill()
 
