@@ -70,44 +70,66 @@ class Process:
 
 
 class Silent:
-    """The way to a process that says nothing, or answers until it is frozen.
+    """The way to a process that answers only from one time to another, on the event loop's clock.
 
     :param member: who hears the answers
     """
 
-    def __init__(self, member: Member, frozen_at: float) -> None:
+    def __init__(self, member: Member, loaded_at: float, frozen_at: float) -> None:
         self.member = member
-        self.frozen_at = anyio.current_time() + frozen_at
+        self.loaded_at = loaded_at
+        self.frozen_at = frozen_at
 
     async def send(self, message: Request) -> None:
         assert message == Request("live")
-        if anyio.current_time() < self.frozen_at:
+        if self.loaded_at <= anyio.current_time() < self.frozen_at:
             self.member._heard_at = anyio.current_time()
 
 
-async def watched(frozen_at: float, *, serves: bool = True, stopped_at: float = 1e6) -> tuple[Member, float]:
-    """Return a member whose process was watched for an hour at most, and after how many seconds it was killed."""
-    member, process, began = Member(ORDER, lambda: None), Process(), anyio.current_time()
-    member._served_since = began if serves else None
+async def watched(
+    frozen_at: float, *, loaded_at: float = 0.0, stopped_at: float = 1e6, hang_limit: float = 30.0
+) -> tuple[Member, float]:
+    """Return a member whose process was watched for an hour at most, and after how many seconds it was killed.
+
+    :param loaded_at: seconds from its start until it serves; it says nothing before
+    """
+    order = Order(0, ServeOptions(HostSettings(hang_limit=hang_limit), 2, "asyncio", "info", "json"), [])
+    member, process, began = Member(order, lambda: None), Process(), anyio.current_time()
+
+    async def serve() -> None:
+        await anyio.sleep(loaded_at)
+        member._served_since = member._heard_at = anyio.current_time()
+
     with anyio.move_on_after(3600):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(member._watch, process, Silent(member, frozen_at))
+            control = Silent(member, began + loaded_at, began + frozen_at)
+            tasks.start_soon(serve)
+            tasks.start_soon(member._watch, process, control)
             await anyio.sleep(stopped_at)
             member.stop()
     return member, -1.0 if process.killed_at is None else process.killed_at - began
 
 
 @in_virtual_time
-async def test_a_frozen_process_is_killed_after_the_limit():
-    member, after = await watched(1000.0)
+@pytest.mark.parametrize("loaded_at", [0.0, 590.0])
+async def test_a_frozen_process_is_killed_after_the_limit(loaded_at):
+    member, after = await watched(1000.0, loaded_at=loaded_at)
     assert 1000 + 30 <= after <= 1000 + 37.5
-    assert member._error == "it gave no sign of life for 30 s (hang_limit), and was killed"
+    assert member._error == "process 0 gave no sign of life for 30 s (hang_limit), and was killed"
 
 
 @in_virtual_time
-async def test_one_that_answers_or_still_loads_is_not():
-    assert (await watched(1e6))[1] == -1.0
-    assert (await watched(0.0, serves=False))[1] == -1.0
+@pytest.mark.parametrize("loaded_at", [0.0, 590.0])
+async def test_one_that_answers_is_not(loaded_at):
+    assert (await watched(1e6, loaded_at=loaded_at))[1] == -1.0
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("hang_limit", "limit"), [(30.0, 600), (1.0, 600), (1000.0, 1000)])
+async def test_one_that_freezes_while_it_starts_is_killed_too(hang_limit, limit):
+    member, after = await watched(0.0, loaded_at=1e6, hang_limit=hang_limit)
+    assert limit <= after <= limit + hang_limit / 4
+    assert member._error.startswith(f"process 0 gave no sign of life for {limit} s while it started, and was killed")
 
 
 @in_virtual_time
@@ -115,4 +137,4 @@ async def test_one_that_answers_or_still_loads_is_not():
 async def test_one_that_does_not_end_when_it_is_told_to_is_killed(frozen_at):
     member, after = await watched(frozen_at, stopped_at=10.0)
     assert after == pytest.approx(10 + 25 + 20)
-    assert member._error == "it did not end after it was told to, and was killed"
+    assert member._error == "process 0 did not end after it was told to, and was killed"

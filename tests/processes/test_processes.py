@@ -262,7 +262,7 @@ def test_a_supervisor_of_a_frozen_process_ends():
         os.kill(host.pids[0], signal.SIGSTOP)
         host.send(signal.SIGTERM)
         assert host.wait(LONG) == 0
-        assert "it did not end after it was told to" in host.errors
+        assert "did not end after it was told to" in host.errors
 
 
 def test_as_process_1():

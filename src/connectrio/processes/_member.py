@@ -28,6 +28,8 @@ _REPORT_TIMEOUT = 0.5
 _KILL_AFTER = 1.5
 # seconds, beyond `drain_delay` and `grace`, from the order to stop to the end: lifespans have ten to close
 _END_AFTER = 20.0
+# seconds without an answer while it starts: importing the modules of connectors may block its event loop
+_START_LIMIT = 600.0
 # the parts of `hang_limit`, each of which must pass without an answer
 _PERIODS = 4
 # seconds; after a process has served this long, it is started again without delay
@@ -213,20 +215,26 @@ class Member:
         Only whole periods without an answer count, so that a machine that was suspended is no reason.
         """
         settings = self._order.options.settings
-        silent = 0
-        while silent < _PERIODS and not self._stopping.is_set():
+        period = settings.hang_limit / _PERIODS
+        silent, limit = 0, settings.hang_limit
+        while silent * period < limit and not self._stopping.is_set():
             asked_at = anyio.current_time()
-            with anyio.move_on_after(settings.hang_limit / _PERIODS):
+            with anyio.move_on_after(period):
                 await control.send(Request("live"))
                 await self._stopping.wait()
-            # before it serves, it may be loading the modules of connectors
-            is_heard = self._served_since is None or self._heard_at >= asked_at
-            silent = 0 if is_heard else silent + 1
+            silent = 0 if self._heard_at >= asked_at else silent + 1
+            limit = settings.hang_limit if self._served_since is not None else max(settings.hang_limit, _START_LIMIT)
+        name = f"process {self.number}"
         if self._stopping.is_set():
             await anyio.sleep(settings.drain_delay + settings.grace + _END_AFTER)
-            self._error = "it did not end after it was told to, and was killed"
+            self._error = f"{name} did not end after it was told to, and was killed"
+        elif self._served_since is not None:
+            self._error = f"{name} gave no sign of life for {limit:g} s (hang_limit), and was killed"
         else:
-            self._error = f"it gave no sign of life for {settings.hang_limit:g} s (hang_limit), and was killed"
+            self._error = (
+                f"{name} gave no sign of life for {limit:g} s while it started, and was killed; look at what the modules"
+                " of its connectors do when they are imported"
+            )
         log.error("a process is killed", killed=self.number, reason=self._error)
         with suppress(ProcessLookupError):
             process.kill()
