@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
+from anyio.abc import SocketListener
 from grpclib import GRPCError
 from grpclib.const import Status
 from structlog.testing import capture_logs
@@ -549,6 +550,21 @@ async def test_a_lifespan_that_opens_at_the_fourth_attempt(required, monkeypatch
         *["a connector's lifespan failed"] * 3,
         "a connector's lifespan is open again",
     ]
+
+
+async def test_a_host_that_stops_before_it_serves_leaves_no_port_to_children():
+    lifespan = Lifespan(opening=anyio.sleep_forever)
+    bound = socket.create_server(("127.0.0.1", 0))
+    bound.setblocking(False)
+    address = bound.getsockname()
+    host = make_host(lifespan.connector(), listeners=[await SocketListener.from_socket(bound)])
+    with bound.dup():  # as a child has it
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host.serve)
+            await anyio.wait_all_tasks_blocked()
+            await host.shutdown()
+        with pytest.raises(ConnectionRefusedError), socket.socket() as client:
+            client.connect(address)
 
 
 @in_virtual_time

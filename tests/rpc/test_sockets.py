@@ -7,15 +7,18 @@ import os
 import socket
 import stat
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketListener, UNIXSocketStream
+from anyio.abc import Listener, SocketAttribute, SocketListener, SocketStream, UNIXSocketStream
+from anyio.streams.stapled import MultiListener
 
-from connectrio.rpc.sockets import OwnListener, UnixSocketError, close_in_children, listen_unix, prepare, unix_target
+from connectrio.rpc import Server
+from connectrio.rpc.sockets import UnixSocketError, close_in_children, listen_unix, prepare, unix_target
+from connectrio.rpc.tls import TLSListener
 from rpc.kit.script import Note, Script
 from rpc.kit.serving import turns
 from rpc.kit.tls_serving import answers, calling, serving
@@ -176,42 +179,82 @@ def tcp(reuse_port: bool = False, port: int = 0) -> socket.socket:
     return bound
 
 
-async def test_a_closed_listener_refuses_connections_whoever_else_has_its_socket(path: Path):
-    bound = tcp()
-    address = bound.getsockname()
-    listeners = [OwnListener(await SocketListener.from_socket(bound)), await listen_unix(path)]
-    with ExitStack() as others:
-        for listener in listeners:  # as a child has them
-            others.enter_context(listener.extra(SocketAttribute.raw_socket).dup())
+async def test_a_closed_unix_listener_refuses_connections_whoever_else_has_its_socket(path: Path):
+    listener = await listen_unix(path)
+    with listener.extra(SocketAttribute.raw_socket).dup():  # as a child has it
         kept_path = path.with_name("kept")
         os.link(path, kept_path)
-        for listener in listeners:
-            await listener.aclose()
-        with pytest.raises(ConnectionRefusedError), socket.socket() as client:
-            client.connect(address)
+        await listener.aclose()
         with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as client:
             client.connect(str(kept_path))
+
+
+class Foreign(Listener[SocketStream]):
+    """A listener of a kind that we do not know, over anyio's."""
+
+    def __init__(self, listener: SocketListener) -> None:
+        self._listener = listener
+
+    async def serve(self, handler, task_group=None) -> None:
+        await self._listener.serve(handler, task_group)
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+    @property
+    def extra_attributes(self):
+        return self._listener.extra_attributes
+
+
+KINDS = {
+    "anyio's": lambda listener: listener,
+    "several": lambda listener: MultiListener([listener]),
+    "TLS": lambda listener: TLSListener(listener, lambda transport: transport),
+    "foreign": Foreign,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_a_server_stops_listening_whoever_else_has_its_sockets(kind):
+    bound = tcp()
+    address = bound.getsockname()
+    server = Server([])
+    with bound.dup():  # as a child has it that was forked without Python's knowledge
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(server.serve, kind(await SocketListener.from_socket(bound)))
+            assert in_a_child(lambda: bound.fileno() == -1)
+            await server.shutdown()
+        with pytest.raises(ConnectionRefusedError), socket.socket() as client:
+            client.connect(address)
         tcp(port=address[1]).close()
 
 
 async def test_a_port_that_processes_share_stays_with_the_others():
     first = tcp(reuse_port=True)
     with tcp(reuse_port=True, port=first.getsockname()[1]) as second:
-        await OwnListener(await SocketListener.from_socket(first)).aclose()
+        server = Server([])
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(server.serve, await SocketListener.from_socket(first))
+            await server.shutdown()
         for _ in range(20):
             with socket.create_connection(second.getsockname()), second.accept()[0]:
                 pass
 
 
+def in_a_child(condition: Callable[[], bool]) -> bool:
+    """Return whether the condition holds in a child that is forked now."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if condition() else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 def test_a_child_that_is_forked_has_none_of_the_sockets():
     with tcp() as own, tcp() as other:
         close_in_children(own)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads
-            child = os.fork()
-        if child == 0:
-            os._exit(0 if own.fileno() == -1 and os.fstat(other.fileno()) else 1)
-        assert os.waitpid(child, 0)[1] == 0
+        assert in_a_child(lambda: own.fileno() == -1 and other.fileno() != -1)
         assert own.fileno() != -1
 
 

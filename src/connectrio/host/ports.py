@@ -16,7 +16,14 @@ from anyio.abc import Listener, SocketListener
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.settings import HostSettings
 from connectrio.rpc.peer import format_address
-from connectrio.rpc.sockets import OwnListener, UnixSocketError, close_in_children, listen_unix, stop_listening
+from connectrio.rpc.sockets import (
+    UnixSocketError,
+    close_in_children,
+    listen_unix,
+    own_sockets,
+    shut_down,
+    stop_listening,
+)
 
 if TYPE_CHECKING:
     from connectrio.rpc.tls import ServerTLS
@@ -57,6 +64,8 @@ async def bind_ports(
     if listeners is not None:
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
+            for each in own_sockets(listener):
+                stack.callback(shut_down, each)
         return HostPorts(list(listeners), [], Addresses((), ()))
     tls = _server_tls(settings)
     try:
@@ -70,7 +79,7 @@ async def bind_ports(
             )
         for bound in http:
             stack.callback(stop_listening, bound)
-        grpc: list[Listener[Any]] = [OwnListener(await SocketListener.from_socket(bound)) for bound in tcp]
+        grpc: list[Listener[Any]] = [await SocketListener.from_socket(bound) for bound in tcp]
         if tls is not None:
             grpc = [tls.listen(listener) for listener in grpc]
         if settings.unix_socket is not None:

@@ -232,8 +232,8 @@ class Member:
             self._error = f"{name} gave no sign of life for {limit:g} s (hang_limit), and was killed"
         else:
             self._error = (
-                f"{name} gave no sign of life for {limit:g} s while it started, and was killed; look at what the modules"
-                " of its connectors do when they are imported"
+                f"{name} gave no sign of life for {limit:g} s while it started, and was killed; look at what the"
+                " modules of its connectors do when they are imported"
             )
         log.error("a process is killed", killed=self.number, reason=self._error)
         with suppress(ProcessLookupError):

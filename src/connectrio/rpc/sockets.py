@@ -19,10 +19,11 @@ from typing import Any
 from weakref import WeakSet
 
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.streams.stapled import MultiListener
 
 __all__ = [
-    "OwnListener", "UnixListener", "UnixSocketError", "close_in_children", "listen_unix", "prepare", "stop_listening",
-    "unix_target",
+    "UnixListener", "UnixSocketError", "close_in_children", "listen_unix", "own_sockets", "prepare", "shut_down",
+    "stop_listening", "unix_target",
 ]  # fmt: skip
 
 
@@ -47,45 +48,26 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_all)
 
 
+def own_sockets(listener: Listener[Any]) -> list[socket.socket]:
+    """Return the sockets on which `listener` accepts; each child that is forked from now on closes its copies."""
+    parts = listener.listeners if isinstance(listener, MultiListener) else [listener]
+    found = [part.extra(SocketAttribute.raw_socket, None) for part in parts]
+    own = [each for each in found if isinstance(each, socket.socket)]
+    for each in own:
+        close_in_children(each)
+    return own
+
+
 def stop_listening(listening: socket.socket) -> None:
     """Close a listening socket, and refuse connections from now on, whichever other process has the socket as well."""
-    _shut_down(listening)
+    shut_down(listening)
     listening.close()
 
 
-def _shut_down(listening: socket.socket) -> None:
+def shut_down(listening: socket.socket) -> None:
+    """Refuse connections from now on, whichever other process has the socket as well. Do nothing if it is closed."""
     with suppress(OSError):  # it is closed, or this system only shuts down connections
         listening.shutdown(socket.SHUT_RDWR)
-
-
-class OwnListener(Listener[SocketStream]):
-    """Accepts connections on a socket that no other process accepts on, and stops as `stop_listening` does.
-
-    :param listener: of anyio; owned by this one from here on
-    """
-
-    def __init__(self, listener: SocketListener) -> None:
-        self._listener = listener
-        self._socket: socket.socket = listener.extra(SocketAttribute.raw_socket)
-        close_in_children(self._socket)
-
-    async def accept(self) -> SocketStream:
-        """Wait for the next connection."""
-        return await self._listener.accept()
-
-    async def serve(self, handler: Callable[[SocketStream], Any], task_group: TaskGroup | None = None) -> None:
-        """Accept connections until cancelled; run `handler` for each, in a task of `task_group`."""
-        await self._listener.serve(handler, task_group)
-
-    async def aclose(self) -> None:
-        """Stop listening. Connections stay open."""
-        _shut_down(self._socket)
-        await self._listener.aclose()  # closes the socket when nobody waits for it any more
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The socket's attributes."""
-        return self._listener.extra_attributes
 
 
 async def listen_unix(path: str | os.PathLike[str], *, mode: int = 0o600) -> UnixListener:
@@ -165,22 +147,41 @@ def _remove_if_abandoned(file: Path) -> None:
         file.unlink()
 
 
-class UnixListener(OwnListener):
-    """Accepts connections on a Unix socket; made by `listen_unix`."""
+class UnixListener(Listener[SocketStream]):
+    """Accepts connections on a Unix socket; made by `listen_unix`.
+
+    :param listener: of anyio; owned by this one from here on
+    """
 
     def __init__(self, listener: SocketListener, file: Path | None) -> None:
-        super().__init__(listener)
+        self._listener = listener
+        self._sockets = own_sockets(listener)
         self._file = file
         self._identity = None if file is None else _identity(file)
 
+    async def accept(self) -> SocketStream:
+        """Wait for the next connection."""
+        return await self._listener.accept()
+
+    async def serve(self, handler: Callable[[SocketStream], Any], task_group: TaskGroup | None = None) -> None:
+        """Accept connections until cancelled; run `handler` for each, in a task of `task_group`."""
+        await self._listener.serve(handler, task_group)
+
     async def aclose(self) -> None:
         """Stop listening, and remove the file, unless another process has replaced it. Connections stay open."""
+        for each in self._sockets:
+            shut_down(each)
         try:
-            await super().aclose()
+            await self._listener.aclose()  # closes the socket when nobody waits for it any more
         finally:
             with suppress(FileNotFoundError):
                 if self._file is not None and _identity(self._file) == self._identity:
                     self._file.unlink()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The socket's attributes."""
+        return self._listener.extra_attributes
 
 
 def _identity(file: Path) -> tuple[int, int]:

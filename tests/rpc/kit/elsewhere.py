@@ -58,7 +58,7 @@ ELSEWHERE = {
     ),
     "_client.stubs._Sender._run: self._call.cancel()": _NEVER + "`ClientStream.cancel` awaits nothing",
     "tls.TLSListener.accept: self.listener.accept()": _ANYIOS,
-    "sockets.OwnListener.accept: self._listener.accept()": _ANYIOS,
+    "sockets.UnixListener.accept: self._listener.accept()": _ANYIOS,
     "testing.MemoryListener.serve: self.aclose()": "shielded",
     "testing.MemoryListener.aclose: self._connections.receive_nowait().aclose()": (
         _NEVER + "transports in memory are closed at once"

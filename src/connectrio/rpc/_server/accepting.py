@@ -25,7 +25,7 @@ from anyio.abc import (
 )
 
 from connectrio.diagnostics import SafeLogger
-from connectrio.rpc.sockets import OwnListener, close_in_children
+from connectrio.rpc.sockets import UnixListener, close_in_children
 from connectrio.rpc.tls import TLSListener
 
 log = SafeLogger("connectrio.rpc")
@@ -74,7 +74,7 @@ async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskG
 
 async def _accept(listener: Listener[Any]) -> list[socket.socket] | list[AnyByteStream]:
     """Wait for connections and return them. Cancelled, none was taken."""
-    if not isinstance(listener, SocketListener | OwnListener):
+    if not isinstance(listener, SocketListener | UnixListener):
         return [await listener.accept()]  # type: ignore[attr-defined]  # `accept_connections` has looked
     raw_socket = listener.extra(SocketAttribute.raw_socket)
     await anyio.wait_readable(raw_socket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from functools import cache
+from socket import socket
 from typing import Any, Protocol
 
 import anyio
@@ -28,6 +29,7 @@ from connectrio.rpc._server.turns import Turns
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
+from connectrio.rpc.sockets import own_sockets, shut_down
 
 log = SafeLogger("connectrio.rpc")
 
@@ -91,13 +93,15 @@ class Server:
 
         Started with `TaskGroup.start`, this reports the listeners' local addresses once it accepts connections.
 
-        :param listeners: owned by the server from here on, and closed by it
+        :param listeners: owned by the server from here on, and closed by it. Their sockets are shut down, so that no
+            child that was forked keeps a port; processes that share a port need a socket each (SO_REUSEPORT)
         """
         listeners = [
             one
             for each in ([listeners] if isinstance(listeners, Listener) else listeners)
             for one in (each.listeners if isinstance(each, MultiListener) else [each])
         ]
+        sockets = [each for listener in listeners for each in own_sockets(listener)]
         try:
             async with anyio.create_task_group() as connections:
                 with anyio.CancelScope() as self._accept_scope:
@@ -108,10 +112,10 @@ class Server:
                             accepting.start_soon(accept_connections, listener, self.serve_connection, connections)
                         addresses = [listener.extra(SocketAttribute.local_address, None) for listener in listeners]
                         task_status.started(addresses)
-                await _close(listeners)
+                await _close(listeners, sockets)
         finally:
             with anyio.CancelScope(shield=True):
-                await _close(listeners)
+                await _close(listeners, sockets)
 
     async def serve_connection(self, transport: AnyByteStream) -> None:
         """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
@@ -196,7 +200,9 @@ def _by_content_type(codecs: CodecBase | Iterable[CodecBase]) -> dict[str, Codec
     return found
 
 
-async def _close(listeners: Iterable[Listener[Any]]) -> None:
+async def _close(listeners: Iterable[Listener[Any]], sockets: Iterable[socket]) -> None:
+    for each in sockets:
+        shut_down(each)
     for listener in listeners:
         await listener.aclose()
 
