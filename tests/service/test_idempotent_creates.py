@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
+import weakref
 from contextlib import nullcontext, suppress
 from functools import partial
 
@@ -24,6 +26,7 @@ from connectrio.connector.context import (
 )
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import (
+    Identifier,
     Literal,
     Primitive,
     Scalar,
@@ -199,6 +202,54 @@ def blocking(gate: Gate, created: list[str]):
         return Job(str(len(created)))
 
     return connector(Base, create=create)
+
+
+async def test_who_joins_keeps_its_inputs_until_the_connectors_code_has_begun(gate):
+    """It may have to take the place of the first. Repeats of a large request may be many, and `create` slow."""
+    seen, answers, parts = [], [], []
+    busy = Gate()
+
+    def create(_self, task_template, inputs, **kwargs):
+        (gate if inputs else busy).pass_through()
+        seen.append((task_template.id and task_template.id.name, inputs))
+        return Job(str(len(seen)))
+
+    service = Service(connector(Base, create=create), worker=1)
+
+    async def ask():
+        sent = CreateTaskRequest(
+            template=template("x", id=Identifier(name="large")),
+            inputs=inputs(x=7),
+            task_execution_metadata=attempt(),
+        )
+        parts.extend(map(weakref.ref, (sent.template, sent.inputs)))
+        answers.append(await service.servicer.create_task(sent))
+
+    def kept() -> list[bool]:
+        gc.collect()
+        return [part() is not None for part in parts]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.create, task_execution_metadata=attempt(node="first")))
+        await busy.wait_entered()
+        async with anyio.create_task_group() as first:
+            first.start_soon(ask)
+            await settle()
+            tasks.start_soon(ask)
+            tasks.start_soon(ask)
+            await settle()
+            assert kept()[2:] == [True] * 4
+            first.cancel_scope.cancel()
+        busy.open()
+        await gate.wait_entered()
+        await settle()
+        tasks.start_soon(ask)
+        await settle()
+        # the one that has taken over has given the connector its template
+        assert sum(kept()) == 1
+        gate.open()
+    assert seen[1:] == [("large", {"x": 7})]
+    assert [answer.resource_meta for answer in answers] == [Job("2").encode()] * 3
 
 
 async def test_a_create_that_waits_for_a_thread_is_dropped_with_its_client(gate):
@@ -559,7 +610,9 @@ async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
     answers = []
 
     async def second():
-        wanted = WantedJob(identify(request(1)), "tiny", vendor_create, True, is_alive, 0.2, lambda origin: None)
+        wanted = WantedJob(
+            identify(request(1)), "tiny", vendor_create, True, is_alive, 0.2, lambda origin: None, lambda: None
+        )
         with pytest.raises(GRPCError):
             await creates.once(wanted)
 

@@ -67,6 +67,7 @@ class Start:
 
     :ivar scope: shielded at that moment: from then on, the job may exist in the other system
     :ivar usual: returns the seconds that the connector needs for a job, as far as the host knows
+    :ivar on_begin: called at that moment on the event loop of the call; perhaps again later
     :ivar arrived: when the host was asked for the job; this and the next two as `time.monotonic` counts
     :ivar deadline: when the client stops waiting; None if it did not say
     :ivar began: when the connector's code began; None before
@@ -74,6 +75,7 @@ class Start:
 
     scope: anyio.CancelScope
     usual: Callable[[], float]
+    on_begin: Callable[[], None] = lambda: None
     arrived: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     began: float | None = None
@@ -139,4 +141,5 @@ def begin_work() -> bool:
         return False
     start.scope.shield = True
     start.began = start.began or time.monotonic()
+    start.on_begin()
     return True

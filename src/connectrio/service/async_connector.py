@@ -115,8 +115,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
         dispatcher = self._dispatcher
-        template = TaskTemplate() if message.template is None else message.template
-        call = TaskCall(Operation.CREATE, template.type, template.task_type_version, message.connection)
+        if message.template is None:
+            message.template = TaskTemplate()
+        call = TaskCall(Operation.CREATE, message.template.type, message.template.task_type_version, message.connection)
         with dispatcher.record(call) as record:
             record.inputs_arrived(message.inputs)
             method = dispatcher.find(call)
@@ -124,16 +125,17 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     identity = identify(message)
                     if identity is None:
-                        meta = await self._create(method, message, template, record)
+                        meta = await self._create(method, message, record)
                     else:
                         job = WantedJob(
                             identity=identity,
                             task_type=call.task_type,
-                            create=partial(self._create, method, message, template, record, identity.key),
+                            create=partial(self._create, method, message, record, identity.key),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
                             limit=self.settings.create_limit,
                             count=partial(self.metrics.job_created, call.task_type),
+                            release=partial(_empty, message),
                         )
                         meta = await self.creates.once(job)
             except Exception as error:
@@ -148,7 +150,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self,
         method: ConnectorMethod,
         message: CreateTaskRequest,
-        template: TaskTemplate,
         record: CallRecord,
         key: str = "",
         start: Start | None = None,
@@ -159,6 +160,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         allows that.
         """
         connector, inputs = method.connector, cast("Any", message.inputs)
+        template = cast("TaskTemplate", message.template)
         # the literals take many times the memory of the request, and `create` may take a minute
         message.inputs = None
         token = None if start is None else set_creation(key, start)
@@ -316,6 +318,11 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         message = await stream.recv_message()
         if message is not None:
             await self.send_task_logs(message, stream.send_message)
+
+
+def _empty(message: CreateTaskRequest) -> None:
+    """Drop what is large in the request."""
+    message.template = message.inputs = message.task_execution_metadata = None
 
 
 def _metrics_query(message: GetTaskMetricsRequest) -> dict[str, Any]:

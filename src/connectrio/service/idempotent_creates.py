@@ -56,6 +56,7 @@ class WantedJob:
     :ivar is_alive: returns whether the job with this `resource_meta` has not failed
     :ivar limit: seconds that `create` may take
     :ivar count: told where the answer comes from
+    :ivar release: gives up what only `create` needs; called as soon as another request is sure to create the job
     """
 
     identity: JobIdentity
@@ -65,6 +66,7 @@ class WantedJob:
     is_alive: Callable[[bytes], Awaitable[bool]]
     limit: float
     count: Callable[[Origin], None]
+    release: Callable[[], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +74,7 @@ class _Record:
     """A job, from the first request for it.
 
     :ivar earlier: the job of the task's attempt before
+    :ivar begun: set once the job cannot be dropped any more, or has ended
     :ivar is_dropped: whether its client has gone before the connector's code began
     :ivar ended: when there was an answer
     :ivar waiting: how many requests wait, beside the first
@@ -81,6 +84,7 @@ class _Record:
     identity: JobIdentity
     earlier: _Record | None
     ended: float = math.inf
+    begun: anyio.Event = field(default_factory=anyio.Event)
     finished: anyio.Event = field(default_factory=anyio.Event)
     meta: bytes | None = None
     error: BaseException | None = None
@@ -135,7 +139,7 @@ class IdempotentCreates:
         record = self._records.get(wanted.identity.key)
         if record is not None:
             origin = Origin.REPLAYED if record.finished.is_set() else Origin.JOINED
-            while record is not None and not await self._has_answer(record):
+            while record is not None and not await self._has_answer(record, wanted):
                 record = self._records.get(wanted.identity.key)
             if record is not None:
                 wanted.count(origin)
@@ -148,10 +152,16 @@ class IdempotentCreates:
             raise AssertionError("a job that was created has a resource_meta")
         return record.meta
 
-    async def _has_answer(self, record: _Record) -> bool:
-        """Wait for the end of a job that another request creates; return False if that was dropped."""
+    async def _has_answer(self, record: _Record, wanted: WantedJob) -> bool:
+        """Wait for the end of a job that another request creates; return False if that was dropped.
+
+        Repeats of a request may be large and many, so each keeps its inputs only as long as it may have to take over.
+        """
         record.waiting += 1
         try:
+            await record.begun.wait()
+            if not record.is_dropped:
+                wanted.release()
             await record.finished.wait()
         finally:
             record.waiting -= 1
@@ -161,7 +171,7 @@ class IdempotentCreates:
         """Create the job, or take over an earlier attempt's. Once it has begun, it does not end with the client."""
         self._records[record.identity.key] = self._latest[record.identity.task] = record
         with anyio.CancelScope(deadline=min(anyio.current_time() + wanted.limit, self._end)) as scope:
-            start = Start(scope, lambda: _MARGIN * self._usual.get(wanted.task_type, 0.0))
+            start = Start(scope, lambda: _MARGIN * self._usual.get(wanted.task_type, 0.0), record.begun.set)
             self._scopes.add(scope)
             try:
                 earlier = record.earlier
@@ -177,6 +187,7 @@ class IdempotentCreates:
                 raise
             finally:
                 self._scopes.discard(scope)
+                record.begun.set()
         try:
             await checkpoint_if_cancelled()
         except BaseException:

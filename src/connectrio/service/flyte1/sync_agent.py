@@ -19,7 +19,6 @@ from connectrio.idl.flyteidl2.connector import (
     Resource,
     TaskCategory,
 )
-from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
@@ -62,10 +61,11 @@ class SyncAgentService:
         return {_METHOD: handler}
 
     async def _handle(self, stream: _Stream) -> None:
-        header = await _next_part(stream, "header")
-        inputs = await _next_part(stream, "inputs")
-        # clients of older releases only end their stream after the answer, so nothing waits for its end
-        resource = await self.execute(_create_request(header, inputs))
+        # no name holds a part while the job runs. Clients of older releases only end their stream after the answer, so
+        # nothing waits for its end
+        resource = await self.execute(
+            _create_request(await _next_part(stream, "header"), await _next_part(stream, "inputs"))
+        )
         answer = flyte1.ExecuteTaskSyncResponseHeader(resource=_recast(resource, flyte1.Resource))
         await stream.send_message(flyte1.ExecuteTaskSyncResponse(header=answer))
 
@@ -84,8 +84,9 @@ class SyncAgentService:
         )
 
     async def _execute(self, request: CreateTaskRequest) -> Resource:
-        template = request.template or TaskTemplate()
-        category = TaskCategory(name=template.type, version=template.task_type_version)
+        category = TaskCategory()
+        if request.template is not None:
+            category = TaskCategory(name=request.template.type, version=request.template.task_type_version)
         # the creation of a job with an identity always goes on to its end; this waits for the name, to delete the job
         identity = identify(request)
         with anyio.CancelScope(shield=identity is not None):
