@@ -36,7 +36,7 @@ X = interface(x=INTEGER)
 
 
 def reader(**settings):
-    return InputReader(ServiceSettings(**settings))
+    return InputReader(ServiceSettings(**settings), Workers(1))
 
 
 def stored(uri):

@@ -7,6 +7,7 @@ import threading
 import time
 from contextvars import ContextVar
 from functools import partial
+from operator import attrgetter
 
 import anyio
 import pytest
@@ -204,6 +205,34 @@ async def test_a_connector_that_has_lost_all_its_threads_is_unavailable(gate, lo
     await workers.wait_idle()
     assert await workers.run(lambda: 5, name="next") == 5
     assert workers.busy == 0
+
+
+HOST_WORK = {
+    "reading stored inputs": "_inputs._readers",
+    "converting large inputs": "_inputs._converters",
+    "writing outputs": "_outputs._writers",
+}
+
+
+@pytest.mark.parametrize("name", HOST_WORK)
+async def test_threads_of_the_hosts_own_are_shown_and_their_loss_blames_no_connector(name, gate, lost_at_once):
+    service = Service()
+    workers = attrgetter(HOST_WORK[name])(service.servicer)
+    for _ in range(2 * workers.limit):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(workers.run, gate.pass_through, name=name))
+            await gate.wait_entered()
+            tasks.cancel_scope.cancel()
+    assert service.sample("stuck_threads", task_type="", method=name) == 2 * workers.limit
+    assert [(ran, "in pass_through" in stack) for ran, _, stack in service.workers.stuck()] == (
+        [(name, True)] * 2 * workers.limit
+    )
+    with pytest.raises(TransientError, match=f"stuck in {name}, .* of them; (find out|report) ") as caught:
+        await workers.run(lambda: 5, name=name)
+    assert "connector's" not in str(caught.value)
+    gate.open()
+    while service.sample("stuck_threads", task_type="", method=name):  # noqa: ASYNC110 - it happens in a thread
+        await anyio.sleep(0.01)
 
 
 async def test_a_thread_that_was_stuck_for_less_than_a_minute_is_waited_for(gate):

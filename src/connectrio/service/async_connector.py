@@ -108,8 +108,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.creates = IdempotentCreates(settings)
         self._polls = PollShield(settings, clock)
         self._secrets = JobSecrets()
-        self._outputs = OutputWriter(settings)
-        self._inputs = InputReader(settings)
+        self._outputs = OutputWriter(settings, self.workers)
+        self._inputs = InputReader(settings, self.workers)
         self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers)
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:

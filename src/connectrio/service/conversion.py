@@ -79,14 +79,21 @@ _FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
 
 
 class InputReader:
-    """Converts the literals of requests to Python values. What is large or stored elsewhere is read in a thread."""
+    """Converts the literals of requests to Python values. What is large or stored elsewhere is read in a thread.
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    :param workers: those of the connectors, which tell of further threads that are stuck
+    """
+
+    def __init__(self, settings: ServiceSettings, workers: Workers) -> None:
         self._max_stored_size = settings.max_stored_input_size
         self._schemes = frozenset(settings.storage_schemes)
         self._pickles = settings.unsafe_pickle
-        self._readers = Workers(_READERS)
-        self._converters = Workers(_CONVERTERS)
+        self._readers = workers.further(
+            _READERS, purpose="stored inputs", remedy="find out why their storage does not answer"
+        )
+        self._converters = workers.further(
+            _CONVERTERS, purpose="large inputs", remedy="report the stacks in its log (SIGUSR1) as a bug of connectrio"
+        )
 
     async def read(self, inputs: Inputs | None, variables: VariableMap | None) -> dict[str, Any]:
         """Return the inputs as Python values, in the order in which `variables` declares them.

@@ -53,12 +53,17 @@ class _NotWritableError(Exception):
 
 
 class OutputWriter:
-    """Makes the states of jobs fit into answers."""
+    """Makes the states of jobs fit into answers.
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    :param workers: those of the connectors, which tell of further threads that are stuck
+    """
+
+    def __init__(self, settings: ServiceSettings, workers: Workers) -> None:
         self._most = settings.max_response_size
         self._schemes = frozenset(settings.storage_schemes)
-        self._writers = Workers(_WRITERS)
+        self._writers = workers.further(
+            _WRITERS, purpose="outputs", remedy="find out why the storage of output_prefix does not answer"
+        )
 
     def fits(self, answer: GetTaskResponse, *, is_final: bool) -> bool:
         """Return whether `answer` may be as large as it is.

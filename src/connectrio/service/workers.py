@@ -1,4 +1,4 @@
-"""The worker threads for methods of connectors that are plain functions.
+"""The worker threads for methods of connectors that are plain functions; and those for work of the host that may hang.
 
 A thread cannot be stopped. When its call is cancelled it is *stuck*: it goes on, and counts as busy. After a minute it
 is *lost*, and another thread takes its place, but for each owner not more often than there are workers. After that, the
@@ -64,19 +64,36 @@ class Workers(Collector):
 
     In a registry of metrics, it is asked at each scrape how many threads are stuck.
 
+    :param purpose: what the threads are for, in the error of an owner that has lost all of them
+    :param remedy: what may be done against that, beside a restart
     :ivar limit: how many functions may run at once
     :raises ValueError: `limit` is less than 1
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        purpose: str = "the connector",
+        remedy: str = "give the connector's client a time-out",
+    ) -> None:
         if limit < 1:
             raise ValueError(f"there must be at least one worker thread, not {limit}")
         self.limit = limit
+        self._purpose = purpose
+        self._remedy = remedy
+        self._further: list[Workers] = []
         self._slots = Slots(limit, elastic=True)
         # never the bound: on asyncio, anyio releases its limiter as soon as a thread is abandoned
         self._unbounded = anyio.CapacityLimiter(math.inf)
         self._freed: anyio.Event | None = None
         self._stuck: dict[_Run[Any], None] = {}
+
+    def further(self, limit: int, *, purpose: str, remedy: str) -> Workers:
+        """Return threads of their own for something else; `stuck` and `collect` of this one tell of them too."""
+        workers = Workers(limit, purpose=purpose, remedy=remedy)
+        self._further.append(workers)
+        return workers
 
     @property
     def busy(self) -> int:
@@ -127,9 +144,14 @@ class Workers(Collector):
             " time-out below the executor's ten seconds"
         )
 
+    @property
+    def stuck_runs(self) -> list[_Run[Any]]:
+        """What goes on although nobody waits for it any more, in threads of this one and of `further` ones."""
+        return [*self._stuck, *(run for each in self._further for run in each.stuck_runs)]
+
     def stuck(self) -> Iterator[tuple[str, float, str]]:
         """Yield what each stuck thread runs, since how many seconds nobody waits for it, and its stack."""
-        for run in list(self._stuck):
+        for run in self.stuck_runs:
             yield run.name, anyio.current_time() - run.abandoned_at, run.stack()
 
     def collect(self) -> Iterator[Metric]:
@@ -139,7 +161,7 @@ class Workers(Collector):
             "Worker threads that go on although nobody waits for them any more",
             labels=["task_type", "method"],
         )
-        for (owner, name), count in Counter((run.owner, run.name) for run in list(self._stuck)).items():
+        for (owner, name), count in Counter((run.owner, run.name) for run in self.stuck_runs).items():
             threads.add_metric([owner, name], count)
         yield threads
 
@@ -163,8 +185,8 @@ class Workers(Collector):
         if 0 < self._slots.taken_by(owner) <= len(lost) - self.limit:
             methods = ", ".join(sorted({run.name for run in lost}))
             raise TransientError(
-                f"all threads that this host has for the connector are stuck in {methods}, {len(lost)} of them; give"
-                " the connector's client a time-out, and restart the host"
+                f"all threads that this host has for {self._purpose} are stuck in {methods}, {len(lost)} of them;"
+                f" {self._remedy}, and restart the host"
             )
 
     def _free(self, run: _Run[T]) -> None:
