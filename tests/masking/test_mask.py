@@ -197,7 +197,7 @@ def test_a_request_with_more_secrets_than_the_host_searches(secrets):
     mask = SecretMask(secrets)
     assert mask.text("anything").startswith("[text withheld: ")
     assert mask.text("x" * 100, 10).count("[text withheld: ") == 2
-    assert mask.found_in(b"anything") == []
+    assert mask.found_in(b"anything") is None
 
 
 def test_a_key_with_its_certificates_and_an_account_are_not_too_much():
@@ -266,3 +266,6 @@ def test_log_lines_and_metrics():
 def test_secrets_in_bytes():
     mask = SecretMask({"b": 'quo"te', "a": "hunter2", "c": "elsewhere"})
     assert mask.found_in(b'\x00\xff{"x": "quo\\"te hunter2 hunter2"}') == ["[secret a]", "[secret b]"]
+    assert mask.found_in(b"another") == []
+    assert mask.found_in(b"hunter2" + b"\\n" * 26_000) is None
+    assert mask.found_in(b"hunter2 " * 501) is None

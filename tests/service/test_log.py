@@ -148,6 +148,29 @@ async def test_a_secret_in_the_resource_meta_is_reported():
     assert "hunter2" not in str(logs)
 
 
+MANY = {f"secret {number}": f"value {number:05}" for number in range(100)}
+
+
+@pytest.mark.parametrize(("escapes", "given"), [("\\n" * 26_000, {"token": "hunter2"}), ("", MANY)])
+async def test_a_resource_meta_that_cannot_be_checked_is_reported(escapes, given):
+    async def create(self, **kwargs):
+        return Job(f"{escapes} {' '.join(given.values())}")
+
+    logs = await lines_of(Service(connector(create=create)), "create", connection=secrets(**given))
+    [line] = [line for line in logs if line["log_level"] == "warning"]
+    assert line["event"].startswith("the resource_meta could not be checked for secrets")
+    assert line["method"] == "Tiny.create"
+
+
+async def test_details_that_cannot_be_checked_for_secrets_are_left_out():
+    async def get(self, **kwargs):
+        raise GRPCError(Status.UNAUTHENTICATED, "no", [{"header": MANY["secret 7"]}])
+
+    with pytest.raises(GRPCError) as caught:
+        await Service(connector(get=get)).get(connection=secrets(**MANY))
+    assert caught.value.details is None
+
+
 async def test_secrets_that_hold_each_others_values():
     """They would multiply each other if what stands in place of one were searched for the next."""
     values = [letter * (13 - number) for number, letter in enumerate("abcdefgh")]

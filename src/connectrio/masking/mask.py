@@ -88,9 +88,10 @@ class SecretMask:
         """How many characters the secrets have."""
         return sum(map(len, self._secrets.values()))
 
-    def found_in(self, data: bytes) -> list[str]:
-        """Return "[secret NAME]" for each secret that is in `data`; nothing if there are too many to tell."""
-        return sorted(set(map(self._mark, (self._places(data) or {}).values())))
+    def found_in(self, data: bytes) -> list[str] | None:
+        """Return "[secret NAME]" for each secret that is in `data`; None if there are too many, or escapes, to tell."""
+        places = self._places(data)
+        return None if places is None else sorted(set(map(self._mark, places.values())))
 
     def resource(self, resource: Resource) -> None:
         """Replace the secrets in the texts about a job. Its outputs are left as they are: they are the task's data."""

@@ -194,7 +194,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 f" bytes, and an answer may have {most} (max_response_size); keep large data elsewhere"
             )
         # the job exists, so it is too late to refuse this
-        if record.mask is not None and (found := record.mask.found_in(encoded)):
+        found = [] if record.mask is None else record.mask.found_in(encoded)
+        if found is None:
+            logger.warning(
+                "the resource_meta could not be checked for secrets, and the executor logs it: it has too many escapes,"
+                " or the request too many secrets; see that none is in it",
+                method=method.label,
+            )
+        elif found:
             logger.error(
                 "the resource_meta holds secrets, and the executor logs it; leave them out, they come with each call",
                 method=method.label,

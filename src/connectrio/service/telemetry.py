@@ -159,7 +159,7 @@ class CallRecord:
         details = failure.details
         if details is not None:
             text = text_of(details)
-            if len(text) > LONGEST_TEXT or self.mask.found_in(text.encode("utf-8", "backslashreplace")):
+            if len(text) > LONGEST_TEXT or self.mask.found_in(text.encode("utf-8", "backslashreplace")) != []:
                 details = None
         failure = replace(failure, message=message, details=details)
         self._last_failure = error, failure
