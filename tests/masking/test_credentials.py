@@ -37,6 +37,48 @@ from connectrio.masking.credentials import describe_error, format_traceback, mas
         ("got Bearer eyJhbGciOi.J9_-= for x", "got Bearer *** for x"),
         ("the bearer token has expired", "the bearer token has expired"),
         ("Cookie: session=abc", "Cookie: ***"),
+        ("sent Basic dXNlcjpodW50ZXIy to x", "sent Basic *** to x"),
+        (
+            "HTTP Basic Authentication is required, basic HTTP/1.1",
+            "HTTP Basic Authentication is required, basic HTTP/1.1",
+        ),
+        # connection strings
+        ("EndpointSuffix=x;AccountKey=c2Vj+Cg==", "EndpointSuffix=x;AccountKey=***"),
+        ("Endpoint=sb://x/;SharedAccessKey=c2Vj=", "Endpoint=sb://x/;SharedAccessKey=***"),
+        ("server=h;password=my pass word;user=sa", "server=h;password=***;user=sa"),
+        ("Pwd={my; pass word};user=sa", "Pwd=***;user=sa"),
+        ("host=db password=s3cr3t dbname=jobs; again", "host=db password=*** dbname=jobs; again"),
+        ("smtp_pass=abc x, bypassed=1", "smtp_pass=*** x, bypassed=1"),
+        ("Error 1045: admin:hun@ter2@tcp(10.0.0.1:3306)/db", "Error 1045: ***@tcp(10.0.0.1:3306)/db"),
+        ("'admin:hunter2@db:5432'", "'***@db:5432'"),
+        ("scott/tiger@//db:1521/x, scott/tiger@10.0.0.1", "***@//db:1521/x, ***@10.0.0.1"),
+        ("postgres://me:p w@db/x", "postgres://***@db/x"),
+        ("http://db:8080, mail me@example.org", "http://db:8080, mail me@example.org"),
+        ("a/b:1.2@sha256:abc, actions/checkout@v4.1", "a/b:1.2@sha256:abc, actions/checkout@v4.1"),
+        # options and sentences
+        ("psql --password hunter2 -h db", "psql --password *** -h db"),
+        ("['psql', '--password', 'hunter 2', '-h']", "['psql', '--password', '***', '-h']"),
+        ("use --password or --token to log in", "use --password or --token to log in"),
+        ("FATAL: password 'hunter 2' rejected", "FATAL: password '***' rejected"),
+        ("No module named 'secrets', no secret 'db'", "No module named 'secrets', no secret 'db'"),
+        # tokens of services
+        ("bad key sk-proj-abcdef1234567890", "bad key ***"),
+        ("'ghp_abcdefghijklmnopqrstuvwxyz012345'", "'***'"),
+        ("github_pat_11ABCDEFG0abcdefghijkl_xyz", "***"),
+        ("xoxb-123-456-abc and AKIAIOSFODNN7EXAMPLE", "*** and ***"),
+        ("bad eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.c2ln.", "bad ***."),
+        ("https://hooks.slack.com/services/T0/B0/abc", "https://hooks.slack.com/services/***"),
+        ("task-manager-1, risk-free-1234567890123", "task-manager-1, risk-free-1234567890123"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,X\n\nMII/\nab==\n-----END RSA PRIVATE KEY-----",
+            "-----BEGIN RSA PRIVATE KEY-----***-----END RSA PRIVATE KEY-----",
+        ),
+        # pydantic
+        (
+            "password\n  String should be longer [type=string_too_short, input_value='hunter2', input_type=str]",
+            "password\n  String should be longer [type=string_too_short, input_value='***', input_type=str]",
+        ),
+        ("[input_value={'pw': 'a', 'b...}, input_type=dict]", "[input_value=***, input_type=dict]"),
     ],
 )
 def test_what_is_masked(text, masked):
@@ -52,11 +94,36 @@ def test_a_long_text_is_cut():
 
 
 @pytest.mark.parametrize(
-    "part", ["token", "://", "a://b@", "password=", "password='", "authorization:", "bearer ", "\\", "'", "@", "-", " "]
+    "part",
+    [
+        *("token", "://", "a://b@", "password=", "password='", "authorization:", "bearer ", "\\", "'", "@", "-", " "),
+        *("input_value=", "-----BEGIN PRIVATE KEY-----", "eyJ-", "eyJaaaaaaaa.", "sk-", "basic a", "a:", " a/", "a."),
+        *("://:", "://a: ", " --", " --password", "password ", "password 'a", "; password=a b ", "a b ", "pwd={", "{"),
+    ],
 )
-def test_no_text_hangs(part):
+def test_no_text_hangs(part, monkeypatch):
     """A pattern that goes back over the text again and again would take minutes here."""
+    monkeypatch.setenv("SOME_TOKEN", part * 1000)
     mask_credentials(part * credentials._LONGEST)
+
+
+def test_secrets_of_the_environment(monkeypatch):
+    for name, value in {
+        "DB_PASSWORD": "a\\b c'def\n",
+        "VENDOR_TOKEN": "hunter22",
+        "LONGER_KEY": "hunter2233",
+        "SHORT_SECRET": "jobs",
+        "KEYBOARD": "qwertz keys",
+        "PWD": "/home/jobs/here",
+    }.items():
+        monkeypatch.setenv(name, value)
+    masked = mask_credentials("x 'a\\\\b c'def' a%5Cb%20c%27def hunter2233 hunter22 jobs qwertz keys /home/jobs/here")
+    assert masked == (
+        "x '${DB_PASSWORD}' ${DB_PASSWORD} ${LONGER_KEY} ${VENDOR_TOKEN} jobs qwertz keys /home/jobs/here"
+    )
+    # across the place where the text is cut
+    masked = mask_credentials("x" * (credentials._LONGEST - 4) + "hunter22")
+    assert "hunt" not in masked
 
 
 def test_an_error_that_has_no_text():
