@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 
@@ -68,7 +67,7 @@ LOOPBACK = Addresses((("127.0.0.1", 8000), ("::1", 8000)), ())
         ({}, OUTSIDE, []),
         ({"unsafe_sql": True}, LOOPBACK, ["SQL is not confined"]),
         ({"unsafe_sql": True}, Addresses((), ()), ["SQL is not confined"]),
-        ({"unsafe_sql": True, "tls_cert": Path("x.pem")}, OUTSIDE, ["SQL is not confined"]),
+        ({"unsafe_sql": True}, dataclasses.replace(OUTSIDE, has_tls=True), ["SQL is not confined"]),
         ({"unsafe_sql": True}, OUTSIDE, ["SQL IS NOT CONFINED"]),
         ({"unsafe_sql": True}, Addresses((("127.0.0.1", 8000), ("::", 8000)), ()), ["SQL IS NOT CONFINED"]),
         ({"unsafe_sql": True, "unsafe_pickle": True}, OUTSIDE, ["PICKLES ARE READ", "SQL IS NOT CONFINED"]),

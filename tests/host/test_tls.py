@@ -19,7 +19,7 @@ from connectrio.host.settings import HostSettings
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
 from connectrio.rpc import Channel
-from connectrio.rpc.tls import ChannelTLS
+from connectrio.rpc.tls import ChannelTLS, ServerTLS
 from rpc.kit.certificates import Pki, issue
 from rpc.kit.script import Note
 from rpc.kit.tls_serving import PATIENCE, calling
@@ -107,6 +107,28 @@ async def test_nothing_is_left_of_a_host_that_does_not_start(pki: Pki):
     with pytest.raises(ExceptionGroup):
         await host.serve()
     assert not os.path.exists(path)  # noqa: PTH110, ASYNC240 - tests may look at files
+
+
+@pytest.mark.parametrize(
+    ("plain_on", "tls_on", "capitals"),
+    [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("127.0.0.1", "0.0.0.0", False), (None, "0.0.0.0", False)],
+)
+async def test_the_dangers_of_given_listeners(pki: Pki, plain_on, tls_on, capitals):
+    """The warnings are in capitals where other machines can connect without TLS."""
+    listeners = []
+    if plain_on is not None:
+        listeners.append(await anyio.create_tcp_listener(local_host=plain_on))
+    if tls_on is not None:
+        tls = ServerTLS(pki.server.cert, pki.server.key)
+        listeners.append(tls.listen(await anyio.create_tcp_listener(local_host=tls_on)))
+    host = Host(HostSettings(unsafe_sql=True, entry_points=False), registry=Registry(), listeners=listeners)
+    with anyio.fail_after(PATIENCE), capture_logs() as logged:
+        async with anyio.create_task_group() as tasks:
+            addresses = await tasks.start(host.serve)
+            await host.shutdown()
+    assert [host for host, _ in addresses.grpc] == [each for each in (plain_on, tls_on) if each is not None]
+    (danger,) = [line["event"] for line in logged if line["event"].upper().startswith("SQL IS NOT CONFINED")]
+    assert danger.isupper() == capitals
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ class Host:
     :param settings: see `HostSettings`
     :param registry: the connectors to host; by default the registry of the process, into which the installed entry
         points are loaded. To a registry given here, only `settings.modules` add connectors
-    :param listeners: used in place of the settings' ports and sockets; then there is no exporter
+    :param listeners: used in place of the settings' ports and sockets; then there is no exporter. The addresses of the
+        host are theirs
     :param one_of: this host is one of several that share the port; then it has no exporter of its own
     """
 

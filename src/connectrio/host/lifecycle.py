@@ -34,11 +34,13 @@ class Addresses:
     :ivar grpc: (host, port) of each interface
     :ivar http: (host, port) of the exporter, on each interface
     :ivar unix_socket: the Unix socket for gRPC, if the host has one
+    :ivar has_tls: whether the gRPC ports that other machines may reach are with TLS
     """
 
     grpc: tuple[tuple[str, int], ...]
     http: tuple[tuple[str, int], ...]
     unix_socket: Path | None = None
+    has_tls: bool = False
 
     @property
     def port(self) -> int:

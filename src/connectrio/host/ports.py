@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import Listener, SocketListener
+from anyio.abc import Listener, SocketAttribute, SocketListener
+from anyio.streams.stapled import MultiListener
 
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.settings import HostSettings
@@ -66,7 +67,7 @@ async def bind_ports(
             stack.push_async_callback(listener.aclose)
             for each in own_sockets(listener):
                 stack.callback(shut_down, each)
-        return HostPorts(list(listeners), [], Addresses((), ()))
+        return HostPorts(list(listeners), [], _given_addresses(listeners))
     tls = _server_tls(settings)
     try:
         tcp = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=one_of is not None)
@@ -89,7 +90,24 @@ async def bind_ports(
     except UnixSocketError as error:
         raise HostError(str(error)) from error
     exporter = local_addresses(http) if one_of is None else one_of.http
-    return HostPorts(grpc, http, Addresses(local_addresses(tcp), exporter, settings.unix_socket))
+    return HostPorts(grpc, http, Addresses(local_addresses(tcp), exporter, settings.unix_socket, tls is not None))
+
+
+def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:
+    """Return the addresses of the listeners that are on IP ports."""
+    from anyio.streams.tls import TLSListener as AnyioTLSListener
+
+    from connectrio.rpc.tls import TLSListener
+
+    tcp: list[tuple[str, int]] = []
+    plain: list[tuple[str, int]] = []
+    for each in listeners:
+        for listener in each.listeners if isinstance(each, MultiListener) else [each]:
+            address = listener.extra(SocketAttribute.local_address, None)
+            if isinstance(address, tuple):
+                tcp.append(address[:2])
+                plain += [] if isinstance(listener, (TLSListener, AnyioTLSListener)) else [address[:2]]
+    return Addresses(tuple(tcp), (), has_tls=not Addresses(tuple(plain), ()).beyond_loopback)
 
 
 def _server_tls(settings: HostSettings) -> ServerTLS | None:

@@ -108,7 +108,7 @@ class HostSettings(ServiceSettings, ServerOptions):
             found.append("pickles are read: anyone who can send requests to this host can run any code in it")
         if self.unsafe_sql:
             found.append("SQL is not confined: anyone who can send requests to this host can use all its files")
-        if addresses.beyond_loopback and self.tls_cert is None:
+        if addresses.beyond_loopback and not addresses.has_tls:
             return [f"{text}, and other machines can, without TLS".upper() for text in found]
         return found
 

@@ -204,7 +204,9 @@ class Supervisor:
                 self.state = HostState.SERVING
                 await self._members[0].ask("announce")
                 log.info("all processes serve", processes=options.processes)
-                task_status.started(Addresses(tuple(self._members[0].addresses), http))
+                task_status.started(
+                    Addresses(tuple(self._members[0].addresses), http, has_tls=self.settings.tls_cert is not None)
+                )
                 with anyio.move_on_after(self.settings.timeout):
                     await self._shutdown_requested.wait()
             self.state = HostState.DRAINING
