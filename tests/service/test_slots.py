@@ -252,7 +252,15 @@ async def test_streams_of_logs_have_room_of_their_own():
         release.set()
 
 
-async def test_one_address_gets_half_of_the_streams_of_logs():
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"], "10.0.0.2:1"),
+        (["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::ffff:3]:1"], "[2001:db8:0:1::1]:1"),
+        (["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "10.0.0.1:2"], "[::ffff:10.0.0.2]:1"),
+    ],
+)
+async def test_one_address_gets_half_of_the_streams_of_logs(one, other):
     async def get_logs(self, resource_meta, **kwargs):
         await release.wait()
         return
@@ -268,16 +276,16 @@ async def test_one_address_gets_half_of_the_streams_of_logs():
     release = anyio.Event()
     service = Service(connector(get_logs=get_logs), max_log_streams=4)
     async with anyio.create_task_group() as tasks:
-        for port in 1, 2:
-            tasks.start_soon(stream, f"10.0.0.1:{port}")
+        for peer in one[:2]:
+            tasks.start_soon(stream, peer)
         await anyio.wait_all_tasks_blocked()
         with pytest.raises(GRPCError, match="half of them to this address"):
-            await stream("10.0.0.1:3")
-        tasks.start_soon(stream, "10.0.0.2:1")
+            await stream(one[2])
+        tasks.start_soon(stream, other)
         await anyio.wait_all_tasks_blocked()
         assert service.sample("active_calls", kind="log_streams") == 3
         release.set()
-    await stream("10.0.0.1:4")
+    await stream(one[2])
     assert service.sample("active_calls", kind="log_streams") == 0
 
 

@@ -80,8 +80,8 @@ class ServerOptions(ConnectionOptions):
         executor sends all its calls over one connection, so this is also the most it can have in flight; 1,000 bounds
         the tasks a peer can make us start
     :ivar max_connections: connections at once, over all listeners; further ones are closed as soon as they are
-        accepted. 1,000 leaves room below the 1,024 files that a process may have open by default. One address gets at
-        most half of them, and the longest idle ones are told to go before others are closed
+        accepted. 1,000 leaves room below the 1,024 files that a process may have open by default. One address (of
+        IPv6: one /64) gets at most half of them, and the longest idle ones are told to go before others are closed
     :ivar reset_budget: streams that a client may reset in their first second and before their deadline, or make us
         reset, before its connection is ended with ENHANCE_YOUR_CALM. As many as it may have open, so that cancelling
         everything at once is always allowed; what was used comes back within 30 seconds

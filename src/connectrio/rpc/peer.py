@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anyio import TypedAttributeLookupError, TypedAttributeProvider
@@ -34,6 +35,23 @@ class Peer:
         if isinstance(address, tuple):
             return format_address(address[0], address[1])
         return "" if address is None else f"unix:{address}"
+
+
+def share_of(host: str) -> str:
+    """Return the address or the network that has one share of a limit.
+
+    For IPv6 that is the /64, because one client usually has all of its addresses. An IPv4 address that is mapped to
+    IPv6 has the share of the IPv4 address.
+
+    :param host: an IPv4 address, or an IPv6 address with or without brackets; any other text is returned as it is
+    """
+    if ":" not in host:
+        return host
+    try:
+        address = IPv6Address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return host
+    return str(address.ipv4_mapped or IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def format_address(host: str, port: int) -> str:

@@ -16,6 +16,7 @@ from connectrio.connector.registry import ConnectorNotFoundError, Registry
 from connectrio.rpc.call import current_call
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.rpc.left_open import LeftOpenError, close_left_open
+from connectrio.rpc.peer import share_of
 from connectrio.service.errors import OutageError, OverloadError, RequestError, TimeLimitError
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods
 from connectrio.service.metrics import UNREGISTERED, Metrics
@@ -151,7 +152,7 @@ class Dispatcher:
         """
         rpc = current_call()
         # "" for a transport without addresses; whoever may write to a Unix socket is trusted
-        address = "" if rpc is None or rpc.peer.startswith("unix:") else rpc.peer.rpartition(":")[0]
+        address = "" if rpc is None or rpc.peer.startswith("unix:") else share_of(rpc.peer.rpartition(":")[0])
         if address and self._log_streams[address] >= max(1, slots.limit // 2):
             raise NoRoomError
         return self._counted(await slots.enter(call.task_type), address)

@@ -51,8 +51,8 @@ class ServiceSettings:
     :ivar max_waiting_calls: the most calls that wait for a free place, divided equally among the connectors; further
         ones are answered RESOURCE_EXHAUSTED. With max_calls and max_log_streams this is less than
         max_concurrent_streams, so that every connection has room for health checks and listings
-    :ivar max_log_streams: the most GetTaskLogs streams at once, half of them to one address; they can last as long as a
-        job, so none waits for another to end
+    :ivar max_log_streams: the most GetTaskLogs streams at once, half of them to one address (of IPv6: one /64);
+        they can last as long as a job, so none waits for another to end
     :ivar max_stored_input_size: the most bytes to read for the inputs of one task that Flyte has stored outside of the
         request. Flyte stores what is larger than 10 MB; the values take several times as much memory as their bytes
     :ivar max_response_size: the most bytes of an answer to GetTask or CreateTask. Flyte's executor takes 4 MiB, as

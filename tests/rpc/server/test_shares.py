@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from contextlib import AsyncExitStack
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from connectrio.rpc import Channel, Server, ServerOptions
 from connectrio.rpc._grpc import compress, frame_message
 from connectrio.rpc._server import server as _server
 from connectrio.rpc._server import stream as server_stream
+from connectrio.rpc._server.connections import Connections, FullError
 from connectrio.rpc._server.memory import NoRoomError, RequestMemory
 from connectrio.rpc.codec import decode, encode
 from connectrio.rpc.options import MIB
@@ -257,6 +259,17 @@ async def test_connections_that_are_told_to_go_and_stay_do_not_shut_others_out()
         assert len(server._connections) == 12  # ten, and two that were told to go
         async with Channel(from_address(port, "127.0.0.2")) as channel:
             assert await ScriptStub(channel).unary(Note("a")) == Note("a")
+
+
+async def test_a_network_of_ipv6_has_the_share_of_one_address():
+    connections = Connections(10)
+    for number in range(5):
+        peer = (f"2001:db8::{number}", 5000, 0, 0)
+        connections.check_room(peer)
+        connections.add(Mock(**{"core.idle_since": None}), peer)
+    with pytest.raises(FullError, match="2001:db8::/64 has more than its share"):
+        connections.check_room(("2001:db8::ffff:6", 5000, 0, 0))
+    connections.check_room(("2001:db8:0:1::1", 5000, 0, 0))
 
 
 async def test_a_busy_connection_makes_no_room(monkeypatch):

@@ -1,7 +1,7 @@
 """The connections of a server: how many there may be, and which one makes room for another.
 
 1. There are at most `max_connections`, and no peer's address has more than half of them, so that one client cannot shut
-   the others out.
+   the others out. A /64 of IPv6 counts as one address, and an IPv4 address that is mapped to IPv6 as itself.
 2. Idle connections make room: when an address has its share, its longest idle one is told to go (GOAWAY); when nine
    tenths of all are taken, the longest idle one of the address that has the most. Those that never had a call go first.
 3. Those that were told to go are there for a while, but an address never has more than a fifth beyond its share.
@@ -17,6 +17,7 @@ import anyio
 
 from connectrio.rpc._http2.connection import ConnectionState
 from connectrio.rpc._server.connection import ServedConnection
+from connectrio.rpc.peer import share_of
 
 # seconds without a call after which a connection that had calls may be told to go
 _REST = 1.0
@@ -99,5 +100,5 @@ class Connections:
 
 
 def host_of(peer: Any) -> str | None:
-    """Return the address of a peer without its port; None for a transport without one."""
-    return str(peer[0]) if isinstance(peer, tuple) else None
+    """Return the address or network of a peer that has one share; None for a transport without an address."""
+    return share_of(str(peer[0])) if isinstance(peer, tuple) else None
