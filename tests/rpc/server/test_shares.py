@@ -251,12 +251,14 @@ async def test_an_idle_connection_makes_room_for_another_of_its_address():
 async def test_connections_that_are_told_to_go_and_stay_do_not_shut_others_out():
     options = ServerOptions(max_connections=20, linger=LONG)
     async with leaving_nothing(), AsyncExitStack() as stack:
-        server = Server([Script()], options=options)
+        ends: list[str] = []
+        server = Server([Script()], options=options, on_connection_end=ends.append)
         port = await stack.enter_async_context(listening(server))
         streams = [await connect(stack, port) for _ in range(20)]
         for refused in streams[12:]:
             assert await has_ended(refused)
         assert len(server._connections) == 12  # ten, and two that were told to go
+        assert ends == ["refused"] * 8
         async with Channel(from_address(port, "127.0.0.2")) as channel:
             assert await ScriptStub(channel).unary(Note("a")) == Note("a")
 

@@ -52,7 +52,8 @@ class Server:
         subtype means "proto"; requests that no codec is for are refused (HTTP status 415)
     :param status_details_codec: how `GRPCError.details` are encoded, see `StatusDetailsCodec`; None leaves them out
     :param on_connection_end: called for each connection that has ended, with the reason in one word: "closed_by_peer",
-        "lost", "drained", "stopped", "timeout", "protocol_error", "abuse" or "tls_failed"
+        "lost", "drained", "stopped", "timeout", "protocol_error", "abuse" or "tls_failed"; also for one that was
+        closed because there was no room for it: "refused"
     :raises ValueError: two codecs are for the same content subtype
     """
 
@@ -129,6 +130,7 @@ class Server:
                 limit = self._options.max_connections
                 fields = {"reason": str(error), "peer": str(peer), "max_connections": limit}
                 log.repeated_warning("a connection was closed: %(reason)s", fields)
+                self._on_connection_end("refused")
                 return
             context = CallContext(
                 handlers=self._handlers,
