@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
@@ -32,9 +33,11 @@ from connectrio.idl.flyteidl2.core import (
     WorkflowExecutionIdentifier,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
+from connectrio.rpc.codec import decode, encode
 from connectrio.service import job_identity
 from connectrio.service.job_identity import identify
 from idl.messages import messages, mirror
+from service.harness import Service
 
 NODE = NodeExecutionIdentifier(node_id="n0", execution_id=WorkflowExecutionIdentifier(name="run"))
 TASK = Identifier(name="my.task", version="v1")
@@ -133,3 +136,24 @@ def test_a_large_value_is_not_copied_at_each_level(monkeypatch):
     monkeypatch.setattr(job_identity, "_digest", record)
     identify(nested("x" * 100_000, 60))
     assert sum(map(len, hashed)) < 2 * 100_000
+
+
+@pytest.mark.parametrize("part", ["template", "inputs"])
+@pytest.mark.parametrize(("size", "is_here"), [(100_000, True), (150_000, False)])
+async def test_keys_of_large_requests_are_computed_in_a_thread(part, size, is_here, monkeypatch):
+    threads = []
+
+    def noted(request):
+        threads.append(threading.current_thread())
+        return identify(request)
+
+    monkeypatch.setattr("connectrio.service.async_connector.identify", noted)
+    request = nested("x" * size, 0) if part == "inputs" else named(CreateTaskRequest())
+    declared = VariableEntry(key="x", value=Variable(type=LiteralType(simple=SimpleType.STRING)))
+    interface = TypedInterface(inputs=VariableMap(variables=[declared] if part == "inputs" else []))
+    config = {"a": "x" * size} if part == "template" else {}
+    request.template = TaskTemplate(type="tiny", interface=interface, config=config)
+    service = Service()
+    await service.servicer.create_task(decode(encode(request), CreateTaskRequest))
+    assert [thread is threading.current_thread() for thread in threads] == [is_here]
+    assert service.sample("creates_total", origin="fresh") == 1

@@ -35,6 +35,7 @@ from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.logs import get_logger
+from connectrio.rpc.codec import received_size
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.conversion import (
     InputReader,
@@ -50,7 +51,7 @@ from connectrio.service.conversion import (
 from connectrio.service.dispatch import Dispatcher
 from connectrio.service.errors import ConnectorFault, RequestError
 from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
-from connectrio.service.job_identity import identify
+from connectrio.service.job_identity import JobIdentity, identify
 from connectrio.service.job_secrets import JobSecrets
 from connectrio.service.log_stream import Send, send_responses
 from connectrio.service.methods import ConnectorMethod
@@ -68,6 +69,8 @@ logger = get_logger("connectrio.service")
 
 # seconds to ask for a job of an earlier attempt, within the ten that its client waits
 _LIFE_SIGN_TIMEOUT = 5.0
+# bytes of a task and its inputs whose key is computed on the event loop: at most about 20 ms
+_IDENTIFIED_ON_THE_EVENT_LOOP = 128 * 1024
 # secrets that one log line names
 _MOST_NAMES = 10
 # the times of a metrics query, and what makes Python's of them
@@ -123,7 +126,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             method = dispatcher.find(call)
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
-                    identity = identify(message)
+                    identity = await self.identify(message)
                     if identity is None:
                         meta = await self._create(method, message, record)
                     else:
@@ -145,6 +148,15 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             if record.mask is not None:
                 self._secrets.remember(call.job(meta), record.mask)
             return CreateTaskResponse(resource_meta=meta)
+
+    async def identify(self, message: CreateTaskRequest) -> JobIdentity | None:
+        """Return the job that `message` asks for, computed in a thread if the request is large."""
+        template, inputs = message.template, message.inputs
+        size = 0 if template is None else received_size(template) or 0
+        size += 0 if inputs is None else received_size(inputs) or 0
+        if size <= _IDENTIFIED_ON_THE_EVENT_LOOP:
+            return identify(message)
+        return await self._inputs.run_in_thread(partial(identify, message), name="identifying a large task")
 
     async def _create(
         self,

@@ -109,13 +109,20 @@ class InputReader:
         except LiteralError as error:
             raise RequestError(str(error)) from error
 
+    async def run_in_thread(self, function: Callable[[], T], *, name: str) -> T:
+        """Call `function`, which computes something of a large request, in one of the threads for that.
+
+        :param name: what runs, for people
+        """
+        return await self._converters.run(function, name=name)
+
     async def _convert(self, convert: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """Convert inputs on the event loop, or in a thread if that takes long or needs a storage."""
         try:
             try:
                 return convert(max_steps=_STEPS_ON_THE_EVENT_LOOP)
             except TooManyStepsError:
-                return await self._converters.run(convert, name="converting large inputs")
+                return await self.run_in_thread(convert, name="converting large inputs")
         except StoredElsewhereError:
             decode_literal = partial(decode, message_type=Literal)
             storage = Storage(self._max_stored_size, self._schemes, decode_literal, from_thread.check_cancelled)

@@ -54,8 +54,9 @@ def identify(request: CreateTaskRequest) -> JobIdentity | None:
     template = TaskTemplate() if request.template is None else request.template
     outputs = template.interface.outputs if template.interface is not None else None
     held: list[str] = []
-    of_node = f"({_canonical(name.task_id, held)}, {_canonical(node, held)})"
-    task = _digest(f"({of_node}, {_canonical(template, held)}, {_canonical(request.inputs, held)})", held)
+    parts = (name.task_id, node, template, request.inputs)
+    task_id, node_id, definition, inputs = [_writer(type(part))(part, held) for part in parts]  # type: ignore[arg-type]  # mypy: classes are hashable
+    task = _digest(f"(({task_id}, {node_id}), {definition}, {inputs})", held)
     key = _digest(f"({task!r}, {name.retry_attempt!r}, {request.output_prefix!r})", [])
     return JobIdentity(
         key=f"cr-{key[:_KEY_DIGITS]}",
@@ -87,13 +88,12 @@ def _digest(text: str, held: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _canonical(value: Any, held: list[str]) -> str:
-    """Return a text that is the same for equal messages: each as its name and its fields, with maps in key order."""
-    return _writer(type(value))(value, held)  # type: ignore[arg-type]  # mypy: classes are hashable
-
-
 @cache
 def _writer(cls: type) -> Callable[[Any, list[str]], str]:
+    """Return what writes values of `cls` as a text that is the same for equal ones.
+
+    Each message is written as its name and its fields, with maps in key order.
+    """
     if issubclass(cls, Message):
         return _message_writer(cls)
     if issubclass(cls, list):
@@ -149,7 +149,11 @@ def _defaults(cls: type[Message]) -> list[tuple[str, Any]]:
 
 
 def _write_dict(entries: dict[Any, Any], held: list[str]) -> str:
-    return _tuple([f"({key!r}, {_canonical(entries[key], held)})" for key in sorted(entries)], held)
+    items = []
+    for key in sorted(entries):
+        value = entries[key]
+        items.append(f"({key!r}, {_writer(type(value))(value, held)})")  # type: ignore[arg-type]  # as above
+    return _tuple(items, held)
 
 
 def _write_list(items: list[Any], held: list[str]) -> str:

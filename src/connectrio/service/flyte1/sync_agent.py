@@ -23,7 +23,6 @@ from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.codec import DecodeError, EncodeError, decode, encode
 from connectrio.service.async_connector import AsyncConnectorService
-from connectrio.service.job_identity import identify
 
 __all__ = ["SyncAgentService"]
 
@@ -88,7 +87,7 @@ class SyncAgentService:
         if request.template is not None:
             category = TaskCategory(name=request.template.type, version=request.template.task_type_version)
         # the creation of a job with an identity always goes on to its end; this waits for the name, to delete the job
-        identity = identify(request)
+        identity = await self._connectors.identify(request)
         with anyio.CancelScope(shield=identity is not None):
             meta = (await self._connectors.create_task(request)).resource_meta
         try:
