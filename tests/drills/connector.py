@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 
 from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskLogsResponseBody
 
 
 @dataclass
@@ -86,6 +87,10 @@ class Drilled(AsyncConnector[Order]):
 
     async def delete(self, resource_meta, **kwargs):
         return None
+
+    async def get_logs(self, resource_meta, **kwargs):
+        while True:
+            yield GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=["a line"]))
 
 
 async def obey(order: Order) -> str:

@@ -19,6 +19,8 @@ from rpc.kit.frames import request_headers
 
 _COMPRESSED = {":path": GET, "grpc-encoding": "gzip"}
 _CREATE = "/flyteidl2.connector.AsyncConnectorService/CreateTask"
+# messages of 4 MiB that the host's max_request_memory is enough for
+_HELD = 4
 
 
 def oversize(attacker: Attacker) -> None:
@@ -45,17 +47,18 @@ def decompression_bomb(attacker: Attacker) -> None:
 
 
 def held_messages(attacker: Attacker) -> None:
-    """Messages of 4 kB that are 4 MiB when decompressed, for calls that last."""
+    """Messages of 4 kB that are 4 MiB when decompressed, for calls that last; the host has memory for some of them."""
     request = order("hold", task_type="attacked")
     request.output_prefix = "x" * (4 * MIB - 1000)
     packed = gzip.compress(request.SerializeToString(), compresslevel=9)
     framed = b"\1" + len(packed).to_bytes(4, "big") + packed
     with attacker.connection() as wire:
         wire.open()
-        for stream_id in _streams(attacker, 400):
+        refused = attacker.some(50)
+        for stream_id in range(1, 2 * (_HELD + refused), 2):
             wire.send(wire.make.headers(stream_id, request_headers(_COMPRESSED)))
             wire.send(wire.make.data(stream_id, framed, end_stream=True))
-        wire.wait(3 * attacker.size)
+        wire.wait_for_answers(refused)
 
 
 def junk(attacker: Attacker) -> None:
@@ -119,6 +122,25 @@ def lists_as_keys(attacker: Attacker) -> None:
     _create(attacker, request.SerializeToString())
 
 
+def submits(attacker: Attacker) -> None:
+    """Tasks that are submitted all at once, each of them twice."""
+    count = attacker.some(900)
+    request = CreateTaskRequest()
+    request.template.type = "attacked"
+    node = request.task_execution_metadata.task_execution_id.node_execution_id
+    node.execution_id.name = "burst"
+    with attacker.connection() as wire:
+        wire.open()
+        calls = []
+        for number in range(count):
+            node.node_id = f"n{number // 2}"
+            stream_id = 2 * number + 1
+            calls.append(wire.make.headers(stream_id, request_headers({":path": _CREATE})))
+            calls.append(wire.make.message(stream_id, request.SerializeToString(), end_stream=True))
+        wire.send(b"".join(calls), frames=2 * count)
+        wire.wait_for_answers(count)
+
+
 def _request(literal: Literal) -> CreateTaskRequest:
     """A task with the input `x`, of no type yet."""
     request = CreateTaskRequest()
@@ -166,11 +188,12 @@ ATTACKS = [
     Attack(
         "decompression-bomb", "messages of 64 KiB that are 64 MiB when decompressed", decompression_bomb, ("open",), "8"
     ),
-    Attack("held-messages", "messages of 4 kB that are 4 MiB, for calls that last", held_messages, ("open",)),
+    Attack("held-messages", "messages of 4 kB that are 4 MiB, for calls that last", held_messages, ("open",), "8"),
     Attack("junk", "messages that are nothing", junk, ("open",), "13"),
     Attack("many-parts", "messages of more parts than may be decoded", many_parts, ("open",), "13"),
     Attack("many-inputs", "tasks with 100,000 inputs", many_inputs, ("open",), "0"),
     Attack("secrets-bomb", "secrets whose names hold each other's values", secrets_bomb, ("open",), "13"),
     Attack("costly-schemas", "tasks with schemas of unions that refer to one another", costly_schemas, ("open",), "3"),
+    Attack("submits", "450 tasks that are submitted at once, each twice", submits, ("open",), "0"),
     Attack("lists-as-keys", "tasks with dictionaries whose keys are lists", lists_as_keys, ("open",), "3"),
 ]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from itertools import count
 
+from flyteidl2.connector.connector_pb2 import GetTaskLogsRequest, TaskCategory
 from h2.settings import SettingCodes
 
 from drills.attacks.attack import CALM, CUT, GONE, PROTOCOL, Attack, Attacker, for_each
-from drills.orders import attack
+from drills.orders import attack, order
 from drills.process import MIB
 from drills.wire import Wire
-from rpc.kit.frames import PREFACE
+from rpc.kit.frames import PREFACE, request_headers
 
 _ALL = 2**31 - 1
 _UNKNOWN = 0x42
+_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 
 
 def data_dribble(attacker: Attacker) -> None:
@@ -67,6 +69,18 @@ def unread_responses(attacker: Attacker) -> None:
         while True:  # who does not read learns only by sending that the connection is over
             wire.wait(0.5)
             wire.send(wire.make.raw(_UNKNOWN, 0, 0, b""))
+
+
+def unread_logs(attacker: Attacker) -> None:
+    """Streams of logs whose windows stay shut, more than one address may have."""
+    request = GetTaskLogsRequest(resource_meta=order().resource_meta, task_category=TaskCategory(name="attacked"))
+    message = request.SerializeToString()
+    with attacker.connection() as wire:
+        wire.open({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        for stream_id in range(1, 241, 2):
+            wire.send(wire.make.headers(stream_id, request_headers({":path": _LOGS})))
+            wire.send(wire.make.message(stream_id, message, end_stream=True))
+        wire.wait_for_answers(120)
 
 
 def half_a_message(attacker: Attacker) -> None:
@@ -131,6 +145,7 @@ ATTACKS = [
         CUT,
         slow=True,
     ),
+    Attack("unread-logs", "120 streams of logs that nobody reads", unread_logs, ("open",), "8", slow=True),
     Attack("half-a-message", "20 connections with 4 MiB each of messages that never end", half_a_message, ("open",)),
     Attack("silence", "200 connections on which nothing is said", silence, ("closed",), slow=True),
     Attack("half-a-handshake", "200 connections that begin as HTTP/2, and stop", half_a_handshake, CUT, slow=True),
