@@ -40,7 +40,7 @@ def test_what_was_there_before_serving_is_not_collected_again():
             started()
             assert gc.isenabled()
             assert gc.get_freeze_count() > 0
-            assert gc.get_threshold() > before
+            assert gc.get_threshold()[0] >= 2000
         assert gc.isenabled()
     finally:
         gc.set_threshold(*before)

@@ -31,8 +31,8 @@ _LOOKS_AT_OTHERS = 200
 # what asks the process to end; Windows has no SIGHUP
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
-# Python's default is 700, or 2,000 from 3.13 on
-_OBJECTS_BETWEEN_COLLECTIONS = 5_000
+# Python's default from 3.13 on; it was 700. More would be rarer still, but cycles may hold sockets and much memory
+_OBJECTS_BETWEEN_COLLECTIONS = 2_000
 
 # seconds for output that waits, when the process ends at once
 _FLUSH_TIMEOUT = 0.25
@@ -45,8 +45,8 @@ def starting() -> Iterator[Callable[[], None]]:
     """Surround the life of a host. Yield a function to call when it serves.
 
     Until that call there are no garbage collections. After it they leave out all objects made before, which stay until
-    the process ends: to visit them takes some 50 ms, during which no call is served. After it, collections are also
-    rarer than by Python's default: a large request makes a hundred thousand objects, and no garbage.
+    the process ends: to visit them takes some 50 ms, during which no call is served. And they are as rare as from
+    Python 3.13 on, because a large request makes a hundred thousand objects, and no garbage.
     """
     with ExitStack() as start:
         start.enter_context(without_collections())
