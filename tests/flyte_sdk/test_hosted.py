@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
+from typing import ClassVar
 
 import anyio
 import pytest
@@ -15,13 +17,16 @@ from flyteidl2.core.execution_pb2 import TaskExecution, TaskLog
 from flyteidl2.core.tasks_pb2 import TaskTemplate
 from grpclib import GRPCError
 from grpclib.const import Status
+from structlog.testing import capture_logs
 
 from connectrio import Phase
 from connectrio.flyte import HostedConnector, HostedMeta
 from connectrio.idl.flyteidl2 import core
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
+from connectrio.idl.google.protobuf import Struct
 from connectrio.literals import python_to_literal
+from connectrio.rpc.codec import encode
 from flyte_sdk.harness import META, Base, Waiting, connector, eventually, hosting, log_lines
 from service.harness import OPERATIONS, Job, Service, secrets
 from service.harness import connector as native_connector
@@ -278,6 +283,125 @@ async def test_inputs_that_flyte_sdk_refuses():
             await service.create(template=template(simple("INTEGER")), inputs=inputs("text"))
     assert caught.value.status is Status.INVALID_ARGUMENT
     assert caught.value.message.startswith("flyte-sdk cannot convert the inputs of this tiny task: ")
+
+
+async def refused(literal, *types, **settings):
+    """Return the text with which an input i0 is refused; nothing of it may have reached the connector."""
+    hosted, seen = recording("create")
+    async with hosting(hosted, **settings) as service:
+        with pytest.raises(GRPCError) as caught:
+            await service.create(
+                template=template(*types), inputs=Inputs(literals=[NamedLiteral(name="i0", value=literal)])
+            )
+    assert caught.value.status is Status.INVALID_ARGUMENT
+    assert seen == {}
+    return caught.value.message
+
+
+BINARY = simple("BINARY")
+PICKLED_FILE = core.LiteralType(blob=core.BlobType(format="PythonPickle"))
+
+
+def of_one(literal_type, literal):
+    """Yield types and literals that hold these."""
+    yield literal_type, literal
+    yield (
+        core.LiteralType(collection_type=literal_type),
+        core.Literal(collection=core.LiteralCollection(literals=[literal])),
+    )
+    yield core.LiteralType(map_value_type=literal_type), core.Literal(map=core.LiteralMap(literals={"a": literal}))
+    yield core.LiteralType(union_type=core.UnionType(variants=[simple("INTEGER"), literal_type])), literal
+
+
+async def test_pickles_are_read_only_where_the_host_allows_it(tmp_path):
+    (tmp_path / "stored").write_bytes(pickle.dumps(Trap()))
+    file = core.Literal(
+        scalar=core.Scalar(
+            blob=core.Blob(
+                uri=str(tmp_path / "stored"),
+                metadata=core.BlobMetadata(type=core.BlobType(format="PythonPickle")),
+            )
+        )
+    )
+    marked = core.Literal(
+        scalar=core.Scalar(generic=Struct.from_dict({"pickle_file": str(tmp_path / "stored")})),
+        metadata={"format": "pickle"},
+    )
+    for literal_type, literal in (
+        *of_one(BINARY, core.Literal(scalar=core.Scalar(binary=core.Binary(value=pickle.dumps(Trap()))))),
+        *of_one(PICKLED_FILE, file),
+        *of_one(simple("STRUCT"), marked),
+    ):
+        Trap.sprung.clear()
+        message = await refused(literal, literal_type)
+        assert message.startswith("input 'i0': it is a Python pickle for flyte-sdk")
+        assert Trap.sprung == []
+        async with hosting(unsafe_pickle=True) as service:
+            await service.create(
+                template=template(literal_type), inputs=Inputs(literals=[NamedLiteral(name="i0", value=literal)])
+            )
+        assert Trap.sprung == ["sprung"]
+
+
+class Trap:
+    """Its pickle adds to `sprung` when it is read."""
+
+    sprung: ClassVar[list[str]] = []
+
+    def __reduce__(self):
+        return _spring, ()
+
+
+def _spring():
+    Trap.sprung.append("sprung")
+    return {}
+
+
+UNREADABLE = "input 'i0': the stored value could not be read; the host's log says why"
+
+
+def stored(uri):
+    return core.Literal(offloaded_metadata=core.LiteralOffloadedMetadata(uri=str(uri)))
+
+
+async def test_stored_inputs_are_read_with_the_host_s_limits(tmp_path):
+    (tmp_path / "seven").write_bytes(encode(python_to_literal(7)))
+    hosted, seen = recording("create")
+    async with hosting(hosted) as service:
+        await service.create(
+            template=template(simple("INTEGER")),
+            inputs=Inputs(literals=[NamedLiteral(name="i0", value=stored(tmp_path / "seven"))]),
+        )
+    assert seen["inputs"] == {"i0": 7}
+    for settings in ({"max_stored_input_size": 1}, {"storage_schemes": ["s3"]}):
+        assert await refused(stored(tmp_path / "seven"), simple("INTEGER"), **settings) == UNREADABLE
+
+
+async def test_what_is_stored_does_not_show(tmp_path):
+    (tmp_path / "text").write_bytes(encode(python_to_literal("the content")))
+    (tmp_path / "junk").write_bytes(b"\x0f")
+    for uri in (
+        tmp_path / "text",  # flyte-sdk cannot convert it, and would quote it
+        tmp_path / "junk",
+        tmp_path / "nothing",
+        "/dev/zero",
+        "http://127.0.0.1:1/x",
+        f"simplecache::file://{tmp_path}/text",
+    ):
+        with capture_logs() as logs:
+            assert await refused(stored(uri), simple("INTEGER")) == UNREADABLE
+        assert [line["event"] for line in logs if "reason" in line] == ["a stored input could not be read"]
+
+
+async def test_schemas_of_which_flyte_sdk_would_make_very_many_classes():
+    classes = {"L0": {"title": "L", "type": "object", "properties": {"a": {"type": "integer"}}}}
+    for level in range(1, 12):
+        fields = {f"p{index}": {"$ref": f"#/$defs/L{level - 1}"} for index in range(4)}
+        classes[f"L{level}"] = {"title": "L", "type": "object", "properties": fields}
+    schema = {"title": "A", "type": "object", "$defs": classes, "properties": {"a": {"$ref": "#/$defs/L11"}}}
+    declared = core.LiteralType(simple=core.SimpleType.STRUCT, metadata=Struct.from_dict(schema))
+    message = await refused(core.Literal(scalar=core.Scalar(generic=Struct())), declared)
+    assert message.startswith("input 'i0': converting it takes more than 2000000 steps")
 
 
 async def test_a_secret_that_is_named_as_a_parameter_is():

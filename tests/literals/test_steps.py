@@ -20,6 +20,7 @@ from connectrio.literals import (
     LiteralError,
     Record,
     TooManyStepsError,
+    checked_inputs,
     inputs_to_python,
     literal_to_python,
     outputs_to_literals,
@@ -79,8 +80,8 @@ class Work:
         self.steps = 0
 
 
-def convert(came, declared, *, max_steps=STEPS):
-    """Convert; return the work, and the error's text or ""."""
+def convert(came, declared, *, max_steps=STEPS, function=inputs_to_python):
+    """Convert, or check for another type engine; return the work, and the error's text or ""."""
     work = Work()
     original = Steps.take
 
@@ -99,7 +100,7 @@ def convert(came, declared, *, max_steps=STEPS):
         patch.setattr(Steps, "take", take)
         sys.setprofile(count)
         try:
-            inputs_to_python(came, declared, max_steps=max_steps)
+            function(came, declared, max_steps=max_steps)
         except LiteralError as error:
             problem = str(error)
         finally:
@@ -255,19 +256,23 @@ def deep():
     return nested(15, lambda inner: {"a": inner, "b": [inner] if len(json.dumps(inner)) < 10_000 else 1}, {})
 
 
-def check(came, declared):
-    work, problem = convert(came, declared)
+def check(came, declared, function=inputs_to_python):
+    work, problem = convert(came, declared, function=function)
     assert work.calls <= CALLS_PER_STEP * work.steps + CALLS_BESIDE
     assert work.steps <= STEPS
     assert ("more than 20000 steps" in problem) == (work.steps == STEPS)
     assert len(problem) < 1000
 
 
+converting_and_checking = pytest.mark.parametrize("function", [inputs_to_python, checked_inputs])
+
+
+@converting_and_checking
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_work_is_no_more_than_the_steps(family):
+def test_the_work_is_no_more_than_the_steps(family, function):
     came, declared = FAMILIES[family]()
     assert len(encode(came)) + len(encode(declared)) < LARGEST
-    check(came, declared)
+    check(came, declared, function)
 
 
 LEAF_TYPES = [INTEGER, FLOAT, STRING, BOOLEAN, DATETIME, DURATION, NONE, STRUCT, BINARY, FILE, DATAFRAME]
@@ -309,13 +314,14 @@ LITERALS = st.recursive(
 )
 
 
+@converting_and_checking
 @settings(deadline=None, max_examples=50)  # a busy machine is no failure
 @given(TYPES, LITERALS, st.integers(0, 4))
-def test_the_work_of_any_request_is_no_more_than_its_steps(literal_type, literal, size):
-    check(*one(literal, literal_type))
+def test_the_work_of_any_request_is_no_more_than_its_steps(function, literal_type, literal, size):
+    check(*one(literal, literal_type), function)
     # larger ones are above: these would take most of their time to be made
     times = min(10**size, LARGEST // 40 // (len(bytes(literal)) + 4))
-    check(*one(items(literal, times=times), list_of(literal_type)))
+    check(*one(items(literal, times=times), list_of(literal_type)), function)
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -128,7 +128,8 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar task_type_version: the version of that task type
     :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
     :cvar converts_inputs: whether `create` converts the inputs itself, because they belong to another type system: it
-        then gets the request's `Inputs` message in place of the values
+        then gets the request's `Inputs` message in place of the values, with what is stored elsewhere fetched, and
+        raises `LiteralError` for what it cannot convert
     :cvar queues_calls: whether its methods wait for a place to run, and call `begin_work` when they have one
     :cvar create_is_idempotent: whether calling `create` again under the same `current_call().key` finds the job that
         exists already. Then the host calls it again after transient errors, within the call's deadline

@@ -24,6 +24,7 @@ from connectrio.connector.failures import InvalidRequestError
 from connectrio.diagnostics import text_of, type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2 import core, task
+from connectrio.literals import LiteralError
 from connectrio.rpc.codec import decode, encode
 
 __all__ = ["create", "delete", "get", "get_logs", "get_metrics"]
@@ -43,6 +44,7 @@ async def create(
     """Start a job. Return its encoded resource meta.
 
     :param inputs: the request's message, or Python values
+    :raises LiteralError: flyte-sdk's type engine cannot convert them
     """
     message = TaskTemplate.FromString(encode(template))
     values = dict(inputs) if isinstance(inputs, Mapping) else await _native_inputs(message, encode(inputs))
@@ -94,7 +96,7 @@ async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenera
 async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any]:
     """Return the inputs as Python values.
 
-    :raises InvalidRequestError: flyte-sdk's type engine cannot convert them
+    :raises LiteralError: flyte-sdk's type engine cannot convert them
     """
     try:
         types: Any = {
@@ -104,7 +106,8 @@ async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any
         interface = NativeInterface.from_types(inputs=types, outputs={})
         return await convert_from_inputs_to_native(interface, Inputs(proto_inputs=InputsMessage.FromString(inputs)))
     except Exception as error:
-        raise _refused(f"flyte-sdk cannot convert the inputs of this {template.type} task", error) from error
+        reason = text_of(error) or type_name(error)
+        raise LiteralError(f"flyte-sdk cannot convert the inputs of this {template.type} task: {reason}") from error
 
 
 def _decoded(connector: Connector, meta: bytes) -> Any:
@@ -116,11 +119,7 @@ def _decoded(connector: Connector, meta: bytes) -> Any:
         return connector.metadata_type.decode(meta)
     except Exception as error:
         what = f"the resource_meta of this {connector.task_type_name} task was not made by this connector"
-        raise _refused(what, error) from error
-
-
-def _refused(what: str, error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(f"{what}: {text_of(error) or type_name(error)}")
+        raise InvalidRequestError(f"{what}: {text_of(error) or type_name(error)}") from error
 
 
 def _log_lines(response: Any, label: str) -> idl.GetTaskLogsResponse:

@@ -2,7 +2,7 @@
 
 What comes in is read by its declared type: `declared.codec_for` finds its codec. The codecs are in `codecs/`; structs
 with a JSON schema are read by `shapes`, which `json_schema` makes of the schema. What goes out is written by the class
-of the value, in `untyped`. Every error is a `LiteralError`.
+of the value, in `untyped`. `unconverted` checks what flyte-sdk converts. Every error is a `LiteralError`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from connectrio.literals.errors import MAX_DEPTH, LiteralError, StoredElsewhereE
 from connectrio.literals.literal_types import literal_type_of
 from connectrio.literals.steps import TooManyStepsError
 from connectrio.literals.storage import Storage, StorageError, StoredInputError
+from connectrio.literals.unconverted import checked_inputs
 from connectrio.literals.untyped import outputs_to_literals, python_to_literal
 from connectrio.literals.values import DataFrame, Dir, File, Record
 
@@ -27,6 +28,7 @@ __all__ = [
     "StoredElsewhereError",
     "StoredInputError",
     "TooManyStepsError",
+    "checked_inputs",
     "inputs_to_python",
     "literal_to_python",
     "literal_type_of",

@@ -165,7 +165,7 @@ def _check_msgpack(data: bytes) -> None:
     :raises LiteralError: it is nested too deeply, has keys that are lists or dictionaries, or takes too many steps;
         other faults are left to the decoder, which comes no further than this function
     """
-    take_steps(1 + len(data) // _BYTES_PER_STEP)
+    take_steps(_STEPS_PER_CONTAINER + len(data) // _BYTES_PER_STEP)
     containers: list[tuple[int, bool]] = []
     left, is_map, position = 1, False, 0
     try:

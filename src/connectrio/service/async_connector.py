@@ -44,6 +44,7 @@ from connectrio.service.conversion import (
     expect,
     failed_resource,
     failure_in,
+    inputs_refused,
     is_failure,
     resource_to_message,
     sendable,
@@ -176,9 +177,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         # the literals take many times the memory of the request, and `create` may take a minute
         message.inputs = None
         token = None if start is None else set_creation(key, start)
+        stored = None
         try:
-            if not connector.converts_inputs:
-                declared = None if template.interface is None else template.interface.inputs
+            declared = None if template.interface is None else template.interface.inputs
+            if connector.converts_inputs:
+                inputs, stored = await self._inputs.check(inputs, declared)
+            else:
                 inputs = await self._inputs.read(inputs, declared)
             arguments = {
                 "task_template": template,
@@ -191,6 +195,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             if start is not None and connector.create_is_idempotent:
                 return await self._polls.retrying(create, connector, self.metrics.create_retries)
             return await create()
+        except LiteralError as error:
+            if not connector.converts_inputs:
+                raise
+            raise inputs_refused(error, stored) from error
         finally:
             if token is not None:
                 reset_current_call(token)

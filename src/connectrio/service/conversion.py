@@ -31,9 +31,11 @@ from connectrio.literals import (
     StoredElsewhereError,
     StoredInputError,
     TooManyStepsError,
+    checked_inputs,
     inputs_to_python,
     outputs_to_literals,
 )
+from connectrio.literals.errors import quoted_name
 from connectrio.literals.plain_data import to_plain_data
 from connectrio.literals.steps import limited_steps
 from connectrio.logs import get_logger
@@ -50,6 +52,7 @@ __all__ = [
     "expect",
     "failed_resource",
     "failure_in",
+    "inputs_refused",
     "is_failure",
     "resource_to_message",
     "sendable",
@@ -100,14 +103,10 @@ class InputReader:
 
         :raises RequestError: they do not fit what is declared, or cannot be read
         """
-        convert = partial(inputs_to_python, inputs, variables, pickles=self._pickles)
         try:
-            return await self._convert(convert)
-        except StoredInputError as error:
-            logger.warning("a stored input could not be read", reason=str(error.reason))
-            raise RequestError(str(error), Status.UNAVAILABLE if error.passes else Status.INVALID_ARGUMENT) from None
+            return await self._convert(partial(inputs_to_python, inputs, variables, pickles=self._pickles))
         except LiteralError as error:
-            raise RequestError(str(error)) from error
+            raise inputs_refused(error) from error
 
     async def run_in_thread(self, function: Callable[[], T], *, name: str) -> T:
         """Call `function`, which computes something of a large request, in one of the threads for that.
@@ -116,7 +115,23 @@ class InputReader:
         """
         return await self._converters.run(function, name=name)
 
-    async def _convert(self, convert: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    async def check(self, inputs: Inputs | None, variables: VariableMap | None) -> tuple[Inputs | None, str | None]:
+        """Return the inputs for a connector that converts them itself, with what is stored elsewhere fetched.
+
+        The second value is the name of an input that was stored elsewhere, None for none.
+
+        :raises RequestError: the connector may not have them, or they cannot be read
+        """
+        try:
+            checked = await self._convert(partial(checked_inputs, inputs, variables, pickles=self._pickles))
+        except LiteralError as error:
+            raise inputs_refused(error) from error
+        if inputs is None or checked is None or checked is inputs:
+            return checked, None
+        pairs = zip(inputs.literals, checked.literals, strict=True)
+        return checked, next((old.name for old, new in pairs if old.value is not new.value), None)
+
+    async def _convert(self, convert: Callable[..., T]) -> T:
         """Convert inputs on the event loop, or in a thread if that takes long or needs a storage."""
         try:
             try:
@@ -127,6 +142,20 @@ class InputReader:
             decode_literal = partial(decode, message_type=Literal)
             storage = Storage(self._max_stored_size, self._schemes, decode_literal, from_thread.check_cancelled)
             return await self._readers.run(partial(convert, storage=storage), name="reading stored inputs")
+
+
+def inputs_refused(error: LiteralError, stored: str | None = None) -> RequestError:
+    """Return the error for inputs that cannot be converted. What is wrong with a stored one is for the log alone.
+
+    :param stored: the name of an input that was stored elsewhere, if `error` does not say so by its class
+    """
+    if stored is not None:
+        error = StoredInputError(error)
+        error.about(f"input {quoted_name(stored)}")
+    if not isinstance(error, StoredInputError):
+        return RequestError(str(error))
+    logger.warning("a stored input could not be read", reason=str(error.reason))
+    return RequestError(str(error), Status.UNAVAILABLE if error.passes else Status.INVALID_ARGUMENT)
 
 
 def encode_failure(message: str) -> bytes:
