@@ -235,7 +235,7 @@ def test_resources(ours, reference, name):
 
     theirs, answer = get(reference), get(ours)
     if isinstance(theirs, str):
-        assert answer == theirs
+        assert same_failure(answer, theirs)
     else:
         # compared as bytes, because NaN is not equal to itself
         assert answer.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)

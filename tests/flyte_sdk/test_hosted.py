@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 import threading
+from dataclasses import dataclass
 from typing import ClassVar
 
 import anyio
@@ -22,14 +24,21 @@ from structlog.testing import capture_logs
 from connectrio import Phase
 from connectrio.flyte import HostedConnector, HostedMeta
 from connectrio.idl.flyteidl2 import core
+from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
-from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
+from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral, Outputs
 from connectrio.idl.google.protobuf import Struct
 from connectrio.literals import python_to_literal
 from connectrio.rpc.codec import encode
 from flyte_sdk.harness import META, Base, Waiting, connector, eventually, hosting, log_lines
 from service.harness import OPERATIONS, Job, Service, secrets
 from service.harness import connector as native_connector
+
+
+@dataclass
+class Undecodable:
+    text: str
+
 
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
@@ -181,6 +190,74 @@ async def test_a_resource():
     assert outputs["list"].scalar.binary.tag == "", "flyte-sdk pickles lists of no declared type"
     assert (outputs["file"].scalar.blob.uri, outputs["file"].hash) == ("s3://b/f", "h")
     assert outputs["frame"].scalar.structured_dataset.uri == "bq://p:d.t"
+
+
+UNDECODABLE, ESCAPED = "a\udcff", "a\\udcff"
+
+
+@pytest.mark.parametrize(
+    ("returned", "sent"),
+    [
+        ({"message": UNDECODABLE}, {"message": ESCAPED}),
+        ({"custom_info": {UNDECODABLE: [UNDECODABLE]}}, {"custom_info": Struct.from_dict({ESCAPED: [ESCAPED]})}),
+        (
+            {"outputs": {UNDECODABLE: UNDECODABLE}},
+            {"outputs": Outputs(literals=[NamedLiteral(name=ESCAPED, value=python_to_literal(ESCAPED))])},
+        ),
+        (
+            {"custom_info": {"x": [math.nan, {"y": math.inf}, -math.inf, 1.0]}},
+            {"custom_info": Struct.from_dict({"x": ["NaN", {"y": "Infinity"}, "-Infinity", 1.0]})},
+        ),
+    ],
+)
+async def test_what_has_no_form_in_a_message(returned, sent):
+    async def get(self, resource_meta):
+        return Resource(phase=TaskExecution.SUCCEEDED, log_links=[TaskLog(uri="http://x")], **returned)
+
+    async with hosting(connector(get=get)) as service:
+        resource = (await call(service, "get")).resource
+    links = [core.TaskLog(uri="http://x")]
+    assert resource == ResourceMessage(phase=Phase.SUCCEEDED, log_links=links, **sent)
+    assert encode(resource)
+
+
+CYCLE: dict = {}
+CYCLE["x"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("phase", "junk"),
+        ("message", 3),
+        ("log_links", [3]),
+        ("outputs", {"x": Undecodable(UNDECODABLE)}),
+        ("outputs", [1]),
+        ("custom_info", {"x": {1}}),
+        ("custom_info", CYCLE),
+    ],
+)
+async def test_a_field_that_cannot_be_encoded_is_named(field, value):
+    async def get(self, resource_meta):
+        return Resource(**{"phase": TaskExecution.SUCCEEDED, field: value})
+
+    async with hosting(connector(get=get)) as service:
+        error = await failure(service, "get")
+    assert error.status is Status.INTERNAL
+    assert f"Tiny.get returned a Resource whose {field} cannot be encoded: " in error.message
+
+
+async def test_a_store_that_fails_for_now_is_an_error_of_its_own(monkeypatch):
+    """It may pass, so it must keep its class."""
+
+    async def fail(*_):
+        raise ConnectionError("the store is away")
+
+    monkeypatch.setattr("connectrio.flyte._conversion.get_resource_proto", fail)
+    async with hosting(poll_retry=0) as service:
+        error = await failure(service, "get")
+    assert "the store is away" in error.message
+    assert "cannot be encoded" not in error.message
 
 
 async def test_a_resource_that_says_only_its_phase():

@@ -75,7 +75,7 @@ async def test_get_answers_with_the_resource():
 
 async def test_messages_as_outputs_and_custom_info_go_out_as_they_are():
     outputs = Outputs(literals=[NamedLiteral(name="x", value=Literal(hash="h"))])
-    custom_info = Struct(fields={"x": Value(number_value=math.nan)})
+    custom_info = Struct.from_dict({"x": [1.5, None, {"y": True}]})
 
     async def get(self, resource_meta, **kwargs):
         return Resource(phase=Phase.SUCCEEDED, outputs=outputs, custom_info=custom_info)
@@ -502,12 +502,15 @@ async def test_metrics_that_are_not_unicode_are_escaped():
 @pytest.mark.parametrize(
     ("number", "name"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")], ids=str
 )
-async def test_what_is_no_number_in_json_is_sent_as_text(number, name):
+@pytest.mark.parametrize("make", [dict, Struct.from_dict], ids=["dict", "message"])
+async def test_what_is_no_number_in_json_is_sent_as_text(number, name, make):
+    returned = make({"x": [number, {"y": number}], "z": 1.0})
+
     async def get(self, resource_meta, **kwargs):
-        return Resource(phase=Phase.RUNNING, custom_info={"x": [number, {"y": number}]})
+        return Resource(phase=Phase.RUNNING, custom_info=returned)
 
     resource = (await Service(connector(get=get)).get()).resource
-    assert resource.custom_info.to_dict() == {"x": [name, {"y": name}]}
+    assert resource.custom_info.to_dict() == {"x": [name, {"y": name}], "z": 1.0}
 
 
 async def test_template_and_metadata_reach_create():

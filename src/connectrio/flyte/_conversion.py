@@ -12,25 +12,29 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from flyte._internal.runtime.convert import Inputs, convert_from_inputs_to_native
-from flyte.connectors import AsyncConnector
+from flyte.connectors import AsyncConnector, Resource
 from flyte.connectors._connector import get_resource_proto
 from flyte.models import NativeInterface
 from flyte.types import TypeEngine
 from flyteidl2.connector.connector_pb2 import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
 from flyteidl2.core.tasks_pb2 import TaskTemplate
 from flyteidl2.task.common_pb2 import Inputs as InputsMessage
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from connectrio.connector.failures import InvalidRequestError
 from connectrio.diagnostics import text_of, type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2 import core, task
 from connectrio.literals import LiteralError
-from connectrio.rpc.codec import decode, encode
+from connectrio.rpc.codec import decode, encode, escape_surrogates
 
 __all__ = ["create", "delete", "get", "get_logs", "get_metrics"]
 
 Connector = AsyncConnector[Any]
 Connection = Mapping[str, str]
+
+# not the errors of stores that outputs are written to: those may pass
+_NOT_ENCODABLE = (TypeError, ValueError, AttributeError, ParseError)
 
 
 async def create(
@@ -62,7 +66,8 @@ async def create(
 async def get(connector: Connector, meta: bytes, connection: Connection) -> idl.Resource:
     """Return the state of a job."""
     resource = await connector.get(resource_meta=_decoded(connector, meta), **connection)
-    message: idl.Resource = decode((await get_resource_proto(resource)).SerializeToString(), idl.Resource)
+    label = f"{type(connector).__qualname__}.get"
+    message: idl.Resource = decode((await _resource_proto(resource, label)).SerializeToString(), idl.Resource)
     return message
 
 
@@ -108,6 +113,27 @@ async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any
     except Exception as error:
         reason = text_of(error) or type_name(error)
         raise LiteralError(f"flyte-sdk cannot convert the inputs of this {template.type} task: {reason}") from error
+
+
+async def _resource_proto(resource: Any, label: str) -> Any:
+    """Return flyte-sdk's message for what a connector returned, with lone surrogates escaped.
+
+    :raises TypeError: a field cannot be encoded; the error names it
+    """
+    try:
+        return await get_resource_proto(resource)
+    except _NOT_ENCODABLE as error:
+        if not isinstance(resource, Resource):
+            raise
+        escaped = Resource(phase=None)
+        for name in ("phase", "message", "log_links", "outputs", "custom_info"):
+            try:
+                setattr(escaped, name, escape_surrogates(getattr(resource, name)))
+                proto = await get_resource_proto(escaped)
+            except (*_NOT_ENCODABLE, RecursionError) as reason:
+                problem = text_of(reason) or type_name(reason)
+                raise TypeError(f"{label} returned a Resource whose {name} cannot be encoded: {problem}") from error
+        return proto
 
 
 def _decoded(connector: Connector, meta: bytes) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -30,9 +31,34 @@ __all__ = [
     "decode",
     "encode",
     "encode_ahead",
+    "escape_surrogates",
     "received_messages",
     "received_size",
 ]
+
+
+def escape_surrogates(value: Any) -> Any:
+    """Return `value` with the lone surrogates escaped in each text that it holds; messages and containers are copied.
+
+    They come from undecodable file names, and have no form in protobuf.
+    """
+    match value:
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case list():
+            return [escape_surrogates(item) for item in value]
+        case tuple() if type(value) is tuple:
+            return tuple(map(escape_surrogates, value))
+        case dict():
+            return {escape_surrogates(key): escape_surrogates(item) for key, item in value.items()}
+        case Message():
+            result = copy(value)
+            result._unknown_fields = value._unknown_fields  # noqa: SLF001 - which betterproto2's copies lack
+            for field in fields(value):  # type: ignore[arg-type]  # every message is a dataclass
+                setattr(result, field.name, escape_surrogates(getattr(value, field.name)))
+            return result
+        case _:
+            return value
 
 
 class MessageCodec(CodecBase):

@@ -9,11 +9,10 @@ connector's encoding begins with by chance; `encode_resource_meta` refuses one t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
 from functools import partial
+from operator import is_
 from typing import Any, TypeVar
 
 from anyio import from_thread
@@ -39,7 +38,7 @@ from connectrio.literals.errors import quoted_name
 from connectrio.literals.plain_data import to_plain_data
 from connectrio.literals.steps import limited_steps
 from connectrio.logs import get_logger
-from connectrio.rpc.codec import EncodeError, decode, encode
+from connectrio.rpc.codec import EncodeError, decode, encode, escape_surrogates
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, RequestError, describe_error
 from connectrio.service.settings import ServiceSettings
@@ -228,7 +227,7 @@ def sendable(message: M, claim: str) -> M:
         encode(message)
     except EncodeError as error:
         try:
-            message = _escaped(message)
+            message = escape_surrogates(message)
             encode(message)
         except (EncodeError, RecursionError):
             raise ConnectorFault(
@@ -236,30 +235,6 @@ def sendable(message: M, claim: str) -> M:
                 " type that the message declares for it"
             ) from error
     return message
-
-
-def _escaped(value: Any) -> Any:
-    """Return `value` with the lone surrogates escaped in each text that it holds; messages and containers are copied.
-
-    They come from undecodable file names, and have no form in protobuf.
-    """
-    match value:
-        case str():
-            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
-        case list():
-            return [_escaped(item) for item in value]
-        case tuple() if type(value) is tuple:
-            return tuple(map(_escaped, value))
-        case dict():
-            return {_escaped(key): _escaped(item) for key, item in value.items()}
-        case Message():
-            result = copy(value)
-            result._unknown_fields = value._unknown_fields  # noqa: SLF001 - which betterproto2's copies lack
-            for field in dataclasses.fields(value):  # type: ignore[arg-type]  # every message is a dataclass
-                setattr(result, field.name, _escaped(getattr(value, field.name)))
-            return result
-        case _:
-            return value
 
 
 def resource_to_message(value: Any, label: str) -> idl.Resource:
@@ -273,7 +248,7 @@ def resource_to_message(value: Any, label: str) -> idl.Resource:
     links = expect(resource.log_links or [], Iterable, f"{claim} log_links are")  # type: ignore[type-abstract]  # isinstance takes it
     return idl.Resource(
         phase=phase if isinstance(phase, Phase) else Phase(phase),
-        message=_escaped(message),
+        message=escape_surrogates(message),
         log_links=[
             sendable(expect(link, TaskLog, f"{claim} log_links hold"), f"{claim} log_links hold") for link in links
         ],
@@ -292,14 +267,14 @@ def _outputs(outputs: Any, claim: str) -> Outputs | None:
         return outputs_to_literals(mapping)
     except LiteralError as error:
         try:
-            return outputs_to_literals(_escaped(dict(mapping)))
+            return outputs_to_literals(escape_surrogates(dict(mapping)))
         except LiteralError:
             raise ConnectorFault(f"{claim} outputs {_cannot_encode(error)}") from error
 
 
 def _custom_info(custom_info: Any, claim: str) -> Struct | None:
     if isinstance(custom_info, Struct):
-        return sendable(custom_info, f"{claim} custom_info is")
+        return _with_texts(sendable(custom_info, f"{claim} custom_info is"))
     if not custom_info:
         return None
     mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
@@ -310,12 +285,31 @@ def _custom_info(custom_info: Any, claim: str) -> Struct | None:
         raise ConnectorFault(f"{claim} custom_info {_cannot_encode(error)}") from error
 
 
+def _with_texts(struct: Struct) -> Struct:
+    """Return `struct` with texts for what JSON has no numbers for; the same object if it holds no such number."""
+    fields = {key: _with_texts_in(value) for key, value in struct.fields.items()}
+    return struct if all(map(is_, fields.values(), struct.fields.values())) else Struct(fields=fields)
+
+
+def _with_texts_in(value: Value) -> Value:
+    if value.number_value is not None:
+        return value if math.isfinite(value.number_value) else _number(value.number_value)
+    if value.struct_value is not None:
+        struct = _with_texts(value.struct_value)
+        return value if struct is value.struct_value else Value(struct_value=struct)
+    if value.list_value is not None:
+        values = [_with_texts_in(item) for item in value.list_value.values]
+        is_same = all(map(is_, values, value.list_value.values))
+        return value if is_same else Value(list_value=ListValue(values=values))
+    return value
+
+
 def _struct(data: Mapping[str | int, Any]) -> Struct:
     fields: dict[str, Value] = {}
     key: str | int = ""
     try:
         for key, item in data.items():
-            fields[_escaped(str(key))] = _value(item)
+            fields[escape_surrogates(str(key))] = _value(item)
     except LiteralError as error:
         error.inside(key)
         raise
@@ -331,7 +325,7 @@ def _value(data: Any) -> Value:
         case int() | float():
             return _number(data)
         case str():
-            return Value(string_value=_escaped(data))
+            return Value(string_value=escape_surrogates(data))
         case list():
             return Value(list_value=ListValue(values=[_value(item) for item in data]))
         case dict():
