@@ -192,6 +192,13 @@ def test_a_type_counts_without_a_value():
         # a union compares the schemas of its variants, for each value
         (collection(*[integer(1)] * 5000), list_of(union_of(STRING, schema_type(object_of({"a": {}}))))),
         (integer(1), LiteralType(enum_type=EnumType(values=[f"v{n}" for n in range(300_000)]))),
+        # each transformer and variant that does not fit prints the type, and what came
+        (integer(1), nested(40, list_of, LiteralType(enum_type=EnumType(values=["v"] * 10_000)))),
+        (string("x" * 200_000), union_of(*[list_of(INTEGER)] * 500)),
+        (blob("x" * 200_000), union_of(*[list_of(INTEGER)] * 500)),
+        (binary(b"x" * 200_000), union_of(*[list_of(INTEGER)] * 500)),
+        (collection(*[integer(1)] * 2000), union_of(*[INTEGER] * 500)),
+        (integer(1), nested(20, list_of, schema_type({"description": "x" * 4_000_000}))),
         (integer(1), schema_type(object_of({f"p{n}": 1 for n in range(10_000)}, required=["a"] * 20_000))),
     ],
 )

@@ -86,7 +86,9 @@ class HostedConnector(AsyncConnector[HostedMeta]):
     ) -> HostedMeta:
         """Start the job.
 
-        :param inputs: the request's message, for flyte-sdk's type engine to convert; or Python values
+        :param inputs: the request's message, for flyte-sdk's type engine to convert, which reads pickles and any URL: a
+            host checks it first (`literals.checked_inputs`); or Python values
+        :raises LiteralError: the type engine cannot convert them
         """
         data = await self._run(
             "create",

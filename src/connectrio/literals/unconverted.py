@@ -39,6 +39,8 @@ _STEPS_PER_MEMBER = 10
 _STEPS_PER_CLASS = 1000
 _STEPS_PER_SCHEMA = 300
 _STEPS_PER_LITERAL = 4
+# each transformer and each variant that does not fit prints the type and the literal into an error
+_BYTES_PER_STEP = 32
 # for each field, it looks through all that are required
 _REQUIRED_PER_STEP = 50
 
@@ -145,12 +147,14 @@ def _type(literal_type: LiteralType | None, depth: int) -> _Type:
     if literal_type is None:
         return _UNKNOWN
     kind, value = kind_of(literal_type)
-    if kind in ("collection_type", "map_value_type"):
-        return _Type.of_parts(_type(value, depth + 1))
-    if kind == "union_type":
-        return _Type.of_parts(*(_type(variant, depth + 1) for variant in value.variants), is_union=True)
+    if kind in ("collection_type", "map_value_type", "union_type"):
+        is_union = kind == "union_type"
+        parts = [_type(part, depth + 1) for part in (value.variants if is_union else [value])]
+        container = _Type.of_parts(*parts, is_union=is_union)
+        take_steps(container.steps)
+        return container
     if kind == "enum_type":
-        steps = _STEPS_PER_MEMBER * len(value.values)
+        steps = _STEPS_PER_MEMBER * len(value.values) + sum(map(len, value.values)) // _BYTES_PER_STEP
         take_steps(steps)
         return _Type(steps=_STEPS_PER_TYPE + steps)
     if kind == "blob":
@@ -183,7 +187,9 @@ class _SchemaCounter:
         :param scopes: the definitions of all schemas around it. Which of them a name means is not always clear; so
             all count that have it
         """
-        if isinstance(data, list):
+        if isinstance(data, str):
+            self._take(len(data) // _BYTES_PER_STEP)
+        elif isinstance(data, list):
             for item in data:
                 self.count(item, scopes, depth + 1)
         elif isinstance(data, dict):
@@ -200,6 +206,7 @@ class _SchemaCounter:
             self._take_class(schema, schema["properties"])
         for key, value in schema.items():
             if key not in _DEFINITIONS:
+                self._take(len(key) // _BYTES_PER_STEP)
                 self.count(value, scopes, depth + 1)
         if "$ref" in schema:
             name = str(schema["$ref"]).rpartition("/")[2]
@@ -231,7 +238,7 @@ def _check(literal: Literal, declared: _Type, *, pickles: bool, depth: int = 0) 
 
     :raises LiteralError: it is a pickle, or may be read as one
     """
-    take_steps(_STEPS_PER_LITERAL)
+    take_steps(_STEPS_PER_LITERAL + len(literal.hash) // _BYTES_PER_STEP)
     if depth > MAX_DEPTH:
         raise too_deep()
     if literal.offloaded_metadata is not None:
@@ -261,10 +268,17 @@ def _check(literal: Literal, declared: _Type, *, pickles: bool, depth: int = 0) 
 
 def _check_data(scalar: Scalar, fields: int) -> None:
     """Take the steps of MessagePack or a struct: each dictionary in it may become an object, with so many defaults."""
+    text: str | bytes = ""
+    if scalar.primitive is not None:
+        text = scalar.primitive.string_value or ""
+    elif scalar.blob is not None:
+        text = scalar.blob.uri
+    elif scalar.structured_dataset is not None:
+        text = scalar.structured_dataset.uri
+    elif scalar.binary is not None:
+        text = scalar.binary.value
+    take_steps(_STEPS_PER_LITERAL + len(text) // _BYTES_PER_STEP)
     data: Any = None
-    if scalar.generic is None and scalar.binary is None:
-        return
-    take_steps(_STEPS_PER_LITERAL)
     if scalar.generic is not None:
         data = struct_to_dict(scalar.generic)
     elif scalar.binary is not None and scalar.binary.tag:
