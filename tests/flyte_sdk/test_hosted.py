@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from flyte.connectors import Resource
 from flyte.io import DataFrame, File
+from flyte.types import TypeEngine
 from flyteidl2.connector.connector_pb2 import GetTaskMetricsResponse, TaskExecutionMetadata
 from flyteidl2.core.execution_pb2 import TaskExecution, TaskLog
 from flyteidl2.core.tasks_pb2 import TaskTemplate
@@ -418,6 +419,19 @@ async def test_pickles_are_read_only_where_the_host_allows_it(tmp_path):
                 template=template(literal_type), inputs=Inputs(literals=[NamedLiteral(name="i0", value=literal)])
             )
         assert Trap.sprung == ["sprung"]
+
+
+async def as_flyte_sdk_sends(value, kind):
+    declared = TypeEngine.to_literal_type(kind)
+    return declared, await TypeEngine.to_literal(value, kind, declared)
+
+
+@pytest.mark.parametrize(("value", "kind"), [({1}, set), (b"x", bytes), ([{1}], list[set]), ({1}, set | None)])
+async def test_what_flyte_sdk_sends_as_a_pickle_is_refused(value, kind):
+    messages = await anyio.to_thread.run_sync(asyncio.run, as_flyte_sdk_sends(value, kind))
+    declared, literal = (message.SerializeToString() for message in messages)
+    message = await refused(core.Literal.parse(literal), core.LiteralType.parse(declared))
+    assert message.startswith("input 'i0': it is a Python pickle for flyte-sdk")
 
 
 class Trap:
