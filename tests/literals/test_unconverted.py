@@ -220,7 +220,7 @@ def test_names_of_classes_that_could_be_code_are_refused(name):
 
 @pytest.mark.parametrize("name", ["Größe", "Box[int]", "Box[dict[str, int | None]]", "a.b.C", "__main____A-Input__1"])
 def test_names_of_classes(name):
-    titles = object_of({"a": {"type": "string", "title": "The size (GB)"}}, name)
+    titles = object_of({"a": {"type": "string", "title": "The size (GB)"}, "$ref": {"type": "string"}}, name)
     check(msgpack({}), schema_type(titles))
 
 

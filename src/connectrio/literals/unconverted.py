@@ -208,8 +208,9 @@ class _SchemaCounter:
             if key not in _DEFINITIONS:
                 self._take(len(key) // _BYTES_PER_STEP)
                 self.count(value, scopes, depth + 1)
-        if "$ref" in schema:
-            name = str(schema["$ref"]).rpartition("/")[2]
+        reference = schema.get("$ref")
+        if isinstance(reference, str):
+            name = reference.rpartition("/")[2]
             _check_class_name(name)
             for scope in scopes:
                 if name in scope:
@@ -229,7 +230,7 @@ class _SchemaCounter:
 def _check_class_name(name: Any) -> None:
     if isinstance(name, str) and _CLASS_NAME.fullmatch(name) is None:
         raise LiteralError(
-            f"the name {quoted_name(name)} in its JSON schema cannot be that of a class: letters, digits and _ can"
+            f"the name {quoted_name(name)} in its JSON schema cannot be that of a class; use letters, digits and _"
         )
 
 
