@@ -39,6 +39,7 @@ from connectrio.literals.plain_data import to_plain_data
 from connectrio.literals.steps import limited_steps
 from connectrio.logs import get_logger
 from connectrio.rpc.codec import EncodeError, decode, encode, escape_surrogates
+from connectrio.rpc.garbage import without_collections
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, RequestError, describe_error
 from connectrio.service.settings import ServiceSettings
@@ -112,7 +113,12 @@ class InputReader:
 
         :param name: what runs, for people
         """
-        return await self._converters.run(function, name=name)
+
+        def compute() -> T:
+            with without_collections():  # they would visit all of the request
+                return function()
+
+        return await self._converters.run(compute, name=name)
 
     async def check(self, inputs: Inputs | None, variables: VariableMap | None) -> tuple[Inputs | None, str | None]:
         """Return the inputs for a connector that converts them itself, with what is stored elsewhere fetched.

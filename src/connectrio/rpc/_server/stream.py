@@ -193,15 +193,15 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
 
         def decode_in_thread() -> Any:
             """Return the message, or the error without what was decoded by then, which its traceback would hold."""
-            try:
-                with without_collections():  # full ones would visit all parts that were decoded by then
+            with without_collections():  # full ones would visit all parts that were decoded by then
+                try:
                     return decode(limit)
-            except GRPCError as error:
-                each: BaseException | None = error
-                while each is not None:
-                    each.__traceback__ = None
-                    each = each.__cause__ or each.__context__
-                return error
+                except GRPCError as error:
+                    each: BaseException | None = error
+                    while each is not None:
+                        each.__traceback__ = None
+                        each = each.__cause__ or each.__context__
+                    return error
 
         if len(data) < _LARGE_MESSAGE:
             try:
