@@ -89,7 +89,7 @@ async def test_nothing_refers_to_a_connection_that_is_over():
     """No cycle keeps it, and what it has not read, until a collection."""
 
     def connections() -> int:
-        return sum(isinstance(each, ServerConnection) for each in gc.get_objects())
+        return sum(type(each) is ServerConnection for each in gc.get_objects())
 
     server = Server([Script()])
     gc.collect()
