@@ -157,27 +157,32 @@ def _qualified_name(cls: type) -> str:
 
 
 class Repeats:
-    """Lets each line through once a second at most, and counts those that it leaves out.
+    """Lets some lines of each sort through within a while, and counts those that it leaves out.
 
+    :param seconds: how long the while is
     :param clock: returns seconds
+    :param burst: how many lines of a sort it lets through within that
     """
 
-    def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic, *, burst: int = 1) -> None:
         self._seconds = seconds
         self._clock = clock
-        # when the line may come again, and how often it was left out
-        self._lines: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._burst = burst
+        # when the while ends, how many lines were let through in it, and how many left out since the last one
+        self._lines: OrderedDict[int, tuple[float, int, int]] = OrderedDict()
         self._lock = threading.RLock()
 
     def count(self, line: object) -> int | None:
         """Return None if `line` is to be left out, else how many like it were left out since it came last."""
         key, now = hash(line), self._clock()
         with self._lock:
-            again, left_out = self._lines.pop(key, (now, 0))
-            if now < again:
-                self._lines[key] = again, left_out + 1
+            end, passed, left_out = self._lines.pop(key, (now, 0, 0))
+            if now >= end:
+                end, passed = now + self._seconds, 0
+            if passed >= self._burst:
+                self._lines[key] = end, passed, left_out + 1
                 return None
-            self._lines[key] = now + self._seconds, 0
+            self._lines[key] = end, passed + 1, 0
             if len(self._lines) > _MOST_KEYS:
                 self._lines.popitem(last=False)
         return left_out

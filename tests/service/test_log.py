@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import logging
 import time
@@ -20,7 +21,7 @@ from connectrio.idl.flyteidl2.connector import GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult
 from connectrio.masking import SecretMask
 from connectrio.service.job_secrets import JobSecrets
-from service.harness import OPERATIONS, Base, Job, Service, connector, failing, log_lines, secrets
+from service.harness import META, OPERATIONS, Base, Job, Service, connector, failing, log_lines, secrets
 
 
 async def lines_of(service: Service, operation: str, *args, **kwargs) -> list[dict]:
@@ -41,6 +42,7 @@ async def test_a_success(operation):
         "operation": operation,
         "task_type": "tiny",
         "task_type_version": 0,
+        "job": hashlib.sha256(META).hexdigest()[:12],
         "status": "OK",
     }
 

@@ -7,7 +7,6 @@ import http.client
 import math
 import socket
 import ssl
-import time
 import urllib.error
 from types import SimpleNamespace
 
@@ -23,8 +22,6 @@ from structlog.testing import capture_logs
 from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
 from connectrio.connector.failures import _FOREIGN, passes
 from connectrio.rpc.call import Call, Deadline, set_current_call
-from connectrio.service.poll_shield import _MOST_JOBS, PollShield
-from connectrio.service.settings import ServiceSettings
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import META, Service, connector, secrets
 
@@ -88,8 +85,11 @@ async def test_then_the_last_phase_is_the_answer():
     )
     assert service.sample("absorbed_polls_total") == 1
     assert (service.count("get"), service.count("get", "500")) == (1, 1)
-    [line] = logs
-    assert (line["event"], line["log_level"]) == ("poll failed, answered with the last known phase", "warning")
+    begun, line = logs
+    assert (begun["event"], begun["log_level"]) == ("an incident began: the other system fails", "warning")
+    assert (begun["error"], begun["kind"]) == ("failed to get tiny task with error:\n reset by peer.", "connection")
+    # that is told once; each poll only to who wants to know all
+    assert (line["event"], line["log_level"]) == ("poll failed, answered with the last known phase", "debug")
     assert (line["kept_back"], line["task_type"]) == ("INTERNAL", "tiny")
 
 
@@ -357,33 +357,18 @@ async def test_a_host_that_is_too_busy():
 
 async def test_nothing_is_absorbed_with_0():
     service = Service(Script(Resource(Phase.RUNNING), reset()).connector(), poll_retry=0, poll_absorb=0)
-    polls = service.servicer._polls
     await service.get()
-    assert len(polls) == 0  # so nothing is remembered
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
 
 
 async def test_jobs_are_told_apart():
     service = Service(Script(Resource(Phase.QUEUED)).connector(), poll_absorb=600)
-    polls = service.servicer._polls
     await service.get()
     await service.get()
-    assert len(polls) == 1
+    assert len(service.servicer.account.jobs) == 1
     await service.get(resource_meta=b'{"id": "8"}')
-    assert len(polls) == 2
-
-
-def test_the_least_lately_asked_for_are_forgotten():
-    from connectrio.idl.flyteidl2 import connector as idl
-
-    polls = PollShield(ServiceSettings(), time.monotonic)
-    for number in range(_MOST_JOBS + 5):
-        polls.succeeded(("tiny", 0, b"%d" % number), idl.Resource(phase=Phase.QUEUED))
-        polls.succeeded(("tiny", 0, b"0"), idl.Resource(phase=Phase.QUEUED))
-    assert len(polls) == _MOST_JOBS
-    assert polls.failed(("tiny", 0, b"0"), connector(), reset(), "").phase is Phase.QUEUED
-    assert polls.failed(("tiny", 0, b"1"), connector(), reset(), "").phase is Phase.RUNNING
+    assert len(service.servicer.account.jobs) == 2
 
 
 @pytest.mark.parametrize(

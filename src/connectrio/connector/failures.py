@@ -26,6 +26,7 @@ __all__ = [
     "PermanentFailure",
     "TransientError",
     "UnknownJobError",
+    "failure_kind",
     "passes",
 ]
 
@@ -136,6 +137,13 @@ def passes(error: Exception) -> bool:
         return True
     status = _http_status(error)
     return bool(names & _FOREIGN) if status is None else status in _PASSING_HTTP_STATUSES
+
+
+def failure_kind(error: BaseException) -> str:
+    """Return what sort of failure of the other system `error` is, in one word."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, ConnectionError | socket.gaierror) else "other"
 
 
 def _aws_code(error: Exception) -> str:

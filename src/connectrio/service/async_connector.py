@@ -11,10 +11,10 @@ import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
 
-from connectrio.connector.base import AsyncConnector
+from connectrio.connector.base import AsyncConnector, Phase
 from connectrio.connector.context import Start, reset_current_call, set_creation
 from connectrio.connector.failures import PermanentFailure
-from connectrio.connector.phases import FAILED_PHASES
+from connectrio.connector.phases import FAILED_PHASES, FINAL_PHASES
 from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceBase,
@@ -61,8 +61,10 @@ from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
 from connectrio.service.poll_shield import PollShield, is_transient
 from connectrio.service.settings import ServiceSettings
-from connectrio.service.telemetry import CallRecord
+from connectrio.service.telemetry import CallRecord, task_name
 from connectrio.service.workers import Workers
+from connectrio.telemetry.account import Account
+from connectrio.telemetry.jobs import JobRecord
 
 __all__ = ["AsyncConnectorService"]
 
@@ -95,6 +97,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param clock: returns seconds; it tells for how long the polls for a job have failed
     :ivar workers: the threads for methods that are plain functions
     :ivar creates: the jobs that were created lately
+    :ivar account: what is known of calls and jobs
+    :ivar admission: the slots for calls
     """
 
     def __init__(
@@ -110,11 +114,16 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.workers = Workers(settings.worker)
         self.metrics.registry.register(self.workers)
         self.creates = IdempotentCreates(settings)
+        self.account = Account(clock)
+        self.metrics.registry.register(self.account.jobs)
         self._polls = PollShield(settings, clock)
         self._secrets = JobSecrets()
         self._outputs = OutputWriter(settings, self.workers)
         self._inputs = InputReader(settings, self.workers)
-        self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers)
+        self._dispatcher = Dispatcher(
+            registry, settings, metrics=self.metrics, workers=self.workers, account=self.account
+        )
+        self.admission = self._dispatcher.admission
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
@@ -123,32 +132,49 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             message.template = TaskTemplate()
         call = TaskCall(Operation.CREATE, message.template.type, message.template.task_type_version, message.connection)
         with dispatcher.record(call) as record:
+            record.task = task_name(message.task_execution_metadata, message.output_prefix)
             record.inputs_arrived(message.inputs)
-            method = dispatcher.find(call)
+            method = dispatcher.find(record)
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     identity = await self.identify(message)
                     if identity is None:
                         meta = await self._create(method, message, record)
                     else:
-                        job = WantedJob(
+                        record.key = identity.key
+                        wanted = WantedJob(
                             identity=identity,
                             task_type=call.task_type,
                             create=partial(self._create, method, message, record, identity.key),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_alive=partial(self._is_alive, method.connector, message),
                             limit=self.settings.create_limit,
-                            count=partial(self.metrics.job_created, call.task_type),
+                            count=record.job_found,
                             release=partial(_empty, message),
                         )
-                        meta = await self.creates.once(job)
+                        meta = await self.creates.once(wanted)
             except Exception as error:
                 if not issubclass(type(only_leaf(error)), PermanentFailure):
                     raise
-                meta = encode_failure(record.failed_for_good(error))
+                text = record.failed_for_good(error)
+                meta = encode_failure(text)
+                self._know(record, meta).succeeded(self.account.clock(), Phase.FAILED, text, [], is_final=True)
+            job = record.job or self._know(record, meta)
             if record.mask is not None:
-                self._secrets.remember(call.job(meta), record.mask)
+                self._secrets.remember(job.name, record.mask)
             return CreateTaskResponse(resource_meta=meta)
+
+    def _know(self, record: CallRecord, resource_meta: bytes) -> JobRecord:
+        """Return the account's record of the job that a call is about, with what the call says of it."""
+        connector = record.connector
+        name = record.name or record.call.job(resource_meta)
+        job = self.account.jobs.obtain(name, "" if connector is None else connector.name)
+        if not job.task.execution:
+            job.task = record.task
+        if record.key:
+            job.key, job.origin = job.key or record.key, job.origin or record.origin
+        record.name, record.job = name, job
+        return job
 
     async def identify(self, message: CreateTaskRequest) -> JobIdentity | None:
         """Return the job that `message` asks for, computed in a thread if the request is large."""
@@ -193,12 +219,16 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             del inputs
             create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
             if start is not None and connector.create_is_idempotent:
-                return await self._polls.retrying(create, connector, self.metrics.create_retries)
-            return await create()
+                meta = await self._polls.retrying(create, connector, self.metrics.create_retries)
+            else:
+                meta = await create()
+            self._know(record, meta)  # at once: its client may be gone, and then it is all that is known of the job
         except LiteralError as error:
             if not connector.converts_inputs:
                 raise
             raise inputs_refused(error, stored) from error
+        else:
+            return meta
         finally:
             if token is not None:
                 reset_current_call(token)
@@ -249,10 +279,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         dispatcher = self._dispatcher
         call = TaskCall.of(Operation.GET, message.task_category, message.connection)
         with dispatcher.record(call) as record:
-            method = dispatcher.find(call)
-            job = call.job(message.resource_meta)
+            method = dispatcher.find(record)
+            name = record.about(message.resource_meta)
             if record.mask is not None:
-                self._secrets.remember(job, record.mask)
+                self._secrets.remember(name, record.mask)
+            if record.job is None and message.output_prefix:
+                record.task = task_name(None, message.output_prefix)
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     if is_failure(message.resource_meta):
@@ -266,11 +298,19 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         answer = GetTaskResponse(resource=resource)
                     if record.mask is not None:
                         record.mask.resource(resource)
-                    self._polls.succeeded(job, resource)
+                    job, phase = self._know(record, message.resource_meta), resource.phase
+                    is_final = phase in FINAL_PHASES
+                    job.succeeded(self.account.clock(), phase, resource.message, resource.log_links, is_final=is_final)
             except Exception as error:
                 if issubclass(type(only_leaf(error)), PermanentFailure):
-                    return GetTaskResponse(resource=failed_resource(record.failed_for_good(error)))
-                absorbed = self._polls.failed(job, method.connector, error, record.client_text(error))
+                    text = record.failed_for_good(error)
+                    job = self._know(record, message.resource_meta)
+                    job.succeeded(self.account.clock(), Phase.FAILED, text, [], is_final=True)
+                    return GetTaskResponse(resource=failed_resource(text))
+                if not self._polls.absorbs(error, is_vendors=record.is_vendors(error)):
+                    raise
+                job = self._know(record, message.resource_meta)
+                absorbed = self._polls.answer(job, record.client_text(error))
                 if absorbed is None:
                     raise
                 record.poll_absorbed(error)
@@ -287,13 +327,16 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         """Cancel a task."""
         dispatcher = self._dispatcher
         call = TaskCall.of(Operation.DELETE, message.task_category, message.connection)
-        with dispatcher.record(call):
-            method = dispatcher.find(call)
+        with dispatcher.record(call) as record:
+            method = dispatcher.find(record)
+            record.about(message.resource_meta)
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if not is_failure(message.resource_meta):
                     self.creates.asked_for(message.resource_meta)
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
                     await method(arguments, self.workers)
+                if (job := record.job) is not None and not job.is_final:
+                    job.deleted = self.account.clock()
                 return DeleteTaskResponse()
 
     async def get_task_metrics(self, message: GetTaskMetricsRequest) -> GetTaskMetricsResponse:
@@ -301,8 +344,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         dispatcher = self._dispatcher
         call = TaskCall.of(Operation.GET_METRICS, message.task_category)
         with dispatcher.record(call) as record:
-            method = dispatcher.find(call)
-            mask = record.mask = self._secrets.find(call.job(message.resource_meta))
+            method = dispatcher.find(record)
+            name = record.about(message.resource_meta)
+            mask = record.mask = self._secrets.find(name)
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if is_failure(message.resource_meta):
                     return GetTaskMetricsResponse()
@@ -320,8 +364,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         dispatcher = self._dispatcher
         call = TaskCall.of(Operation.GET_LOGS, message.task_category)
         with dispatcher.record(call) as record:
-            method = dispatcher.find(call)
-            mask = record.mask = self._secrets.find(call.job(message.resource_meta))
+            method = dispatcher.find(record)
+            name = record.about(message.resource_meta)
+            mask = record.mask = self._secrets.find(name)
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if is_failure(message.resource_meta):
                     body = GetTaskLogsResponseBody(results=[failure_in(message.resource_meta)])

@@ -25,6 +25,7 @@ from connectrio.service.settings import ServiceSettings
 from connectrio.service.slots import Admission, NoRoomError, Slots
 from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
+from connectrio.telemetry.account import Account
 
 __all__ = ["Dispatcher"]
 
@@ -44,15 +45,24 @@ class Dispatcher:
     """Takes calls to connectors, step by step. Each operation goes through the same ones:
 
     with dispatcher.record(call) as record:
-        method = dispatcher.find(call)
+        method = dispatcher.find(record)
         with dispatcher.limit(call), await dispatcher.slot(call):
             ...  # call the method, convert what it returns
     """
 
-    def __init__(self, registry: Registry, settings: ServiceSettings, *, metrics: Metrics, workers: Workers) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        settings: ServiceSettings,
+        *,
+        metrics: Metrics,
+        workers: Workers,
+        account: Account,
+    ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._workers = workers
+        self._account = account
         self._seconds = {
             Operation.CREATE: settings.create_limit,
             Operation.GET: settings.get_limit,
@@ -63,6 +73,7 @@ class Dispatcher:
         admission = Admission(settings)
         admission.divide_among(registered.connector.task_type_name for registered in registry.registered())
         metrics.registry.register(admission)
+        self.admission = admission
         self._slots = {operation: admission.slots(operation) for operation in Operation}
         # by the client's address
         self._log_streams: Counter[str] = Counter()
@@ -73,15 +84,16 @@ class Dispatcher:
     def record(self, call: TaskCall) -> CallRecord:
         """Return what counts and logs the call, and makes a status of its error."""
         known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
-        return CallRecord(call, call.task_type if known else UNREGISTERED, self._metrics)
+        return CallRecord(call, call.task_type if known else UNREGISTERED, self._metrics, self._account)
 
-    def find(self, call: TaskCall) -> ConnectorMethod:
-        """Return the method of the connector that the call is for.
+    def find(self, record: CallRecord) -> ConnectorMethod:
+        """Return the method of the connector that the call is for, which its record knows from then on.
 
         :raises RequestError: this host has no such connector
         """
+        call = record.call
         try:
-            connector = self._registry.get_connector(call.task_type, call.version)
+            connector = record.connector = self._registry.get_connector(call.task_type, call.version)
         except ConnectorNotFoundError:
             message = f"Cannot find connector for task type: {call.task_type}."
             versions = self._versions(call.task_type)
@@ -209,6 +221,7 @@ class _TimeLimit:
         if error is None or not self._scope.cancel_called:
             return
         if is_stopped:
-            raise self._dispatcher.too_slow(self._call, self._seconds) from None
+            # with the places where it was stopped
+            raise self._dispatcher.too_slow(self._call, self._seconds).with_traceback(places) from None
         if not is_cancellation(error):
             raise self._dispatcher.too_slow(self._call, self._seconds) from error

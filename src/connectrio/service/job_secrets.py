@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from connectrio.masking import SecretMask
-from connectrio.service.operations import JobName
+from connectrio.telemetry.jobs import JobName
 
 __all__ = ["JobSecrets"]
 

@@ -101,6 +101,9 @@ class Metrics:
         self.absorbed_polls = self._counter(
             "absorbed_polls", "Failed polls that were answered with the last known phase"
         )
+        self.vendor_errors = self._counter(
+            "vendor_errors", "Calls that failed because of the system behind the connector", "operation", "kind"
+        )
         self.connector_up = Gauge(
             "connectrio_connector_up",
             "Whether the lifespan of a connector is open, so that it is called: 1, else 0",
@@ -138,6 +141,13 @@ class Metrics:
         :param origin: "fresh", "joined", "replayed" or "adopted"
         """
         self._creates_of(task_type, origin).inc()
+
+    def vendor_failed(self, task_type: str, operation: str, kind: str) -> None:
+        """Count a call that failed because of the system behind the connector.
+
+        :param kind: a word of `connectrio.connector.failures.failure_kind`
+        """
+        self.vendor_errors.labels(task_type, operation, kind).inc()
 
     def request_ended(self, task_type: str, operation: str, status: Status, seconds: float) -> None:
         """Count a call that took `seconds`.

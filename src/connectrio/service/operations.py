@@ -8,11 +8,9 @@ from enum import StrEnum
 
 from connectrio.idl.flyteidl2.connector import TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
+from connectrio.telemetry.jobs import JobName
 
-__all__ = ["JobName", "Operation", "TaskCall"]
-
-JobName = tuple[str, int, bytes]
-"""Task type, its version, a digest of the `resource_meta`, which may be megabytes long."""
+__all__ = ["Operation", "TaskCall"]
 
 
 class Operation(StrEnum):

@@ -8,26 +8,23 @@ out only when that has gone on for too long.
 from __future__ import annotations
 
 import traceback
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
 from prometheus_client import Counter
 
-from connectrio.connector.base import AsyncConnector, TaskLog
-from connectrio.connector.phases import FINAL_PHASES
+from connectrio.connector.base import AsyncConnector
 from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.errors import OutageError, OverloadError, TimeLimitError
-from connectrio.service.operations import JobName
+from connectrio.service.errors import OutageError, OverloadError
 from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
+from connectrio.telemetry.jobs import JobRecord
 
 __all__ = ["PollShield", "is_transient"]
 
@@ -35,45 +32,21 @@ logger = get_logger("connectrio.service")
 
 T = TypeVar("T")
 
-_MOST_JOBS = 10_000
-# log links that are kept of each job, and the characters in them
-_MOST_LINKS = 20
-_MOST_CHARACTERS = 4096
-
 # seconds between two attempts, at first and at most
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
 
-@dataclass(slots=True)
-class _Known:
-    """What a host knows of a job.
-
-    :ivar phase: the last one that is not final
-    :ivar seen: when; None: never
-    :ivar failing_since: since when polls have failed, if the last one did
-    """
-
-    phase: Phase = Phase.RUNNING
-    links: list[TaskLog] = field(default_factory=list)
-    seen: float | None = None
-    failing_since: float | None = None
-
-
 class PollShield:
-    """Answers for polls that fail transiently, from the last known phases of the jobs that this host was asked for.
+    """Answers for polls that fail transiently, from what the account knows of the jobs.
 
-    :param clock: returns seconds, from any start
+    :param clock: the account's
     """
 
     def __init__(self, settings: ServiceSettings, clock: Callable[[], float]) -> None:
         self._retry = settings.poll_retry
         self._absorb = settings.poll_absorb
         self._clock = clock
-        self._jobs: OrderedDict[JobName, _Known] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._jobs)
 
     async def retrying(self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retries: Counter) -> T:
         """Do `work`, and again while it fails transiently, after pauses that double.
@@ -106,48 +79,30 @@ class PollShield:
                     raise
                 error = next_error
 
-    def succeeded(self, job: JobName, resource: idl.Resource) -> None:
-        """Remember the answer to a poll."""
-        if self._absorb == 0:
-            return
-        if resource.phase in FINAL_PHASES:
-            self._jobs.pop(job, None)
-            return
-        known = self._known(job)
-        known.phase, known.links = resource.phase, _kept(resource.log_links)
-        known.seen, known.failing_since = self._clock(), None
+    def absorbs(self, error: Exception, *, is_vendors: bool) -> bool:
+        """Return whether a poll that failed with `error` may be answered with the last known phase.
 
-    def failed(self, job: JobName, connector: AsyncConnector[Any], error: Exception, text: str) -> idl.Resource | None:
-        """Return the answer in place of an error; None if the error is to come out.
+        :param is_vendors: whether the system behind the connector is at fault
+        """
+        ours = OverloadError | OutageError | OutputStoreError
+        return self._absorb > 0 and (is_vendors or issubclass(type(only_leaf(error)), ours))
 
-        It is not kept back if it is not transient, or if polls for the job have failed for too long. A job that this
-        host knows nothing of, because it has restarted or other replicas were asked before, counts as RUNNING: `create`
-        has returned its `resource_meta`, so it has begun, and every other phase can follow RUNNING.
+    def answer(self, job: JobRecord, text: str) -> idl.Resource | None:
+        """Return the answer in place of an error; None if polls for the job have failed for too long.
+
+        A job that this host knows nothing of, because it has restarted or other replicas were asked before, counts as
+        RUNNING: `create` has returned its `resource_meta`, so it has begun, and every other phase can follow RUNNING.
 
         :param text: about the error, for the client
         """
-        ours = TimeLimitError | OverloadError | OutageError | OutputStoreError
-        if not issubclass(type(only_leaf(error)), ours) and not is_transient(connector, error):
-            return None
-        known = self._known(job)
         now = self._clock()
-        if known.failing_since is None:
-            known.failing_since = now
-        if now - known.failing_since >= self._absorb:
+        if job.failing_since is not None and now - job.failing_since >= self._absorb:
             return None
-        seen = "not seen by this host yet" if known.seen is None else f"as of {now - known.seen:.0f} s ago"
-        message = f"{known.phase.name}, {seen}: the job's state could not be read, which will be tried again. {text}"
-        return idl.Resource(phase=known.phase, message=message, log_links=known.links)
-
-    def _known(self, job: JobName) -> _Known:
-        known = self._jobs.get(job)
-        if known is None:
-            known = self._jobs[job] = _Known()
-            if len(self._jobs) > _MOST_JOBS:
-                self._jobs.popitem(last=False)
-        else:
-            self._jobs.move_to_end(job)
-        return known
+        is_known = job.polled is not None and not job.is_final  # the outputs of a job that is over are not known
+        phase = job.phase if is_known else Phase.RUNNING
+        seen = f"as of {now - (job.polled or 0):.0f} s ago" if is_known else "not seen by this host yet"
+        message = f"{phase.name}, {seen}: the job's state could not be read, which will be tried again. {text}"
+        return idl.Resource(phase=phase, message=message, log_links=job.links)
 
 
 def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
@@ -163,11 +118,3 @@ def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
             exception=f"{''.join(traceback.format_tb(failure.__traceback__))}{type_name(failure)}",
         )
         return False
-
-
-def _kept(links: list[TaskLog]) -> list[TaskLog]:
-    """Return the first links: at most `_MOST_LINKS`, with at most `_MOST_CHARACTERS` in their names and URIs."""
-    kept = links[:_MOST_LINKS]
-    while kept and sum(len(link.name) + len(link.uri) for link in kept) > _MOST_CHARACTERS:
-        kept.pop()
-    return kept

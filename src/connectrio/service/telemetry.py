@@ -1,19 +1,26 @@
-"""The record of each call: one observation in the metrics and one log line. No secret gets into either."""
+"""The record of each call: who asked for what, and how it ended. Metrics, log lines and the account are fed from it.
+
+No secret gets into any of them.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextvars import Token
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import anyio
 from grpclib import GRPCError
 from grpclib.const import Status
 
+from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import reset_current_call, set_current_call
+from connectrio.connector.failures import failure_kind
 from connectrio.diagnostics import LONGEST_TEXT, format_error, shorten, text_of
+from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals.errors import MAX_DEPTH
 from connectrio.logs import LogLevel, get_logger
@@ -22,11 +29,28 @@ from connectrio.rpc.call import current_call as current_rpc  # the `current_call
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
-from connectrio.service.errors import CallFailure, DeliveryError, RequestError, Severity, classify
+from connectrio.service.errors import (
+    CallFailure,
+    DeliveryError,
+    OutageError,
+    OverloadError,
+    RequestError,
+    Severity,
+    TimeLimitError,
+    classify,
+)
+from connectrio.service.idempotent_creates import Origin
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
+from connectrio.service.places import failed_in
+from connectrio.service.poll_shield import is_transient
+from connectrio.service.workers import Workers
+from connectrio.telemetry.account import Account
+from connectrio.telemetry.incidents import VendorFailure
+from connectrio.telemetry.jobs import NOBODY, JobName, JobRecord, job_id
+from connectrio.telemetry.report import FailureReport, TaskName
 
-__all__ = ["CallRecord"]
+__all__ = ["CallRecord", "task_name"]
 
 logger = get_logger("connectrio.service")
 
@@ -37,6 +61,8 @@ _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
 _LONGEST_NAME = 200
 # characters of an error's text in a log line and a status
 _LONGEST_MESSAGE = LONGEST_TEXT // 2
+# characters of an error's text that the account keeps
+_LONGEST_KEPT = 2000
 
 
 class CallRecord:
@@ -47,19 +73,74 @@ class CallRecord:
 
     :param label: the `task_type` label of the metrics
     :ivar mask: finds the secrets of the job; None if there are none, or if they are not known
+    :ivar task: of Flyte, as far as the request says
+    :ivar key: of the job that is created
+    :ivar origin: of that job: the value of an `Origin`
+    :ivar name: of the job that the call is about
+    :ivar job: that job, if the account knows it
+    :ivar connector: that the call is for, once it was found
     """
 
-    def __init__(self, call: TaskCall, label: str, metrics: Metrics) -> None:
+    def __init__(self, call: TaskCall, label: str, metrics: Metrics, account: Account) -> None:
         connection = call.connection
         self.mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
-        self._call = call
+        self.call = call
+        self.task = NOBODY
+        self.key = self.origin = ""
+        self.name: JobName | None = None
+        self.job: JobRecord | None = None
+        self.connector: AsyncConnector[Any] | None = None
+        self.arrived = account.clock()
         self._label = label
         self._metrics = metrics
+        self._account = account
         self._rpc = current_rpc()
         self._token: Token[Any] | None = None
         self._is_ended = False
         self._last_failure: tuple[BaseException, CallFailure] | None = None
+        self._verdict: tuple[BaseException, bool] | None = None
         self._started = time.perf_counter()
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return "" if self._rpc is None else self._rpc.peer
+
+    @property
+    def method(self) -> str:
+        """The RPC method."""
+        return "" if self._rpc is None else self._rpc.method
+
+    @property
+    def for_task(self) -> TaskName:
+        """The task of Flyte, as the request or an earlier one has said."""
+        return self.job.task if self.task is NOBODY and self.job is not None else self.task
+
+    def identity(self) -> dict[str, str | int]:
+        """Return what each log line of the call says of it."""
+        call = self.call
+        task_type = shorten(call.task_type, _LONGEST_NAME)
+        if self.mask is not None and self._label == UNREGISTERED:  # a client may send anything as the type
+            task_type = self.mask.text(call.task_type, _LONGEST_NAME)
+        task, job = self.for_task, self.job
+        texts: dict[str, Any] = {
+            "project": task.project,
+            "domain": task.domain,
+            "execution": task.execution,
+            "node": task.node,
+            "attempt": task.attempt,
+            "key": self.key or (job.key if job is not None else ""),
+            "job": "" if self.name is None else job_id(self.name),
+            "output_prefix": "" if task.execution else task.output_prefix,
+            "peer": self.peer,
+            "rpc": self.method,
+        }
+        fields: dict[str, str | int] = {
+            "operation": call.operation.value,
+            "task_type": task_type,
+            "task_type_version": call.version,
+        }
+        return fields | _without_empty(texts)
 
     def __enter__(self) -> Self:
         rpc = self._rpc
@@ -67,6 +148,7 @@ class CallRecord:
             deadline = None if rpc.deadline is None else rpc.deadline.at - anyio.current_time() + time.monotonic()
             # the `CurrentCall` of connectors, made from the servicers' `Call`: `connector/` does not import `rpc/`
             self._token = set_current_call(rpc.peer, rpc.metadata, deadline)
+        self._account.calls[self] = None
         return self
 
     def __exit__(
@@ -76,19 +158,22 @@ class CallRecord:
 
         :raises GRPCError: the call failed, whatever the connector raised
         """
+        del self._account.calls[self]
         if self._token is not None:
             reset_current_call(self._token)
         if error is None:
             if self._is_ended:
                 return
-            level: LogLevel = "debug" if self._call.operation in _ROUTINE else "info"
+            level: LogLevel = "debug" if self.call.operation in _ROUTINE else "info"
             seconds = self._end(Status.OK)
+            if self._account.incidents.open:
+                self._account.incidents.succeeded(self._label, self.call.operation, self.name)
             if logger.is_enabled_for(level):
                 getattr(logger, level)("call finished", **self._fields(Status.OK, seconds))
         elif is_cancellation(error):
-            self._cancelled()
+            self._cancelled(error)
         elif type(cause := only_leaf(error)) is DeliveryError:
-            self._cancelled()
+            self._cancelled(error)
             raise cause.reason from None
         else:
             failure = self._classify(error)
@@ -109,6 +194,17 @@ class CallRecord:
                 " unions and structs on this host; nest them less, or pass them in a file"
             ) from error
 
+    def about(self, resource_meta: bytes) -> JobName:
+        """Note which job the call is about; return its name."""
+        self.name = self.call.job(resource_meta)
+        self.job = self._account.jobs.find(self.name)
+        return self.name
+
+    def job_found(self, origin: Origin) -> None:
+        """Count that a create is answered with a job, and where it comes from."""
+        self.origin = origin.value
+        self._metrics.job_created(self._label, origin)
+
     def client_text(self, error: BaseException) -> str:
         """Return the text about `error` that a client may read."""
         return fit_status_message(self._classify(error).message)
@@ -119,7 +215,7 @@ class CallRecord:
         :returns: the text for that answer
         """
         failure = self._classify(error)
-        self._metrics.permanent_failures.labels(self._label, self._call.operation).inc()
+        self._metrics.permanent_failures.labels(self._label, self.call.operation).inc()
         self._failed(failure, error)
         return fit_status_message(failure.message)
 
@@ -127,31 +223,110 @@ class CallRecord:
         """Record that a poll failed with `error`, and that the client gets the last known phase."""
         failure = self._classify(error)
         self._metrics.absorbed_polls.labels(self._label).inc()
-        fields = self._fields(Status.OK, self._end(failure.status))
-        fields |= {"error": shorten(failure.message, LONGEST_TEXT), "kept_back": failure.status.name}
-        logger.warning("poll failed, answered with the last known phase", **fields)
+        seconds = self._end(failure.status, absorbed=True)
+        place = self._account_for(failure, error, seconds, absorbed=True)
+        # the lines of an incident tell of the vendor's failures, once for all polls
+        left_out = 0 if self.is_vendors(error) else self._left_out(failure, place)
+        level: LogLevel = "debug" if self.is_vendors(error) else "warning"
+        if left_out is not None and logger.is_enabled_for(level):
+            fields = {**self._fields(Status.OK, seconds), "place": place, "kept_back": failure.status.name}
+            fields |= {"error": shorten(failure.message, LONGEST_TEXT), "left_out": left_out}
+            getattr(logger, level)("poll failed, answered with the last known phase", **_without_empty(fields))
 
-    def _cancelled(self) -> None:
+    def _cancelled(self, error: BaseException) -> None:
         """The client went away, its deadline passed, or the host is stopping."""
         deadline = None if self._rpc is None else self._rpc.deadline
         expired = deadline is not None and deadline.has_passed
         status = Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED
-        logger.info("call cancelled", **self._fields(status, self._end(status)))
+        fields = self._fields(status, self._end(status))
+        if self.connector is not None:
+            fields["place"] = failed_in(error, self.connector, _frames_in_thread)
+        logger.info("call cancelled", **fields)
 
     def _failed(self, failure: CallFailure, error: BaseException) -> None:
-        fields = self._fields(failure.status, self._end(failure.status))
+        seconds = self._end(failure.status)
+        place = self._account_for(failure, error, seconds, absorbed=False)
+        left_out = self._left_out(failure, place)
+        if left_out is None:
+            return
+        fields = {**self._fields(failure.status, seconds), "place": place, "left_out": left_out}
         fields["error"] = shorten(failure.message, LONGEST_TEXT)
         if failure.traceback:
             # as text: a renderer that shows local variables would show the secrets among them
             text = format_error(error, 2 * LONGEST_TEXT)
             fields["exception"] = shorten(text, LONGEST_TEXT) if self.mask is None else self.mask.text(text)
         log = logger.error if failure.severity is Severity.BUG else logger.warning
-        log("call failed", **fields)
+        log("call failed", **_without_empty(fields))
+
+    def _left_out(self, failure: CallFailure, place: str) -> int | None:
+        """Return how many lines like this one were left out before it; None if it is to be left out as well."""
+        return self._account.failed_calls.count((self._label, self.call.operation, failure.status, place))
+
+    def _account_for(self, failure: CallFailure, error: BaseException, seconds: float, *, absorbed: bool) -> str:
+        """Give the failure to the account; return the line of the connector's code that it comes from."""
+        cause = only_leaf(error)
+        is_refused = issubclass(type(cause), RequestError)
+        place = "" if self.connector is None or is_refused else failed_in(error, self.connector, _frames_in_thread)
+        text = shorten(failure.message, _LONGEST_KEPT)
+        account, call, job = self._account, self.call, self.job
+        is_vendors = self.is_vendors(error)
+        if job is not None:
+            if call.operation is Operation.GET:
+                job.failed(account.clock(), text, place, absorbed=absorbed)
+            else:
+                job.note_error(text, place)
+        if is_vendors:
+            kind = _vendor_kind(cause)
+            account.incidents.failed(
+                VendorFailure(
+                    task_type=self._label,
+                    operation=call.operation,
+                    kind=kind,
+                    error=text,
+                    place=place,
+                    task=self.for_task,
+                    job=job.name if job is not None and call.operation is Operation.GET else None,
+                    absorbed=absorbed,
+                    fields=self._fields(failure.status, seconds),
+                )
+            )
+            self._metrics.vendor_failed(self._label, call.operation, kind)
+        account.failed(
+            FailureReport(
+                operation=call.operation,
+                task_type=str(self.identity()["task_type"]),
+                version=call.version,
+                task=self.for_task,
+                key=self.key or ("" if job is None else job.key),
+                job="" if self.name is None else job_id(self.name),
+                peer=self.peer,
+                at=time.time(),
+                seconds=round(seconds, 3),
+                status=failure.status.name,
+                error=text,
+                kind=_kind(cause, failure, is_vendors=is_vendors),
+                absorbed=absorbed,
+                place=place,
+            )
+        )
+        return place
+
+    def is_vendors(self, error: BaseException) -> bool:
+        """Return whether the system behind the connector is at fault, for the moment."""
+        if self._verdict is None or self._verdict[0] is not error:
+            cause, connector = only_leaf(error), self.connector
+            if connector is None or issubclass(type(cause), RequestError):
+                found = False
+            else:
+                found = issubclass(type(cause), TimeLimitError) or is_transient(connector, error)
+            self._verdict = error, found
+        return self._verdict[1]
 
     def _classify(self, error: BaseException) -> CallFailure:
         if self._last_failure is not None and self._last_failure[0] is error:
             return self._last_failure[1]
-        failure = classify(error, self._call.operation, self._call.task_type)
+        failure = classify(error, self.call.operation, self.call.task_type)
+        self._last_failure = error, failure
         if self.mask is None:
             return failure
         message = self.mask.text(failure.message, _LONGEST_MESSAGE)
@@ -165,21 +340,72 @@ class CallRecord:
         self._last_failure = error, failure
         return failure
 
-    def _end(self, status: Status) -> float:
+    def _end(self, status: Status, *, absorbed: bool = False) -> float:
         """Count the call; return how many seconds it took."""
         self._is_ended = True
-        seconds = time.perf_counter() - self._started
-        self._metrics.request_ended(self._label, self._call.operation, status, seconds)
+        now = time.perf_counter()
+        seconds = now - self._started
+        call, label = self.call, self._label
+        self._metrics.request_ended(label, call.operation, status, seconds)
+        self._account.rates(label, call.version if label is not UNREGISTERED else 0).ended(
+            now,
+            None if call.operation is Operation.GET_LOGS else seconds,
+            failed=status is not Status.OK,
+            absorbed=absorbed,
+        )
         return seconds
 
-    def _fields(self, status: Status, seconds: float) -> dict[str, str | int | float]:
-        task_type = shorten(self._call.task_type, _LONGEST_NAME)
-        if self.mask is not None and self._label == UNREGISTERED:  # a client may send anything as the type
-            task_type = self.mask.text(self._call.task_type, _LONGEST_NAME)
-        return {
-            "operation": self._call.operation.value,
-            "task_type": task_type,
-            "task_type_version": self._call.version,
-            "status": status.name,
-            "duration_ms": round(seconds * 1000, 3),
-        }
+    def _fields(self, status: Status, seconds: float) -> dict[str, Any]:
+        return {**self.identity(), "status": status.name, "duration_ms": round(seconds * 1000, 3)}
+
+
+def task_name(metadata: TaskExecutionMetadata | None, output_prefix: str = "") -> TaskName:
+    """Return the task of Flyte that a job is created for."""
+    task = None if metadata is None else metadata.task_execution_id
+    node = None if task is None else task.node_execution_id
+    execution = None if node is None else node.execution_id
+    texts = ("", "", "", "") if execution is None else (
+        execution.org, execution.project, execution.domain, execution.name
+    )  # fmt: skip
+    texts = (*texts, "" if node is None else node.node_id, output_prefix)
+    if max(map(len, texts)) > _LONGEST_NAME:
+        texts = tuple(shorten(text, _LONGEST_NAME) for text in texts)
+    org, project, domain, name, node_id, prefix = texts
+    return TaskName(
+        org=org,
+        project=project,
+        domain=domain,
+        execution=name,
+        node=node_id,
+        attempt=None if task is None else task.retry_attempt,
+        output_prefix=prefix,
+    )
+
+
+def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that say something; an attempt of 0 does."""
+    return {
+        name: value for name, value in fields.items() if value not in ("", None) and (name, value) != ("left_out", 0)
+    }
+
+
+def _vendor_kind(error: BaseException) -> str:
+    """Return the kind of a failure of the vendor's. Raises nothing: the error's class is foreign code."""
+    try:
+        return failure_kind(error)
+    except BaseException:  # noqa: BLE001 - SystemExit as well
+        return "other"
+
+
+def _kind(error: BaseException, failure: CallFailure, *, is_vendors: bool) -> str:
+    if is_vendors:
+        return "vendor"
+    if issubclass(type(error), OverloadError | OutageError):
+        return "host"
+    return "connector" if failure.severity is Severity.BUG else "request"
+
+
+def _frames_in_thread(frame: FrameType) -> Iterator[FrameType]:
+    """Yield the frames of the worker thread that a frame of `Workers.run` waits for, the innermost first."""
+    if frame.f_code is Workers.run.__code__ and (run := frame.f_locals.get("run")) is not None:
+        yield from run.frames()

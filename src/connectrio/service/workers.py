@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -262,10 +263,17 @@ class _Run(Generic[T]):
         self._free(self)
         return False
 
+    def frames(self) -> Iterator[FrameType]:
+        """Yield the frames of the thread, the innermost first; none if it has ended."""
+        frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented, for debuggers
+        while frame is not None and frame.f_code is not _Run.__call__.__code__:
+            yield frame
+            frame = frame.f_back
+
     def stack(self) -> str:
         """Return where the thread is; "" if it has ended."""
-        frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented, for debuggers
-        return "" if frame is None else "".join(traceback.format_stack(frame, _DEPTH))
+        innermost = next(self.frames(), None)
+        return "" if innermost is None else "".join(traceback.format_stack(innermost, _DEPTH))
 
     def _move(self, before: _State, after: _State) -> bool:
         with self._lock:

@@ -84,7 +84,8 @@ class FailureReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar seconds: how long the call took
     :ivar status: the name of the gRPC status that the error has, "UNAVAILABLE"
     :ivar error: the text that the client got
-    :ivar kind: "vendor" (the other system), "connector" (a bug in its code) or "request" (the client's)
+    :ivar kind: "vendor" (the other system), "connector" (a bug in its code), "request" (the client's) or "host" (it is
+        full, or the connector's lifespan is not open)
     :ivar absorbed: whether the client got the last known phase in place of the error
     :ivar place: the line of the connector's code that failed: "my_connector.py:42 in get"
     :ivar similar: how many more calls failed in the same way since the one before this in the list

@@ -1,0 +1,76 @@
+"""The one account of a host's calls and jobs: bounded, in memory, and read by all that shows them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import msgspec
+
+from connectrio.diagnostics import Repeats
+from connectrio.telemetry.incidents import Incidents
+from connectrio.telemetry.jobs import Jobs
+from connectrio.telemetry.rates import Rates
+from connectrio.telemetry.report import FailureReport
+
+__all__ = ["Account"]
+
+# failures that are told apart
+_MOST_FAILURES = 100
+# lines of failed calls of one sort within as many seconds; further ones are left out, and counted
+_MOST_LINES = 5
+_LINE_INTERVAL = 5.0
+# seconds between two looks for incidents that are over
+_PERIOD = 5.0
+
+
+class Account:
+    """What happened on a host, and what happens.
+
+    :param clock: returns seconds, from any start
+    :ivar jobs: those that were used last
+    :ivar calls: those that are being answered, in the order of their arrival; each is a record of its service
+    :ivar incidents: of the systems behind the connectors
+    :ivar failed_calls: which log lines of failed calls are left out
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.jobs = Jobs(clock)
+        self.calls: dict[Any, None] = {}
+        self.incidents = Incidents(clock)
+        self.failed_calls = Repeats(_LINE_INTERVAL, clock, burst=_MOST_LINES)
+        self._rates: dict[tuple[str, int], Rates] = {}
+        # by what they have in common: the last one of each sort, and how many there were before
+        self._failures: OrderedDict[tuple[str, ...], FailureReport] = OrderedDict()
+
+    async def run(self) -> None:
+        """Look for incidents that are over, until cancelled."""
+        while True:
+            await anyio.sleep(_PERIOD)
+            self.incidents.settle()
+
+    def rates(self, task_type: str, version: int) -> Rates:
+        """Return the counts of a connector."""
+        key = task_type, version
+        rates = self._rates.get(key)
+        if rates is None:
+            rates = self._rates[key] = Rates()
+        return rates
+
+    def failed(self, failure: FailureReport) -> None:
+        """Keep a failed call, in place of the last one of the same sort."""
+        key = failure.task_type, failure.operation, failure.status, failure.kind, failure.place
+        before = self._failures.pop(key, None)
+        if before is not None:
+            failure = msgspec.structs.replace(failure, similar=before.similar + 1)
+        self._failures[key] = failure
+        if len(self._failures) > _MOST_FAILURES:
+            self._failures.popitem(last=False)
+
+    def failures(self) -> list[FailureReport]:
+        """Return the failed calls, the latest first."""
+        return list(reversed(self._failures.values()))
