@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "literals": {"idl"},
     "connector": {"diagnostics", "idl", "logs"},
     "connectors": API,
-    "flyte": API | {"diagnostics", "rpc"},
+    "flyte": API | {"diagnostics", "rpc", "telemetry"},
     "service": API | {"diagnostics", "masking", "rpc", "telemetry"},
     "client": {"idl", "literals", "masking", "rpc"},
     "host": {

@@ -17,7 +17,7 @@ import pytest
 import sniffio
 
 from connectrio.cli.script import without_collections
-from stacks import all_stacks
+from connectrio.telemetry.stacks import all_stacks
 
 # Seconds for each of a test's set-up, call and tear-down. It is long, because it only ends tests that would never end.
 # pytest's own `faulthandler_timeout` is longer still, and ends a process that no signal interrupts.
@@ -68,7 +68,8 @@ class _TimeLimit:
             raise OutOfTime
         self._is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0)  # showing all stacks may take its time
-        print(all_stacks(), file=sys.stderr)
+        for stack in all_stacks():
+            print(f"{stack.kind} {stack.name}:", *stack.frames, sep="\n  ", file=sys.stderr)
         signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
         if self.cancel is None:
             raise OutOfTime

@@ -45,6 +45,7 @@ from connectrio.rpc.reflection import Reflection, bundled_descriptors
 from connectrio.rpc.sockets import listen_unix
 from connectrio.rpc.testing import MemoryListener, memory_channel, memory_transport_pair
 from connectrio.rpc.tls import ChannelTLS, ServerTLS
+from connectrio.telemetry.stacks import frames_of as frames
 from rpc.kit.certificates import Pki
 from rpc.kit.core import SMALL, check_windows
 from rpc.kit.elsewhere import ELSEWHERE
@@ -53,7 +54,6 @@ from rpc.kit.positions import each_suspension, positions, waiting
 from rpc.kit.raw import RawServer
 from rpc.kit.script import BIDI, Note, ScriptBase, ScriptStub
 from rpc.kit.serving import eventually, leaving_nothing, turns
-from stacks import frames
 
 LARGE = Note("x" * 70_000)
 

@@ -40,6 +40,7 @@ from connectrio.connector.failures import TransientError
 from connectrio.diagnostics import text_of
 from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
+from connectrio.telemetry.stacks import follow
 
 __all__ = ["Call", "Emit", "LoopPool"]
 
@@ -324,6 +325,11 @@ class Call(Generic[T]):
         self._items.append((item, taken))
         self._changed.set()
 
+    @property
+    def coroutine(self) -> Any:
+        """What runs on the hosted loop; None before it begins. For those who show where it waits."""
+        return None if self._task is None else self._task.get_coro()
+
     # the hosted loop's part
 
     def begin(self, thread: LoopThread, then: Callable[[], None] | None = None) -> None:
@@ -395,3 +401,7 @@ def _for_asyncio(context: Context) -> Context:
     with suppress(ModuleNotFoundError):  # trio depends on sniffio; without sniffio nothing reads it
         context.run(import_module("sniffio").current_async_library_cvar.set, "asyncio")
     return context
+
+
+for _waits in (Call.wait, Call.items):
+    follow(_waits.__code__, lambda frame: frame.f_locals["self"].coroutine)

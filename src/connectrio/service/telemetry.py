@@ -116,29 +116,42 @@ class CallRecord:
         """The task of Flyte, as the request or an earlier one has said."""
         return self.job.task if self.task is NOBODY and self.job is not None else self.task
 
+    @property
+    def shown_type(self) -> str:
+        """The task type, cut, and without secrets: a client may send anything as the type."""
+        if self.mask is not None and self._label == UNREGISTERED:
+            return self.mask.text(self.call.task_type, _LONGEST_NAME)
+        return shorten(self.call.task_type, _LONGEST_NAME)
+
+    @property
+    def shown_key(self) -> str:
+        """The key of the job, "" if it is not known."""
+        return self.key or ("" if self.job is None else self.job.key)
+
+    @property
+    def shown_job(self) -> str:
+        """What people call the job; "" if there is none yet."""
+        return "" if self.name is None else job_id(self.name)
+
     def identity(self) -> dict[str, str | int]:
         """Return what each log line of the call says of it."""
-        call = self.call
-        task_type = shorten(call.task_type, _LONGEST_NAME)
-        if self.mask is not None and self._label == UNREGISTERED:  # a client may send anything as the type
-            task_type = self.mask.text(call.task_type, _LONGEST_NAME)
-        task, job = self.for_task, self.job
+        task = self.for_task
         texts: dict[str, Any] = {
             "project": task.project,
             "domain": task.domain,
             "execution": task.execution,
             "node": task.node,
             "attempt": task.attempt,
-            "key": self.key or (job.key if job is not None else ""),
-            "job": "" if self.name is None else job_id(self.name),
+            "key": self.shown_key,
+            "job": self.shown_job,
             "output_prefix": "" if task.execution else task.output_prefix,
             "peer": self.peer,
             "rpc": self.method,
         }
         fields: dict[str, str | int] = {
-            "operation": call.operation.value,
-            "task_type": task_type,
-            "task_type_version": call.version,
+            "operation": self.call.operation.value,
+            "task_type": self.shown_type,
+            "task_type_version": self.call.version,
         }
         return fields | _without_empty(texts)
 
@@ -294,13 +307,13 @@ class CallRecord:
         account.failed(
             FailureReport(
                 operation=call.operation,
-                task_type=str(self.identity()["task_type"]),
+                task_type=self.shown_type,
                 version=call.version,
                 task=self.for_task,
-                key=self.key or ("" if job is None else job.key),
-                job="" if self.name is None else job_id(self.name),
+                key=self.shown_key,
+                job=self.shown_job,
                 peer=self.peer,
-                at=time.time(),
+                at=account.wall_clock(),
                 seconds=round(seconds, 3),
                 status=failure.status.name,
                 error=text,
@@ -364,12 +377,14 @@ def task_name(metadata: TaskExecutionMetadata | None, output_prefix: str = "") -
     task = None if metadata is None else metadata.task_execution_id
     node = None if task is None else task.node_execution_id
     execution = None if node is None else node.execution_id
-    texts = ("", "", "", "") if execution is None else (
-        execution.org, execution.project, execution.domain, execution.name
-    )  # fmt: skip
-    texts = (*texts, "" if node is None else node.node_id, output_prefix)
+    texts: list[str] = [
+        *(["", "", "", ""] if execution is None else
+          [execution.org, execution.project, execution.domain, execution.name]),
+        "" if node is None else node.node_id,
+        output_prefix,
+    ]  # fmt: skip
     if max(map(len, texts)) > _LONGEST_NAME:
-        texts = tuple(shorten(text, _LONGEST_NAME) for text in texts)
+        texts = [shorten(text, _LONGEST_NAME) for text in texts]
     org, project, domain, name, node_id, prefix = texts
     return TaskName(
         org=org,

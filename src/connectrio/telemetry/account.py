@@ -31,14 +31,18 @@ class Account:
     """What happened on a host, and what happens.
 
     :param clock: returns seconds, from any start
+    :param wall_clock: returns seconds since 1970
     :ivar jobs: those that were used last
     :ivar calls: those that are being answered, in the order of their arrival; each is a record of its service
     :ivar incidents: of the systems behind the connectors
     :ivar failed_calls: which log lines of failed calls are left out
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+    ) -> None:
         self.clock = clock
+        self.wall_clock = wall_clock
         self.jobs = Jobs(clock)
         self.calls: dict[Any, None] = {}
         self.incidents = Incidents(clock)

@@ -17,7 +17,7 @@ import sniffio
 import trio
 
 import connectrio.rpc
-from stacks import frames
+from connectrio.telemetry.stacks import frames_of as frames
 from syntax import parsed
 
 SOURCE = Path(connectrio.rpc.__file__).parent

@@ -1,0 +1,111 @@
+"""Where the calls that are being answered are: in a queue, in a thread, in a connector's code, and at which line.
+
+Nothing is written down while a call goes on. When somebody asks, the tasks of the event loop are looked at: the frame
+of an RPC method has its `CallRecord` in a local variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+import anyio
+
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.methods import ConnectorMethod
+from connectrio.service.places import home_of, place_of
+from connectrio.service.slots import Slots
+from connectrio.service.telemetry import CallRecord
+from connectrio.service.workers import Workers
+from connectrio.telemetry.report import CallReport
+from connectrio.telemetry.stacks import frames_of
+
+__all__ = ["Position", "calls_of_tasks", "report_calls"]
+
+# the functions whose local variable `record` is the call's
+_METHODS = {
+    method.__code__
+    for method in (
+        AsyncConnectorService.create_task,
+        AsyncConnectorService.get_task,
+        AsyncConnectorService.delete_task,
+        AsyncConnectorService.get_task_metrics,
+        AsyncConnectorService.send_task_logs,
+    )
+}
+# the frames that say where a call is, the innermost of which counts
+_STAGES = {
+    Slots.enter.__code__: "queued",
+    Workers.run.__code__: "thread",
+    ConnectorMethod.__call__.__code__: "connector",
+}
+# the calls that are reported
+_MOST_CALLS = 500
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a call is.
+
+    :ivar stage: see `CallReport`
+    :ivar waits: the innermost line of the connector's code, or else of any
+    """
+
+    stage: str = "host"
+    waits: str = ""
+
+
+def calls_of_tasks() -> Iterator[tuple[CallRecord, list[FrameType]]]:
+    """Yield the calls of the running event loop's tasks, and the frames of each below the RPC method."""
+    for task in anyio.get_running_tasks():
+        record: CallRecord | None = None
+        below: list[FrameType] = []
+        for frame in frames_of(task.coro):
+            if frame.f_code in _METHODS:
+                found = frame.f_locals.get("record")
+                record = found if isinstance(found, CallRecord) else None
+                below = []
+            below.append(frame)
+        if record is not None:
+            yield record, below
+
+
+def report_calls(service: AsyncConnectorService) -> list[CallReport]:
+    """Return the calls that a service answers now, those that have taken longest first."""
+    account = service.account
+    positions = {id(record): _position(record, frames) for record, frames in calls_of_tasks()}
+    now, wall = account.clock(), account.wall_clock()
+    return [
+        CallReport(
+            operation=record.call.operation.value,
+            task_type=record.shown_type,
+            version=record.call.version,
+            task=record.for_task,
+            key=record.shown_key,
+            job=record.shown_job,
+            peer=record.peer,
+            method=record.method,
+            started=round(wall - (now - record.arrived), 3),
+            seconds=round(now - record.arrived, 3),
+            stage=position.stage,
+            waits=position.waits,
+        )
+        for record in list(account.calls)[:_MOST_CALLS]
+        for position in [positions.get(id(record), Position())]
+    ]
+
+
+def _position(record: CallRecord, frames: list[FrameType]) -> Position:
+    stage = "host"
+    home = "" if record.connector is None else home_of(record.connector)
+    own = ""
+    for frame in frames:
+        stage = _STAGES.get(frame.f_code, stage)
+        if home and frame.f_code.co_filename.startswith(home):
+            own = place_of(frame)
+        if frame.f_code is Workers.run.__code__ and (run := frame.f_locals.get("run")) is not None:
+            inner = list(run.frames())
+            own = next((place_of(each) for each in inner if home and each.f_code.co_filename.startswith(home)), own)
+            own = own or (place_of(inner[0]) if inner else "")
+    return Position(stage, own or (place_of(frames[-1]) if frames else ""))

@@ -1,0 +1,110 @@
+"""Where the tasks of the event loop and the threads of the process are."""
+
+from __future__ import annotations
+
+import gc
+import linecache
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any
+
+import anyio
+
+from connectrio.diagnostics import text_of
+from connectrio.telemetry.report import StackReport
+
+__all__ = ["all_stacks", "follow", "frames_of", "line_of", "lines_of", "thread_frames"]
+
+# frames of a stack that are shown, and tasks and threads
+_MOST_FRAMES = 100
+_MOST_STACKS = 2000
+
+
+def all_stacks() -> list[StackReport]:
+    """Return the stacks of the tasks of the running event loop, if there is one, and of all threads."""
+    try:
+        tasks = anyio.get_running_tasks()
+    except RuntimeError:  # no event loop runs
+        tasks = []
+    found = [
+        StackReport(kind="task", name=text_of(task.name), what="", frames=lines_of(frames_of(task.coro)))
+        for task in tasks[:_MOST_STACKS]
+    ]
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    current = list(sys._current_frames().items())  # noqa: SLF001 - documented, for debuggers
+    found += [
+        StackReport(kind="thread", name=names.get(ident, str(ident)), what="", frames=lines_of(thread_frames(frame)))
+        for ident, frame in current[:_MOST_STACKS]
+    ]
+    return found
+
+
+def lines_of(frames: Iterable[FrameType]) -> list[str]:
+    """Return a line for each frame; of a deep stack, the innermost ones."""
+    return [line_of(frame) for frame in list(frames)[-_MOST_FRAMES:]]
+
+
+def line_of(frame: FrameType) -> str:
+    """Return a frame as "/path/my_connector.py:42 in MyConnector.get: time.sleep(60)"."""
+    code, line = frame.f_code, frame.f_lineno
+    source = linecache.getline(code.co_filename, line or 0).strip()
+    return f"{code.co_filename}:{line} in {code.co_qualname}{f': {source}' if source else ''}"
+
+
+def thread_frames(frame: FrameType | None) -> list[FrameType]:
+    """Return the frames of a thread, the innermost last, given the innermost one."""
+    frames = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
+
+
+# the functions that wait for a coroutine elsewhere, and what returns it, given their frame
+_elsewhere: dict[CodeType, Callable[[FrameType], Any]] = {}
+
+
+def follow(code: CodeType, find: Callable[[FrameType], Any]) -> None:
+    """Let `frames_of` go on behind the frames of a function that waits for a coroutine on another event loop.
+
+    :param code: of the function
+    :param find: returns that coroutine, given the function's frame; None if there is none yet
+    """
+    _elsewhere[code] = find
+
+
+def frames_of(awaitable: Any) -> Iterator[FrameType]:
+    """Yield the frames of a task that is suspended: its coroutine's, and that of each that it waits for in turn."""
+    while awaitable is not None:
+        frame, awaitable = _parts(awaitable)
+        if frame is not None:
+            yield frame
+            if frame.f_code in _elsewhere and (found := _elsewhere[frame.f_code](frame)) is not None:
+                awaitable = found
+
+
+def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
+    """Return the frame of what is awaited, and what it awaits itself."""
+    match awaitable:
+        case CoroutineType():
+            return awaitable.cr_frame, awaitable.cr_await
+        case AsyncGeneratorType():
+            return awaitable.ag_frame, awaitable.ag_await
+        case GeneratorType():
+            return awaitable.gi_frame, awaitable.gi_yieldfrom
+    if type(awaitable).__name__.startswith(("async_generator_a", "coroutine_wrapper", "anext_awaitable")):
+        return None, next(filter(_is_awaitable, gc.get_referents(awaitable)), None)
+    return None, awaitable.cr_await if _says_what_it_awaits(awaitable) else None
+
+
+def _is_awaitable(value: object) -> bool:
+    if isinstance(value, CoroutineType | AsyncGeneratorType | GeneratorType):
+        return True
+    return type(value).__name__.startswith("async_generator_a") or _says_what_it_awaits(value)
+
+
+def _says_what_it_awaits(value: object) -> bool:
+    """Return whether an object that is no coroutine has their `cr_await`, as those of `connectrio.rpc` do."""
+    return isinstance(getattr(type(value), "cr_await", None), property)
