@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,15 @@ from flyteidl2.connector import connector_pb2
 from grpclib import GRPCError
 from grpclib.const import Status
 from hypothesis import HealthCheck, given, settings
-from prometheus_client import REGISTRY, Counter, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    Counter,
+    disable_created_metrics,
+    enable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import (
@@ -28,7 +37,7 @@ from connectrio.idl.flyteidl2.core import (
     VariableMap,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.service.metrics import HTTP_CODES, Metrics
+from connectrio.service.metrics import DURATION_BUCKETS, HTTP_CODES, Metrics
 from idl.messages import messages
 from service.harness import OPERATIONS, Complete, Job, Service, failing, secrets
 
@@ -143,6 +152,102 @@ async def test_latency_is_observed_for_successes_and_failures(operation, fails):
     sample = service.metrics.registry.get_sample_value
     assert sample("flyte_connector_request_latency_seconds_count", labels) == 1
     assert 0 < sample("flyte_connector_request_latency_seconds_sum", labels) <= passed
+
+
+def buckets(metrics: Metrics, **labels: str) -> list[float]:
+    """Return how many calls took at most as long as each bound."""
+    sample = metrics.registry.get_sample_value
+    bounds = [*map(str, DURATION_BUCKETS), "+Inf"]
+    found = [sample("connectrio_request_duration_seconds_bucket", {**labels, "le": bound}) for bound in bounds]
+    assert None not in found
+    return found
+
+
+def test_durations_are_in_the_bucket_of_the_next_bound():
+    metrics = Metrics()
+    labels = {"task_type": "tiny", "operation": "get"}
+    for status, seconds in (
+        (Status.OK, 0.0),
+        (Status.OK, 0.001),
+        (Status.INTERNAL, 0.0011),
+        (Status.UNAVAILABLE, 60.0),
+        (Status.OK, 60.1),
+    ):
+        metrics.request_ended("tiny", "get", status, seconds)
+    assert buckets(metrics, **labels) == [2, *[3] * (len(DURATION_BUCKETS) - 2), 4, 5]
+    sample = metrics.registry.get_sample_value
+    for name in ("connectrio_request_duration_seconds", "flyte_connector_request_latency_seconds"):
+        assert sample(f"{name}_count", labels) == 5
+        assert sample(f"{name}_sum", labels) == pytest.approx(120.1021)
+    assert sample("flyte_connector_requests_success_total", labels) == 3
+    for code in ("500", "503"):
+        assert sample("flyte_connector_requests_failure_total", {**labels, "error_code": code}) == 1
+
+
+def test_statuses_with_one_http_code_are_one_series():
+    metrics = Metrics()
+    for status in (Status.INVALID_ARGUMENT, Status.OUT_OF_RANGE):
+        metrics.request_ended("tiny", "get", status, 0.1)
+    labels = {"task_type": "tiny", "operation": "get", "error_code": "400"}
+    assert metrics.registry.get_sample_value("flyte_connector_requests_failure_total", labels) == 2
+
+
+def test_openmetrics_shows_the_last_exemplar_of_each_bucket():
+    metrics = Metrics()
+    for status, seconds, name in (
+        (Status.OK, 0.02, "first"),
+        (Status.INTERNAL, 0.021, "last"),
+        (Status.OK, 3.0, "slow"),
+        (Status.OK, 20.0, "x" * 121),
+    ):
+        metrics.request_ended("tiny", "get", status, seconds, exemplar={"trace_id": name})
+    metrics.request_ended("tiny", "get", Status.OK, 0.022)
+    text = generate_openmetrics(metrics.registry).decode()
+    (family,) = [each for each in openmetrics(text) if each.name == "connectrio_request_duration_seconds"]
+    shown = {
+        sample.labels["le"]: (sample.exemplar.labels["trace_id"], sample.exemplar.value)
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert shown == {"0.025": ("last", 0.021), "5.0": ("slow", 3.0)}
+    assert "trace_id" not in generate_latest(metrics.registry).decode()
+
+
+def test_no_family_has_a_time_of_creation_where_that_is_turned_off():
+    metrics = Metrics()
+    metrics.request_ended("tiny", "get", Status.OK, 0.1)
+    metrics.request_ended("tiny", "get", Status.INTERNAL, 0.1)
+    assert generate_latest(metrics.registry).count(b"_created{") == 3
+    disable_created_metrics()
+    try:
+        assert b"_created" not in generate_latest(metrics.registry)
+    finally:
+        enable_created_metrics()
+
+
+def test_errors_of_the_other_system_are_counted_by_kind():
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.vendor_failed("tiny", "get", "throttled")
+    labels = {"task_type": "tiny", "operation": "get", "kind": "throttled"}
+    assert metrics.registry.get_sample_value("connectrio_vendor_errors_total", labels) == 2
+
+
+def test_scrapes_while_calls_end():
+    """What a scrape shows is whole, and no scrape fails, whatever ends meanwhile in the event loop's thread."""
+    metrics, done = Metrics(), threading.Event()
+
+    def scrape():
+        while not done.is_set():
+            list(openmetrics(generate_openmetrics(metrics.registry).decode()))
+
+    with ThreadPoolExecutor(1) as threads:
+        scraping = threads.submit(scrape)
+        for number in range(3000):
+            status = Status.OK if number % 3 else Status.INTERNAL
+            metrics.request_ended(f"type {number % 50}", "get", status, number % 7, exemplar={"trace_id": str(number)})
+        done.set()
+        scraping.result()
 
 
 async def test_inputs_are_measured_at_every_create():

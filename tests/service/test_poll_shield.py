@@ -9,6 +9,7 @@ import socket
 import ssl
 import urllib.error
 from types import SimpleNamespace
+from typing import get_args
 
 import anyio
 import httpx
@@ -20,7 +21,7 @@ from multidict import MultiDict
 from structlog.testing import capture_logs
 
 from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
-from connectrio.connector.failures import _FOREIGN, passes
+from connectrio.connector.failures import _FOREIGN, FailureKind, UnknownJobError, failure_kind, passes
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import META, Service, connector, secrets
@@ -247,6 +248,75 @@ def test_what_is_transient_by_default(error, passing):
 @pytest.mark.parametrize("name", sorted(_FOREIGN))
 def test_errors_of_well_known_clients_are_transient(name):
     assert passes(foreign("somewhere.Special", type(foreign(name))))
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+class HostileError(Exception):
+    @property
+    def response(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionRefusedError(), "connection"),
+        (socket.gaierror(), "connection"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "connection"),
+        (OSError(errno.ENOSPC, "No space left on device"), "other"),
+        (ssl.SSLEOFError(), "connection"),
+        (TimeoutError(), "timeout"),
+        (ServerTimeoutError(), "timeout"),
+        (httpx.ConnectTimeout("slow"), "timeout"),
+        (httpx.ReadError("reset"), "connection"),
+        (urllib3.exceptions.ReadTimeoutError(None, "/", "slow"), "timeout"),
+        (foreign("vendor.VendorTimeout", TimeoutError, status=404), "not_found"),
+        (TransientError("busy"), "unavailable"),
+        (caused(TransientError("busy"), status_error(429)), "throttled"),
+        (caused(TransientError("busy"), ValueError()), "unavailable"),
+        (UnknownJobError("gone"), "not_found"),
+        (PermanentFailure("bad SQL"), "other"),
+        (GRPCError(Status.UNAVAILABLE), "unavailable"),
+        (GRPCError(Status.RESOURCE_EXHAUSTED), "throttled"),
+        (GRPCError(Status.DEADLINE_EXCEEDED), "timeout"),
+        (GRPCError(Status.UNAUTHENTICATED), "denied"),
+        (GRPCError(Status.INVALID_ARGUMENT), "other"),
+        (grpcio("INTERNAL"), "server_error"),
+        (grpcio("NOT_FOUND"), "not_found"),
+        (foreign("grpc.RpcError"), "other"),
+        *[(status_error(status), "server_error") for status in (500, 501)],
+        *[(status_error(status), "unavailable") for status in (502, 503)],
+        *[(status_error(status), "denied") for status in (401, 403)],
+        (status_error(504), "timeout"),
+        (status_error(404), "not_found"),
+        (status_error(400), "other"),
+        (urllib.error.HTTPError("https://example.com", 429, "busy", {}, None), "throttled"),
+        (urllib.error.URLError("no route"), "connection"),
+        (aws("ThrottlingException", 400), "throttled"),
+        (aws("AccessDenied", 403), "denied"),
+        (foreign("google.api_core.exceptions.TooManyRequests", code=429), "throttled"),
+        (foreign("google.api_core.exceptions.NotFound", code=404), "not_found"),
+        (foreign("databricks.sdk.errors.platform.PermissionDenied"), "denied"),
+        (foreign("snowflake.connector.errors.ProgrammingError"), "other"),
+        (FileNotFoundError(), "other"),
+        (ValueError(), "other"),
+        (HostileError(), "other"),
+        (KeyboardInterrupt(), "other"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_kind_of_an_error(error, kind):
+    assert failure_kind(error) == kind
+    assert kind in get_args(FailureKind)
+
+
+@pytest.mark.parametrize("name", sorted(_FOREIGN))
+def test_transient_errors_of_well_known_clients_have_a_kind(name):
+    assert failure_kind(foreign("somewhere.Special", type(foreign(name)))) not in ("other", "denied", "not_found")
 
 
 @in_virtual_time

@@ -3,7 +3,11 @@ those called connectrio_… are ours."""
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import TypeVar
 
 from grpclib.const import Status
 from prometheus_client import (
@@ -15,10 +19,13 @@ from prometheus_client import (
     ProcessCollector,
     Summary,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from connectrio.logs.metrics import DroppedLines
 
-__all__ = ["HTTP_CODES", "UNREGISTERED", "Metrics"]
+__all__ = ["DURATION_BUCKETS", "HTTP_CODES", "UNREGISTERED", "Metrics"]
 
 UNREGISTERED = "unregistered"
 """The `task_type` of calls for types that this host does not serve, so that clients cannot add series."""
@@ -44,6 +51,128 @@ HTTP_CODES = {
     Status.UNAUTHENTICATED: 401,
 }
 
+# seconds: the upper bounds of the histogram's buckets. A poll that is answered from memory takes one millisecond,
+# Flyte's executor waits for ten seconds, and a `create` may take a minute
+DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BOUNDS = [*map(str, DURATION_BUCKETS), "+Inf"]
+
+# characters of an exemplar's names and values together (OpenMetrics 1.0, "Exemplars"); scrapers refuse longer ones
+_LONGEST_EXEMPLAR = 128
+
+
+class _Durations:
+    """How long calls of one kind took.
+
+    :ivar counts: the calls of each bucket, those that took longer than the last bound in one more
+    :ivar seconds: the sum of all
+    :ivar exemplars: the last one of each bucket that has any
+    """
+
+    __slots__ = ("counts", "created", "exemplars", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(DURATION_BUCKETS) + 1)
+        self.seconds = 0.0
+        self.created = time.time()
+        self.exemplars: dict[int, Exemplar] = {}
+
+    def add(self, other: _Durations) -> None:
+        """Count the calls of `other` too."""
+        self.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
+        self.seconds += other.seconds
+        self.created = min(self.created, other.created)
+        for bucket, exemplar in dict(other.exemplars).items():
+            mine = self.exemplars.get(bucket)
+            if mine is None or float(mine.timestamp or 0) <= float(exemplar.timestamp or 0):
+                self.exemplars[bucket] = exemplar
+
+
+Key = TypeVar("Key")
+
+
+class _Series(dict[Key, _Durations]):
+    """The durations by labels, in the order in which they were asked for first."""
+
+    def __missing__(self, labels: Key) -> _Durations:
+        durations = self[labels] = _Durations()
+        return durations
+
+
+class _Requests(Collector):
+    """The calls that have ended: flyte-sdk's counters and summary, and a histogram, all from the same numbers.
+
+    A call costs two additions to plain numbers: prometheus-client's objects have a lock for each number. All calls end
+    on one thread, that of the event loop; a scrape in another thread may miss the last one, or its seconds.
+
+    :ivar succeeded: by task type and operation
+    :ivar failed: by task type, operation and `error_code`
+    """
+
+    def __init__(self) -> None:
+        self.succeeded: _Series[tuple[str, str]] = _Series()
+        self.failed: _Series[tuple[str, str, str]] = _Series()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the four families."""
+        # `list` is one step of the interpreter, so that no call can end in the middle
+        succeeded, failed = list(self.succeeded.items()), list(self.failed.items())
+        ended = sorted([*succeeded, *failed], key=lambda item: item[1].created)
+        durations: _Series[tuple[str, str]] = _Series()
+        for labels, each in ended:
+            durations[labels[0], labels[1]].add(each)
+        shows_created = _shows_created()
+
+        name = "flyte_connector_requests_success"
+        successes = Metric(name, "Total number of successful requests", "counter")
+        for labels, each in succeeded:
+            named = {"task_type": labels[0], "operation": str(labels[1])}
+            successes.add_sample(f"{name}_total", named, float(sum(each.counts)))
+            if shows_created:
+                successes.add_sample(f"{name}_created", named, each.created)
+        yield successes
+
+        name = "flyte_connector_requests_failure"
+        failures = Metric(name, "Total number of failed requests", "counter")
+        for (task_type, operation, code), each in failed:
+            named = {"task_type": task_type, "operation": str(operation), "error_code": code}
+            failures.add_sample(f"{name}_total", named, float(sum(each.counts)))
+            if shows_created:
+                failures.add_sample(f"{name}_created", named, each.created)
+        yield failures
+
+        name = "flyte_connector_request_latency_seconds"
+        latency = Metric(name, "Time spent processing connector request", "summary")
+        for labels, each in durations.items():
+            named = {"task_type": labels[0], "operation": str(labels[1])}
+            latency.add_sample(f"{name}_count", named, float(sum(each.counts)))
+            latency.add_sample(f"{name}_sum", named, each.seconds)
+            if shows_created:
+                latency.add_sample(f"{name}_created", named, each.created)
+        yield latency
+
+        yield _histogram(durations)
+
+
+def _histogram(durations: _Series[tuple[str, str]]) -> Metric:
+    name = "connectrio_request_duration_seconds"
+    histogram = Metric(name, "How long calls took, from their record to their end", "histogram")
+    for (task_type, operation), each in durations.items():
+        named = {"task_type": task_type, "operation": str(operation)}
+        count = 0
+        for bucket, bound in enumerate(_BOUNDS):
+            count += each.counts[bucket]
+            exemplar = each.exemplars.get(bucket)
+            histogram.add_sample(f"{name}_bucket", named | {"le": bound}, float(count), exemplar=exemplar)
+        histogram.add_sample(f"{name}_count", named, float(count))
+        histogram.add_sample(f"{name}_sum", named, each.seconds)
+    return histogram
+
+
+def _shows_created() -> bool:
+    """Return whether prometheus-client's own counters show when they began, which its settings can turn off."""
+    (family,) = Counter("any", "any", registry=None).collect()
+    return len(family.samples) > 1
+
 
 class Metrics:
     """Counts the calls of one host.
@@ -61,31 +190,13 @@ class Metrics:
         for collector in (GCCollector, PlatformCollector, ProcessCollector):
             collector(registry=self.registry)
         self.registry.register(DroppedLines())
-        self._successes = Counter(
-            "flyte_connector_requests_success_total",
-            "Total number of successful requests",
-            ["task_type", "operation"],
-            registry=self.registry,
-        )
-        self._failures = Counter(
-            "flyte_connector_requests_failure_total",
-            "Total number of failed requests",
-            ["task_type", "operation", "error_code"],
-            registry=self.registry,
-        )
-        self._latency = Summary(
-            "flyte_connector_request_latency_seconds",
-            "Time spent processing connector request",
-            ["task_type", "operation"],
-            registry=self.registry,
-        )
+        self._requests = _Requests()
+        self.registry.register(self._requests)
         self._input_bytes = Summary(
             "flyte_connector_input_literal_bytes", "Size of input literal", ["task_type"], registry=self.registry
         )
 
         # looking a series up costs as much as counting; there are a few for each connector
-        self._latency_of = cache(self._latency.labels)
-        self._successes_of = cache(self._successes.labels)
         self._input_bytes_of = cache(self._input_bytes.labels)
         creates = self._counter(
             "creates", "CreateTask requests by where their answer came from: a new job or one that was there", "origin"
@@ -101,8 +212,8 @@ class Metrics:
         self.absorbed_polls = self._counter(
             "absorbed_polls", "Failed polls that were answered with the last known phase"
         )
-        self.vendor_errors = self._counter(
-            "vendor_errors", "Calls that failed because of the system behind the connector", "operation", "kind"
+        self._vendor_errors = self._counter(
+            "vendor_errors", "Errors of the systems that connectors call, by kind", "operation", "kind"
         )
         self.connector_up = Gauge(
             "connectrio_connector_up",
@@ -142,23 +253,39 @@ class Metrics:
         """
         self._creates_of(task_type, origin).inc()
 
-    def vendor_failed(self, task_type: str, operation: str, kind: str) -> None:
-        """Count a call that failed because of the system behind the connector.
-
-        :param kind: a word of `connectrio.connector.failures.failure_kind`
-        """
-        self.vendor_errors.labels(task_type, operation, kind).inc()
-
-    def request_ended(self, task_type: str, operation: str, status: Status, seconds: float) -> None:
-        """Count a call that took `seconds`.
+    def request_ended(
+        self,
+        task_type: str,
+        operation: str,
+        status: Status,
+        seconds: float,
+        exemplar: Mapping[str, str] | None = None,
+    ) -> None:
+        """Count a call that took `seconds`. Call it on one thread.
 
         :param task_type: a registered one, or `UNREGISTERED`
+        :param exemplar: names the call, as `{"trace_id": …}` does. OpenMetrics shows the last one of each bucket; one
+            of more than 128 characters is left out
         """
-        self._latency_of(task_type, operation).observe(seconds)
         if status is Status.OK:
-            self._successes_of(task_type, operation).inc()
+            durations = self._requests.succeeded[task_type, operation]
         else:
-            self._failures.labels(task_type, operation, str(HTTP_CODES[status])).inc()
+            durations = self._requests.failed[task_type, operation, str(HTTP_CODES[status])]
+        bucket = bisect_left(DURATION_BUCKETS, seconds)
+        durations.counts[bucket] += 1
+        durations.seconds += seconds
+        if exemplar:
+            labels = dict(exemplar)
+            if sum(len(name) + len(value) for name, value in labels.items()) <= _LONGEST_EXEMPLAR:
+                durations.exemplars[bucket] = Exemplar(labels, seconds, time.time())
+
+    def vendor_failed(self, task_type: str, operation: str, kind: str) -> None:
+        """Count an error of the system that a connector calls.
+
+        :param task_type: a registered one, or `UNREGISTERED`
+        :param kind: one of the words of `connectrio.connector.failures.failure_kind`
+        """
+        self._vendor_errors.labels(task_type, operation, kind).inc()
 
     def inputs_received(self, task_type: str, size: int) -> None:
         """Observe the inputs of a CreateTask, `size` bytes of protobuf.

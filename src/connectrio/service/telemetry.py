@@ -289,7 +289,7 @@ class CallRecord:
             else:
                 job.note_error(text, place)
         if is_vendors:
-            kind = _vendor_kind(cause)
+            kind = failure_kind(cause)
             account.incidents.failed(
                 VendorFailure(
                     task_type=self._label,
@@ -402,14 +402,6 @@ def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in fields.items() if value not in ("", None) and (name, value) != ("left_out", 0)
     }
-
-
-def _vendor_kind(error: BaseException) -> str:
-    """Return the kind of a failure of the vendor's. Raises nothing: the error's class is foreign code."""
-    try:
-        return failure_kind(error)
-    except BaseException:  # noqa: BLE001 - SystemExit as well
-        return "other"
 
 
 def _kind(error: BaseException, failure: CallFailure, *, is_vendors: bool) -> str:
