@@ -131,6 +131,40 @@ async def test_a_connector_that_cannot_be_looked_at_is_reported_as_unknown():
     assert watchdog.culprit.task_type == "unknown"
 
 
+@pytest.mark.parametrize("seconds", [0, 3600])
+async def test_it_measures_how_late_the_event_loop_is(seconds):
+    metrics = Metrics()
+    watchdog = Watchdog(seconds, metrics=metrics, registry=registry())
+
+    def shown(name, **labels):
+        return metrics.registry.get_sample_value(f"connectrio_event_loop_{name}", labels)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watchdog.run)
+        await anyio.wait_all_tasks_blocked()
+        time.sleep(0.3)  # what is measured; two tenths of it are too late for the next note
+        while not watchdog._delays:  # noqa: ASYNC110 - only this test waits for it
+            await anyio.sleep(0.01)
+        assert shown("lag_seconds") == max(watchdog._delays) >= 0.2
+        assert shown("delay_seconds_count") == len(watchdog._delays)
+        assert shown("delay_seconds_bucket", le="0.1") < shown("delay_seconds_count")
+        watchdog._beat -= 60
+        assert shown("lag_seconds") > 59
+        tasks.cancel_scope.cancel()
+    assert shown("lag_seconds") == 0
+    assert watchdog.culprit is None
+
+
+async def test_without_a_limit_no_thread_watches():
+    others = threading.enumerate()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Watchdog(0, metrics=Metrics(), registry=registry()).run)
+        await anyio.wait_all_tasks_blocked()
+        found = [each.name for each in threading.enumerate() if each not in others]
+        tasks.cancel_scope.cancel()
+    assert "connectrio watchdog" not in found
+
+
 async def test_it_stops_with_its_task():
     others = threading.enumerate()  # threads of other tests, which may still run
     [listener] = sockets = [socket.create_server(("127.0.0.1", 0))]

@@ -12,6 +12,7 @@ from grpclib.const import Status
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
+from prometheus_client import CollectorRegistry
 
 from connectrio import Phase, Resource
 from connectrio.rpc.call import Call, reset_current_call, set_current_call
@@ -302,10 +303,33 @@ async def test_how_the_room_is_used_is_shown():
     assert service.sample("active_calls", kind="calls") == 0
 
 
+def test_how_much_room_there_is_is_shown():
+    metrics = Service(max_calls=7, max_waiting_calls=5, max_log_streams=3).metrics
+    shown = [
+        (metrics.registry.get_sample_value(f"connectrio_{name}_calls_limit", {"kind": kind}))
+        for name in ("active", "waiting")
+        for kind in ("calls", "log_streams")
+    ]
+    assert shown == [7, 3, 5, 0]
+
+
 # threads
 
 # seconds; what is waited for is an event, and this only ends a test that fails
 PATIENCE = 30
+
+
+def threads(workers, name, **labels):
+    registry = CollectorRegistry()
+    registry.register(workers)
+    return registry.get_sample_value(f"connectrio_{name}", labels)
+
+
+def test_how_many_threads_there_are_is_shown():
+    workers = Workers(2)
+    workers.further(3, purpose="outputs", remedy="")
+    assert threads(workers, "busy_threads_limit", purpose="connector") == 2
+    assert threads(workers, "busy_threads_limit", purpose="outputs") == 3
 
 
 async def test_one_owner_never_has_all_the_threads():
@@ -325,6 +349,8 @@ async def test_one_owner_never_has_all_the_threads():
                 assert await anyio.to_thread.run_sync(partial(began.acquire, timeout=PATIENCE))
             assert await workers.run(lambda: 5, name="quick", owner="quick") == 5
             assert workers.busy == 2
+            assert threads(workers, "busy_threads", task_type="slow", purpose="connector") == 2
+            assert threads(workers, "waiting_for_threads", task_type="slow", purpose="connector") == 8
         finally:
             gate.set()  # also where the test fails: its threads must end
     assert workers.busy == 0

@@ -202,11 +202,10 @@ class Host:
             await siblings.start(server.serve, ports.grpc)
             self.state = HostState.SERVING
             self._update_health()
-            if self.settings.watchdog > 0:
-                self._watchdog = Watchdog(
-                    self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=ports.http
-                )
-                siblings.start_soon(self._watchdog.run)
+            self._watchdog = Watchdog(
+                self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=ports.http
+            )
+            siblings.start_soon(self._watchdog.run)
             task_status.started(ports.addresses)
             try:
                 with anyio.move_on_after(self.settings.timeout):

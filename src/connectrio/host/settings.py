@@ -38,7 +38,7 @@ class HostSettings(ServiceSettings, ServerOptions):
         so that load balancers stop sending first. 0 suits a client that reconnects by itself; behind a Kubernetes
         Service set two periods of the readiness probe
     :ivar watchdog: the time for which a method may block the event loop before the log names it and /readyz turns 503;
-        0 turns it off. After a few seconds, peers take their connections for lost
+        0 turns that off. After a few seconds, peers take their connections for lost
     :ivar hang_limit: the time without a sign of life after which one of several processes is killed and replaced. It
         must be longer than any method may block the event loop; as long as Kubernetes waits for a failing probe
     :ivar lifespan_timeout: the time for a connector's lifespan to open. Then the host starts without it, its calls are

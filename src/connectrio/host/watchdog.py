@@ -1,10 +1,10 @@
-"""Detect that the event loop is blocked, name the code that blocks it, and answer the probes meanwhile.
+"""Measure how late the event loop is; name the code that blocks it, and answer the probes meanwhile.
 
 A connector's `async def` that blocks delays every other call. A blocked event loop cannot report that, so a thread
 watches it:
 
-1. A task on the event loop notes the time a few times a second. When a note is overdue, the thread finds the
-   connector's method and line on the stack of the event loop's thread, and logs them.
+1. A task on the event loop notes the time ten times a second, and how late it was woken for that. When a note is
+   overdue, the thread finds the connector's method and line on the stack of the event loop's thread, and logs them.
 2. Until the event loop is free again, the thread takes the exporter's connections. It answers /metrics as usual, and
    all other paths with 503, so that a probe of Kubernetes shows the reason instead of a time-out.
 3. If the thread itself was delayed, it draws no conclusion: a busy machine or a debugger held up the whole process.
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ _NOBODY = "unknown"
 _DEPTH = 12
 # seconds for a prober to send its request
 _PATIENCE = 0.5
+# seconds between two notes; and how many of them are remembered: a second's
+_BEAT = 0.1
+_REMEMBERED = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class _Block:
 class Watchdog:
     """Watches one event loop.
 
-    :param seconds: the time for which it may be blocked
+    :param seconds: the time for which it may be blocked; with 0, it is only measured how late it is
     :param registry: the connectors that may block it
     :param sockets: the exporter's; duplicates of them stay open while this runs
     """
@@ -83,6 +87,8 @@ class Watchdog:
     ) -> None:
         self._seconds = seconds
         self._period = min(0.25, seconds / 4)
+        self._interval = min(_BEAT, self._period) if seconds else _BEAT
+        self._delays: deque[float] = deque(maxlen=_REMEMBERED)
         self._metrics = metrics
         self._registry = registry
         self._sockets = list(sockets)
@@ -97,20 +103,36 @@ class Watchdog:
         block = self._block
         return None if block is None else block.culprit
 
+    def lag(self) -> float:
+        """Return by how many seconds the event loop is late: at worst in the last second, or now if that is more.
+
+        Any thread may call this.
+        """
+        return max(0.0, time.monotonic() - self._beat - self._interval, *list(self._delays))
+
     async def run(self) -> None:
         """Watch the event loop that this runs on, until cancelled."""
         self._loop_thread = threading.get_ident()
         self._beat = time.monotonic()
+        self._metrics.loop_lag.set_function(self.lag)
+        if self._seconds:
+            self._start_thread()
+        try:
+            while True:
+                self._beat = time.monotonic()
+                await anyio.sleep(self._interval)
+                delay = max(0.0, time.monotonic() - self._beat - self._interval)
+                self._delays.append(delay)
+                self._metrics.loop_delays.observe(delay)
+        finally:
+            self._stop.set()
+            self._metrics.loop_lag.set_function(lambda: 0.0)
+
+    def _start_thread(self) -> None:
         duplicates = [each.dup() for each in self._sockets]
         for each in duplicates:
             close_in_children(each)
         threading.Thread(target=self._watch, args=[duplicates], name="connectrio watchdog", daemon=True).start()
-        try:
-            while True:
-                self._beat = time.monotonic()
-                await anyio.sleep(self._period)
-        finally:
-            self._stop.set()
 
     # the thread's part
 

@@ -15,6 +15,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
     Summary,
@@ -55,6 +56,9 @@ HTTP_CODES = {
 # Flyte's executor waits for ten seconds, and a `create` may take a minute
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BOUNDS = [*map(str, DURATION_BUCKETS), "+Inf"]
+
+# seconds; of the event loop's delays. An idle one is late by up to a millisecond, the resolution of its timers
+_DELAY_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 # characters of an exemplar's names and values together (OpenMetrics 1.0, "Exemplars"); scrapers refuse longer ones
 _LONGEST_EXEMPLAR = 128
@@ -227,7 +231,17 @@ class Metrics:
         self.loop_blocked_seconds = self._counter(
             "event_loop_blocked_seconds", "How long methods have blocked the event loop", "operation"
         )
-
+        self.loop_lag = Gauge(
+            "connectrio_event_loop_lag_seconds",
+            "By how much the event loop is late: at worst in the last second, or now if that is more",
+            registry=self.registry,
+        )
+        self.loop_delays = Histogram(
+            "connectrio_event_loop_delay_seconds",
+            "By how much the event loop was late, measured ten times a second",
+            buckets=_DELAY_BUCKETS,
+            registry=self.registry,
+        )
         self._connections_closed = Counter(
             "connectrio_connections_closed_total",
             "gRPC connections that have ended, by why",

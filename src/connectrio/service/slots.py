@@ -62,14 +62,16 @@ class Slots:
     :param limit: for all connectors together
     :param each: for any one of them
     :param waiting: how many may wait; each connector has an equal part of the queue
+    :ivar most_waiting: how many may wait
     :param elastic: whether each connector's share is an equal part of all slots, which it gets even if others have
         taken all: then up to twice `limit` can be taken for a while. Otherwise only half of the slots is divided up
     """
 
     def __init__(self, limit: int, *, each: float = math.inf, waiting: float = math.inf, elastic: bool = False) -> None:
         self.limit = limit
+        self.most_waiting = waiting
         self._each = each
-        self._most_waiting = self._most_waiting_each = waiting
+        self._most_waiting_each = waiting
         self._elastic = elastic
         self._shares: dict[str, _Share] = {}
         self._share_size = 0
@@ -84,8 +86,8 @@ class Slots:
         for name in names:
             self._shares.setdefault(name, _Share(name, self))
         count = max(1, len(self._shares))
-        if 0 < self._most_waiting < math.inf:
-            self._most_waiting_each = max(1, self._most_waiting // count)
+        if 0 < self.most_waiting < math.inf:
+            self._most_waiting_each = max(1, self.most_waiting // count)
         if self._elastic:
             self._share_size = max(1, self.limit // count)
             self._room = self.limit - self._share_size
@@ -189,13 +191,20 @@ class Admission(Collector):
         self._streams.divide_among(names)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield how many calls have a slot and how many wait, of each connector."""
+        """Yield how many calls have a slot and how many wait, of each connector, and how many may."""
         labels = ["task_type", "kind"]
         active = GaugeMetricFamily("connectrio_active_calls", "Calls that are with a connector", labels=labels)
+        most_active = GaugeMetricFamily(
+            "connectrio_active_calls_limit", "Calls that may be with all connectors together", labels=["kind"]
+        )
         waiting = GaugeMetricFamily("connectrio_waiting_calls", "Calls that wait for room", labels=labels)
+        most_waiting = GaugeMetricFamily(
+            "connectrio_waiting_calls_limit", "Calls of all connectors that may wait for room", labels=["kind"]
+        )
         for kind, slots in ("calls", self._calls), ("log_streams", self._streams):
             for name, entered, queued in slots.usage():
                 active.add_metric([name, kind], entered)
                 waiting.add_metric([name, kind], queued)
-        yield active
-        yield waiting
+            most_active.add_metric([kind], slots.limit)
+            most_waiting.add_metric([kind], slots.most_waiting)
+        yield from (active, most_active, waiting, most_waiting)

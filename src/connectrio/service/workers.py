@@ -63,7 +63,7 @@ class Workers(Collector):
     A cancelled `run` returns at once. Its thread is stuck until it ends, see above. The function can ask
     `anyio.from_thread.check_cancelled` whether anybody still waits for it.
 
-    In a registry of metrics, it is asked at each scrape how many threads are stuck.
+    In a registry of metrics, it is asked at each scrape how many threads are busy and how many are stuck.
 
     :param purpose: what the threads are for, in the error of an owner that has lost all of them
     :param remedy: what may be done against that, beside a restart
@@ -156,15 +156,31 @@ class Workers(Collector):
             yield run.name, anyio.current_time() - run.abandoned_at, run.stack()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield how many threads are stuck, of each method."""
-        threads = GaugeMetricFamily(
+        """Yield how many threads are busy and how many may be, what waits for one, and how many are stuck."""
+        labels = ["task_type", "purpose"]
+        busy = GaugeMetricFamily(
+            "connectrio_busy_threads", "Worker threads that are taken, stuck ones included", labels=labels
+        )
+        most = GaugeMetricFamily(
+            "connectrio_busy_threads_limit", "Worker threads that there are for all connectors", labels=["purpose"]
+        )
+        waiting = GaugeMetricFamily(
+            "connectrio_waiting_for_threads", "Calls that wait for a worker thread", labels=labels
+        )
+        for workers in (self, *self._further):
+            purpose = workers._purpose.removeprefix("the ")  # noqa: SLF001 - of this class
+            for owner, entered, queued in workers._slots.usage():  # noqa: SLF001 - as above
+                busy.add_metric([owner, purpose], entered)
+                waiting.add_metric([owner, purpose], queued)
+            most.add_metric([purpose], workers.limit)
+        stuck = GaugeMetricFamily(
             "connectrio_stuck_threads",
             "Worker threads that go on although nobody waits for them any more",
             labels=["task_type", "method"],
         )
         for (owner, name), count in Counter((run.owner, run.name) for run in self.stuck_runs).items():
-            threads.add_metric([owner, name], count)
-        yield threads
+            stuck.add_metric([owner, name], count)
+        yield from (busy, most, waiting, stuck)
 
     def _replace_lost(self, owner: str) -> None:
         """Give the workers that `owner` has lost back, up to a limit.
