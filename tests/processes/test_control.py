@@ -24,11 +24,11 @@ from connectrio.processes.control import (
     receive_order,
     write_options,
 )
-from connectrio.processes.exposition import Family
+from connectrio.processes.exposition import Family, Sample
 
 SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), logs_limit=None, max_connection_idle=5)
 HTTP = [("127.0.0.1", 9090)]
-FAMILY = Family("calls", "Calls", "counter", "", [("calls_total", {"kind": "get"}, math.inf)])
+FAMILY = Family("calls", "Calls", "counter", "", [Sample("calls_total", {"kind": "get"}, math.inf)])
 MESSAGES = [
     Order(1, ServeOptions(SETTINGS, 2, "trio", "info", "json"), HTTP),
     Request("report"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from connectrio.processes.exposition import Merged, snapshot
+from connectrio.processes.exposition import Family, Merged, snapshot
 
 
 class Source:
@@ -80,6 +83,49 @@ def test_what_an_ended_process_has_counted_stays_counted():
     merged.ended(1)
     assert samples(merged)["calls_total", "get"] == 8
     assert ("active",) not in samples(merged)
+
+
+def test_values_of_which_the_sum_has_no_meaning():
+    """Of the certificate the first end counts, of how late event loops are the worst."""
+    merged = Merged()
+    for number, (expiry, lag, failures) in enumerate([(2e9, 0.5, 1), (1e9, 0.1, 1)]):
+        registry = CollectorRegistry()
+        Gauge("connectrio_certificate_expiry_timestamp_seconds", "End", ["file"], registry=registry).labels("a").set(
+            expiry
+        )
+        Gauge("connectrio_event_loop_lag_seconds", "Late", registry=registry).set(lag)
+        Gauge("connectrio_load_failures", "Failures", registry=registry).set(failures)
+        state = Gauge("connectrio_state", "State", ["state"], registry=registry)
+        state.labels("serving").set(1 - number)
+        state.labels("draining").set(number)
+        merged.update(number, snapshot(registry))
+    found = samples(merged)
+    assert found["connectrio_certificate_expiry_timestamp_seconds", "a"] == 1e9
+    assert found["connectrio_event_loop_lag_seconds",] == 0.5
+    assert found["connectrio_load_failures",] == 1
+    assert (found["connectrio_state", "serving"], found["connectrio_state", "draining"]) == (1, 1)
+
+
+def test_the_last_exemplar_survives():
+    """As does one of a process that has ended, and the way through the socket."""
+    merged, sources = Merged(), [Source(), Source(), Source()]
+    for number, name in enumerate(["first", "last"]):
+        sources[number].sizes.observe(number + 2, exemplar={"trace_id": name})
+    sources[2].sizes.observe(5)
+    for number, source in enumerate(sources):
+        report = msgspec.msgpack.decode(msgspec.msgpack.encode(source.snapshot()), type=list[Family])
+        merged.update(number, report)
+    merged.ended(1)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(merged)
+    text = generate_openmetrics(registry).decode()
+    found = [
+        (sample.labels["le"], sample.value, sample.exemplar.labels, sample.exemplar.value)
+        for family in openmetrics(text)
+        for sample in family.samples
+        if sample.exemplar
+    ]
+    assert found == [("10.0", 3, {"trace_id": "last"}, 3)]
 
 
 def test_a_process_that_ended_before_it_reported():

@@ -30,6 +30,9 @@ def test_a_life(backend):
         assert sorted(clients) == sorted(host.pids)
         eventually(lambda: host.metric(SUCCESSES) == host.calls, LONG)
         eventually(lambda: host.metric("connectrio_processes_ready") == 2, LONG)
+        assert host.metric("connectrio_ready") == 1
+        assert host.metric('connectrio_state{state="serving"}') == 2
+        assert host.metric('connectrio_connections_open{kind="tcp"}') >= len(clients)
 
         killed, other = clients
         os.kill(killed, signal.SIGKILL)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import Listener, TaskStatus
@@ -25,6 +25,7 @@ from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.lifespans import Lifespans
 from connectrio.host.loading import host_registered, load_entry_points, load_modules
+from connectrio.host.metrics import CertificateMetrics, HostMetrics, ReadyMetric, ServerMetrics
 from connectrio.host.ports import HostPorts, bind_ports
 from connectrio.host.settings import HostSettings
 from connectrio.host.watchdog import Watchdog
@@ -38,6 +39,9 @@ from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentSer
 from connectrio.service.flyte1.sync_agent import SyncAgentService
 from connectrio.service.metrics import Metrics
 from connectrio.service.workers import Workers
+
+if TYPE_CHECKING:
+    from connectrio.rpc.tls import ServerTLS
 
 log = get_logger("connectrio.host.host")
 
@@ -88,6 +92,7 @@ class Host:
         self._watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self._workers: Workers | None = None
+        self._tls: ServerTLS | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
         self._lifespans = Lifespans(
@@ -132,7 +137,9 @@ class Host:
         return ()
 
     async def refresh(self) -> None:
-        """Do nothing: the properties above are always up to date."""
+        """Read the files for TLS again if they have changed; the properties above are always up to date."""
+        if self._tls is not None:
+            self._tls.refresh()
 
     # the life cycle
 
@@ -146,6 +153,8 @@ class Host:
         """
         try:
             self._load()
+            self.metrics.registry.register(HostMetrics(lambda: self.state, lambda: len(self.registry.failures)))
+            self.metrics.registry.register(ReadyMetric(lambda: self.is_ready))
             async with AsyncExitStack() as stack:
                 bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self._one_of)
                 # the kernel gives connections to one of several as soon as it listens, so it binds when it can serve
@@ -198,6 +207,10 @@ class Host:
         connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics)
         self._workers = connectors.workers
         server = self._make_server(connectors)
+        self.metrics.registry.register(ServerMetrics(server))
+        self._tls = ports.tls
+        if self._tls is not None:
+            self.metrics.registry.register(CertificateMetrics(self._tls))
         async with anyio.create_task_group() as siblings:
             await siblings.start(server.serve, ports.grpc)
             self.state = HostState.SERVING

@@ -42,11 +42,13 @@ class HostPorts:
     :ivar grpc: listeners for the gRPC server
     :ivar http: sockets for the exporter; none where another process has it
     :ivar addresses: where clients reach all of these
+    :ivar tls: what the TCP ports for gRPC show; None without TLS, and for listeners that were given
     """
 
     grpc: list[Listener[Any]]
     http: list[socket.socket]
     addresses: Addresses
+    tls: ServerTLS | None = None
 
 
 async def bind_ports(
@@ -90,7 +92,8 @@ async def bind_ports(
     except UnixSocketError as error:
         raise HostError(str(error)) from error
     exporter = local_addresses(http) if one_of is None else one_of.http
-    return HostPorts(grpc, http, Addresses(local_addresses(tcp), exporter, settings.unix_socket, tls is not None))
+    addresses = Addresses(local_addresses(tcp), exporter, settings.unix_socket, tls is not None)
+    return HostPorts(grpc, http, addresses, tls)
 
 
 def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:

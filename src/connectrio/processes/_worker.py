@@ -68,6 +68,7 @@ class _Worker:
         while (message := await control.receive()) is not None:
             match message:
                 case Request(what="report"):
+                    await self.host.refresh()
                     await control.send(self._report())
                 case Request(what="live"):
                     await control.send(Alive())

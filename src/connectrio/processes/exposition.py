@@ -1,7 +1,8 @@
 """Merge the metrics of several processes.
 
 Counters, summaries and histograms add up over all processes, also those that have ended: a restart must not make them
-decrease. Gauges add up over the processes that live.
+decrease. Gauges add up over the processes that live, limits too, but for a few of which the sum has no meaning: there
+the least or the largest value counts. Of exemplars, the last one counts.
 """
 
 from __future__ import annotations
@@ -12,27 +13,38 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
-__all__ = ["Family", "Merged", "snapshot"]
+__all__ = ["Family", "Merged", "Sample", "snapshot"]
 
 Labels = tuple[tuple[str, str], ...]
 
 _CUMULATIVE = {"counter", "summary", "histogram"}
-# times and limits, of which the sum has no meaning: the least value counts
-_EARLIEST = ("_created", "process_start_time_seconds", "process_max_fds")
+# times, and limits of each process; and the gauges that say how bad it is
+_LEAST = ("_created", "process_start_time_seconds", "process_max_fds", "_expiry_timestamp_seconds")
+_LARGEST = ("_info", "connectrio_event_loop_lag_seconds", "connectrio_load_failures")
 
 
 class Family(msgspec.Struct, frozen=True, array_like=True):
-    """A metric and its samples.
-
-    :ivar samples: (name, labels, value)
-    """
+    """A metric and its samples."""
 
     name: str
     documentation: str
     kind: str
     unit: str
-    samples: list[tuple[str, dict[str, str], float]]
+    samples: list[Sample]
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A value of a metric.
+
+    :ivar exemplar: its labels, its value, and when it was, in seconds since 1970
+    """
+
+    name: str
+    labels: dict[str, str]
+    value: float
+    exemplar: tuple[dict[str, str], float, float] | None = None
 
 
 def snapshot(registry: CollectorRegistry) -> list[Family]:
@@ -43,10 +55,17 @@ def snapshot(registry: CollectorRegistry) -> list[Family]:
             metric.documentation,
             metric.type,
             metric.unit,
-            [(sample.name, dict(sample.labels), float(sample.value)) for sample in metric.samples],
+            [
+                Sample(sample.name, dict(sample.labels), float(sample.value), _plain(sample.exemplar))
+                for sample in metric.samples
+            ],
         )
         for metric in registry.collect()
     ]
+
+
+def _plain(exemplar: Exemplar | None) -> tuple[dict[str, str], float, float] | None:
+    return None if exemplar is None else (exemplar.labels, exemplar.value, float(exemplar.timestamp or 0))
 
 
 class Merged(Collector):
@@ -70,32 +89,30 @@ class Merged(Collector):
         """Yield the merged metrics, for `CollectorRegistry`."""
         for family in _merge([self._ended, *self._live.values()]):
             metric = Metric(family.name, family.documentation, family.kind, family.unit)
-            for name, labels, value in family.samples:
-                metric.add_sample(name, labels, value)
+            for each in family.samples:
+                exemplar = None if each.exemplar is None else Exemplar(*each.exemplar)
+                metric.add_sample(each.name, each.labels, each.value, exemplar=exemplar)
             yield metric
 
 
 def _merge(snapshots: Iterable[list[Family]]) -> Iterator[Family]:
-    merged: dict[str, tuple[Family, dict[tuple[str, Labels], float]]] = {}
+    merged: dict[str, tuple[Family, dict[tuple[str, Labels], Sample]]] = {}
     for families in snapshots:
         for family in families:
             _, samples = merged.setdefault(family.name, (family, {}))
-            for name, labels, value in family.samples:
-                key = name, tuple(sorted(labels.items()))
-                samples[key] = value if key not in samples else _combine(family, name, samples[key], value)
+            for sample in family.samples:
+                key = sample.name, tuple(sorted(sample.labels.items()))
+                samples[key] = sample if key not in samples else _combine(family, samples[key], sample)
     for family, samples in merged.values():
-        yield Family(
-            family.name,
-            family.documentation,
-            family.kind,
-            family.unit,
-            [(name, dict(labels), value) for (name, labels), value in samples.items()],
-        )
+        yield msgspec.structs.replace(family, samples=list(samples.values()))
 
 
-def _combine(family: Family, name: str, one: float, other: float) -> float:
-    if name.endswith(_EARLIEST):
-        return min(one, other)
-    if family.kind == "info" or name.endswith("_info"):
-        return max(one, other)
-    return one + other
+def _combine(family: Family, one: Sample, other: Sample) -> Sample:
+    if one.name.endswith(_LEAST):
+        value = min(one.value, other.value)
+    elif family.kind == "info" or one.name.endswith(_LARGEST):
+        value = max(one.value, other.value)
+    else:
+        value = one.value + other.value
+    exemplars = [each.exemplar for each in (one, other) if each.exemplar is not None]
+    return Sample(one.name, one.labels, value, max(exemplars, key=lambda each: each[2], default=None))

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
+from connectrio.host.metrics import READY, ReadyMetric
 from connectrio.host.ports import bind_tcp, can_share_ports, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
@@ -90,6 +91,7 @@ class Supervisor:
         self._own = CollectorRegistry()
         ProcessCollector(registry=self._own)
         self._own.register(DroppedLines())
+        self._own.register(ReadyMetric(lambda: self.is_ready))
         self._ready = Gauge("connectrio_processes_ready", "Processes that answer calls", registry=self._own)
         self._restarts = Counter(
             "connectrio_process_restarts_total", "Processes that ended and were started again", registry=self._own
@@ -134,7 +136,9 @@ class Supervisor:
                 asking.start_soon(member.refresh)
         for member in self._members:
             if member.report is not None:
-                self._merged.update(member.number, member.report.metrics)
+                # whether the port is ready is not the sum of what processes last said
+                families = [family for family in member.report.metrics if family.name != READY]
+                self._merged.update(member.number, families)
         self._ready.set(sum(member.is_ready for member in self._members))
         self._merged.update(self, snapshot(self._own))
 

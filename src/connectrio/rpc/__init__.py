@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from connectrio.rpc._client.channel import Channel
     from connectrio.rpc._client.subchannel import ChannelState
-    from connectrio.rpc._server.server import Server
+    from connectrio.rpc._server.server import Server, ServerStats
     from connectrio.rpc.call import Call, Deadline, current_call
     from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
     from connectrio.rpc.sockets import listen_unix
@@ -36,6 +36,7 @@ __all__ = [
     "GRPCError",
     "Server",
     "ServerOptions",
+    "ServerStats",
     "ServerTLS",
     "Status",
     "current_call",
@@ -54,6 +55,7 @@ _HOMES = {
     "GRPCError": "grpclib.exceptions",
     "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",
+    "ServerStats": "connectrio.rpc._server.server",
     "ServerTLS": "connectrio.rpc.tls",
     "Status": "grpclib.const",
     "current_call": "connectrio.rpc.call",

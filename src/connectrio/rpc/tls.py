@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -17,7 +19,7 @@ from connectrio.diagnostics import SafeLogger
 from connectrio.rpc._tls_stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
 from connectrio.rpc.peer import Peer
 
-__all__ = ["ChannelTLS", "ServerTLS", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
+__all__ = ["ChannelTLS", "ServerTLS", "TLSByteStream", "TLSFilesError", "TLSHandshakeError", "TLSListener", "secure"]
 
 log = SafeLogger("connectrio.rpc")
 
@@ -29,6 +31,10 @@ _REFUSED = "a connection from %(peer)s was refused: %(reason)s"
 # RFC 9113 §9.2.2 and its appendix A: of TLS 1.2's ciphers only those with ephemeral keys and authenticated encryption.
 # Those of TLS 1.3 are all allowed, and not named here.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+# tags of DER (X.690), and the bit of a length that is more than one byte
+_UTC_TIME, _VERSION = 0x17, 0xA0
+_LONG_FORM = 0x80
 
 _AUTHORITY = re.compile(r"\[?(?P<host>.*?)(%[^\]]*)?\]?(:[0-9]+)?")
 
@@ -52,6 +58,8 @@ class ServerTLS:
     :param minimum_version: TLS 1.2 by default, the least that HTTP/2 allows (RFC 9113 §9.2)
     :param handshake_timeout: seconds that a client may take. It needs two round trips; 10, as in many servers, is
         enough for the slowest links, and bounds what silent clients can hold
+    :ivar certfile: the same
+    :ivar expires_at: when the certificate that is in use expires, in seconds since 1970; None if it does not tell
     :raises TLSFilesError: the files cannot be used
     """
 
@@ -65,9 +73,14 @@ class ServerTLS:
         handshake_timeout: float = 10.0,
     ) -> None:
         self.handshake_timeout = handshake_timeout
-        self._certfile, self._keyfile, self._client_ca = Path(certfile), _path(keyfile), _path(client_ca)
+        self.certfile, self._keyfile, self._client_ca = Path(certfile), _path(keyfile), _path(client_ca)
+        self.expires_at: float | None = None
         self._minimum_version = minimum_version
-        self._context = _ReloadingContext([self._certfile, self._keyfile, self._client_ca], self._make_context)
+        self._context = _ReloadingContext([self.certfile, self._keyfile, self._client_ca], self._make_context)
+
+    def refresh(self) -> None:
+        """Read the files again if they have changed, as each new connection does."""
+        self._context.current()
 
     def listen(self, listener: Listener[Any]) -> Listener[Any]:
         """Return a listener with TLS on the connections that `listener` accepts; for `Server.serve`.
@@ -84,10 +97,11 @@ class ServerTLS:
 
     def _make_context(self) -> ssl.SSLContext:
         context = _context(ssl.PROTOCOL_TLS_SERVER, self._minimum_version)
-        _load_certificate(context, self._certfile, self._keyfile)
+        _load_certificate(context, self.certfile, self._keyfile)
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             _load_authorities(context, self._client_ca)
+        self.expires_at = _expiry(self.certfile)
         return context
 
 
@@ -299,6 +313,41 @@ def _load_certificate(context: ssl.SSLContext, certfile: Path, keyfile: Path | N
         raise TLSFilesError(
             f"cannot use {certfile} with {keyfile}: expected a certificate and a private key, in PEM ({error})"
         ) from error
+
+
+def _expiry(certfile: Path) -> float | None:
+    """Return when the first certificate of a file expires, in seconds since 1970; None if that cannot be found.
+
+    Python's ssl decodes only the certificates of peers, so this reads the DER of ours (RFC 5280 §4.1).
+    """
+    with suppress(OSError, ValueError, IndexError):
+        text = certfile.read_text("latin-1")
+        begin = text.index(ssl.PEM_HEADER)
+        pem = text[begin : text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)]
+        certificate = _der_values(ssl.PEM_cert_to_DER_cert(pem))[0][1]
+        signed_part = _der_values(certificate)[0][1]
+        # serialNumber, signature, issuer, validity: notBefore and notAfter
+        validity = [content for tag, content in _der_values(signed_part) if tag != _VERSION][3]
+        tag, not_after = _der_values(validity)[1]
+        form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
+        return datetime.strptime(not_after.decode(), form).replace(tzinfo=UTC).timestamp()
+    return None
+
+
+def _der_values(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the tag and the content of each value in `data` (X.690 §8.1)."""
+    values: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(data):
+        tag, length = data[at], data[at + 1]
+        at += 2
+        if length >= _LONG_FORM:
+            size = length - _LONG_FORM
+            length = int.from_bytes(data[at : at + size], "big")
+            at += size
+        values.append((tag, data[at : at + length]))
+        at += length
+    return values
 
 
 def _load_authorities(context: ssl.SSLContext, file: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.streams.tls import TLSAttribute
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from connectrio.rpc import tls as tls_module
 from connectrio.rpc.tls import ChannelTLS, ServerTLS, TLSFilesError
 from rpc.kit.certificates import Certificate, Pki, issue
 from rpc.kit.script import Note
@@ -244,3 +247,42 @@ async def test_files_that_do_not_change_are_not_read_again(pki: Pki):
         for _ in range(3):
             assert await answers(served.target, ChannelTLS(pki.ca))
         assert events(served) == []
+
+
+# when certificates expire
+
+
+def expiry(file: Path) -> float:
+    """Return what another implementation reads."""
+    return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp()
+
+
+@pytest.mark.parametrize("year", [2031, 2049, 2050, 3000])
+def test_when_the_certificate_expires_is_known(pki: Pki, year: int):
+    """From the year 2050 on, the time has another form."""
+    end = datetime(year, 3, 4, 5, 6, 7, tzinfo=UTC)
+    issued = issue(pki.directory, "ends", "localhost", not_after=end)
+    tls = ServerTLS(issued.cert, issued.key)
+    assert tls.expires_at == end.timestamp() == expiry(issued.cert)
+
+
+def test_it_is_that_of_the_files_in_use(pki: Pki):
+    issued = issue(pki.directory, "ends", "localhost", not_after=datetime(2031, 1, 1, tzinfo=UTC))
+    tls = ServerTLS(issued.cert, issued.key)
+    issue(pki.directory, "ends", "localhost", not_after=datetime(2032, 1, 1, tzinfo=UTC))
+    assert tls.expires_at == datetime(2031, 1, 1, tzinfo=UTC).timestamp()
+    tls.refresh()
+    assert tls.expires_at == datetime(2032, 1, 1, tzinfo=UTC).timestamp()
+    issued.key.write_text("no key")
+    tls.refresh()
+    assert tls.expires_at == datetime(2032, 1, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, 40])
+def test_a_certificate_that_cannot_be_decoded_has_no_time(pki: Pki, length: int):
+    der = ssl.PEM_cert_to_DER_cert(pki.server.cert.read_text().partition(ssl.PEM_FOOTER)[0] + ssl.PEM_FOOTER)
+    file = pki.directory / "cut.pem"
+    file.write_text(ssl.DER_cert_to_PEM_cert(der[:length]))
+    assert tls_module._expiry(file) is None
+    file.write_text("nothing")
+    assert tls_module._expiry(file) is None

@@ -35,6 +35,7 @@ from h2.settings import SettingCodes
 from connectrio.rpc._http2.drainable import MalformedMessage
 from connectrio.rpc._http2.fast_path import FastH2Connection
 from connectrio.rpc._http2.stream import Headers, Stream, StreamState, Termination, TerminationCause
+from connectrio.rpc._http2.traffic import Traffic
 from connectrio.rpc._http2.wakeup import Wakeup
 from connectrio.rpc.options import PROTOCOL_WINDOW, ConnectionOptions
 
@@ -104,6 +105,7 @@ class Connection:
     """What a server's and a client's connection have in common.
 
     :param clock: seconds; the event loop's, where there is one
+    :param traffic: counts what passes; None for counts of its own
     :ivar streams: the streams that are not released yet, by id
     :ivar end_reason: why the state is CLOSED, for people
     :ivar end_cause: the same in one of a few words; None before
@@ -131,6 +133,7 @@ class Connection:
         client_side: bool,
         settings: dict[SettingCodes | int, int],
         clock: Callable[[], float],
+        traffic: Traffic | None = None,
     ) -> None:
         self.options = options
         self.state = ConnectionState.OPEN
@@ -146,6 +149,7 @@ class Connection:
         self.data_frames_sent = 0
         self.streams_ended = 0
         self.header_list_limit = math.inf
+        self.traffic = Traffic() if traffic is None else traffic
         self.streams: dict[int, Stream] = {}
         self.received = Wakeup()
         self.output_ready = Wakeup()
@@ -181,6 +185,7 @@ class Connection:
             return
         self.heard_at = self._clock()
         self.reads += 1
+        self.traffic.bytes_received += len(data)
         self.received.wake()
         try:
             self.h2.feed(data)
@@ -264,6 +269,7 @@ class Connection:
     def take_output(self) -> bytes:
         """Take all bytes that wait; the caller must write them, or end the connection."""
         data = self.h2.data_to_send()
+        self.traffic.bytes_sent += len(data)
         self._unwritten.clear()
         self.output_taken.wake()
         if self._blocked:
@@ -333,6 +339,7 @@ class Connection:
         if stream.state is StreamState.CLOSED or self.state is ConnectionState.CLOSED:
             return
         self.h2.reset_stream(stream.id, error_code)
+        self.traffic.stream_reset("us", error_code)
         stream.terminate(Termination(TerminationCause.RESET_BY_US, error_code, detail))
         self.output_ready.wake()
 
@@ -372,10 +379,14 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             cause = TerminationCause.RESET_BY_PEER if event.remote_reset else TerminationCause.RESET_BY_US
+            if stream.state is not StreamState.CLOSED:
+                self.traffic.stream_reset("peer" if event.remote_reset else "us", event.error_code)
             self._terminate(stream, Termination(cause, event.error_code))
 
     def _malformed_received(self, event: MalformedMessage) -> None:
         stream = self.streams.get(event.stream_id)
+        if stream is None or stream.state is not StreamState.CLOSED:
+            self.traffic.stream_reset("us", event.error_code)
         if stream is None:
             self.h2.forget_stream(event.stream_id)
         else:

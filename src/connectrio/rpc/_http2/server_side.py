@@ -28,6 +28,7 @@ from connectrio.rpc._http2.budgets import PingPolicy, TokenBucket
 from connectrio.rpc._http2.connection import LAST_POSSIBLE_STREAM, Connection, ConnectionState, EndCause
 from connectrio.rpc._http2.drainable import FrameWithoutEffect, MalformedMessage, OversizedRequest
 from connectrio.rpc._http2.stream import Stream, Termination
+from connectrio.rpc._http2.traffic import Traffic
 from connectrio.rpc.options import ServerOptions
 
 _DRAIN_PING = b"drain..."
@@ -99,9 +100,15 @@ class ServerConnection(Connection):
 
     options: ServerOptions
 
-    def __init__(self, options: ServerOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        traffic: Traffic | None = None,
+    ) -> None:
         settings: dict[SettingCodes | int, int] = {SettingCodes.MAX_CONCURRENT_STREAMS: options.max_concurrent_streams}
-        super().__init__(options, client_side=False, settings=settings, clock=clock)
+        super().__init__(options, client_side=False, settings=settings, clock=clock, traffic=traffic)
         now = self.heard_at
         self._events: list[RequestArrived | StreamTerminated] = []
         self._resets = TokenBucket(options.reset_budget, now, rate=options.reset_budget / _RESET_RECOVERY)
@@ -157,11 +164,13 @@ class ServerConnection(Connection):
         if is_full or self.state is ConnectionState.GOING_AWAY:
             self.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
             self.h2.forget_stream(event.stream_id)
+            self.traffic.stream_reset("us", ErrorCodes.REFUSED_STREAM)
             self._charge(Cost.RESET)
             return
         stream = self.streams[event.stream_id] = Stream(self, event.stream_id)
         stream.opened_at = self.heard_at
         self.idle_since = None
+        self.traffic.streams_opened += 1
         if isinstance(event, RequestReceived):
             stream.headers = event.headers  # type: ignore[assignment]  # header_encoding is set, so these are str
             self._events.append(RequestArrived(stream))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import anyio
-from anyio.abc import AnyByteStream, ByteStream
+from anyio.abc import AnyByteStream, ByteStream, SocketStream, UNIXSocketStream
 from h2.errors import ErrorCodes
 
 from connectrio.diagnostics import SafeLogger
@@ -21,12 +21,13 @@ from connectrio.rpc._http2.connection import ConnectionState, EndCause
 from connectrio.rpc._http2.lifetime import Due, Failure, Lifetime
 from connectrio.rpc._http2.server_side import RequestArrived, ServerConnection
 from connectrio.rpc._http2.stream import Stream
+from connectrio.rpc._http2.traffic import Traffic
 from connectrio.rpc._http2.transport import FRAMES_PER_TURN, receive, run
 from connectrio.rpc._server.call import CancelCause, ServerCall
 from connectrio.rpc._server.call_tasks import CallTasks
 from connectrio.rpc._server.requests import CallContext, RefusedRequestError, check_request, too_large
 from connectrio.rpc._server.stream import CallState
-from connectrio.rpc.tls import secure
+from connectrio.rpc.tls import TLSByteStream, secure
 
 # bytes. All of a larger read waits for the connection's turns; of a smaller one, what is left after the first frames
 _MUCH = 16 * 1024
@@ -38,12 +39,17 @@ class ServedConnection:
     """Serves one client over `transport`.
 
     :param on_end: told why the connection ended, when it is over: in one of the words of `EndCause`, or "tls_failed"
+    :param traffic: counts what passes
     :ivar core: the connection without its I/O
+    :ivar kind: of its transport, in a word of `ServerStats.connections`
     :ivar ended: set when the connection is over and its last call has ended
     """
 
-    def __init__(self, transport: AnyByteStream, context: CallContext, on_end: Callable[[str], None]) -> None:
-        self.core = ServerConnection(context.options, clock=anyio.current_time)
+    def __init__(
+        self, transport: AnyByteStream, context: CallContext, on_end: Callable[[str], None], traffic: Traffic
+    ) -> None:
+        self.core = ServerConnection(context.options, clock=anyio.current_time, traffic=traffic)
+        self.kind = _kind(transport)
         self.ended = anyio.Event()
         self._lifetime = Lifetime(self.core)
         self._transport = transport
@@ -196,3 +202,11 @@ class ServedConnection:
             await call.run()
         finally:
             del self._calls[stream]
+
+
+def _kind(transport: AnyByteStream) -> str:
+    if isinstance(transport, TLSByteStream):
+        return "tls"
+    if isinstance(transport, UNIXSocketStream):  # which is a SocketStream as well
+        return "unix"
+    return "tcp" if isinstance(transport, SocketStream) else "other"

@@ -31,9 +31,11 @@ class RequestMemory:
     Nothing here is safe for threads: use it on the event loop.
 
     :param limit: bytes of unfinished requests, and as many of decoded ones
+    :ivar refused: how many requests had to give up their memory, or got none
     """
 
     def __init__(self, limit: int) -> None:
+        self.refused = 0
         self._limit = limit
         self._decoded: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._held: dict[Callable[[], None], int] = {}
@@ -67,6 +69,7 @@ class RequestMemory:
             return
         others = sum(each for _, each in list(self._decoded.values()))
         if others and others + estimate > self._limit:
+            self.refused += 1
             raise NoRoomError
         for part in list(getattr(message, "__dict__", {}).values()):
             if 2 * (received_size(part) or 0) > size:
@@ -82,4 +85,5 @@ class RequestMemory:
                 break
             del self._held[refuse]
             self._total -= size
+            self.refused += 1
             refuse()

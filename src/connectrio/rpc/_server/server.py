@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import cache
 from socket import socket
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from grpclib.events import _DispatchServerEvents
 from connectrio.diagnostics import SafeLogger
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._grpc import CONTENT_TYPE, PROTO
+from connectrio.rpc._http2.traffic import Traffic
 from connectrio.rpc._server.accepting import accept_connections
 from connectrio.rpc._server.connection import ServedConnection
 from connectrio.rpc._server.connections import Connections, FullError, host_of
@@ -32,6 +35,30 @@ from connectrio.rpc.peer import Peer
 from connectrio.rpc.sockets import own_sockets, shut_down
 
 log = SafeLogger("connectrio.rpc")
+
+
+@dataclass(frozen=True)
+class ServerStats:
+    """What a server has done, and what it does now. Numbers that are not said to be of now only grow.
+
+    :ivar connections: that are open now, by kind: "tcp", "tls" (over whatever), "unix", "other" (as in memory)
+    :ivar streams: calls that are being answered or cleaning up now
+    :ivar streams_opened: by clients, without those that were refused with REFUSED_STREAM
+    :ivar streams_reset: before both sides were done; by who has reset them ("us", "peer"), and the name of the HTTP/2
+        error code (RFC 9113 §7), or "other". A call that is answered before all of it is read is reset by us with
+        NO_ERROR
+    :ivar bytes_received: of HTTP/2; under TLS, without its records and handshakes
+    :ivar bytes_sent: the same
+    :ivar refused_for_memory: requests that were refused because of `ServerOptions.max_request_memory`
+    """
+
+    connections: Mapping[str, int]
+    streams: int
+    streams_opened: int
+    streams_reset: Mapping[tuple[str, str], int]
+    bytes_received: int
+    bytes_sent: int
+    refused_for_memory: int
 
 
 class Servicer(Protocol):
@@ -81,6 +108,7 @@ class Server:
         self._decode_turn = anyio.Lock()
         self._memory = RequestMemory(self._options.max_request_memory)
         self._turns = Turns()
+        self._traffic = Traffic()
         # grpclib.events.listen(server, …) registers here
         self.__dispatch__ = _DispatchServerEvents()
 
@@ -144,7 +172,7 @@ class Server:
                 memory=self._memory,
                 turn=self._turns.of(host_of(address)),
             )
-            connection = ServedConnection(transport, context, self._on_connection_end)
+            connection = ServedConnection(transport, context, self._on_connection_end, self._traffic)
             self._connections.add(connection, address)
             if self._draining:
                 connection.core.drain()
@@ -182,6 +210,20 @@ class Server:
     def active_calls(self) -> int:
         """How many calls are being answered now."""
         return sum(len(connection.core.streams) for connection in self._connections)
+
+    @property
+    def stats(self) -> ServerStats:
+        """The numbers of now. Any thread may ask for them; that takes a moment for each open connection."""
+        connections, traffic = list(self._connections), self._traffic
+        return ServerStats(
+            connections=Counter(connection.kind for connection in connections),
+            streams=sum(len(connection.core.streams) for connection in connections),
+            streams_opened=traffic.streams_opened,
+            streams_reset=dict(traffic.streams_reset),
+            bytes_received=traffic.bytes_received,
+            bytes_sent=traffic.bytes_sent,
+            refused_for_memory=self._memory.refused,
+        )
 
     async def _wait_until_idle(self) -> None:
         while len(self._connections):
