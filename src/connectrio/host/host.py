@@ -38,9 +38,11 @@ from connectrio.service.connector_metadata import ConnectorMetadataService, fail
 from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentService
 from connectrio.service.flyte1.sync_agent import SyncAgentService
 from connectrio.service.metrics import Metrics
-from connectrio.service.workers import Workers
+from connectrio.telemetry.account import Account
+from connectrio.telemetry.report import HostReport, StackReport
 
 if TYPE_CHECKING:
+    from connectrio.host.report import HostParts
     from connectrio.rpc.tls import ServerTLS
 
 log = get_logger("connectrio.host.host")
@@ -89,10 +91,14 @@ class Host:
         self.state = HostState.STARTING
         self.metrics = Metrics()
         self.health = Health(details=lambda: failure_metadata(self.failures))
-        self._watchdog: Watchdog | None = None
+        self.watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
-        self._workers: Workers | None = None
-        self._tls: ServerTLS | None = None
+        self.account = Account()
+        self.started = self.account.clock()
+        self.service: AsyncConnectorService | None = None
+        self.server: Server | None = None
+        self.addresses: Addresses | None = None
+        self.tls: ServerTLS | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
         self._lifespans = Lifespans(
@@ -109,7 +115,7 @@ class Host:
     @property
     def is_ready(self) -> bool:
         """Whether the host accepts new work."""
-        is_blocked = self._watchdog is not None and self._watchdog.culprit is not None
+        is_blocked = self.watchdog is not None and self.watchdog.culprit is not None
         return self.state is HostState.SERVING and not is_blocked and self._has_required
 
     @property
@@ -138,8 +144,38 @@ class Host:
 
     async def refresh(self) -> None:
         """Read the files for TLS again if they have changed; the properties above are always up to date."""
-        if self._tls is not None:
-            self._tls.refresh()
+        if self.tls is not None:
+            self.tls.refresh()
+
+    async def report(self) -> HostReport:
+        """Return what this host knows of itself, its calls and its jobs."""
+        from connectrio.host.report import report_host  # not before somebody asks
+
+        await self.refresh()
+        return report_host(self._parts())
+
+    async def stacks(self) -> list[StackReport]:
+        """Return where the tasks and the threads of this process are."""
+        from connectrio.host.report import report_stacks
+
+        return report_stacks(self._parts())
+
+    def _parts(self) -> HostParts:
+        from connectrio.host.report import HostParts
+
+        return HostParts(
+            settings=self.settings,
+            registry=self.registry,
+            account=self.account,
+            state=self.state,
+            is_ready=self.is_ready,
+            started=self.started,
+            addresses=self.addresses,
+            service=self.service,
+            server=self.server,
+            tls=self.tls,
+            watchdog=self.watchdog,
+        )
 
     # the life cycle
 
@@ -187,7 +223,7 @@ class Host:
 
     def show_stuck(self) -> None:
         """Log which worker threads are stuck in calls that nobody waits for any more, and where."""
-        stuck = [] if self._workers is None else list(self._workers.stuck())
+        stuck = [] if self.service is None else list(self.service.workers.stuck())
         log.info("the stuck worker threads follow", count=len(stuck))
         for name, seconds, stack in stuck:
             log.warning("a worker thread is stuck", ran=name, stuck_seconds=round(seconds, 3), stack=stack)
@@ -204,21 +240,22 @@ class Host:
         keep_logging()
         for danger in self.settings.dangers(ports.addresses):
             log.warning(danger)
-        connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics)
-        self._workers = connectors.workers
+        connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics, account=self.account)
         server = self._make_server(connectors)
+        self.service, self.server, self.addresses = connectors, server, ports.addresses
         self.metrics.registry.register(ServerMetrics(server))
-        self._tls = ports.tls
-        if self._tls is not None:
-            self.metrics.registry.register(CertificateMetrics(self._tls))
+        self.tls = ports.tls
+        if self.tls is not None:
+            self.metrics.registry.register(CertificateMetrics(self.tls))
         async with anyio.create_task_group() as siblings:
             await siblings.start(server.serve, ports.grpc)
             self.state = HostState.SERVING
             self._update_health()
-            self._watchdog = Watchdog(
+            self.watchdog = Watchdog(
                 self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=ports.http
             )
-            siblings.start_soon(self._watchdog.run)
+            siblings.start_soon(self.watchdog.run)
+            siblings.start_soon(self.account.run)
             task_status.started(ports.addresses)
             try:
                 with anyio.move_on_after(self.settings.timeout):

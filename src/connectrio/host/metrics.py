@@ -17,7 +17,7 @@ from connectrio.rpc import Server
 if TYPE_CHECKING:
     from connectrio.rpc.tls import ServerTLS
 
-__all__ = ["READY", "CertificateMetrics", "HostMetrics", "ReadyMetric", "ServerMetrics"]
+__all__ = ["READY", "CertificateMetrics", "HostMetrics", "ReadyMetric", "ServerMetrics", "backend_name"]
 
 READY = "connectrio_ready"
 
@@ -49,7 +49,7 @@ class HostMetrics(Collector):
     def __init__(self, state: Callable[[], HostState], load_failures: Callable[[], int]) -> None:
         self._state = state
         self._load_failures = load_failures
-        self._build = {"version": __version__, "python": platform.python_version(), "backend": _backend()}
+        self._build = {"version": __version__, "python": platform.python_version(), "backend": backend_name()}
 
     def collect(self) -> Iterator[Metric]:
         """Yield the state, how many connectors could not be loaded, and what the host is."""
@@ -126,7 +126,7 @@ class CertificateMetrics(Collector):
         yield expiry
 
 
-def _backend() -> str:
+def backend_name() -> str:
     """Return which kind of event loop runs."""
     modules = {cls.__module__.partition(".")[0] for cls in type(current_token().native_token).__mro__}
     return next((backend for backend in _BACKENDS if backend in modules), "asyncio")

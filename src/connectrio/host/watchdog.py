@@ -35,6 +35,7 @@ from connectrio.rpc.sockets import close_in_children
 from connectrio.service.log_stream import send_responses
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
+from connectrio.telemetry.attention import Block
 
 __all__ = ["Culprit", "Watchdog", "find_culprit"]
 
@@ -50,6 +51,8 @@ _PATIENCE = 0.5
 # seconds between two notes; and how many of them are remembered: a second's
 _BEAT = 0.1
 _REMEMBERED = 10
+# times in which the event loop was blocked
+_MOST_BLOCKS = 100
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Watchdog:
     :param seconds: the time for which it may be blocked; with 0, it is only measured how late it is
     :param registry: the connectors that may block it
     :param sockets: the exporter's; duplicates of them stay open while this runs
+    :ivar blocks: the last times in which it was blocked
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Watchdog:
         self._beat = time.monotonic()
         self._loop_thread = 0
         self._block: _Block | None = None
+        self.blocks: deque[Block] = deque(maxlen=_MOST_BLOCKS)
 
     @property
     def culprit(self) -> Culprit | None:
@@ -195,6 +200,8 @@ class Watchdog:
         seconds = now - block.began
         labels = block.culprit.task_type, block.culprit.operation
         self._metrics.loop_blocked_seconds.labels(*labels).inc(seconds)
+        culprit = block.culprit
+        self.blocks.append(Block(culprit.method, culprit.line, culprit.task_type, time.time(), seconds))
         logger.warning(
             "the event loop is free again",
             method=block.culprit.method,

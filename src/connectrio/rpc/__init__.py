@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from connectrio.rpc._client.channel import Channel
     from connectrio.rpc._client.subchannel import ChannelState
-    from connectrio.rpc._server.server import Server, ServerStats
+    from connectrio.rpc._server.server import OpenConnection, Server, ServerStats
     from connectrio.rpc.call import Call, Deadline, current_call
     from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
     from connectrio.rpc.sockets import listen_unix
@@ -34,6 +34,7 @@ __all__ = [
     "ConnectionOptions",
     "Deadline",
     "GRPCError",
+    "OpenConnection",
     "Server",
     "ServerOptions",
     "ServerStats",
@@ -53,6 +54,7 @@ _HOMES = {
     "ConnectionOptions": "connectrio.rpc.options",
     "Deadline": "connectrio.rpc.call",
     "GRPCError": "grpclib.exceptions",
+    "OpenConnection": "connectrio.rpc._server.server",
     "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",
     "ServerStats": "connectrio.rpc._server.server",

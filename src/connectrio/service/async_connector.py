@@ -94,7 +94,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param registry: looked into at each call, so that connectors may be registered later
     :param settings: limits of time and number; the defaults of `ServiceSettings` if None
     :param metrics: where calls are counted; each service needs its own
-    :param clock: returns seconds; it tells for how long the polls for a job have failed
+    :param account: of calls and jobs; a new one if None
+    :param clock: for a new account: returns seconds, from any start
     :ivar workers: the threads for methods that are plain functions
     :ivar creates: the jobs that were created lately
     :ivar account: what is known of calls and jobs
@@ -107,6 +108,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         settings: ServiceSettings | None = None,
         *,
         metrics: Metrics | None = None,
+        account: Account | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings = settings or ServiceSettings()
@@ -114,15 +116,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.workers = Workers(settings.worker)
         self.metrics.registry.register(self.workers)
         self.creates = IdempotentCreates(settings)
-        self.account = Account(clock)
-        self.metrics.registry.register(self.account.jobs)
-        self._polls = PollShield(settings, clock)
+        self.account = account = Account(clock) if account is None else account
+        self.metrics.registry.register(account.jobs)
+        self._polls = PollShield(settings, account.clock)
         self._secrets = JobSecrets()
         self._outputs = OutputWriter(settings, self.workers)
         self._inputs = InputReader(settings, self.workers)
-        self._dispatcher = Dispatcher(
-            registry, settings, metrics=self.metrics, workers=self.workers, account=self.account
-        )
+        self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers, account=account)
         self.admission = self._dispatcher.admission
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:

@@ -6,9 +6,10 @@ of an RPC method has its `CallRecord` in a local variable.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import anyio
 
@@ -21,7 +22,7 @@ from connectrio.service.workers import Workers
 from connectrio.telemetry.report import CallReport
 from connectrio.telemetry.stacks import frames_of
 
-__all__ = ["Position", "calls_of_tasks", "report_calls"]
+__all__ = ["Position", "calls_of_tasks", "report_calls", "runs_in"]
 
 # the functions whose local variable `record` is the call's
 _METHODS = {
@@ -71,6 +72,13 @@ def calls_of_tasks() -> Iterator[tuple[CallRecord, list[FrameType]]]:
             yield record, below
 
 
+def runs_in(frames: Iterable[FrameType]) -> Iterator[Any]:
+    """Yield what runs in worker threads for the call with these frames, see `Workers.runs`."""
+    for frame in frames:
+        if frame.f_code is Workers.run.__code__ and (run := frame.f_locals.get("run")) is not None:
+            yield run
+
+
 def report_calls(service: AsyncConnectorService) -> list[CallReport]:
     """Return the calls that a service answers now, those that have taken longest first."""
     account = service.account
@@ -104,7 +112,7 @@ def _position(record: CallRecord, frames: list[FrameType]) -> Position:
         stage = _STAGES.get(frame.f_code, stage)
         if home and frame.f_code.co_filename.startswith(home):
             own = place_of(frame)
-        if frame.f_code is Workers.run.__code__ and (run := frame.f_locals.get("run")) is not None:
+        for run in runs_in([frame]):
             inner = list(run.frames())
             own = next((place_of(each) for each in inner if home and each.f_code.co_filename.startswith(home)), own)
             own = own or (place_of(inner[0]) if inner else "")

@@ -88,6 +88,7 @@ class Workers(Collector):
         # never the bound: on asyncio, anyio releases its limiter as soon as a thread is abandoned
         self._unbounded = anyio.CapacityLimiter(math.inf)
         self._freed: anyio.Event | None = None
+        self._runs: dict[_Run[Any], None] = {}
         self._stuck: dict[_Run[Any], None] = {}
 
     def further(self, limit: int, *, purpose: str, remedy: str) -> Workers:
@@ -117,10 +118,13 @@ class Workers(Collector):
             if (start := pending_start()) is not None:
                 start.check()
             begin_work()
+            self._runs[run] = None
             await to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._unbounded)
         except BaseException:
             if run.abandon():
                 self._stuck[run] = None
+            else:
+                self._runs.pop(run, None)
             raise
         self._free(run)
         return run.result()
@@ -149,6 +153,11 @@ class Workers(Collector):
     def stuck_runs(self) -> list[_Run[Any]]:
         """What goes on although nobody waits for it any more, in threads of this one and of `further` ones."""
         return [*self._stuck, *(run for each in self._further for run in each.stuck_runs)]
+
+    @property
+    def runs(self) -> list[_Run[Any]]:
+        """What runs in threads now, of this one and of `further` ones, the oldest first."""
+        return [*self._runs, *(run for each in self._further for run in each.runs)]
 
     def stuck(self) -> Iterator[tuple[str, float, str]]:
         """Yield what each stuck thread runs, since how many seconds nobody waits for it, and its stack."""
@@ -207,6 +216,7 @@ class Workers(Collector):
             )
 
     def _free(self, run: _Run[T]) -> None:
+        self._runs.pop(run, None)
         self._stuck.pop(run, None)
         if not run.is_replaced:
             self._slots.leave(run.owner)
@@ -226,6 +236,7 @@ class _Run(Generic[T]):
     """One function that runs in a thread. The last of the two, the task or the thread, frees the worker.
 
     :ivar abandoned_at: since when nobody waits for it, on the event loop's clock
+    :ivar began: when the function was called, as `time.monotonic` counts; 0 before
     :ivar is_replaced: whether another thread has taken its place
     """
 
@@ -234,6 +245,7 @@ class _Run(Generic[T]):
         self.name = name
         self.owner = owner
         self.abandoned_at = math.inf
+        self.began = 0.0
         self.is_replaced = False
         self._free = free
         self._thread: int | None = None
@@ -247,14 +259,14 @@ class _Run(Generic[T]):
         """Run the function in the thread. Raises nothing: anyio's own code in the thread does not expect it."""
         if not self._move(_State.PENDING, _State.RUNNING):
             return
-        started = time.monotonic()
+        self.began = time.monotonic()
         self._thread = threading.get_ident()
         try:
             self._value = self._function()
         except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the task that waits for it
             self._error = error
         if not self._move(_State.RUNNING, _State.ENDED):
-            self._end_late(time.monotonic() - started)
+            self._end_late(time.monotonic() - self.began)
 
     def result(self) -> T:
         """Return what the function returned, or raise what it raised; only once the thread has ended."""

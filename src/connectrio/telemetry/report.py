@@ -281,12 +281,14 @@ class ThreadReport(msgspec.Struct, frozen=True, kw_only=True):
 class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     """A gRPC connection.
 
+    :ivar kind: "tcp", "tls", "unix" or "other"
     :ivar seconds: since it was accepted
     :ivar state: "open", "draining" or "going away"
     :ivar calls: how many calls are open on it
     """
 
     peer: str
+    kind: str
     seconds: float
     state: str
     calls: int
@@ -332,7 +334,8 @@ class StackReport(msgspec.Struct, frozen=True, kw_only=True):
 class Attention(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody should look at.
 
-    :ivar kind: "incident", "outage", "blocked", "stuck", "load failure", "certificate", "process", "full" or "log"
+    :ivar kind: "incident", "outage", "blocked", "stuck", "failure" (of a connector's code), "full", "certificate",
+        "load failure", "process" or "log"
     :ivar severity: "error" or "warning"
     :ivar text: what it is, in one sentence
     :ivar what_to_do: what helps

@@ -42,6 +42,8 @@ class ServedConnection:
     :param traffic: counts what passes
     :ivar core: the connection without its I/O
     :ivar kind: of its transport, in a word of `ServerStats.connections`
+    :ivar peer: the client's address
+    :ivar began: when it was accepted, on the event loop's clock
     :ivar ended: set when the connection is over and its last call has ended
     """
 
@@ -50,6 +52,8 @@ class ServedConnection:
     ) -> None:
         self.core = ServerConnection(context.options, clock=anyio.current_time, traffic=traffic)
         self.kind = _kind(transport)
+        self.peer = context.peer_name
+        self.began = self.core.heard_at
         self.ended = anyio.Event()
         self._lifetime = Lifetime(self.core)
         self._transport = transport

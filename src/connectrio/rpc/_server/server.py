@@ -61,6 +61,24 @@ class ServerStats:
     refused_for_memory: int
 
 
+@dataclass(frozen=True)
+class OpenConnection:
+    """A connection of a server, as it is now.
+
+    :ivar peer: the client's address, as `Call.peer`
+    :ivar kind: as in `ServerStats.connections`
+    :ivar seconds: since it was accepted
+    :ivar state: "open", "draining" (calls are still accepted) or "going away"
+    :ivar calls: that are being answered or cleaning up
+    """
+
+    peer: str
+    kind: str
+    seconds: float
+    state: str
+    calls: int
+
+
 class Servicer(Protocol):
     """What grpclib can serve: betterproto's `…Base` classes, and grpclib's own."""
 
@@ -224,6 +242,21 @@ class Server:
             bytes_sent=traffic.bytes_sent,
             refused_for_memory=self._memory.refused,
         )
+
+    @property
+    def connections(self) -> list[OpenConnection]:
+        """The connections of now, the oldest first. Ask on the event loop."""
+        now = anyio.current_time()
+        return [
+            OpenConnection(
+                peer=each.peer,
+                kind=each.kind,
+                seconds=now - each.began,
+                state=each.core.state.name.lower().replace("_", " "),
+                calls=len(each.core.streams),
+            )
+            for each in self._connections
+        ]
 
     async def _wait_until_idle(self) -> None:
         while len(self._connections):

@@ -1,0 +1,274 @@
+"""What a host tells of itself, gathered when somebody asks: the `HostReport` of the page, the API and the terminal."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+
+import anyio
+
+from connectrio._version import __version__
+from connectrio.connector.registry import RegisteredConnector, Registry
+from connectrio.diagnostics import dropped_lines
+from connectrio.host.lifecycle import Addresses, HostState
+from connectrio.host.metrics import backend_name
+from connectrio.host.settings import HostSettings
+from connectrio.host.watchdog import Watchdog
+from connectrio.rpc import Server
+from connectrio.rpc.peer import format_address
+from connectrio.rpc.tls import ServerTLS
+from connectrio.service.async_connector import AsyncConnectorService
+from connectrio.service.live_calls import calls_of_tasks, report_calls, runs_in
+from connectrio.service.operations import Operation
+from connectrio.service.places import code_of
+from connectrio.telemetry.account import Account
+from connectrio.telemetry.attention import needs_attention
+from connectrio.telemetry.jobs import NOBODY
+from connectrio.telemetry.rates import MinuteCount, Rates, quantile
+from connectrio.telemetry.report import (
+    CertificateReport,
+    ConnectionReport,
+    ConnectorReport,
+    HostReport,
+    LoadFailureReport,
+    Minute,
+    StackReport,
+    ThreadReport,
+)
+from connectrio.telemetry.stacks import all_stacks, lines_of
+
+__all__ = ["HostParts", "report_host", "report_stacks"]
+
+# minutes over which rates and quantiles are computed
+_LATELY = 5
+# worker threads that are shown
+_MOST_THREADS = 100
+_MOST_CONNECTIONS = 200
+_LONGEST_SETTING = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostParts:
+    """What a host consists of now; None is what it does not have, or not yet.
+
+    :ivar started: when it was made, on the account's clock
+    """
+
+    settings: HostSettings
+    registry: Registry
+    account: Account
+    state: HostState
+    is_ready: bool
+    started: float
+    addresses: Addresses | None
+    service: AsyncConnectorService | None
+    server: Server | None
+    tls: ServerTLS | None
+    watchdog: Watchdog | None
+
+
+def report_host(host: HostParts) -> HostReport:
+    """Return what `host` knows of itself. Must be called on its event loop."""
+    service = host.service
+    account = host.account
+    now, wall = account.clock(), account.wall_clock()
+    offset = wall - now
+    not_ready = list(reasons_not_ready(host))
+    jobs = [job.report(now, wall) for job in account.jobs]
+    jobs.sort(key=lambda job: (-job.trouble, job.is_final, -job.seen))
+    addresses = host.addresses
+    report = HostReport(
+        state=host.state.value,
+        is_ready=host.is_ready,
+        not_ready=not_ready,
+        version=__version__,
+        python=platform.python_version(),
+        backend=backend_name(),
+        pid=os.getpid(),
+        now=wall,
+        started=host.started + offset,
+        restart_safe=_restart(host),
+        settings=changed_settings(host.settings),
+        grpc=[] if addresses is None else [format_address(*each) for each in addresses.grpc],
+        lag=0.0 if host.watchdog is None else round(host.watchdog.lag(), 3),
+        threads_busy=0 if service is None else service.workers.busy,
+        threads_limit=host.settings.worker,
+        dropped_lines=dropped_lines(),
+        attention=[],
+        connectors=[] if service is None else _connectors(host, service),
+        load_failures=[
+            LoadFailureReport(source=each.source, kind=each.kind, error=each.error)
+            for each in host.registry.all_failures()
+        ],
+        jobs=jobs,
+        calls=[] if service is None else report_calls(service),
+        failures=account.failures(),
+        incidents=[incident.report(offset) for incident in account.incidents],
+        threads=[] if service is None else _threads(service),
+        connections=_connections(host),
+        certificates=_certificates(host),
+        processes=[],
+    )
+    report.attention.extend(needs_attention(report, blocks=() if host.watchdog is None else list(host.watchdog.blocks)))
+    return report
+
+
+def report_stacks(host: HostParts) -> list[StackReport]:
+    """Return where all tasks and threads are; those that answer calls first."""
+    calls = [
+        StackReport(kind="task", name=record.method, what=_what(record.identity()), frames=lines_of(frames))
+        for record, frames in calls_of_tasks()
+    ]
+    threads: list[StackReport] = []
+    if host.service is not None:
+        threads = [
+            StackReport(kind="thread", name=each.runs, what=each.task.execution, frames=each.stack)
+            for each in _threads(host.service)
+        ]
+    return [*calls, *threads, *all_stacks()]
+
+
+def reasons_not_ready(host: HostParts) -> Iterator[str]:
+    """Yield why a host takes no new work, a sentence for each reason."""
+    if host.state is HostState.STARTING:
+        yield "the host is starting: connectors are loaded, and their lifespans open"
+    elif host.state is not HostState.SERVING:
+        yield f"the host is {host.state.value}: it was told to stop"
+    culprit = None if host.watchdog is None else host.watchdog.culprit
+    if culprit is not None:
+        yield f"{culprit.method} blocks the event loop, at {culprit.line}"
+    if host.settings.require_lifespans:
+        for outage in host.registry.outages.values():
+            yield f"{outage.error} (require_lifespans is on: all lifespans must be open)"
+
+
+def changed_settings(settings: HostSettings) -> dict[str, str]:
+    """Return the settings that differ from their defaults, as text."""
+    found = {}
+    for each in fields(settings):
+        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        value = getattr(settings, each.name)
+        if value != default:
+            found[each.name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return {name: text[:_LONGEST_SETTING] for name, text in found.items()}
+
+
+def _restart(host: HostParts) -> str:
+    calls = list(host.account.calls)
+    creates = sum(record.call.operation is Operation.CREATE for record in calls)
+    stuck = 0 if host.service is None else len(host.service.workers.stuck_runs)
+    texts = [
+        f"{_count(len(calls), 'call')} in flight would have {host.settings.grace:g} s to finish (grace)"
+        if calls
+        else "no call is in flight"
+    ]
+    if creates:
+        texts.append(f"{_count(creates, 'job')} would be created in that time, or the executor tries again")
+    if stuck:
+        texts.append(f"{_count(stuck, 'stuck thread')} would be given up")
+    going_on = sum(not job.is_final and job.deleted is None for job in host.account.jobs)
+    if going_on:
+        texts.append(f"{_count(going_on, 'job')} would go on in their systems, and be polled afterwards")
+    return "; ".join(texts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _connectors(host: HostParts, service: AsyncConnectorService) -> list[ConnectorReport]:
+    usage = {name: (active, waiting) for name, active, waiting in service.admission.slots(Operation.GET).usage()}
+    jobs = host.account.jobs.by_phase()
+    return [
+        _connector(host, registered, usage, {phase: n for (name, phase), n in jobs.items() if name == task_type})
+        for registered in host.registry.registered()
+        for task_type in [registered.connector.task_type_name]
+    ]
+
+
+def _connector(
+    host: HostParts, registered: RegisteredConnector, usage: dict[str, tuple[int, int]], jobs: dict[str, int]
+) -> ConnectorReport:
+    connector = registered.connector
+    task_type, version = connector.task_type_name, connector.task_type_version
+    rates = host.account.rates(task_type, version)
+    now, wall = time.perf_counter(), host.account.wall_clock()
+    lately = rates.minutes(now, _LATELY)
+    active, waiting = usage.get(task_type, (0, 0))
+    outage = host.registry.outages.get((task_type, version))
+    settings = host.settings
+    return ConnectorReport(
+        name=connector.name,
+        task_type=task_type,
+        version=version,
+        source=registered.source,
+        code=code_of(connector),
+        outage="" if outage is None else outage.error,
+        active=active,
+        waiting=waiting,
+        slots=min(settings.max_calls, settings.max_calls_per_connector),
+        jobs=jobs,
+        calls=rates.calls,
+        failures=rates.failures,
+        absorbed=rates.absorbed,
+        rate=_rate(rates, now),
+        p50=quantile(lately, 0.5),
+        p95=quantile(lately, 0.95),
+        p99=quantile(lately, 0.99),
+        minutes=[_minute(each, wall - now) for each in rates.minutes(now)],
+    )
+
+
+def _rate(rates: Rates, now: float) -> float:
+    seconds = (_LATELY - 1) * 60 + now % 60
+    return round(sum(each.calls for each in rates.minutes(now, _LATELY)) / seconds, 3)
+
+
+def _minute(counted: MinuteCount, offset: float) -> Minute:
+    return Minute(
+        at=counted.minute * 60 + offset,
+        calls=counted.calls,
+        failures=counted.failures,
+        absorbed=counted.absorbed,
+        p95=quantile([counted], 0.95),
+    )
+
+
+def _threads(service: AsyncConnectorService) -> list[ThreadReport]:
+    tasks = {id(run): record.for_task for record, frames in calls_of_tasks() for run in runs_in(frames)}
+    now, loop_now = time.monotonic(), anyio.current_time()
+    return [
+        ThreadReport(
+            runs=run.name,
+            task_type=run.owner,
+            task=tasks.get(id(run), NOBODY),
+            seconds=round(now - (run.began or now), 3),
+            stuck_seconds=round(loop_now - run.abandoned_at, 3) if run.abandoned_at < math.inf else None,
+            stack=lines_of(list(run.frames())[::-1]),
+        )
+        for run in service.workers.runs[:_MOST_THREADS]
+    ]
+
+
+def _connections(host: HostParts) -> list[ConnectionReport]:
+    return [
+        ConnectionReport(
+            peer=each.peer, kind=each.kind, seconds=round(each.seconds, 3), state=each.state, calls=each.calls
+        )
+        for each in ([] if host.server is None else host.server.connections[:_MOST_CONNECTIONS])
+    ]
+
+
+def _certificates(host: HostParts) -> list[CertificateReport]:
+    if host.tls is None:
+        return []
+    return [CertificateReport(port="gRPC", file=str(host.tls.certfile), expires=host.tls.expires_at)]
+
+
+def _what(identity: dict[str, str | int]) -> str:
+    names = ("operation", "task_type", "execution", "node", "job")
+    return " ".join(str(identity[name]) for name in names if name in identity)

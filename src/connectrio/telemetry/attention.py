@@ -1,0 +1,189 @@
+"""What somebody should look at, found in what a host tells of itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from connectrio.telemetry.report import Attention, FailureReport, HostReport, ThreadReport
+
+__all__ = ["Block", "needs_attention"]
+
+# seconds: how long a failure of a connector's code, and a block of the event loop, are shown
+_LATELY = 600.0
+_DAY = 86400.0
+# days before a certificate expires
+_EXPIRES_SOON = 14
+_ERROR, _WARNING = "error", "warning"
+
+
+class Block(NamedTuple):
+    """A time in which code has blocked the event loop.
+
+    :ivar at: when it ended, in seconds since 1970
+    """
+
+    method: str
+    line: str
+    task_type: str
+    at: float
+    seconds: float
+
+
+def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[Attention]:
+    """Return what is wrong, errors first. Empty if all is well."""
+    found = [
+        *_incidents(report),
+        *_outages(report),
+        *_blocked(report, blocks),
+        *_stuck(report.threads),
+        *_bugs(report),
+        *_full(report),
+        *_certificates(report),
+        *_load_failures(report),
+        *_log(report),
+    ]
+    return sorted(found, key=lambda each: each.severity)
+
+
+def _incidents(report: HostReport) -> Iterator[Attention]:
+    for each in report.incidents:
+        if each.ended is None:
+            yield Attention(
+                kind="incident",
+                severity=_ERROR,
+                text=f"{each.task_type}: {each.operation} fails ({each.kind}) for the other system: {each.failures}"
+                f" failures, {each.jobs} jobs: {each.error}",
+                what_to_do=f"look at the system behind {each.task_type}; {each.absorbed} polls were answered with the"
+                " last known phase, which goes on for the time of poll_absorb",
+                since=each.began,
+                task_type=each.task_type,
+            )
+
+
+def _outages(report: HostReport) -> Iterator[Attention]:
+    for each in report.connectors:
+        if each.outage:
+            yield Attention(
+                kind="outage",
+                severity=_ERROR,
+                text=f"{each.task_type}: {each.outage}",
+                what_to_do="its calls are answered UNAVAILABLE; the host opens the lifespan again, after pauses of at"
+                " most about a minute",
+                task_type=each.task_type,
+            )
+
+
+def _blocked(report: HostReport, blocks: Iterable[Block]) -> Iterator[Attention]:
+    last: dict[str, Block] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for each in blocks:
+        if report.now - each.at <= _LATELY:
+            last[each.line] = each
+            counts[each.line] += 1
+    for each in last.values():
+        times = f", {counts[each.line]} times in ten minutes" if counts[each.line] > 1 else ""
+        yield Attention(
+            kind="blocked",
+            severity=_ERROR,
+            text=f"{each.method} has blocked the event loop, and with it all calls, for {each.seconds:.3g} s{times}, at"
+            f" {each.line}",
+            what_to_do="make the method a plain `def`, which runs in a thread, or await there",
+            since=each.at,
+            task_type=each.task_type,
+        )
+
+
+def _stuck(threads: Iterable[ThreadReport]) -> Iterator[Attention]:
+    by_method: dict[tuple[str, str], list[ThreadReport]] = defaultdict(list)
+    for each in threads:
+        if each.stuck_seconds is not None:
+            by_method[each.task_type, each.runs].append(each)
+    for (task_type, method), stuck in by_method.items():
+        longest = max(stuck, key=lambda each: each.stuck_seconds or 0.0)
+        where = longest.stack[-1] if longest.stack else "a line that is not known"
+        yield Attention(
+            kind="stuck",
+            severity=_WARNING,
+            text=f"{len(stuck)} worker thread(s) hang in {method}, the longest for {longest.stuck_seconds:.0f} s after"
+            f" its call ended, at {where}",
+            what_to_do="give the connector's client a time-out below the executor's ten seconds; a thread cannot be"
+            " stopped, a restart ends it",
+            task_type=task_type,
+        )
+
+
+def _bugs(report: HostReport) -> Iterator[Attention]:
+    for each in report.failures:
+        if each.kind == "connector" and report.now - each.at <= _LATELY:
+            yield _bug(each)
+
+
+def _bug(each: FailureReport) -> Attention:
+    where = f", at {each.place}" if each.place else ""
+    return Attention(
+        kind="failure",
+        severity=_ERROR,
+        text=f"{each.task_type}: {each.operation} fails in the connector's code{where} ({each.similar + 1} times):"
+        f" {each.error}",
+        what_to_do="this is for the connector's author; the log has the traceback",
+        since=each.at,
+        task_type=each.task_type,
+    )
+
+
+def _full(report: HostReport) -> Iterator[Attention]:
+    for each in report.connectors:
+        if each.waiting:
+            yield Attention(
+                kind="full",
+                severity=_WARNING,
+                text=f"{each.task_type}: {each.waiting} calls wait for a slot; {each.active} are taken",
+                what_to_do="see which calls take long; raise max_calls_per_connector and max_calls, or add replicas",
+                task_type=each.task_type,
+            )
+    if report.threads_limit and report.threads_busy >= report.threads_limit:
+        yield Attention(
+            kind="full",
+            severity=_WARNING,
+            text=f"all worker threads are taken: {report.threads_busy} of {report.threads_limit}",
+            what_to_do="see below what they do; raise worker, or make the methods `async def`",
+        )
+
+
+def _certificates(report: HostReport) -> Iterator[Attention]:
+    for each in report.certificates:
+        if each.expires is None:
+            continue
+        days = (each.expires - report.now) / _DAY
+        if days < _EXPIRES_SOON:
+            when = "has expired" if days < 0 else f"expires in {days:.1f} days"
+            yield Attention(
+                kind="certificate",
+                severity=_ERROR if days < 0 else _WARNING,
+                text=f"the certificate of the {each.port} port {when}: {each.file}",
+                what_to_do="replace the file; it is read again when it changes",
+            )
+
+
+def _load_failures(report: HostReport) -> Iterator[Attention]:
+    outages = {each.outage for each in report.connectors}
+    for each in report.load_failures:
+        if each.error not in outages:
+            yield Attention(
+                kind="load failure",
+                severity=_ERROR,
+                text=f"not loaded: {each.source}: {each.error}",
+                what_to_do="its task types are answered NOT_FOUND; mend or remove it, and restart the host",
+            )
+
+
+def _log(report: HostReport) -> Iterator[Attention]:
+    if report.dropped_lines:
+        yield Attention(
+            kind="log",
+            severity=_WARNING,
+            text=f"{report.dropped_lines} log lines could not be written",
+            what_to_do="what reads standard error is too slow, or has gone",
+        )

@@ -1,0 +1,290 @@
+"""What a host tells of itself: live calls with the line where they wait, jobs, failures, incidents, threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from grpclib import GRPCError
+
+from connectrio import AsyncConnector, Phase, Registry, Resource, TaskLog
+from connectrio.host.host import Host
+from connectrio.host.settings import HostSettings
+from connectrio.idl.flyteidl2.connector import (
+    AsyncConnectorServiceStub,
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskRequest,
+    TaskCategory,
+)
+from connectrio.idl.flyteidl2.core import TaskTemplate
+from connectrio.rpc import Channel
+from connectrio.telemetry.attention import Block, needs_attention
+from connectrio.telemetry.report import HostReport, PhaseChange
+from service.harness import META, Job, attempt
+
+PATIENCE = 30.0
+KEY = "cr-"
+
+
+class Tiny(AsyncConnector[Job]):
+    """Does what the test wants."""
+
+    name = "Tiny"
+    task_type_name = "tiny"
+    metadata_type = Job
+
+    def __init__(self) -> None:
+        self.resource = Resource(Phase.RUNNING, message="at work", log_links=[TaskLog(name="ui", uri="https://a/b")])
+        self.error: BaseException | None = None
+        self.go_on = anyio.Event()
+        self.waits = False
+
+    async def create(self, **kwargs):
+        return Job("7")
+
+    async def get(self, **kwargs):
+        if self.waits:
+            await self.go_on.wait()  # here it waits
+        if self.error is not None:
+            raise self.error
+        return self.resource
+
+    async def delete(self, **kwargs):
+        return None
+
+
+class Threads(Tiny):
+    name = "Threads"
+    task_type_name = "threads"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+        self.entered = threading.Event()
+
+    def get(self, **kwargs):
+        self.entered.set()
+        self.released.wait(PATIENCE)  # here the thread waits
+        return self.resource
+
+
+def line_of(text: str) -> int:
+    lines = Path(__file__).read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.endswith(text))
+
+
+@asynccontextmanager
+async def hosting(*connectors, **settings):
+    registry = Registry()
+    for each in connectors:
+        registry.register(each)
+    local = {"host": "127.0.0.1", "port": 0, "prometheus_port": 0, "watchdog": 3600, "poll_retry": 0}
+    host = Host(HostSettings(**{**local, **settings}), registry=registry)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            addresses = await tasks.start(host.serve)
+            async with Channel(addresses.target) as channel:
+                yield host, AsyncConnectorServiceStub(channel), tasks
+            await host.shutdown(grace=0)
+
+
+def request(task_type="tiny"):
+    return GetTaskRequest(resource_meta=META, task_category=TaskCategory(name=task_type))
+
+
+def creation(task_type="tiny", number=0):
+    return CreateTaskRequest(
+        template=TaskTemplate(type=task_type),
+        task_execution_metadata=attempt(number, node="n3", execution="nightly"),
+        output_prefix="s3://bucket/nightly/n3",
+    )
+
+
+async def test_a_quiet_host():
+    async with hosting(Tiny()) as (host, _, _):
+        report = await host.report()
+        assert (report.state, report.is_ready, report.not_ready, report.attention) == ("serving", True, [], [])
+        assert report.settings["watchdog"] == "3600"
+        assert report.restart_safe == "no call is in flight"
+        [tiny] = report.connectors
+        assert (tiny.task_type, tiny.source, tiny.active, tiny.calls, tiny.p95) == (
+            "tiny",
+            f"module {__name__}",
+            0,
+            0,
+            None,
+        )
+        assert tiny.code == f"{__file__}:{line_of('def __init__(self) -> None:')}"
+        assert len(tiny.minutes) == 30
+
+
+async def test_a_job_from_its_create_to_its_end():
+    tiny = Tiny()
+    async with hosting(tiny) as (host, stub, _):
+        await stub.create_task(creation())
+        await stub.get_task(request())
+        [job] = (await host.report()).jobs
+        assert (job.task.project, job.task.domain, job.task.execution) == ("p", "d", "nightly")
+        assert (job.task.node, job.task.attempt, job.origin) == ("n3", 0, "fresh")
+        assert job.key.startswith("cr-")
+        assert (job.phase, job.message, job.links) == ("RUNNING", "at work", [("ui", "https://a/b")])
+        assert (job.polls, job.is_final, job.trouble) == (1, False, 0)
+        tiny.resource = Resource(Phase.SUCCEEDED)
+        await stub.get_task(request())
+        [job] = (report := await host.report()).jobs
+        assert [change.phase for change in job.phases] == ["RUNNING", "SUCCEEDED"]
+        assert isinstance(job.phases[0], PhaseChange)
+        assert job.is_final
+        [connector] = report.connectors
+        assert (connector.calls, connector.failures, connector.jobs) == (3, 0, {"SUCCEEDED": 1})
+        assert connector.minutes[-1].calls + connector.minutes[-2].calls == 3
+
+
+async def test_a_deleted_job():
+    async with hosting(Tiny()) as (host, stub, _):
+        await stub.create_task(creation())
+        await stub.delete_task(DeleteTaskRequest(resource_meta=META, task_category=TaskCategory(name="tiny")))
+        [job] = (await host.report()).jobs
+        assert job.is_final
+        assert job.deleted is not None
+
+
+async def test_a_job_that_another_replica_has_created():
+    async with hosting(Tiny()) as (host, stub, _):
+        poll = request()
+        poll.output_prefix = "s3://bucket/p-d-run/n0/data/0"
+        await stub.get_task(poll)
+        [job] = (await host.report()).jobs
+        assert (job.task.execution, job.task.output_prefix) == ("", "s3://bucket/p-d-run/n0/data/0")
+
+
+async def until(host: Host, is_so: Callable[[HostReport], object]) -> HostReport:
+    """The first report of which something is so."""
+    while not is_so(report := await host.report()):  # noqa: ASYNC110 - nothing else tells of it
+        await anyio.sleep(0.01)
+    return report
+
+
+def has_call(stage: str) -> Callable[[HostReport], object]:
+    return lambda report: report.calls and report.calls[0].stage == stage
+
+
+async def test_where_a_call_waits():
+    tiny = Tiny()
+    async with hosting(tiny) as (host, stub, tasks):
+        await stub.create_task(creation())
+        tiny.waits = True
+        tasks.start_soon(stub.get_task, request())
+        report = await until(host, has_call("connector"))
+        [call] = report.calls
+        assert call.waits == f"{__file__}:{line_of('# here it waits')} in Tiny.get"
+        assert (call.operation, call.task.execution, call.peer[:10]) == ("get", "nightly", "127.0.0.1:")
+        assert call.method == "/flyteidl2.connector.AsyncConnectorService/GetTask"
+        assert report.restart_safe.startswith("1 call in flight would have 25 s to finish (grace)")
+        [connection] = report.connections
+        assert (connection.peer, connection.kind, connection.calls) == (call.peer, "tcp", 1)
+        stack = next(stack for stack in await host.stacks() if stack.what.startswith("get tiny nightly n3"))
+        assert any("Tiny.get: await self.go_on.wait()  # here it waits" in frame for frame in stack.frames)
+        tiny.go_on.set()
+        await until(host, lambda report: not report.calls)
+
+
+async def test_where_a_thread_waits_and_what_goes_on_when_nobody_waits():
+    threads = Threads()
+    place = f"{__file__}:{line_of('# here the thread waits')} in Threads.get"
+    async with hosting(threads) as (host, stub, tasks):
+        scope = anyio.CancelScope()
+
+        async def poll():
+            with scope:
+                await stub.get_task(request("threads"))
+
+        tasks.start_soon(poll)
+        report = await until(host, lambda report: threads.entered.is_set() and has_call("thread")(report))
+        assert report.calls[0].waits == place
+        [thread] = report.threads
+        assert (thread.runs, thread.stuck_seconds) == ("Threads.get", None)
+        assert any(line.startswith(place) for line in thread.stack)
+        assert (report.threads_busy, report.attention) == (1, [])
+        scope.cancel()
+        report = await until(host, lambda report: report.threads and report.threads[0].stuck_seconds is not None)
+        [attention] = report.attention
+        assert (attention.kind, attention.task_type) == ("stuck", "threads")
+        assert "Threads.get" in attention.text
+        threads.released.set()
+        await until(host, lambda report: not report.threads)
+
+
+async def test_a_vendor_that_fails_is_an_incident():
+    tiny = Tiny()
+    async with hosting(tiny) as (host, stub, _):
+        await stub.create_task(creation())
+        tiny.error = ConnectionError("no route to the warehouse")
+        assert (await stub.get_task(request())).resource.phase is Phase.RUNNING
+        report = await host.report()
+        [incident] = report.incidents
+        assert (incident.kind, incident.failures, incident.absorbed, incident.jobs) == ("connection", 1, 1, 1)
+        assert incident.task.execution == "nightly"
+        place = f"{__file__}:{line_of('raise self.error')} in Tiny.get"
+        assert incident.place == place
+        [failure] = report.failures
+        assert (failure.kind, failure.absorbed, failure.status, failure.place) == ("vendor", True, "INTERNAL", place)
+        [job] = report.jobs
+        assert (job.failed_polls, job.absorbed, job.trouble) == (1, 1, 3)
+        assert job.error.endswith("no route to the warehouse.")
+        [attention] = report.attention
+        assert (attention.kind, attention.severity) == ("incident", "error")
+        assert "no route to the warehouse" in attention.text
+
+
+async def test_a_bug_of_the_connector():
+    tiny = Tiny()
+    async with hosting(tiny) as (host, stub, _):
+        tiny.error = ValueError("boom")
+        for _ in range(3):
+            with pytest.raises(GRPCError):
+                await stub.get_task(request())
+        report = await host.report()
+        [failure] = report.failures
+        assert (failure.kind, failure.similar) == ("connector", 2)
+        [attention] = report.attention
+        assert f"{__file__}:{line_of('raise self.error')} in Tiny.get (3 times)" in attention.text
+        assert report.incidents == []
+
+
+async def test_why_it_is_not_ready():
+    class Broken(Tiny):
+        @asynccontextmanager
+        async def lifespan(self):
+            raise ConnectionError("no warehouse")
+            yield
+
+    async with hosting(Broken(), require_lifespans=True) as (host, _, _):
+        report = await host.report()
+        assert not report.is_ready
+        [reason] = report.not_ready
+        assert "no warehouse" in reason
+        assert "require_lifespans" in reason
+        assert [each.kind for each in report.attention] == ["outage"]
+        assert "no warehouse" in report.connectors[0].outage
+
+
+async def test_a_blocked_event_loop_is_remembered():
+    async with hosting(Tiny()) as (host, _, _):
+        host.watchdog.blocks.append(Block("Tiny.get", "tiny.py:7 in get", "tiny", time.time(), 3.2))
+        [attention] = (await host.report()).attention
+        assert attention.kind == "blocked"
+        assert "Tiny.get has blocked the event loop, and with it all calls, for 3.2 s, at tiny.py:7" in attention.text
+
+
+async def test_an_old_block_needs_no_attention():
+    async with hosting(Tiny()) as (host, _, _):
+        report = await host.report()
+        old = Block("Tiny.get", "tiny.py:7 in get", "tiny", report.now - 601, 3.2)
+        assert needs_attention(report, [old]) == []
