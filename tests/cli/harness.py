@@ -112,6 +112,11 @@ class Process:
         self._process.kill()
         self.wait()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
@@ -170,4 +175,7 @@ def serving_toys(tmp_path: Path, *options: str) -> Iterator[tuple[Process, str]]
     """`connectrio serve` with the toy connector: the process and its target."""
     arguments = ["serve", *LOOPBACK, "--no-entry-points", "--modules", str(TOY_MODULE), *options]
     with Process(*arguments, cwd=tmp_path) as host:
-        yield host, host.line_with("gRPC").split()[1]
+        if "console" in options:
+            yield host, host.line_with("gRPC").split()[1]
+        else:
+            yield host, json.loads(host.error_with('"serving"'))["grpc"]

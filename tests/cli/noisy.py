@@ -67,7 +67,8 @@ def log():
     for _ in range(100):
         vendor.error("again and again")
     vendor.error("with a traceback", exc_info=ExitsError())
-    vendor.info("too detailed")
+    vendor.info("a detail")
+    vendor.debug("too detailed")
 
 
 def flood():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -31,9 +30,6 @@ TIMEOUTS = {
     "tls_handshake_timeout": 2,
 }
 
-_ADDRESS = re.compile(r"^ +gRPC +(\S+)", re.MULTILINE)
-_METRICS = re.compile(r"^ +metrics +(\S+)/metrics", re.MULTILINE)
-
 
 class DrillHost(Program):
     """`connectrio serve` on a free port of the loopback interface. A context manager that ends it.
@@ -49,7 +45,8 @@ class DrillHost(Program):
             "modules": HERE / "connector.py",
             "backend": backend,
             "log_format": "json",
-            "log_level": "warning",  # else each call writes a line
+            # else each call writes a line; what is served comes from the other two
+            "log_level": ["warning", "connectrio.host=info", "connectrio.processes=info"],
             **settings,
         }
         given = [
@@ -64,14 +61,13 @@ class DrillHost(Program):
 
         :raises TimeoutError: it does not
         """
-        self.wait_for_output(_ADDRESS, patience=PATIENCE)
-        fetch(f"{self.wait_for_output(_METRICS, patience=PATIENCE)[1]}/healthz")
+        fetch(f"{self.wait_for_log('serving', patience=PATIENCE)['http']}/healthz")
         return self
 
     @property
     def target(self) -> str:
         """The address of its gRPC server."""
-        return str(self.wait_for_output(_ADDRESS)[1])
+        return str(self.wait_for_log("serving")["grpc"])
 
     def drain(self) -> None:
         """Send SIGTERM."""

@@ -18,7 +18,8 @@ from connectrio.logs import host_logging
 
 
 def report(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}), flush=True)
+    # not sys.stdout, whose lines are lines of the log
+    print(json.dumps({"event": event, **fields}), file=sys.__stdout__, flush=True)
 
 
 def announce(host: Any, addresses: Any) -> None:

@@ -42,7 +42,7 @@ def c0(*options):
 
 def check_a_host_from_its_start_to_its_end(host):
     with host.ready().client() as client:
-        host.wait_for_output(re.compile(re.escape(host.target)))
+        assert host.wait_for_log("serving")["grpc"] == host.target
         meta = client.call("create").resource_meta
         assert json.loads(client.call("get", meta=meta).resource.message) == {}
         assert 'requests_success_total{operation="get",task_type="probe"} 1.0' in fetch(f"{host.url}/metrics")[1]

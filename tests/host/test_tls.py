@@ -165,11 +165,11 @@ async def test_the_command_takes_all_of_this(pki: Pki, anyio_backend):
     with anyio.fail_after(4 * PATIENCE):  # another process, on a busy machine
         async with await anyio.open_process(command, env={**os.environ, **environment}) as host:
             printed = ""
-            async for text in TextReceiveStream(host.stdout):
+            async for text in TextReceiveStream(host.stderr):
                 printed += text
-                if "In production" in printed:
+                if '"serving"' in printed and printed.endswith("\n"):
                     break
-            target = re.search(r"gRPC +(\S+:\d+)", printed)[1]
+            target = re.search(r'"grpc": "(\S+:\d+)"', printed)[1]
             assert await health(target, ChannelTLS(pki.ca)) is ServingStatus.SERVING
             assert await health(f"unix:{path}", None) is ServingStatus.SERVING
             assert os.stat(path).st_mode & 0o777 == 0o660  # noqa: PTH116 - tests may look at files

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from contextlib import ExitStack
 
 from e2e.client import Client, fetch, order
 from e2e.programs import CONNECTORS, HERE, Program, eventually
 
-ANNOUNCED = re.compile(r"gRPC +(\S+)\n +metrics +(\S+)/metrics\n(?s:.*)In production")
 # seconds; three interpreters start one after the other, perhaps on a busy machine
 LONG = 120.0
 PROBES = str(CONNECTORS / "probes.py")
@@ -37,7 +35,8 @@ class Processes(Program):
 
     def ready(self):
         """Wait until it serves. Return this object."""
-        self.target, self.url = self.wait_for_output(ANNOUNCED, patience=LONG).groups()
+        served = self.wait_for_log("serving", patience=LONG)
+        self.target, self.url = served["grpc"], served["http"]
         return self
 
     def report(self):

@@ -30,7 +30,7 @@ SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), l
 HTTP = [("127.0.0.1", 9090)]
 FAMILY = Family("calls", "Calls", "counter", "", [Sample("calls_total", {"kind": "get"}, math.inf)])
 MESSAGES = [
-    Order(1, ServeOptions(SETTINGS, 2, "trio", "info", "json"), HTTP),
+    Order(1, ServeOptions(SETTINGS, 2, "trio", ["info"], "json"), HTTP),
     Request("report"),
     Serving(HTTP),
     Failed("no such module: ∅"),
@@ -94,6 +94,6 @@ def test_the_order_is_read_before_there_is_an_event_loop():
 
 def test_options_outlive_the_program_that_wrote_it():
     options = ServeOptions(
-        HostSettings(max_connection_age=math.inf, unix_socket=Path("s")), 3, "asyncio", "debug", "console"
+        HostSettings(max_connection_age=math.inf, unix_socket=Path("s")), 3, "asyncio", ["debug", "a=info"], "console"
     )
     assert read_options(write_options(options)) == options

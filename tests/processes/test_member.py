@@ -10,7 +10,7 @@ from connectrio.processes._member import Member, _End, restart_backoff
 from connectrio.processes.control import Order, Request, ServeOptions
 from rpc.kit.virtual_time import in_virtual_time
 
-ORDER = Order(0, ServeOptions(HostSettings(), 2, "asyncio", "info", "json"), [])
+ORDER = Order(0, ServeOptions(HostSettings(), 2, "asyncio", ["info"], "json"), [])
 
 
 def test_pauses_before_restarts_grow_up_to_a_bound():
@@ -93,7 +93,7 @@ async def watched(
 
     :param loaded_at: seconds from its start until it serves; it says nothing before
     """
-    order = Order(0, ServeOptions(HostSettings(hang_limit=hang_limit), 2, "asyncio", "info", "json"), [])
+    order = Order(0, ServeOptions(HostSettings(hang_limit=hang_limit), 2, "asyncio", ["info"], "json"), [])
     member, process, began = Member(order, lambda: None), Process(), anyio.current_time()
 
     async def serve() -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from connectrio.host.host import Host
     from connectrio.host.lifecycle import Addresses
 
-__all__ = ["DEFAULT_FILE", "LogFormat", "LogLevel", "explained_start", "host", "plain_serve", "variable"]
+__all__ = ["DEFAULT_FILE", "LogFormat", "explained_start", "host", "plain_serve", "variable"]
 
 log = get_logger("connectrio.host.host")
 
@@ -50,8 +50,12 @@ _ONE_WORD: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
     "str": (_TEXT, str),
     "Path": (_TEXT, Path),
     **{
-        name: (re.compile("|".join(get_args(choices))), str)
-        for name, choices in (("Backend", Backend), ("LogLevel", LogLevel), ("LogFormat", LogFormat))
+        name: (re.compile("|".join(get_args(choices))), convert)
+        for name, choices, convert in (
+            ("Backend", Backend, str),
+            ("LogLevel", LogLevel, lambda level: [level]),
+            ("LogFormat", LogFormat, str),
+        )
     },
 }
 # the parameters of `host` beside the settings, and the type of each flag
@@ -69,12 +73,13 @@ def host(
     *,
     backend: Backend | None = None,
     processes: int = 1,
-    log_level: LogLevel = "info",
+    log_level: Sequence[str] = ("info",),
     log_format: LogFormat = "auto",
 ) -> None:
     """Host connectors until a signal stops it.
 
     :param processes: the number of hosts that share the one port
+    :param log_level: see `connectrio.logs.Levels.read`
     :raises CommandError: the host cannot start
     """
     with host_logging(log_level, log_format, owns_process=is_script()), explained_start():
@@ -83,7 +88,7 @@ def host(
             from connectrio.processes.control import ServeOptions
             from connectrio.processes.supervisor import become_supervisor, supervise
 
-            options = ServeOptions(settings, processes, backend or default_backend(), log_level, log_format)
+            options = ServeOptions(settings, processes, backend or default_backend(), list(log_level), log_format)
             if end_process() is None:
                 supervise(options)
             else:

@@ -11,6 +11,7 @@ The life of a host, which `HostState` names:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -109,6 +110,8 @@ class Host:
             changed=self._update_health,
         )
         self._stopped = anyio.Event()
+        # on the clock of time.monotonic; None before the first call can come
+        self._served_since: float | None = None
 
     # the exporter's source
 
@@ -200,6 +203,7 @@ class Host:
                         from connectrio.host.exporter import serve_exporter  # not before a host has one
 
                         await exporting.start(serve_exporter, ports.http, self)
+                    self._keep_logging()
                     async with anyio.create_task_group() as holding:
                         if await completes_before(self._shutdown_requested, partial(self._lifespans.open, holding)):
                             await self._serve_connectors(ports or await bind(), task_status)
@@ -209,6 +213,8 @@ class Host:
                     exporting.cancel_scope.cancel()
         finally:
             self.state = HostState.STOPPED
+            if self._served_since is not None:
+                log.info("stopped", served_seconds=round(time.monotonic() - self._served_since, 3))
             self._stopped.set()
 
     async def shutdown(self, grace: float | None = None) -> None:
@@ -235,9 +241,12 @@ class Host:
                 load_entry_points(self.registry)
         load_modules(self.registry, self.settings.modules)
 
+    def _keep_logging(self) -> None:
+        keep_logging({type(each.connector).__module__.partition(".")[0] for each in self.registry.registered()})
+
     async def _serve_connectors(self, ports: HostPorts, task_status: TaskStatus[Addresses]) -> None:
         """Run the gRPC server and the exporter, from the first call to the last."""
-        keep_logging()
+        self._keep_logging()  # lifespans may have set up logging, too
         for danger in self.settings.dangers(ports.addresses):
             log.warning(danger)
         connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics, account=self.account)
@@ -250,6 +259,7 @@ class Host:
         async with anyio.create_task_group() as siblings:
             await siblings.start(server.serve, ports.grpc)
             self.state = HostState.SERVING
+            self._served_since = time.monotonic()
             self._update_health()
             self.watchdog = Watchdog(
                 self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=ports.http

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from anyio.lowlevel import current_token
 
 from connectrio._version import __version__
 from connectrio.connector.registry import Registry
@@ -13,12 +18,14 @@ from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses
 from connectrio.host.settings import Backend, HostSettings, default_backend
 from connectrio.host.signals import run_until_signalled
-from connectrio.logs import host_logging
+from connectrio.logs import get_logger, host_logging, own_output, writes_json
 from connectrio.rpc.peer import format_address
 from connectrio.rpc.sockets import unix_target
 from connectrio.terminal import is_terminal, open_standard_descriptors, print_line, print_table
 
-__all__ = ["ConnectorService", "announce", "run_host"]
+__all__ = ["ConnectorService", "announce", "run_host", "serving_fields"]
+
+log = get_logger("connectrio.host.host")
 
 Announce = Callable[[Host, Addresses], None]
 
@@ -77,9 +84,67 @@ class _Announcement:
 
 
 def announce(host: Host, addresses: Addresses) -> None:
-    """Print the host's addresses and connectors to standard output. If that does not take them, the host goes on."""
-    with suppress(OSError, ValueError):  # its reader has gone, the disk is full, or it was closed
+    """Say what is served and where: in a line of the log if that is JSON, else in a table on standard output.
+
+    If standard output does not take it, the host goes on.
+    """
+    if writes_json():
+        log.info("serving", **serving_fields(host, addresses))
+        return
+    with suppress(OSError, ValueError), own_output():  # its reader has gone, the disk is full, or it was closed
         _print_announcement(host, addresses)
+
+
+def serving_fields(host: Host, addresses: Addresses) -> dict[str, Any]:
+    """Return what the log says of a host that serves."""
+    listening = [format_address(*each) for each in addresses.grpc]
+    settings = host.settings
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "backend": _running_backend(),
+        "pid": os.getpid(),
+        "grpc": addresses.target,
+        "grpc_listening": listening,
+        "tls": settings.tls_cert is not None,
+        "unix_socket": None if addresses.unix_socket is None else unix_target(addresses.unix_socket),
+        "http": addresses.url,
+        "connectors": [
+            {"name": name, "task_types": task_types, "source": source}
+            for (name, source), task_types in _served(host).items()
+        ],
+        "not_loaded": [f"{failure.source}: {failure.error}" for failure in host.failures],
+        "settings": _changed_settings(settings),
+    }
+
+
+def _served(host: Host) -> dict[tuple[str, str], list[str]]:
+    """Return the task types by the connector's name and source."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for registered in host.registry.registered():
+        connector = registered.connector
+        task_type = f"{connector.task_type_name} ({connector.task_type_version})"
+        found.setdefault((connector.name, registered.source), []).append(task_type)
+    return found
+
+
+def _changed_settings(settings: HostSettings) -> dict[str, Any]:
+    """Return the settings that are not as by default. None of them is a secret: keys are paths."""
+    changed = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if value != default:
+            changed[each.name] = str(value) if isinstance(value, Path) else value
+    return changed
+
+
+def _running_backend() -> Backend:
+    """Return the backend of the event loop that runs here."""
+    classes = type(current_token().native_token).__mro__
+    packages = {found.__module__.partition(".")[0] for found in classes}
+    names: tuple[Backend, ...] = ("uvloop", "trio")
+    return next((name for name in names if name in packages), "asyncio")
 
 
 def _print_announcement(host: Host, addresses: Addresses) -> None:
@@ -90,17 +155,12 @@ def _print_announcement(host: Host, addresses: Addresses) -> None:
         print_line(f"           {unix_target(addresses.unix_socket)}")
     print_line(f"  metrics  {addresses.url}/metrics{_bound(addresses.http, addresses.url.removeprefix('http://'))}")
     print_line(f"  probes   {addresses.url}/healthz and {addresses.url}/readyz")
-    rows: dict[tuple[str, str], list[str]] = {}
-    for registered in host.registry.registered():
-        connector = registered.connector
-        task_type = f"{connector.task_type_name} ({connector.task_type_version})"
-        rows.setdefault((connector.name, registered.source), []).append(task_type)
     if not is_terminal():
         print_line(_TABLE_TITLE)
     print_table(
         _TABLE_TITLE,
         ("Connector Name", "Support Task Types", "Loaded from"),
-        [(name, " ".join(task_types), source) for (name, source), task_types in rows.items()],
+        [(name, " ".join(task_types), source) for (name, source), task_types in _served(host).items()],
     )
     for what, failures in (("loaded", host.registry.failures), ("open", host.registry.outages.values())):
         for failure in failures:

@@ -109,6 +109,7 @@ async def _watch_signals(
                     continue
                 if signum in _SIGNALS:
                     if not is_first:
+                        log.warning("stopping at once: a second %s", signum.name, signal=signum.name)
                         raise HostStopped(128 + signum)
                     is_first = False
                     log.info("shutting down; send the signal again to stop at once", signal=signum.name)

@@ -10,11 +10,14 @@ from typing import Any
 import structlog
 
 from connectrio.diagnostics import LONGEST_TEXT, format_error, printable, shorten, text_of
+from connectrio.logs._fields import add_line_fields
 
 __all__ = ["processors"]
 
 _Event = MutableMapping[str, Any]
 
+# the fields that a line begins with
+_FIRST = ("timestamp", "level", "event")
 # levels of lists and dicts in a value, and items of each
 _MOST_LEVELS = 4
 _MOST_ITEMS = 100
@@ -34,6 +37,7 @@ def processors(*, console: bool, process: int | None) -> list[structlog.typing.P
         return event
 
     return [
+        _add_fields,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -48,17 +52,26 @@ def processors(*, console: bool, process: int | None) -> list[structlog.typing.P
     ]
 
 
+def _add_fields(_logger: Any, _method: str, event: _Event) -> _Event:
+    add_line_fields(event)
+    return event
+
+
 def _error_as_text(_logger: Any, _method: str, event: _Event) -> _Event:
     """Put the traceback of `exc_info` into `exception`, without local variables: they hold tokens and passwords."""
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
         event["exception"] = format_error(error)
+    elif "exception" in event and not isinstance(given := event["exception"], str):
+        # always a text; a processor of a connector may have made a list of it
+        event["exception"] = format_error(given) if isinstance(given, BaseException) else text_of(given)
     return event
 
 
 def _plain_values(_logger: Any, _method: str, event: _Event) -> _Event:
-    return {text_of(name): _plain(value, 0) for name, value in event.items()}
+    names = [*(name for name in _FIRST if name in event), *(name for name in event if name not in _FIRST)]
+    return {text_of(name): _plain(event[name], 0) for name in names}
 
 
 def _plain(value: Any, level: int) -> Any:

@@ -4,36 +4,104 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
-__all__ = ["Lines", "is_terminal", "stream_to"]
+from connectrio.logs._writer import Writer
+
+__all__ = ["Captured", "Lines", "is_terminal", "own_output", "stream_to"]
 
 # characters of a line that does not end
 _LONGEST_LINE = 64 * 1024
 
 
+_is_own: ContextVar[bool] = ContextVar("connectrio_own_output", default=False)
+
+
+@contextmanager
+def own_output() -> Iterator[None]:
+    """Write what this block prints as it is: the host's own words to people, such as its table of connectors."""
+    token = _is_own.set(True)
+    try:
+        yield
+    finally:
+        _is_own.reset(token)
+
+
 class Lines:
-    """Collects text until a line is complete.
+    """Collects text until a line is complete. Threads do not mix their lines.
 
     :param take: called with each line, without its end
     """
 
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take = take
-        self._rest = ""
+        # by thread. One that begins may get the identifier of one that has ended, and then ends its line
+        self._rests: dict[int, str] = {}
         self._lock = threading.RLock()
 
     def __call__(self, text: str) -> None:
         """Take the next piece of text."""
+        thread = threading.get_ident()
         with self._lock:
-            *lines, self._rest = f"{self._rest}{text}".split("\n")
-            if len(self._rest) > _LONGEST_LINE:
-                lines.append(self._rest)
-                self._rest = ""
+            *lines, rest = f"{self._rests.pop(thread, '')}{text}".split("\n")
+            if len(rest) > _LONGEST_LINE:
+                lines.append(rest)
+            elif rest:
+                self._rests[thread] = rest
         for line in lines:
             if line.strip():
                 self._take(line)
+
+    def end(self) -> None:
+        """Take the lines that have no end yet as they are."""
+        with self._lock:
+            rests, self._rests = self._rests, {}
+        for rest in rests.values():
+            if rest.strip():
+                self._take(rest)
+
+
+class Captured:
+    """Standard output or error of a host's own process, whose lines become lines of the log.
+
+    What is printed in a block of `own_output` stays as it is, and all after `release`.
+
+    :param writer: writes to the stream itself
+    :param take: called with each line, without its end
+    """
+
+    def __init__(self, writer: Writer, before: TextIO | None, take: Callable[[str], None]) -> None:
+        self.writer = writer
+        self._before = before
+        self._lines = Lines(take)
+        self._is_released = False
+        self.stream = stream_to(self._write, before, is_terminal=lambda: self._is_plain and is_terminal(before))
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._is_released or _is_own.get()
+
+    def _write(self, text: str) -> None:
+        if self._is_plain:
+            self.writer.offer(text)
+        else:
+            self._lines(text)
+
+    def end_lines(self) -> None:
+        """Write the lines that have no end yet."""
+        self._lines.end()
+
+    def release(self) -> None:
+        """Let what is printed from now on stay as it is."""
+        self._lines.end()
+        self._is_released = True
+
+    def is_target_of(self, stream: object) -> bool:
+        """Return whether what is written to `stream` comes here, or would come out beside what comes here."""
+        return stream is not None and (stream is self.stream or stream is self._before)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -44,12 +112,15 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def stream_to(take: Callable[[str], None], before: TextIO | None) -> TextIO:
+def stream_to(
+    take: Callable[[str], None], before: TextIO | None, *, is_terminal: Callable[[], bool] = lambda: False
+) -> TextIO:
     """Return a stream that gives what is written to it to `take`.
 
-    :param before: the stream that it stands for: it keeps its descriptor, and says whether it is a terminal
+    :param before: the stream that it stands for: it keeps its descriptor
+    :param is_terminal: returns whether who writes to it writes to a terminal
     """
-    return _Stream(_Bytes(take, before), encoding="utf-8", errors="backslashreplace", write_through=True)
+    return _Stream(_Bytes(take, before, is_terminal), encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 class _Stream(io.TextIOWrapper):
@@ -62,9 +133,10 @@ class _Bytes(io.RawIOBase):
 
     mode = "wb"
 
-    def __init__(self, take: Callable[[str], None], before: TextIO | None) -> None:
+    def __init__(self, take: Callable[[str], None], before: TextIO | None, is_terminal: Callable[[], bool]) -> None:
         self._take = take
         self._before = before
+        self._is_terminal = is_terminal
         self.name = getattr(before, "name", "")
 
     def writable(self) -> bool:
@@ -82,7 +154,7 @@ class _Bytes(io.RawIOBase):
         return self._before.fileno()
 
     def isatty(self) -> bool:
-        return is_terminal(self._before)
+        return self._is_terminal()
 
     def close(self) -> None:
         """Stay open, as above."""

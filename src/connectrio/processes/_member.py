@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import signal
 import socket
 import subprocess
@@ -15,7 +16,16 @@ from anyio.abc import Process
 
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
-from connectrio.processes.control import Control, Failed, Order, Request, Serving, StateReport, process_command
+from connectrio.processes.control import (
+    Announced,
+    Control,
+    Failed,
+    Order,
+    Request,
+    Serving,
+    StateReport,
+    process_command,
+)
 from connectrio.rpc.backoff import Backoff
 
 log = get_logger("connectrio.processes")
@@ -202,6 +212,9 @@ class Member:
                     self._served_since = anyio.current_time()
                     self._state = MemberState.SERVING
                     self.serving.set()
+                case Announced(fields=fields):
+                    processes = self._order.options.processes
+                    log.info("serving", **{**fields, "pid": os.getpid(), "processes": processes})
                 case Failed(error=error):
                     self._error = error
                 case StateReport():

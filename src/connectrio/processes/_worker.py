@@ -13,11 +13,12 @@ from anyio.abc import TaskGroup
 
 from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
-from connectrio.host.runner import announce
+from connectrio.host.runner import announce, serving_fields
 from connectrio.host.signals import run_until_signalled
-from connectrio.logs import get_logger, host_logging
+from connectrio.logs import get_logger, host_logging, writes_json
 from connectrio.processes.control import (
     Alive,
+    Announced,
     Control,
     Failed,
     Order,
@@ -73,8 +74,11 @@ class _Worker:
                 case Request(what="live"):
                     await control.send(Alive())
                 case Request(what="announce") if self._addresses is not None:
-                    announce(self.host, self._addresses)
-                    sys.stdout.flush()
+                    if writes_json():
+                        await control.send(Announced(serving_fields(self.host, self._addresses)))
+                    else:
+                        announce(self.host, self._addresses)
+                        sys.stdout.flush()
         log.warning("the supervisor is gone; shutting down")
         await self.host.shutdown()
 

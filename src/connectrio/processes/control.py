@@ -3,7 +3,8 @@
 Each message is its size in four bytes, then MessagePack: settings and metrics may be infinite or NaN, which JSON lacks.
 
 supervisor → process   Order, first and once; then "announce" once, and any number of "report" and "live"
-process → supervisor   Serving once, or Failed; a StateReport for each "report", Alive for each "live"
+process → supervisor   Serving once, or Failed; a StateReport for each "report", Alive for each "live"; Announced for
+                       "announce", if the log is JSON
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.settings import Backend, HostSettings
-from connectrio.logs import LogFormat, LogLevel
+from connectrio.logs import LogFormat
 from connectrio.processes.exposition import Family
 
 __all__ = [
-    "Alive", "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving", "StateReport", "encode",
-    "process_command", "read_options", "receive_order", "write_options",
+    "Alive", "Announced", "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving", "StateReport",
+    "encode", "process_command", "read_options", "receive_order", "write_options",
 ]  # fmt: skip
 
 # bytes; a report has all metrics, some hundred bytes each
@@ -44,7 +45,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     settings: HostSettings
     processes: int
     backend: Backend
-    log_level: LogLevel
+    log_level: list[str]
     log_format: LogFormat
 
 
@@ -72,6 +73,12 @@ class Serving(msgspec.Struct, tag=True, frozen=True):
     grpc: list[tuple[str, int]]
 
 
+class Announced(msgspec.Struct, tag=True, frozen=True):
+    """What is served, and how, for the supervisor's log."""
+
+    fields: dict[str, Any]
+
+
 class Alive(msgspec.Struct, tag=True, frozen=True):
     """The event loop of the process has its turns."""
 
@@ -95,7 +102,7 @@ class StateReport(msgspec.Struct, tag=True, frozen=True):
     metrics: list[Family]
 
 
-Message = Order | Request | Serving | Alive | Failed | StateReport
+Message = Order | Request | Serving | Announced | Alive | Failed | StateReport
 
 
 def _encode_path(value: Any) -> str:

@@ -91,7 +91,7 @@ def creating(tmp_path, host_process):
     host, target = host_process
     os.mkfifo(tmp_path / "gate")
     with running(tmp_path, target, "--input", "hold=true") as command:
-        host.line_with("creating")
+        host.error_with('"creating"')
         yield command
 
 

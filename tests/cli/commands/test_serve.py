@@ -11,10 +11,12 @@ import pytest
 import trustme
 
 from cli.harness import LOOPBACK, PATIENCE, TOY_MODULE, Process, serving_toys
+from connectrio._version import __version__
 
 
 def test_what_it_prints_at_start(tmp_path):
-    with serving_toys(tmp_path, "--backend", "asyncio") as (host, target):
+    """For people: all on standard output, and the log on standard error."""
+    with serving_toys(tmp_path, "--backend", "asyncio", "--log-format", "console") as (host, target):
         host.signal(signal.SIGTERM)
         outcome = host.wait()
     assert outcome.code == 0
@@ -31,12 +33,50 @@ def test_what_it_prints_at_start(tmp_path):
         f"Toy             toy (0)             module {TOY_MODULE}",
     ]
     assert lines[7].startswith("In production: ")
-    assert all(line.startswith("{") for line in outcome.err.splitlines())
+    assert [event in outcome.err for event in ("serving", "drained", "stopped")] == [False, True, True]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_in_json_the_start_is_a_line_of_the_log(tmp_path, backend, processes):
+    options = ["--backend", backend, "--grace", "7", *(["--processes", "2"] if processes > 1 else [])]
+    with serving_toys(tmp_path, *options) as (host, target):
+        host.signal(signal.SIGTERM)
+        outcome = host.wait()
+    assert (outcome.code, outcome.out) == (0, "")
+    lines = [json.loads(line) for line in outcome.err.splitlines()]
+    (serving,) = [line for line in lines if line["event"] == "serving"]
+    assert serving["grpc"] == target
+    assert (serving["version"], serving["backend"], serving["pid"]) == (__version__, backend, host.pid)
+    assert serving.get("processes", 1) == processes
+    assert "process" not in serving
+    assert serving["http"].startswith("http://127.0.0.1:")
+    assert serving["connectors"] == [{"name": "Toy", "task_types": ["toy (0)"], "source": f"module {TOY_MODULE}"}]
+    assert serving["not_loaded"] == []
+    assert serving["settings"].items() >= {"grace": 7.0, "modules": [str(TOY_MODULE)], "entry_points": False}.items()
+    assert "drain_delay" not in serving["settings"]
+    stopped = [line for line in lines if line["event"] == "stopped"]
+    assert len(stopped) == processes
+    assert all(line["served_seconds"] >= 0 for line in stopped)
+    assert [line.get("process") for line in stopped] == [None] if processes == 1 else True
+
+
+def test_the_second_signal_is_logged(tmp_path):
+    with serving_toys(tmp_path, "--drain-delay", "3600") as (host, _):
+        host.signal(signal.SIGTERM)
+        host.error_with('"draining"')
+        host.signal(signal.SIGTERM)
+        outcome = host.wait()
+    assert outcome.code == 128 + signal.SIGTERM
+    line = next(json.loads(line) for line in outcome.err.splitlines() if "at once: a second" in line)
+    assert (line["event"], line["level"], line["signal"]) == (
+        "stopping at once: a second SIGTERM", "warning", "SIGTERM",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 def test_what_is_unsafe_is_said_at_start(tmp_path, address):
-    unsafe = ["--unsafe-sql", "--unsafe-pickle", "--no-entry-points", "--timeout", "0"]
+    unsafe = ["--unsafe-sql", "--unsafe-pickle", "--no-entry-points", "--timeout", "0", "--log-format", "console"]
     with Process("serve", "--host", address, "--port", "0", "--prometheus-port", "0", *unsafe, cwd=tmp_path) as host:
         outcome = host.wait()
     assert outcome.code == 0
@@ -64,7 +104,9 @@ def test_an_entry_point_that_fails_is_named(tmp_path):
     with Process("serve", *LOOPBACK, "--timeout", "0", cwd=tmp_path, environment=environment) as host:
         outcome = host.wait()
     assert outcome.code == 0
-    assert "not loaded: entry point broken (no_such_module): ModuleNotFoundError" in outcome.out
+    serving = next(json.loads(line) for line in outcome.err.splitlines() if '"serving"' in line)
+    (failure,) = serving["not_loaded"]
+    assert failure.startswith("entry point broken (no_such_module): ModuleNotFoundError")
 
 
 def test_a_taken_port_is_an_error(tmp_path):
@@ -104,7 +146,10 @@ def test_a_host_with_tls(tmp_path, run):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "host.pem")
-    with serving_toys(tmp_path, "--tls-cert", "host.pem", "--unix-socket", "host.sock") as (host, target):
+    with serving_toys(tmp_path, "--tls-cert", "host.pem", "--unix-socket", "host.sock", "--log-format", "console") as (
+        host,
+        target,
+    ):
         assert host.line_with("gRPC").endswith(" with TLS")
         assert host.line_with("unix:").endswith("host.sock")
         trusting = run("ls", "--target", target, "--tls-ca", str(tmp_path / "ca.pem"), "--tls-name", "localhost")

@@ -36,11 +36,19 @@ class Host:
             command, cwd=directory, env=clean, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True
         )
         self.output = ""
+        self.is_json = "console" not in options
 
     def ready(self):
         """Wait until it serves."""
         while not (found := re.search(r"gRPC +(\S+)\n +metrics +(\S+)/metrics", self.output)):
-            line = self.process.stdout.readline()
+            if self.is_json:
+                line = self.process.stderr.readline()
+                if '"event": "serving"' in line:
+                    served = json.loads(line)
+                    self.target, self.url = served["grpc"], served["http"]
+                    return self
+            else:
+                line = self.process.stdout.readline()
             assert line, f"it has ended: {self.process.communicate(timeout=PATIENCE)}"
             self.output += line
         self.target, self.url = found.groups()
@@ -185,6 +193,8 @@ def test_all_that_a_host_writes_to_standard_error_is_json(tmp_path, monkeypatch,
     events = [line["event"] for line in lines]
     for event in ("first", "second", "a vendor's line", "call failed", "drained"):
         assert event in events
+    assert "on standard output" in events
+    assert "a detail" in events
     assert "too detailed" not in events
     assert events.count("again and again") < 10
     assert any("UserWarning: old" in event for event in events)

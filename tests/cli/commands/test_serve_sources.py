@@ -18,7 +18,7 @@ class Served:
 
     settings: HostSettings
     backend: str | None
-    level: str
+    level: list[str]
     form: str
 
 
@@ -29,7 +29,7 @@ def serve(run, monkeypatch):
 
     @contextmanager
     def host_logging(level, form, **_):
-        given.update(level=level, form=form)
+        given.update(level=list(level), form=form)
         yield
 
     monkeypatch.setattr("connectrio.cli.hosting.host_logging", host_logging)
@@ -90,14 +90,14 @@ def test_every_setting_of_a_host_has_a_flag_and_a_variable(run):
 
 def test_the_process_settings_come_from_the_same_sources(serve, monkeypatch):
     served = serve()
-    assert (served.backend, served.level, served.form) == (None, "info", "auto")
+    assert (served.backend, served.level, served.form) == (None, ["info"], "auto")
     Path("connectrio.toml").write_text('backend = "trio"\nlog_level = "debug"\nlog-format = "json"\n')
     served = serve()
-    assert (served.backend, served.level, served.form) == ("trio", "debug", "json")
+    assert (served.backend, served.level, served.form) == ("trio", ["debug"], "json")
     monkeypatch.setenv("CONNECTRIO_BACKEND", "uvloop")
     monkeypatch.setenv("CONNECTRIO_LOG_LEVEL", "error")
     served = serve("--log-format", "console")
-    assert (served.backend, served.level, served.form) == ("uvloop", "error", "console")
+    assert (served.backend, served.level, served.form) == ("uvloop", ["error"], "console")
 
 
 def test_sources_fill_each_other_in(serve, monkeypatch):

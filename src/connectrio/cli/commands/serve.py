@@ -19,8 +19,9 @@ from cyclopts import App, Argument, ArgumentCollection, Parameter, Token
 from cyclopts.config import Dict, Env
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.hosting import DEFAULT_FILE, LogFormat, LogLevel, host, variable
+from connectrio.cli.hosting import DEFAULT_FILE, LogFormat, host, variable
 from connectrio.host.settings import Backend, HostSettings
+from connectrio.logs import Levels
 
 __all__ = ["c0_app", "serve", "serve_app"]
 
@@ -37,6 +38,7 @@ _SIZES = (
     "max_control_backlog",
 )
 _SETTINGS = HostSettings()
+_LOG_LEVEL = ["info"]
 
 
 def _with_help_of_settings(command: F) -> F:
@@ -51,13 +53,21 @@ def _with_help_of_settings(command: F) -> F:
     return command
 
 
+def _check_levels(_kind: object, words: list[str]) -> None:
+    """Check the value of --log-level; cyclopts names the option, or the variable, in the error.
+
+    :raises ValueError: a word is no level
+    """
+    Levels.read(words)
+
+
 @_with_help_of_settings
 def serve(
     *,
     settings: Annotated[HostSettings, Parameter(name="*", consume_multiple=True)] = _SETTINGS,
     backend: Backend | None = None,
     processes: int = 1,
-    log_level: LogLevel = "info",
+    log_level: Annotated[list[str], Parameter(consume_multiple=True, validator=_check_levels)] = _LOG_LEVEL,
     log_format: LogFormat = "auto",
     config: Path | None = None,  # noqa: ARG001 - TomlFile reads it, before the others have their values
 ) -> None:
@@ -71,7 +81,8 @@ def serve(
 
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
     :param processes: that host on the one port, each new connection with one of them; limits are for each process
-    :param log_level: the least severe log lines that are written, to standard error
+    :param log_level: the least severe log lines that are written, to standard error: debug, info, warning or error; and
+        NAME=LEVEL for the logger of that name and those below it (info connectrio.rpc=debug httpx=warning)
     :param log_format: auto is console on a terminal and json elsewhere
     :param config: the TOML file; by default connectrio.toml in the working directory, if there is one
     """
@@ -125,7 +136,8 @@ class TomlFile:
                 )
         for name, (_, value) in settings.items():
             try:
-                msgspec.convert(value, known[name].hint, dec_hook=_convert_path)
+                if not (name == "log_level" and isinstance(value, str)):  # one level needs no list
+                    msgspec.convert(value, known[name].hint, dec_hook=_convert_path)
             except msgspec.ValidationError as error:
                 raise UsageError(f"{path}: {name} is {value!r}: {error}") from error
         values = {name: value for name, (_, value) in settings.items()}

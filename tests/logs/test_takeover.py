@@ -1,0 +1,248 @@
+"""What authors log, warn and print in a process that only hosts: lines of one format, none lost and none twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import logging, logging.config, sys, threading, warnings
+from connectrio.logs import host_logging, keep_logging, line_fields, own_output
+before = logging.StreamHandler()
+with host_logging({level!r}, {form!r}, owns_process=True):
+    log = logging.getLogger("mine")
+    line_fields.set(lambda: {{"execution": "ex1"}})
+"""
+
+
+def written(program, *, level="info", form="json", plain=""):
+    """The lines on standard error. On standard output there is only `plain`."""
+    indented = "".join(f"    {line}\n" for line in program.strip().splitlines())
+    command = [sys.executable, "-c", START.format(level=level, form=form) + indented]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == plain
+    if form == "console":
+        return re.sub(r"\x1b\[\d*m", "", ran.stderr).splitlines()
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert all(list(line)[:3] == ["timestamp", "level", "event"] for line in lines)
+    assert all(line.pop("timestamp").endswith("Z") for line in lines)
+    return lines
+
+
+def line(event, level="info", logger="mine", **fields):
+    return {"event": event, "level": level, "logger": logger, "execution": "ex1", **fields}
+
+
+def test_lines_of_logging():
+    program = """
+log.info("an %s line", "info")
+log.debug("a detail")
+log.warning("with more", extra={"job": 7, "event": "not this"})
+logging.getLogger("httpcore").debug("chatty")
+logging.info("from the root")
+"""
+    assert written(program) == [
+        line("an info line"),
+        line("with more", "warning", job=7),
+        line("from the root", logger="root"),
+    ]
+
+
+def test_at_the_level_debug_authors_are_heard_and_libraries_when_they_are_named():
+    program = """
+keep_logging(["mine"])
+log.debug("a detail")
+logging.getLogger("httpcore").debug("chatty")
+logging.getLogger("h2").debug("asked for")
+"""
+    assert written(program, level="debug h2=debug") == [
+        line("a detail", "debug"),
+        line("asked for", "debug", logger="h2"),
+    ]
+
+
+BASIC = 'logging.basicConfig(level=logging.DEBUG, format="own %(message)s")'
+FORCED = 'logging.basicConfig(level=logging.DEBUG, format="own %(message)s", force=True)'
+TO_STDOUT = "logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)"
+OWN_HANDLER = "log.addHandler(logging.StreamHandler())"
+EARLY_HANDLER = "log.addHandler(before)"
+NOT_PROPAGATING = "log.addHandler(logging.StreamHandler()); log.propagate = False"
+NO_HANDLER = "logging.getLogger().handlers.clear()"
+DICT_CONFIG = """logging.config.dictConfig({
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"own": {"format": "own %(message)s"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "own"},
+        "again": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"},
+    },
+    "root": {"level": "INFO", "handlers": ["console", "again"]},
+})"""
+
+
+@pytest.mark.parametrize(
+    "set_up",
+    ["", BASIC, FORCED, TO_STDOUT, OWN_HANDLER, EARLY_HANDLER, NOT_PROPAGATING, NO_HANDLER, DICT_CONFIG],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_whatever_an_author_does_to_logging(set_up, is_late):
+    program = f"{set_up}\nkeep_logging()" if not is_late else f"keep_logging()\n{set_up}"
+    program += '\nlog.info("once")\nlog.debug("a detail")\nlog.error("failed")'
+    if set_up == NO_HANDLER and is_late:  # nothing tells that it happened, and Python itself writes warnings only
+        assert written(program) == [line("failed", "error")]
+    else:
+        assert written(program) == [line("once"), line("failed", "error")]
+
+
+def test_a_level_by_name_outlasts_an_authors_set_up():
+    program = f"{DICT_CONFIG}\nlog.setLevel('ERROR')\nkeep_logging()\nlog.info('asked for')"
+    assert written(program, level="mine=info") == [line("asked for")]
+
+
+def test_a_handler_of_a_file_stays(tmp_path):
+    file = tmp_path / "own.log"
+    assert written(f'log.addHandler(logging.FileHandler({str(file)!r}))\nlog.info("twice")') == [line("twice")]
+    assert file.read_text() == "twice\n"
+
+
+def test_errors_are_text():
+    program = """
+try:
+    raise ValueError("boom")
+except ValueError:
+    log.exception("failed")
+    logging.getLogger("other").error("again", exc_info=sys.exc_info()[1])
+    import structlog
+    structlog.configure(processors=[structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()])
+    keep_logging()
+    structlog.get_logger("third").exception("and again")
+    structlog.get_logger("fourth").error("with a list", exception=[{"type": "ValueError"}])
+"""
+    lines = written(program)
+    assert [each["event"] for each in lines] == ["failed", "again", "and again", "with a list"]
+    assert all(type(each["exception"]) is str for each in lines)
+    assert all("ValueError" in each["exception"] for each in lines)
+
+
+STRUCTLOG = """
+import structlog
+{set_up}
+keep_logging()
+log = structlog.get_logger("mine")
+log.info("hello", n=1)
+log.debug("a detail")
+"""
+PRINTS = """
+def mark(logger, method, event):
+    return {**event, "marked": method}
+
+structlog.configure(
+    processors=[structlog.stdlib.add_log_level, mark, structlog.processors.JSONRenderer()],
+    logger_factory=structlog.PrintLoggerFactory(),
+)
+"""
+OWN_RENDERER = """
+structlog.configure(processors=[lambda logger, method, event: f"{event['event']} n={event['n']}"])
+"""
+STDLIB = """
+structlog.configure(
+    processors=[structlog.stdlib.filter_by_level, structlog.stdlib.add_logger_name, structlog.dev.ConsoleRenderer()],
+    wrapper_class=structlog.stdlib.BoundLogger,
+    logger_factory=structlog.stdlib.LoggerFactory(),
+)
+"""
+FORMATTER = STDLIB.replace("structlog.dev.ConsoleRenderer()", "structlog.stdlib.ProcessorFormatter.wrap_for_formatter")
+KWARGS = STDLIB.replace("structlog.dev.ConsoleRenderer()", "structlog.stdlib.render_to_log_kwargs")
+
+
+@pytest.mark.parametrize(
+    ("set_up", "expected"),
+    [
+        ("", line("hello", n=1)),
+        ("structlog.reset_defaults()", line("hello", n=1)),
+        (PRINTS, line("hello", n=1, marked="info")),
+        (STDLIB, line("hello", n=1)),
+        (FORMATTER, line("hello", n=1)),
+        (KWARGS, line("hello", n=1)),
+    ],
+)
+def test_lines_of_structlog(set_up, expected):
+    assert written(STRUCTLOG.replace("{set_up}", set_up)) == [expected]
+
+
+def test_a_renderer_of_an_authors_own():
+    program = STRUCTLOG.replace("{set_up}", OWN_RENDERER).replace('log.debug("a detail")', "")
+    assert written(program) == [line("hello n=1")]
+    assert written(program.replace("keep_logging()", "")) == [line("hello n=1")]
+
+
+def test_what_is_printed():
+    program = """
+print("to", "stdout")
+print("to stderr", file=sys.stderr)
+print("in ", end="")
+print("pieces")
+print("an end", end="")
+sys.stdout.buffer.write(b"bytes\\n")
+sys.stdout.flush()
+threading.Thread(target=print, args=("in a thread",)).start()
+"""
+    assert written(program) == [
+        line("to stdout", logger="stdout"),
+        line("to stderr", "warning", logger="stderr"),
+        line("in pieces", logger="stdout"),
+        line("an endbytes", logger="stdout"),
+        {"event": "in a thread", "level": "info", "logger": "stdout"},
+    ]
+
+
+def test_the_last_words_of_a_program_are_not_lost():
+    assert written('print("no end", end="")') == [line("no end", logger="stdout")]
+
+
+def test_what_is_printed_is_hidden_by_name_alone():
+    program = 'print("one")\nprint("two", file=sys.stderr)'
+    assert len(written(program, level="error")) == 2
+    assert written(program, level="stdout=warning") == [line("two", "warning", logger="stderr")]
+
+
+def test_threads_do_not_mix_their_lines():
+    program = """
+def say(name):
+    for _ in range(200):
+        print(name, end="")
+        print(name, end="")
+        print(name)
+
+threads = [threading.Thread(target=say, args=(name,)) for name in "abcd"]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    assert {each["event"] for each in written(program)} == {"aaa", "bbb", "ccc", "ddd"}
+
+
+def test_warnings():
+    (found,) = written('warnings.warn("older", stacklevel=1)')
+    assert (found["level"], found["logger"], found["execution"]) == ("warning", "py.warnings", "ex1")
+    assert "UserWarning: older" in found["event"]
+
+
+def test_lines_for_people():
+    program = """
+log.info("logged")
+print("printed")
+with own_output():
+    print("the host's own")
+"""
+    logged, printed = written(program, form="console", plain="the host's own\n")
+    assert re.fullmatch(r"\S+Z \[info +\] logged +\[mine\] execution=ex1", logged)
+    assert re.fullmatch(r"\S+Z \[info +\] printed +\[stdout\] execution=ex1", printed)
+
+
+def test_the_streams_of_a_terminal_are_none_for_connectors():
+    """Else a library would colour its lines, and they would be hard to read in the log."""
+    assert written("print(sys.stdout.isatty(), sys.stderr.isatty())")[0]["event"] == "False False"
