@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from connectrio.rpc._client.channel import Channel
     from connectrio.rpc._client.subchannel import ChannelState
     from connectrio.rpc._server.server import OpenConnection, Server, ServerStats
-    from connectrio.rpc.call import Call, Deadline, current_call
+    from connectrio.rpc.call import Call, Deadline, OnCall, OnCallEnd, current_call
     from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
     from connectrio.rpc.sockets import listen_unix
     from connectrio.rpc.tls import ChannelTLS, ServerTLS
@@ -35,6 +35,8 @@ __all__ = [
     "Deadline",
     "GRPCError",
     "OpenConnection",
+    "OnCall",
+    "OnCallEnd",
     "Server",
     "ServerOptions",
     "ServerStats",
@@ -55,6 +57,8 @@ _HOMES = {
     "Deadline": "connectrio.rpc.call",
     "GRPCError": "grpclib.exceptions",
     "OpenConnection": "connectrio.rpc._server.server",
+    "OnCall": "connectrio.rpc.call",
+    "OnCallEnd": "connectrio.rpc.call",
     "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",
     "ServerStats": "connectrio.rpc._server.server",

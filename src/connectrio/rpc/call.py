@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
 from typing import Self
 
 import anyio
 import grpclib.metadata
+from grpclib.const import Status
 
+from connectrio.diagnostics import SafeLogger
 from connectrio.rpc._grpc import CONTENT_TYPE, ENCODINGS, IDENTITY, Metadata
 
 # seconds. uvloop's clock shows whole milliseconds, rounded down, so it can show less than a deadline that has passed
@@ -46,12 +48,13 @@ class Deadline(grpclib.metadata.Deadline):
 
 
 class Call:
-    """One call, as the servicer that answers it sees it.
+    """One call, as the servicer that answers it sees it; on a channel, as its `on_call` sees it.
 
     :ivar method: the full method name, "/package.Service/Method"
     :ivar deadline: when the client stops waiting; None when it set none
     :ivar metadata: what the client sent with the request
-    :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none
+    :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none; on a channel, the
+        channel's `authority`
     :ivar user_agent: what the client calls itself
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
     :ivar content_type: of the request, and so of the response; "application/grpc+json" for messages in JSON
@@ -140,3 +143,34 @@ def set_current_call(call: Call) -> Token[Call | None]:
 def reset_current_call(token: Token[Call | None]) -> None:
     """Undo `set_current_call`: the call is over."""
     _current.reset(token)
+
+
+OnCallEnd = Callable[[Status, str | None], None]
+"""Called when a call has ended: with its status, and the message that came with it."""
+
+OnCall = Callable[[Call], OnCallEnd | None]
+"""Called when a call begins, on a server before its servicer, on a channel before anything is sent.
+
+Both functions run in the task of the call, and neither may wait. On a server, the context variables that they set are
+the servicer's too. On a channel, what is added to `Call.metadata` is sent with the request. If they raise, that is
+logged, and the call goes on."""
+
+log = SafeLogger("connectrio.rpc")
+
+
+def call_begins(on_call: OnCall, call: Call) -> OnCallEnd | None:
+    """Tell `on_call` of a call that begins; return what is to be told of its end."""
+    try:
+        return on_call(call)
+    except Exception:
+        # any: it is the application's, and the call is not about it
+        log.exception("on_call failed for %(method)s", {"method": call.method})
+        return None
+
+
+def call_ended(on_end: OnCallEnd, status: Status, message: str | None) -> None:
+    """Tell `on_end` how its call has ended."""
+    try:
+        on_end(status, message)
+    except Exception:
+        log.exception("what on_call has returned failed at the end of a call with %(status)s", {"status": status.name})

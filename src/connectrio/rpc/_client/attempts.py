@@ -32,6 +32,7 @@ from h2.errors import ErrorCodes
 from connectrio.rpc._client.response_status import Outcome
 from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError, TerminationCause
 from connectrio.rpc.backoff import Backoff
+from connectrio.rpc.call import OnCall
 from connectrio.rpc.options import ChannelOptions
 
 # refusals that end a call; its pauses add up to some 0.6 s by then
@@ -48,6 +49,7 @@ class ChannelContext:
     :ivar grpclib_events: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
     :ivar open_stream: `Channel.open_stream`
     :ivar start_soon: `Channel.start_soon`
+    :ivar on_call: told of each call; None costs nothing
     :ivar connection_error: returns why there is no connection, for people; "" while there is one
     """
 
@@ -61,6 +63,7 @@ class ChannelContext:
     open_stream: Callable[..., Awaitable[Stream]]
     start_soon: Callable[..., None]
     connection_error: Callable[[], str]
+    on_call: OnCall | None = None
 
 
 class Outbox:

@@ -48,7 +48,7 @@ from connectrio.rpc._grpc import (
 )
 from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
-from connectrio.rpc.call import Deadline
+from connectrio.rpc.call import Call, Deadline, OnCallEnd, call_begins, call_ended
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
@@ -95,6 +95,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._messages_sent = 0
         self._messages_received = 0
+        self._on_end: OnCallEnd | None = None
 
     # sending
 
@@ -311,12 +312,21 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._fail(Status.CANCELLED, "the client cancelled the call")
 
     async def __aenter__(self) -> Self:
+        if self.context.on_call is not None:
+            call = Call(
+                self._method,
+                self._metadata,
+                deadline=self._outcome.deadline,
+                peer=self.context.authority,
+            )
+            self._on_end = call_begins(self.context.on_call, call)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._attempts.is_open:
+            self._tell_end()
             return
         try:
             if exc_value is None and not self._outcome.is_settled:
@@ -328,6 +338,13 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         """Leave the call without waiting for anything; tell the server, unless the call is done."""
         self._fail(Status.CANCELLED, "the client left the call")
         self._attempts.release()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        """Tell what `on_call` has returned how the call has ended, once."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            call_ended(on_end, *self._outcome.status)
 
     @contextmanager
     def _within_deadline(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from connectrio.rpc._client.target import Connect, parse_target
 from connectrio.rpc._grpc import CONTENT_TYPE, PROTO, Metadata
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
-from connectrio.rpc.call import Deadline
+from connectrio.rpc.call import Deadline, OnCall
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ChannelOptions
 from connectrio.rpc.tls import ChannelTLS
@@ -52,6 +52,8 @@ class Channel(StubChannel):
         `__content_subtype__` goes into the requests' content type; a response of another subtype is an error
     :param status_details_codec: how `GRPCError.details` are decoded, see `StatusDetailsCodec`; None leaves them out
     :param tls: how the server proves who it is; None for a plaintext connection
+    :param on_call: called for each call before it is sent, and again at its end, see `OnCall`: for traces, metrics,
+        logs and metadata
     :raises ValueError: the target is none of these
     """
 
@@ -63,6 +65,7 @@ class Channel(StubChannel):
         codec: CodecBase | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
         tls: ChannelTLS | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         adopt_stubs()
         self.options = options or ChannelOptions()
@@ -94,6 +97,7 @@ class Channel(StubChannel):
             open_stream=self.open_stream,
             start_soon=self.start_soon,
             connection_error=lambda: self.error,
+            on_call=on_call,
         )
 
     # calls

@@ -74,6 +74,11 @@ class Outcome:
         """Whether there is a status."""
         return self._status is not None
 
+    @property
+    def status(self) -> tuple[Status, str | None]:
+        """The status and its message; CANCELLED as long as there is none."""
+        return (Status.CANCELLED, None) if self._status is None else (self._status, self._message)
+
     def settle(self, status: Status, message: str | None, details: Any = None) -> GRPCError:
         """Set the status, unless there is one; return the error for the status that the call has now.
 

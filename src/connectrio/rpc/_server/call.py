@@ -27,7 +27,7 @@ from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import CallState, ServerStream
-from connectrio.rpc.call import Call, reset_current_call, set_current_call
+from connectrio.rpc.call import Call, OnCallEnd, call_begins, call_ended, reset_current_call, set_current_call
 from connectrio.rpc.exceptions import is_cancellation, is_cancelled_from_outside, leaves
 from connectrio.rpc.left_open import LeftOpenError, close_left_open, trio_has_closed
 
@@ -81,13 +81,28 @@ class ServerCall:
     async def run(self) -> None:
         """Answer the call. Cancelled from outside, the client is told nothing: its connection is ending."""
         token = set_current_call(self._call)
+        on_call, on_end = self._context.on_call, None
+        if on_call is not None:
+            on_end = call_begins(on_call, self._call)
+        result = CancelCause.CLIENT.value
         try:
             result = await self._run_servicer()
             if self._http2_stream.termination is None and not self.stream.is_finished:
                 await self._send_status(result)
         finally:
+            if on_end is not None:
+                self._tell_end(on_end, result)
             reset_current_call(token)
             self._http2_stream.release()
+
+    def _tell_end(self, on_end: OnCallEnd, result: CallResult) -> None:
+        """Tell `on_end` the status that was sent. If none was, the client has gone, or the connection has ended."""
+        if self.stream.sent_status is not None:
+            call_ended(on_end, *self.stream.sent_status)
+        else:
+            if result.status is Status.OK:
+                result = CancelCause.CLIENT.value
+            call_ended(on_end, result.status, result.message)
 
     async def _run_servicer(self) -> CallResult:
         """Run the servicer in the call's scope."""

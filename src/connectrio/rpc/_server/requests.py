@@ -26,7 +26,7 @@ from connectrio.rpc._grpc import (
 from connectrio.rpc._http2.stream import Headers
 from connectrio.rpc._server.memory import RequestMemory
 from connectrio.rpc._server.turns import Turn
-from connectrio.rpc.call import Call, Deadline
+from connectrio.rpc.call import Call, Deadline, OnCall
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.status import fit_status_message, trailers_only
@@ -43,6 +43,7 @@ class CallContext:
     :ivar decode_turn: held while a thread decodes a large message, which would block the event loop
     :ivar memory: what the requests of all connections hold
     :ivar turn: of the connection, when it has many frames to act on
+    :ivar on_call: told of each call that a servicer answers; None costs nothing
     """
 
     handlers: Mapping[str, Handler]
@@ -55,6 +56,7 @@ class CallContext:
     decode_turn: anyio.Lock
     memory: RequestMemory
     turn: Turn
+    on_call: OnCall | None = None
 
 
 class RefusedRequestError(Exception):

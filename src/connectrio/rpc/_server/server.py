@@ -29,6 +29,7 @@ from connectrio.rpc._server.memory import RequestMemory
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import ServerStream
 from connectrio.rpc._server.turns import Turns
+from connectrio.rpc.call import OnCall
 from connectrio.rpc.codec import MessageCodec
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
@@ -99,6 +100,8 @@ class Server:
     :param on_connection_end: called for each connection that has ended, with the reason in one word: "closed_by_peer",
         "lost", "drained", "stopped", "timeout", "protocol_error", "abuse" or "tls_failed"; also for one that was
         closed because there was no room for it: "refused"
+    :param on_call: called for each call that reaches a servicer, and again at its end, see `OnCall`: for traces,
+        metrics and logs
     :raises ValueError: two codecs are for the same content subtype
     """
 
@@ -110,6 +113,7 @@ class Server:
         codec: CodecBase | Iterable[CodecBase] | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
         on_connection_end: Callable[[str], None] = lambda _: None,
+        on_call: OnCall | None = None,
     ) -> None:
         _adopt_servicers()
         self._handlers: dict[str, Handler] = {}
@@ -119,6 +123,7 @@ class Server:
         self._codecs = _by_content_type(codec or MessageCodec())
         self._status_details_codec = status_details_codec
         self._on_connection_end = on_connection_end
+        self._on_call = on_call
         self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
@@ -189,6 +194,7 @@ class Server:
                 decode_turn=self._decode_turn,
                 memory=self._memory,
                 turn=self._turns.of(host_of(address)),
+                on_call=self._on_call,
             )
             connection = ServedConnection(transport, context, self._on_connection_end, self._traffic)
             self._connections.add(connection, address)

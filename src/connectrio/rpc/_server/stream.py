@@ -87,6 +87,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     :ivar peer: who the client is: `addr()` and `cert()`
     :ivar listeners: who has asked grpclib for events; they may change what is sent
     :ivar encoding_error: of the last message that could not be encoded
+    :ivar sent_status: the status that has ended the call, and its message; None until it is sent
     """
 
     def __init__(self, http2_stream: Stream, handler: Handler, call: Call, context: CallContext) -> None:
@@ -96,6 +97,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self.user_agent = call.user_agent
         self.peer = context.peer
         self.encoding_error: Exception | None = None
+        self.sent_status: tuple[Status, str | None] | None = None
         self._http2_stream = http2_stream
         self._handler = handler
         self._call = call
@@ -329,6 +331,7 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             has_extras = metadata or call.trailing_metadata or status_message or status_details
             if self.state is CallState.MESSAGE_SENT and not has_extras and not self.listeners:
                 self._end(_SUCCESS_TRAILERS)
+                self.sent_status = Status.OK, None
                 return
             if self.state is CallState.HALF_SENT:
                 self._raise_cannot_send()
@@ -347,10 +350,12 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             cast("Any", trailing), status=status, status_message=status_message, status_details=status_details
         )
         self._end([*headers, *encode_metadata(cast("Any", trailing))])
+        self.sent_status = status, status_message
 
     def send_bare_status(self, status: Status, message: str) -> None:
         """End the call with a status and nothing that could be wrong with it."""
         self._end(self._status_headers(status, message))
+        self.sent_status = status, message
 
     def _status_headers(self, status: Status, message: str | None) -> list[tuple[str, str]]:
         """Return the trailers with a status, or the whole response if nothing was sent yet."""
