@@ -32,9 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectors": API,
     "flyte": API | {"diagnostics", "rpc", "telemetry"},
     "service": API | {"diagnostics", "masking", "rpc", "telemetry"},
+    "tracing": {"_version", "diagnostics", "logs", "rpc", "service"},
     "client": {"idl", "literals", "masking", "rpc"},
     "host": {
         "_version", "connector", "diagnostics", "flyte", "logs", "masking", "rpc", "service", "telemetry", "terminal",
+        "tracing",
     },
     "processes": {"host", "connector", "logs", "rpc", "telemetry"},
     "conformance": API | {"client", "diagnostics", "host", "masking", "service", "testing"},
@@ -162,6 +164,12 @@ def test_the_grpc_layer_needs_nothing_else():
         assert all(name.startswith("connectrio.idl.grpc.") for name in messages), file
 
 
+def test_one_part_alone_knows_of_opentelemetry():
+    for file in PACKAGE.rglob("*.py"):
+        if PACKAGE / "tracing" not in file.parents:
+            assert not [name for name in imports(file) if name.split(".")[0] == "opentelemetry"], file
+
+
 def loaded_by(program: str) -> set[str]:
     """The modules that a new interpreter has loaded after `program`."""
     program += "\nimport sys; print(*sys.modules)"
@@ -219,7 +227,8 @@ def test_what_authors_of_connectors_load():
 NOT_BY_HOSTS = {
     "connectrio.client", "connectrio.conformance", "connectrio.flyte", "connectrio.processes",
     "connectrio.rpc._client.channel",
-    "connectrio.testing", "dateutil", "duckdb", "flyte", "grpclib.client", "pygments", "rich",
+    "connectrio.testing", "connectrio.tracing", "dateutil", "duckdb", "flyte", "grpclib.client", "opentelemetry",
+    "pygments", "rich",
     # its command line was plain
     "cyclopts",
     # the exporter loads it when the host serves

@@ -22,9 +22,11 @@ __all__ = [
     "Repeats",
     "SafeLogger",
     "count_dropped_lines",
+    "current_trace",
     "dropped_lines",
     "format_error",
     "printable",
+    "set_trace_source",
     "shorten",
     "text_of",
     "type_name",
@@ -203,6 +205,23 @@ def count_dropped_lines(number: int = 1) -> None:
 def dropped_lines() -> int:
     """Return how many log lines of this process could not be written."""
     return _dropped
+
+
+_trace_source: Callable[[], tuple[str, str] | None] | None = None
+
+
+def current_trace() -> tuple[str, str] | None:
+    """Return the ids of the trace and of the span that this task or thread is in, in hex, for lines and exemplars.
+
+    None if nothing is traced now, or this trace is not sampled, so that nobody could look it up.
+    """
+    return None if _trace_source is None else _trace_source()
+
+
+def set_trace_source(source: Callable[[], tuple[str, str] | None] | None) -> None:
+    """Let `current_trace` ask `source`, which raises nothing; None turns it off."""
+    global _trace_source  # noqa: PLW0603 - one for the process, as OpenTelemetry's provider is
+    _trace_source = source
 
 
 class SafeLogger:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorRegistry, Registry
+from connectrio.diagnostics import text_of
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.lifespans import Lifespans
 from connectrio.host.loading import host_registered, load_entry_points, load_modules
@@ -45,6 +46,7 @@ from connectrio.telemetry.report import HostReport, StackReport
 if TYPE_CHECKING:
     from connectrio.host.report import HostParts
     from connectrio.rpc.tls import ServerTLS
+    from connectrio.tracing import Tracing
 
 log = get_logger("connectrio.host.host")
 
@@ -100,6 +102,7 @@ class Host:
         self.server: Server | None = None
         self.addresses: Addresses | None = None
         self.tls: ServerTLS | None = None
+        self._tracing: Tracing | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
         self._lifespans = Lifespans(
@@ -188,13 +191,16 @@ class Host:
         Started with `TaskGroup.start`, this reports the addresses once calls are answered. If it is shut down before
         that, it returns without reporting them.
 
-        :raises HostError: a port is taken, or a module cannot be loaded
+        :raises HostError: a port is taken, a module cannot be loaded, or tracing cannot be set up
         """
         try:
             self._load()
             self.metrics.registry.register(HostMetrics(lambda: self.state, lambda: len(self.registry.failures)))
             self.metrics.registry.register(ReadyMetric(lambda: self.is_ready))
             async with AsyncExitStack() as stack:
+                if self.settings.tracing:
+                    self._tracing = _start_tracing()
+                    stack.push_async_callback(self._tracing.stop)
                 bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self._one_of)
                 # the kernel gives connections to one of several as soon as it listens, so it binds when it can serve
                 ports = None if self._one_of else await bind()
@@ -249,7 +255,10 @@ class Host:
         self._keep_logging()  # lifespans may have set up logging, too
         for danger in self.settings.dangers(ports.addresses):
             log.warning(danger)
-        connectors = AsyncConnectorService(self.registry, self.settings, metrics=self.metrics, account=self.account)
+        trace = None if self._tracing is None else self._tracing.method_span
+        connectors = AsyncConnectorService(
+            self.registry, self.settings, metrics=self.metrics, account=self.account, trace=trace
+        )
         server = self._make_server(connectors)
         self.service, self.server, self.addresses = connectors, server, ports.addresses
         self.metrics.registry.register(ServerMetrics(server))
@@ -293,7 +302,8 @@ class Host:
             AgentMetadataService(self.registry),
             self.health,
         )
-        make = partial(Server, options=self.settings, on_connection_end=self.metrics.connection_ended)
+        on_call = None if self._tracing is None else self._tracing.on_call
+        make = partial(Server, options=self.settings, on_connection_end=self.metrics.connection_ended, on_call=on_call)
         if not self.settings.reflection:
             return make(servicers)
         self._reflection = Reflection(service_names(servicers), bundled_descriptors)
@@ -312,3 +322,19 @@ class Host:
         connectors.creates.end_by(anyio.current_time() + self._grace)
         await server.shutdown(self._grace)
         log.info("drained")
+
+
+def _start_tracing() -> Tracing:
+    """Set tracing up.
+
+    :raises HostError: OpenTelemetry is not installed, or one of its variables is wrong
+    """
+    try:
+        from connectrio.tracing import Tracing  # not before a host traces
+
+        return Tracing()
+    except ImportError as error:
+        raise HostError(f"tracing needs OpenTelemetry ({error}); run: pip install 'connectrio[otel]'") from error
+    except Exception as error:
+        # any: OpenTelemetry and its plug-ins raise what they like about their variables
+        raise HostError(f"tracing cannot be set up: {text_of(error)}; see the OTEL_ variables") from error

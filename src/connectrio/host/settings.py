@@ -47,6 +47,8 @@ class HostSettings(ServiceSettings, ServerOptions):
         lifespan is not open. By default it is ready for the other connectors
     :ivar reflection: tell clients which services there are, so that grpcurl and similar tools need no .proto files.
         Everything that it tells is public, so it is on
+    :ivar tracing: export traces of calls over OTLP/HTTP. OpenTelemetry's own variables, such as
+        OTEL_EXPORTER_OTLP_ENDPOINT, say where to and how; needs the extra `otel`
     :ivar tls_cert: PEM file with the certificate for the gRPC port, and the authorities between it and the root; turns
         TLS on. Read again when it changes, as are the next two
     :ivar tls_key: PEM file with its private key, not encrypted; not needed if the key is in `tls_cert`
@@ -77,6 +79,7 @@ class HostSettings(ServiceSettings, ServerOptions):
     lifespan_timeout: float = 30.0
     require_lifespans: bool = False
     reflection: bool = True
+    tracing: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None

@@ -55,13 +55,13 @@ from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
 from connectrio.service.job_identity import JobIdentity, identify
 from connectrio.service.job_secrets import JobSecrets
 from connectrio.service.log_stream import Send, send_responses
-from connectrio.service.methods import ConnectorMethod
+from connectrio.service.methods import UNTRACED, ConnectorMethod, Span
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
 from connectrio.service.poll_shield import PollShield, is_transient
 from connectrio.service.settings import ServiceSettings
-from connectrio.service.telemetry import CallRecord, task_name
+from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 from connectrio.telemetry.jobs import JobRecord
@@ -95,6 +95,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param settings: limits of time and number; the defaults of `ServiceSettings` if None
     :param metrics: where calls are counted; each service needs its own
     :param account: of calls and jobs; a new one if None
+    :param trace: makes the spans of the connectors' methods; None without tracing
     :param clock: for a new account: returns seconds, from any start
     :ivar workers: the threads for methods that are plain functions
     :ivar creates: the jobs that were created lately
@@ -109,6 +110,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         *,
         metrics: Metrics | None = None,
         account: Account | None = None,
+        trace: TraceMethod | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings = settings or ServiceSettings()
@@ -122,7 +124,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self._secrets = JobSecrets()
         self._outputs = OutputWriter(settings, self.workers)
         self._inputs = InputReader(settings, self.workers)
-        self._dispatcher = Dispatcher(registry, settings, metrics=self.metrics, workers=self.workers, account=account)
+        self._dispatcher = Dispatcher(
+            registry, settings, metrics=self.metrics, workers=self.workers, account=account, trace=trace
+        )
         self.admission = self._dispatcher.admission
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
@@ -147,7 +151,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                             task_type=call.task_type,
                             create=partial(self._create, method, message, record, identity.key),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
-                            is_alive=partial(self._is_alive, method.connector, message),
+                            is_alive=partial(self._is_alive, method.connector, message, record.span),
                             limit=self.settings.create_limit,
                             count=record.job_found,
                             release=partial(_empty, message),
@@ -235,7 +239,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
     async def _create_job(self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord) -> bytes:
         """Call the connector's `create` once."""
-        meta = await method(arguments, self.workers)
+        meta = await method(arguments, self.workers, record.span)
         encoded = encode_resource_meta(method.connector, meta, method.label)
         most = self.settings.max_response_size
         if len(encoded) > most:
@@ -259,12 +263,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             )
         return encoded
 
-    async def _is_alive(self, connector: AsyncConnector[Any], message: CreateTaskRequest, resource_meta: bytes) -> bool:
+    async def _is_alive(
+        self, connector: AsyncConnector[Any], message: CreateTaskRequest, span: Span | None, resource_meta: bytes
+    ) -> bool:
         """Return whether a job can serve a later attempt than the one that it was created for."""
         request = GetTaskRequest(
             resource_meta=resource_meta, output_prefix=message.output_prefix, connection=message.connection
         )
-        poll = partial(self._poll, self._dispatcher.methods.get(connector, Operation.GET), request)
+        poll = partial(self._poll, self._dispatcher.methods.get(connector, Operation.GET), request, span)
         phase = None
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
@@ -290,7 +296,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     if is_failure(message.resource_meta):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
                     self.creates.asked_for(message.resource_meta)
-                    poll = partial(self._poll, method, message)
+                    poll = partial(self._poll, method, message, record.span)
                     resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
                     answer = GetTaskResponse(resource=resource)
                     if not self._outputs.fits(answer, is_final=record.mask is None):
@@ -317,11 +323,11 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 answer = GetTaskResponse(resource=absorbed)
             return answer
 
-    async def _poll(self, method: ConnectorMethod, message: GetTaskRequest) -> Resource:
+    async def _poll(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Resource:
         """Call the connector's `get`; return the job's state."""
         offered = {"output_prefix": message.output_prefix}
         arguments = method.arguments(message.resource_meta, offered, message.connection)
-        return resource_to_message(await method(arguments, self.workers), method.label)
+        return resource_to_message(await method(arguments, self.workers, span), method.label)
 
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
@@ -334,7 +340,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if not is_failure(message.resource_meta):
                     self.creates.asked_for(message.resource_meta)
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
-                    await method(arguments, self.workers)
+                    await method(arguments, self.workers, record.span)
                 if (job := record.job) is not None and not job.is_final:
                     job.deleted = self.account.clock()
                 return DeleteTaskResponse()
@@ -351,7 +357,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if is_failure(message.resource_meta):
                     return GetTaskMetricsResponse()
                 arguments = method.arguments(message.resource_meta, _metrics_query(message))
-                result = await method(arguments, self.workers)
+                result = await method(arguments, self.workers, record.span)
                 claim = f"{method.label} returned"
                 response = expect(result, GetTaskMetricsResponse, claim)
                 return sendable(response if mask is None else mask.metrics(response), claim)
@@ -367,8 +373,11 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             method = dispatcher.find(record)
             name = record.about(message.resource_meta)
             mask = record.mask = self._secrets.find(name)
-            with dispatcher.limit(call), await dispatcher.slot(call):
-                if is_failure(message.resource_meta):
+            is_failed = is_failure(message.resource_meta)
+            # the method may return a generator, so its span lasts until the last line is sent
+            span = UNTRACED if record.span is None or is_failed else record.span(method)
+            with dispatcher.limit(call), await dispatcher.slot(call), span:
+                if is_failed:
                     body = GetTaskLogsResponseBody(results=[failure_in(message.resource_meta)])
                     result: Any = GetTaskLogsResponse(body=body)
                 else:

@@ -23,7 +23,7 @@ from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.slots import Admission, NoRoomError, Slots
-from connectrio.service.telemetry import CallRecord
+from connectrio.service.telemetry import CallRecord, TraceMethod
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 
@@ -58,9 +58,11 @@ class Dispatcher:
         metrics: Metrics,
         workers: Workers,
         account: Account,
+        trace: TraceMethod | None = None,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
+        self._trace = trace
         self._workers = workers
         self._account = account
         self._seconds = {
@@ -84,7 +86,8 @@ class Dispatcher:
     def record(self, call: TaskCall) -> CallRecord:
         """Return what counts and logs the call, and makes a status of its error."""
         known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
-        return CallRecord(call, call.task_type if known else UNREGISTERED, self._metrics, self._account)
+        label = call.task_type if known else UNREGISTERED
+        return CallRecord(call, label, self._metrics, self._account, self._trace)
 
     def find(self, record: CallRecord) -> ConnectorMethod:
         """Return the method of the connector that the call is for, which its record knows from then on.

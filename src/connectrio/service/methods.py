@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
@@ -19,7 +20,10 @@ from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
 from connectrio.service.workers import Workers
 
-__all__ = ["ConnectorMethod", "ConnectorMethods"]
+__all__ = ["UNTRACED", "ConnectorMethod", "ConnectorMethods", "Span"]
+
+UNTRACED: AbstractContextManager[object] = nullcontext()
+"""In place of a span where nothing is traced."""
 
 # names, and characters of a name, in an error
 _MOST_NAMES = 10
@@ -129,24 +133,30 @@ class ConnectorMethod:
             )
         return {**arguments, **extra}
 
-    async def __call__(self, arguments: Mapping[str, Any], workers: Workers) -> Any:
+    async def __call__(self, arguments: Mapping[str, Any], workers: Workers, span: Span | None = None) -> Any:
         """Call the method, and await what it returns where that is awaitable.
 
+        :param span: makes a span of the trace around that
         :raises RequestError: the connector does not have this method
         :raises BaseException: whatever the connector raises
         """
-        if self.blocking:
-            result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
-        elif self.overridden:
-            if not self.connector.queues_calls:
-                begin_work()
-            result = self.function(**arguments)
-        else:
-            try:
+        with UNTRACED if span is None else span(self):
+            if self.blocking:
+                result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
+            elif self.overridden:
+                if not self.connector.queues_calls:
+                    begin_work()
                 result = self.function(**arguments)
-            except NotImplementedError as error:  # from the base class's method
-                raise RequestError(str(error), Status.UNIMPLEMENTED) from None
-        return await result if isinstance(result, CoroutineType) or inspect.isawaitable(result) else result
+            else:
+                try:
+                    result = self.function(**arguments)
+                except NotImplementedError as error:  # from the base class's method
+                    raise RequestError(str(error), Status.UNIMPLEMENTED) from None
+            return await result if isinstance(result, CoroutineType) or inspect.isawaitable(result) else result
+
+
+Span = Callable[[ConnectorMethod], AbstractContextManager[object]]
+"""Makes the span of one call of a method."""
 
 
 class ConnectorMethods:

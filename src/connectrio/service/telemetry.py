@@ -6,9 +6,11 @@ No secret gets into any of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import Token
 from dataclasses import replace
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -19,11 +21,11 @@ from grpclib.const import Status
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import reset_current_call, set_current_call
 from connectrio.connector.failures import failure_kind
-from connectrio.diagnostics import LONGEST_TEXT, format_error, shorten, text_of
+from connectrio.diagnostics import LONGEST_TEXT, current_trace, format_error, shorten, text_of
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals.errors import MAX_DEPTH
-from connectrio.logs import LogLevel, get_logger
+from connectrio.logs import LogLevel, get_logger, line_fields
 from connectrio.masking import SecretMask
 from connectrio.rpc.call import current_call as current_rpc  # the `current_call` of connectors is set from it
 from connectrio.rpc.codec import EncodeError, encode, received_size
@@ -40,6 +42,7 @@ from connectrio.service.errors import (
     classify,
 )
 from connectrio.service.idempotent_creates import Origin
+from connectrio.service.methods import ConnectorMethod, Span
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.places import failed_in
@@ -50,7 +53,7 @@ from connectrio.telemetry.incidents import VendorFailure
 from connectrio.telemetry.jobs import NOBODY, JobName, JobRecord, job_id
 from connectrio.telemetry.report import FailureReport, TaskName
 
-__all__ = ["CallRecord", "task_name"]
+__all__ = ["CallRecord", "TraceMethod", "task_name"]
 
 logger = get_logger("connectrio.service")
 
@@ -72,6 +75,8 @@ class CallRecord:
     block, the call is counted and logged, and an error becomes the `GRPCError` for the client.
 
     :param label: the `task_type` label of the metrics
+    :param trace: makes the spans of the connector's methods; None without tracing
+    :ivar span: `trace` for this call
     :ivar mask: finds the secrets of the job; None if there are none, or if they are not known
     :ivar task: of Flyte, as far as the request says
     :ivar key: of the job that is created
@@ -81,7 +86,9 @@ class CallRecord:
     :ivar connector: that the call is for, once it was found
     """
 
-    def __init__(self, call: TaskCall, label: str, metrics: Metrics, account: Account) -> None:
+    def __init__(
+        self, call: TaskCall, label: str, metrics: Metrics, account: Account, trace: TraceMethod | None = None
+    ) -> None:
         connection = call.connection
         self.mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
         self.call = call
@@ -94,8 +101,10 @@ class CallRecord:
         self._label = label
         self._metrics = metrics
         self._account = account
+        self.span: Span | None = None if trace is None else partial(trace, self)
         self._rpc = current_rpc()
         self._token: Token[Any] | None = None
+        self._fields_token: Token[Any] | None = None
         self._is_ended = False
         self._last_failure: tuple[BaseException, CallFailure] | None = None
         self._verdict: tuple[BaseException, bool] | None = None
@@ -136,6 +145,7 @@ class CallRecord:
     def identity(self) -> dict[str, str | int]:
         """Return what each log line of the call says of it."""
         task = self.for_task
+        trace_id, span_id = current_trace() or ("", "")
         texts: dict[str, Any] = {
             "project": task.project,
             "domain": task.domain,
@@ -147,6 +157,8 @@ class CallRecord:
             "output_prefix": "" if task.execution else task.output_prefix,
             "peer": self.peer,
             "rpc": self.method,
+            "trace_id": trace_id,
+            "span_id": span_id,
         }
         fields: dict[str, str | int] = {
             "operation": self.call.operation.value,
@@ -162,6 +174,7 @@ class CallRecord:
             # the `CurrentCall` of connectors, made from the servicers' `Call`: `connector/` does not import `rpc/`
             self._token = set_current_call(rpc.peer, rpc.metadata, deadline)
         self._account.calls[self] = None
+        self._fields_token = line_fields.set(self.identity)
         return self
 
     def __exit__(
@@ -172,6 +185,8 @@ class CallRecord:
         :raises GRPCError: the call failed, whatever the connector raised
         """
         del self._account.calls[self]
+        if self._fields_token is not None:
+            line_fields.reset(self._fields_token)
         if self._token is not None:
             reset_current_call(self._token)
         if error is None:
@@ -217,6 +232,12 @@ class CallRecord:
         """Count that a create is answered with a job, and where it comes from."""
         self.origin = origin.value
         self._metrics.job_created(self._label, origin)
+
+    def trace_attributes(self) -> dict[str, str | int]:
+        """Return what the spans of the call say about its task, by the names of their attributes."""
+        names = ("task_type", "task_type_version", "project", "domain", "execution", "node", "attempt", "key", "job")
+        identity = self.identity()
+        return {f"flyte.{name}": identity[name] for name in names if name in identity}
 
     def client_text(self, error: BaseException) -> str:
         """Return the text about `error` that a client may read."""
@@ -359,7 +380,9 @@ class CallRecord:
         now = time.perf_counter()
         seconds = now - self._started
         call, label = self.call, self._label
-        self._metrics.request_ended(label, call.operation, status, seconds)
+        trace = current_trace()
+        exemplar = None if trace is None else {"trace_id": trace[0], "span_id": trace[1]}
+        self._metrics.request_ended(label, call.operation, status, seconds, exemplar)
         self._account.rates(label, call.version if label is not UNREGISTERED else 0).ended(
             now,
             None if call.operation is Operation.GET_LOGS else seconds,
@@ -416,3 +439,7 @@ def _frames_in_thread(frame: FrameType) -> Iterator[FrameType]:
     """Yield the frames of the worker thread that a frame of `Workers.run` waits for, the innermost first."""
     if frame.f_code is Workers.run.__code__ and (run := frame.f_locals.get("run")) is not None:
         yield from run.frames()
+
+
+TraceMethod = Callable[[CallRecord, ConnectorMethod], AbstractContextManager[object]]
+"""Makes the span of one call of a connector's method, for the record of its RPC."""
