@@ -21,7 +21,12 @@ from connectrio._version import __version__
 from connectrio.diagnostics import current_trace
 from connectrio.flyte import HostedConnector
 from connectrio.rpc import Channel
-from connectrio.tracing import on_channel_call
+from connectrio.service.errors import DeliveryError
+from connectrio.service.methods import ConnectorMethod
+from connectrio.service.metrics import Metrics
+from connectrio.service.operations import Operation, TaskCall
+from connectrio.service.telemetry import CallRecord
+from connectrio.tracing import method_span, on_channel_call
 from flyte_sdk.harness import connector as flyte_connector
 from flyte_sdk.harness import log_lines as flyte_log_lines
 from rpc.kit.serving import eventually
@@ -364,6 +369,27 @@ async def test_the_document_names_every_attribute(spans: Spans):
         (kind, name) for names, kinds in rows for kind in kinds.split(", ") for name in names.split("`")[1::2]
     }
     assert used == documented
+
+
+async def test_clients_that_send_no_trace_begin_one_each(spans: Spans):
+    async with hosted(connector(), traced_channel=False) as host:
+        await host.get()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):  # one task of the server answers several that arrive together
+                tasks.start_soon(host.get)
+    servers = [span for span in spans.all if span.kind is SpanKind.SERVER]
+    assert [span.parent for span in servers] == [None] * 21
+    assert len({span.context.trace_id for span in servers}) == 21
+
+
+async def test_an_answer_that_nobody_takes_is_no_error_of_the_method(spans: Spans):
+    record = CallRecord(TaskCall(Operation.GET_LOGS, "tiny", 0), "tiny", Metrics())
+    method = ConnectorMethod.of(connector(), Operation.GET_LOGS)
+    with pytest.raises(DeliveryError), method_span(record, method):
+        raise DeliveryError(OSError("the stream was reset"))
+    [span] = spans.all
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["flyte.cancelled"] is True
 
 
 async def test_health_checks_have_no_spans(spans: Spans):

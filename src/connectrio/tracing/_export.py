@@ -7,6 +7,7 @@ that hangs holds up no call.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 import anyio
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -82,6 +83,7 @@ def _make_provider() -> TracerProvider:
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "connectrio"}))
+    resource = resource.merge(Resource({PROCESS_PID: os.getpid()}))
     # at exit it would wait for a collector that hangs; hosts flush it
     _ours = TracerProvider(resource=resource, shutdown_on_exit=False)
     _ours.add_span_processor(_export)
