@@ -11,8 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 from grpclib import GRPCError
+from msgspec import structs
 
 from connectrio import AsyncConnector, Phase, Registry, Resource, TaskLog
+from connectrio.diagnostics import count_dropped_lines
 from connectrio.host.host import Host
 from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import (
@@ -288,3 +290,13 @@ async def test_an_old_block_needs_no_attention():
         report = await host.report()
         old = Block("Tiny.get", "tiny.py:7 in get", "tiny", report.now - 601, 3.2)
         assert needs_attention(report, [old]) == []
+
+
+async def test_lines_that_could_not_be_written():
+    async with hosting(Tiny()) as (host, _, _):
+        assert (await host.report()).attention == []
+        count_dropped_lines(3)
+        report = await host.report()
+        [attention] = report.attention
+        assert (attention.kind, attention.severity) == ("log", "warning")
+        assert needs_attention(structs.replace(report, now=report.now + 601)) == []

@@ -26,6 +26,7 @@ from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.telemetry import CallRecord
+from connectrio.telemetry.account import Account
 from connectrio.tracing import method_span, on_channel_call
 from flyte_sdk.harness import connector as flyte_connector
 from flyte_sdk.harness import log_lines as flyte_log_lines
@@ -67,6 +68,16 @@ async def test_a_call_is_three_spans_one_in_the_other(spans: Spans):
         "server.port": host.port,
     }
     port = server.attributes["client.port"]
+    task = {
+        "flyte.task_type": "tiny",
+        "flyte.task_type_version": 0,
+        "flyte.project": "p",
+        "flyte.domain": "d",
+        "flyte.execution": "run",
+        "flyte.node": "n0",
+        "flyte.attempt": 0,
+        "flyte.key": server.attributes["flyte.key"],
+    }
     assert server.attributes == {
         "rpc.system.name": "grpc",
         "rpc.method": f"{SERVICE}CreateTask",
@@ -76,12 +87,10 @@ async def test_a_call_is_three_spans_one_in_the_other(spans: Spans):
         "client.port": port,
         "network.peer.address": "127.0.0.1",
         "network.peer.port": port,
-        "flyte.task_type": "tiny",
-        "flyte.task_type_version": 0,
+        **task,
     }
     assert method.attributes == {
-        "flyte.task_type": "tiny",
-        "flyte.task_type_version": 0,
+        **task,
         "flyte.operation": "create",
         "code.function.name": f"{type(tiny).__module__}.Tiny.create",
     }
@@ -358,6 +367,7 @@ async def test_the_document_names_every_attribute(spans: Spans):
     with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for a socket
         socket = Path(folder) / "socket"
         async with hosted(connector(get=get, delete=delete), unix_socket=socket, delete_limit=0.01) as host:
+            await host.create()
             with pytest.raises(GRPCError):
                 await host.get()
             async with Channel(f"unix:{socket}", on_call=on_channel_call) as channel:
@@ -383,7 +393,7 @@ async def test_clients_that_send_no_trace_begin_one_each(spans: Spans):
 
 
 async def test_an_answer_that_nobody_takes_is_no_error_of_the_method(spans: Spans):
-    record = CallRecord(TaskCall(Operation.GET_LOGS, "tiny", 0), "tiny", Metrics())
+    record = CallRecord(TaskCall(Operation.GET_LOGS, "tiny", 0), "tiny", Metrics(), Account())
     method = ConnectorMethod.of(connector(), Operation.GET_LOGS)
     with pytest.raises(DeliveryError), method_span(record, method):
         raise DeliveryError(OSError("the stream was reset"))

@@ -77,6 +77,7 @@ def report_host(host: HostParts) -> HostReport:
     account = host.account
     now, wall = account.clock(), account.wall_clock()
     offset = wall - now
+    account.look_at_log()
     not_ready = list(reasons_not_ready(host))
     jobs = [job.report(now, wall) for job in account.jobs]
     jobs.sort(key=lambda job: (-job.trouble, job.is_final, -job.seen))
@@ -98,6 +99,7 @@ def report_host(host: HostParts) -> HostReport:
         threads_busy=0 if service is None else service.workers.busy,
         threads_limit=host.settings.worker,
         dropped_lines=dropped_lines(),
+        lines_dropped_at=None if account.lines_dropped_at is None else account.lines_dropped_at + offset,
         attention=[],
         connectors=[] if service is None else _connectors(host, service),
         load_failures=[

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from connectrio.diagnostics import Repeats
+from connectrio.diagnostics import Repeats, dropped_lines
 from connectrio.telemetry.incidents import Incidents
 from connectrio.telemetry.jobs import Jobs
 from connectrio.telemetry.rates import Rates
@@ -35,6 +35,7 @@ class Account:
     :ivar jobs: those that were used last
     :ivar calls: those that are being answered, in the order of their arrival; each is a record of its service
     :ivar incidents: of the systems behind the connectors
+    :ivar lines_dropped_at: when log lines could not be written last; None if all were
     :ivar failed_calls: which log lines of failed calls are left out
     """
 
@@ -47,15 +48,25 @@ class Account:
         self.calls: dict[Any, None] = {}
         self.incidents = Incidents(clock)
         self.failed_calls = Repeats(_LINE_INTERVAL, clock, burst=_MOST_LINES)
+        # how many log lines could not be written, and when that was seen to grow
+        self._dropped = dropped_lines()
+        self.lines_dropped_at: float | None = None
         self._rates: dict[tuple[str, int], Rates] = {}
         # by what they have in common: the last one of each sort, and how many there were before
         self._failures: OrderedDict[tuple[str, ...], FailureReport] = OrderedDict()
 
     async def run(self) -> None:
-        """Look for incidents that are over, until cancelled."""
+        """Look for incidents that are over, and for log lines that could not be written, until cancelled."""
         while True:
             await anyio.sleep(_PERIOD)
             self.incidents.settle()
+            self.look_at_log()
+
+    def look_at_log(self) -> None:
+        """Note when log lines could not be written lately."""
+        dropped = dropped_lines()
+        if dropped > self._dropped:
+            self._dropped, self.lines_dropped_at = dropped, self.clock()
 
     def rates(self, task_type: str, version: int) -> Rates:
         """Return the counts of a connector."""

@@ -180,10 +180,12 @@ def _load_failures(report: HostReport) -> Iterator[Attention]:
 
 
 def _log(report: HostReport) -> Iterator[Attention]:
-    if report.dropped_lines:
+    at = report.lines_dropped_at
+    if at is not None and report.now - at <= _LATELY:
         yield Attention(
             kind="log",
             severity=_WARNING,
             text=f"{report.dropped_lines} log lines could not be written",
             what_to_do="what reads standard error is too slow, or has gone",
+            since=at,
         )

@@ -365,7 +365,8 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar lag: seconds by which the event loop was late at the worst in the last minute
     :ivar threads_busy: how many worker threads are taken
     :ivar threads: those that are taken now
-    :ivar dropped_lines: log lines that could not be written
+    :ivar dropped_lines: how many log lines of the process could not be written
+    :ivar lines_dropped_at: when that happened last; None if it has not
     """
 
     state: str
@@ -384,6 +385,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     threads_busy: int
     threads_limit: int
     dropped_lines: int
+    lines_dropped_at: float | None
     attention: list[Attention]
     connectors: list[ConnectorReport]
     load_failures: list[LoadFailureReport]
