@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from functools import partial
 
 import pytest
 
@@ -131,6 +133,86 @@ def test_a_traceback_is_as_python_prints_it():
     assert first.startswith("Traceback (most recent call last):\n  File ")
     assert first.endswith("\nKeyError: 'key'")
     assert second.endswith("\nValueError: two\nlines\na note")
+
+
+def in_framework(name):
+    """A function that calls another one; its frame is of the module `name`."""
+    scope = {"__name__": name}
+    exec(compile("def run(function):\n    function()\n", f"{name}.py", "exec"), scope)
+    return scope["run"]
+
+
+def caught(function):
+    try:
+        function()
+    except BaseException as error:  # noqa: BLE001 - whatever it is
+        error.__traceback__ = error.__traceback__.tb_next  # without this function
+        return error
+
+
+def fails():
+    raise ValueError("no")
+
+
+def passing(*names, end=fails):
+    """`end`, called by functions of these modules."""
+    function = end
+    for name in reversed(names):
+        function = partial(in_framework(name), function)
+    return function
+
+
+def shown(error):
+    """The modules of the frames in a traceback, and what stands for folded ones."""
+    return re.findall(r'File "(?:\S*/)?(\S+?)\.py"|\[(… .* …)\]', format_error(error))
+
+
+def places(error):
+    return [file or folded for file, folded in shown(error)]
+
+
+def test_frames_of_the_host_around_those_of_an_author_are_folded():
+    names = ["connectrio.service.x", "anyio._backends", "connectrio.rpc", "author", "asyncio.tasks", "httpx", "author"]
+    assert places(caught(passing(*names))) == [
+        "… 3 frames of connectrio and anyio …",
+        "author",
+        "… 1 frame of asyncio …",
+        "httpx",
+        "author",
+        "test_diagnostics",
+    ]
+
+
+def test_the_frame_that_raised_is_shown():
+    error = caught(passing("author", "connectrio.a", "connectrio.b", end=partial(in_framework("connectrio.c"), None)))
+    assert places(error) == ["author", "… 2 frames of connectrio …", "connectrio.c"]
+
+
+def test_an_error_of_the_hosts_own_is_shown_as_it_is():
+    error = caught(passing("connectrio.a", "anyio.b", end=partial(in_framework("connectrio.c"), None)))
+    assert places(error) == ["connectrio.a", "anyio.b", "connectrio.c"]
+
+
+@pytest.mark.parametrize("name", ["connectrio.connectors.duckdb", "connectrio_of_mine", "anyio_tools", None, 7])
+def test_frames_of_connectors_are_never_folded(name):
+    scope = {"__name__": name}
+    exec(compile("def run(function):\n    function()\n", "mine.py", "exec"), scope)
+    error = caught(partial(in_framework("connectrio.a"), partial(scope["run"], fails)))
+    assert places(error) == ["… 1 frame of connectrio …", "mine", "test_diagnostics"]
+
+
+def test_causes_and_members_are_folded_and_lose_nothing():
+    inner = caught(passing("connectrio.a", "anyio.a", "author"))
+    outer = caught(passing("connectrio.a", "trio.b", end=partial(in_framework("connectrio.c"), None)))
+    outer.__cause__ = ExceptionGroup("several", [inner, KeyError("beside")])
+    assert places(outer) == [
+        "… 2 frames of connectrio and anyio …",
+        "author",
+        "test_diagnostics",
+        "… 2 frames of connectrio and trio …",
+        "connectrio.c",
+    ]
+    assert "KeyError: 'beside'" in format_error(outer)
 
 
 def test_an_error_while_another_was_handled():

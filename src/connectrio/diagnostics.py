@@ -14,7 +14,8 @@ import traceback
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from itertools import groupby
+from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "current_trace",
     "dropped_lines",
     "format_error",
+    "is_of_author",
     "printable",
     "set_trace_source",
     "shorten",
@@ -51,6 +53,13 @@ _cause, _context, _suppresses_context, _traceback = (
 )
 _members = vars(BaseExceptionGroup)["exceptions"].__get__
 _name = vars(type)["__name__"].__get__
+
+# packages whose frames say nothing about the code of a connector
+_FRAMEWORK = {
+    "connectrio", "anyio", "asyncio", "trio", "uvloop", "grpclib", "concurrent", "contextlib", "threading", "importlib",
+}  # fmt: skip
+# part of the package, and yet connectors
+_CONNECTORS = "connectrio.connectors."
 
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
@@ -97,15 +106,52 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
 def format_error(error: BaseException, longest: int = LONGEST_TEXT) -> str:
     """Return an error as Python prints it: its traceback, causes, notes and, in a group, its members.
 
+    If code of a connector, or of a library that it uses, has a part in it, frames of connectrio and of what it runs on
+    are folded: "[… 14 frames of connectrio and anyio …]". The frame that raised an error always stays.
+
     :param longest: characters
     """
     try:
-        return shorten("\n".join(_lines(error, set(), 0, longest)), longest)
+        lines = _lines(error, set(), 0, longest, fold=is_of_author(error))
+        return shorten("\n".join(lines), longest)
     except BaseException as failure:  # noqa: BLE001 - such as a loader of source lines that fails
         return f"{type_name(error)}: {shorten(text_of(error), longest)} ({type_name(failure)} in its traceback)"
 
 
-def _lines(error: BaseException, seen: set[int], level: int, longest: int) -> Iterator[str]:
+def is_of_author(error: BaseException) -> bool:
+    """Return whether code beside connectrio and what it runs on has a part in an error, its causes or its members.
+
+    A SyntaxError names the place itself.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left and len(seen) < _MOST_ERRORS:
+        current = left.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if issubclass(type(current), SyntaxError) or "" in map(_framework_of, _frames(current)):
+            return True
+        left += [_cause(current), _context(current)]
+        if issubclass(type(current), BaseExceptionGroup):
+            left += _members(current)[:_MOST_ERRORS]
+    return False
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(_traceback(error))][-_MOST_FRAMES:]
+
+
+def _framework_of(frame: FrameType) -> str:
+    """Return the package that a frame is folded under; "" if it is not folded."""
+    name = frame.f_globals.get("__name__")
+    if type(name) is not str or name.startswith(_CONNECTORS):
+        return ""
+    package = name.partition(".")[0].removeprefix("_frozen_").removesuffix("_external")
+    return package if package in _FRAMEWORK else ""
+
+
+def _lines(error: BaseException, seen: set[int], level: int, longest: int, *, fold: bool) -> Iterator[str]:
     chain: list[tuple[BaseException, str]] = []
     link = ""
     current: BaseException | None = error
@@ -119,18 +165,19 @@ def _lines(error: BaseException, seen: set[int], level: int, longest: int) -> It
     if current is not None:
         yield f"[… {type_name(current)}, which is shown elsewhere or is one too many …]"
     for each, after in reversed(chain):
-        yield from _own_lines(each, longest)
+        yield from _own_lines(each, longest, fold=fold)
         if issubclass(type(each), BaseExceptionGroup):
-            yield from _lines_of_members(each, seen, level, longest)
+            yield from _lines_of_members(each, seen, level, longest, fold=fold)
         if after:
             yield from ("", after, "")
 
 
-def _own_lines(error: BaseException, longest: int) -> Iterator[str]:
+def _own_lines(error: BaseException, longest: int, *, fold: bool) -> Iterator[str]:
     places: TracebackType | None = _traceback(error)
     if places is not None:
         yield "Traceback (most recent call last):"
-        yield "".join(traceback.format_tb(places, -_MOST_FRAMES)).rstrip("\n")
+        summary = traceback.extract_tb(places, -_MOST_FRAMES)
+        yield "".join(_folded(summary, _frames(error)) if fold else summary.format()).rstrip("\n")
     if issubclass(type(error), SyntaxError):
         yield "".join(traceback.format_exception_only(error)).rstrip("\n")  # with the line that is wrong
         return
@@ -141,14 +188,27 @@ def _own_lines(error: BaseException, longest: int) -> Iterator[str]:
         yield from (shorten(text_of(note), longest) for note in notes[:_MOST_NOTES])
 
 
-def _lines_of_members(group: BaseException, seen: set[int], level: int, longest: int) -> Iterator[str]:
+def _folded(summary: traceback.StackSummary, frames: list[FrameType]) -> Iterator[str]:
+    """Yield the lines of a traceback, one for each row of frames that are folded."""
+    packages = [*map(_framework_of, frames[:-1]), ""]  # the last one is where it was raised
+    for is_framework, row in groupby(zip(packages, summary, strict=True), key=lambda found: found[0] != ""):
+        found = list(row)
+        if is_framework:
+            *names, last = dict.fromkeys(package for package, _ in found)
+            named = f"{', '.join(names)} and {last}" if names else last
+            yield f"  [… {len(found)} frame{'s' * (len(found) > 1)} of {named} …]\n"
+        else:
+            yield from traceback.StackSummary.from_list([frame for _, frame in found]).format()
+
+
+def _lines_of_members(group: BaseException, seen: set[int], level: int, longest: int, *, fold: bool) -> Iterator[str]:
     members = _members(group)
     for number, member in enumerate(members, 1):
         if level >= _MOST_LEVELS or len(seen) >= _MOST_ERRORS:
             yield f"  | [… {len(members) - number + 1} more …]"
             return
         yield f"  +---------------- {number} ----------------"
-        for part in _lines(member, seen, level + 1, longest):
+        for part in _lines(member, seen, level + 1, longest, fold=fold):
             yield from (f"  | {line}" for line in part.split("\n"))
 
 

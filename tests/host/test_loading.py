@@ -165,6 +165,35 @@ def test_where_a_module_fails(module):
     )
 
 
+@pytest.mark.parametrize("module", ["broken", "broken.py"])
+def test_the_traceback_of_a_module_that_fails_is_its_own(module):
+    """Frames of the import system and of the host are folded."""
+    path = write("broken.py", BROKEN).resolve()
+    with pytest.raises(ModuleLoadError) as caught:
+        load_modules(Registry(), [module])
+    first, folded, *rest = caught.value.traceback.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert folded.startswith("  [… ")
+    assert folded.endswith((" frames of connectrio and importlib …]", " frames of connectrio, importlib …]"))
+    assert rest[0] == f'  File "{path}", line 10, in <module>'
+    assert not [line for line in rest if "importlib" in line or "connectrio" in line]
+    assert rest[-1] == "NameError: name 'Vendor' is not defined"
+
+
+@pytest.mark.parametrize("module", ["no_such_module", "no_such_file.py"])
+def test_a_module_that_is_not_there_has_no_traceback(module):
+    with pytest.raises(ModuleLoadError) as caught:
+        load_modules(Registry(), [module])
+    assert caught.value.traceback == ""
+
+
+def test_a_syntax_error_of_a_module_shows_its_line():
+    path = write("broken.py", "x = 1\ndef (").resolve()
+    with pytest.raises(ModuleLoadError) as caught:
+        load_modules(Registry(), ["broken.py"])
+    assert f'  File "{path}", line 2\n    def (\n' in caught.value.traceback
+
+
 @pytest.mark.parametrize("module", ["package.broken", "package/broken.py"])
 def test_where_a_module_fails_in_a_library(module):
     """The line of the module, not the library's."""
@@ -267,7 +296,7 @@ def test_entry_points_are_loaded_by_name(install):
 )
 def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, source, error):
     install({"bad": "plugin_bad", "good": "plugin_good"})
-    write("site/plugin_bad.py", source)
+    bad = write("site/plugin_bad.py", source)
     write("site/plugin_good.py")
     registry = Registry()
     with capture_logs() as logs:
@@ -279,6 +308,7 @@ def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, so
     assert line["source"] == "entry point bad (plugin_bad)"
     assert line["error"] == error
     assert line["exception"].startswith("Traceback ")
+    assert line.get("where") == (f"{bad.resolve()}, line 1" if source else None)
 
 
 def test_the_credentials_in_a_failure_are_masked(install):

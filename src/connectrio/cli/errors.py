@@ -21,6 +21,7 @@ __all__ = [
     "USAGE",
     "CommandError",
     "UsageError",
+    "command_error",
     "exit_code",
     "explained",
 ]
@@ -67,6 +68,12 @@ class UsageError(CommandError):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint, code=USAGE)
+
+
+def command_error(error: Exception) -> CommandError:
+    """Return what ends a command whose host cannot start; for a module that cannot be loaded, with its traceback."""
+    traceback = getattr(error, "traceback", "")
+    return CommandError(f"{error}\n{traceback}" if traceback else str(error))
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

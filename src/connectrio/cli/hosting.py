@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from connectrio.cli.errors import FAILURE, CommandError
+from connectrio.cli.errors import FAILURE, CommandError, command_error
 from connectrio.cli.event_loop import event_loop
 from connectrio.cli.script import end_process, is_script, load_structlog, starting
 from connectrio.host.settings import Backend, HostSettings, default_backend
@@ -117,9 +117,11 @@ def explained_start() -> Iterator[None]:
         yield
     except (CommandError, HostError) as error:
         if is_script() and writes_json():
-            log.error("the host cannot start", error=str(error))  # noqa: TRY400 - the text says what to do
+            traceback = getattr(error, "traceback", "")
+            fields = {"exception": traceback} if traceback else {}
+            log.error("the host cannot start", error=str(error), **fields)  # noqa: TRY400 - the text says what to do
             raise SystemExit(FAILURE) from error
-        raise error if isinstance(error, CommandError) else CommandError(str(error)) from error
+        raise error if isinstance(error, CommandError) else command_error(error) from error
 
 
 def plain_serve(arguments: Sequence[str]) -> Callable[[], None] | None:

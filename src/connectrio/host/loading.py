@@ -14,6 +14,7 @@ from typing import Any
 
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
+from connectrio.diagnostics import is_of_author
 from connectrio.host.lifecycle import HostError
 from connectrio.logs import get_logger
 from connectrio.masking.credentials import describe_error, format_traceback
@@ -27,7 +28,12 @@ _FLYTE_SDK = "flyte.connectors"
 
 
 class ModuleLoadError(HostError):
-    """A module that the user has named cannot be loaded."""
+    """A module that the user has named cannot be loaded.
+
+    :ivar traceback: where its code has failed, masked; "" if none of its code has run
+    """
+
+    traceback = ""
 
 
 def load_entry_points(registry: Registry) -> None:
@@ -42,7 +48,8 @@ def load_entry_points(registry: Registry) -> None:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit, and what event loops raise, end no host
-            _note_failure(registry, source, error, "an entry point failed to load")
+            where = _place_in(entry_point.module, error)
+            _note_failure(registry, source, error, "an entry point failed to load", where)
 
 
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
@@ -70,10 +77,14 @@ def host_registered(registry: Registry) -> None:
         _note_failure(registry, source, error, "a connector that is registered with flyte-sdk cannot be hosted")
 
 
-def _note_failure(registry: Registry, source: str, error: BaseException, event: str) -> None:
-    """Log the failure, and record it in `registry.failures`, with credentials in its texts masked."""
+def _note_failure(registry: Registry, source: str, error: BaseException, event: str, where: str = "") -> None:
+    """Log the failure, and record it in `registry.failures`, with credentials in its texts masked.
+
+    :param where: the line that has raised it
+    """
     failure = LoadFailure(source, type(error).__name__, describe_error(error))
-    log.warning(event, source=source, error=failure.error, exception=format_traceback(error))
+    fields = {"where": where} if where else {}
+    log.warning(event, source=source, error=failure.error, **fields, exception=format_traceback(error))
     if failure not in registry.failures:
         registry.failures.append(failure)
 
@@ -122,18 +133,21 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
                 else:
                     importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            text = f"{describe_error(error)}{_place_in(name, error)}"
-            raise ModuleLoadError(f"cannot load connectors from {module!r}: {text}") from error
+            where = _place_in(name, error)
+            place = f" ({where})" if where else ""
+            failure = ModuleLoadError(f"cannot load connectors from {module!r}: {describe_error(error)}{place}")
+            failure.traceback = format_traceback(error) if is_of_author(error) else ""
+            raise failure from error
         if is_first_import and registry.registered() == before:
             log.warning("a module registered no connector; call ConnectorRegistry.register in it", module=module)
 
 
 def _place_in(name: str, error: BaseException) -> str:
-    """Return the innermost line that raised `error` in module `name` or a package around it: " (one.py, line 3)"."""
+    """Return the innermost line that raised `error` in module `name` or a package around it: "one.py, line 3"."""
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         if f"{name}.".startswith(f"{frame.f_globals.get('__name__')}."):
-            place = f" ({frame.f_code.co_filename}, line {line})"
+            place = f"{frame.f_code.co_filename}, line {line}"
     return place
 
 

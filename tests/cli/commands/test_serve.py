@@ -142,6 +142,39 @@ def test_a_module_that_cannot_be_loaded_is_an_error(tmp_path):
     assert "Traceback" not in outcome.err
 
 
+BROKEN = "import json\n\njson.loads('{')\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_in_json_the_traceback_of_a_module_is_a_field(tmp_path, processes):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    several = ["--processes", "2"] if processes > 1 else []
+    with Process("serve", *LOOPBACK, "--modules", "broken.py", *several, cwd=tmp_path) as host:
+        outcome = host.wait()
+    assert (outcome.code, outcome.out) == (1, "")
+    lines = [json.loads(line) for line in outcome.err.splitlines()]
+    assert lines[-1]["event"] == "the host cannot start"
+    assert lines[-1]["error"].endswith(f"({tmp_path / 'broken.py'}, line 3)")
+    (line, *_) = [line for line in lines if "exception" in line]
+    assert line["event"] == ("the host cannot start" if processes == 1 else "a module cannot be loaded")
+    first, folded, place, *_ = line["exception"].splitlines()
+    assert (first, folded[:4]) == ("Traceback (most recent call last):", "  […")
+    assert place == f'  File "{tmp_path / "broken.py"}", line 3, in <module>'
+
+
+@pytest.mark.parametrize("command", [["serve", "--log-format", "console"], ["check"], ["run", "toy", "--modules"]])
+def test_for_people_the_traceback_of_a_module_follows_the_error(tmp_path, command):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    modules = ["--modules", "broken.py", *LOOPBACK] if command[0] == "serve" else ["broken.py"]
+    with Process(*command, *modules, cwd=tmp_path) as host:
+        outcome = host.wait()
+    assert (outcome.code, outcome.out) == (1, "")
+    lines = outcome.err.splitlines()
+    assert lines[0].startswith("error: cannot load connectors from 'broken.py': JSONDecodeError: ")
+    assert lines[1] == "    Traceback (most recent call last):"
+    assert f'      File "{tmp_path / "broken.py"}", line 3, in <module>' in lines
+
+
 def test_a_host_with_tls(tmp_path, run):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

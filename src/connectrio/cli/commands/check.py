@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from connectrio.cli import event_loop
-from connectrio.cli.errors import CommandError, UsageError
+from connectrio.cli.errors import CommandError, UsageError, command_error
 from connectrio.cli.options.task import Credentials, TaskOptions
 from connectrio.host.settings import Backend
 from connectrio.terminal import print_json, print_line
@@ -75,7 +75,7 @@ def _load(module: str, task_type: str | None) -> AsyncConnector[Any]:
     try:
         load_modules(registry, [module])
     except ModuleLoadError as error:
-        raise CommandError(str(error)) from error
+        raise command_error(error) from error
     found = {registered.connector.task_type_name: registered.connector for registered in registry.registered()}
     choice = f"choose one with --task-type: {', '.join(found)}"
     if task_type is not None and task_type not in found:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, cast
 from cyclopts import Parameter
 
 from connectrio.cli import event_loop
-from connectrio.cli.errors import CommandError, UsageError
+from connectrio.cli.errors import UsageError, command_error
 from connectrio.client.jobs import Jobs
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, TaskCategory
@@ -127,7 +127,7 @@ class Local:
                 async with serving_in_memory(settings) as host:
                     return await command(host.channel)
             except HostError as error:
-                raise CommandError(str(error)) from error
+                raise command_error(error) from error
 
         configure_logging("error")  # which shows the tracebacks of what a connector raises
         return event_loop.run(hosted, backend, interrupts)
