@@ -260,7 +260,7 @@ async def test_a_bug_in_the_program_is_logged_with_its_traceback(connector, tmp_
     with structlog.testing.capture_logs() as logs:
         resource = await run(connector, tmp_path, "SELECT 1")
     assert (resource.phase, resource.message) == (Phase.RETRYABLE_FAILED, "m")
-    assert [(entry["log_level"], entry["traceback"]) for entry in logs] == [("error", "KeyError")]
+    assert [(entry["log_level"], entry["exception"]) for entry in logs] == [("error", "KeyError")]
 
 
 async def test_a_large_request_reaches_the_process(connector, tmp_path):

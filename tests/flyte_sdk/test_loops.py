@@ -165,8 +165,8 @@ async def test_calls_stay_at_home_where_something_belongs_to_that_loop():
         assert len(set(calls.loops)) == 1
         assert len(calls.loops) == 3
     (line,) = logs
-    assert line["state"] == "package.lock"
-    assert "wait" in line["position"]
+    assert line["object"] == "package.lock"
+    assert "wait" in line["where"]
 
 
 async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that():
@@ -400,8 +400,8 @@ async def test_a_coroutine_that_does_not_end_is_left_alone(monkeypatch):
                 tasks.start_soon(lambda: pool.run(gate.block, name="Some.get"))
                 await eventually(lambda: pool._home.position().startswith("wait in ") and gate.inside)
                 tasks.cancel_scope.cancel()
-        assert [(line["ran"], line["log_level"]) for line in logs] == [("Some.get", "warning")]
-        assert "wait in " in logs[0]["position"]
+        assert [(line["method"], line["log_level"]) for line in logs] == [("Some.get", "warning")]
+        assert "wait in " in logs[0]["where"]
         gate.open()
         assert await home_of(pool) is gate.inside[0]
 

@@ -65,7 +65,7 @@ async def test_what_is_stored_is_fetched_up_to_the_hosts_limit(tmp_path):
         with capture_logs() as logs, pytest.raises(GRPCError, match="input 'x': the stored value could not") as caught:
             await send(stored(tmp_path / "more"), STRING)
         assert caught.value.status is Status.INVALID_ARGUMENT
-    assert "for one task this host reads 1500 bytes" in logs[0]["reason"]
+    assert "for one task this host reads 1500 bytes" in logs[0]["error"]
 
 
 async def test_what_is_wrong_with_what_is_stored_is_for_the_log_alone(tmp_path):
@@ -91,7 +91,7 @@ async def test_what_is_wrong_with_what_is_stored_is_for_the_log_alone(tmp_path):
                     await send(stored(uri), INTEGER)
                 answers.add((caught.value.status, caught.value.message))
         assert len(answers) == 1
-        assert sum("reason" in line for line in logs) == len(uris)
+        assert sum("error" in line for line in logs) == len(uris)
         assert await send(stored(tmp_path / "literal"), STRING) == secret
 
 

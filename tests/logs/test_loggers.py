@@ -50,7 +50,7 @@ def test_tracebacks_of_rpc_have_no_local_variables(capsys: pytest.CaptureFixture
         token = "secret"  # noqa: F841 - a local variable that must not be shown
         raise ValueError("boom")
     except ValueError:
-        RPC.exception("the servicer of %(method)s raised", {"method": "/a/b"})
+        RPC.exception("the servicer of %(rpc)s raised", {"rpc": "/a/b"})
     text = capsys.readouterr().err
     assert "secret" not in text
     assert json.loads(text)["exception"].endswith("\nValueError: boom")

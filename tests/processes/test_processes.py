@@ -221,7 +221,7 @@ def test_sigusr1_shows_the_stuck_threads_of_all_processes(tmp_path):
         host.send(signal.SIGUSR1)
         eventually(lambda: "a worker thread is stuck" in host.errors, LONG)
         line = next(json.loads(line) for line in host.errors.splitlines() if "a worker thread is stuck" in line)
-        assert line["ran"] == "Stuck.get"
+        assert line["method"] == "Stuck.get"
         assert "time.sleep(3600)" in line["stack"]
         host.send(signal.SIGTERM)
         assert host.wait(LONG) == 0

@@ -184,8 +184,8 @@ async def test_problems_have_statuses(tmp_path, monkeypatch):
     assert caught.value.status is Status.INVALID_ARGUMENT
     (line,) = logs
     assert line["log_level"] == "warning"
-    assert line["reason"].startswith("input 'x': ")
-    assert "FileNotFoundError" in line["reason"]
+    assert line["error"].startswith("input 'x': ")
+    assert "FileNotFoundError" in line["error"]
     with pytest.raises(RequestError, match="not declared") as caught:
         await reader().read(inputs(y=integer(1)), X)
     assert caught.value.status is Status.INVALID_ARGUMENT

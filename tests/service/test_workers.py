@@ -76,7 +76,7 @@ async def test_an_abandoned_thread_is_busy_until_it_ends(gate):
         await workers.wait_idle()
     [line] = logs
     assert line["event"] == "a worker thread ended after its call, and kept a worker busy until then"
-    assert (line["ran"], line["raised"]) == ("job", None)
+    assert (line["method"], line["raised"]) == ("job", None)
 
 
 async def test_what_an_abandoned_thread_raises_is_logged(gate):
@@ -183,7 +183,7 @@ async def test_another_thread_takes_the_place_of_one_that_does_not_come_back(gat
         assert await workers.run(lambda: 5, name="next") == 5
     [line] = logs
     assert line["event"] == "a worker thread does not come back; another one takes its place"
-    assert line["ran"] == "job"
+    assert line["method"] == "job"
     assert "in pass_through" in line["stack"]
     [(name, _, stack)] = workers.stuck()
     assert name == "job"

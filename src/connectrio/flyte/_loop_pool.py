@@ -183,8 +183,8 @@ class LoopPool:
             "a hosted connector blocks its event loop, and has state that belongs to this loop: its calls wait for"
             " each other",
             package=self.name,
-            state=state,
-            position=self._home.position(),
+            object=state,
+            where=self._home.position(),
         )
         return True
 
@@ -307,8 +307,8 @@ class Call(Generic[T]):
         if scope.cancelled_caught:
             logger.warning(
                 "a hosted call was cancelled and goes on",
-                ran=self._name,
-                position=self._thread.position() if self._thread is not None else "",
+                method=self._name,
+                where=self._thread.position() if self._thread is not None else "",
             )
         elif self._error is not None and not isinstance(self._error, asyncio.CancelledError):
             self.result()

@@ -82,7 +82,7 @@ class LoopThread:
                     self.loop.run_until_complete(self._stopped)
                 except (SystemExit, KeyboardInterrupt) as error:
                     # raised by a task that hosted code has started: asyncio lets these two end the loop and all calls
-                    logger.warning("a hosted task tried to end the process", loop=self.name, exc_info=error)
+                    logger.warning("a hosted task tried to end the process", thread=self.name, exc_info=error)
             self.loop.run_until_complete(self._unwind())
         finally:
             self._executor.shutdown(wait=False, cancel_futures=True)

@@ -109,7 +109,7 @@ async def _close(pool: LoopPool) -> None:
         await to_thread.run_sync(join, abandon_on_cancel=True)
     for thread in threads:
         if thread.is_alive:
-            logger.warning("a hosted connector's thread did not end", thread=thread.name, position=thread.position())
+            logger.warning("a hosted connector's thread did not end", thread=thread.name, where=thread.position())
 
 
 def loop_bound_state(package: str, connectors: Iterable[object]) -> str | None:

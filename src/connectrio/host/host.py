@@ -220,7 +220,7 @@ class Host:
         finally:
             self.state = HostState.STOPPED
             if self._served_since is not None:
-                log.info("stopped", served_seconds=round(time.monotonic() - self._served_since, 3))
+                log.info("stopped", seconds=round(time.monotonic() - self._served_since, 3))
             self._stopped.set()
 
     async def shutdown(self, grace: float | None = None) -> None:
@@ -238,7 +238,7 @@ class Host:
         stuck = [] if self.service is None else list(self.service.workers.stuck())
         log.info("the stuck worker threads follow", count=len(stuck))
         for name, seconds, stack in stuck:
-            log.warning("a worker thread is stuck", ran=name, stuck_seconds=round(seconds, 3), stack=stack)
+            log.warning("a worker thread is stuck", method=name, seconds=round(seconds, 3), stack=stack)
 
     def _load(self) -> None:
         if self._is_process_wide:

@@ -109,7 +109,8 @@ async def _watch_signals(
                     continue
                 if signum in _SIGNALS:
                     if not is_first:
-                        log.warning("stopping at once: a second %s", signum.name, signal=signum.name)
+                        stopping = f"stopping at once: a second {signum.name}"
+                        log.warning(stopping, signal=signum.name)
                         raise HostStopped(128 + signum)
                     is_first = False
                     log.info("shutting down; send the signal again to stop at once", signal=signum.name)

@@ -189,7 +189,7 @@ class Watchdog:
         logger.error(
             "the event loop is blocked, and with it all calls; make the method a plain `def`, or await",
             method=culprit.method,
-            line=culprit.line,
+            where=culprit.line,
             task_type=culprit.task_type,
             operation=culprit.operation,
             seconds=round(now - self._beat, 3),
@@ -205,7 +205,7 @@ class Watchdog:
         logger.warning(
             "the event loop is free again",
             method=block.culprit.method,
-            line=block.culprit.line,
+            where=block.culprit.line,
             seconds=round(seconds, 3),
         )
         self._block = None

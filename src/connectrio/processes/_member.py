@@ -144,7 +144,7 @@ class Member:
             self.restarts += 1
             log.error(
                 "a process ended; it is started again",
-                ended=self.number,
+                about_process=self.number,
                 reason=end.error or _code(end.code),
                 delay_seconds=delay,
             )
@@ -248,7 +248,7 @@ class Member:
                 f"{name} gave no sign of life for {limit:g} s while it started, and was killed; look at what the"
                 " modules of its connectors do when they are imported"
             )
-        log.error("a process is killed", killed=self.number, reason=self._error)
+        log.error("a process is killed", about_process=self.number, reason=self._error)
         with suppress(ProcessLookupError):
             process.kill()
 

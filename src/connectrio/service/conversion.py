@@ -159,7 +159,7 @@ def inputs_refused(error: LiteralError, stored: str | None = None) -> RequestErr
         error.about(f"input {quoted_name(stored)}")
     if not isinstance(error, StoredInputError):
         return RequestError(str(error))
-    logger.warning("a stored input could not be read", reason=str(error.reason))
+    logger.warning("a stored input could not be read", error=str(error.reason))
     return RequestError(str(error), Status.UNAVAILABLE if error.passes else Status.INVALID_ARGUMENT)
 
 

@@ -127,7 +127,7 @@ class OutputWriter:
         except Exception as error:
             # any: each of fsspec's filesystems has errors of its own. Their texts are for the log alone: a client
             # could find out by them which files the host has
-            logger.warning("outputs could not be written", reason=shorten(describe_error(error), 1000))
+            logger.warning("outputs could not be written", error=shorten(describe_error(error), 1000))
             if isinstance(error, ImportError):
                 return "to write them to output_prefix, the host needs fsspec and its package for that kind of store"
             if isinstance(error, _FOR_GOOD):

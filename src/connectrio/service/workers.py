@@ -204,8 +204,8 @@ class Workers(Collector):
                 self._slots.leave(owner)
                 logger.error(
                     "a worker thread does not come back; another one takes its place",
-                    ran=run.name,
-                    stuck_seconds=round(anyio.current_time() - run.abandoned_at),
+                    method=run.name,
+                    seconds=round(anyio.current_time() - run.abandoned_at),
                     stack=run.stack(),
                 )
         if 0 < self._slots.taken_by(owner) <= len(lost) - self.limit:
@@ -314,7 +314,7 @@ class _Run(Generic[T]):
         raised = None if self._error is None else type(self._error).__name__
         logger.warning(
             "a worker thread ended after its call, and kept a worker busy until then",
-            ran=self.name,
+            method=self.name,
             seconds=round(seconds, 3),
             raised=raised,
         )

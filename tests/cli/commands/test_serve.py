@@ -57,7 +57,7 @@ def test_in_json_the_start_is_a_line_of_the_log(tmp_path, backend, processes):
     assert "drain_delay" not in serving["settings"]
     stopped = [line for line in lines if line["event"] == "stopped"]
     assert len(stopped) == processes
-    assert all(line["served_seconds"] >= 0 for line in stopped)
+    assert all(line["seconds"] >= 0 for line in stopped)
     assert [line.get("process") for line in stopped] == [None] if processes == 1 else True
 
 

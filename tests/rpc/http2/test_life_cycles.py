@@ -26,8 +26,8 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck))
 LAST_PING = b"the last"
 # what acts make the server say
 EXPECTED = {
-    "the servicer of %(method)s raised",
-    "the servicer of %(method)s returned without a response",
+    "the servicer of %(rpc)s raised",
+    "the servicer of %(rpc)s returned without a response",
     "the connection of %(peer)s has ended (%(cause)s): %(reason)s",
 }
 # every client hangs up; none is hung up on before it has been told all

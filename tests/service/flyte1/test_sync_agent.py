@@ -181,7 +181,7 @@ async def test_a_job_that_cannot_be_deleted_is_logged():
             error = await failure(channel, *parts(end="raise"))
     assert "the vendor says no" in error.message
     [line] = [line for line in logs if "was not deleted" in line["event"]]
-    assert "no way" in line["problem"]
+    assert "no way" in line["error"]
     assert (line["task_type"], line["key"]) == ("jobs", None)
 
 

@@ -159,7 +159,7 @@ class LiveJob:
 
     def _finish(self, report: Report) -> None:
         if report.bug is not None:
-            log.error("the DuckDB connector has a bug", job=self._record.job_id, traceback=report.bug)
+            log.error("the DuckDB connector has a bug", job=self._record.job_id, exception=report.bug)
         if report.state is not JobState.SUCCEEDED:
             self._settle(report.state, report.message)
             return

@@ -407,7 +407,7 @@ class JobStore:
             log.warning(
                 "the DuckDB connector leaves something in its job store alone",
                 path=str(path),
-                why=what,
+                reason=what,
                 error=str(error or ""),
             )
 

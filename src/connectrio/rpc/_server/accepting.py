@@ -61,8 +61,8 @@ async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskG
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 log.repeated_warning(
-                    "cannot accept a connection now: %(error)s; trying again in %(retry_seconds)g s",
-                    {"error": error, "retry_seconds": _RETRY_DELAY},
+                    "cannot accept a connection now: %(error)s; trying again in %(delay_seconds)g s",
+                    {"error": error, "delay_seconds": _RETRY_DELAY},
                 )
                 await anyio.sleep(_RETRY_DELAY)
             elif error.errno != errno.ECONNABORTED:

@@ -145,18 +145,18 @@ class ServerCall:
                 return self._result_of_error(error)
             return CallResult(status, None if error.message is None else text_of(error.message), error.details)
         except (MetadataError, HeadersTooLargeError) as error:
-            fields = {"method": call.method, "error": error}
-            log.error("the metadata of the servicer of %(method)s is refused: %(error)s", fields)  # noqa: TRY400 - enough
+            fields = {"rpc": call.method, "error": error}
+            log.error("the metadata of the servicer of %(rpc)s is refused: %(error)s", fields)  # noqa: TRY400 - enough
             return CallResult(Status.INTERNAL, str(error))
         except BaseException as error:
             if is_cancellation(error):
                 raise
             return self._result_of_error(error)
         if stream.state is CallState.HALF_SENT:
-            log.error("the servicer of %(method)s returned in the middle of a message", {"method": call.method})
+            log.error("the servicer of %(rpc)s returned in the middle of a message", {"rpc": call.method})
             return CallResult(Status.INTERNAL, "the servicer returned in the middle of a message")
         if stream.lacks_response:
-            log.error("the servicer of %(method)s returned without a response", {"method": call.method})
+            log.error("the servicer of %(rpc)s returned without a response", {"rpc": call.method})
             return CallResult(Status.UNKNOWN, "the servicer returned without sending the response")
         return _OK
 
@@ -166,14 +166,14 @@ class ServerCall:
             return CallResult(Status.CANCELLED, str(error))
         if trio_has_closed(error):
             return self._result_of_left_open()
-        log.error("the servicer of %(method)s raised", {"method": self._call.method}, exc_info=error)
+        log.error("the servicer of %(rpc)s raised", {"rpc": self._call.method}, exc_info=error)
         if error is self.stream.encoding_error:
             return CallResult(Status.INTERNAL, f"the response cannot be encoded: {error}")
         return CallResult(Status.UNKNOWN, f"the servicer raised {type_name(error)}")
 
     def _result_of_left_open(self) -> CallResult:
         error = LeftOpenError()
-        log.error("the servicer of %(method)s: %(error)s", {"method": self._call.method, "error": error})
+        log.error("the servicer of %(rpc)s: %(error)s", {"rpc": self._call.method, "error": error})
         return CallResult(Status.INTERNAL, str(error))
 
     async def _send_status(self, result: CallResult) -> None:
@@ -192,7 +192,7 @@ class ServerCall:
             # any: metadata, listeners and the details' codec are the application's; a bare status can still be sent
             if _is_only_cancellation(error):
                 raise
-            log.exception("the trailers of %(method)s cannot be sent", {"method": self._call.method})
+            log.exception("the trailers of %(rpc)s cannot be sent", {"rpc": self._call.method})
             is_clear = issubclass(type(error), ProtocolError | ValueError | TypeError)
             reason = text_of(error) if is_clear else type_name(error)
             trailers = "the trailers" if result.status is Status.OK else f"the trailers of {result.status.name}"

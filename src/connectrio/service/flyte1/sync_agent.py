@@ -117,7 +117,7 @@ class SyncAgentService:
             "the job of a call that did not wait for it was not deleted; delete it in the other system",
             task_type=request.task_category.name if request.task_category else "",
             key=key,
-            problem=problem,
+            error=problem,
         )
 
 
