@@ -63,13 +63,17 @@ class Commands:
 
 
 @contextmanager
-def hosting(registry: Registry) -> Iterator[Addresses]:
-    """A host of `registry` in a thread of its own."""
+def hosting(registry: Registry, kind: type[Host] = Host, **settings) -> Iterator[Addresses]:
+    """A host of `registry` in a thread of its own.
+
+    :param kind: its class
+    """
     serving = threading.Event()
     found: dict[str, object] = {}
 
     async def serve() -> None:
-        host = Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0, grace=1), registry=registry)
+        given = HostSettings(host="127.0.0.1", port=0, prometheus_port=0, grace=1, **settings)
+        host = kind(given, registry=registry)
         async with anyio.create_task_group() as tasks:
             found["addresses"] = await tasks.start(host.serve)
             found["stop"] = stop = anyio.Event()

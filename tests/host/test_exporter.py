@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 
 import anyio
@@ -23,9 +24,12 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from connectrio.connector.failures import LoadFailure
-from connectrio.host.exporter import _http, serve_exporter
-from connectrio.host.exporter._pages import Response
+from connectrio.host.exporter import _connection, _http, serve_exporter
+from connectrio.host.exporter._messages import Response
+from connectrio.host.settings import HostSettings
 from connectrio.service.metrics import Metrics
+from connectrio.telemetry.report import HostReport, StackReport
+from host.reports import report
 
 # seconds; only ends a test that fails
 PATIENCE = 30.0
@@ -41,6 +45,9 @@ class View:
     failures: list[LoadFailure] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     processes: list[dict[str, object]] = field(default_factory=list)
+    not_ready: list[str] = field(default_factory=list)
+    told: HostReport = field(default_factory=report)
+    stack: list[StackReport] = field(default_factory=list)
 
     @property
     def collectors(self):
@@ -48,6 +55,12 @@ class View:
 
     async def refresh(self):
         """Do nothing."""
+
+    async def report(self):
+        return self.told
+
+    async def stacks(self):
+        return self.stack
 
 
 @dataclass
@@ -62,11 +75,11 @@ class Answer:
 
 
 @asynccontextmanager
-async def exporter(view: View):
+async def exporter(view: View, settings: HostSettings | None = None, context=None):
     """Yield the address of a running exporter."""
     async with anyio.create_task_group() as tasks:
         sockets = [socket.create_server(("127.0.0.1", 0))]
-        [address] = await tasks.start(serve_exporter, sockets, view)
+        [address] = await tasks.start(partial(serve_exporter, sockets, view, settings, context=context))
         yield address
         tasks.cancel_scope.cancel()
     assert all(each.fileno() == -1 for each in sockets)
@@ -140,7 +153,7 @@ async def test_some_metrics_only():
 
 
 @pytest.mark.parametrize(
-    ("view", "status"), [(View(), 200), (View(is_ready=False, state="draining", connectors=0), 503)]
+    ("view", "status"), [(View(), 200), (View(is_ready=False, state="draining", connectors=0, not_ready=["x"]), 503)]
 )
 async def test_health(view, status):
     view.failures = [LoadFailure("entry point snowflake", "ModuleNotFoundError", "the text of the error")]
@@ -154,6 +167,7 @@ async def test_health(view, status):
             "state": view.state,
             "connectors": view.connectors,
             "failures": [{"source": "entry point snowflake", "error": "ModuleNotFoundError"}],
+            "not_ready": view.not_ready,
         }
 
 
@@ -166,9 +180,10 @@ async def test_the_state_is_asked_for_at_each_request():
 
 
 async def test_other_paths_and_methods():
-    async with exporter(View()) as address:
-        for path in ("/other", "/favicon.ico", "/metrics/x", "//", "/%2fmetrics", "/metrics;x"):
-            assert (await get(address, path)).status == (200 if path == "//" else 404)
+    async with exporter(View(), HostSettings(page=False)) as address:
+        for path in ("/other", "/favicon.ico", "/metrics/x", "/%2fmetrics", "/metrics;x"):
+            assert (await get(address, path)).status == 404
+        assert (await get(address, "//")).status == 200
         for method in ("POST", "OPTIONS", "BREW"):
             refused = await get(address, "/readyz", method=method)
             assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
@@ -182,8 +197,8 @@ READYZ = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
 
 @pytest.mark.parametrize("sent", [b"", b"GET /rea", READYZ])
 async def test_open_connections_do_not_delay_the_end(sent, monkeypatch):
-    for limit in ("_GRACE", "_REQUEST_TIMEOUT"):
-        monkeypatch.setattr(_http, limit, HOUR)
+    monkeypatch.setattr(_http, "_GRACE", HOUR)
+    monkeypatch.setattr(_connection, "_REQUEST_TIMEOUT", HOUR)
     async with exporter(View()) as address:
         stream = await anyio.connect_tcp(*address)
         if sent:
@@ -241,7 +256,7 @@ async def test_a_request_that_is_in_flight_at_the_end_is_answered(monkeypatch):
 
 
 async def test_a_response_that_nobody_takes_does_not_delay_the_end(monkeypatch):
-    monkeypatch.setattr(_http, "_RESPONSE_TIMEOUT", HOUR)
+    monkeypatch.setattr(_connection, "_RESPONSE_TIMEOUT", HOUR)
     monkeypatch.setattr(_http, "_GRACE", 0.05)
     monkeypatch.setattr(_http, "Pages", Huge)
     async with exporter(View()) as address, await anyio.connect_tcp(*address) as stream:
@@ -250,7 +265,7 @@ async def test_a_response_that_nobody_takes_does_not_delay_the_end(monkeypatch):
 
 
 async def test_a_response_is_sent_for_a_limited_time(monkeypatch):
-    monkeypatch.setattr(_http, "_RESPONSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(_connection, "_RESPONSE_TIMEOUT", 0.05)
     monkeypatch.setattr(_http, "Pages", Huge)
     async with exporter(View()) as address, await anyio.connect_tcp(*address) as stream:
         await stream.send(READYZ)
@@ -263,7 +278,7 @@ async def test_a_response_is_sent_for_a_limited_time(monkeypatch):
 class Huge:
     SIZE = 50_000_000
 
-    def __init__(self, view):
+    def __init__(self, view, access):
         """As `Pages`."""
 
     async def answer(self, request):
@@ -468,7 +483,7 @@ async def test_requests_on_one_connection(sent, statuses):
 
 @pytest.mark.parametrize("sent", [b"", READYZ[:10], READYZ])
 async def test_a_client_that_sends_nothing_more_is_left(sent, monkeypatch):
-    monkeypatch.setattr(_http, "_REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr(_connection, "_REQUEST_TIMEOUT", 0.05)
     async with exporter(View()) as address:
         received = await speak(address, sent) if sent else await speak(address)
     assert received.startswith(b"HTTP/1.1 200") == (sent == READYZ)
@@ -477,7 +492,7 @@ async def test_a_client_that_sends_nothing_more_is_left(sent, monkeypatch):
 async def test_many_silent_connections_take_nothing_from_a_scrape(monkeypatch):
     """The connection that has waited longest is closed for a new one."""
     monkeypatch.setattr(_http, "_MAX_CONNECTIONS", 8)
-    monkeypatch.setattr(_http, "_REQUEST_TIMEOUT", HOUR)
+    monkeypatch.setattr(_connection, "_REQUEST_TIMEOUT", HOUR)
     async with exporter(View()) as address, AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(await anyio.connect_tcp(*address)) for _ in range(20)]
         kept = await stack.enter_async_context(await anyio.connect_tcp(*address))

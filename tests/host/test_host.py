@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -22,6 +23,7 @@ from connectrio.host import lifespans
 from connectrio.host.host import Addresses, Host, HostError, HostState, ProcessOfSeveral
 from connectrio.host.runner import announce
 from connectrio.host.settings import HostSettings
+from connectrio.host.watchdog import Culprit
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
@@ -648,6 +650,23 @@ async def test_a_lifespan_that_fails_later_is_opened_again(monkeypatch):
         assert up(host) == 0
     # while the host waits for the next attempt, it drains at once
     assert lifespan.events == ["open", "left"]
+
+
+async def test_why_a_host_is_not_ready():
+    lifespan = Lifespan(opening=raising(OSError("secret text")))
+    host = make_host(lifespan.connector(), poll_absorb=0, require_lifespans=True)
+    assert host.not_ready[0] == "the host is starting"
+    async with serving(host):
+        assert host.not_ready == [
+            "require_lifespans is set, and that of tiny (0) is not open: lifespan failed (OSError)"
+        ]
+        host._watchdog = SimpleNamespace(culprit=Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+        assert host.not_ready[0] == "Tiny.get blocks the event loop at tiny.py:1 in get"
+        assert not host.is_ready
+        host.registry.outages.clear()
+        host._watchdog = None
+        assert (host.not_ready, host.is_ready) == ([], True)
+    assert host.not_ready == ["the host has stopped"]
 
 
 async def test_a_lifespan_that_ends_by_itself():

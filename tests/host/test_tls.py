@@ -136,6 +136,8 @@ async def test_the_dangers_of_given_listeners(pki: Pki, plain_on, tls_on, capita
     [
         ({"tls_key": "key.pem"}, "tls_key is of no use without tls_cert"),
         ({"tls_client_ca": "ca.pem"}, "tls_client_ca is of no use without tls_cert"),
+        ({"prometheus_tls": True}, "prometheus_tls needs a certificate: give tls_cert as well"),
+        ({"page": False, "page_token_file": "tokens"}, "page_token_file is of no use without the page"),
         ({"tls_handshake_timeout": 0}, "tls_handshake_timeout must be more than 0, got 0"),
         ({"unix_socket_mode": "0o660"}, "unix_socket_mode must be three octal digits such as 660, got '0o660'"),
         ({"unix_socket_mode": "888"}, "unix_socket_mode must be three octal digits"),

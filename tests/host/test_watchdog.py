@@ -7,6 +7,7 @@ import importlib.util
 import json
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from structlog.testing import capture_logs
 from connectrio import AsyncConnector, ResourceMeta
 from connectrio.connector.registry import Registry
 from connectrio.host.watchdog import Culprit, Watchdog, find_culprit
+from connectrio.rpc.tls import ServerTLS
 from connectrio.service.metrics import Metrics
 
 MODULE = """
@@ -201,6 +203,41 @@ def test_probers_that_say_nothing_or_leave():
     assert (answer.status, report["method"], report["line"]) == (503, "Tiny.get", "tiny.py:1 in get")
     for each in (silent, prober, listener):
         each.close()
+
+
+def test_probers_of_a_port_with_tls(pki):
+    listener = socket.create_server(("127.0.0.1", 0))
+    tls = ServerTLS(pki.server.cert, pki.server.key, protocols=("http/1.1",))
+    watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=[listener], context=tls.context)
+    from connectrio.host.watchdog import _Block
+
+    watchdog._block = _Block(time.monotonic(), Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+    host, port = listener.getsockname()
+    plain = socket.create_connection((host, port))
+    plain.sendall(b"GET /readyz HTTP/1.1\r\n\r\n")
+    stop = threading.Event()
+
+    def answer():
+        while not stop.is_set():
+            watchdog._wait([listener])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        statuses = []
+        for path in ("/readyz", "/metrics"):
+            context = ssl.create_default_context(cafile=pki.ca)
+            prober = http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
+            prober.request("GET", path)
+            answered = prober.getresponse()
+            statuses.append((answered.status, b"tiny.py:1" in answered.read()))
+            prober.close()
+    finally:
+        stop.set()
+        thread.join(30)
+    assert statuses == [(503, True), (200, False)]
+    plain.close()
+    listener.close()
 
 
 def test_metrics_that_cannot_be_collected_do_not_end_it():

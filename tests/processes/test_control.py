@@ -18,13 +18,17 @@ from connectrio.processes.control import (
     Request,
     ServeOptions,
     Serving,
+    Stacks,
     StateReport,
+    StatusReport,
     encode,
     read_options,
     receive_order,
     write_options,
 )
 from connectrio.processes.exposition import Family, Sample
+from connectrio.telemetry.report import StackReport
+from host.reports import call, job, report
 
 SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), logs_limit=None, max_connection_idle=5)
 HTTP = [("127.0.0.1", 9090)]
@@ -34,7 +38,9 @@ MESSAGES = [
     Request("report"),
     Serving(HTTP),
     Failed("no such module: ∅"),
-    StateReport("serving", True, 3, [LoadFailure("module x", "ImportError", "broken")], [FAMILY]),
+    StateReport("serving", True, 3, [LoadFailure("module x", "ImportError", "broken")], [FAMILY], ["draining"]),
+    StatusReport(report(jobs=[job()], calls=[call()], lag=math.inf)),
+    Stacks([StackReport(kind="thread", name="t", what="", frames=["a.py:1 in f"])]),
 ]
 
 

@@ -54,6 +54,32 @@ def test_a_life(backend):
         assert not any(is_alive(pid) for pid in clients)
 
 
+def test_the_report_of_all_processes():
+    with Processes("asyncio", "--hang-limit", "120") as program, ExitStack() as stack:
+        host = program.ready()
+        clients = host.clients_of_all(stack)
+        told = json.loads(fetch(f"{host.url}/api/status")[1])
+        assert (told["state"], told["is_ready"], told["not_ready"]) == ("serving", True, [])
+        assert {each["process"] for each in told["connectors"]} == {0, 1}
+        assert [each["pid"] for each in told["processes"]] == host.pids
+        stacks = json.loads(fetch(f"{host.url}/api/stacks?limit=10000")[1])["stacks"]
+        assert {each["process"] for each in stacks if each["name"] == "MainThread"} == {0, 1}
+        # one that does not answer is missing, and named
+        frozen = next(iter(clients))
+        number = host.pids.index(frozen)
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            told = json.loads(fetch(f"{host.url}/api/status")[1])
+            assert {each["process"] for each in told["connectors"]} == {1 - number}
+            assert (number, "process") in {(each["process"], each["kind"]) for each in told["attention"]}
+            assert told["processes"][number]["state"] == "not answering"
+            assert told["is_ready"]
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        host.send(signal.SIGTERM)
+        assert host.wait(LONG) == 0
+
+
 def test_a_second_signal_stops_all_at_once():
     with Processes("asyncio") as program, ExitStack() as stack:
         host = program.ready()

@@ -96,10 +96,11 @@ def exit_code(command: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def explained(*, unreachable: int = FAILURE) -> Iterator[None]:
+def explained(*, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEEDED"]) -> Iterator[None]:
     """Turn a failed call in this block into a `CommandError` that says `STATUS: message`, with a hint.
 
     :param unreachable: the exit code if the host did not answer
+    :param late: the hint if it did not answer in time
     """
     from connectrio.client.jobs import error_text
     from connectrio.rpc import GRPCError
@@ -109,5 +110,7 @@ def explained(*, unreachable: int = FAILURE) -> Iterator[None]:
     except GRPCError as error:
         name = error.status.name
         raise CommandError(
-            error_text(error), hint=_HINTS.get(name, ""), code=unreachable if name in _NO_ANSWER else FAILURE
+            error_text(error),
+            hint={**_HINTS, "DEADLINE_EXCEEDED": late}.get(name, ""),
+            code=unreachable if name in _NO_ANSWER else FAILURE,
         ) from error

@@ -36,7 +36,7 @@ from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
 from connectrio.service.async_connector import AsyncConnectorService
-from connectrio.service.connector_metadata import ConnectorMetadataService, failure_metadata
+from connectrio.service.connector_metadata import ConnectorMetadataService, not_ready_metadata, registry_metadata
 from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentService
 from connectrio.service.flyte1.sync_agent import SyncAgentService
 from connectrio.service.metrics import Metrics
@@ -61,6 +61,11 @@ _HEALTH_NAMES = (
     "flyteidl2.connector.ConnectorMetadataService",
     "grpc.health.v1.Health",
 )
+_WHY = {
+    HostState.STARTING: "the host is starting",
+    HostState.DRAINING: "the host is draining: it was told to stop, and finishes the calls in flight",
+    HostState.STOPPED: "the host has stopped",
+}
 # seconds; threads of cancelled calls cannot be stopped, and still use their connectors, which close next
 _WORKERS_TIMEOUT = 2.0
 
@@ -93,7 +98,7 @@ class Host:
         self._is_process_wide = registry is None
         self.state = HostState.STARTING
         self.metrics = Metrics()
-        self.health = Health(details=lambda: failure_metadata(self.failures))
+        self.health = Health(details=lambda: [*registry_metadata(self.registry), *not_ready_metadata(self.not_ready)])
         self.watchdog: Watchdog | None = None
         self._reflection: Reflection | None = None
         self.account = Account()
@@ -121,8 +126,24 @@ class Host:
     @property
     def is_ready(self) -> bool:
         """Whether the host accepts new work."""
-        is_blocked = self.watchdog is not None and self.watchdog.culprit is not None
-        return self.state is HostState.SERVING and not is_blocked and self._has_required
+        return not self.not_ready
+
+    @property
+    def not_ready(self) -> list[str]:
+        """Why the host accepts no new work, a sentence for each reason. Everyone may see these, so they tell no texts
+        of errors."""
+        reasons = []
+        if self.state is not HostState.SERVING:
+            reasons.append(_WHY[self.state])
+        culprit = None if self.watchdog is None else self.watchdog.culprit
+        if culprit is not None:
+            reasons.append(f"{culprit.method} blocks the event loop at {culprit.line}")
+        if not self._has_required:
+            reasons += [
+                f"require_lifespans is set, and that of {task_type} ({version}) is not open: {outage.kind}"
+                for (task_type, version), outage in self.registry.outages.items()
+            ]
+        return reasons
 
     @property
     def _has_required(self) -> bool:
@@ -174,7 +195,7 @@ class Host:
             registry=self.registry,
             account=self.account,
             state=self.state,
-            is_ready=self.is_ready,
+            not_ready=self.not_ready,
             started=self.started,
             addresses=self.addresses,
             service=self.service,
@@ -208,7 +229,8 @@ class Host:
                     if ports and ports.http:
                         from connectrio.host.exporter import serve_exporter  # not before a host has one
 
-                        await exporting.start(serve_exporter, ports.http, self)
+                        exporter = partial(serve_exporter, ports.http, self, self.settings, context=ports.http_context)
+                        await exporting.start(exporter)
                     self._keep_logging()
                     async with anyio.create_task_group() as holding:
                         if await completes_before(self._shutdown_requested, partial(self._lifespans.open, holding)):
@@ -271,7 +293,11 @@ class Host:
             self._served_since = time.monotonic()
             self._update_health()
             self.watchdog = Watchdog(
-                self.settings.watchdog, metrics=self.metrics, registry=self.registry, sockets=ports.http
+                self.settings.watchdog,
+                metrics=self.metrics,
+                registry=self.registry,
+                sockets=ports.http,
+                context=ports.http_context,
             )
             siblings.start_soon(self.watchdog.run)
             siblings.start_soon(self.account.run)

@@ -11,7 +11,7 @@ import anyio
 
 from connectrio.rpc.peer import format_address
 
-__all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "completes_before"]
+__all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "completes_before", "is_loopback"]
 
 
 class HostError(Exception):
@@ -35,12 +35,14 @@ class Addresses:
     :ivar http: (host, port) of the exporter, on each interface
     :ivar unix_socket: the Unix socket for gRPC, if the host has one
     :ivar has_tls: whether the gRPC ports that other machines may reach are with TLS
+    :ivar has_http_tls: whether the exporter is
     """
 
     grpc: tuple[tuple[str, int], ...]
     http: tuple[tuple[str, int], ...]
     unix_socket: Path | None = None
     has_tls: bool = False
+    has_http_tls: bool = False
 
     @property
     def port(self) -> int:
@@ -55,7 +57,7 @@ class Addresses:
     @property
     def beyond_loopback(self) -> bool:
         """Whether other machines may reach the gRPC port."""
-        return not all(host == "::1" or host.startswith("127.") for host, _ in self.grpc)
+        return not all(is_loopback(host) for host, _ in self.grpc)
 
     @property
     def target(self) -> str:
@@ -65,7 +67,7 @@ class Addresses:
     @property
     def url(self) -> str:
         """The exporter's base URL for a client on this machine."""
-        return f"http://{_local_target(*self.http[0])}"
+        return f"{'https' if self.has_http_tls else 'http'}://{_local_target(*self.http[0])}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class ProcessOfSeveral:
 
     processes: int
     http: tuple[tuple[str, int], ...]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address that is listened on."""
+    return host == "::1" or host.startswith("127.")
 
 
 def _local_target(host: str, port: int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -27,9 +27,11 @@ from connectrio.rpc.sockets import (
 )
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from connectrio.rpc.tls import ServerTLS
 
-__all__ = ["HostPorts", "bind_ports", "bind_tcp", "can_share_ports", "local_addresses"]
+__all__ = ["HostPorts", "bind_ports", "bind_tcp", "can_share_ports", "exporter_context", "local_addresses"]
 
 # the errors of a machine without IPv6 (or IPv4)
 _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
@@ -43,12 +45,14 @@ class HostPorts:
     :ivar http: sockets for the exporter; none where another process has it
     :ivar addresses: where clients reach all of these
     :ivar tls: what the TCP ports for gRPC show; None without TLS, and for listeners that were given
+    :ivar http_context: returns the exporter's TLS context for a new connection; None without TLS
     """
 
     grpc: list[Listener[Any]]
     http: list[socket.socket]
     addresses: Addresses
     tls: ServerTLS | None = None
+    http_context: Callable[[], SSLContext] | None = None
 
 
 async def bind_ports(
@@ -71,6 +75,7 @@ async def bind_ports(
                 stack.callback(shut_down, each)
         return HostPorts(list(listeners), [], _given_addresses(listeners))
     tls = _server_tls(settings)
+    context = exporter_context(settings)
     try:
         tcp = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=one_of is not None)
         for bound in tcp:
@@ -92,8 +97,14 @@ async def bind_ports(
     except UnixSocketError as error:
         raise HostError(str(error)) from error
     exporter = local_addresses(http) if one_of is None else one_of.http
-    addresses = Addresses(local_addresses(tcp), exporter, settings.unix_socket, tls is not None)
-    return HostPorts(grpc, http, addresses, tls)
+    addresses = Addresses(
+        local_addresses(tcp),
+        exporter,
+        settings.unix_socket,
+        has_tls=tls is not None,
+        has_http_tls=context is not None,
+    )
+    return HostPorts(grpc, http, addresses, tls, context)
 
 
 def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:
@@ -113,7 +124,19 @@ def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:
     return Addresses(tuple(tcp), (), has_tls=not Addresses(tuple(plain), ()).beyond_loopback)
 
 
-def _server_tls(settings: HostSettings) -> ServerTLS | None:
+def exporter_context(settings: HostSettings) -> Callable[[], SSLContext] | None:
+    """Return a function that returns the exporter's TLS context for a new connection; None if it is without TLS.
+
+    :raises HostError: the files for TLS cannot be used
+    """
+    if not settings.prometheus_tls:
+        return None
+    # probes and scrapers show no certificate
+    tls = _server_tls(replace(settings, tls_client_ca=None), protocols=("http/1.1",))
+    return None if tls is None else tls.context
+
+
+def _server_tls(settings: HostSettings, **options: Any) -> ServerTLS | None:
     if settings.tls_cert is None:
         return None
     from ssl import TLSVersion  # the supervisor of several processes binds ports too, and needs no TLS
@@ -127,6 +150,7 @@ def _server_tls(settings: HostSettings) -> ServerTLS | None:
             client_ca=settings.tls_client_ca,
             minimum_version=TLSVersion.TLSv1_3 if settings.tls_minimum == "1.3" else TLSVersion.TLSv1_2,
             handshake_timeout=settings.tls_handshake_timeout,
+            **options,
         )
     except TLSFilesError as error:
         raise HostError(str(error)) from error

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 
 import anyio
@@ -55,6 +54,7 @@ _LONGEST_SETTING = 200
 class HostParts:
     """What a host consists of now; None is what it does not have, or not yet.
 
+    :ivar not_ready: why it takes no new work
     :ivar started: when it was made, on the account's clock
     """
 
@@ -62,7 +62,7 @@ class HostParts:
     registry: Registry
     account: Account
     state: HostState
-    is_ready: bool
+    not_ready: list[str]
     started: float
     addresses: Addresses | None
     service: AsyncConnectorService | None
@@ -78,14 +78,13 @@ def report_host(host: HostParts) -> HostReport:
     now, wall = account.clock(), account.wall_clock()
     offset = wall - now
     account.look_at_log()
-    not_ready = list(reasons_not_ready(host))
     jobs = [job.report(now, wall) for job in account.jobs]
     jobs.sort(key=lambda job: (-job.trouble, job.is_final, -job.seen))
     addresses = host.addresses
     report = HostReport(
         state=host.state.value,
-        is_ready=host.is_ready,
-        not_ready=not_ready,
+        is_ready=not host.not_ready,
+        not_ready=host.not_ready,
         version=__version__,
         python=platform.python_version(),
         backend=backend_name(),
@@ -132,20 +131,6 @@ def report_stacks(host: HostParts) -> list[StackReport]:
             for each in _threads(host.service)
         ]
     return [*calls, *threads, *all_stacks()]
-
-
-def reasons_not_ready(host: HostParts) -> Iterator[str]:
-    """Yield why a host takes no new work, a sentence for each reason."""
-    if host.state is HostState.STARTING:
-        yield "the host is starting: connectors are loaded, and their lifespans open"
-    elif host.state is not HostState.SERVING:
-        yield f"the host is {host.state.value}: it was told to stop"
-    culprit = None if host.watchdog is None else host.watchdog.culprit
-    if culprit is not None:
-        yield f"{culprit.method} blocks the event loop, at {culprit.line}"
-    if host.settings.require_lifespans:
-        for outage in host.registry.outages.values():
-            yield f"{outage.error} (require_lifespans is on: all lifespans must be open)"
 
 
 def changed_settings(settings: HostSettings) -> dict[str, str]:

@@ -153,8 +153,10 @@ def _print_announcement(host: Host, addresses: Addresses) -> None:
     print_line(f"  gRPC     {addresses.target}{tls}{_bound(addresses.grpc, addresses.target)}")
     if addresses.unix_socket is not None:
         print_line(f"           {unix_target(addresses.unix_socket)}")
-    print_line(f"  metrics  {addresses.url}/metrics{_bound(addresses.http, addresses.url.removeprefix('http://'))}")
+    print_line(f"  metrics  {addresses.url}/metrics{_bound(addresses.http, addresses.url.partition('://')[2])}")
     print_line(f"  probes   {addresses.url}/healthz and {addresses.url}/readyz")
+    if host.settings.page:
+        print_line(f"  status   {addresses.url}/status")
     if not is_terminal():
         print_line(_TABLE_TITLE)
     print_table(

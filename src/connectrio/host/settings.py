@@ -28,7 +28,13 @@ class HostSettings(ServiceSettings, ServerOptions):
     :ivar host: the address to listen on, for gRPC and HTTP, an IPv6 address also in brackets; by default all
         interfaces, of IPv4 and IPv6, as with ::
     :ivar port: of the gRPC server; 0 picks a free one
-    :ivar prometheus_port: of /metrics, /healthz and /readyz; 0 picks a free one
+    :ivar prometheus_port: of /metrics, /healthz, /readyz and the status page; 0 picks a free one
+    :ivar page: serve the status page at / for browsers and at /status, and the same as JSON under /api. Both tell more
+        than /metrics: names of jobs, messages of connectors and errors
+    :ivar page_token_file: file with tokens, one in each line, of which the status page and /api ask for one; read again
+        when it changes. By default they ask for none. /metrics, /healthz and /readyz never do
+    :ivar prometheus_tls: the port of /metrics, /healthz, /readyz and the status page is with TLS too, with the
+        certificate of `tls_cert`; clients need none of their own
     :ivar timeout: time until the host shuts down gracefully by itself; for tests
     :ivar modules: module names or .py files to load connectors from, in addition to the installed entry points
     :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`
@@ -69,6 +75,9 @@ class HostSettings(ServiceSettings, ServerOptions):
     host: str | None = None
     port: int = 8000
     prometheus_port: int = 9090
+    page: bool = True
+    page_token_file: Path | None = None
+    prometheus_tls: bool = False
     timeout: float | None = None
     modules: list[str] = field(default_factory=list)
     entry_points: bool = True
@@ -98,6 +107,10 @@ class HostSettings(ServiceSettings, ServerOptions):
         for name in ("tls_key", "tls_client_ca"):
             if getattr(self, name) is not None and self.tls_cert is None:
                 raise ValueError(f"{name} is of no use without tls_cert, the certificate")
+        if self.prometheus_tls and self.tls_cert is None:
+            raise ValueError("prometheus_tls needs a certificate: give tls_cert as well")
+        if self.page_token_file is not None and not self.page:
+            raise ValueError("page_token_file is of no use without the page")
         if re.fullmatch("[0-7]{3}", self.unix_socket_mode) is None:
             raise ValueError(f"unix_socket_mode must be three octal digits such as 660, got {self.unix_socket_mode!r}")
 

@@ -21,9 +21,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from ssl import SSLContext
 from types import FrameType
 
 import anyio
@@ -83,11 +84,18 @@ class Watchdog:
     :param seconds: the time for which it may be blocked; with 0, it is only measured how late it is
     :param registry: the connectors that may block it
     :param sockets: the exporter's; duplicates of them stay open while this runs
+    :param context: returns the exporter's TLS context for a new connection; None if it is without TLS
     :ivar blocks: the last times in which it was blocked
     """
 
     def __init__(
-        self, seconds: float, *, metrics: Metrics, registry: Registry, sockets: Sequence[socket.socket] = ()
+        self,
+        seconds: float,
+        *,
+        metrics: Metrics,
+        registry: Registry,
+        sockets: Sequence[socket.socket] = (),
+        context: Callable[[], SSLContext] | None = None,
     ) -> None:
         self._seconds = seconds
         self._period = min(0.25, seconds / 4)
@@ -96,6 +104,7 @@ class Watchdog:
         self._metrics = metrics
         self._registry = registry
         self._sockets = list(sockets)
+        self._context = context
         self._stop = threading.Event()
         self._beat = time.monotonic()
         self._loop_thread = 0
@@ -168,7 +177,12 @@ class Watchdog:
             try:
                 connection, _ = each.accept()
                 with connection:
-                    self._answer(connection, block)
+                    connection.settimeout(_PATIENCE)
+                    if self._context is None:
+                        self._answer(connection, block)
+                        continue
+                    with self._context().wrap_socket(connection, server_side=True) as secured:
+                        self._answer(secured, block)
             except OSError:
                 continue  # the event loop has accepted it, or the prober is gone
             except Exception:
@@ -211,7 +225,6 @@ class Watchdog:
         self._block = None
 
     def _answer(self, connection: socket.socket, block: _Block) -> None:
-        connection.settimeout(_PATIENCE)
         path = connection.recv(4096).decode("latin-1").partition(" ")[2].partition(" ")[0]
         if path.partition("?")[0].rstrip("/") in ("", "/metrics"):
             connection.sendall(_response("200 OK", CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)))

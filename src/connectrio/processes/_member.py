@@ -9,7 +9,8 @@ import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio
 from anyio.abc import Process
@@ -23,7 +24,9 @@ from connectrio.processes.control import (
     Order,
     Request,
     Serving,
+    Stacks,
     StateReport,
+    StatusReport,
     process_command,
 )
 from connectrio.rpc.backoff import Backoff
@@ -32,8 +35,12 @@ log = get_logger("connectrio.processes")
 
 __all__ = ["Member", "MemberState", "restart_backoff"]
 
+Answer = TypeVar("Answer", StateReport, StatusReport, Stacks)
+
 # seconds for a process to answer: probes wait one second by default, and a host answers within milliseconds
 _REPORT_TIMEOUT = 0.5
+# the same for what people ask for, who wait longer than probes
+_STATUS_TIMEOUT = 2.0
 # seconds from the order to stop at once until the process is killed; by itself it takes at most one
 _KILL_AFTER = 1.5
 # seconds, beyond `drain_delay` and `grace`, from the order to stop to the end: lifespans have ten to close
@@ -68,6 +75,14 @@ class _End:
     error: str | None
 
 
+@dataclass
+class _Expected:
+    """The next answer of a kind, for all who wait for it."""
+
+    arrived: anyio.Event = field(default_factory=anyio.Event)
+    answer: object = None
+
+
 def restart_backoff() -> Backoff:
     """Return the pauses before a process that has failed is started again."""
     return Backoff(0.5, factor=2, maximum=30)
@@ -90,7 +105,7 @@ class Member:
         self._on_end = on_end
         self._process: Process | None = None
         self._control: Control | None = None
-        self._reported = anyio.Event()
+        self._expected: dict[type, _Expected] = {}
         self._stopping = anyio.Event()
         self._error: str | None = None
         self._served_since: float | None = None
@@ -172,13 +187,26 @@ class Member:
 
     async def refresh(self) -> None:
         """Get a new `report`; a process that does not answer in time is not ready."""
+        report = await self._ask_for("report", StateReport, _REPORT_TIMEOUT)
+        if self._control is not None:
+            self._answers = report is not None
+
+    async def status(self) -> StatusReport | None:
+        """Return what the process tells of itself; None if it does not answer in time."""
+        return await self._ask_for("status", StatusReport, _STATUS_TIMEOUT)
+
+    async def stacks(self) -> Stacks | None:
+        """Return where the tasks and threads of the process are; None if it does not answer in time."""
+        return await self._ask_for("stacks", Stacks, _STATUS_TIMEOUT)
+
+    async def _ask_for(self, what: str, kind: type[Answer], timeout: float) -> Answer | None:  # noqa: ASYNC109 - of the answer
         if self._control is None:
-            return
-        reported = self._reported
-        with anyio.move_on_after(_REPORT_TIMEOUT):
-            await self.ask("report")
-            await reported.wait()
-        self._answers = reported.is_set()
+            return None
+        expected = self._expected.setdefault(kind, _Expected())
+        with anyio.move_on_after(timeout):
+            await self.ask(what)
+            await expected.arrived.wait()
+        return expected.answer if isinstance(expected.answer, kind) else None
 
     async def _live(self) -> _End:
         """Run a process from its start to its end."""
@@ -217,10 +245,13 @@ class Member:
                     log.info("serving", **{**fields, "pid": os.getpid(), "processes": processes})
                 case Failed(error=error):
                     self._error = error
-                case StateReport():
-                    self.report = message
-                    self._reported.set()
-                    self._reported = anyio.Event()
+                case StateReport() | StatusReport() | Stacks():
+                    if isinstance(message, StateReport):
+                        self.report = message
+                    expected = self._expected.pop(type(message), None)
+                    if expected is not None:
+                        expected.answer = message
+                        expected.arrived.set()
 
     async def _watch(self, process: Process, control: Control) -> None:
         """Kill the process when it gives no sign of life for too long, or does not end when it was told to.

@@ -17,6 +17,7 @@ from connectrio.host.runner import announce, serving_fields
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger, host_logging, writes_json
 from connectrio.processes.control import (
+    MAX_SIZE,
     Alive,
     Announced,
     Control,
@@ -24,14 +25,22 @@ from connectrio.processes.control import (
     Order,
     Request,
     Serving,
+    Stacks,
     StateReport,
+    StatusReport,
     encode,
     receive_order,
 )
 from connectrio.processes.exposition import snapshot
+from connectrio.processes.reports import shortened
 from connectrio.rpc.sockets import close_in_children
 
 log = get_logger("connectrio.processes")
+
+# bytes; the supervisor joins the reports of all processes
+_MAX_STATUS = MAX_SIZE // 2
+# a task has some kilobytes of frames
+_MOST_STACKS = 2000
 
 
 class _Worker:
@@ -73,6 +82,10 @@ class _Worker:
                     await control.send(self._report())
                 case Request(what="live"):
                     await control.send(Alive())
+                case Request(what="status"):
+                    await control.send(await self._status())
+                case Request(what="stacks"):
+                    await control.send(Stacks((await self.host.stacks())[:_MOST_STACKS]))
                 case Request(what="announce") if self._addresses is not None:
                     if writes_json():
                         await control.send(Announced(serving_fields(self.host, self._addresses)))
@@ -85,7 +98,13 @@ class _Worker:
     def _report(self) -> StateReport:
         host = self.host
         failures = list(host.failures)
-        return StateReport(str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors))
+        return StateReport(
+            str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors), list(host.not_ready)
+        )
+
+    async def _status(self) -> StatusReport:
+        report = await self.host.report()
+        return StatusReport(shortened(report, _MAX_STATUS, lambda each: encode(StatusReport(each))))
 
 
 def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None) -> int:

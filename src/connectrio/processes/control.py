@@ -2,9 +2,9 @@
 
 Each message is its size in four bytes, then MessagePack: settings and metrics may be infinite or NaN, which JSON lacks.
 
-supervisor → process   Order, first and once; then "announce" once, and any number of "report" and "live"
-process → supervisor   Serving once, or Failed; a StateReport for each "report", Alive for each "live"; Announced for
-                       "announce", if the log is JSON
+supervisor → process   Order, first and once; then "announce" once, and any number of the other requests
+process → supervisor   Serving once, or Failed; then an answer to each request, see `Request`; Announced for "announce",
+                       if the log is JSON
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from connectrio.connector.failures import LoadFailure
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat
 from connectrio.processes.exposition import Family
+from connectrio.telemetry.report import HostReport, StackReport
 
 __all__ = [
-    "Alive", "Announced", "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving", "StateReport",
-    "encode", "process_command", "read_options", "receive_order", "write_options",
+    "MAX_SIZE", "Alive", "Announced", "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving",
+    "Stacks", "StateReport", "StatusReport", "encode", "process_command", "read_options", "receive_order",
+    "write_options",
 ]  # fmt: skip
 
-# bytes; a report has all metrics, some hundred bytes each
-_MAX_SIZE = 16 * 1024 * 1024
+MAX_SIZE = 16 * 1024 * 1024
+"""Bytes of a message. A StateReport has all metrics, some hundred bytes each."""
+
 _PREFIX = 4
 
 
@@ -62,7 +65,8 @@ class Order(msgspec.Struct, tag=True, frozen=True):
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):
-    """Asks a process to "announce" what is served, for a `StateReport` ("report"), or for `Alive` ("live")."""
+    """Asks a process to "announce" what is served, for a `StateReport` ("report"), for `Alive` ("live"), for a
+    `StatusReport` ("status"), or for `Stacks` ("stacks")."""
 
     what: str
 
@@ -90,8 +94,9 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 class StateReport(msgspec.Struct, tag=True, frozen=True):
-    """The state of a process.
+    """The state of a process, for probes and scrapes.
 
+    :ivar not_ready: why it takes no new work
     :ivar failures: the connectors that could not be loaded, or whose lifespan is not open
     """
 
@@ -100,9 +105,22 @@ class StateReport(msgspec.Struct, tag=True, frozen=True):
     connectors: int
     failures: list[LoadFailure]
     metrics: list[Family]
+    not_ready: list[str] = []
 
 
-Message = Order | Request | Serving | Announced | Alive | Failed | StateReport
+class StatusReport(msgspec.Struct, tag=True, frozen=True):
+    """What a process tells of itself, for the status page and /api."""
+
+    report: HostReport
+
+
+class Stacks(msgspec.Struct, tag=True, frozen=True):
+    """Where the tasks and threads of a process are."""
+
+    stacks: list[StackReport]
+
+
+Message = Order | Request | Serving | Announced | Alive | Failed | StateReport | StatusReport | Stacks
 
 
 def _encode_path(value: Any) -> str:
@@ -127,8 +145,8 @@ def encode(message: Message) -> bytes:
 
 def _size(prefix: bytes) -> int:
     size = int.from_bytes(prefix, "big")
-    if size > _MAX_SIZE:
-        raise ValueError(f"a message of {size} bytes between processes; at most {_MAX_SIZE} are allowed")
+    if size > MAX_SIZE:
+        raise ValueError(f"a message of {size} bytes between processes; at most {MAX_SIZE} are allowed")
     return size
 
 

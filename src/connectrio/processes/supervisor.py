@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,11 +18,12 @@ import msgspec
 from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
+from connectrio._version import __version__
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
 from connectrio.host.metrics import READY, ReadyMetric
-from connectrio.host.ports import bind_tcp, can_share_ports, local_addresses
+from connectrio.host.ports import bind_tcp, can_share_ports, exporter_context, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import flush_output, get_logger
@@ -28,7 +31,9 @@ from connectrio.logs.metrics import DroppedLines
 from connectrio.processes._member import Member
 from connectrio.processes.control import Order, ServeOptions, process_command, write_options
 from connectrio.processes.exposition import Merged, snapshot
+from connectrio.processes.reports import join
 from connectrio.rpc.sockets import stop_listening
+from connectrio.telemetry.report import HostReport, ProcessReport, StackReport
 
 log = get_logger("connectrio.processes")
 
@@ -85,6 +90,7 @@ class Supervisor:
         self._shutdown_requested = anyio.Event()
         self._stopped = anyio.Event()
         self.state = HostState.STARTING
+        self._started = time.time()
         self._merged = Merged()
         self.collectors = CollectorRegistry(auto_describe=False)
         self.collectors.register(self._merged)
@@ -129,6 +135,84 @@ class Supervisor:
             for member in self._members
         ]
 
+    @property
+    def not_ready(self) -> list[str]:
+        """Why none of the processes accepts new work; empty if one does."""
+        if self.is_ready:
+            return []
+        if self.state is not HostState.SERVING:
+            return [f"the host is {self.state}"]
+        reasons = []
+        for member in self._members:
+            told = member.report.not_ready if member.report is not None and member.state == "serving" else []
+            reasons += [f"process {member.number}: {reason}" for reason in told or [member.state]]
+        return reasons
+
+    async def report(self) -> HostReport:
+        """Return what the status page and /api show, of all processes."""
+        reports: dict[int, HostReport] = {}
+
+        async def ask(member: Member) -> None:
+            status = await member.status()
+            if status is not None:
+                reports[member.number] = status.report
+
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(self.refresh)
+            for member in self._members:
+                asking.start_soon(ask, member)
+        processes = [
+            ProcessReport(process=each.number, pid=each.pid, state=each.state, restarts=each.restarts)
+            for each in self._members
+        ]
+        return join(self._own_report(), dict(sorted(reports.items())), processes)
+
+    async def stacks(self) -> list[StackReport]:
+        """Return where the tasks and threads of all processes are, each with the number of its process."""
+        found: dict[int, list[StackReport]] = {}
+
+        async def ask(member: Member) -> None:
+            answer = await member.stacks()
+            if answer is not None:
+                found[member.number] = answer.stacks
+
+        async with anyio.create_task_group() as asking:
+            for member in self._members:
+                asking.start_soon(ask, member)
+        return [msgspec.structs.replace(stack, process=number) for number in sorted(found) for stack in found[number]]
+
+    def _own_report(self) -> HostReport:
+        return HostReport(
+            state=str(self.state),
+            is_ready=self.is_ready,
+            not_ready=self.not_ready,
+            version=__version__,
+            python=platform.python_version(),
+            backend=self._options.backend,
+            pid=os.getpid(),
+            now=time.time(),
+            started=self._started,
+            restart_safe="",
+            settings={},
+            grpc=[],
+            lag=0.0,
+            threads_busy=0,
+            threads_limit=0,
+            dropped_lines=0,
+            lines_dropped_at=None,
+            attention=[],
+            connectors=[],
+            load_failures=[],
+            jobs=[],
+            calls=[],
+            failures=[],
+            incidents=[],
+            threads=[],
+            connections=[],
+            certificates=[],
+            processes=[],
+        )
+
     async def refresh(self) -> None:
         """Ask all processes for their state and their metrics."""
         async with anyio.create_task_group() as asking:
@@ -151,11 +235,12 @@ class Supervisor:
 
         :raises HostError: a port is taken, or a process cannot start
         """
+        context = exporter_context(self.settings)
         try:
             with ExitStack() as stack:
                 port, http = await self._bind(stack)
                 async with anyio.create_task_group() as siblings:
-                    await siblings.start(serve_exporter, http, self)
+                    await siblings.start(partial(serve_exporter, http, self, self.settings, context=context))
                     await self._serve_members(port, local_addresses(http), task_status)
                     siblings.cancel_scope.cancel()
         finally:
@@ -209,7 +294,12 @@ class Supervisor:
                 await self._members[0].ask("announce")
                 log.info("all processes serve", processes=options.processes)
                 task_status.started(
-                    Addresses(tuple(self._members[0].addresses), http, has_tls=self.settings.tls_cert is not None)
+                    Addresses(
+                        tuple(self._members[0].addresses),
+                        http,
+                        has_tls=self.settings.tls_cert is not None,
+                        has_http_tls=self.settings.prometheus_tls,
+                    )
                 )
                 with anyio.move_on_after(self.settings.timeout):
                     await self._shutdown_requested.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from os import PathLike
@@ -31,6 +31,7 @@ _REFUSED = "a connection from %(peer)s was refused: %(reason)s"
 # RFC 9113 §9.2.2 and its appendix A: of TLS 1.2's ciphers only those with ephemeral keys and authenticated encryption.
 # Those of TLS 1.3 are all allowed, and not named here.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_HTTP2 = ("h2",)
 
 # tags of DER (X.690), and the bit of a length that is more than one byte
 _UTC_TIME, _VERSION = 0x17, 0xA0
@@ -58,6 +59,7 @@ class ServerTLS:
     :param minimum_version: TLS 1.2 by default, the least that HTTP/2 allows (RFC 9113 §9.2)
     :param handshake_timeout: seconds that a client may take. It needs two round trips; 10, as in many servers, is
         enough for the slowest links, and bounds what silent clients can hold
+    :param protocols: those that clients may choose from, by ALPN; HTTP/2 alone for `Server`
     :ivar certfile: the same
     :ivar expires_at: when the certificate that is in use expires, in seconds since 1970; None if it does not tell
     :raises TLSFilesError: the files cannot be used
@@ -71,9 +73,11 @@ class ServerTLS:
         client_ca: AnyPath | None = None,
         minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
         handshake_timeout: float = 10.0,
+        protocols: Sequence[str] = _HTTP2,
     ) -> None:
         self.handshake_timeout = handshake_timeout
         self.certfile, self._keyfile, self._client_ca = Path(certfile), _path(keyfile), _path(client_ca)
+        self._protocols = protocols
         self.expires_at: float | None = None
         self._minimum_version = minimum_version
         self._context = _ReloadingContext([self.certfile, self._keyfile, self._client_ca], self._make_context)
@@ -95,8 +99,12 @@ class ServerTLS:
         """Return TLS on a connection that was accepted by other means; for `Server.serve_connection`."""
         return TLSByteStream(transport, self._context.current(), timeout=self.handshake_timeout)
 
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next connection; for servers other than `Server`."""
+        return self._context.current()
+
     def _make_context(self) -> ssl.SSLContext:
-        context = _context(ssl.PROTOCOL_TLS_SERVER, self._minimum_version)
+        context = _context(ssl.PROTOCOL_TLS_SERVER, self._minimum_version, self._protocols)
         _load_certificate(context, self.certfile, self._keyfile)
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
@@ -271,13 +279,13 @@ class _ReloadingContext:
         return tuple(signature)
 
 
-def _context(protocol: int, minimum_version: ssl.TLSVersion) -> ssl.SSLContext:
+def _context(protocol: int, minimum_version: ssl.TLSVersion, protocols: Sequence[str] = _HTTP2) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = minimum_version
     # RFC 9113 §9.2.1
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(protocols)
     return context
 
 

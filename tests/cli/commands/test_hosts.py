@@ -6,10 +6,13 @@ import json
 import signal
 import socket
 import subprocess
+from contextlib import asynccontextmanager
 
 import pytest
 
-from cli.harness import CONNECTRIO, Process, serving_toys
+from cli.harness import CONNECTRIO, Process, hosting, serving_toys
+from cli.toy import Toy
+from connectrio.connector.registry import Registry
 
 FAILURE = "entry point broken (broken:main): ImportErrör"
 
@@ -35,6 +38,7 @@ def test_ls_as_json(ask, backend):
             {"name": "Mute", "task_types": [{"name": "mute", "version": 0}]},
         ],
         "load_failures": [FAILURE],
+        "outages": [],
     }
 
 
@@ -46,7 +50,50 @@ def test_serving(ask, service):
 
 
 def test_serving_as_json(ask):
-    assert ask("health", "--json").document == {"service": "", "status": "SERVING", "load_failures": [FAILURE]}
+    assert ask("health", "--json").document == {
+        "service": "",
+        "status": "SERVING",
+        "load_failures": [FAILURE],
+        "outages": [],
+        "not_ready": [],
+    }
+
+
+@pytest.fixture(scope="module")
+def closed():
+    """A host with a connector whose lifespan does not open, which needs all to be open."""
+
+    class Closed(Toy):
+        name = "Closed Toy"
+
+        @asynccontextmanager
+        async def lifespan(self):
+            raise OSError("no database")
+            yield
+
+    registry = Registry()
+    registry.register(Closed())
+    with hosting(registry, require_lifespans=True) as addresses:
+        yield addresses
+
+
+def test_a_connector_that_is_not_open_is_named(run, closed):
+    outcome = run("ls", "--target", closed.target)
+    assert outcome.code == 0
+    assert outcome.err == "warning: not open: Closed Toy: lifespan failed (OSError)\n"
+    assert run("ls", "--json", "--target", closed.target).document["outages"] == [
+        "Closed Toy: lifespan failed (OSError)"
+    ]
+
+
+def test_why_a_host_is_not_ready(run, closed):
+    outcome = run("health", "--target", closed.target)
+    assert (outcome.code, outcome.out) == (1, "NOT_SERVING\n")
+    assert outcome.err.splitlines() == [
+        "warning: not ready: require_lifespans is set, and that of toy (0) is not open: lifespan failed (OSError)",
+        "warning: not open: Closed Toy: lifespan failed (OSError)",
+    ]
+    assert run("health", "--json", "--target", closed.target).document["load_failures"] == []
 
 
 def test_an_unknown_service(ask):
@@ -68,6 +115,7 @@ def test_a_host_that_does_not_answer(run):
         outcome = run("health", "--timeout", "0.2", "--target", f"127.0.0.1:{silent.getsockname()[1]}")
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.startswith(("error: DEADLINE_EXCEEDED: ", "error: UNAVAILABLE: "))
+    assert ("/readyz" in outcome.err) == outcome.err.startswith("error: DEADLINE")
 
 
 @pytest.mark.parametrize("shell", ["2>&-", ">&- 2>&-", "2>/dev/full"])

@@ -27,12 +27,13 @@ def test_what_it_prints_at_start(tmp_path):
     assert lines[2].startswith("  metrics  http://127.0.0.1:")
     assert lines[2].endswith("/metrics")
     assert "/readyz" in lines[3]
-    assert lines[4:7] == [
+    assert lines[4] == lines[2].replace("metrics", "status ", 1).replace("/metrics", "/status")
+    assert lines[5:8] == [
         "Connector Metadata",
         "Connector Name  Support Task Types  Loaded from",
         f"Toy             toy (0)             module {TOY_MODULE}",
     ]
-    assert lines[7].startswith("In production: ")
+    assert lines[8].startswith("In production: ")
     assert [event in outcome.err for event in ("serving", "drained", "stopped")] == [False, True, True]
 
 

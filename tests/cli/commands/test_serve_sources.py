@@ -52,12 +52,14 @@ KINDS = {
     "float": (["1"], "2.5", "3", [1.0, 2.5, 3.0]),
     "bool": ([], "false", "false", [True, False, False]),
     "str": (["127.0.0.1"], "127.0.0.2", '"127.0.0.3"', ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+    "Path": (["a"], "b", '"c"', [Path("a"), Path("b"), Path("c")]),
     "list[str]": (["a", "b"], "c d", '["e", "f.py"]', [["a", "b"], ["c", "d"], ["e", "f.py"]]),
 }
 PORT = (["1"], "2", "3", [1, 2, 3])
 
 
-ALONE = [field for field in fields(HostSettings) if not field.name.startswith(("tls_", "unix_"))]
+# without those that need others
+ALONE = [field for field in fields(HostSettings) if not field.name.startswith(("tls_", "unix_", "prometheus_tls"))]
 
 
 @pytest.mark.parametrize("field", ALONE, ids=lambda field: field.name)
@@ -79,6 +81,13 @@ def test_settings_that_are_paths(serve, monkeypatch):
     settings = serve("--tls-cert", "flag.pem").settings
     chosen = (settings.tls_cert, settings.tls_key, settings.unix_socket)
     assert chosen == (Path("flag.pem"), Path("environment.key"), Path("toml.sock"))
+
+
+def test_a_setting_that_needs_another(serve, monkeypatch):
+    assert not serve().settings.prometheus_tls
+    monkeypatch.setenv("CONNECTRIO_PROMETHEUS_TLS", "true")
+    assert serve("--tls-cert", "flag.pem").settings.prometheus_tls
+    assert not serve("--tls-cert", "flag.pem", "--no-prometheus-tls").settings.prometheus_tls
 
 
 def test_every_setting_of_a_host_has_a_flag_and_a_variable(run):

@@ -22,19 +22,30 @@ T = TypeVar("T")
 
 _LIST = "/flyteidl2.connector.ConnectorMetadataService/ListConnectors"
 _CHECK = "/grpc.health.v1.Health/Check"
-# connectrio.service.connector_metadata.LOAD_FAILURE_KEY; to import it would load the host's half of the program
-_LOAD_FAILURE_KEY = "connectrio-load-failure"
+# those of connectrio.service.connector_metadata; to import it would load the host's half of the program
+_KEYS = {
+    "load_failures": "connectrio-load-failure",
+    "outages": "connectrio-outage",
+    "not_ready": "connectrio-not-ready",
+}
+_LATE = (
+    "if the host runs, something blocks its event loop: see /readyz on the exporter's port, which names it, or give the"
+    " call more time with --timeout SECONDS"
+)
 _CLIENT = Client()
+
+Problems = dict[str, list[str]]
+"""What a host tells of its state in trailing metadata: "load_failures", "outages" and "not_ready"."""
 
 
 def ls(*, client: Client = _CLIENT) -> None:
     """List the connectors of a host and their task types, and what the host could not load."""
-    failures: list[str] = []
+    problems: Problems = {}
 
     async def command(channel: Channel) -> ListConnectorsResponse:
         with explained():
             return await _call(
-                channel, _LIST, ListConnectorsRequest(), ListConnectorsResponse, client.timeout, failures
+                channel, _LIST, ListConnectorsRequest(), ListConnectorsResponse, client.timeout, problems
             )
 
     connectors = client.run(command).connectors
@@ -46,7 +57,8 @@ def ls(*, client: Client = _CLIENT) -> None:
             }
             for connector in connectors
         ]
-        print_json({"connectors": documents, "load_failures": failures})
+        found = {name: problems.get(name, []) for name in ("load_failures", "outages")}
+        print_json({"connectors": documents, **found})
         return
     if connectors:
         rows = [
@@ -56,11 +68,11 @@ def ls(*, client: Client = _CLIENT) -> None:
         print_table("Connectors", ("Connector Name", "Task Types"), rows)
     else:
         print_line("the host serves no connector")
-    _warn_of(failures)
+    _warn_of(problems)
 
 
 def health(service: str = "", /, *, watch: bool = False, client: Client = _CLIENT) -> int:
-    """Ask a host for its health.
+    """Ask a host for its health, and why it is not well.
 
     Exit codes: 0 SERVING, 1 any other answer, 2 wrong usage, 3 no answer within --timeout.
 
@@ -72,15 +84,15 @@ def health(service: str = "", /, *, watch: bool = False, client: Client = _CLIEN
 
 
 async def _check(channel: Channel, service: str, client: Client) -> int:
-    failures: list[str] = []
+    problems: Problems = {}
     request = HealthCheckRequest(service=service)
     try:
-        with explained(unreachable=UNREACHABLE):
-            reply = await _call(channel, _CHECK, request, HealthCheckResponse, client.timeout, failures)
-        _print_status(service, reply.status, client, failures)
+        with explained(unreachable=UNREACHABLE, late=_LATE):
+            reply = await _call(channel, _CHECK, request, HealthCheckResponse, client.timeout, problems)
+        _print_status(service, reply.status, client, problems)
     finally:
         if not client.json:
-            _warn_of(failures)
+            _warn_of(problems)
     return 0 if reply.status is ServingStatus.SERVING else FAILURE
 
 
@@ -93,18 +105,20 @@ async def _watch(channel: Channel, service: str, client: Client) -> int:
     return 0
 
 
-def _print_status(service: str, status: ServingStatus, client: Client, failures: list[str] | None = None) -> None:
+def _print_status(service: str, status: ServingStatus, client: Client, problems: Problems | None = None) -> None:
     name = status.name or str(int(status))
     if client.json:
         document = {"service": service, "status": name}
-        print_json(document if failures is None else {**document, "load_failures": failures}, indent=0)
+        found = {} if problems is None else {name: problems.get(name, []) for name in _KEYS}
+        print_json({**document, **found}, indent=0)
     else:
         print_line(name, "green" if status is ServingStatus.SERVING else "red")
 
 
-def _warn_of(failures: list[str]) -> None:
-    for failure in failures:
-        print_warning(f"not loaded: {failure}")
+def _warn_of(problems: Problems) -> None:
+    for what, name in (("not ready", "not_ready"), ("not loaded", "load_failures"), ("not open", "outages")):
+        for problem in problems.get(name, []):
+            print_warning(f"{what}: {problem}")
 
 
 async def _call(
@@ -113,9 +127,9 @@ async def _call(
     request: Any,
     reply_type: type[T],
     timeout: float,  # noqa: ASYNC109 - the call's deadline, which goes to the server
-    failures: list[str],
+    problems: Problems,
 ) -> T:
-    """Make a call and add the load failures in its trailing metadata, which stubs hide, to `failures`.
+    """Make a call and add what its trailing metadata, which stubs hide, tells of the host to `problems`.
 
     :raises GRPCError: the call failed
     """
@@ -127,5 +141,6 @@ async def _call(
             await stream.recv_trailing_metadata()
     finally:
         metadata: Any = stream.trailing_metadata
-        failures += [] if metadata is None else map(unquote, metadata.getall(_LOAD_FAILURE_KEY, []))
+        for name, key in _KEYS.items():
+            problems[name] = [] if metadata is None else [unquote(value) for value in metadata.getall(key, [])]
     return cast("T", reply)  # if there is none, recv_trailing_metadata has raised

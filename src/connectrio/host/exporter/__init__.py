@@ -1,4 +1,5 @@
-"""The host's HTTP server: /metrics for Prometheus, /healthz and /readyz for Kubernetes and people.
+"""The host's HTTP server: /metrics for Prometheus, /healthz and /readyz for Kubernetes, the status page and /api for
+people.
 
 Nothing that goes wrong here ends the host. The HTTP server is imported in a thread, a moment after the start, or when
 somebody connects before that: the import takes some 15 ms, which would delay the first call. It does not wait for the
@@ -8,19 +9,25 @@ first connection, because by then the process may have no file descriptor left t
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from ssl import SSLContext
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.host.lifecycle import is_loopback
+from connectrio.host.settings import HostSettings
 from connectrio.logs import get_logger
 from connectrio.rpc.sockets import stop_listening
+
+if TYPE_CHECKING:
+    from connectrio.telemetry.report import HostReport, StackReport
 
 __all__ = ["ExporterSource", "serve_exporter"]
 
@@ -49,6 +56,10 @@ class ExporterSource(Protocol):
         """Whether new work is accepted: /readyz answers 200 or 503."""
 
     @property
+    def not_ready(self) -> Sequence[str]:
+        """Why new work is not accepted, a sentence for each reason; everyone may see these."""
+
+    @property
     def state(self) -> str:
         """The state of the host: "starting", "serving", "draining" or "stopped"."""
 
@@ -71,11 +82,19 @@ class ExporterSource(Protocol):
     async def refresh(self) -> None:
         """Update all of the above."""
 
+    async def report(self) -> HostReport:
+        """Return what the status page and /api show."""
+
+    async def stacks(self) -> list[StackReport]:
+        """Return where all tasks and threads are."""
+
 
 async def serve_exporter(
     sockets: Sequence[socket.socket],
     source: ExporterSource,
+    settings: HostSettings | None = None,
     *,
+    context: Callable[[], SSLContext] | None = None,
     task_status: TaskStatus[list[Address]] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. Requests in flight are then answered; idle connections are closed at once.
@@ -83,14 +102,18 @@ async def serve_exporter(
     Started with `TaskGroup.start`, this reports the (host, port) of each socket. Errors are logged, never raised.
 
     :param sockets: bound and listening; owned by the exporter from here on, and closed when this returns
+    :param settings: whether there is a status page, and who may see it
+    :param context: returns the TLS context for a new connection; None for a port without TLS
     """
+    settings = settings or HostSettings()
     try:
+        _tell_of_page(sockets, settings)
         task_status.started([each.getsockname()[:2] for each in sockets])
         for each in sockets:
             each.setblocking(False)
         while True:
             try:
-                await _serve(sockets, source)
+                await _serve(sockets, source, settings, context)
             except Exception:
                 logger.exception("the exporter failed; it is started again", delay_seconds=_RESTART_DELAY)
                 await anyio.sleep(_RESTART_DELAY)
@@ -99,11 +122,29 @@ async def serve_exporter(
             stop_listening(each)
 
 
-async def _serve(sockets: Sequence[socket.socket], source: ExporterSource) -> None:
+def _tell_of_page(sockets: Sequence[socket.socket], settings: HostSettings) -> None:
+    """Log that others can read the status page, if they can. It is no warning: most networks of hosts are private."""
+    if settings.page and settings.page_token_file is None:
+        addresses = [each.getsockname()[:2] for each in sockets]
+        if not all(is_loopback(host) for host, _ in addresses):
+            logger.info(
+                "everyone who can reach this port can read the status page, with names of jobs, messages and errors;"
+                " --page-token-file asks for a token, --no-page turns it off",
+                port=addresses[0][1],
+            )
+
+
+async def _serve(
+    sockets: Sequence[socket.socket],
+    source: ExporterSource,
+    settings: HostSettings,
+    context: Callable[[], SSLContext] | None,
+) -> None:
     with anyio.move_on_after(_IMPORT_DELAY):
         await _wait_for_connection(sockets)
     http = await _import_http(sockets)
-    await http.serve_http(sockets, http.Pages(source).answer)
+    access = http.Access(page=settings.page, token_file=settings.page_token_file)
+    await http.serve_http(sockets, http.Pages(source, access).answer, context)
 
 
 async def _import_http(sockets: Sequence[socket.socket]) -> ModuleType:

@@ -1,0 +1,104 @@
+"""Find calls and jobs in what a host tells of itself: one search for /api, the status page and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from connectrio.telemetry.report import CallReport, FailureReport, HostReport, IncidentReport, JobReport
+
+__all__ = ["JobDetails", "details", "matches", "search", "sorted_by_trouble"]
+
+T = TypeVar("T")
+
+
+class JobDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a host knows of one job, or of all jobs of an execution.
+
+    :ivar jobs: the job, once for each process that has seen it
+    :ivar calls: the calls for it that are being answered
+    :ivar failures: the calls for it that failed lately
+    :ivar incidents: the incidents of its connector, the last one first
+    """
+
+    jobs: list[JobReport]
+    calls: list[CallReport]
+    failures: list[FailureReport]
+    incidents: list[IncidentReport]
+
+
+def matches(item: Any, query: str) -> bool:
+    """Return whether `query` is a part of what names a job, a call, a failure, an incident or a thread.
+
+    That is its execution, also written project-domain-execution, its node, its output prefix, and the key and the id of
+    the job. Upper and lower case are the same. An empty query matches everything.
+    """
+    task = item.task
+    names = (
+        task.execution,
+        task.node,
+        "-".join(part for part in (task.project, task.domain, task.execution) if part),
+        task.output_prefix,
+        getattr(item, "key", ""),
+        getattr(item, "job", ""),
+    )
+    wanted = query.strip().casefold()
+    return any(wanted in name.casefold() for name in names)
+
+
+def search(items: Iterable[T], *, q: str = "", task_type: str = "", phase: str = "") -> list[T]:
+    """Return those of `items` that match, in their order; an empty argument asks for nothing.
+
+    :param q: see `matches`
+    :param task_type: exactly
+    :param phase: of a job, in upper or lower case
+    """
+    found: list[Any] = list(items)
+    if q.strip():
+        found = [each for each in found if matches(each, q)]
+    if task_type:
+        found = [each for each in found if each.task_type == task_type]
+    if phase:
+        found = [each for each in found if each.phase.casefold() == phase.casefold()]
+    return found
+
+
+def sorted_by_trouble(jobs: Iterable[JobReport]) -> list[JobReport]:
+    """Return jobs in the order in which somebody should look at them: by trouble, then those that run, then the
+    latest."""
+    return sorted(jobs, key=lambda job: (-job.trouble, job.is_final, -job.changed))
+
+
+def details(report: HostReport, name: str) -> JobDetails | None:
+    """Return all that is known of a job, or of all jobs of an execution; None if there is nothing.
+
+    :param name: the id or the key of a job, or the name of an execution, also project-domain-execution
+    """
+    jobs = [job for job in report.jobs if _is_named(job, name)]
+    ids = {job.job for job in jobs} - {""}
+    keys = {job.key for job in jobs} - {""}
+
+    def belongs(item: CallReport | FailureReport) -> bool:
+        return item.job in ids or item.key in keys or _is_named(item, name)
+
+    calls = [call for call in report.calls if belongs(call)]
+    failures = [failure for failure in report.failures if belongs(failure)]
+    if not (jobs or calls or failures):
+        return None
+    affected: list[JobReport | CallReport | FailureReport] = [*jobs, *calls, *failures]
+    task_types = {each.task_type for each in affected}
+    incidents = [each for each in report.incidents if each.task_type in task_types]
+    return JobDetails(
+        jobs=sorted_by_trouble(jobs),
+        calls=calls,
+        failures=failures,
+        incidents=sorted(incidents, key=lambda each: -each.began),
+    )
+
+
+def _is_named(item: JobReport | CallReport | FailureReport, name: str) -> bool:
+    task = item.task
+    full = f"{task.project}-{task.domain}-{task.execution}"
+    return bool(name) and name in (item.job, item.key, task.execution, full)

@@ -1,0 +1,82 @@
+"""What several processes tell of themselves, as one report."""
+
+from __future__ import annotations
+
+import msgspec
+
+from connectrio.processes.control import StatusReport, encode
+from connectrio.processes.reports import join, shortened
+from connectrio.telemetry.report import Attention, CertificateReport, LoadFailureReport, ProcessReport, ThreadReport
+from host.reports import call, connector, job, made, report
+
+BROKEN = LoadFailureReport(source="module x", kind="ImportError", error="no y")
+CERTIFICATE = CertificateReport(port="gRPC", file="server.pem", expires=None)
+
+
+def process(number: int, state: str = "serving") -> ProcessReport:
+    return ProcessReport(process=number, pid=100 + number, state=state, restarts=0)
+
+
+def test_lists_are_joined_and_numbers_are_added_up():
+    first = report(
+        jobs=[job()], calls=[call()], threads=[made(ThreadReport)], connectors=[connector(), connector(task_type="a")],
+        load_failures=[BROKEN], certificates=[CERTIFICATE], threads_busy=2, threads_limit=8, dropped_lines=1, lag=0.5,
+        settings={"grace": "10"}, grpc=["127.0.0.1:8000"], restart_safe="2 creates would be lost",
+    )  # fmt: skip
+    second = report(
+        jobs=[job(job="b")], connectors=[connector()], load_failures=[BROKEN], certificates=[CERTIFICATE],
+        threads_busy=1, threads_limit=8, lag=0.25, settings={"grace": "10"}, grpc=["127.0.0.1:8000"],
+    )  # fmt: skip
+    joined = join(report(pid=7, not_ready=[], dropped_lines=4), {0: first, 1: second}, [process(0), process(1)])
+    assert [(each.job, each.process) for each in joined.jobs] == [("0123456789ab", 0), ("b", 1)]
+    assert [each.process for each in (*joined.calls, *joined.threads)] == [0, 0]
+    assert [(each.task_type, each.process) for each in joined.connectors] == [("a", 0), ("toy", 0), ("toy", 1)]
+    assert (joined.load_failures, joined.certificates) == ([BROKEN], [CERTIFICATE])
+    assert (joined.threads_busy, joined.threads_limit, joined.dropped_lines, joined.lag) == (3, 16, 5, 0.5)
+    assert (joined.pid, joined.settings, joined.grpc) == (7, {"grace": "10"}, ["127.0.0.1:8000"])
+    assert joined.restart_safe == "process 0: 2 creates would be lost"
+    assert joined.attention == []
+
+
+def test_a_process_that_does_not_answer_is_shown():
+    joined = join(report(), {1: report()}, [process(0, "not answering"), process(1)])
+    [attention] = joined.attention
+    assert (attention.kind, attention.process) == ("process", 0)
+    assert "not answering" in attention.text
+    assert [each.state for each in joined.processes] == ["not answering", "serving"]
+
+
+def test_what_several_processes_need_attention_for_is_told_once():
+    def told(text, since):
+        return Attention(kind="incident", severity="error", text=text, since=since)
+
+    reports = {0: report(attention=[told("the vendor is down", 9.0)]), 1: report(attention=[told("stuck", None)])}
+    reports[2] = report(attention=[told("the vendor is down", 3.0)])
+    joined = join(report(), reports, [process(each) for each in range(3)])
+    assert [(each.text, each.since, each.process) for each in joined.attention] == [
+        ("the vendor is down", 3.0, None),
+        ("stuck", None, 1),
+    ]
+
+
+def test_a_supervisor_whose_processes_all_fail():
+    joined = join(report(state="starting", is_ready=False), {}, [process(0, "waiting to start again")])
+    assert (joined.state, joined.jobs, len(joined.attention)) == ("starting", [], 1)
+
+
+def test_lists_are_cut_to_what_can_be_sent():
+    def encoded(each):
+        return encode(StatusReport(each))
+
+    jobs = [job(job=str(number), message="m" * 500, trouble=number % 7) for number in range(1000)]
+    long = report(jobs=jobs, calls=[call()] * 100)
+    short = shortened(long, 100_000, encoded)
+    assert len(encoded(short)) <= 100_000
+    assert len(short.jobs) > 50
+    assert {each.trouble for each in short.jobs} == {6}
+    assert len(short.calls) == min(100, len(short.jobs))
+    assert shortened(long, 10_000_000, encoded) is long
+    assert shortened(long, 10, encoded).jobs == []
+    empty = report()
+    assert shortened(empty, 10, encoded) == empty
+    assert msgspec.structs.asdict(short)["state"] == "serving"
