@@ -28,6 +28,12 @@ def test_every_command_is_there():
     assert named <= set(connectrio_app())
 
 
+def test_the_table_of_commands_has_all_of_them():
+    rows = re.findall(r"^\| `connectrio (.*?) \|", README, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert named == {name for name in connectrio_app() if not name.startswith("-")}
+
+
 def test_the_demo_prints_what_is_shown():
     shown = re.search(r"```text\n(== Job\n.*?)```", README, re.DOTALL)[1]
     ran = subprocess.run([*CONNECTRIO, "demo"], check=True, capture_output=True, text=True, timeout=300)

@@ -89,13 +89,24 @@ def test_a_bug_beside_a_keyboard_interrupt_is_a_traceback(monkeypatch):
 HEAVY = ["duckdb", "h11", "prometheus_client", "connectrio.host.host", "connectrio.connectors"]
 
 
-@pytest.mark.parametrize("command", [["ls", "--json"], ["health"], ["get", "toy", "{}"], ["create", "toy"]])
-def test_client_commands_import_no_host_and_no_connector(free_target, command, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "option", "says"),
+    [
+        (["ls", "--json"], "--target", "UNAVAILABLE"),
+        (["health"], "--target", "UNAVAILABLE"),
+        (["get", "toy", "{}"], "--target", "UNAVAILABLE"),
+        (["create", "toy"], "--target", "UNAVAILABLE"),
+        (["ps"], "--url", "no answer"),
+        (["show", "f7c1"], "--url", "no answer"),
+    ],
+)
+def test_client_commands_import_no_host_and_no_connector(free_target, command, option, says, tmp_path):
+    address = free_target if option == "--target" else f"http://{free_target}"
     program = (
         "import sys; from connectrio.cli.app import *;"
-        f"dispatch(connectrio_app(), {[*command, '--target', free_target]!r});"
+        f"dispatch(connectrio_app(), {[*command, option, address]!r});"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
-    assert "UNAVAILABLE" in ended.stderr
+    assert says in ended.stderr

@@ -16,16 +16,18 @@ from connectrio.terminal import print_error, print_json, print_line, print_table
 COLOUR = "\x1b["
 
 
-def on_a_terminal(*arguments, cwd, watch=lambda shown: None):
+def on_a_terminal(*arguments, cwd, watch=lambda shown: None, started=lambda process: None):
     """The exit code of a command whose standard output and error are a terminal, and what it shows.
 
     :param watch: given what is shown so far, whenever there is more
+    :param started: given the process
     """
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen([*CONNECTRIO, *arguments], cwd=cwd, env=environment, stdout=theirs, stderr=theirs)
     os.close(theirs)
+    started(process)
     shown = b""
     try:
         while data := os.read(ours, 65536):

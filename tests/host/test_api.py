@@ -75,6 +75,8 @@ async def test_each_list(view, name):
         ("?q=s3://bucket", ["0123456789ab"]),
         ("?q=123456", ["0123456789ab"]),
         ("?q=nobody", []),
+        ("?final=true", ["ffffffffffff"]),
+        ("?final=false", ["bad000000000", "0123456789ab"]),
         ("?q=&task_type=&phase=", ["bad000000000", "0123456789ab", "ffffffffffff"]),
     ],
 )
@@ -131,7 +133,8 @@ def test_a_search_matches_names_and_nothing_else():
         ("/api/jobs?limit=1e3", 400, "limit must be"),
         ("/api/jobs?limit=%C2%B2", 400, "limit must be"),
         ("/api/jobs?limit=99999999999999999999", 400, "limit must be"),
-        ("/api/jobs?query=x", 400, "there are: q, task_type, phase, limit"),
+        ("/api/jobs?query=x", 400, "there are: q, task_type, phase, final, limit"),
+        ("/api/jobs?final=yes", 400, "final must be true or false"),
         ("/api/calls?phase=x", 400, "there are: q, task_type, limit"),
         ("/api/status?q=x", 400, "there are: none"),
         ("/api/jobs/x?q=x", 400, "there are: none"),

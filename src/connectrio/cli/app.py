@@ -35,6 +35,13 @@ _COMMANDS = {
         "delete": ("jobs", "connectrio delete duckdb @meta.json"),
     },
     "Hosts": {
+        "ps": ("status", "connectrio ps --search f7c1"),
+        "top": ("status", "connectrio top\n  connectrio top --once"),
+        "show": (
+            "status",
+            "connectrio show f7c1\n  connectrio create duckdb --sql 'select 1' | connectrio show -",
+        ),
+        "stacks": ("status", "connectrio stacks --url http://127.0.0.1:9090"),
         "ls": ("hosts", "connectrio ls --target 127.0.0.1:8000 --json"),
         "health": ("hosts", "connectrio health && echo ready\n  connectrio health --watch"),
     },

@@ -48,13 +48,17 @@ def matches(item: Any, query: str) -> bool:
     return any(wanted in name.casefold() for name in names)
 
 
-def search(items: Iterable[T], *, q: str = "", task_type: str = "", phase: str = "") -> list[T]:
+def search(items: Iterable[T], *, q: str = "", task_type: str = "", phase: str = "", final: str = "") -> list[T]:
     """Return those of `items` that match, in their order; an empty argument asks for nothing.
 
     :param q: see `matches`
     :param task_type: exactly
     :param phase: of a job, in upper or lower case
+    :param final: "true" for jobs that are over, "false" for the others
+    :raises ValueError: `final` is something else
     """
+    if final not in ("", "true", "false"):
+        raise ValueError(f"final must be true or false, got {final!r}")
     found: list[Any] = list(items)
     if q.strip():
         found = [each for each in found if matches(each, q)]
@@ -62,6 +66,8 @@ def search(items: Iterable[T], *, q: str = "", task_type: str = "", phase: str =
         found = [each for each in found if each.task_type == task_type]
     if phase:
         found = [each for each in found if each.phase.casefold() == phase.casefold()]
+    if final:
+        found = [each for each in found if each.is_final == (final == "true")]
     return found
 
 

@@ -7,15 +7,14 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import anyio
-from cyclopts import Parameter
 
-from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, UsageError, explained
+from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, explained
 from connectrio.cli.event_loop import Interrupts
 from connectrio.cli.options.client import Client, Local
-from connectrio.cli.options.task import Credentials, TaskOptions, read_text
+from connectrio.cli.options.task import BASE64, Credentials, Meta, TaskOptions, read_meta
 from connectrio.cli.output import (
     Follower,
     JobView,
@@ -40,10 +39,6 @@ __all__ = ["create", "delete", "get", "logs", "metrics", "run"]
 
 T = TypeVar("T")
 
-Meta = Annotated[str, Parameter(name="RESOURCE_META", allow_leading_hyphen=True)]
-"""A resource meta argument, which may be "-"."""
-
-_BASE64 = "base64:"
 _ABORTED = 4
 _EXIT_CODES = {Phase.SUCCEEDED: 0, Phase.ABORTED: _ABORTED, Phase.RETRYABLE_FAILED: TEMPORARY_FAILURE}
 
@@ -160,7 +155,7 @@ def get(
     :param version: the version of the task type
     :param output_prefix: where the job writes its outputs, for connectors that ask
     """
-    resource_meta = _meta_of(meta)
+    resource_meta = read_meta(meta)
     category = TaskCategory(name=task_type, version=version)
     connection = credentials.connection(task_type)
     resource = _call(client, category, lambda jobs: jobs.get(resource_meta), connection, output_prefix)
@@ -191,7 +186,7 @@ def logs(
     :param token: begin where the lines ended that came with this token
     :param version: the version of the task type
     """
-    resource_meta = _meta_of(meta)
+    resource_meta = read_meta(meta)
     category = TaskCategory(name=task_type, version=version)
     connection = credentials.connection(task_type)
     view = _LogView(as_json=client.json)
@@ -229,7 +224,7 @@ def metrics(
     :param query: a metric to ask for, repeatable; by default all
     :param version: the version of the task type
     """
-    resource_meta = _meta_of(meta)
+    resource_meta = read_meta(meta)
     category = TaskCategory(name=task_type, version=version)
     results = _call(client, category, lambda jobs: jobs.metrics(resource_meta, query or ()))
     if client.json:
@@ -253,7 +248,7 @@ def delete(
     :param meta: what `create` printed; @FILE reads it from a file, - from standard input
     :param version: the version of the task type
     """
-    resource_meta = _meta_of(meta)
+    resource_meta = read_meta(meta)
     category = TaskCategory(name=task_type, version=version)
     _call(client, category, lambda jobs: jobs.delete(resource_meta), credentials.connection(task_type))
     if client.json:
@@ -310,29 +305,11 @@ class _LogView:
             raise error
 
 
-def _meta_of(argument: str) -> bytes:
-    """Return the resource meta that `argument` holds or names (see `read_text`), as text or as "base64:…".
-
-    :raises UsageError: it is empty, or not base64
-    """
-    text = read_text(argument).strip()
-    if not text:
-        raise UsageError(
-            "the resource meta is empty", hint="pass what `connectrio create` printed, @FILE, or - for standard input"
-        )
-    if not text.startswith(_BASE64):
-        return text.encode("utf-8", "surrogateescape")
-    try:
-        return base64.b64decode(text.removeprefix(_BASE64), validate=True)
-    except ValueError as error:
-        raise UsageError(f"the resource meta is not base64: {error}") from error
-
-
 def _meta_text(meta: bytes) -> str:
-    """Return `meta` as text that `_meta_of` accepts."""
+    """Return `meta` as text that `read_meta` accepts."""
     try:
         text = meta.decode()
     except UnicodeDecodeError:
         text = ""
     # others could control the terminal that this is printed on
-    return text if text.isprintable() and (text or not meta) else _BASE64 + base64.b64encode(meta).decode()
+    return text if text.isprintable() and (text or not meta) else BASE64 + base64.b64encode(meta).decode()

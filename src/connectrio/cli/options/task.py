@@ -5,6 +5,7 @@ Some need parsing: `NAME=VALUE`, `@file`, JSON.
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,13 @@ from connectrio.client.task import InputError, MissingSecretError, Task, declare
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, LiteralType, SimpleType, TaskTemplate
 
-__all__ = ["Credentials", "TaskOptions", "read_text"]
+__all__ = ["BASE64", "Credentials", "Meta", "TaskOptions", "read_meta", "read_text"]
+
+Meta = Annotated[str, Parameter(name="RESOURCE_META", allow_leading_hyphen=True)]
+"""A resource meta argument, which may be "-"."""
+
+BASE64 = "base64:"
+"""What comes before a resource meta that is no text."""
 
 _REPEATABLE = Parameter(show_default=False)
 
@@ -219,6 +226,24 @@ def read_text(argument: str) -> str:
     if argument == "-":
         return sys.stdin.read()
     return _read_file(Path(argument[1:])) if argument.startswith("@") else argument
+
+
+def read_meta(argument: str) -> bytes:
+    """Return the resource meta that `argument` holds or names (see `read_text`), as text or as "base64:…".
+
+    :raises UsageError: it is empty, or not base64
+    """
+    text = read_text(argument).strip()
+    if not text:
+        raise UsageError(
+            "the resource meta is empty", hint="pass what `connectrio create` printed, @FILE, or - for standard input"
+        )
+    if not text.startswith(BASE64):
+        return text.encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(text.removeprefix(BASE64), validate=True)
+    except ValueError as error:
+        raise UsageError(f"the resource meta is not base64: {error}") from error
 
 
 def _read_json(path: Path) -> Any:

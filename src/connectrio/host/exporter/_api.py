@@ -24,7 +24,7 @@ APART = ("jobs", "calls", "failures", "connections", "threads")
 """The fields of `HostReport` that /api/status leaves out, because they may be long; each has a path of its own."""
 
 LISTS: dict[str, tuple[str, ...]] = {
-    "jobs": ("q", "task_type", "phase"),
+    "jobs": ("q", "task_type", "phase", "final"),
     "calls": ("q", "task_type"),
     "failures": ("q", "task_type"),
     "incidents": ("q", "task_type"),

@@ -1,0 +1,222 @@
+"""What a host tells of itself, as tables and lines: the views of `connectrio ps`, `top`, `show` and `stacks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from connectrio.telemetry.report import (
+    CallReport,
+    ConnectorReport,
+    FailureReport,
+    HostReport,
+    IncidentReport,
+    JobReport,
+    TaskName,
+)
+from connectrio.telemetry.search import JobDetails
+
+__all__ = ["Section", "attention", "calls", "connectors", "details", "duration", "jobs", "summary"]
+
+# seconds
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table.
+
+    :ivar right: the columns that are aligned right
+    :ivar total: how many rows there are, those that are not in the table included
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, ...]]
+    total: int
+    right: Sequence[str] = ()
+
+    @property
+    def heading(self) -> str:
+        """The title with the number of rows."""
+        shown = len(self.rows)
+        return f"{self.title}: {self.total}" + (f", the first {shown} are shown" if shown < self.total else "")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units: "3m20s"."""
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f}ms"
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        if left >= size or parts:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return "".join(parts[:2])
+
+
+def moment(at: float) -> str:
+    """Return a time, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def summary(report: HostReport) -> Iterator[tuple[str, str]]:
+    """Yield lines about the host as a whole, each with its style."""
+    state = "ready" if report.is_ready else "not ready"
+    processes = f", {len(report.processes)} processes" if report.processes else ""
+    yield (
+        f"{report.state}, {state}; connectrio {report.version}, up {duration(report.now - report.started)}{processes}",
+        "bold green" if report.is_ready else "bold red",
+    )
+    for reason in report.not_ready:
+        yield f"not ready: {reason}", "red"
+    if report.restart_safe:
+        yield f"restart: {report.restart_safe}", ""
+
+
+def attention(report: HostReport) -> Iterator[tuple[str, str]]:
+    """Yield lines about what somebody should look at, each with its style."""
+    for each in report.attention:
+        since = "" if each.since is None else f", for {duration(report.now - each.since)}"
+        process = "" if each.process is None else f" (process {each.process})"
+        text = f"{each.severity}: {each.text}{process}{since}"
+        yield f"{text}; {each.what_to_do}" if each.what_to_do else text, "red" if each.severity == "error" else "yellow"
+
+
+def connectors(found: Sequence[ConnectorReport]) -> Section:
+    """Return the table of connectors."""
+    rows = [
+        (
+            f"{each.task_type} ({each.version})" + ("" if each.process is None else f" #{each.process}"),
+            f"{each.active} of {each.slots}" + (f", {each.waiting} wait" if each.waiting else ""),
+            f"{each.rate:.2f}",
+            "-" if each.p95 is None else duration(each.p95),
+            str(each.failures),
+            str(each.absorbed),
+            " ".join(f"{phase}:{count}" for phase, count in sorted(each.jobs.items())),
+            each.outage or "open",
+        )
+        for each in found
+    ]
+    columns = ("Task Type", "Calls", "Calls/s", "p95", "Failures", "Absorbed", "Jobs", "State")
+    return Section("Connectors", columns, rows, len(rows), ("Calls/s", "p95", "Failures", "Absorbed"))
+
+
+def jobs(found: Sequence[JobReport], total: int, now: float) -> Section:
+    """Return the table of jobs."""
+    rows = [
+        (
+            "!" * min(job.trouble, 3),
+            job.task.execution or job.task.output_prefix or "?",
+            job.task.node,
+            _attempt(job.task),
+            job.task_type,
+            job.phase or "?",
+            duration(now - job.changed),
+            "never" if job.polled is None else f"{duration(now - job.polled)} ago",
+            job.job,
+            job.error or job.message,
+        )
+        for job in found
+    ]
+    columns = ("", "Execution", "Node", "Try", "Task Type", "Phase", "For", "Last Poll", "Job", "Error or Message")
+    return Section("Jobs", columns, rows, total, ("Try", "For", "Last Poll"))
+
+
+def calls(found: Sequence[CallReport], total: int) -> Section:
+    """Return the table of live calls."""
+    rows = [
+        (
+            duration(call.seconds),
+            call.operation,
+            call.task.execution or call.task.output_prefix or "?",
+            call.task.node,
+            call.task_type,
+            call.stage,
+            call.waits,
+            call.peer,
+        )
+        for call in sorted(found, key=lambda call: -call.seconds)
+    ]
+    columns = ("For", "Call", "Execution", "Node", "Task Type", "Stage", "Where", "Client")
+    return Section("Calls", columns, rows, total, ("For",))
+
+
+def details(found: JobDetails, now: float) -> Iterator[tuple[str, str]]:
+    """Yield lines about a job, or all jobs of an execution, each with its style."""
+    for job in found.jobs:
+        yield from _job(job, now)
+    for call in found.calls:
+        yield f"live call: {call.operation} by {call.peer} for {duration(call.seconds)} ({call.stage})", "bold cyan"
+        yield f"  where      {call.waits or 'unknown'}", ""
+    for failure in found.failures:
+        yield from _failure(failure, now)
+    for incident in found.incidents:
+        yield from _incident(incident, now)
+
+
+def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
+    task = job.task
+    style = "bold red" if job.trouble else "bold green" if job.is_final else "bold cyan"
+    process = "" if job.process is None else f", as process {job.process} saw it"
+    yield f"job {job.job}: {_name(task)}{process}", style
+    phase = job.phase or "not polled yet"
+    yield f"  phase      {phase} for {duration(now - job.changed)}{f': {job.message}' if job.message else ''}", ""
+    yield f"  task type  {job.task_type} ({job.version}), {job.connector}", ""
+    origins = {"fresh": "created by this host", "adopted": "taken over from an attempt before"}
+    yield f"  origin     {origins.get(job.origin, 'not created by this host')}, first seen {moment(job.seen)}", ""
+    if job.key:
+        yield f"  key        {job.key}", ""
+    if task.output_prefix:
+        yield f"  outputs    {task.output_prefix}", ""
+    if job.phases:
+        yield f"  phases     {', '.join(f'{each.phase} {moment(each.at)}' for each in job.phases)}", ""
+    last = "none succeeded" if job.polled is None else f"the last success {duration(now - job.polled)} ago"
+    yield f"  polls      {job.polls}, {job.failed_polls} failed, {job.absorbed} of them absorbed; {last}", ""
+    if job.failing_since is not None:
+        yield f"  failing    for {duration(now - job.failing_since)}, since {moment(job.failing_since)}", "red"
+    if job.deleted is not None:
+        yield f"  deleted    {moment(job.deleted)}", "yellow"
+    if job.error:
+        yield f"  error      {job.error}", "red"
+        yield f"  where      {job.place or 'unknown'}", "red"
+    for name, address in job.links:
+        yield f"  link       {name or 'log'}: {address}", ""
+
+
+def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
+    kinds = {"vendor": "the other system", "connector": "a bug in the connector", "request": "the request"}
+    more = f", and {failure.similar} like it" if failure.similar else ""
+    absorbed = ", absorbed" if failure.absorbed else ""
+    yield (
+        f"failed call: {failure.operation} {duration(now - failure.at)} ago ({moment(failure.at)}){absorbed}{more}",
+        "bold yellow",
+    )
+    yield f"  error      {failure.status}: {failure.error}", ""
+    yield f"  cause      {kinds.get(failure.kind, failure.kind)}", ""
+    yield f"  where      {failure.place or 'unknown'}", ""
+
+
+def _incident(incident: IncidentReport, now: float) -> Iterator[tuple[str, str]]:
+    end = "not over" if incident.ended is None else f"over for {duration(now - incident.ended)}"
+    yield (
+        f"incident of {incident.task_type}: {incident.operation} {incident.kind} since {moment(incident.began)}, {end}",
+        "bold red" if incident.ended is None else "bold yellow",
+    )
+    yield f"  extent     {incident.failures} calls failed, {incident.absorbed} absorbed, {incident.jobs} jobs", ""
+    yield f"  error      {incident.error}", ""
+    yield f"  where      {incident.place or 'unknown'}", ""
+
+
+def _name(task: TaskName) -> str:
+    if not task.execution:
+        return "execution not known"
+    place = "/".join(part for part in (task.org, task.project, task.domain) if part)
+    attempt = "" if task.attempt is None else f", attempt {task.attempt}"
+    return f"execution {task.execution} ({place}), node {task.node}{attempt}"
+
+
+def _attempt(task: TaskName) -> str:
+    return "" if task.attempt is None else str(task.attempt)
