@@ -233,6 +233,8 @@ NOT_BY_HOSTS = {
     "cyclopts",
     # the exporter loads it when the host serves
     "h11",
+    # the exporter loads them when somebody opens the status page
+    "jinja2", "starlette",
 }  # fmt: skip
 EVENT_LOOPS = {"asyncio": {"trio", "uvloop"}, "uvloop": {"trio"}, "trio": {"uvloop"}}
 
