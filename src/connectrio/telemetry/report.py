@@ -281,17 +281,17 @@ class ThreadReport(msgspec.Struct, frozen=True, kw_only=True):
 class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     """A gRPC connection.
 
-    :ivar kind: "tcp", "tls", "unix" or "other"
     :ivar seconds: since it was accepted
     :ivar state: "open", "draining" or "going away"
     :ivar calls: how many calls are open on it
+    :ivar kind: "tcp", "tls", "unix" or "other"
     """
 
     peer: str
-    kind: str
     seconds: float
     state: str
     calls: int
+    kind: str = ""
     process: int | None = None
 
 
@@ -385,7 +385,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     threads_busy: int
     threads_limit: int
     dropped_lines: int
-    lines_dropped_at: float | None
+    lines_dropped_at: float | None = None
     attention: list[Attention]
     connectors: list[ConnectorReport]
     load_failures: list[LoadFailureReport]
