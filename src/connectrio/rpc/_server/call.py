@@ -84,7 +84,7 @@ class ServerCall:
         on_call, on_end = self._context.on_call, None
         if on_call is not None:
             on_end = call_begins(on_call, self._call)
-        result = CancelCause.CLIENT.value
+        result = _OK
         try:
             result = await self._run_servicer()
             if self._http2_stream.termination is None and not self.stream.is_finished:
@@ -96,7 +96,10 @@ class ServerCall:
             self._http2_stream.release()
 
     def _tell_end(self, on_end: OnCallEnd, result: CallResult) -> None:
-        """Tell `on_end` the status that was sent. If none was, the client has gone, or the connection has ended."""
+        """Tell `on_end` the status that was sent. If none was, the client has gone, or the connection has ended.
+
+        :param result: of the servicer; OK if it was cancelled from outside
+        """
         if self.stream.sent_status is not None:
             call_ended(on_end, *self.stream.sent_status)
         else:
