@@ -10,7 +10,7 @@ import anyio
 import grpclib.metadata
 from grpclib.const import Status
 
-from connectrio.diagnostics import SafeLogger
+from connectrio.diagnostics import SafeLogger, text_of, type_name
 from connectrio.rpc._grpc import CONTENT_TYPE, ENCODINGS, IDENTITY, Metadata
 
 # seconds. uvloop's clock shows whole milliseconds, rounded down, so it can show less than a deadline that has passed
@@ -153,7 +153,7 @@ OnCall = Callable[[Call], OnCallEnd | None]
 
 Both functions run in the task of the call, and neither may wait. On a server, the context variables that they set are
 the servicer's too. On a channel, what is added to `Call.metadata` is sent with the request. If they raise, that is
-logged, and the call goes on."""
+logged, once a second at most, and the call goes on."""
 
 log = SafeLogger("connectrio.rpc")
 
@@ -162,9 +162,8 @@ def call_begins(on_call: OnCall, call: Call) -> OnCallEnd | None:
     """Tell `on_call` of a call that begins; return what is to be told of its end."""
     try:
         return on_call(call)
-    except Exception:
-        # any: it is the application's, and the call is not about it
-        log.exception("on_call failed for %(method)s", {"method": call.method})
+    except Exception as error:  # noqa: BLE001 - it is the application's, and the call is not about it
+        log.repeated_warning("on_call failed at the beginning of a call: %(error)s", {"error": _described(error)})
         return None
 
 
@@ -172,5 +171,9 @@ def call_ended(on_end: OnCallEnd, status: Status, message: str | None) -> None:
     """Tell `on_end` how its call has ended."""
     try:
         on_end(status, message)
-    except Exception:
-        log.exception("what on_call has returned failed at the end of a call with %(status)s", {"status": status.name})
+    except Exception as error:  # noqa: BLE001 - as above
+        log.repeated_warning("on_call failed at the end of a call: %(error)s", {"error": _described(error)})
+
+
+def _described(error: Exception) -> str:
+    return f"{type_name(error)}: {text_of(error)}"

@@ -19,7 +19,7 @@ from opentelemetry.propagators.textmap import Getter, Setter
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from connectrio._version import __version__
-from connectrio.diagnostics import type_name
+from connectrio.diagnostics import Repeats, type_name
 from connectrio.logs import get_logger
 from connectrio.rpc import Call, OnCallEnd
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
@@ -44,6 +44,8 @@ _SERVER_ERRORS = {
     Status.DATA_LOSS,
 }
 
+# a sampler that fails would fail for each call
+_failures = Repeats(60.0)
 # asks for the provider of the process when it makes its first span
 _tracer = trace.get_tracer("connectrio", __version__)
 
@@ -146,7 +148,10 @@ class MethodSpan:
         try:
             step()
         except Exception as failure:  # noqa: BLE001 - a sampler or a span processor may be the application's
-            logger.warning("tracing failed; the call goes on", method=self._method.label, error=type_name(failure))
+            left_out = _failures.count("method")
+            if left_out is not None:
+                error = type_name(failure)
+                logger.warning("tracing failed; the calls go on", error=error, left_out=left_out)
 
 
 def _rpc(call: Call) -> _Attributes:
