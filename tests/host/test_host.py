@@ -660,11 +660,11 @@ async def test_why_a_host_is_not_ready():
         assert host.not_ready == [
             "require_lifespans is set, and that of tiny (0) is not open: lifespan failed (OSError)"
         ]
-        host._watchdog = SimpleNamespace(culprit=Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+        host.watchdog = SimpleNamespace(culprit=Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
         assert host.not_ready[0] == "Tiny.get blocks the event loop at tiny.py:1 in get"
         assert not host.is_ready
         host.registry.outages.clear()
-        host._watchdog = None
+        host.watchdog = None
         assert (host.not_ready, host.is_ready) == ([], True)
     assert host.not_ready == ["the host has stopped"]
 

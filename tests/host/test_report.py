@@ -93,7 +93,7 @@ async def hosting(*connectors, **settings):
             addresses = await tasks.start(host.serve)
             async with Channel(addresses.target) as channel:
                 yield host, AsyncConnectorServiceStub(channel), tasks
-            await host.shutdown(grace=0)
+            await host.shutdown()
 
 
 def request(task_type="tiny"):
