@@ -22,12 +22,13 @@ from connectrio.rpc.peer import format_address
 from connectrio.rpc.tls import ServerTLS
 from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.live_calls import calls_of_tasks, report_calls, runs_in
+from connectrio.service.metrics import DURATION_BUCKETS
 from connectrio.service.operations import Operation
 from connectrio.service.places import code_of
 from connectrio.telemetry.account import Account
 from connectrio.telemetry.attention import needs_attention
 from connectrio.telemetry.jobs import NOBODY
-from connectrio.telemetry.rates import MinuteCount, Rates, quantile
+from connectrio.telemetry.rates import quantile
 from connectrio.telemetry.report import (
     CertificateReport,
     ConnectionReport,
@@ -182,9 +183,10 @@ def _connector(
 ) -> ConnectorReport:
     connector = registered.connector
     task_type, version = connector.task_type_name, connector.task_type_version
-    rates = host.account.rates(task_type, version)
-    now, wall = time.perf_counter(), host.account.wall_clock()
-    lately = rates.minutes(now, _LATELY)
+    now = host.account.clock()
+    minutes = host.account.rates.minutes(task_type)
+    lately, totals = minutes[-_LATELY:], host.account.rates.totals(task_type)
+    first = host.account.wall_clock() - now % 60 - 60 * (len(minutes) - 1)
     active, waiting = usage.get(task_type, (0, 0))
     outage = host.registry.outages.get((task_type, version))
     settings = host.settings
@@ -199,29 +201,23 @@ def _connector(
         waiting=waiting,
         slots=min(settings.max_calls, settings.max_calls_per_connector),
         jobs=jobs,
-        calls=rates.calls,
-        failures=rates.failures,
-        absorbed=rates.absorbed,
-        rate=_rate(rates, now),
-        p50=quantile(lately, 0.5),
-        p95=quantile(lately, 0.95),
-        p99=quantile(lately, 0.99),
-        minutes=[_minute(each, wall - now) for each in rates.minutes(now)],
-    )
-
-
-def _rate(rates: Rates, now: float) -> float:
-    seconds = (_LATELY - 1) * 60 + now % 60
-    return round(sum(each.calls for each in rates.minutes(now, _LATELY)) / seconds, 3)
-
-
-def _minute(counted: MinuteCount, offset: float) -> Minute:
-    return Minute(
-        at=counted.minute * 60 + offset,
-        calls=counted.calls,
-        failures=counted.failures,
-        absorbed=counted.absorbed,
-        p95=quantile([counted], 0.95),
+        calls=totals.calls,
+        failures=totals.failures,
+        absorbed=totals.absorbed,
+        rate=round(sum(each.calls for each in lately) / ((_LATELY - 1) * 60 + now % 60), 3),
+        p50=quantile(lately, 0.5, DURATION_BUCKETS),
+        p95=quantile(lately, 0.95, DURATION_BUCKETS),
+        p99=quantile(lately, 0.99, DURATION_BUCKETS),
+        minutes=[
+            Minute(
+                at=round(first + 60 * number, 3),
+                calls=each.calls,
+                failures=each.failures,
+                absorbed=each.absorbed,
+                p95=quantile([each], 0.95, DURATION_BUCKETS),
+            )
+            for number, each in enumerate(minutes)
+        ],
     )
 
 

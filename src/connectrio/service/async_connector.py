@@ -65,6 +65,7 @@ from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 from connectrio.telemetry.jobs import JobRecord
+from connectrio.telemetry.rates import Rates
 
 __all__ = ["AsyncConnectorService"]
 
@@ -119,6 +120,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.metrics.registry.register(self.workers)
         self.creates = IdempotentCreates(settings)
         self.account = account = Account(clock) if account is None else account
+        account.rates = Rates(self.metrics.totals, account.clock)
         self.metrics.registry.register(account.jobs)
         self._polls = PollShield(settings, account.clock)
         self._secrets = JobSecrets()

@@ -83,7 +83,7 @@ def report_calls(service: AsyncConnectorService) -> list[CallReport]:
     """Return the calls that a service answers now, those that have taken longest first."""
     account = service.account
     positions = {id(record): _position(record, frames) for record, frames in calls_of_tasks()}
-    now, wall = account.clock(), account.wall_clock()
+    wall = account.wall_clock()
     return [
         CallReport(
             operation=record.call.operation.value,
@@ -94,8 +94,8 @@ def report_calls(service: AsyncConnectorService) -> list[CallReport]:
             job=record.shown_job,
             peer=record.peer,
             method=record.method,
-            started=round(wall - (now - record.arrived), 3),
-            seconds=round(now - record.arrived, 3),
+            started=round(wall - record.seconds, 3),
+            seconds=round(record.seconds, 3),
             stage=position.stage,
             waits=position.waits,
         )

@@ -140,19 +140,21 @@ class ConnectorMethod:
         :raises RequestError: the connector does not have this method
         :raises BaseException: whatever the connector raises
         """
-        with UNTRACED if span is None else span(self):
-            if self.blocking:
-                result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
-            elif self.overridden:
-                if not self.connector.queues_calls:
-                    begin_work()
+        if span is not None:
+            with span(self):
+                return await self(arguments, workers)
+        if self.blocking:
+            result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
+        elif self.overridden:
+            if not self.connector.queues_calls:
+                begin_work()
+            result = self.function(**arguments)
+        else:
+            try:
                 result = self.function(**arguments)
-            else:
-                try:
-                    result = self.function(**arguments)
-                except NotImplementedError as error:  # from the base class's method
-                    raise RequestError(str(error), Status.UNIMPLEMENTED) from None
-            return await result if isinstance(result, CoroutineType) or inspect.isawaitable(result) else result
+            except NotImplementedError as error:  # from the base class's method
+                raise RequestError(str(error), Status.UNIMPLEMENTED) from None
+        return await result if isinstance(result, CoroutineType) or inspect.isawaitable(result) else result
 
 
 Span = Callable[[ConnectorMethod], AbstractContextManager[object]]

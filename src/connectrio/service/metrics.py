@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from connectrio.logs.metrics import DroppedLines
+from connectrio.telemetry.rates import Totals
 
 __all__ = ["DURATION_BUCKETS", "HTTP_CODES", "UNREGISTERED", "Metrics"]
 
@@ -115,6 +116,27 @@ class _Requests(Collector):
     def __init__(self) -> None:
         self.succeeded: _Series[tuple[str, str]] = _Series()
         self.failed: _Series[tuple[str, str, str]] = _Series()
+
+    def task_types(self) -> set[str]:
+        """Return those of which calls have ended."""
+        return {labels[0] for labels in (*self.succeeded, *self.failed)}
+
+    def totals(self, task_type: str, absorbed: int) -> Totals:
+        """Return the calls of one task type.
+
+        :param absorbed: how many failed polls were answered with the last known phase
+        """
+        succeeded = [(labels[1], each) for labels, each in self.succeeded.items() if labels[0] == task_type]
+        failed = [(labels[1], each) for labels, each in self.failed.items() if labels[0] == task_type]
+        # a stream takes as long as its client wants
+        timed = [each.counts for operation, each in (*succeeded, *failed) if operation != "get_logs"]
+        failures = sum(sum(each.counts) for _, each in failed)
+        return Totals(
+            calls=sum(sum(each.counts) for _, each in succeeded) + failures,
+            failures=failures,
+            absorbed=absorbed,
+            durations=tuple(map(sum, zip(*timed, strict=True))) or (0,) * (len(DURATION_BUCKETS) + 1),
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Yield the four families."""
@@ -266,6 +288,16 @@ class Metrics:
         :param origin: "fresh", "joined", "replayed" or "adopted"
         """
         self._creates_of(task_type, origin).inc()
+
+    def totals(self) -> dict[str, Totals]:
+        """Return the calls that have ended so far, by task type."""
+        absorbed = {
+            sample.labels["task_type"]: int(sample.value)
+            for family in self.absorbed_polls.collect()
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+        return {name: self._requests.totals(name, absorbed.get(name, 0)) for name in self._requests.task_types()}
 
     def request_ended(
         self,

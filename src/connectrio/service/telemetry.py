@@ -97,7 +97,6 @@ class CallRecord:
         self.name: JobName | None = None
         self.job: JobRecord | None = None
         self.connector: AsyncConnector[Any] | None = None
-        self.arrived = account.clock()
         self._label = label
         self._metrics = metrics
         self._account = account
@@ -109,6 +108,11 @@ class CallRecord:
         self._last_failure: tuple[BaseException, CallFailure] | None = None
         self._verdict: tuple[BaseException, bool] | None = None
         self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long the call has taken so far."""
+        return time.perf_counter() - self._started
 
     @property
     def peer(self) -> str:
@@ -257,7 +261,7 @@ class CallRecord:
         """Record that a poll failed with `error`, and that the client gets the last known phase."""
         failure = self._classify(error)
         self._metrics.absorbed_polls.labels(self._label).inc()
-        seconds = self._end(failure.status, absorbed=True)
+        seconds = self._end(failure.status)
         place = self._account_for(failure, error, seconds, absorbed=True)
         # the lines of an incident tell of the vendor's failures, once for all polls
         left_out = 0 if self.is_vendors(error) else self._left_out(failure, place)
@@ -374,21 +378,13 @@ class CallRecord:
         self._last_failure = error, failure
         return failure
 
-    def _end(self, status: Status, *, absorbed: bool = False) -> float:
+    def _end(self, status: Status) -> float:
         """Count the call; return how many seconds it took."""
         self._is_ended = True
-        now = time.perf_counter()
-        seconds = now - self._started
-        call, label = self.call, self._label
+        seconds = time.perf_counter() - self._started
         trace = current_trace()
         exemplar = None if trace is None else {"trace_id": trace[0], "span_id": trace[1]}
-        self._metrics.request_ended(label, call.operation, status, seconds, exemplar)
-        self._account.rates(label, call.version if label is not UNREGISTERED else 0).ended(
-            now,
-            None if call.operation is Operation.GET_LOGS else seconds,
-            failed=status is not Status.OK,
-            absorbed=absorbed,
-        )
+        self._metrics.request_ended(self._label, self.call.operation, status, seconds, exemplar)
         return seconds
 
     def _fields(self, status: Status, seconds: float) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Account:
     :ivar jobs: those that were used last
     :ivar calls: those that are being answered, in the order of their arrival; each is a record of its service
     :ivar incidents: of the systems behind the connectors
+    :ivar rates: calls in the last minutes; empty until a service gives its own
     :ivar lines_dropped_at: when log lines could not be written last; None if all were
     :ivar failed_calls: which log lines of failed calls are left out
     """
@@ -51,15 +52,17 @@ class Account:
         # how many log lines could not be written, and when that was seen to grow
         self._dropped = dropped_lines()
         self.lines_dropped_at: float | None = None
-        self._rates: dict[tuple[str, int], Rates] = {}
+        self.rates = Rates(dict, clock)
         # by what they have in common: the last one of each sort, and how many there were before
         self._failures: OrderedDict[tuple[str, ...], FailureReport] = OrderedDict()
 
     async def run(self) -> None:
-        """Look for incidents that are over, and for log lines that could not be written, until cancelled."""
+        """Write down the minute's counts, and look for incidents that are over and for log lines that could not be
+        written, until cancelled."""
         while True:
             await anyio.sleep(_PERIOD)
             self.incidents.settle()
+            self.rates.note()
             self.look_at_log()
 
     def look_at_log(self) -> None:
@@ -67,14 +70,6 @@ class Account:
         dropped = dropped_lines()
         if dropped > self._dropped:
             self._dropped, self.lines_dropped_at = dropped, self.clock()
-
-    def rates(self, task_type: str, version: int) -> Rates:
-        """Return the counts of a connector."""
-        key = task_type, version
-        rates = self._rates.get(key)
-        if rates is None:
-            rates = self._rates[key] = Rates()
-        return rates
 
     def failed(self, failure: FailureReport) -> None:
         """Keep a failed call, in place of the last one of the same sort."""

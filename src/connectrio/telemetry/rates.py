@@ -1,91 +1,94 @@
-"""How many calls ended in each of the last minutes, how many of them failed, and how long they took."""
+"""How many calls ended in each of the last minutes, how many of them failed, and how long they took.
+
+Calls are counted once, in the metrics, in numbers that only grow. Once a minute these are written down here; what a
+minute had is the difference.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-__all__ = ["MinuteCount", "Rates", "quantile"]
+__all__ = ["Rates", "Totals", "quantile"]
 
 # minutes that are kept, the current one included
 _MOST_MINUTES = 30
 
-# seconds; the upper ends of the buckets. What takes longer is in one more bucket, which ends at infinity
-_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The calls to a connector that have ended.
 
-@dataclass(slots=True)
-class MinuteCount:
-    """The calls that ended in one minute.
-
-    :ivar minute: minutes since the clock's start
-    :ivar durations: how many calls there are in each bucket of `_BOUNDS`, and beyond them; without streams
+    :ivar failures: how many of them failed, absorbed ones included
+    :ivar absorbed: failed polls that were answered with the last known phase
+    :ivar durations: how many calls there are in each bucket, by how long they took; without streams
     """
 
-    minute: int
     calls: int = 0
     failures: int = 0
     absorbed: int = 0
-    durations: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
+    durations: tuple[int, ...] = ()
+
+    def since(self, before: Totals) -> Totals:
+        """Return the calls that have ended since `before`."""
+        counts = before.durations or (0,) * len(self.durations)
+        return Totals(
+            self.calls - before.calls,
+            self.failures - before.failures,
+            self.absorbed - before.absorbed,
+            tuple(one - other for one, other in zip(self.durations, counts, strict=True)),
+        )
 
 
 class Rates:
-    """The calls to one connector.
+    """The calls to each connector in the last minutes.
 
-    :ivar calls: all of them
-    :ivar failures: those that failed, absorbed ones included
-    :ivar absorbed: failed polls that were answered with the last known phase
+    :param totals: returns the calls that have ended so far, by task type
+    :param clock: returns seconds, from any start
     """
 
-    __slots__ = ("_minutes", "absorbed", "calls", "failures")
+    def __init__(self, totals: Callable[[], Mapping[str, Totals]], clock: Callable[[], float]) -> None:
+        self._totals = totals
+        self._clock = clock
+        # at the beginning of minutes, counted from the clock's start
+        self._noted: deque[tuple[int, Mapping[str, Totals]]] = deque(maxlen=_MOST_MINUTES)
+        self.note()
 
-    def __init__(self) -> None:
-        self.calls = self.failures = self.absorbed = 0
-        self._minutes: deque[MinuteCount] = deque(maxlen=_MOST_MINUTES)
+    def note(self) -> None:
+        """Write down what there is so far, if a minute has begun. The host calls it every few seconds."""
+        minute = int(self._clock()) // 60
+        if not self._noted or self._noted[-1][0] != minute:
+            self._noted.append((minute, self._totals()))
 
-    def ended(self, now: float, seconds: float | None, *, failed: bool = False, absorbed: bool = False) -> None:
-        """Count a call.
+    def totals(self, task_type: str) -> Totals:
+        """Return the calls that have ended so far."""
+        return self._totals().get(task_type, Totals())
 
-        :param now: seconds
-        :param seconds: how long it took; None for a stream, which takes as long as its client wants
-        """
-        number = int(now) // 60
-        minutes = self._minutes
-        if not minutes or minutes[-1].minute != number:
-            minutes.append(MinuteCount(number))
-        minute = minutes[-1]
-        minute.calls += 1
-        self.calls += 1
-        if failed:
-            minute.failures += 1
-            self.failures += 1
-        if absorbed:
-            minute.absorbed += 1
-            self.absorbed += 1
-        if seconds is not None:
-            minute.durations[bisect_left(_BOUNDS, seconds)] += 1
-
-    def minutes(self, now: float, last: int = _MOST_MINUTES) -> list[MinuteCount]:
-        """Return the last minutes, the oldest first, also those without calls."""
-        known = {each.minute: each for each in self._minutes}
-        current = int(now) // 60
-        return [known.get(number) or MinuteCount(number) for number in range(current - last + 1, current + 1)]
+    def minutes(self, task_type: str, last: int = _MOST_MINUTES) -> list[Totals]:
+        """Return the calls of each of the last minutes, the oldest first; the last one is not over."""
+        current = int(self._clock()) // 60
+        begun = [(minute, totals.get(task_type, Totals())) for minute, totals in self._noted]
+        ends = [*(totals for _, totals in begun[1:]), self.totals(task_type)]
+        known = {minute: end.since(before) for (minute, before), end in zip(begun, ends, strict=True)}
+        return [known.get(minute, Totals()) for minute in range(current - last + 1, current + 1)]
 
 
-def quantile(minutes: Iterable[MinuteCount], share: float) -> float | None:
+def quantile(minutes: Iterable[Totals], share: float, bounds: Sequence[float]) -> float | None:
     """Return the seconds that `share` of the calls took at most, as the upper end of a bucket.
 
     None without calls. Calls beyond the last bucket count as if they took as long as its end.
+
+    :param bounds: the upper ends of the buckets
     """
-    counts = [sum(column) for column in zip(*(each.durations for each in minutes), strict=True)]
+    counted = [each.durations for each in minutes if each.durations]
+    counts = [sum(column) for column in zip(*counted, strict=True)]
     wanted = share * sum(counts)
     if wanted == 0:
         return None
     reached = 0
-    for count, bound in zip(counts, _BOUNDS, strict=False):
+    for count, bound in zip(counts, bounds, strict=False):
         reached += count
         if reached >= wanted:
             return bound
-    return _BOUNDS[-1]
+    return bounds[-1]

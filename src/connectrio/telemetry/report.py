@@ -212,7 +212,7 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A connector that is served.
+    """A connector that is served. Versions of one task type have their slots, jobs and calls in common.
 
     :ivar source: where it was loaded from
     :ivar code: the file of its class and the line
