@@ -91,7 +91,7 @@ async def test_what_is_wrong_with_what_is_stored_is_for_the_log_alone(tmp_path):
                     await send(stored(uri), INTEGER)
                 answers.add((caught.value.status, caught.value.message))
         assert len(answers) == 1
-        assert sum(line["event"] == "a stored input could not be read" for line in logs) == len(uris)
+        assert [line["event"] for line in logs].count("a stored input could not be read") == len(uris)
         assert await send(stored(tmp_path / "literal"), STRING) == secret
 
 

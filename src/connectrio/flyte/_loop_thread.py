@@ -9,15 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 from connectrio.logs import get_logger
 
 __all__ = ["LoopThread", "resolve"]
 
 logger = get_logger("connectrio.flyte")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # seconds; for tasks that are cancelled because their loop closes
 _UNWIND_TIMEOUT = 1.0
@@ -36,7 +41,7 @@ class LoopThread:
         self.is_taken = False
         self._selector = _WatchedSelector()
         self.loop = asyncio.SelectorEventLoop(self._selector)
-        self._executor = ThreadPoolExecutor(max(workers, (os.cpu_count() or 1) + 4), thread_name_prefix=name)
+        self._executor = _ContextExecutor(max(workers, (os.cpu_count() or 1) + 4), thread_name_prefix=name)
         self.loop.set_default_executor(self._executor)
         self._stopped: asyncio.Future[None] = self.loop.create_future()
         # a daemon: code that blocks for ever must not keep the process from ending
@@ -95,6 +100,13 @@ class LoopThread:
         if tasks:
             await asyncio.wait(tasks, timeout=_UNWIND_TIMEOUT)
         await self.loop.shutdown_asyncgens()
+
+
+class _ContextExecutor(ThreadPoolExecutor):
+    """Runs functions in the context of who submits them: their log lines have the fields of the call."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return super().submit(partial(copy_context().run, fn), *args, **kwargs)
 
 
 class _WatchedSelector(selectors.DefaultSelector):

@@ -207,6 +207,22 @@ def test_all_that_a_host_writes_to_standard_error_is_json(tmp_path, monkeypatch,
         assert any("Exception in callback" in event for event in exceptions)
 
 
+@SINGLE_AND_SEVERAL
+def test_single_loggers_have_levels_of_their_own(tmp_path, processes):
+    levels = ["--log-level", "info", "vendor=debug", "connectrio.service=error"]
+    with hosting(tmp_path, *options("trio", processes), *levels) as host:
+        assert host.ready().do("log") == ("OK", "")
+        assert host.do("raise")[0] == "INTERNAL"
+        code, errors = host.end()
+    assert code == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    events = [(line["event"], line.get("logger")) for line in lines]
+    assert ("too detailed", "vendor.client") in events
+    assert ("drained", None) in events
+    assert ("call failed", None) in events
+    assert "call finished" not in dict(events)
+
+
 def test_text_of_others_cannot_forge_lines_for_people(tmp_path):
     with hosting(tmp_path, *options("asyncio", form="console"), "--log-level", "debug") as host:
         host.ready()

@@ -109,6 +109,16 @@ def test_the_process_settings_come_from_the_same_sources(serve, monkeypatch):
     assert (served.backend, served.level, served.form) == ("uvloop", ["error"], "console")
 
 
+def test_levels_of_single_loggers(serve, monkeypatch):
+    Path("connectrio.toml").write_text('log_level = ["info", "a=debug"]\n')
+    assert serve().level == ["info", "a=debug"]
+    Path("connectrio.toml").write_text('log_level = "info a=debug"\n')
+    assert serve().level == ["info a=debug"]
+    monkeypatch.setenv("CONNECTRIO_LOG_LEVEL", "error b=info")
+    assert serve().level == ["error", "b=info"]
+    assert serve("--log-level", "debug", "c.d=warning", "--port", "1").level == ["debug", "c.d=warning"]
+
+
 def test_sources_fill_each_other_in(serve, monkeypatch):
     Path("connectrio.toml").write_text("port = 3\nworker = 3\ngrace = 3\n")
     monkeypatch.setenv("CONNECTRIO_WORKER", "2")
@@ -167,6 +177,7 @@ def test_flyte_connector_without_options(serve):
         ('modules = "a"', "connectrio.toml: modules is 'a': Expected `array`, got `str`"),
         ("modules = [1]", "connectrio.toml: modules is [1]: Expected `str`, got `int`"),
         ('backend = "twisted"', "connectrio.toml: backend is 'twisted': Invalid enum value 'twisted'"),
+        ("log_level = 3", "connectrio.toml: log_level is 3: Expected `array`, got `int`"),
         ("tls_cert = 5", "connectrio.toml: tls_cert is 5: Expected `Path"),
         ("port = 65536", "port must be between 0 and 65535, got 65536"),
         ("port", "connectrio.toml is not TOML: "),
@@ -188,6 +199,9 @@ def test_a_file_that_is_wrong(run, toml, message):
         (["--worker", "0"], {}, "worker must be at least 1, got 0"),
         ([], {"CONNECTRIO_PORT": "x"}, "CONNECTRIO_PORT from environment"),
         ([], {"CONNECTRIO_BACKEND": "twisted"}, "CONNECTRIO_BACKEND from environment"),
+        (["--log-level", "loud"], {}, "for --log-level. 'loud' is no log level: use debug, info, warning, error, or"),
+        (["--log-level", "info", "a=loud"], {}, "for --log-level. 'a=loud' is no log level"),
+        ([], {"CONNECTRIO_LOG_LEVEL": "info =debug"}, "CONNECTRIO_LOG_LEVEL provided by environment. '=debug' is no"),
     ],
 )
 def test_a_setting_that_is_wrong(run, monkeypatch, arguments, environment, message):
