@@ -481,7 +481,7 @@ async def test_what_is_stored_does_not_show(tmp_path):
     ):
         with capture_logs() as logs:
             assert await refused(stored(uri), simple("INTEGER")) == UNREADABLE
-        assert [line["event"] for line in logs if "reason" in line] == ["a stored input could not be read"]
+        assert [line["event"] for line in logs if "stored" in line["event"]] == ["a stored input could not be read"]
 
 
 async def test_schemas_of_which_flyte_sdk_would_make_very_many_classes():

@@ -550,7 +550,7 @@ async def test_a_lifespan_that_opens_at_the_fourth_attempt(required, monkeypatch
     assert lifespan.events == ["open", "left"] * 3 + ["open", "close", "left"]
     assert [line["event"] for line in logs if "lifespan" in line["event"]] == [
         *["a connector's lifespan failed"] * 3,
-        "a connector's lifespan is open again",
+        "a connector's lifespan is open now, after it had failed",
     ]
 
 
@@ -667,6 +667,23 @@ async def test_why_a_host_is_not_ready():
         host.watchdog = None
         assert (host.not_ready, host.is_ready) == ([], True)
     assert host.not_ready == ["the host has stopped"]
+
+
+@in_virtual_time
+async def test_a_lifespan_that_was_open_is_open_again():
+    @asynccontextmanager
+    async def lifespan(_):
+        with anyio.move_on_after(100):
+            yield
+
+    host = make_host(connector(lifespan=lifespan), listeners=[], watchdog=0)
+    with capture_logs() as logs:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(host.serve)
+            await anyio.sleep(150)
+            await host.shutdown()
+    events = [line["event"] for line in logs if "lifespan" in line["event"]]
+    assert events == ["a connector's lifespan failed", "a connector's lifespan is open again"]
 
 
 async def test_a_lifespan_that_ends_by_itself():

@@ -58,6 +58,8 @@ _ONE_WORD: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
         )
     },
 }
+# variables that are read elsewhere, and those that Kubernetes makes of a Service
+_NOT_OURS = re.compile(r"^CONNECTRIO_DUCKDB_|_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_[A-Z]+(_|$)")
 # the parameters of `host` beside the settings, and the type of each flag
 _BESIDE = {"backend": "Backend", "processes": "int", "log_level": "LogLevel", "log_format": "LogFormat"}
 _TYPES = {field.name: str(field.type).removesuffix(" | None") for field in fields(HostSettings)} | _BESIDE
@@ -84,6 +86,7 @@ def host(
     """
     with host_logging(log_level, log_format, owns_process=is_script()), explained_start():
         event_loop(backend)  # fails if it is not installed
+        _warn_of_variables()
         if processes != 1:
             from connectrio.processes.control import ServeOptions
             from connectrio.processes.supervisor import become_supervisor, supervise
@@ -103,6 +106,23 @@ def host(
                 started()
 
             run_host(settings, backend=backend, announce=announce_start, end_process=end_process())
+
+
+def _warn_of_variables() -> None:
+    """Log which variables of the environment look like settings and are none: their names may be misspelt."""
+    prefix = variable("")
+    known = {name.upper() for name in (*_TYPES, "config")}
+    for name, value in sorted(os.environ.items()):
+        # Kubernetes sets its own for each Service whose name begins so
+        if not name.startswith(prefix) or _NOT_OURS.search(name) or value.startswith(("tcp://", "udp://")):
+            continue
+        setting = name.removeprefix(prefix)
+        if setting not in known:
+            import difflib  # most hosts have none
+
+            near = difflib.get_close_matches(setting, known, n=1, cutoff=0.55)
+            fields = {"nearest": prefix + near[0]} if near else {}
+            log.warning("a variable of the environment is no setting, and has no effect", variable=name, **fields)
 
 
 @contextmanager

@@ -117,6 +117,7 @@ class _Lifespan:
         self._key = (connector.task_type_name, connector.task_type_version)
         self._up = all_of_them.metrics.connector_up.labels(self._key[0], str(self._key[1]))
         self._was_opened = False
+        self._was_ever_opened = False
         self._opened_at = 0.0
         self._opening = anyio.CancelScope()
         self._set_down("lifespan not open yet", "its lifespan is not open yet")
@@ -177,8 +178,11 @@ class _Lifespan:
 
     def _set_up(self) -> None:
         if self._all.registry.outages.pop(self._key, None) is not None and self.tried.is_set():
-            log.info("a connector's lifespan is open again", connector=self.name)
-        self._was_opened = True
+            if self._was_ever_opened:
+                log.info("a connector's lifespan is open again", connector=self.name)
+            else:
+                log.info("a connector's lifespan is open now, after it had failed", connector=self.name)
+        self._was_opened = self._was_ever_opened = True
         self._opened_at = anyio.current_time()
         self._up.set(1)
         self.tried.set()

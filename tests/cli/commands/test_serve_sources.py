@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectrio.host.settings import HostSettings
 
@@ -148,6 +149,22 @@ def test_the_variable_that_kubernetes_makes_of_a_service_is_not_ours(serve, monk
     assert (settings.port, settings.host) == (8000, None)
 
 
+def test_variables_that_are_no_settings_are_named(serve, monkeypatch):
+    for name in ("CONNECTRIO_LOGLEVEL", "CONNECTRIO_PROT", "CONNECTRIO_QQQQQQ", "CONNECTRIO_DUCKDB_ALLOW"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CONNECTRIO_GRACE", "1")
+    monkeypatch.setenv("CONNECTRIO_GRPC_SERVICE_PORT_HTTP", "8000")
+    monkeypatch.setenv("CONNECTRIO_GRPC_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("CONNECTRIO_GRPC_PORT_8000_TCP_ADDR", "10.0.0.1")
+    with capture_logs() as logs:
+        serve()
+    assert [(line["log_level"], line["variable"], line.get("nearest")) for line in logs] == [
+        ("warning", "CONNECTRIO_LOGLEVEL", "CONNECTRIO_LOG_LEVEL"),
+        ("warning", "CONNECTRIO_PROT", "CONNECTRIO_PORT"),
+        ("warning", "CONNECTRIO_QQQQQQ", None),
+    ]
+
+
 def test_modules_in_every_spelling(serve):
     assert serve("--modules", "a", "b.py", "--modules", "c").settings.modules == ["a", "b.py", "c"]
 
@@ -179,7 +196,9 @@ def test_flyte_connector_without_options(serve):
         ('backend = "twisted"', "connectrio.toml: backend is 'twisted': Invalid enum value 'twisted'"),
         ("log_level = 3", "connectrio.toml: log_level is 3: Expected `array`, got `int`"),
         ("tls_cert = 5", "connectrio.toml: tls_cert is 5: Expected `Path"),
-        ("port = 65536", "port must be between 0 and 65535, got 65536"),
+        ("port = 65536", "connectrio.toml: port must be between 0 and 65535, got 65536"),
+        ("max_calls = 0", "connectrio.toml: max_calls must be"),
+        ('tls_key = "a.key"', "tls_key is of no use without tls_cert"),
         ("port", "connectrio.toml is not TOML: "),
     ],
 )
@@ -198,6 +217,9 @@ def test_a_file_that_is_wrong(run, toml, message):
         (["--backend", "twisted"], {}, "--backend"),
         (["--worker", "0"], {}, "worker must be at least 1, got 0"),
         ([], {"CONNECTRIO_PORT": "x"}, "CONNECTRIO_PORT from environment"),
+        ([], {"CONNECTRIO_PORT": "65536"}, "error: CONNECTRIO_PORT: port must be between 0 and 65535, got 65536"),
+        ([], {"CONNECTRIO_GRACE": "-1"}, "error: CONNECTRIO_GRACE: grace must"),
+        (["--port", "65536"], {}, "error: port must be between 0 and 65535, got 65536"),
         ([], {"CONNECTRIO_BACKEND": "twisted"}, "CONNECTRIO_BACKEND from environment"),
         (["--log-level", "loud"], {}, "for --log-level. 'loud' is no log level: use debug, info, warning, error, or"),
         (["--log-level", "info", "a=loud"], {}, "for --log-level. 'a=loud' is no log level"),

@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -109,6 +110,8 @@ class Environment(Env):
             is_kubernetes_link = name == variable("port") and value.startswith("tcp://")
             if argument.tokens or not value or is_kubernetes_link:
                 continue
+            with suppress(msgspec.ValidationError):  # cyclopts says it, too
+                _check(_key(argument), msgspec.convert(value, argument.hint, strict=False), name)
             for index, part in enumerate(argument.env_var_split(value)):
                 argument.append(Token(keyword=name, value=part, source="environment", index=index))
 
@@ -140,8 +143,23 @@ class TomlFile:
                     msgspec.convert(value, known[name].hint, dec_hook=_convert_path)
             except msgspec.ValidationError as error:
                 raise UsageError(f"{path}: {name} is {value!r}: {error}") from error
+            _check(name, value, str(path))
         values = {name: value for name, (_, value) in settings.items()}
         Dict(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _check(name: str, value: Any, source: str) -> None:
+    """Check the value of a single setting.
+
+    :raises UsageError: it is refused; the text names the variable or the file that it comes from
+    """
+    try:
+        HostSettings(**{name: value})
+    except ValueError as error:
+        if str(error).startswith(f"{name} must "):  # others are about several settings, which may come from anywhere
+            raise UsageError(f"{source}: {error}") from error
+    except TypeError:  # it is no setting of the host itself
+        return
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
