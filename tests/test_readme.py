@@ -62,7 +62,7 @@ def test_the_connector_runs(tmp_path):
     free_ports = ["--host", "127.0.0.1", "--port", "0", "--prometheus-port", "0"]
     modules = ["--no-entry-points", "--modules", ROOT / "tests" / "examples" / "hello.py"]
     host = subprocess.Popen(
-        [*CONNECTRIO, "serve", *free_ports, *modules],
+        [*CONNECTRIO, "serve", "--log-format", "console", *free_ports, *modules],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,

@@ -283,6 +283,7 @@ def test_entry_points_are_loaded_by_name(install):
     [
         ("raise RuntimeError('no license')", "RuntimeError: no license"),
         ("raise SystemExit('no license')", "SystemExit: no license"),
+        ("def (", "SyntaxError: invalid syntax (plugin_bad.py, line 1)"),
         ("import asyncio; raise asyncio.CancelledError('why')", "CancelledError: why"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         (

@@ -49,6 +49,8 @@ def load_entry_points(registry: Registry) -> None:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit, and what event loops raise, end no host
             where = _place_in(entry_point.module, error)
+            if isinstance(error, SyntaxError):
+                where = f"{error.filename}, line {error.lineno}"
             _note_failure(registry, source, error, "an entry point failed to load", where)
 
 

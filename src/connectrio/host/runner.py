@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
@@ -101,7 +101,7 @@ def serving_fields(host: Host, addresses: Addresses) -> dict[str, Any]:
     settings = host.settings
     return {
         "version": __version__,
-        "python": platform.python_version(),
+        "python": ".".join(map(str, sys.version_info[:3])),
         "backend": _running_backend(),
         "pid": os.getpid(),
         "grpc": addresses.target,
