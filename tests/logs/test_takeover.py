@@ -212,17 +212,22 @@ def test_what_is_printed_is_hidden_by_name_alone():
 
 def test_threads_do_not_mix_their_lines():
     program = """
-def say(name):
-    for _ in range(200):
-        print(name, end="")
-        print(name, end="")
-        print(name)
+begun, go_on = threading.Event(), threading.Event()
 
-threads = [threading.Thread(target=say, args=(name,)) for name in "abcd"]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
+def say():
+    print("one", end=" ")
+    begun.set()
+    go_on.wait()
+    print("line")
+
+thread = threading.Thread(target=say)
+thread.start()
+begun.wait()
+print("another")
+go_on.set()
+thread.join()
 """
-    assert {each["event"] for each in written(program)} == {"aaa", "bbb", "ccc", "ddd"}
+    assert [each["event"] for each in written(program)] == ["another", "one line"]
 
 
 def test_warnings():

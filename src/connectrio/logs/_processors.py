@@ -16,7 +16,7 @@ __all__ = ["processors"]
 
 _Event = MutableMapping[str, Any]
 
-# the fields that a line begins with
+# the fields that each line has
 _FIRST = ("timestamp", "level", "event")
 # levels of lists and dicts in a value, and items of each
 _MOST_LEVELS = 4
@@ -70,8 +70,10 @@ def _error_as_text(_logger: Any, _method: str, event: _Event) -> _Event:
 
 
 def _plain_values(_logger: Any, _method: str, event: _Event) -> _Event:
-    names = [*(name for name in _FIRST if name in event), *(name for name in event if name not in _FIRST)]
-    return {text_of(name): _plain(event[name], 0) for name in names}
+    plain = dict.fromkeys(_FIRST, "")  # a line begins with these
+    for name, value in event.items():
+        plain[name if type(name) is str else text_of(name)] = _plain(value, 0)
+    return plain
 
 
 def _plain(value: Any, level: int) -> Any:
