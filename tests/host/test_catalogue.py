@@ -19,6 +19,7 @@ QUERIES = [
     for block in re.findall(r"```promql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     for query in re.split(r"\n(?=\S)", block.strip())
 ]
+ALERT_TESTS = Path(__file__).with_name("alerts_test.yml")
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed; on Debian: apt-get install prometheus"
 )
@@ -74,6 +75,19 @@ def checked(path: Path) -> str:
 @needs_promtool
 def test_prometheus_accepts_the_alerts():
     assert f"{len(alerts())} rules found" in checked(ALERTS)
+
+
+def test_every_alert_is_tested():
+    tested = re.findall(r"alertname: (\w+)\n +exp_alerts:", ALERT_TESTS.read_text())
+    assert set(tested) == set(alerts())
+
+
+@needs_promtool
+def test_each_alert_fires_for_what_it_is_about(tmp_path):
+    file = tmp_path / "alerts.yml"
+    file.write_text(ALERT_TESTS.read_text().replace("ALERTS", str(ALERTS)))
+    ran = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @needs_promtool

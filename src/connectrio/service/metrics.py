@@ -181,7 +181,7 @@ class _Requests(Collector):
 
 def _histogram(durations: _Series[tuple[str, str]]) -> Metric:
     name = "connectrio_request_duration_seconds"
-    histogram = Metric(name, "How long calls took, from their record to their end", "histogram")
+    histogram = Metric(name, "How long calls took, from their arrival at the service to their end", "histogram")
     for (task_type, operation), each in durations.items():
         named = {"task_type": task_type, "operation": str(operation)}
         count = 0
@@ -270,6 +270,7 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._connections_closed.labels("refused")  # from 0, so that the first one is an increase
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         """Return a counter of ours, with `labels` after the label `task_type`."""

@@ -171,7 +171,7 @@ class Workers(Collector):
             "connectrio_busy_threads", "Worker threads that are taken, stuck ones included", labels=labels
         )
         most = GaugeMetricFamily(
-            "connectrio_busy_threads_limit", "Worker threads that there are for all connectors", labels=["purpose"]
+            "connectrio_busy_threads_limit", "Worker threads for all connectors together", labels=["purpose"]
         )
         waiting = GaugeMetricFamily(
             "connectrio_waiting_for_threads", "Calls that wait for a worker thread", labels=labels
