@@ -109,20 +109,24 @@ class ServerMetrics(Collector):
 
 
 class CertificateMetrics(Collector):
-    """When the certificate of the gRPC ports expires."""
+    """When the certificates of a host's ports expire.
 
-    def __init__(self, tls: ServerTLS) -> None:
-        self._tls = tls
+    :param certificates: what the ports show
+    """
+
+    def __init__(self, *certificates: ServerTLS) -> None:
+        self._certificates = certificates
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the time; nothing for a certificate that tells none."""
+        """Yield the time of each; nothing for a certificate that tells none."""
         expiry = GaugeMetricFamily(
             "connectrio_certificate_expiry_timestamp_seconds",
             "When the certificate that is in use expires, in seconds since 1970",
             labels=["file"],
         )
-        if self._tls.expires_at is not None:
-            expiry.add_metric([str(self._tls.certfile)], self._tls.expires_at)
+        for tls in self._certificates:
+            if tls.expires_at is not None:
+                expiry.add_metric([str(tls.certfile)], tls.expires_at)
         yield expiry
 
 
