@@ -114,6 +114,13 @@ def reset_after_the_answer(core: ServerCore) -> None:
     core.exchange(core.peer.reset(1))
 
 
+def malformed_after_the_answer(core: ServerCore) -> None:
+    stream = core.request(1)
+    core.exchange(core.peer.data(1, b"", end_stream=True))
+    stream.send_headers([(":status", "200")], end_stream=True)
+    core.exchange(core.peer.window_update(1, 0))
+
+
 @pytest.mark.parametrize(
     ("act", "counted"),
     [
@@ -124,6 +131,7 @@ def reset_after_the_answer(core: ServerCore) -> None:
         (malformed, {("us", "PROTOCOL_ERROR"): 1}),
         (malformed_from_the_start, {("us", "PROTOCOL_ERROR"): 1}),
         (reset_after_the_answer, {}),
+        (malformed_after_the_answer, {}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -379,8 +379,7 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             cause = TerminationCause.RESET_BY_PEER if event.remote_reset else TerminationCause.RESET_BY_US
-            if stream.state is not StreamState.CLOSED:
-                self.traffic.stream_reset("peer" if event.remote_reset else "us", event.error_code)
+            self.traffic.stream_reset("peer" if event.remote_reset else "us", event.error_code)
             self._terminate(stream, Termination(cause, event.error_code))
 
     def _malformed_received(self, event: MalformedMessage) -> None:
