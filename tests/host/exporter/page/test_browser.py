@@ -120,8 +120,9 @@ def test_axe_would_find_something(opened):
     assert violations(page) == ["button-name: <button></button>"]
 
 
+@pytest.mark.parametrize("width", [360, 740, 900])
 @pytest.mark.parametrize("texts", ["of the sample", "long"])
-def test_nothing_is_wider_than_a_phone(opened, address, source, texts):
+def test_nothing_is_wider_than_the_screen(opened, address, source, texts, width):
     if texts == "long":
         long = "x" * 400
         jobs = [
@@ -131,10 +132,10 @@ def test_nothing_is_wider_than_a_phone(opened, address, source, texts):
         source.shown = change(
             source.shown, jobs=jobs, connectors=[connector(long, "y" * 200, time.time(), source=long)]
         )
-    page = opened(**PHONE)
+    page = opened(viewport={"width": width, "height": 740})
     for path in [*paths(source)[:1], f"/jobs/{source.shown.jobs[1].job}", *paths(source)[2:]]:
         page.goto(address + path)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
 
 @pytest.mark.parametrize(("options", "name"), [(LIGHT, "light"), (DARK, "dark"), (PHONE, "phone")])
