@@ -14,7 +14,7 @@ import pytest
 from connectrio.host.exporter import page as page_module
 from connectrio.host.exporter.page import make_app
 from connectrio.host.exporter.page._words import lasting
-from host.exporter.page.browser import Troubles, browser, find_troubles, screenshot, search, served, violations
+from e2e.page.browser import Troubles, browser, find_troubles, screenshot, search, served, violations
 from host.exporter.page.sample import AT_BLOCK, AT_LOCK, AT_VENDOR, Source, calm, connector, job, night, task
 
 change = msgspec.structs.replace
