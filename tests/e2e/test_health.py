@@ -52,4 +52,4 @@ def test_the_list(client):
 def test_the_probes_over_http(host, path):
     status, text = fetch(host.url + path)
     assert status == 200
-    assert json.loads(text) == {"state": "serving", "connectors": 6, "failures": []}
+    assert json.loads(text) == {"state": "serving", "connectors": 6, "failures": [], "not_ready": []}

@@ -157,6 +157,12 @@ async def test_a_report_that_fails():
     assert [line["log_level"] for line in logs] == ["error"]
 
 
+async def test_texts_that_are_none():
+    """A file name that is no UTF-8, in a message."""
+    [(status, document)] = await ask(View(told=report(jobs=[job(message="no \udc80.txt")])), "/api/jobs")
+    assert (status, document["jobs"][0]["message"]) == (200, "no ?.txt")
+
+
 def test_values_that_json_lacks():
     told = made(HostReport, lag=float("inf"), state="serving")
     assert json.loads(msgspec.json.encode(told))["lag"] is None

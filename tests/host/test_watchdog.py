@@ -225,17 +225,17 @@ def test_probers_of_a_port_with_tls(pki):
     thread.start()
     try:
         statuses = []
-        for path in ("/readyz", "/metrics"):
+        for path, accept in (("/readyz", "*/*"), ("/metrics", "text/html"), ("/", "*/*"), ("/", "text/html,*/*")):
             context = ssl.create_default_context(cafile=pki.ca)
             prober = http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
-            prober.request("GET", path)
+            prober.request("GET", path, headers={"accept": accept})
             answered = prober.getresponse()
             statuses.append((answered.status, b"tiny.py:1" in answered.read()))
             prober.close()
     finally:
         stop.set()
         thread.join(30)
-    assert statuses == [(503, True), (200, False)]
+    assert statuses == [(503, True), (200, False), (200, False), (503, True)]
     plain.close()
     listener.close()
 

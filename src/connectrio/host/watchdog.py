@@ -225,8 +225,10 @@ class Watchdog:
         self._block = None
 
     def _answer(self, connection: socket.socket, block: _Block) -> None:
-        path = connection.recv(4096).decode("latin-1").partition(" ")[2].partition(" ")[0]
-        if path.partition("?")[0].rstrip("/") in ("", "/metrics"):
+        head = connection.recv(4096).decode("latin-1")
+        path = head.partition(" ")[2].partition(" ")[0].partition("?")[0].rstrip("/")
+        is_browser = path == "" and "text/html" in head  # which gets the status page there, and no metrics
+        if path in ("", "/metrics") and not is_browser:
             connection.sendall(_response("200 OK", CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)))
             return
         report = {

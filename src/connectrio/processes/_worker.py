@@ -82,10 +82,8 @@ class _Worker:
                     await control.send(self._report())
                 case Request(what="live"):
                     await control.send(Alive())
-                case Request(what="status"):
-                    await control.send(await self._status())
-                case Request(what="stacks"):
-                    await control.send(Stacks((await self.host.stacks())[:_MOST_STACKS]))
+                case Request(what="status" | "stacks" as what):
+                    await self._tell(what, control)
                 case Request(what="announce") if self._addresses is not None:
                     if writes_json():
                         await control.send(Announced(serving_fields(self.host, self._addresses)))
@@ -102,9 +100,16 @@ class _Worker:
             str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors), list(host.not_ready)
         )
 
-    async def _status(self) -> StatusReport:
-        report = await self.host.report()
-        return StatusReport(shortened(report, _MAX_STATUS, lambda each: encode(StatusReport(each))))
+    async def _tell(self, what: str, control: Control) -> None:
+        """Send what the status page shows of this process; nothing if that fails."""
+        try:
+            if what == "stacks":
+                await control.send(Stacks((await self.host.stacks())[:_MOST_STACKS]))
+                return
+            report = await self.host.report()
+            await control.send(StatusReport(shortened(report, _MAX_STATUS, lambda each: encode(StatusReport(each)))))
+        except Exception:
+            log.exception("this process cannot tell what it does", what=what)
 
 
 def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 
@@ -54,5 +55,21 @@ def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
 
 
 def as_json(status: int, document: object, *headers: tuple[str, str]) -> Response:
-    """Return a response for programs."""
-    return Response(status, msgspec.json.encode(document), "application/json", headers)
+    """Return a response for programs. What UTF-8 cannot encode, as parts of file names, becomes question marks."""
+    try:
+        body = msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        body = msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
+    return Response(status, body, "application/json", headers)
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {_encodable(name): _encodable(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_encodable(item) for item in value]
+        case _:
+            return value
