@@ -138,7 +138,7 @@ def find_troubles(page, address: str, troubles: Troubles) -> None:
     expect(page.get_by_text("Polls fail since")).to_be_visible()
     expect(page.get_by_role("listitem").filter(has_text="RUNNING").first).to_contain_text("and it goes on")
     search(page, troubles.hung)
-    expect(jobs.get_by_role("row").filter(has_text=troubles.hung)).to_contain_text("RUNNING")
+    expect(jobs.get_by_role("row").filter(has_text=troubles.hung)).to_contain_text(troubles.hanging)
 
     # the connector
     page.goto(f"{address}/status")

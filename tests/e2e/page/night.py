@@ -1,8 +1,8 @@
 """Three connectors for a bad night: one is well, the system behind one is down, and one hangs and blocks.
 
 What a job of `nightly_reports` does is the last part of its `output_prefix`: `…/hang` is created and its first poll
-hangs in a thread; `…/block` blocks the event loop while it is created. The event loop is let go, and the thread too,
-when the file that CONNECTRIO_NIGHT_ENDS names exists, or after ten minutes.
+hangs in a thread; `…/block` blocks the event loop while it is created. Both end when the file that
+CONNECTRIO_NIGHT_ENDS names exists, or after ten minutes; the block also when there is one of that name and ".first".
 """
 
 import os
@@ -16,11 +16,12 @@ from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, Resou
 _LONGEST = 600.0
 
 
-def wait_for_the_morning():
-    ends = Path(os.environ["CONNECTRIO_NIGHT_ENDS"])
-    begun = time.monotonic()
-    while not ends.exists() and time.monotonic() - begun < _LONGEST:
-        time.sleep(0.05)
+BEGUN = time.monotonic()
+
+
+def is_over(suffix=""):
+    file = Path(os.environ["CONNECTRIO_NIGHT_ENDS"])
+    return time.monotonic() - BEGUN > _LONGEST or file.exists() or file.with_name(file.name + suffix).exists()
 
 
 @dataclass
@@ -49,12 +50,18 @@ class Spark(Night):
 
 
 class Warehouse(Night):
-    """The other system is down: jobs can be created, and polls fail."""
+    """The other system goes down: the first poll of each job is answered, all further ones fail."""
 
     name = "WarehouseConnector"
     task_type_name = "warehouse_query"
 
+    def __init__(self):
+        self.seen = set()
+
     async def get(self, resource_meta, **kwargs):
+        if resource_meta.name not in self.seen:
+            self.seen.add(resource_meta.name)
+            return Resource(Phase.RUNNING, message="the query runs")
         raise ConnectionError("the warehouse does not answer")  # the vendor is down
 
 
@@ -66,12 +73,14 @@ class Reports(Night):
 
     async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
         if output_prefix.endswith("/block"):
-            wait_for_the_morning()  # the event loop is blocked
+            while not is_over(".first"):
+                time.sleep(0.05)  # the event loop is blocked
         return Job(output_prefix)
 
     def get(self, resource_meta, **kwargs):
         if resource_meta.name.endswith("/hang"):
-            wait_for_the_morning()  # the thread hangs
+            while not is_over():
+                time.sleep(0.05)  # the thread hangs
         return Resource(Phase.RUNNING)
 
 

@@ -54,13 +54,13 @@ def create(client: Client, task_type: str, name: str, does: str = "run", *, wait
 
 
 def begin(client: Client, jobs: int = 200) -> Begun:
-    """Create that many jobs and poll each once; then let a thread hang, and at last block the event loop."""
-    begun = Begun(jobs, failing="night-1", hung="night-hung")
+    """Create that many jobs, and poll each, the warehouse's twice; then let a thread hang."""
+    begun = Begun(jobs, failing="night-001", hung="night-hung")
     polls = []
     for number in range(jobs - 1):
         task_type = "warehouse_query" if number % 8 == 1 else "spark_on_k8s"
-        meta = create(client, task_type, f"night-{number}").resource_meta
-        polls.append(client.start("get", task_type=task_type, meta=meta))
+        meta = create(client, task_type, f"night-{number:03}").resource_meta
+        polls += [client.start("get", task_type=task_type, meta=meta) for _ in range(1 + (number % 8 == 1))]
     for poll in polls:
         with suppress(grpc.RpcError):
             poll.result()

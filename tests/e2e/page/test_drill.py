@@ -1,0 +1,60 @@
+"""A bad night on a real host, read from its status page by somebody who was woken."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from e2e.client import fetch
+from e2e.page.browser import Troubles, browser, find_troubles, violations
+from e2e.page.night_calls import NIGHT, begin, block, line_of
+from e2e.programs import HostProgram
+
+# milliseconds; only ends a test that fails
+PATIENCE = 60_000
+
+
+def where(comment: str) -> str:
+    """The line of night.py that has this comment, as "night.py:42"."""
+    return line_of(comment).partition(" ")[0]
+
+
+def wait_for_block(url: str) -> None:
+    """Wait until the watchdog answers in place of the event loop."""
+    while "blocked" not in json.loads(fetch(f"{url}/readyz")[1])["state"]:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("backend", ["uvloop", "trio"])
+def test_each_trouble_of_a_real_host_is_found_on_its_page(tmp_path, backend):
+    with browser() as chromium:
+        ends = tmp_path / "morning"
+        settings = {"modules": [str(NIGHT)], "watchdog": 0.5, "poll_retry": 0}
+        environment = {"CONNECTRIO_NIGHT_ENDS": str(ends)}
+        with HostProgram(backend, env=environment, **settings) as host, host.ready().client() as client:
+            begun = begin(client)
+            block(client, begun)
+            wait_for_block(host.url)
+            ends.with_name("morning.first").touch()
+            hung, blocked = begun.calls
+            blocked.result()
+            hung.cancel()  # as the executor does after ten seconds: now nobody waits for the thread
+            page = chromium.new_page()
+            page.set_default_timeout(PATIENCE)
+            troubles = Troubles(
+                jobs=begun.jobs + 1,
+                vendor="warehouse_query",
+                error="the warehouse does not answer",
+                at_vendor=where("the vendor is down"),
+                hanging="nightly_reports",
+                at_hang=where("the thread hangs"),
+                at_block=where("the event loop is blocked"),
+                hung=begun.hung,
+                failing=begun.failing,
+            )
+            find_troubles(page, host.url, troubles)
+            page.goto(f"{host.url}/status")
+            assert violations(page) == []
+            ends.touch()
