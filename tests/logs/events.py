@@ -28,6 +28,10 @@ WRITTEN_ELSEWHERE = {
     ("logs/_takeover.py", "event"): [],  # the texts are those of `_fails`
     ("host/host.py", "danger"): [("what an unsafe setting allows: `HostSettings.dangers`", "warning")],
     ("host/signals.py", "stopping"): [("stopping at once: a second SIGTERM", "warning")],
+    ("telemetry/incidents.py", "event"): [
+        ("an incident began: the other system fails", "warning"),
+        ("an incident goes on", "warning"),
+    ],
     ("host/loading.py", "event"): [
         ("an entry point failed to load", "warning"),
         ("a connector that is registered with flyte-sdk cannot be hosted", "warning"),
