@@ -16,6 +16,7 @@ import pytest
 import structlog
 from anyio import to_thread
 from grpclib.const import Status
+from structlog.testing import capture_logs
 
 from connectors.duckdb_tasks import (
     ENDLESS,
@@ -36,6 +37,9 @@ from connectors.duckdb_tasks import (
 from connectrio import Phase
 from connectrio.connectors.duckdb import QueueFullError, TaskError, _jobs, _session
 from connectrio.connectors.duckdb._program import Request
+
+# a signal without a name
+REAL_TIME = 40
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it needs Linux's /proc")
 
@@ -70,7 +74,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM, REAL_TIME])
 async def test_a_process_that_dies_costs_its_job_alone(connector, tmp_path, number):
     job = await create(connector, tmp_path, ENDLESS)
     await until(connector, job, Phase.RUNNING)
@@ -79,10 +83,21 @@ async def test_a_process_that_dies_costs_its_job_alone(connector, tmp_path, numb
         return process_of(connector, job) is not None
 
     await eventually(started)
-    process_of(connector, job).send_signal(number)
-    resource = await end(connector, job)
+    process = process_of(connector, job)
+    name = "signal 40" if number == REAL_TIME else signal.Signals(number).name
+    with capture_logs() as lines:
+        process.send_signal(number)
+        resource = await end(connector, job)
+        await thread_freed(connector)
     assert resource.phase is Phase.RETRYABLE_FAILED
-    assert resource.message.startswith(f"the process that ran the query was killed by {number.name}")
+    assert resource.message.startswith(f"the process that ran the query was killed by {name}")
+    (line,) = [line for line in lines if line["event"] == "a DuckDB query was cut short"]
+    assert line["log_level"] == "warning"
+    assert line["job"] == job.job_id
+    assert line["error"] == resource.message
+    assert line["pid"] == process.pid
+    assert line["signal"] == name
+    assert line["seconds"] > 0
     assert (await run(connector, tmp_path, "SELECT 1")).phase is Phase.SUCCEEDED
 
 
@@ -117,10 +132,13 @@ async def test_a_query_that_waits_for_ever_gives_its_place_back(connector, tmp_p
 async def test_a_query_ends_at_the_lower_of_both_time_limits(tmp_path, timeout, time_limit):
     async with opened(home_of(tmp_path), time_limit=time_limit) as connector:
         job = await connector.create(task(ENDLESS, timeout and {"timeout": timeout}), str(tmp_path))
-        resource = await end(connector, job)
+        with capture_logs() as lines:
+            resource = await end(connector, job)
+            await thread_freed(connector)
+        (line,) = [line for line in lines if line["event"] == "a DuckDB query was cut short"]
+        assert (line["job"], line["error"], line["signal"]) == (job.job_id, resource.message, "SIGKILL")
         assert resource.phase is Phase.FAILED
         assert resource.message.startswith("the query was ended because it ran for more than 0.5 s: see `timeout`")
-        await thread_freed(connector)
 
 
 async def test_a_query_that_keeps_its_time_limit_succeeds(connector, tmp_path):

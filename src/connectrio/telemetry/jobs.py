@@ -32,6 +32,8 @@ _MOST_LINKS = 20
 _MOST_CHARACTERS = 4096
 # seconds without a poll after which nobody seems to wait for a job; the executor polls twice a minute
 _FORGOTTEN = 300.0
+# the phases of jobs that have failed
+_FAILED = ("FAILED", "RETRYABLE_FAILED")
 # digits of the hash that people see
 _SHOWN_DIGITS = 12
 
@@ -136,7 +138,8 @@ class JobRecord:
     def _trouble(self, now: float) -> int:
         """Return 4 if polls have failed for minutes, 3 if they fail, 2 if it has failed, 1 if nobody polls it."""
         if self.is_final or self.deleted is not None:
-            return 2 if self.error and self.deleted is None else 0
+            has_failed = self.error or phase_name(self.phase) in _FAILED
+            return 2 if has_failed and self.deleted is None else 0
         if self.failing_since is not None:
             return 4 if now - self.failing_since >= _FORGOTTEN else 3
         return 1 if now - (self.polled or self.seen) >= _FORGOTTEN else 0

@@ -109,7 +109,7 @@ class LiveJob:
             if self._start():
                 self._finish(self._session.run())
         except OSError as error:
-            self._settle(JobState.RETRYABLE_FAILED, shorten(str(error)))
+            self._settle(JobState.RETRYABLE_FAILED, shorten(str(error)), is_cut_short=True)
         except Exception as error:
             log.exception("the DuckDB connector has a bug", job=self._record.job_id)
             message = f"error in the DuckDB connector: {type(error).__name__}: {error}"
@@ -130,7 +130,7 @@ class LiveJob:
 
     def stop(self) -> None:
         """End the job because its host stops."""
-        self._settle(JobState.RETRYABLE_FAILED, HOST_STOPPED)
+        self._settle(JobState.RETRYABLE_FAILED, HOST_STOPPED, is_cut_short=True)
 
     def watch(self) -> None:
         """Keep the time limit and log progress; to be called a few times a second until `run` has ended."""
@@ -139,7 +139,7 @@ class LiveJob:
         if self._discarded or self._store.abort_requested(self._record.job_id):
             self.abort()
         elif self._ends_at is not None and time.monotonic() > self._ends_at:
-            self._settle(JobState.FAILED, TOO_LONG.format(limit=self._time_limit))
+            self._settle(JobState.FAILED, TOO_LONG.format(limit=self._time_limit), is_cut_short=True)
         elif self._record.state is JobState.RUNNING:
             percent = self.progress() or 0.0
             if percent >= self._percent_logged + PROGRESS_STEP:
@@ -161,7 +161,8 @@ class LiveJob:
         if report.bug is not None:
             log.error("the DuckDB connector has a bug", job=self._record.job_id, exception=report.bug)
         if report.state is not JobState.SUCCEEDED:
-            self._settle(report.state, report.message)
+            is_cut_short = report.state is JobState.RETRYABLE_FAILED and report.bug is None
+            self._settle(report.state, report.message, is_cut_short=is_cut_short)
             return
         size = sync(self._record.temporary_path) if report.written else None
         with self._changing:
@@ -177,11 +178,25 @@ class LiveJob:
                 result_bytes=size,
             )
 
-    def _settle(self, state: JobState, message: str) -> None:
+    def _settle(self, state: JobState, message: str, *, is_cut_short: bool = False) -> None:
+        """End the job, and its process.
+
+        :param is_cut_short: whether it ends for another reason than its SQL, so that the log tells of it
+        """
         with self._changing:
-            if not self._record.state.final:
+            if is_new := not self._record.state.final:
                 self._end(state, message)
         self._session.kill()
+        record = self._record
+        if is_new and is_cut_short and record.started_at is not None:
+            log.warning(
+                "a DuckDB query was cut short",
+                job=record.job_id,
+                error=message,
+                seconds=round(((record.finished_at or now()) - record.started_at).total_seconds(), 3),
+                pid=self._session.pid,
+                signal=self._session.signal,
+            )
 
     def _end(self, state: JobState, message: str, **result: Any) -> None:
         finished = now()

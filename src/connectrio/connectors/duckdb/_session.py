@@ -85,6 +85,21 @@ class Session:
             process.kill()
             process.communicate()
 
+    @property
+    def pid(self) -> int | None:
+        """The process; None if none was started."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def signal(self) -> str:
+        """The signal that has ended the process; "" if none has, as far as is known."""
+        process = self._process
+        if process is None:
+            return ""
+        if process.returncode is not None and process.returncode < 0:
+            return _name_of(-process.returncode)
+        return signal.SIGKILL.name if self._killed and process.returncode is None else ""
+
     def kill(self) -> None:
         """End the process at once, or keep `run` from starting it. Do nothing if it has ended.
 
@@ -128,7 +143,13 @@ def _how_it_ended(code: int | None) -> str:
     elif code >= 0:
         how = f"ended with exit code {code}"
     else:
-        with suppress(ValueError):
-            how = f"was killed by {signal.Signals(-code).name}"
+        how = f"was killed by {_name_of(-code)}"
     advice = ": perhaps the machine was short of memory" if code == -signal.SIGKILL else ""
     return f"the process that ran the query {how}{advice}; the query can be tried again"
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
