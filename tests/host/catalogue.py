@@ -69,8 +69,11 @@ def do_everything(host: Host) -> None:
     host.metrics.registry.register(CertificateMetrics(SimpleNamespace(certfile="server.pem", expires_at=1.0)))
     [server] = [each._server for each in host.metrics.registry._collector_to_names if hasattr(each, "_server")]
     server._traffic.stream_reset("peer", ErrorCodes.CANCEL)
-    host.service.workers._slots.divide_among(["tiny"])
-    host.service.workers._stuck[_Run(lambda: None, "Tiny.get", "tiny", lambda _: None)] = None
+    assert host.service is not None
+    workers = host.service.workers
+    workers._slots.divide_among(["tiny"])
+    workers._stuck[_Run(lambda: None, "Tiny.get", "tiny", lambda _: None)] = None
+    host.account.jobs.obtain(("tiny", 0, b""), "Tiny")
 
 
 def of_registry(registry: CollectorRegistry) -> list[Entry]:

@@ -27,7 +27,9 @@ from connectrio.idl.flyteidl2.connector import (
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.rpc import Channel
 from connectrio.telemetry.attention import Block, needs_attention
-from connectrio.telemetry.report import HostReport, PhaseChange
+from connectrio.telemetry.report import Attention, HostReport, PhaseChange
+from host.reports import NOW, job
+from host.reports import report as made_report
 from service.harness import META, Job, attempt
 
 PATIENCE = 30.0
@@ -290,6 +292,18 @@ async def test_an_old_block_needs_no_attention():
         report = await host.report()
         old = Block("Tiny.get", "tiny.py:7 in get", "tiny", report.now - 601, 3.2)
         assert needs_attention(report, [old]) == []
+
+
+def test_orphans_need_attention_after_five_minutes():
+    def found(seconds: float) -> list[Attention]:
+        jobs = [job(orphaned=NOW - seconds), job(job="2", orphaned=NOW - seconds + 100), job(job="3")]
+        return needs_attention(made_report(jobs=jobs))
+
+    assert found(299) == []
+    [attention] = found(300)
+    assert (attention.kind, attention.severity, attention.since) == ("orphan", "warning", NOW - 300)
+    assert attention.text.startswith("toy: 1 job(s) were created for clients that had gone")
+    assert found(400)[0].text.startswith("toy: 2 job(s)")
 
 
 async def test_lines_that_could_not_be_written():

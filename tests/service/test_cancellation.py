@@ -100,7 +100,11 @@ async def test_the_hosts_limit(operation):
     with pytest.raises(GRPCError) as caught:
         await service.call(operation)
     assert caught.value.status is Status.DEADLINE_EXCEEDED
-    assert f"tiny task: stopped after {SHORT} s, this host's own limit for {operation};" in caught.value.message
+    setting = dict(zip(["create", "get", "delete", "get_metrics", "get_logs"], LIMITS, strict=True))[operation]
+    assert (
+        f"tiny task: stopped after {SHORT} s, this host's own limit for {operation} ({setting});"
+        in caught.value.message
+    )
     assert len(sleeper.ended) == 1
     assert service.count(operation, "504") == 1
 

@@ -174,7 +174,19 @@ async def test_the_first_clients_end_is_not_the_jobs(waiting):
         warned = [line for line in logs if line["event"] == event]
         assert {line["task_type"] for line in warned} <= {"tiny"}
         assert [line["key"] for line in warned] == ([] if waiting else vendor.keys)
+        [job] = service.servicer.account.jobs
+        orphans = service.sample("orphaned_jobs")
+        report = job.report(service.servicer.account.clock(), 0.0)
+        if waiting:
+            assert (report.orphaned, report.error, orphans) == (None, "", 0)
+        else:
+            [line] = warned
+            assert (line["execution"], line["node"], line["attempt"]) == ("run", "n0", 0)
+            assert line["job"] == report.job
+            assert report.error.startswith("created for a client that had gone, and nobody has asked for it since;")
+            assert (report.orphaned is not None, report.trouble, orphans) == (True, 2, 1)
     await join()
+    assert [job.orphaned for job in service.servicer.account.jobs] == [None]
     assert vendor.jobs == ["0"]
     assert [answer.resource_meta for answer in answers] == [Job("0").encode()] * (waiting + 1)
     assert service.count("create", "499") == 1
@@ -365,17 +377,19 @@ async def test_failures_are_not_replayed():
 async def test_the_hosts_limit_ends_the_create_and_those_who_joined():
     vendor = Vendor(gated=True)
     service = Service(vendor.connector(), create_limit=0.05)
-    statuses = []
+    statuses, messages = [], []
 
     async def create():
         with pytest.raises(GRPCError) as caught:
             await service.create(task_execution_metadata=attempt())
         statuses.append(caught.value.status)
+        messages.append(caught.value.message)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(create)
         await vendor.begun.wait()
         tasks.start_soon(create)
+    assert all("create_limit" in message and "shutting down" not in message for message in messages)
     assert sorted(status.name for status in statuses) in (
         ["DEADLINE_EXCEEDED", "UNAVAILABLE"],
         ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"],
@@ -401,7 +415,7 @@ async def test_the_end_of_the_host_for_those_who_wait():
     service = Service(Vendor(gated=True).connector())
     creates = service.creates
     creates.end_by(anyio.current_time())
-    with pytest.raises(GRPCError, match="longer than this host's create_limit, or the host is shutting down") as caught:
+    with pytest.raises(GRPCError, match=r"the host is shutting down, .* \(grace\) has passed before") as caught:
         await service.create(task_execution_metadata=attempt())
     assert caught.value.status is Status.UNAVAILABLE
 
@@ -611,7 +625,15 @@ async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
 
     async def second():
         wanted = WantedJob(
-            identify(request(1)), "tiny", vendor_create, True, is_alive, 0.2, lambda origin: None, lambda: None
+            identify(request(1)),
+            "tiny",
+            vendor_create,
+            True,
+            is_alive,
+            0.2,
+            lambda origin: None,
+            lambda meta: None,
+            lambda: None,
         )
         with pytest.raises(GRPCError):
             await creates.once(wanted)

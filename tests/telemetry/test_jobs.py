@@ -94,7 +94,9 @@ def test_the_metric_counts_jobs_by_phase():
         job.succeeded(0.0, phase, "", [], is_final=False)
     jobs.obtain(("tiny", 0, b"never polled"), "Tiny")
     jobs.obtain(("tiny", 0, b"0"), "Tiny").deleted = 1.0
-    [family] = jobs.collect()
+    jobs.obtain(("tiny", 0, b"1"), "Tiny").orphaned = 1.0
+    family, orphans = jobs.collect()
+    assert [(sample.labels["task_type"], sample.value) for sample in orphans.samples] == [("tiny", 1)]
     assert {sample.labels["phase"]: sample.value for sample in family.samples} == {
         "RUNNING": 2,
         "UNKNOWN": 1,

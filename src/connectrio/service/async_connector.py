@@ -156,6 +156,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                             is_alive=partial(self._is_alive, method.connector, message, record.span),
                             limit=self.settings.create_limit,
                             count=record.job_found,
+                            orphaned=partial(self._orphaned, record),
                             release=partial(_empty, message),
                         )
                         meta = await self.creates.once(wanted)
@@ -166,6 +167,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 meta = encode_failure(text)
                 self._know(record, meta).succeeded(self.account.clock(), Phase.FAILED, text, [], is_final=True)
             job = record.job or self._know(record, meta)
+            job.orphaned = None
             if record.mask is not None:
                 self._secrets.remember(job.name, record.mask)
             return CreateTaskResponse(resource_meta=meta)
@@ -181,6 +183,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             job.key, job.origin = job.key or record.key, job.origin or record.origin
         record.name, record.job = name, job
         return job
+
+    def _orphaned(self, record: CallRecord, resource_meta: bytes) -> None:
+        """Note that no client waits any more for the job that a call has created."""
+        self._know(record, resource_meta).orphaned = self.account.clock()
+        logger.warning(
+            "a job was created that nobody waits for any more; unless a retry takes it, delete it in the other system",
+            **record.identity(),
+        )
 
     async def identify(self, message: CreateTaskRequest) -> JobIdentity | None:
         """Return the job that `message` asks for, computed in a thread if the request is large."""
@@ -344,7 +354,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
                     await method(arguments, self.workers, record.span)
                 if (job := record.job) is not None and not job.is_final:
-                    job.deleted = self.account.clock()
+                    job.deleted, job.orphaned = self.account.clock(), None
                 return DeleteTaskResponse()
 
     async def get_task_metrics(self, message: GetTaskMetricsRequest) -> GetTaskMetricsResponse:

@@ -36,6 +36,15 @@ _LONGEST_MARGIN = 1.0
 
 _UNLIMITED = nullcontext()
 
+# what the limits are called in `ServiceSettings`
+_SETTINGS = {
+    Operation.CREATE: "create_limit",
+    Operation.GET: "get_limit",
+    Operation.DELETE: "delete_limit",
+    Operation.GET_METRICS: "metrics_limit",
+    Operation.GET_LOGS: "logs_limit",
+}
+
 # of the entry points that could not be loaded, in the answer to calls for unknown task types
 _MOST_FAILURES = 5
 _LONGEST_FAILURE = 500
@@ -129,7 +138,8 @@ class Dispatcher:
         """Return the error of a call that was stopped after `seconds`."""
         limit = self._seconds[call.operation]
         if math.isclose(seconds, limit, abs_tol=1e-6):
-            why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value};"
+            why = f"stopped after {limit:g} s, this host's own limit for {call.operation.value}"
+            why += f" ({_SETTINGS[call.operation]});"
             why += " the client's deadline was later, or it had set none"
         else:
             why = f"stopped after {seconds:.3g} s, to have an answer before the client's deadline"

@@ -56,6 +56,7 @@ class WantedJob:
     :ivar is_alive: returns whether the job with this `resource_meta` has not failed
     :ivar limit: seconds that `create` may take
     :ivar count: told where the answer comes from
+    :ivar orphaned: called with the `resource_meta` if no client waits for the job any more
     :ivar release: gives up what only `create` needs; called as soon as another request is sure to create the job
     """
 
@@ -66,6 +67,7 @@ class WantedJob:
     is_alive: Callable[[bytes], Awaitable[bool]]
     limit: float
     count: Callable[[Origin], None]
+    orphaned: Callable[[bytes], None]
     release: Callable[[], None]
 
 
@@ -170,7 +172,8 @@ class IdempotentCreates:
     async def _create(self, record: _Record, wanted: WantedJob) -> None:
         """Create the job, or take over an earlier attempt's. Once it has begun, it does not end with the client."""
         self._records[record.identity.key] = self._latest[record.identity.task] = record
-        with anyio.CancelScope(deadline=min(anyio.current_time() + wanted.limit, self._end)) as scope:
+        ends = anyio.current_time() + wanted.limit
+        with anyio.CancelScope(deadline=min(ends, self._end)) as scope:
             start = Start(scope, lambda: _MARGIN * self._usual.get(wanted.task_type, 0.0), record.begun.set)
             self._scopes.add(scope)
             try:
@@ -183,7 +186,10 @@ class IdempotentCreates:
                     self._usual[wanted.task_type] = max(took, 0.9 * self._usual.get(wanted.task_type, 0.0))
             except BaseException as error:
                 record.is_dropped = start.began is None and not scope.cancel_called and is_cancellation(error)
-                self._failed(record, error)
+                if is_cancellation(error):  # those who wait would take it for their own
+                    self._failed(record, GRPCError(Status.UNAVAILABLE, self._why_ended(wanted, ends)))
+                else:
+                    self._failed(record, error)
                 raise
             finally:
                 self._scopes.discard(scope)
@@ -192,12 +198,7 @@ class IdempotentCreates:
             await checkpoint_if_cancelled()
         except BaseException:
             if record.meta is not None and not record.is_shared:
-                logger.warning(
-                    "a job was created that nobody waits for any more; unless a retry takes it, delete it in the other"
-                    " system",
-                    task_type=wanted.task_type,
-                    key=record.identity.key,
-                )
+                wanted.orphaned(record.meta)
             raise
 
     async def _lost_job(self, wanted: WantedJob, earlier: _Record | None) -> bytes | None:
@@ -239,11 +240,17 @@ class IdempotentCreates:
         while self._bytes > self._most_bytes:
             self._forget_first()
 
+    def _why_ended(self, wanted: WantedJob, ends: float) -> str:
+        """Return why a create was cancelled whose own time ends at `ends`."""
+        if self._end < ends:
+            return (
+                "the host is shutting down, and its time for that (grace) has passed before the job was created; try"
+                " again"
+            )
+        return f"creating the job took longer than create_limit, {wanted.limit:g} s; try again, or raise it"
+
     def _failed(self, record: _Record, error: BaseException) -> None:
-        """Tell all who wait for the job. They would take a cancellation for their own, so they get another error."""
-        if is_cancellation(error):
-            text = "creating the job took longer than this host's create_limit, or the host is shutting down; try again"
-            error = GRPCError(Status.UNAVAILABLE, text)
+        """Tell all who wait for the job."""
         record.error = error
         record.finished.set()
         self._drop(record)

@@ -12,6 +12,8 @@ __all__ = ["Block", "needs_attention"]
 
 # seconds: how long a failure of a connector's code, and a block of the event loop, are shown
 _LATELY = 600.0
+# seconds in which a retry may still take a job over
+_ORPHANED = 300.0
 _DAY = 86400.0
 # days before a certificate expires
 _EXPIRES_SOON = 14
@@ -41,6 +43,7 @@ def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[At
         *_bugs(report),
         *_full(report),
         *_certificates(report),
+        *_orphans(report),
         *_load_failures(report),
         *_log(report),
     ]
@@ -165,6 +168,24 @@ def _certificates(report: HostReport) -> Iterator[Attention]:
                 text=f"the certificate of the {each.port} port {when}: {each.file}",
                 what_to_do="replace the file; it is read again when it changes",
             )
+
+
+def _orphans(report: HostReport) -> Iterator[Attention]:
+    by_type: dict[str, list[float]] = defaultdict(list)
+    for each in report.jobs:
+        if each.orphaned is not None and report.now - each.orphaned >= _ORPHANED:
+            by_type[each.task_type].append(each.orphaned)
+    for task_type, since in by_type.items():
+        yield Attention(
+            kind="orphan",
+            severity=_WARNING,
+            text=f"{task_type}: {len(since)} job(s) were created for clients that had gone, and nobody has asked for"
+            " them since",
+            what_to_do="see in the other system whether they are wanted, and delete them there; the list of jobs and"
+            " the log name them",
+            since=min(since),
+            task_type=task_type,
+        )
 
 
 def _load_failures(report: HostReport) -> Iterator[Attention]:

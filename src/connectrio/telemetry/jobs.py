@@ -34,6 +34,10 @@ _MOST_CHARACTERS = 4096
 _FORGOTTEN = 300.0
 # the phases of jobs that have failed
 _FAILED = ("FAILED", "RETRYABLE_FAILED")
+_ORPHANED = (
+    "created for a client that had gone, and nobody has asked for it since; unless a retry takes it, delete it in the"
+    " other system"
+)
 # digits of the hash that people see
 _SHOWN_DIGITS = 12
 
@@ -47,6 +51,7 @@ class JobRecord:
     :ivar seen: when this host heard of the job first
     :ivar polled: when it was polled successfully
     :ivar failing_since: since when polls fail; None if the last one did not
+    :ivar orphaned: when it was created for a client that had gone; None if not, or if somebody has asked for it since
     """
 
     name: JobName
@@ -63,6 +68,7 @@ class JobRecord:
     polled: float | None = None
     deleted: float | None = None
     failing_since: float | None = None
+    orphaned: float | None = None
     polls: int = 0
     failed_polls: int = 0
     absorbed: int = 0
@@ -73,7 +79,7 @@ class JobRecord:
     def succeeded(self, now: float, phase: Any, message: str, links: list[Any], *, is_final: bool) -> None:
         """Note the answer to a poll."""
         self.polls += 1
-        self.polled, self.failing_since = now, None
+        self.polled, self.failing_since, self.orphaned = now, None, None
         self.message = shorten(message, _LONGEST_MESSAGE)
         self.links = _kept(links) if links else links
         if phase != self.phase:
@@ -87,6 +93,7 @@ class JobRecord:
         self.polls += 1
         self.failed_polls += 1
         self.absorbed += absorbed
+        self.orphaned = None
         self.note_error(error, place)
         if self.failing_since is None:
             self.failing_since = now
@@ -126,7 +133,8 @@ class JobRecord:
             polls=self.polls,
             failed_polls=self.failed_polls,
             absorbed=self.absorbed,
-            error=self.error,
+            orphaned=at(self.orphaned),
+            error=self.error or (_ORPHANED if self.orphaned is not None else ""),
             place=self.place,
             phases=[
                 PhaseChange(phase=phase_name(phase), at=round(moment + offset, 3)) for phase, moment in self.phases
@@ -136,12 +144,15 @@ class JobRecord:
         )
 
     def _trouble(self, now: float) -> int:
-        """Return 4 if polls have failed for minutes, 3 if they fail, 2 if it has failed, 1 if nobody polls it."""
+        """Return 4 if polls have failed for minutes, 3 if they fail, 2 if it has failed or is an orphan, 1 if nobody
+        polls it."""
         if self.is_final or self.deleted is not None:
             has_failed = self.error or phase_name(self.phase) in _FAILED
             return 2 if has_failed and self.deleted is None else 0
         if self.failing_since is not None:
             return 4 if now - self.failing_since >= _FORGOTTEN else 3
+        if self.orphaned is not None:
+            return 2
         return 1 if now - (self.polled or self.seen) >= _FORGOTTEN else 0
 
 
@@ -180,6 +191,15 @@ class Jobs(Collector):
         )
         for (task_type, phase), count in self.by_phase().items():
             family.add_metric([task_type, phase], count)
+        yield family
+        family = GaugeMetricFamily(
+            "connectrio_orphaned_jobs",
+            "Jobs that were created for clients that had gone, and that nobody has asked for since",
+            labels=["task_type"],
+        )
+        orphans = Counter(record.name[0] for record in self if record.orphaned is not None)
+        for task_type in {record.name[0]: None for record in self}:
+            family.add_metric([task_type], orphans[task_type])
         yield family
 
     def by_phase(self) -> Counter[tuple[str, str]]:

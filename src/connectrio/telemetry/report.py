@@ -137,6 +137,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar place: the line of the connector's code that raised it
     :ivar phases: the phases that this host saw, the first one first, and at most twenty
     :ivar links: names and addresses of the log links at the last poll
+    :ivar orphaned: when it was created for a client that had gone; None if not, or if somebody has asked for it since
     :ivar trouble: 0 if all is well; the higher, the sooner somebody should look
     """
 
@@ -163,6 +164,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     phases: list[PhaseChange]
     links: list[tuple[str, str]]
     trouble: int
+    orphaned: float | None = None
     process: int | None = None
 
 
@@ -335,7 +337,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody should look at.
 
     :ivar kind: "incident", "outage", "blocked", "stuck", "failure" (of a connector's code), "full", "certificate",
-        "load failure", "process" or "log"
+        "load failure", "orphan", "process" or "log"
     :ivar severity: "error" or "warning"
     :ivar text: what it is, in one sentence
     :ivar what_to_do: what helps
