@@ -203,6 +203,7 @@ async def test_where_a_thread_waits_and_what_goes_on_when_nobody_waits():
     threads = Threads()
     place = f"{__file__}:{line_of('# here the thread waits')} in Threads.get"
     async with hosting(threads) as (host, stub, tasks):
+        await stub.create_task(creation("threads"))
         scope = anyio.CancelScope()
 
         async def poll():
@@ -220,7 +221,10 @@ async def test_where_a_thread_waits_and_what_goes_on_when_nobody_waits():
         report = await until(host, lambda report: report.threads and report.threads[0].stuck_seconds is not None)
         [attention] = report.attention
         assert (attention.kind, attention.task_type) == ("stuck", "threads")
-        assert "Threads.get" in attention.text
+        assert "1 worker thread hangs in Threads.get, for example nightly, the longest for" in attention.text
+        assert report.threads[0].task.execution == "nightly"
+        stacks = [each for each in await host.stacks() if each.name == "Threads.get"]
+        assert [each.what.startswith("nightly, stuck, its call ended ") for each in stacks] == [True]
         threads.released.set()
         await until(host, lambda report: not report.threads)
 
@@ -244,7 +248,23 @@ async def test_a_vendor_that_fails_is_an_incident():
         assert job.error.endswith("no route to the warehouse.")
         [attention] = report.attention
         assert (attention.kind, attention.severity) == ("incident", "error")
-        assert "no route to the warehouse" in attention.text
+        assert f"(connection): 1 failed call of get, 1 job, for example nightly, at {place}: " in attention.text
+        assert "with error: no route to the warehouse" in attention.text
+        assert job.answered_until == pytest.approx(job.failing_since + host.settings.poll_absorb)
+        tiny.error = None
+        await stub.get_task(request())
+        assert (await host.report()).jobs[0].answered_until is None
+
+
+async def test_errors_of_polls_that_reach_the_client():
+    tiny = Tiny()
+    async with hosting(tiny, poll_absorb=0) as (host, stub, _):
+        await stub.create_task(creation())
+        tiny.error = ConnectionError("no route to the warehouse")
+        with pytest.raises(GRPCError):
+            await stub.get_task(request())
+        [job] = (await host.report()).jobs
+        assert (job.failing_since is None, job.answered_until) == (False, None)
 
 
 async def test_a_bug_of_the_connector():
@@ -258,7 +278,8 @@ async def test_a_bug_of_the_connector():
         [failure] = report.failures
         assert (failure.kind, failure.similar) == ("connector", 2)
         [attention] = report.attention
-        assert f"{__file__}:{line_of('raise self.error')} in Tiny.get (3 times)" in attention.text
+        assert f"{__file__}:{line_of('raise self.error')} in Tiny.get" in attention.text
+        assert f"a bug in the connector: 3 failed calls of get, at {__file__}" in attention.text
         assert report.incidents == []
 
 

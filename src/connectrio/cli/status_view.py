@@ -121,8 +121,8 @@ def jobs(found: Sequence[JobReport], total: int, now: float) -> Section:
         )
         for job in found
     ]
-    columns = ("", "Execution", "Node", "Try", "Task Type", "Phase", "For", "Last Poll", "Job", "Error or Message")
-    return Section("Jobs", columns, rows, total, ("Try", "For", "Last Poll"))
+    columns = ("", "Execution", "Node", "Try", "Task Type", "Phase", "For", "Last Good Poll", "Job", "Error or Message")
+    return Section("Jobs", columns, rows, total, ("Try", "For", "Last Good Poll"))
 
 
 def calls(found: Sequence[CallReport], total: int) -> Section:
@@ -150,6 +150,7 @@ def details(found: JobDetails, now: float) -> Iterator[tuple[str, str]]:
         yield from _job(job, now)
     for call in found.calls:
         yield f"live call: {call.operation} by {call.peer} for {duration(call.seconds)} ({call.stage})", "bold cyan"
+        yield f"  task       {_name(call.task)}; {call.task_type} ({call.version})", ""
         yield f"  where      {call.waits or 'unknown'}", ""
     for failure in found.failures:
         yield from _failure(failure, now)
@@ -173,6 +174,9 @@ def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
         yield f"  outputs    {task.output_prefix}", ""
     if job.phases:
         yield f"  phases     {', '.join(f'{each.phase} {moment(each.at)}' for each in job.phases)}", ""
+    if job.answered_until is not None and not job.is_final:
+        phase = job.phase if job.polled is not None else "RUNNING"
+        yield f"  Flyte sees {phase} in place of the error, until {moment(job.answered_until)}", "yellow"
     last = "none succeeded" if job.polled is None else f"the last success {duration(now - job.polled)} ago"
     yield f"  polls      {job.polls}, {job.failed_polls} failed, {job.absorbed} of them absorbed; {last}", ""
     if job.failing_since is not None:
@@ -180,7 +184,7 @@ def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
     if job.deleted is not None:
         yield f"  deleted    {moment(job.deleted)}", "yellow"
     if job.error:
-        yield f"  error      {job.error}", "red"
+        yield f"  error      {_line(job.error)}", "red"
         yield f"  where      {job.place or 'unknown'}", "red"
     for name, address in job.links:
         yield f"  link       {name or 'log'}: {address}", ""
@@ -194,7 +198,8 @@ def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
         f"failed call: {failure.operation} {duration(now - failure.at)} ago ({moment(failure.at)}){absorbed}{more}",
         "bold yellow",
     )
-    yield f"  error      {failure.status}: {failure.error}", ""
+    yield f"  task       {_name(failure.task)}; {failure.task_type} ({failure.version})", ""
+    yield f"  error      {failure.status}: {_line(failure.error)}", ""
     yield f"  cause      {kinds.get(failure.kind, failure.kind)}", ""
     yield f"  where      {failure.place or 'unknown'}", ""
 
@@ -205,9 +210,15 @@ def _incident(incident: IncidentReport, now: float) -> Iterator[tuple[str, str]]
         f"incident of {incident.task_type}: {incident.operation} {incident.kind} since {moment(incident.began)}, {end}",
         "bold red" if incident.ended is None else "bold yellow",
     )
-    yield f"  extent     {incident.failures} calls failed, {incident.absorbed} absorbed, {incident.jobs} jobs", ""
-    yield f"  error      {incident.error}", ""
+    calls = f"{incident.failures} failed call{'' if incident.failures == 1 else 's'}, {incident.absorbed} absorbed"
+    yield f"  extent     {calls}; {incident.jobs} job{'' if incident.jobs == 1 else 's'}", ""
+    yield f"  error      {_line(incident.error)}", ""
     yield f"  where      {incident.place or 'unknown'}", ""
+
+
+def _line(error: str) -> str:
+    """Return an error's text in one line."""
+    return " ".join(error.split())
 
 
 def _name(task: TaskName) -> str:

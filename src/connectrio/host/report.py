@@ -6,7 +6,9 @@ import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 import anyio
 
@@ -37,6 +39,7 @@ from connectrio.telemetry.report import (
     LoadFailureReport,
     Minute,
     StackReport,
+    TaskName,
     ThreadReport,
 )
 from connectrio.telemetry.stacks import all_stacks, lines_of
@@ -79,7 +82,7 @@ def report_host(host: HostParts) -> HostReport:
     now, wall = account.clock(), account.wall_clock()
     offset = wall - now
     account.look_at_log()
-    jobs = [job.report(now, wall) for job in account.jobs]
+    jobs = [job.report(now, wall, host.settings.poll_absorb) for job in account.jobs]
     jobs.sort(key=lambda job: (-job.trouble, job.is_final, -job.seen))
     addresses = host.addresses
     report = HostReport(
@@ -128,7 +131,7 @@ def report_stacks(host: HostParts) -> list[StackReport]:
     threads: list[StackReport] = []
     if host.service is not None:
         threads = [
-            StackReport(kind="thread", name=each.runs, what=each.task.execution, frames=each.stack)
+            StackReport(kind="thread", name=each.runs, what=_what_thread(each), frames=each.stack)
             for each in _threads(host.service)
         ]
     return [*calls, *threads, *all_stacks()]
@@ -228,7 +231,7 @@ def _threads(service: AsyncConnectorService) -> list[ThreadReport]:
         ThreadReport(
             runs=run.name,
             task_type=run.owner,
-            task=tasks.get(id(run), NOBODY),
+            task=tasks.get(id(run)) or _task_of({} if run.identity is None else run.identity()),
             seconds=round(now - (run.began or now), 3),
             stuck_seconds=round(loop_now - run.abandoned_at, 3) if run.abandoned_at < math.inf else None,
             stack=lines_of(list(run.frames())[::-1]),
@@ -250,6 +253,17 @@ def _certificates(host: HostParts) -> list[CertificateReport]:
     if host.tls is None:
         return []
     return [CertificateReport(port="gRPC", file=str(host.tls.certfile), expires=host.tls.expires_at)]
+
+
+def _task_of(identity: Mapping[str, Any]) -> TaskName:
+    """Return the task that the fields of a log line name."""
+    known = {field: identity[field] for field in TaskName.__struct_fields__ if field in identity}
+    return TaskName(**known) if known else NOBODY
+
+
+def _what_thread(thread: ThreadReport) -> str:
+    stuck = "" if thread.stuck_seconds is None else f"stuck, its call ended {thread.stuck_seconds:.0f} s ago"
+    return ", ".join(part for part in (thread.task.execution, stuck) if part)
 
 
 def _what(identity: dict[str, str | int]) -> str:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum, auto
 from types import FrameType
@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from connectrio.connector.context import begin_work, pending_start
 from connectrio.connector.failures import TransientError
-from connectrio.logs import get_logger
+from connectrio.logs import get_logger, line_fields
 from connectrio.service.slots import Slots
 
 __all__ = ["Workers", "call_soon_from_threads"]
@@ -238,6 +238,7 @@ class _Run(Generic[T]):
     :ivar abandoned_at: since when nobody waits for it, on the event loop's clock
     :ivar began: when the function was called, as `time.monotonic` counts; 0 before
     :ivar is_replaced: whether another thread has taken its place
+    :ivar identity: returns what log lines say of the call that has left it
     """
 
     def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Run[T]], None]) -> None:
@@ -247,6 +248,7 @@ class _Run(Generic[T]):
         self.abandoned_at = math.inf
         self.began = 0.0
         self.is_replaced = False
+        self.identity: Callable[[], Mapping[str, Any]] | None = None
         self._free = free
         self._thread: int | None = None
         self._lock = threading.Lock()
@@ -284,6 +286,7 @@ class _Run(Generic[T]):
         """
         self._call_soon = call_soon_from_threads()
         self.abandoned_at = anyio.current_time()
+        self.identity = line_fields.get()
         if self._move(_State.RUNNING, _State.ABANDONED):
             return True
         if not self._move(_State.PENDING, _State.ABANDONED):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from connectrio.telemetry.report import Attention, FailureReport, HostReport, ThreadReport
+from connectrio.telemetry.report import Attention, FailureReport, HostReport, TaskName, ThreadReport
 
 __all__ = ["Block", "needs_attention"]
 
@@ -53,13 +53,15 @@ def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[At
 def _incidents(report: HostReport) -> Iterator[Attention]:
     for each in report.incidents:
         if each.ended is None:
+            extent = f"{_count(each.failures, 'failed call')} of {each.operation}"
+            extent += f", {_count(each.jobs, 'job')}" if each.jobs else ""
             yield Attention(
                 kind="incident",
                 severity=_ERROR,
-                text=f"{each.task_type}: {each.operation} fails ({each.kind}) for the other system: {each.failures}"
-                f" failures, {each.jobs} jobs: {each.error}",
-                what_to_do=f"look at the system behind {each.task_type}; {each.absorbed} polls were answered with the"
-                " last known phase, which goes on for the time of poll_absorb",
+                text=f"{each.task_type}: the other system fails ({each.kind}): {extent}{_example(each.task)}"
+                f"{_at(each.place)}: {_line(each.error)}",
+                what_to_do=f"look at the system behind {each.task_type}; Flyte got the last known phase in place of"
+                f" {_count(each.absorbed, 'error')}, and gets it for the time of poll_absorb",
                 since=each.began,
                 task_type=each.task_type,
             )
@@ -106,11 +108,12 @@ def _stuck(threads: Iterable[ThreadReport]) -> Iterator[Attention]:
     for (task_type, method), stuck in by_method.items():
         longest = max(stuck, key=lambda each: each.stuck_seconds or 0.0)
         where = longest.stack[-1] if longest.stack else "a line that is not known"
+        hang = f"{_count(len(stuck), 'worker thread')} hang{'s' if len(stuck) == 1 else ''}"
         yield Attention(
             kind="stuck",
             severity=_WARNING,
-            text=f"{len(stuck)} worker thread(s) hang in {method}, the longest for {longest.stuck_seconds:.0f} s after"
-            f" its call ended, at {where}",
+            text=f"{hang} in {method}{_example(longest.task)}, the longest for {longest.stuck_seconds:.0f} s after its"
+            f" call ended, at {where}",
             what_to_do="give the connector's client a time-out below the executor's ten seconds; a thread cannot be"
             " stopped, a restart ends it",
             task_type=task_type,
@@ -124,12 +127,11 @@ def _bugs(report: HostReport) -> Iterator[Attention]:
 
 
 def _bug(each: FailureReport) -> Attention:
-    where = f", at {each.place}" if each.place else ""
     return Attention(
         kind="failure",
         severity=_ERROR,
-        text=f"{each.task_type}: {each.operation} fails in the connector's code{where} ({each.similar + 1} times):"
-        f" {each.error}",
+        text=f"{each.task_type}: a bug in the connector: {_count(each.similar + 1, 'failed call')} of {each.operation}"
+        f"{_example(each.task)}{_at(each.place)}: {_line(each.error)}",
         what_to_do="this is for the connector's author; the log has the traceback",
         since=each.at,
         task_type=each.task_type,
@@ -142,7 +144,7 @@ def _full(report: HostReport) -> Iterator[Attention]:
             yield Attention(
                 kind="full",
                 severity=_WARNING,
-                text=f"{each.task_type}: {each.waiting} calls wait for a slot; {each.active} are taken",
+                text=f"{each.task_type}: {_count(each.waiting, 'call')} waiting for a slot; {each.active} are taken",
                 what_to_do="see which calls take long; raise max_calls_per_connector and max_calls, or add replicas",
                 task_type=each.task_type,
             )
@@ -198,6 +200,23 @@ def _load_failures(report: HostReport) -> Iterator[Attention]:
                 text=f"not loaded: {each.source}: {each.error}",
                 what_to_do="its task types are answered NOT_FOUND; mend or remove it, and restart the host",
             )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _line(error: str) -> str:
+    """Return a text in one line, as its place is in the middle of a sentence."""
+    return " ".join(error.split())
+
+
+def _example(task: TaskName) -> str:
+    return f", for example {task.execution}" if task.execution else ""
+
+
+def _at(place: str) -> str:
+    return f", at {place}" if place else ""
 
 
 def _log(report: HostReport) -> Iterator[Attention]:

@@ -52,6 +52,7 @@ class JobRecord:
     :ivar polled: when it was polled successfully
     :ivar failing_since: since when polls fail; None if the last one did not
     :ivar orphaned: when it was created for a client that had gone; None if not, or if somebody has asked for it since
+    :ivar was_absorbed: whether the error of the last poll that failed was kept from the client
     """
 
     name: JobName
@@ -72,6 +73,7 @@ class JobRecord:
     polls: int = 0
     failed_polls: int = 0
     absorbed: int = 0
+    was_absorbed: bool = False
     error: str = ""
     place: str = ""
     phases: list[tuple[Any, float]] = field(default_factory=list)
@@ -94,6 +96,7 @@ class JobRecord:
         self.failed_polls += 1
         self.absorbed += absorbed
         self.orphaned = None
+        self.was_absorbed = absorbed
         self.note_error(error, place)
         if self.failing_since is None:
             self.failing_since = now
@@ -102,11 +105,12 @@ class JobRecord:
         """Keep the error of a call about this job."""
         self.error, self.place = shorten(error, _LONGEST_MESSAGE), place
 
-    def report(self, now: float, wall: float) -> JobReport:
+    def report(self, now: float, wall: float, absorb: float = 0.0) -> JobReport:
         """Return what is known.
 
         :param now: the time of the account's clock
         :param wall: the same moment, in seconds since 1970
+        :param absorb: seconds for which errors of polls are absorbed
         """
         offset = wall - now
 
@@ -114,6 +118,7 @@ class JobRecord:
             return None if moment is None else round(moment + offset, 3)
 
         task_type, version, _ = self.name
+        is_absorbed = self.was_absorbed and self.failing_since is not None
         return JobReport(
             job=job_id(self.name),
             task_type=task_type,
@@ -130,6 +135,7 @@ class JobRecord:
             polled=at(self.polled),
             deleted=at(self.deleted),
             failing_since=at(self.failing_since),
+            answered_until=at((self.failing_since or 0.0) + absorb) if is_absorbed else None,
             polls=self.polls,
             failed_polls=self.failed_polls,
             absorbed=self.absorbed,

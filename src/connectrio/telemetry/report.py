@@ -130,6 +130,8 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar polled: when it was polled successfully; None if never
     :ivar deleted: when a client deleted it; None if none did
     :ivar failing_since: since when polls fail; None if the last one did not
+    :ivar answered_until: until when the client gets the last known phase in place of such errors, with poll_absorb;
+        None if it gets the errors, or there are none
     :ivar polls: how many polls there were, failed ones included
     :ivar failed_polls: how many of them failed
     :ivar absorbed: how many of those were answered with the last known phase
@@ -156,6 +158,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     polled: float | None
     deleted: float | None
     failing_since: float | None
+    answered_until: float | None = None
     polls: int
     failed_polls: int
     absorbed: int

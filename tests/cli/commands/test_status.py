@@ -37,7 +37,8 @@ def told():
     now = time.time()
     sick = job(
         trouble=4, seen=now - 600, changed=now - 300, polled=now - 240, failing_since=now - 200, polls=9,
-        failed_polls=3, absorbed=2, error="no route\nto host", place="toy.py:42 in get", message="working",
+        failed_polls=3, absorbed=2, answered_until=600, error="no route\nto host", place="toy.py:42 in get",
+        message="working",
         phases=[PhaseChange(phase="QUEUED", at=0), PhaseChange(phase="RUNNING", at=60)], links=[LINK], origin="fresh",
     )  # fmt: skip
     over = job(
@@ -162,8 +163,10 @@ def test_show(ask, name):
         "  key        key-of-0",
         "  phases     QUEUED 1970-01-01 00:00:00Z, RUNNING 1970-01-01 00:01:00Z",
         "  polls      9, 3 failed, 2 of them absorbed; the last success 4m0s ago",
-        "  error      no route",
-        "    to host",
+        "  error      no route to host",
+        "  Flyte sees RUNNING in place of the error, until 1970-01-01 00:10:00Z",
+        "  task       execution f7c1 (acme/flytesnacks/development), node n0, attempt 1; toy (0)",
+        "  error      UNAVAILABLE: no route",
         "  where      toy.py:42 in get",
         "  link       logs: https://vendor.example/1",
         "live call: get by 10.0.0.1:40000 for 5s (connector)",
