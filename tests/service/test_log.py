@@ -72,9 +72,23 @@ async def test_the_clients_fault_is_a_warning(operation):
 
 
 async def test_what_a_connector_does_not_have_is_no_bug():
-    [line] = await lines_of(Service(connector(Base)), "get_logs")
-    assert (line["log_level"], line["status"]) == ("warning", "UNIMPLEMENTED")
-    assert "exception" not in line
+    for operation in ("get_logs", "get_metrics"):
+        service = Service(connector(Base))
+        [line] = await lines_of(service, operation)
+        assert (line["event"], line["log_level"], line["status"]) == ("call failed", "debug", "UNIMPLEMENTED")
+        assert line["error"].startswith("Tiny Connector has no ")
+        assert "exception" not in line
+        account = service.servicer.account
+        assert (account.rates("tiny", 0).calls, account.rates("tiny", 0).failures) == (1, 0)
+        assert account.failures() == []
+        assert service.count(operation, "501") == 1
+
+
+async def test_a_hosted_connector_has_no_logs_either():
+    service = Service(failing(lambda: NotImplementedError("no logs")))
+    [line] = await lines_of(service, "get_logs")
+    assert (line["log_level"], line["status"]) == ("debug", "UNIMPLEMENTED")
+    assert service.servicer.account.failures() == []
 
 
 async def test_where_a_method_raised_that_it_is_not_implemented():

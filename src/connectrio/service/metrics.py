@@ -65,6 +65,9 @@ _DELAY_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.
 _LONGEST_EXEMPLAR = 128
 
 
+_NOT_OFFERED = str(HTTP_CODES[Status.UNIMPLEMENTED])
+
+
 class _Durations:
     """How long calls of one kind took.
 
@@ -127,13 +130,14 @@ class _Requests(Collector):
         :param absorbed: how many failed polls were answered with the last known phase
         """
         succeeded = [(labels[1], each) for labels, each in self.succeeded.items() if labels[0] == task_type]
-        failed = [(labels[1], each) for labels, each in self.failed.items() if labels[0] == task_type]
+        failed = [(labels[1], labels[2], each) for labels, each in self.failed.items() if labels[0] == task_type]
+        ended = [*succeeded, *((operation, each) for operation, _, each in failed)]
         # a stream takes as long as its client wants
-        timed = [each.counts for operation, each in (*succeeded, *failed) if operation != "get_logs"]
-        failures = sum(sum(each.counts) for _, each in failed)
+        timed = [each.counts for operation, each in ended if operation != "get_logs"]
         return Totals(
-            calls=sum(sum(each.counts) for _, each in succeeded) + failures,
-            failures=failures,
+            calls=sum(sum(each.counts) for _, each in ended),
+            # nobody is at fault where a connector has no logs or metrics
+            failures=sum(sum(each.counts) for _, code, each in failed if code != _NOT_OFFERED),
             absorbed=absorbed,
             durations=tuple(map(sum, zip(*timed, strict=True))) or (0,) * (len(DURATION_BUCKETS) + 1),
         )

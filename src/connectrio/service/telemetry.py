@@ -60,6 +60,9 @@ logger = get_logger("connectrio.service")
 # the executor polls every job twice a minute; only what it asks for once is logged at the level info
 _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
 
+# a connector need not have these; clients find out by asking, as `connectrio run` does
+_OPTIONAL = {Operation.GET_METRICS, Operation.GET_LOGS}
+
 # characters of a name that a client chooses
 _LONGEST_NAME = 200
 # characters of an error's text in a log line and a status
@@ -283,6 +286,10 @@ class CallRecord:
 
     def _failed(self, failure: CallFailure, error: BaseException) -> None:
         seconds = self._end(failure.status)
+        if self._is_not_offered(failure.status):
+            log = logger.debug
+            log("call failed", **self._fields(failure.status, seconds), error=shorten(failure.message, LONGEST_TEXT))
+            return
         place = self._account_for(failure, error, seconds, absorbed=False)
         left_out = self._left_out(failure, place)
         if left_out is None:
@@ -295,6 +302,10 @@ class CallRecord:
             fields["exception"] = shorten(text, LONGEST_TEXT) if self.mask is None else self.mask.text(text)
         log = logger.error if failure.severity is Severity.BUG else logger.warning
         log("call failed", **_without_empty(fields))
+
+    def _is_not_offered(self, status: Status) -> bool:
+        """Return whether a call ended with `status` because the connector does not have an optional method."""
+        return status is Status.UNIMPLEMENTED and self.call.operation in _OPTIONAL
 
     def _left_out(self, failure: CallFailure, place: str) -> int | None:
         """Return how many lines like this one were left out before it; None if it is to be left out as well."""
