@@ -79,7 +79,7 @@ async def test_what_a_connector_does_not_have_is_no_bug():
         assert line["error"].startswith("Tiny Connector has no ")
         assert "exception" not in line
         account = service.servicer.account
-        assert (account.rates("tiny", 0).calls, account.rates("tiny", 0).failures) == (1, 0)
+        assert (account.rates.totals("tiny").calls, account.rates.totals("tiny").failures) == (1, 0)
         assert account.failures() == []
         assert service.count(operation, "501") == 1
 
