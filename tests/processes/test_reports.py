@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-import msgspec
+import socket
+from types import SimpleNamespace
 
-from connectrio.processes.control import StatusReport, encode
+import msgspec
+from structlog.testing import capture_logs
+
+from connectrio.host.lifecycle import HostState
+from connectrio.host.settings import HostSettings
+from connectrio.processes._worker import _Worker
+from connectrio.processes.control import (
+    Control,
+    Order,
+    ServeOptions,
+    Stacks,
+    StateReport,
+    StatusReport,
+    encode,
+)
 from connectrio.processes.reports import join, shortened
+from connectrio.processes.supervisor import Supervisor
 from connectrio.telemetry.report import Attention, CertificateReport, LoadFailureReport, ProcessReport, ThreadReport
 from host.reports import call, connector, job, made, report
 
@@ -80,3 +96,46 @@ def test_lists_are_cut_to_what_can_be_sent():
     empty = report()
     assert shortened(empty, 10, encoded) == empty
     assert msgspec.structs.asdict(short)["state"] == "serving"
+
+
+OPTIONS = ServeOptions(HostSettings(entry_points=False), 2, "asyncio", "info", "json")
+
+
+def member(number: int, state: str, *not_ready: str) -> SimpleNamespace:
+    told = StateReport(state, not not_ready, 1, [], [], list(not_ready))
+    return SimpleNamespace(
+        number=number, state=state, is_ready=state == "serving" and not not_ready, report=told, pid=1, restarts=0
+    )
+
+
+def test_why_no_process_is_ready():
+    supervisor = Supervisor(OPTIONS)
+    assert supervisor.not_ready == ["the host is starting"]
+    supervisor.state = HostState.SERVING
+    supervisor._members = [member(0, "serving", "a lifespan is not open"), member(1, "not answering", "old news")]
+    assert supervisor.not_ready == ["process 0: a lifespan is not open", "process 1: not answering"]
+    supervisor._members.append(member(2, "serving"))
+    assert (supervisor.not_ready, supervisor.is_ready) == ([], True)
+    supervisor.state = HostState.DRAINING
+    assert supervisor.not_ready == ["the host is draining"]
+
+
+async def test_a_report_that_cannot_be_made_or_sent_ends_no_process():
+    ours, theirs = socket.socketpair()
+    control, supervisors = await Control.over(ours), await Control.over(theirs)
+    worker = _Worker(Order(0, OPTIONS, []), ours, lambda: None)
+
+    async def broken():
+        raise RuntimeError("no report")
+
+    async def not_text():
+        return report(jobs=[job(message="\udc80")])
+
+    with capture_logs() as logs:
+        for worker.host.report in (broken, not_text):
+            await worker._tell("status", control)
+    assert [line["event"] for line in logs] == ["this process cannot tell what it does"] * 2
+    await worker._tell("stacks", control)
+    assert isinstance(await supervisors.receive(), Stacks)
+    await control.aclose()
+    await supervisors.aclose()
