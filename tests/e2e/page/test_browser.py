@@ -168,7 +168,13 @@ def test_a_change_disturbs_nobody_who_reads(opened, source):
     place = page.evaluate("document.activeElement.getBoundingClientRect().top")
     changed = [change(each, trouble=0, failing_since=None) for each in before]
     changed[9] = change(changed[9], message="moved to the top", trouble=9)
-    source.shown = change(source.shown, jobs=[job(700, time.time(), trouble=5), *changed])
+    source.shown = change(
+        source.shown,
+        jobs=[job(700, time.time(), trouble=5), *changed],
+        connections=source.shown.connections[1:],
+        threads_busy=7,
+    )
+    page.get_by_text("7 of 40 taken").wait_for()
     page.get_by_text("moved to the top").wait_for()
     assert page.evaluate("document.activeElement.href") == link.evaluate("link => link.href")
     assert page.evaluate("scrollY") > 0

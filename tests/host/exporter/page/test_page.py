@@ -263,6 +263,7 @@ async def test_links_lead_only_to_the_web():
     links = [
         ("plain", "http://example.com/?a=1&b=2"), ("script", "javascript:alert(1)"), ("data", "data:text/html,x"),
         ("odd", "http://[bad"), ("none", "https:"), ("upper", "HTTPS://example.com"), ("tab", "java\tscript:alert(1)"),
+        ("slashes", "javascript://evil.org/%0aalert(1)"),
     ]  # fmt: skip
     report = change(calm(), jobs=[job(1, NOW, links=links)])
     page = await shown(report, f"/jobs/{report.jobs[0].job}")
@@ -270,7 +271,7 @@ async def test_links_lead_only_to_the_web():
     assert not [link for link in page.links if "script" in link or "data" in link]
     assert "javascript:alert(1)" in page.text
     assert page.attributes.count(("a", "rel", "noopener noreferrer")) == 2
-    assert [is_web(address) for _, address in links] == [True, False, False, False, False, True, False]
+    assert [is_web(address) for _, address in links] == [True, False, False, False, False, True, False, False]
 
 
 async def test_the_page_of_a_connector():
@@ -319,6 +320,17 @@ async def test_several_processes_are_added_up():
 async def test_stacks():
     page = await shown(night(), "/stacks")
     assert f"task call 17 : nightly_reports get host.py:1 in run {AT_LOCK}" in page.text.replace("17:", "17 :")
+
+
+async def test_many_stacks_are_cut(monkeypatch):
+    async def many(self):
+        return await stacks(self) * 351
+
+    stacks = Source.stacks
+    monkeypatch.setattr(Source, "stacks", many)
+    page = await shown(calm(), "/stacks")
+    assert page.text.count("task call 17") == 250
+    assert "202 more are not shown." in page.text
 
 
 @pytest.fixture
