@@ -199,6 +199,9 @@ async def test_calls_and_failures_are_searched_too():
     page = await shown(night(), "/status?q=a6b86b273ff34")
     assert "Live calls 1 of 5 match" in page.text
     assert "Recent failures 1 of 3 match" in page.text
+    page = await shown(night(), "/status?q=a620c9c332101")
+    assert "0 of 5 match “a620c9c332101” None matches." in page.text
+    assert "No call" not in page.text
 
 
 def test_jobs_in_trouble_come_first_then_the_oldest():
