@@ -147,7 +147,7 @@ def test_a_decision_has_its_five_headings(page: Path):
 def test_every_variable_is_a_setting(document: Path):
     settings = {field.name.upper() for field in fields(HostSettings)}
     settings |= {"BACKEND", "PROCESSES", "LOG_LEVEL", "LOG_FORMAT", "CONFIG"}
-    settings |= {"URL", "TOKEN"}  # of the commands that ask a host
+    settings |= {"URL", "TARGET", "TOKEN"}  # of the commands that ask a host
     of_others = {"DUCKDB", "REFERENCE"}  # CONNECTRIO_DUCKDB_…, CONNECTRIO_REFERENCE of the tests
     for name in re.findall(r"\bCONNECTRIO_([A-Z][A-Z_]*)", document.read_text()):
         assert name in settings or name.split("_")[0] in of_others, name

@@ -72,6 +72,9 @@ def summary(report: HostReport) -> Iterator[tuple[str, str]]:
     )
     for reason in report.not_ready:
         yield f"not ready: {reason}", "red"
+    if report.threads_limit:
+        late = f"the event loop at most {duration(report.lag)} late"
+        yield f"worker threads: {report.threads_busy} of {report.threads_limit} taken; {late}", ""
     if report.restart_safe:
         yield f"restart: {report.restart_safe}", ""
 
