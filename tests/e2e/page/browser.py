@@ -29,6 +29,11 @@ def chromium() -> str:
     return path
 
 
+LIGHT = {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}}
+DARK = {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}}
+PHONE = {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2}
+
+
 @contextmanager
 def served(app) -> Iterator[str]:
     """Serve an ASGI application on a free port of the loopback interface; the address of it."""

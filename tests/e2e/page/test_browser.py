@@ -1,7 +1,4 @@
-"""The status page in a browser: what a person finds there, what axe-core finds, and what happens while one reads.
-
-With CONNECTRIO_SCREENSHOTS=docs, the pictures of the documentation are taken again.
-"""
+"""The status page in a browser: what a person finds there, what axe-core finds, and what happens while one reads."""
 
 from __future__ import annotations
 
@@ -14,16 +11,23 @@ import pytest
 from connectrio.host.exporter import page as page_module
 from connectrio.host.exporter.page import make_app
 from connectrio.host.exporter.page._words import lasting
-from e2e.page.browser import Troubles, browser, find_troubles, screenshot, search, served, violations
+from e2e.page.browser import (
+    DARK,
+    LIGHT,
+    PHONE,
+    Troubles,
+    browser,
+    find_troubles,
+    search,
+    served,
+    violations,
+)
 from host.exporter.page.sample import AT_BLOCK, AT_LOCK, AT_VENDOR, Source, calm, connector, job, night, task
 
 change = msgspec.structs.replace
 
 # milliseconds; only ends a test that fails
 PATIENCE = 30_000
-LIGHT = {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}}
-DARK = {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}}
-PHONE = {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2}
 PHONE_DARK = {**PHONE, "color_scheme": "dark"}
 
 
@@ -136,14 +140,6 @@ def test_nothing_is_wider_than_the_screen(opened, address, source, texts, width)
     for path in [*paths(source)[:1], f"/jobs/{source.shown.jobs[1].job}", *paths(source)[2:]]:
         page.goto(address + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
-
-
-@pytest.mark.parametrize(("options", "name"), [(LIGHT, "light"), (DARK, "dark"), (PHONE, "phone")])
-def test_pictures_for_the_documentation(opened, options, name):
-    size = PHONE["viewport"] if options is PHONE else {"width": 1080, "height": 780}
-    page = opened(**options | {"viewport": size, "device_scale_factor": 1.4 if options is PHONE else 1})
-    live(page)
-    screenshot(page, f"page-{name}.png")
 
 
 def test_the_page_changes_by_itself(opened, source):

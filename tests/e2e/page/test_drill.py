@@ -1,4 +1,7 @@
-"""A bad night on a real host, read from its status page by somebody who was woken."""
+"""A bad night on a real host, read from its status page by somebody who was woken.
+
+With CONNECTRIO_SCREENSHOTS=docs, the pictures of the documentation are taken again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import time
 import pytest
 
 from e2e.client import fetch
-from e2e.page.browser import Troubles, browser, find_troubles, violations
+from e2e.page.browser import DARK, LIGHT, PHONE, Troubles, browser, find_troubles, screenshot, violations
 from e2e.page.night_calls import NIGHT, begin, block, line_of
 from e2e.programs import HostProgram
 
@@ -55,6 +58,12 @@ def test_each_trouble_of_a_real_host_is_found_on_its_page(tmp_path, backend):
                 failing=begun.failing,
             )
             find_troubles(page, host.url, troubles)
-            page.goto(f"{host.url}/status")
-            assert violations(page) == []
+            for name, options in (("light", LIGHT), ("dark", DARK), ("phone", PHONE)):
+                size = {"width": 360, "height": 740} if name == "phone" else {"width": 1080, "height": 780}
+                shown = options | {"viewport": size, "device_scale_factor": 1.4 if name == "phone" else 1}
+                page = chromium.new_context(**shown).new_page()
+                page.goto(f"{host.url}/status")
+                page.get_by_role("status").filter(has_text="Live").wait_for(timeout=PATIENCE)
+                assert violations(page) == []
+                screenshot(page, f"page-{name}.png")
             ends.touch()
