@@ -93,6 +93,7 @@ def report_host(host: HostParts) -> HostReport:
         python=platform.python_version(),
         backend=backend_name(),
         pid=os.getpid(),
+        host=platform.node(),
         now=wall,
         started=host.started + offset,
         restart_safe=_restart(host),

@@ -190,6 +190,7 @@ class Supervisor:
             python=platform.python_version(),
             backend=self._options.backend,
             pid=os.getpid(),
+            host=platform.node(),
             now=time.time(),
             started=self._started,
             restart_safe="",

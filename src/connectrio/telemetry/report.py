@@ -206,6 +206,8 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
     """The calls to a connector that ended in one minute.
 
     :ivar at: the beginning of the minute
+    :ivar failures: how many of them failed
+    :ivar absorbed: how many of those were polls that were answered with the last known phase
     :ivar p95: seconds that 95 % of the calls took at most, as a bucket's upper end; None without calls
     """
 
@@ -228,7 +230,7 @@ class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar jobs: how many jobs of each phase, as last seen
     :ivar calls: how many calls have ended since the host began
     :ivar failures: how many of them failed
-    :ivar absorbed: how many polls were answered with the last known phase
+    :ivar absorbed: how many of those were polls that were answered with the last known phase
     :ivar rate: calls that ended per second, in the last five minutes
     :ivar p50: seconds that half of the calls of the last five minutes took at most; None without calls
     :ivar p95: the same for 95 %
@@ -362,6 +364,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar state: "starting", "serving", "draining" or "stopped"
     :ivar not_ready: why the host takes no new work, a sentence for each reason; empty if it does
+    :ivar host: the name of the machine, or of the pod
     :ivar now: when this report was made
     :ivar started: when the host was started
     :ivar restart_safe: what a restart would do now, in a sentence
@@ -391,6 +394,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     threads_limit: int
     dropped_lines: int
     lines_dropped_at: float | None = None
+    host: str = ""
     attention: list[Attention]
     connectors: list[ConnectorReport]
     load_failures: list[LoadFailureReport]

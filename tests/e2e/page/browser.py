@@ -7,15 +7,20 @@ import os
 import re
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from anyio.from_thread import start_blocking_portal
+from anyio.lowlevel import checkpoint
+from prometheus_client import CollectorRegistry
 
-_MODULES = {"playwright": "playwright", "axe_playwright_python": "axe-playwright-python", "uvicorn": "uvicorn"}
+from connectrio.host.exporter import serve_exporter
+
+_MODULES = {"playwright": "playwright", "axe_playwright_python": "axe-playwright-python"}
 
 
 def chromium() -> str:
@@ -35,21 +40,16 @@ PHONE = {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "de
 
 
 @contextmanager
-def served(app) -> Iterator[str]:
-    """Serve an ASGI application on a free port of the loopback interface; the address of it."""
-    import uvicorn
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="error", ws="none", lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+def served(source) -> Iterator[str]:
+    """Serve the status page of `source` with the exporter, in a thread of its own; the address of it."""
+    host = SimpleNamespace(
+        is_ready=True, not_ready=[], state="serving", connectors=3, failures=[], processes=[],
+        collectors=CollectorRegistry(), refresh=checkpoint, report=source.report, stacks=source.stacks,
+    )  # fmt: skip
+    with start_blocking_portal() as portal, socket.create_server(("127.0.0.1", 0)) as listening:
+        exporter, [(_, port)] = portal.start_task(serve_exporter, [listening], host)
+        yield f"http://127.0.0.1:{port}"
+        exporter.cancel()
 
 
 @contextmanager

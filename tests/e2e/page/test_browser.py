@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from connectrio.host.exporter import page as page_module
-from connectrio.host.exporter.page import make_app
 from connectrio.host.exporter.page._words import lasting
 from e2e.page.browser import (
     DARK,
@@ -53,7 +52,7 @@ def source(monkeypatch):
 
 @pytest.fixture
 def address(chromium, source):
-    with served(make_app(source)) as found:
+    with served(source) as found:
         yield found
 
 

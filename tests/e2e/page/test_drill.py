@@ -1,12 +1,16 @@
 """A bad night on a real host, read from its status page by somebody who was woken.
 
-With CONNECTRIO_SCREENSHOTS=docs, the pictures of the documentation are taken again.
+With CONNECTRIO_SCREENSHOTS=docs, the pictures of the documentation are taken again. They show paths of the connectors'
+module, so it is copied to a place that looks the same everywhere.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +38,10 @@ def wait_for_block(url: str) -> None:
 def test_each_trouble_of_a_real_host_is_found_on_its_page(tmp_path, backend):
     with browser() as chromium:
         ends = tmp_path / "morning"
-        settings = {"modules": [str(NIGHT)], "watchdog": 0.5, "poll_retry": 0}
+        folder = Path("/srv/connectors") if "CONNECTRIO_SCREENSHOTS" in os.environ else tmp_path
+        folder.mkdir(parents=True, exist_ok=True)
+        module = shutil.copy(NIGHT, folder)
+        settings = {"modules": [str(module)], "watchdog": 0.5, "poll_retry": 0}
         environment = {"CONNECTRIO_NIGHT_ENDS": str(ends)}
         with HostProgram(backend, env=environment, **settings) as host, host.ready().client() as client:
             begun = begin(client)

@@ -24,18 +24,18 @@ _BARS = Markup('<path class="{}" d="{}"/>')
 
 
 def plot_calls(minutes: Sequence[Minute], now: float) -> Markup:
-    """Draw calls per minute, those that failed or were absorbed in another colour on top."""
+    """Draw calls per minute, those that failed in another colour on top, and in a third those that were absorbed."""
     placed = _placed(minutes, now)
     highest = max((each.calls for each in minutes), default=0)
     failures, absorbed = sum(each.failures for each in minutes), sum(each.absorbed for each in minutes)
     text = (
         f"Calls per minute in the last 30 minutes: {count(highest)} at most, "
         f"{count(placed[_MINUTES - 1].calls if _MINUTES - 1 in placed else 0)} in this one; "
-        f"{count(failures)} failed, {count(absorbed)} absorbed."
+        f"{count(failures)} failed, of which {count(absorbed)} were absorbed."
     )
     shapes: dict[str, str] = {}
     for index, each in placed.items():
-        parts = [("bad", each.failures), ("warn", each.absorbed)]
+        parts = [("bad", each.failures - each.absorbed), ("warn", each.absorbed)]
         _add_bar(shapes, index, each.calls / (highest or 1), parts, each.calls)
     return _draw(text, shapes)
 
