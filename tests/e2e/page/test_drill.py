@@ -37,6 +37,9 @@ def wait_for_block(url: str) -> None:
 @pytest.mark.parametrize("backend", ["uvloop", "trio"])
 def test_each_trouble_of_a_real_host_is_found_on_its_page(tmp_path, backend):
     with browser() as chromium:
+        from playwright.sync_api import expect
+
+        expect.set_options(timeout=PATIENCE)
         ends = tmp_path / "morning"
         folder = Path("/srv/connectors") if "CONNECTRIO_SCREENSHOTS" in os.environ else tmp_path
         folder.mkdir(parents=True, exist_ok=True)
