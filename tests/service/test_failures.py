@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
+
 import pytest
 from grpclib import GRPCError
 from grpclib.const import Status
@@ -17,6 +20,7 @@ from connectrio import (
 )
 from connectrio.rpc.status import MAX_STATUS_MESSAGE_SIZE
 from connectrio.service.conversion import encode_failure, failure_in, is_failure
+from connectrio.service.telemetry import CallRecord
 from service.harness import META, OPERATIONS, Base, Job, Service, attempt, connector, failing, secrets
 
 SPARK = "the cluster policy forbids this; ask for another one"
@@ -235,3 +239,24 @@ async def test_a_permanent_failure_without_a_text():
     with capture_logs():
         meta = (await service.create()).resource_meta
     assert failure_in(meta) == HOSTILE
+
+
+@pytest.mark.parametrize("absorb", [0, 600])
+async def test_a_failed_call_leaves_no_cycle(absorb):
+    """What nobody needs is gone at once, not when the garbage collector runs."""
+    service = Service(failing(lambda: ConnectionError("gone")), poll_absorb=absorb)
+    with suppress(GRPCError):
+        await service.get()
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(GRPCError):
+            await service.get()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [each for each in gc.garbage if isinstance(each, CallRecord | ConnectionError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []

@@ -198,6 +198,7 @@ class CallRecord:
             reset_current_call(self._token)
         if error is None:
             if self._is_ended:
+                self._forget_error()
                 return
             level: LogLevel = "debug" if self.call.operation in _ROUTINE else "info"
             seconds = self._end(Status.OK)
@@ -213,7 +214,12 @@ class CallRecord:
         else:
             failure = self._classify(error)
             self._failed(failure, error)
+            self._forget_error()
             raise GRPCError(failure.status, fit_status_message(failure.message), failure.details) from error
+
+    def _forget_error(self) -> None:
+        """Break the cycle of the error, the frames that it passed, and this object in them."""
+        self._last_failure = self._verdict = None
 
     def inputs_arrived(self, inputs: Inputs | None) -> None:
         """Observe the size of the inputs of a task to create, 0 if there are none.

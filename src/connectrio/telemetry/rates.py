@@ -56,7 +56,7 @@ class Rates:
         self.note()
 
     def note(self) -> None:
-        """Write down what there is so far, if a minute has begun. The host calls it every few seconds."""
+        """Write the totals down if a minute has begun. The host calls it every few seconds."""
         minute = int(self._clock()) // 60
         if not self._noted or self._noted[-1][0] != minute:
             self._noted.append((minute, self._totals()))
