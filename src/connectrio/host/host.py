@@ -179,13 +179,13 @@ class Host:
         from connectrio.host.report import report_host  # not before somebody asks
 
         await self.refresh()
-        return report_host(self._parts())
+        return await report_host(self._parts())
 
     async def stacks(self) -> list[StackReport]:
         """Return where the tasks and the threads of this process are."""
         from connectrio.host.report import report_stacks
 
-        return report_stacks(self._parts())
+        return await report_stacks(self._parts())
 
     def _parts(self) -> HostParts:
         from connectrio.host.report import HostParts

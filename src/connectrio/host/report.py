@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -23,7 +25,7 @@ from connectrio.rpc import Server
 from connectrio.rpc.peer import format_address
 from connectrio.rpc.tls import ServerTLS
 from connectrio.service.async_connector import AsyncConnectorService
-from connectrio.service.live_calls import calls_of_tasks, report_calls, runs_in
+from connectrio.service.live_calls import FoundCalls, calls_of_tasks, report_calls, runs_in
 from connectrio.service.metrics import DURATION_BUCKETS
 from connectrio.service.operations import Operation
 from connectrio.service.places import code_of
@@ -36,13 +38,15 @@ from connectrio.telemetry.report import (
     ConnectionReport,
     ConnectorReport,
     HostReport,
+    JobReport,
     LoadFailureReport,
     Minute,
     StackReport,
     TaskName,
     ThreadReport,
 )
-from connectrio.telemetry.stacks import all_stacks, lines_of
+from connectrio.telemetry.stacks import each_stack, lines_of
+from connectrio.telemetry.turns import Turns
 
 __all__ = ["HostParts", "report_host", "report_stacks"]
 
@@ -75,15 +79,34 @@ class HostParts:
     watchdog: Watchdog | None
 
 
-def report_host(host: HostParts) -> HostReport:
-    """Return what `host` knows of itself. Must be called on its event loop."""
+async def report_host(host: HostParts) -> HostReport:
+    """Return what `host` knows of itself. Must be called on its event loop, where calls go on meanwhile."""
+    turns = Turns()
     service = host.service
     account = host.account
+    found = await calls_of_tasks(turns)
+    phases: Counter[tuple[str, str]] = Counter()
+    jobs: list[JobReport] = []
+    for job in account.jobs:
+        jobs.append(job.report(account.clock(), account.wall_clock(), host.settings.poll_absorb))
+        phases[job.counted_as] += 1
+        await turns.end()
+    # by trouble, then those that run, then the latest; C compares single attributes quickly
+    for name, is_reverse in (("seen", True), ("is_final", False), ("trouble", True)):
+        jobs.sort(key=attrgetter(name), reverse=is_reverse)
+        await turns.end()
+    connectors: list[ConnectorReport] = []
+    if service is not None:
+        usage = {name: (active, waiting) for name, active, waiting in service.admission.slots(Operation.GET).usage()}
+        for each in host.registry.registered():
+            connectors.append(_connector(host, each, usage, phases))
+            await turns.end()
+    calls = [] if service is None else await report_calls(service, found, turns)
+    threads = [] if service is None else await _threads(service, found, turns)
+    going_on = sum(not job.is_final for job in jobs)
     now, wall = account.clock(), account.wall_clock()
     offset = wall - now
     account.look_at_log()
-    jobs = [job.report(now, wall, host.settings.poll_absorb) for job in account.jobs]
-    jobs.sort(key=lambda job: (-job.trouble, job.is_final, -job.seen))
     addresses = host.addresses
     report = HostReport(
         state=host.state.value,
@@ -96,7 +119,7 @@ def report_host(host: HostParts) -> HostReport:
         host=platform.node(),
         now=wall,
         started=host.started + offset,
-        restart_safe=_restart(host),
+        restart_safe=_restart(host, going_on),
         settings=changed_settings(host.settings),
         grpc=[] if addresses is None else [format_address(*each) for each in addresses.grpc],
         lag=0.0 if host.watchdog is None else round(host.watchdog.lag(), 3),
@@ -105,16 +128,16 @@ def report_host(host: HostParts) -> HostReport:
         dropped_lines=dropped_lines(),
         lines_dropped_at=None if account.lines_dropped_at is None else account.lines_dropped_at + offset,
         attention=[],
-        connectors=[] if service is None else _connectors(host, service),
+        connectors=connectors,
         load_failures=[
             LoadFailureReport(source=each.source, kind=each.kind, error=each.error)
             for each in host.registry.all_failures()
         ],
         jobs=jobs,
-        calls=[] if service is None else report_calls(service),
+        calls=calls,
         failures=account.failures(),
         incidents=[incident.report(offset) for incident in account.incidents],
-        threads=[] if service is None else _threads(service),
+        threads=threads,
         connections=_connections(host),
         certificates=_certificates(host),
         processes=[],
@@ -123,19 +146,24 @@ def report_host(host: HostParts) -> HostReport:
     return report
 
 
-def report_stacks(host: HostParts) -> list[StackReport]:
+async def report_stacks(host: HostParts) -> list[StackReport]:
     """Return where all tasks and threads are; those that answer calls first."""
-    calls = [
-        StackReport(kind="task", name=record.method, what=_what(record.identity()), frames=lines_of(frames))
-        for record, frames in calls_of_tasks()
-    ]
-    threads: list[StackReport] = []
+    turns = Turns()
+    found = await calls_of_tasks(turns)
+    stacks: list[StackReport] = []
+    for record, frames in found:
+        lines = lines_of(frames)
+        stacks.append(StackReport(kind="task", name=record.method, what=_what(record.identity()), frames=lines))
+        await turns.end()
     if host.service is not None:
-        threads = [
+        stacks += [
             StackReport(kind="thread", name=each.runs, what=_what_thread(each), frames=each.stack)
-            for each in _threads(host.service)
+            for each in await _threads(host.service, found, turns)
         ]
-    return [*calls, *threads, *all_stacks()]
+    for stack in each_stack():
+        stacks.append(stack)
+        await turns.end()
+    return stacks
 
 
 def changed_settings(settings: HostSettings) -> dict[str, str]:
@@ -149,7 +177,7 @@ def changed_settings(settings: HostSettings) -> dict[str, str]:
     return {name: text[:_LONGEST_SETTING] for name, text in found.items()}
 
 
-def _restart(host: HostParts) -> str:
+def _restart(host: HostParts, going_on: int) -> str:
     calls = list(host.account.calls)
     creates = sum(record.call.operation is Operation.CREATE for record in calls)
     stuck = 0 if host.service is None else len(host.service.workers.stuck_runs)
@@ -162,7 +190,6 @@ def _restart(host: HostParts) -> str:
         texts.append(f"{_count(creates, 'job')} would be created in that time, or the executor tries again")
     if stuck:
         texts.append(f"{_count(stuck, 'stuck thread')} would be given up")
-    going_on = sum(not job.is_final and job.deleted is None for job in host.account.jobs)
     if going_on:
         texts.append(f"{_count(going_on, 'job')} would go on in their systems, and be polled afterwards")
     return "; ".join(texts)
@@ -172,18 +199,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _connectors(host: HostParts, service: AsyncConnectorService) -> list[ConnectorReport]:
-    usage = {name: (active, waiting) for name, active, waiting in service.admission.slots(Operation.GET).usage()}
-    jobs = host.account.jobs.by_phase()
-    return [
-        _connector(host, registered, usage, {phase: n for (name, phase), n in jobs.items() if name == task_type})
-        for registered in host.registry.registered()
-        for task_type in [registered.connector.task_type_name]
-    ]
-
-
 def _connector(
-    host: HostParts, registered: RegisteredConnector, usage: dict[str, tuple[int, int]], jobs: dict[str, int]
+    host: HostParts,
+    registered: RegisteredConnector,
+    usage: dict[str, tuple[int, int]],
+    jobs: Mapping[tuple[str, str], int],
 ) -> ConnectorReport:
     connector = registered.connector
     task_type, version = connector.task_type_name, connector.task_type_version
@@ -204,7 +224,7 @@ def _connector(
         active=active,
         waiting=waiting,
         slots=min(settings.max_calls, settings.max_calls_per_connector),
-        jobs=jobs,
+        jobs={phase: number for (name, phase), number in jobs.items() if name == task_type},
         calls=totals.calls,
         failures=totals.failures,
         absorbed=totals.absorbed,
@@ -225,20 +245,23 @@ def _connector(
     )
 
 
-def _threads(service: AsyncConnectorService) -> list[ThreadReport]:
-    tasks = {id(run): record.for_task for record, frames in calls_of_tasks() for run in runs_in(frames)}
-    now, loop_now = time.monotonic(), anyio.current_time()
-    return [
-        ThreadReport(
-            runs=run.name,
-            task_type=run.owner,
-            task=tasks.get(id(run)) or _task_of({} if run.identity is None else run.identity()),
-            seconds=round(now - (run.began or now), 3),
-            stuck_seconds=round(loop_now - run.abandoned_at, 3) if run.abandoned_at < math.inf else None,
-            stack=lines_of(list(run.frames())[::-1]),
+async def _threads(service: AsyncConnectorService, found: FoundCalls, turns: Turns) -> list[ThreadReport]:
+    tasks = {id(run): record.for_task for record, frames in found for run in runs_in(frames)}
+    threads: list[ThreadReport] = []
+    for run in service.workers.runs[:_MOST_THREADS]:
+        now, loop_now = time.monotonic(), anyio.current_time()
+        threads.append(
+            ThreadReport(
+                runs=run.name,
+                task_type=run.owner,
+                task=tasks.get(id(run)) or _task_of({} if run.identity is None else run.identity()),
+                seconds=round(now - (run.began or now), 3),
+                stuck_seconds=round(loop_now - run.abandoned_at, 3) if run.abandoned_at < math.inf else None,
+                stack=lines_of(list(run.frames())[::-1]),
+            )
         )
-        for run in service.workers.runs[:_MOST_THREADS]
-    ]
+        await turns.end()
+    return threads
 
 
 def _connections(host: HostParts) -> list[ConnectionReport]:

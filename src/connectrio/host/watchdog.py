@@ -156,12 +156,12 @@ class Watchdog:
             while not self._stop.is_set():
                 self._wait(sockets)
                 now = time.monotonic()
-                if now - looked < self._period + self._seconds / 2:
-                    is_late = now - self._beat > self._period + self._seconds
-                    if is_late and self._block is None:
-                        self._blocked(now)
-                    elif not is_late and self._block is not None:
-                        self._free(now, self._block)
+                was_delayed = now - looked >= self._period + self._seconds / 2
+                is_late = now - self._beat > self._period + self._seconds
+                if is_late and self._block is None and not was_delayed:
+                    self._blocked(now)
+                elif not is_late and self._block is not None:  # true however slow the probers are
+                    self._free(now, self._block)
                 looked = time.monotonic()
         finally:
             for each in sockets:

@@ -21,8 +21,9 @@ from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
 from connectrio.telemetry.report import CallReport
 from connectrio.telemetry.stacks import frames_of
+from connectrio.telemetry.turns import Turns
 
-__all__ = ["Position", "calls_of_tasks", "report_calls", "runs_in"]
+__all__ = ["FoundCalls", "Position", "calls_of_tasks", "report_calls", "runs_in"]
 
 # the functions whose local variable `record` is the call's
 _METHODS = {
@@ -45,6 +46,10 @@ _STAGES = {
 _MOST_CALLS = 500
 
 
+FoundCalls = list[tuple[CallRecord, list[FrameType]]]
+"""Calls, and the frames of each below the RPC method."""
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a call is.
@@ -57,19 +62,22 @@ class Position:
     waits: str = ""
 
 
-def calls_of_tasks() -> Iterator[tuple[CallRecord, list[FrameType]]]:
-    """Yield the calls of the running event loop's tasks, and the frames of each below the RPC method."""
+async def calls_of_tasks(turns: Turns) -> FoundCalls:
+    """Return the calls of the running event loop's tasks, and the frames of each below the RPC method."""
+    found: FoundCalls = []
     for task in anyio.get_running_tasks():
         record: CallRecord | None = None
         below: list[FrameType] = []
         for frame in frames_of(task.coro):
             if frame.f_code in _METHODS:
-                found = frame.f_locals.get("record")
-                record = found if isinstance(found, CallRecord) else None
+                local = frame.f_locals.get("record")
+                record = local if isinstance(local, CallRecord) else None
                 below = []
             below.append(frame)
         if record is not None:
-            yield record, below
+            found.append((record, below))
+        await turns.end()
+    return found
 
 
 def runs_in(frames: Iterable[FrameType]) -> Iterator[Any]:
@@ -79,29 +87,35 @@ def runs_in(frames: Iterable[FrameType]) -> Iterator[Any]:
             yield run
 
 
-def report_calls(service: AsyncConnectorService) -> list[CallReport]:
-    """Return the calls that a service answers now, those that have taken longest first."""
+async def report_calls(service: AsyncConnectorService, found: FoundCalls, turns: Turns) -> list[CallReport]:
+    """Return the calls that a service answers now, those that have taken longest first.
+
+    :param found: by `calls_of_tasks`
+    """
     account = service.account
-    positions = {id(record): _position(record, frames) for record, frames in calls_of_tasks()}
-    wall = account.wall_clock()
-    return [
-        CallReport(
-            operation=record.call.operation.value,
-            task_type=record.shown_type,
-            version=record.call.version,
-            task=record.for_task,
-            key=record.shown_key,
-            job=record.shown_job,
-            peer=record.peer,
-            method=record.method,
-            started=round(wall - record.seconds, 3),
-            seconds=round(record.seconds, 3),
-            stage=position.stage,
-            waits=position.waits,
+    frames = {id(record): below for record, below in found}
+    calls: list[CallReport] = []
+    for record in list(account.calls)[:_MOST_CALLS]:
+        position = _position(record, frames.get(id(record), []))
+        seconds = record.seconds
+        calls.append(
+            CallReport(
+                operation=record.call.operation.value,
+                task_type=record.shown_type,
+                version=record.call.version,
+                task=record.for_task,
+                key=record.shown_key,
+                job=record.shown_job,
+                peer=record.peer,
+                method=record.method,
+                started=round(account.wall_clock() - seconds, 3),
+                seconds=round(seconds, 3),
+                stage=position.stage,
+                waits=position.waits,
+            )
         )
-        for record in list(account.calls)[:_MOST_CALLS]
-        for position in [positions.get(id(record), Position())]
-    ]
+        await turns.end()
+    return calls
 
 
 def _position(record: CallRecord, frames: list[FrameType]) -> Position:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType, FunctionType, TracebackType
 
 from connectrio.rpc.exceptions import only_leaf
 
@@ -26,18 +26,26 @@ def place_of(frame: FrameType, line: int | None = None) -> str:
 def code_of(connector: object) -> str:
     """Return where the class of a connector begins, as "/path/my_connector.py:12"; "" if that is not known."""
     cls = type(connector)
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if file is None:
+    file = _file_of(sys.modules.get(cls.__module__))
+    if not file:
         return ""
     lines = [code.co_firstlineno for code in _codes(cls) if code.co_filename == file]
-    return f"{file}:{min(lines)}" if lines else str(file)
+    return f"{file}:{min(lines)}" if lines else file
+
+
+def _file_of(module: object) -> str:
+    """Return the path of a module's file; "" if it has none. What stands for a module can be any object."""
+    try:
+        file = getattr(module, "__file__", None)
+    except BaseException:  # noqa: BLE001 - a diagnostic harms nothing
+        return ""
+    return file if type(file) is str else ""
 
 
 def _codes(cls: type) -> Iterator[CodeType]:
     for value in vars(cls).values():
-        code = getattr(value, "__code__", None)
-        if isinstance(code, CodeType):
-            yield code
+        if isinstance(value, FunctionType):
+            yield value.__code__
 
 
 def home_of(connector: object) -> str:
@@ -48,10 +56,14 @@ def home_of(connector: object) -> str:
 @cache
 def _home(module_name: str) -> str:
     module = sys.modules.get(module_name)
-    file = getattr(module, "__file__", None)
-    if module is None or file is None:
+    file = _file_of(module)
+    if not file:
         return ""
-    return f"{Path(file).parent}{os.sep}" if getattr(module, "__package__", "") else str(file)
+    try:
+        is_package = bool(getattr(module, "__package__", ""))
+    except BaseException:  # noqa: BLE001 - as above
+        is_package = False
+    return f"{Path(file).parent}{os.sep}" if is_package else file
 
 
 def failed_in(

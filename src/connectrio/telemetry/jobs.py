@@ -105,6 +105,11 @@ class JobRecord:
         """Keep the error of a call about this job."""
         self.error, self.place = shorten(error, _LONGEST_MESSAGE), place
 
+    @property
+    def counted_as(self) -> tuple[str, str]:
+        """The task type and the phase by which jobs are counted."""
+        return self.name[0], "DELETED" if self.deleted is not None else phase_name(self.phase)
+
     def report(self, now: float, wall: float, absorb: float = 0.0) -> JobReport:
         """Return what is known.
 
@@ -210,9 +215,7 @@ class Jobs(Collector):
 
     def by_phase(self) -> Counter[tuple[str, str]]:
         """Return how many jobs there are of each task type in each phase."""
-        return Counter(
-            (record.name[0], "DELETED" if record.deleted is not None else phase_name(record.phase)) for record in self
-        )
+        return Counter(record.counted_as for record in self)
 
 
 def job_id(name: JobName) -> str:

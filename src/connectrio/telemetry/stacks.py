@@ -15,30 +15,34 @@ import anyio
 from connectrio.diagnostics import text_of
 from connectrio.telemetry.report import StackReport
 
-__all__ = ["all_stacks", "follow", "frames_of", "line_of", "lines_of", "thread_frames"]
+__all__ = ["all_stacks", "each_stack", "follow", "frames_of", "line_of", "lines_of", "thread_frames"]
 
 # frames of a stack that are shown, and tasks and threads
 _MOST_FRAMES = 100
 _MOST_STACKS = 2000
+# what one task may wait for in turn: more is an object that says that it waits for itself, or a deep recursion
+_MOST_AWAITED = 2000
 
 
 def all_stacks() -> list[StackReport]:
     """Return the stacks of the tasks of the running event loop, if there is one, and of all threads."""
+    return list(each_stack())
+
+
+def each_stack() -> Iterator[StackReport]:
+    """Yield what `all_stacks` returns. What has ended before its turn has no frames."""
     try:
         tasks = anyio.get_running_tasks()
     except RuntimeError:  # no event loop runs
         tasks = []
-    found = [
-        StackReport(kind="task", name=text_of(task.name), what="", frames=lines_of(frames_of(task.coro)))
-        for task in tasks[:_MOST_STACKS]
-    ]
+    for task in tasks[:_MOST_STACKS]:
+        yield StackReport(kind="task", name=text_of(task.name), what="", frames=lines_of(frames_of(task.coro)))
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    current = list(sys._current_frames().items())  # noqa: SLF001 - documented, for debuggers
-    found += [
-        StackReport(kind="thread", name=names.get(ident, str(ident)), what="", frames=lines_of(thread_frames(frame)))
-        for ident, frame in current[:_MOST_STACKS]
-    ]
-    return found
+    current = list(sys._current_frames().items())[:_MOST_STACKS]  # noqa: SLF001 - documented, for debuggers
+    # all at once: the threads go on
+    lines = [(ident, lines_of(thread_frames(frame))) for ident, frame in current]
+    for ident, frames in lines:
+        yield StackReport(kind="thread", name=text_of(names.get(ident, ident)), what="", frames=frames)
 
 
 def lines_of(frames: Iterable[FrameType]) -> list[str]:
@@ -76,9 +80,17 @@ def follow(code: CodeType, find: Callable[[FrameType], Any]) -> None:
 
 
 def frames_of(awaitable: Any) -> Iterator[FrameType]:
-    """Yield the frames of a task that is suspended: its coroutine's, and that of each that it waits for in turn."""
-    while awaitable is not None:
-        frame, awaitable = _parts(awaitable)
+    """Yield the frames of a task that is suspended: its coroutine's, and that of each that it waits for in turn.
+
+    Raises nothing; the frames end at what fails to say what it waits for.
+    """
+    for _ in range(_MOST_AWAITED):
+        if awaitable is None:
+            return
+        try:
+            frame, awaitable = _parts(awaitable)
+        except BaseException:  # noqa: BLE001 - a property of a foreign object; a diagnostic harms nothing
+            return
         if frame is not None:
             yield frame
             if frame.f_code in _elsewhere and (found := _elsewhere[frame.f_code](frame)) is not None:

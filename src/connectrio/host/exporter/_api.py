@@ -5,18 +5,18 @@ docs/api.md describes it; the fields are those of `connectrio.telemetry.report`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+import anyio
 import msgspec
 
 from connectrio.host.exporter._access import PRIVATE
 from connectrio.host.exporter._messages import Response, as_json
+from connectrio.host.exporter._shared import SharedReports
 from connectrio.telemetry.report import HostReport
 from connectrio.telemetry.search import details, search, sorted_by_trouble
-
-if TYPE_CHECKING:
-    from connectrio.host.exporter import ExporterSource
 
 __all__ = ["APART", "LISTS", "Api", "error"]
 
@@ -42,8 +42,10 @@ _MOST = 10_000
 class Api:
     """Answers requests for /api/…"""
 
-    def __init__(self, source: ExporterSource) -> None:
+    def __init__(self, source: SharedReports) -> None:
         self._source = source
+        # searched in a thread, so that calls are answered meanwhile; one at a time
+        self._threads = anyio.CapacityLimiter(1)
 
     async def answer(self, path: str, query: str) -> Response:
         """Return the response to a request that was let through.
@@ -66,10 +68,8 @@ class Api:
         return error(404, f"there are {', '.join(paths)}")
 
     async def _job(self, name: str) -> Response:
-        found = details(await self._source.report(), name)
-        if found is None:
-            return error(404, f"this host knows no job or execution named {name!r}; search with /api/jobs?q=…")
-        return _found(found)
+        report = await self._source.report()
+        return await anyio.to_thread.run_sync(_details, report, name, limiter=self._threads)
 
     async def _list(self, name: str, parameters: dict[str, str]) -> Response:
         limit = _limit(parameters.pop("limit", str(_DEFAULT_LIMIT)))
@@ -77,10 +77,26 @@ class Api:
             items: list[Any] = await self._source.stacks()
         else:
             items = getattr(await self._source.report(), name)
-        if name == "jobs":
-            items = sorted_by_trouble(items)
-        found = search(items, **parameters)
-        return _found({name: found[:limit], "total": len(found)})
+        find = partial(_search, name, items, parameters, limit)
+        return await anyio.to_thread.run_sync(find, limiter=self._threads)
+
+
+def _details(report: HostReport, name: str) -> Response:
+    found = details(report, name)
+    if found is None:
+        return error(404, f"this host knows no job or execution named {name!r}; search with /api/jobs?q=…")
+    return _found(found)
+
+
+def _search(name: str, items: list[Any], parameters: dict[str, str], limit: int) -> Response:
+    """Return the first of the items that match.
+
+    :raises ValueError: a parameter is wrong
+    """
+    if name == "jobs":
+        items = sorted_by_trouble(items)
+    found = search(items, **parameters)
+    return _found({name: found[:limit], "total": len(found)})
 
 
 def error(status: int, text: str, *headers: tuple[str, str]) -> Response:
@@ -109,6 +125,6 @@ def _parameters(query: str, known: tuple[str, ...]) -> dict[str, str]:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MOST):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= _MOST):
         raise ValueError(f"limit must be a number from 1 to {_MOST}, got {text!r}")
     return int(text)

@@ -19,6 +19,7 @@ from connectrio.host.exporter._access import PRIVATE, Access
 from connectrio.host.exporter._api import Api, error
 from connectrio.host.exporter._asgi import Application, Hosted
 from connectrio.host.exporter._messages import Request, Response, as_json, plain
+from connectrio.host.exporter._shared import SharedReports
 from connectrio.logs import get_logger
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Pages:
     def __init__(self, source: ExporterSource, access: Access) -> None:
         self._source = source
         self._access = access
-        self._api = Api(source)
+        self._shared = SharedReports(source)
+        self._api = Api(self._shared)
         # one scrape at a time: each takes a thread and, with many series, time on the processor
         self._scrapes = anyio.CapacityLimiter(1)
         self._application: Application | None = None
@@ -109,7 +111,7 @@ class Pages:
                 try:
                     # in a thread, so that calls are served meanwhile
                     page = await anyio.to_thread.run_sync(import_module, "connectrio.host.exporter.page")
-                    self._application = page.make_app(self._source)
+                    self._application = page.make_app(self._shared)
                 except Exception:
                     if not self._is_failure_logged:
                         logger.exception("the status page cannot be loaded; /api and /metrics are served without it")
