@@ -137,7 +137,7 @@ async def test_a_job_from_its_create_to_its_end():
         assert (job.task.project, job.task.domain, job.task.execution) == ("p", "d", "nightly")
         assert (job.task.node, job.task.attempt, job.origin) == ("n3", 0, "fresh")
         assert job.key.startswith("cr-")
-        assert (job.phase, job.message, job.links) == ("RUNNING", "at work", [("ui", "https://a/b")])
+        assert (job.phase, job.message, job.links) == ("RUNNING", "at work", (("ui", "https://a/b"),))
         assert (job.polls, job.is_final, job.trouble) == (1, False, 0)
         tiny.resource = Resource(Phase.SUCCEEDED)
         await stub.get_task(request())
@@ -335,3 +335,24 @@ async def test_lines_that_could_not_be_written():
         [attention] = report.attention
         assert (attention.kind, attention.severity) == ("log", "warning")
         assert needs_attention(structs.replace(report, now=report.now + 601)) == []
+
+
+async def test_calls_go_on_while_a_long_report_is_made():
+    async with hosting(Tiny()) as (host, _, tasks):
+        for number in range(10_000):
+            host.account.jobs.obtain(("tiny", 0, number.to_bytes(32)), "Tiny")
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
+
+        tasks.start_soon(count)
+        report = await host.report()
+        # 10,000 jobs take more than 10 ms on any machine, and a turn is one
+        assert turns > 10
+        assert len(report.jobs) == 10_000
+        assert report.connectors[0].jobs == {"UNKNOWN": 10_000}
+        tasks.cancel_scope.cancel()

@@ -112,6 +112,24 @@ async def test_nothing_is_concluded_from_a_process_that_stood_still():
     assert not logs
 
 
+def test_slow_probers_do_not_hide_that_the_event_loop_is_free():
+    """Else the thread would go on to take connections, and tell probes that all is blocked."""
+    from connectrio.host.watchdog import _Block
+
+    watchdog = Watchdog(0.2, metrics=Metrics(), registry=registry(Here()))
+    watchdog._block = _Block(time.monotonic(), Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+
+    def wait(_):
+        time.sleep(0.5)
+        watchdog._beat = time.monotonic()
+        watchdog._stop.set()
+
+    watchdog._wait = wait
+    watchdog._watch([])
+    assert watchdog.culprit is None
+    assert [block.method for block in watchdog.blocks] == ["Tiny.get"]
+
+
 async def test_a_connector_that_cannot_be_looked_at_is_reported_as_unknown():
     class Hides(Here):
         hides = False

@@ -32,13 +32,13 @@ def test_a_job_from_its_first_poll_to_its_end():
     assert (report.error, report.place, report.links) == (
         "no answer",
         "tiny.py:7 in get",
-        [("console", "https://a/b")],
+        (("console", "https://a/b"),),
     )
     clock.now += 10
     job.succeeded(clock.now, Phase.SUCCEEDED, "", [], is_final=True)
     report = job.report(clock.now, 1010.0)
     assert (report.is_final, report.failing_since) == (True, None)
-    assert report.phases == [PhaseChange(phase="QUEUED", at=990.0), PhaseChange(phase="SUCCEEDED", at=1010.0)]
+    assert report.phases == (PhaseChange(phase="QUEUED", at=990.0), PhaseChange(phase="SUCCEEDED", at=1010.0))
 
 
 def test_trouble_comes_first():

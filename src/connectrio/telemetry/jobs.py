@@ -147,10 +147,10 @@ class JobRecord:
             orphaned=at(self.orphaned),
             error=self.error or (_ORPHANED if self.orphaned is not None else ""),
             place=self.place,
-            phases=[
-                PhaseChange(phase=phase_name(phase), at=round(moment + offset, 3)) for phase, moment in self.phases
-            ],
-            links=[(link.name, link.uri) for link in self.links],
+            phases=tuple(
+                [PhaseChange(phase=phase_name(phase), at=round(moment + offset, 3)) for phase, moment in self.phases]
+            ),
+            links=tuple([(link.name, link.uri) for link in self.links]),
             trouble=self._trouble(now),
         )
 

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class TaskName(msgspec.Struct, frozen=True, kw_only=True):
+class TaskName(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Which task of Flyte a call or a job is for. All is empty if the host was never told: after a restart, or in
     calls for jobs that another replica has created, only `output_prefix` is known, in whose path Flyte writes it.
 
@@ -47,7 +47,7 @@ class TaskName(msgspec.Struct, frozen=True, kw_only=True):
     output_prefix: str = ""
 
 
-class CallReport(msgspec.Struct, frozen=True, kw_only=True):
+class CallReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call that is being answered.
 
     :ivar operation: "create", "get", "delete", "get_metrics" or "get_logs"
@@ -77,7 +77,7 @@ class CallReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class FailureReport(msgspec.Struct, frozen=True, kw_only=True):
+class FailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call that failed lately.
 
     :ivar at: when
@@ -109,14 +109,14 @@ class FailureReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class PhaseChange(msgspec.Struct, frozen=True, kw_only=True):
+class PhaseChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A phase of a job, and when this host saw it first."""
 
     phase: str
     at: float
 
 
-class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+class JobReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job, as far as this host has seen it.
 
     :ivar job: its id on this host: the first twelve hexadecimal digits of the SHA-256 of its `resource_meta`
@@ -164,14 +164,14 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     absorbed: int
     error: str
     place: str
-    phases: list[PhaseChange]
-    links: list[tuple[str, str]]
+    phases: tuple[PhaseChange, ...]
+    links: tuple[tuple[str, str], ...]
     trouble: int
     orphaned: float | None = None
     process: int | None = None
 
 
-class IncidentReport(msgspec.Struct, frozen=True, kw_only=True):
+class IncidentReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A time in which the system behind a connector fails.
 
     :ivar kind: "throttled", "timeout", "connection", …: see the metric `connectrio_vendor_errors_total`
@@ -202,7 +202,7 @@ class IncidentReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class Minute(msgspec.Struct, frozen=True, kw_only=True):
+class Minute(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The calls to a connector that ended in one minute.
 
     :ivar at: the beginning of the minute
@@ -218,7 +218,7 @@ class Minute(msgspec.Struct, frozen=True, kw_only=True):
     p95: float | None
 
 
-class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A connector that is served. Versions of one task type have their slots, jobs and calls in common.
 
     :ivar source: where it was loaded from
@@ -259,7 +259,7 @@ class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class LoadFailureReport(msgspec.Struct, frozen=True, kw_only=True):
+class LoadFailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What could not be loaded, or a lifespan that is not open."""
 
     source: str
@@ -267,7 +267,7 @@ class LoadFailureReport(msgspec.Struct, frozen=True, kw_only=True):
     error: str
 
 
-class ThreadReport(msgspec.Struct, frozen=True, kw_only=True):
+class ThreadReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A worker thread that is taken.
 
     :ivar runs: the method, "MyConnector.get"
@@ -285,7 +285,7 @@ class ThreadReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A gRPC connection.
 
     :ivar seconds: since it was accepted
@@ -302,7 +302,7 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
+class CertificateReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A certificate of a port.
 
     :ivar port: "gRPC" or "exporter"
@@ -314,7 +314,7 @@ class CertificateReport(msgspec.Struct, frozen=True, kw_only=True):
     expires: float | None
 
 
-class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One of several processes."""
 
     process: int
@@ -323,7 +323,7 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
 
 
-class StackReport(msgspec.Struct, frozen=True, kw_only=True):
+class StackReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a task or a thread is.
 
     :ivar kind: "task" or "thread"
@@ -338,7 +338,7 @@ class StackReport(msgspec.Struct, frozen=True, kw_only=True):
     process: int | None = None
 
 
-class Attention(msgspec.Struct, frozen=True, kw_only=True):
+class Attention(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What somebody should look at.
 
     :ivar kind: "incident", "outage", "blocked", "stuck", "failure" (of a connector's code), "full", "certificate",
