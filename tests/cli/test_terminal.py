@@ -36,7 +36,7 @@ def on_a_terminal(*arguments, cwd, watch=lambda shown: None, started=lambda proc
     except OSError:
         pass  # Linux's way to say that nobody has the other end any more
     os.close(ours)
-    return process.wait(), shown.decode()
+    return process.wait(), shown.decode(errors="replace")  # a signal may end it in the middle of a character
 
 
 def plain(text):

@@ -189,7 +189,7 @@ def ours(request, tmp_path_factory):
     """Our host in trouble."""
     command = [
         BIN / "connectrio", "serve", "--backend", request.param, "--modules", CONNECTORS / "faults.py", "--host",
-        "127.0.0.1", "--no-entry-points", "--poll-retry", "0", "--drain-delay", "3600", "--log-format", "json",
+        "127.0.0.1", "--no-entry-points", "--poll-retry", "0", "--drain-delay", "3600", "--create-limit", "3600",
     ]  # fmt: skip
     folder = tmp_path_factory.mktemp("ours")
     with in_trouble(folder, lambda port, url: [*command, "--port", port, "--prometheus-port", url]) as trouble:

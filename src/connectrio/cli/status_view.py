@@ -19,6 +19,8 @@ from connectrio.telemetry.search import JobDetails
 
 __all__ = ["Section", "attention", "calls", "connectors", "details", "duration", "jobs", "summary"]
 
+# as the table of jobs shows it: not polled yet
+_PHASES = {"UNKNOWN": "?"}
 # seconds
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -82,10 +84,12 @@ def summary(report: HostReport) -> Iterator[tuple[str, str]]:
 def attention(report: HostReport) -> Iterator[tuple[str, str]]:
     """Yield lines about what somebody should look at, each with its style."""
     for each in report.attention:
-        since = "" if each.since is None else f", for {duration(report.now - each.since)}"
-        process = "" if each.process is None else f" (process {each.process})"
-        text = f"{each.severity}: {each.text}{process}{since}"
-        yield f"{text}; {each.what_to_do}" if each.what_to_do else text, "red" if each.severity == "error" else "yellow"
+        since = "" if each.since is None else f" for {duration(report.now - each.since)}"
+        process = "" if each.process is None else f" in process {each.process}"
+        style = "red" if each.severity == "error" else "yellow"
+        yield f"{each.severity}{process}{since}: {each.text}", style
+        if each.what_to_do:
+            yield f"  {each.what_to_do}", ""
 
 
 def connectors(found: Sequence[ConnectorReport]) -> Section:
@@ -98,7 +102,7 @@ def connectors(found: Sequence[ConnectorReport]) -> Section:
             "-" if each.p95 is None else duration(each.p95),
             str(each.failures),
             str(each.absorbed),
-            " ".join(f"{phase}:{count}" for phase, count in sorted(each.jobs.items())),
+            " ".join(f"{_PHASES.get(phase, phase)}:{count}" for phase, count in sorted(each.jobs.items())),
             each.outage or "open",
         )
         for each in found
