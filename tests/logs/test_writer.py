@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from connectrio.logs import _writer
+from connectrio.logs._processors import processors
 from connectrio.logs._writer import Writer
 
 PATIENCE = 60
@@ -244,3 +245,14 @@ def test_a_child_keeps_no_duplicate_of_the_output(pipe):
                 os._exit(0)
             os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("is_terminal", "no_color"), [(True, ""), (True, "1"), (False, "")])
+def test_colours(monkeypatch, is_terminal, no_color):
+    monkeypatch.setattr("os.isatty", lambda descriptor: is_terminal)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    renderer = processors(console=True, process=None)[-1]
+    line = renderer(None, "info", {"event": "it happens", "level": "info", "execution": "f7c1", "domain": "d"})
+    assert ("\x1b" in line) == (is_terminal and not no_color)
+    if not is_terminal:
+        assert line.split() == ["[info", "]", "it", "happens", "execution=f7c1", "domain=d"]

@@ -192,7 +192,8 @@ def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
         yield f"  deleted    {moment(job.deleted)}", "yellow"
     if job.error:
         yield f"  error      {_line(job.error)}", "red"
-        yield f"  where      {job.place or 'unknown'}", "red"
+        if job.place:
+            yield f"  where      {job.place}", "red"
     for name, address in job.links:
         yield f"  link       {name or 'log'}: {address}", ""
 
@@ -207,7 +208,10 @@ def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
     )
     yield f"  task       {_name(failure.task)}; {failure.task_type} ({failure.version})", ""
     yield f"  error      {failure.status}: {_line(failure.error)}", ""
-    yield f"  cause      {kinds.get(failure.kind, failure.kind)}", ""
+    cause = kinds.get(failure.kind, failure.kind)
+    if failure.kind == "vendor" and failure.status == "DEADLINE_EXCEEDED":
+        cause += " does not answer, or the connector asks it without a time-out"
+    yield f"  cause      {cause}", ""
     yield f"  where      {failure.place or 'unknown'}", ""
 
 

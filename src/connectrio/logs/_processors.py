@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -44,12 +45,16 @@ def processors(*, console: bool, process: int | None) -> list[structlog.typing.P
         *([] if process is None else [add_process]),
         _error_as_text,
         _plain_values,
-        *(
-            [_escape, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-            if console
-            else [structlog.processors.JSONRenderer()]
-        ),
+        *([_escape, _for_people()] if console else [structlog.processors.JSONRenderer()]),
     ]
+
+
+def _for_people() -> structlog.dev.ConsoleRenderer:
+    """Return what makes lines for people, with colours on a terminal only: they would hide words from `grep`."""
+    colors = os.isatty(2) and not os.environ.get("NO_COLOR")
+    return structlog.dev.ConsoleRenderer(
+        colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+    )
 
 
 def _add_fields(_logger: Any, _method: str, event: _Event) -> _Event:

@@ -61,7 +61,7 @@ def _incidents(report: HostReport) -> Iterator[Attention]:
                 text=f"{each.task_type}: the other system fails ({each.kind}): {extent}{_example(each.task)}"
                 f"{_at(each.place)}: {_line(each.error)}",
                 what_to_do=f"look at the system behind {each.task_type}; Flyte got the last known phase in place of"
-                f" {_count(each.absorbed, 'error')}, and gets it for the time of poll_absorb",
+                f" {_count(each.absorbed, 'error')}, and gets the errors after the time of poll_absorb",
                 since=each.began,
                 task_type=each.task_type,
             )

@@ -18,11 +18,12 @@ import pytest
 from cli.harness import Commands, hosting
 from cli.test_terminal import on_a_terminal, plain
 from cli.toy import Toy
-from connectrio.cli.status_view import duration
+from connectrio.cli.status_view import details, duration
 from connectrio.connector.registry import Registry
 from connectrio.host.host import Host
 from connectrio.telemetry.report import Attention, PhaseChange, StackReport, TaskName
-from host.reports import call, connector, failure, incident, job, report
+from connectrio.telemetry.search import JobDetails
+from host.reports import NOW, call, connector, failure, incident, job, report
 from rpc.kit.certificates import pki
 
 __all__ = ["pki"]
@@ -201,6 +202,14 @@ def test_show_of_what_the_host_does_not_know(ask, tmp_path, name):
 def test_show_of_nothing(ask):
     assert ask("show", "").code == 2
     assert ask("show", "@nowhere").code == 2
+
+
+def test_what_show_leaves_out_and_explains():
+    orphan = job(error="created for a client that had gone", polls=0, polled=None)
+    hung = failure(status="DEADLINE_EXCEEDED")
+    lines = [line for line, _ in details(JobDetails(jobs=[orphan], calls=[], failures=[hung], incidents=[]), NOW)]
+    assert [line for line in lines if line.startswith("  where")] == ["  where      toy.py:42 in get"]
+    assert "  cause      the other system does not answer, or the connector asks it without a time-out" in lines
 
 
 def test_stacks(ask):
