@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
+from anyio import get_cancelled_exc_class
 
 from connectrio import diagnostics
 from connectrio.diagnostics import (
@@ -16,6 +18,7 @@ from connectrio.diagnostics import (
     dropped_lines,
     format_error,
     printable,
+    raised_in,
     text_of,
 )
 
@@ -374,3 +377,19 @@ def test_a_repeated_warning_says_how_many_were_left_out(caplog):
 def test_the_place_of_a_line_is_where_it_was_logged(caplog):
     SafeLogger("connectrio.rpc.test").warning("here")
     assert caplog.records[0].funcName == "test_the_place_of_a_line_is_where_it_was_logged"
+
+
+def test_where_an_error_was_raised():
+    """The author's frame, also if the framework raises for it."""
+
+    def fail() -> None:
+        with nullcontext():
+            get_cancelled_exc_class()  # raises, because no event loop runs
+
+    with pytest.raises(RuntimeError) as raised:
+        fail()
+    assert raised_in(raised.value) == (
+        f"{__file__}:{fail.__code__.co_firstlineno + 2} in {fail.__qualname__}",
+        __name__,
+    )
+    assert raised_in(ValueError()) == ("", "")

@@ -27,7 +27,9 @@ __all__ = [
     "dropped_lines",
     "format_error",
     "is_of_author",
+    "place_of",
     "printable",
+    "raised_in",
     "set_trace_source",
     "shorten",
     "text_of",
@@ -149,6 +151,27 @@ def _framework_of(frame: FrameType) -> str:
         return ""
     package = name.partition(".")[0].removeprefix("_frozen_").removesuffix("_external")
     return package if package in _FRAMEWORK else ""
+
+
+def place_of(frame: FrameType, line: int | None = None) -> str:
+    """Return a line of code as "/path/my_connector.py:42 in MyConnector.get"."""
+    code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno if line is None else line} in {code.co_qualname}"
+
+
+def raised_in(error: BaseException) -> tuple[str, str]:
+    """Return the innermost line that `error` passed in code that is not ours or of what we run on, and its module.
+
+    If there is none, return the innermost line of all; ("", "") for an error that was not raised.
+    """
+    place = module = ""
+    is_authors = False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        is_framework = bool(_framework_of(frame))
+        if not is_authors or not is_framework:
+            place, module = place_of(frame, line), str(frame.f_globals.get("__name__", ""))
+            is_authors = not is_framework
+    return place, module
 
 
 def _lines(error: BaseException, seen: set[int], level: int, longest: int, *, fold: bool) -> Iterator[str]:

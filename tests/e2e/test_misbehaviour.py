@@ -11,6 +11,7 @@ from flyteidl2.core.identifier_pb2 import NodeExecutionIdentifier, TaskExecution
 from grpc import StatusCode
 
 from e2e.client import OPERATIONS, order
+from e2e.programs import CONNECTORS
 
 MISBEHAVIOUR = {
     "SystemExit": order("raise", "SystemExit"),
@@ -50,7 +51,7 @@ def test_one_call_ends(host, client, task_type, operation, name):
     assert host.is_running
 
 
-@pytest.mark.parametrize("how", ["task", "callback", "stop"])
+@pytest.mark.parametrize("how", ["task", "interrupt", "callback", "stop"])
 def test_code_beside_the_calls_does_not_end_the_process(start_host, backend, how):
     if backend == "trio":
         pytest.skip("trio has no tasks and callbacks beside those of its nurseries")
@@ -60,6 +61,12 @@ def test_code_beside_the_calls_does_not_end_the_process(start_host, backend, how
         assert other.result().resource.message == "{}"
         [line] = [line for line in host.log if line["level"] == "warning"]
         assert ("has stopped the event loop" if how == "stop" else "tried to end the process") in line["event"]
+        if how in ("task", "interrupt"):
+            assert line["raised"] == {"task": "SystemExit", "interrupt": "KeyboardInterrupt"}[how]
+            assert line["where"].startswith(f"{CONNECTORS / 'probes.py'}:")
+            assert line["where"].endswith("in end_the_process.<locals>.leave")
+            assert line["module"].endswith("probes")
+        assert not [line for line in host.log if "never retrieved" in line["event"]]
         host.send(signal.SIGTERM)
         assert host.wait() == 0
 

@@ -178,6 +178,54 @@ _worker._Worker._report = fail
 """
 
 
+INTERRUPTED = """
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from connectrio import AsyncConnector, ConnectorRegistry, ResourceMeta
+
+@dataclass
+class Job(ResourceMeta):
+    job_id: str = ""
+
+class Interrupted(AsyncConnector[Job]):
+    name = "Interrupted"
+    task_type_name = "interrupted"
+    metadata_type = Job
+
+    @asynccontextmanager
+    async def lifespan(self):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(interrupt)
+            yield
+
+    async def create(self, **kwargs): ...
+    async def get(self, **kwargs): ...
+    async def delete(self, **kwargs): ...
+
+async def interrupt():
+    await anyio.sleep(2)
+    raise KeyboardInterrupt  # here
+
+ConnectorRegistry.register(Interrupted())
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_a_process_that_a_connector_interrupts_says_so(tmp_path, backend):
+    module = tmp_path / "interrupted.py"
+    module.write_text(INTERRUPTED)
+    place = f"{module}:{INTERRUPTED.splitlines().index('    raise KeyboardInterrupt  # here') + 1} in interrupt"
+    with Processes(backend, modules=str(module)) as program:
+        host = program.ready()
+        reason = host.wait_for_log("a process ended; it is started again")["reason"]
+        assert reason == f"code of a connector has ended the host: KeyboardInterrupt, at {place}"
+        line = host.wait_for_log("code of a connector has ended the host")
+        assert (line["level"], line["where"], line["module"]) == ("error", place, "interrupted")
+
+
 def test_a_process_that_fails_while_a_thread_is_stuck_is_followed_by_another(tmp_path):
     module = tmp_path / "failing.py"
     module.write_text(FAILS_WITH_A_STUCK_THREAD)

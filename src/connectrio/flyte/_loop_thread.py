@@ -15,6 +15,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from connectrio.diagnostics import raised_in, type_name
 from connectrio.logs import get_logger
 
 __all__ = ["LoopThread", "resolve"]
@@ -87,7 +88,15 @@ class LoopThread:
                     self.loop.run_until_complete(self._stopped)
                 except (SystemExit, KeyboardInterrupt) as error:
                     # raised by a task that hosted code has started: asyncio lets these two end the loop and all calls
-                    logger.warning("a hosted task tried to end the process", thread=self.name, exc_info=error)
+                    where, module = raised_in(error)
+                    logger.warning(
+                        "a hosted task tried to end the process",
+                        thread=self.name,
+                        raised=type_name(error),
+                        where=where,
+                        module=module,
+                        exc_info=error,
+                    )
             self.loop.run_until_complete(self._unwind())
         finally:
             self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,8 @@
 """An event loop of asyncio's kind that only its host ends.
 
-On asyncio and uvloop, SystemExit in any task or callback ends the event loop, and so does `loop.stop()`. A connector's
-code, or a library that it uses, may do either in a task of its own. On trio it can do neither.
+On asyncio and uvloop, SystemExit or KeyboardInterrupt in any task or callback ends the event loop, and so does
+`loop.stop()`. A connector's code, or a library that it uses, may do either in a task of its own. On trio it can do
+neither. Ctrl-C is no KeyboardInterrupt here: the host receives the signal.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - this is about its event loops
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from connectrio.diagnostics import raised_in, type_name
 from connectrio.host.settings import Backend
 from connectrio.logs import get_logger
 from connectrio.masking.credentials import format_traceback
@@ -19,6 +21,9 @@ from connectrio.masking.credentials import format_traceback
 __all__ = ["HostStopped", "loop_factory"]
 
 log = get_logger("connectrio.host.host")
+
+
+_MOST_LOGGED = 20
 
 
 class HostStopped(SystemExit):
@@ -29,6 +34,8 @@ class _Lasting(asyncio.AbstractEventLoop):
     """The part that is added to an event loop."""
 
     _main: asyncio.Future[Any] | None = None
+    # the last errors that would have ended it: their tasks would tell of them once more
+    _logged: Sequence[BaseException] = ()
 
     def run_until_complete(self, future: Any) -> Any:
         if self.is_running():  # a mistake, which asyncio refuses
@@ -45,11 +52,17 @@ class _Lasting(asyncio.AbstractEventLoop):
                 super().run_forever()
             except HostStopped:
                 raise
-            except SystemExit as error:
-                if self._main is None or _has_raised(self._main, error):
+            except (SystemExit, KeyboardInterrupt) as error:
+                is_known = type(error) is KeyboardInterrupt or isinstance(error, SystemExit)
+                if not is_known or self._main is None or _has_raised(self._main, error):
                     raise
+                self._logged = [*self._logged, error][-_MOST_LOGGED:]
+                where, module = raised_in(error)
                 log.warning(
                     "code of a connector tried to end the process, outside of a call; the host goes on",
+                    raised=type_name(error),
+                    where=where,
+                    module=module,
                     exception=format_traceback(error),
                 )
             else:
@@ -58,6 +71,12 @@ class _Lasting(asyncio.AbstractEventLoop):
             if self._main is None or self._main.done():
                 return
             self.call_soon(_receive_signals)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Handle an error that nobody has caught, as any event loop does, unless the log has it already."""
+        error = context.get("exception")
+        if not any(error is each for each in self._logged):
+            super().call_exception_handler(context)
 
 
 def loop_factory(backend: Backend) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -19,10 +19,12 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from connectrio.diagnostics import raised_in
 from connectrio.host.event_loop import HostStopped, loop_factory
 from connectrio.host.lifecycle import HostError
 from connectrio.host.settings import Backend, anyio_backend
 from connectrio.logs import get_logger
+from connectrio.masking.credentials import format_traceback
 from connectrio.rpc.exceptions import leaves
 
 log = get_logger("connectrio.host.host")
@@ -52,7 +54,7 @@ def run_until_signalled(
         goes on for as long as a connector blocks the event loop
     :param unwind: seconds from the second signal to the call of `end_process`
     :raises SystemExit: at the second SIGTERM or SIGINT; the code is 128 + the signal's number
-    :raises HostError: `serve` has raised it
+    :raises HostError: `serve` has raised it, or code of a connector has raised KeyboardInterrupt in there
     :raises ValueError: the backend is unknown or not installed
     """
     name, _ = anyio_backend(backend)
@@ -68,7 +70,22 @@ def run_until_signalled(
     try:
         anyio.run(run, backend=name, backend_options=options)
     except BaseExceptionGroup as group:
-        raise next((error for error in leaves(group) if isinstance(error, HostError | SystemExit)), group) from None
+        found = list(leaves(group))
+        for error in found:
+            if isinstance(error, HostError | SystemExit):
+                raise error from None
+        for error in found:
+            if type(error) is KeyboardInterrupt:  # signals are received above, so this is no Ctrl-C
+                where, module = raised_in(error)
+                log.error(  # noqa: TRY400 - the traceback is that of the one error, masked
+                    "code of a connector has ended the host",
+                    raised="KeyboardInterrupt",
+                    where=where,
+                    module=module,
+                    exception=format_traceback(error),
+                )
+                raise HostError(f"code of a connector has ended the host: KeyboardInterrupt, at {where}") from None
+        raise
 
 
 @contextmanager

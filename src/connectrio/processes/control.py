@@ -88,7 +88,7 @@ class Alive(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The process cannot start, for this reason."""
+    """The process cannot start, or has ended, for this reason."""
 
     error: str
 

@@ -9,18 +9,13 @@ from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, TracebackType
 
+from connectrio.diagnostics import place_of
 from connectrio.rpc.exceptions import only_leaf
 
 __all__ = ["code_of", "failed_in", "home_of", "place_of"]
 
 # causes of an error that are looked at
 _MOST_CAUSES = 10
-
-
-def place_of(frame: FrameType, line: int | None = None) -> str:
-    """Return a line of code as "/path/my_connector.py:42 in MyConnector.get"."""
-    code = frame.f_code
-    return f"{code.co_filename}:{frame.f_lineno if line is None else line} in {code.co_qualname}"
 
 
 def code_of(connector: object) -> str:

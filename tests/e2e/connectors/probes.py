@@ -165,9 +165,11 @@ async def end_the_process(how: str) -> None:
     loop = asyncio.get_running_loop()
 
     async def leave() -> None:
+        if how == "interrupt":
+            raise KeyboardInterrupt
         sys.exit("a connector wants to leave")
 
-    if how == "task":
+    if how in ("task", "interrupt"):
         task = loop.create_task(leave())
         await asyncio.wait([task])
     else:
