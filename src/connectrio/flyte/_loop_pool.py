@@ -30,6 +30,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from importlib import import_module
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -40,7 +41,7 @@ from connectrio.connector.failures import TransientError
 from connectrio.diagnostics import text_of
 from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
-from connectrio.telemetry.stacks import follow
+from connectrio.telemetry.stacks import follow, frames_of
 
 __all__ = ["Call", "Emit", "LoopPool"]
 
@@ -114,8 +115,9 @@ class LoopPool:
         begin_work()
         try:
             await call.wait()
-        except BaseException:
+        except BaseException as error:
             await call.cancel()
+            call.explain(error)
             raise
         return call.result()
 
@@ -325,10 +327,28 @@ class Call(Generic[T]):
         self._items.append((item, taken))
         self._changed.set()
 
-    @property
-    def coroutine(self) -> Any:
-        """What runs on the hosted loop; None before it begins. For those who show where it waits."""
-        return None if self._task is None else self._task.get_coro()
+    def where(self) -> Any:
+        """Return the coroutine on the hosted loop, or the frames of the thread if it is not suspended; None before it
+        begins. For those who show where it waits."""
+        task, thread = self._task, self._thread
+        if task is None or thread is None:
+            return None
+        coroutine: Any = task.get_coro()
+        return thread.frames() if coroutine is not None and coroutine.cr_running else coroutine
+
+    def explain(self, error: BaseException) -> None:
+        """Let the traceback of the error that has cancelled this call go on where the hosted coroutine was then."""
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is None:
+            return
+        if self._error is not None:
+            last.tb_next = self._error.__traceback__
+        elif (where := self.where()) is not None and not self._ended:
+            frames = where if isinstance(where, list) else list(frames_of(where))
+            for frame in reversed(frames):
+                last.tb_next = TracebackType(last.tb_next, frame, frame.f_lasti, frame.f_lineno or 0)
 
     # the hosted loop's part
 
@@ -404,4 +424,4 @@ def _for_asyncio(context: Context) -> Context:
 
 
 for _waits in (Call.wait, Call.items):
-    follow(_waits.__code__, lambda frame: frame.f_locals["self"].coroutine)
+    follow(_waits.__code__, lambda frame: frame.f_locals["self"].where())

@@ -13,10 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import ParamSpec, TypeVar
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
 
 from connectrio.diagnostics import raised_in, type_name
 from connectrio.logs import get_logger
+from connectrio.telemetry.stacks import FurtherLoop, further_loops, thread_frames
 
 __all__ = ["LoopThread", "resolve"]
 
@@ -47,6 +49,7 @@ class LoopThread:
         self._stopped: asyncio.Future[None] = self.loop.create_future()
         # a daemon: code that blocks for ever must not keep the process from ending
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        further_loops[id(self)] = FurtherLoop(name, self._tasks, lambda: self.busy_for, self._runs, self.frames)
         self._thread.start()
 
     @property
@@ -59,6 +62,17 @@ class LoopThread:
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
+
+    def frames(self) -> list[FrameType]:
+        """Return the frames of the thread, the innermost last; none if it has ended."""
+        return thread_frames(sys._current_frames().get(self._thread.ident or 0))  # noqa: SLF001 - as below
+
+    def _tasks(self) -> list[tuple[str, Any]]:
+        return [(task.get_name(), task.get_coro()) for task in asyncio.all_tasks(self.loop)]
+
+    def _runs(self) -> str:
+        task = asyncio.current_task(self.loop)
+        return "" if task is None else task.get_name()
 
     def position(self) -> str:
         """Return the line that the thread executes: "get in connector.py:7"; "" if it has ended."""
@@ -99,6 +113,7 @@ class LoopThread:
                     )
             self.loop.run_until_complete(self._unwind())
         finally:
+            further_loops.pop(id(self), None)
             self._executor.shutdown(wait=False, cancel_futures=True)
             self.loop.close()
 

@@ -45,7 +45,7 @@ from connectrio.telemetry.report import (
     TaskName,
     ThreadReport,
 )
-from connectrio.telemetry.stacks import each_stack, lines_of
+from connectrio.telemetry.stacks import each_stack, further_loops, lines_of
 from connectrio.telemetry.turns import Turns
 
 __all__ = ["HostParts", "report_host", "report_stacks"]
@@ -55,6 +55,8 @@ _LATELY = 5
 # worker threads that are shown
 _MOST_THREADS = 100
 _MOST_CONNECTIONS = 200
+# seconds of one step after which an event loop of a hosted connector is shown
+_BLOCKED = 1.0
 _LONGEST_SETTING = 200
 
 
@@ -137,7 +139,7 @@ async def report_host(host: HostParts) -> HostReport:
         calls=calls,
         failures=account.failures(),
         incidents=[incident.report(offset) for incident in account.incidents],
-        threads=threads,
+        threads=[*_blocked_loops(), *threads],
         connections=_connections(host),
         certificates=_certificates(host),
         processes=[],
@@ -243,6 +245,22 @@ def _connector(
             for number, each in enumerate(minutes)
         ],
     )
+
+
+def _blocked_loops() -> list[ThreadReport]:
+    return [
+        ThreadReport(
+            runs=loop.runs() or loop.name,
+            task_type="",
+            task=NOBODY,
+            seconds=round(seconds, 3),
+            stuck_seconds=None,
+            stack=lines_of(loop.frames()),
+            loop=loop.name,
+        )
+        for loop in list(further_loops.values())[:_MOST_THREADS]
+        if (seconds := loop.busy_for()) >= _BLOCKED
+    ]
 
 
 async def _threads(service: AsyncConnectorService, found: FoundCalls, turns: Turns) -> list[ThreadReport]:

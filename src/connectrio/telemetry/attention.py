@@ -12,6 +12,8 @@ __all__ = ["Block", "needs_attention"]
 
 # seconds: how long a failure of a connector's code, and a block of the event loop, are shown
 _LATELY = 600.0
+# seconds for which a hosted connector may block a loop of its own: the executor waits for ten
+_LOOP_BLOCKED = 10.0
 # seconds in which a retry may still take a job over
 _ORPHANED = 300.0
 _DAY = 86400.0
@@ -40,6 +42,7 @@ def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[At
         *_outages(report),
         *_blocked(report, blocks),
         *_stuck(report.threads),
+        *_blocked_loops(report.threads),
         *_bugs(report),
         *_full(report),
         *_certificates(report),
@@ -118,6 +121,19 @@ def _stuck(threads: Iterable[ThreadReport]) -> Iterator[Attention]:
             " stopped, a restart ends it",
             task_type=task_type,
         )
+
+
+def _blocked_loops(threads: Iterable[ThreadReport]) -> Iterator[Attention]:
+    for each in threads:
+        if each.loop and each.seconds >= _LOOP_BLOCKED:
+            where = each.stack[-1] if each.stack else "a line that is not known"
+            yield Attention(
+                kind="blocked",
+                severity=_WARNING,
+                text=f"{each.runs} has blocked the event loop {each.loop} for {each.seconds:.0f} s, at {where}",
+                what_to_do="its other calls go to further loops, or wait if it keeps state of this one; give the"
+                " connector's client a time-out, or await there",
+            )
 
 
 def _bugs(report: HostReport) -> Iterator[Attention]:

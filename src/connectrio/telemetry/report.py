@@ -268,11 +268,12 @@ class LoadFailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ThreadReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A worker thread that is taken.
+    """A worker thread that is taken, or the thread of an event loop of a hosted connector that blocks it.
 
     :ivar runs: the method, "MyConnector.get"
     :ivar seconds: since when it runs
     :ivar stuck_seconds: since when nobody waits for it; None while somebody does
+    :ivar loop: the event loop that is blocked; "" for worker threads
     :ivar stack: its frames, the innermost last: "my_connector.py:42 in get: time.sleep(60)"
     """
 
@@ -282,6 +283,7 @@ class ThreadReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     seconds: float
     stuck_seconds: float | None
     stack: list[str]
+    loop: str = ""
     process: int | None = None
 
 

@@ -7,6 +7,7 @@ import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
@@ -15,7 +16,10 @@ import anyio
 from connectrio.diagnostics import text_of
 from connectrio.telemetry.report import StackReport
 
-__all__ = ["all_stacks", "each_stack", "follow", "frames_of", "line_of", "lines_of", "thread_frames"]
+__all__ = [
+    "FurtherLoop", "all_stacks", "each_stack", "follow", "frames_of", "further_loops", "line_of", "lines_of",
+    "thread_frames",
+]  # fmt: skip
 
 # frames of a stack that are shown, and tasks and threads
 _MOST_FRAMES = 100
@@ -24,8 +28,30 @@ _MOST_STACKS = 2000
 _MOST_AWAITED = 2000
 
 
+@dataclass(frozen=True)
+class FurtherLoop:
+    """An event loop in a thread of its own, beside the host's. All may be called from any thread.
+
+    :ivar tasks: returns names and coroutines of its tasks
+    :ivar busy_for: returns the seconds for which it has run one step, 0 while it waits
+    :ivar runs: returns the name of the task that runs now; "" if none does
+    :ivar frames: returns the frames of its thread, the innermost last
+    """
+
+    name: str
+    tasks: Callable[[], list[tuple[str, Any]]]
+    busy_for: Callable[[], float]
+    runs: Callable[[], str]
+    frames: Callable[[], list[FrameType]]
+
+
+further_loops: dict[int, FurtherLoop] = {}
+"""The event loops that run beside the host's, by their `id`. Who runs a loop adds and removes it."""
+
+
 def all_stacks() -> list[StackReport]:
-    """Return the stacks of the tasks of the running event loop, if there is one, and of all threads."""
+    """Return the stacks of the tasks of the running event loop, if there is one, of further loops, and of all
+    threads."""
     return list(each_stack())
 
 
@@ -37,6 +63,10 @@ def each_stack() -> Iterator[StackReport]:
         tasks = []
     for task in tasks[:_MOST_STACKS]:
         yield StackReport(kind="task", name=text_of(task.name), what="", frames=lines_of(frames_of(task.coro)))
+    for loop in list(further_loops.values()):
+        for name, coro in loop.tasks()[:_MOST_STACKS]:
+            what = f"on the loop {loop.name}"
+            yield StackReport(kind="task", name=text_of(name), what=what, frames=lines_of(frames_of(coro)))
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     current = list(sys._current_frames().items())[:_MOST_STACKS]  # noqa: SLF001 - documented, for debuggers
     # all at once: the threads go on
@@ -74,7 +104,8 @@ def follow(code: CodeType, find: Callable[[FrameType], Any]) -> None:
     """Let `frames_of` go on behind the frames of a function that waits for a coroutine on another event loop.
 
     :param code: of the function
-    :param find: returns that coroutine, given the function's frame; None if there is none yet
+    :param find: returns that coroutine, given the function's frame, or a list of the frames of the thread that runs
+        it; None if there is none yet
     """
     _elsewhere[code] = find
 
@@ -94,6 +125,9 @@ def frames_of(awaitable: Any) -> Iterator[FrameType]:
         if frame is not None:
             yield frame
             if frame.f_code in _elsewhere and (found := _elsewhere[frame.f_code](frame)) is not None:
+                if isinstance(found, list):
+                    yield from found
+                    return
                 awaitable = found
 
 
