@@ -94,6 +94,8 @@ def test_while_it_lasts(watched, blocker, operation, method):
         assert (report["state"], report["method"]) == ("blocked", method)
         assert "probes.py:" in report["line"]
         assert report["line"].endswith(" in act")
+        assert report["not_ready"] == [f"{method} blocks the event loop at {report['line']}"]
+        assert "plain `def`" in report["what_to_do"]
     assert counted(watched.url, "connectrio_event_loop_blocks_total", **labels) == before + 1
     assert fetch(f"{watched.url}/")[1].startswith("# HELP")
     eventually(lambda: lines_about(watched, BLOCKED, method))

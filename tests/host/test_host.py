@@ -652,13 +652,33 @@ async def test_a_lifespan_that_fails_later_is_opened_again(monkeypatch):
     assert lifespan.events == ["open", "left"]
 
 
+async def test_what_a_host_that_starts_waits_for():
+    lifespan = Lifespan(opening=anyio.sleep_forever)
+    host = make_host(lifespan.connector(), lifespan_timeout=HOUR)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host.serve)
+        while not lifespan.events:  # noqa: ASYNC110 - there is no event for it
+            await anyio.sleep(0.001)
+        assert host.not_ready == [
+            f"the host is starting: it opens the lifespan of tiny (0), within {HOUR:g} s (lifespan_timeout)"
+        ]
+        [attention] = (await host.report()).attention
+        assert (attention.kind, attention.severity) == ("outage", "warning")
+        assert attention.text.endswith("Tiny Connector: its lifespan is not open yet")
+        assert "connectrio stacks" in attention.what_to_do
+        tasks.cancel_scope.cancel()
+
+
 async def test_why_a_host_is_not_ready():
     lifespan = Lifespan(opening=raising(OSError("secret text")))
     host = make_host(lifespan.connector(), poll_absorb=0, require_lifespans=True)
     assert host.not_ready[0] == "the host is starting"
     async with serving(host):
         assert host.not_ready == [
-            "require_lifespans is set, and that of tiny (0) is not open: lifespan failed (OSError)"
+            (
+                "require_lifespans is set, and that of tiny (0) is not open: lifespan failed (OSError); the host"
+                " tries again, the log and the status page say why"
+            )
         ]
         host.watchdog = SimpleNamespace(culprit=Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
         assert host.not_ready[0] == "Tiny.get blocks the event loop at tiny.py:1 in get"

@@ -85,6 +85,21 @@ def test_what_an_ended_process_has_counted_stays_counted():
     assert ("active",) not in samples(merged)
 
 
+def test_a_process_that_does_not_answer_has_no_gauges():
+    one, other = two_sources()
+    merged = Merged()
+    merged.update(0, one.snapshot())
+    merged.update(1, other.snapshot())
+    before = samples(merged)
+    merged.silent(0)
+    merged.silent("never heard of")
+    found = samples(merged)
+    assert found["calls_total", "get"] == before["calls_total", "get"]
+    assert found["active",] == 2.5
+    merged.update(0, one.snapshot())
+    assert samples(merged) == before
+
+
 def test_values_of_which_the_sum_has_no_meaning():
     """Of the certificate the first end counts, of how late event loops are the worst."""
     merged = Merged()

@@ -309,6 +309,7 @@ def test_a_process_that_does_not_answer_is_not_ready():
         os.kill(stopped, signal.SIGSTOP)
         try:
             eventually(lambda: host.states == (200, ["not answering", "serving"]), LONG)
+            assert host.metric('connectrio_connector_up{task_type="probe",version="0"}') == 1
             os.kill(other, signal.SIGSTOP)
             eventually(lambda: host.states == (503, ["not answering", "not answering"]), LONG)
         finally:

@@ -68,6 +68,8 @@ _WHY = {
 }
 # seconds; threads of cancelled calls cannot be stopped, and still use their connectors, which close next
 _WORKERS_TIMEOUT = 2.0
+# connectors that are named in one reason
+_MOST_NAMES = 5
 
 
 class Host:
@@ -134,13 +136,21 @@ class Host:
         of errors."""
         reasons = []
         if self.state is not HostState.SERVING:
-            reasons.append(_WHY[self.state])
+            opening = [f"{task_type} ({version})" for task_type, version in self.registry.outages]
+            is_starting = self.state is HostState.STARTING and opening
+            reasons.append(
+                f"{_WHY[self.state]}: it opens the lifespan of {', '.join(opening[:_MOST_NAMES])}, within"
+                f" {self.settings.lifespan_timeout:g} s (lifespan_timeout)"
+                if is_starting
+                else _WHY[self.state]
+            )
         culprit = None if self.watchdog is None else self.watchdog.culprit
         if culprit is not None:
             reasons.append(f"{culprit.method} blocks the event loop at {culprit.line}")
         if not self._has_required:
             reasons += [
-                f"require_lifespans is set, and that of {task_type} ({version}) is not open: {outage.kind}"
+                f"require_lifespans is set, and that of {task_type} ({version}) is not open: {outage.kind}; the host"
+                " tries again, the log and the status page say why"
                 for (task_type, version), outage in self.registry.outages.items()
             ]
         return reasons

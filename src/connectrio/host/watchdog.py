@@ -236,6 +236,8 @@ class Watchdog:
             "method": block.culprit.method,
             "line": block.culprit.line,
             "seconds": round(time.monotonic() - block.began, 3),
+            "not_ready": [f"{block.culprit.method} blocks the event loop at {block.culprit.line}"],
+            "what_to_do": "make the method a plain `def`, or await there; the log has the stack",
         }
         connection.sendall(_response("503 Service Unavailable", "application/json", json.dumps(report).encode()))
 

@@ -119,6 +119,11 @@ class Member:
         self.report: StateReport | None = None
 
     @property
+    def answers(self) -> bool:
+        """Whether the process has answered the last request for its state, if there was one."""
+        return self._answers
+
+    @property
     def is_ready(self) -> bool:
         """Whether the process answers calls and accepts more."""
         return self._state is MemberState.SERVING and self._answers and (self.report is None or self.report.is_ready)

@@ -79,6 +79,10 @@ class Merged(Collector):
         """Store the newest snapshot of a process."""
         self._live[source] = families
 
+    def silent(self, source: object) -> None:
+        """Keep what a process that does not answer has counted, without its gauges, which may be true no more."""
+        self._live[source] = [family for family in self._live.get(source, []) if family.kind in _CUMULATIVE]
+
     def ended(self, source: object) -> None:
         """Keep the last snapshot of a process that has ended, without its gauges."""
         families = self._live.pop(source, [])

@@ -220,7 +220,9 @@ class Supervisor:
             for member in self._members:
                 asking.start_soon(member.refresh)
         for member in self._members:
-            if member.report is not None:
+            if not member.answers:
+                self._merged.silent(member.number)
+            elif member.report is not None:
                 # whether the port is ready is not the sum of what processes last said
                 families = [family for family in member.report.metrics if family.name != READY]
                 self._merged.update(member.number, families)

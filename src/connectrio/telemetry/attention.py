@@ -77,8 +77,8 @@ def _outages(report: HostReport) -> Iterator[Attention]:
                 kind="outage",
                 severity=_ERROR,
                 text=f"{each.task_type}: {each.outage}",
-                what_to_do="its calls are answered UNAVAILABLE; the host opens the lifespan again, after pauses of at"
-                " most about a minute",
+                what_to_do="its calls are answered UNAVAILABLE; the host opens the lifespan again, after pauses that"
+                " double from a second to a minute, 20 % more or less",
                 task_type=each.task_type,
             )
 
@@ -209,7 +209,17 @@ def _orphans(report: HostReport) -> Iterator[Attention]:
 def _load_failures(report: HostReport) -> Iterator[Attention]:
     outages = {each.outage for each in report.connectors}
     for each in report.load_failures:
-        if each.error not in outages:
+        if each.error in outages:
+            continue
+        if each.kind.startswith("lifespan"):
+            yield Attention(
+                kind="outage",
+                severity=_WARNING if report.state == "starting" else _ERROR,
+                text=f"{each.source}: {each.error}",
+                what_to_do="a host that starts waits for lifespan_timeout at most, then serves the others, and tries"
+                " again; `connectrio stacks` shows what the lifespan waits for",
+            )
+        else:
             yield Attention(
                 kind="load failure",
                 severity=_ERROR,

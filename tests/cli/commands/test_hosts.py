@@ -90,7 +90,10 @@ def test_why_a_host_is_not_ready(run, closed):
     outcome = run("health", "--target", closed.target)
     assert (outcome.code, outcome.out) == (1, "NOT_SERVING\n")
     assert outcome.err.splitlines() == [
-        "warning: not ready: require_lifespans is set, and that of toy (0) is not open: lifespan failed (OSError)",
+        (
+            "warning: not ready: require_lifespans is set, and that of toy (0) is not open: lifespan failed (OSError);"
+            " the host tries again, the log and the status page say why"
+        ),
         "warning: not open: Closed Toy: lifespan failed (OSError)",
     ]
     assert run("health", "--json", "--target", closed.target).document["load_failures"] == []

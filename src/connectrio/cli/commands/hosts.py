@@ -29,8 +29,8 @@ _KEYS = {
     "not_ready": "connectrio-not-ready",
 }
 _LATE = (
-    "if the host runs, something blocks its event loop: see /readyz on the exporter's port, which names it, or give the"
-    " call more time with --timeout SECONDS"
+    "if the host runs, it is still starting, something blocks its event loop, or one of its --processes is frozen: see"
+    " /readyz on the exporter's port, which says which, or give the call more time with --timeout SECONDS"
 )
 _CLIENT = Client()
 
