@@ -93,8 +93,8 @@ async def hosting(*connectors, **settings):
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             addresses = await tasks.start(host.serve)
-            async with Channel(addresses.target) as channel:
-                yield host, AsyncConnectorServiceStub(channel), tasks
+            async with Channel(addresses.target) as channel, anyio.create_task_group() as clients:
+                yield host, AsyncConnectorServiceStub(channel), clients
             await host.shutdown()
 
 
@@ -356,3 +356,41 @@ async def test_calls_go_on_while_a_long_report_is_made():
         assert len(report.jobs) == 10_000
         assert report.connectors[0].jobs == {"UNKNOWN": 10_000}
         tasks.cancel_scope.cancel()
+
+
+async def test_a_poll_that_its_client_gives_up_is_no_success():
+    tiny = Tiny()
+    async with hosting(tiny) as (host, stub, tasks):
+        await stub.create_task(creation())
+        tiny.waits = True
+        scope = anyio.CancelScope()
+
+        async def poll():
+            with scope:
+                await stub.get_task(request())
+
+        tasks.start_soon(poll)
+        await until(host, has_call("connector"))
+        scope.cancel()
+        report = await until(host, lambda report: not report.calls)
+        [failure] = report.failures
+        place = f"{__file__}:{line_of('# here it waits')} in Tiny.get"
+        assert (failure.kind, failure.status, failure.place) == ("client", "CANCELLED", place)
+        assert failure.error.startswith("no answer to get tiny task: its client left after ")
+        [job] = report.jobs
+        assert (job.polls, job.failed_polls, job.trouble, job.place) == (1, 1, 3, place)
+
+
+async def test_retries_are_counted():
+    tiny = Tiny()
+    async with hosting(tiny, poll_retry=PATIENCE) as (host, stub, tasks):
+        await stub.create_task(creation())
+        tiny.error = ConnectionError("no route")
+        tasks.start_soon(stub.get_task, request())
+        report = await until(host, lambda report: report.calls and report.calls[0].retries)
+        tiny.error = None
+        await until(host, lambda report: not report.calls)
+        report = await host.report()
+        [job], [connector] = report.jobs, report.connectors
+        assert job.retries == connector.retries >= 1
+        assert (job.failed_polls, report.failures) == (0, [])

@@ -54,7 +54,7 @@ def test_trouble_comes_first():
     assert trouble() == 0
     assert trouble(polled=100.0) == 0
     assert trouble(300.0) == trouble(300.0, polled=100.0) == 1  # nobody polls it
-    assert trouble(is_final=True, error="boom") == 2
+    assert trouble(is_final=True, error="boom") == 0  # a poll has failed, long ago
     assert trouble(is_final=True) == trouble(deleted=100.0, error="boom") == 0
     assert trouble(is_final=True, phase=Phase.FAILED) == trouble(is_final=True, phase=Phase.RETRYABLE_FAILED) == 2
     assert trouble(is_final=True, phase=Phase.SUCCEEDED) == trouble(is_final=True, phase=Phase.ABORTED) == 0

@@ -22,7 +22,7 @@ class Calls:
         durations = list(before.durations)
         durations[bucket] += number
         self.counts["tiny"] = Totals(
-            before.calls + number, before.failures + failed, before.absorbed + failed, tuple(durations)
+            before.calls + number, before.failures + failed, before.absorbed + failed, durations=tuple(durations)
         )
 
     def totals(self):

@@ -230,6 +230,7 @@ def _connector(
         calls=totals.calls,
         failures=totals.failures,
         absorbed=totals.absorbed,
+        retries=totals.retries,
         rate=round(sum(each.calls for each in lately) / ((_LATELY - 1) * 60 + now % 60), 3),
         p50=quantile(lately, 0.5, DURATION_BUCKETS),
         p95=quantile(lately, 0.95, DURATION_BUCKETS),

@@ -10,6 +10,7 @@ from typing import Any, cast
 import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
+from prometheus_client import Counter
 
 from connectrio.connector.base import AsyncConnector, Phase
 from connectrio.connector.context import Start, reset_current_call, set_creation
@@ -235,7 +236,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             del inputs
             create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
             if start is not None and connector.create_is_idempotent:
-                meta = await self._polls.retrying(create, connector, self.metrics.create_retries)
+                meta = await self._polls.retrying(create, connector, record.retried)
             else:
                 meta = await create()
             self._know(record, meta)  # at once: its client may be gone, and then it is all that is known of the job
@@ -286,7 +287,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         phase = None
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
-                phase = (await self._polls.retrying(poll, connector, self.metrics.poll_retries)).phase
+                retries = self.metrics.poll_retries
+                retried = partial(_increment, retries, connector.task_type_name)
+                phase = (await self._polls.retrying(poll, connector, retried)).phase
             except Exception as error:  # noqa: BLE001 - whatever the connector raises
                 return is_transient(connector, error)
         # a job that cannot be reached just now counts as alive: polls will tell
@@ -309,7 +312,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
                     self.creates.asked_for(message.resource_meta)
                     poll = partial(self._poll, method, message, record.span)
-                    resource = await self._polls.retrying(poll, method.connector, self.metrics.poll_retries)
+                    resource = await self._polls.retrying(poll, method.connector, record.retried)
                     answer = GetTaskResponse(resource=resource)
                     if not self._outputs.fits(answer, is_final=record.mask is None):
                         await self._outputs.fit(resource, message.output_prefix)
@@ -411,6 +414,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         message = await stream.recv_message()
         if message is not None:
             await self.send_task_logs(message, stream.send_message)
+
+
+def _increment(counter: Counter, task_type: str) -> None:
+    counter.labels(task_type).inc()
 
 
 def _empty(message: CreateTaskRequest) -> None:

@@ -108,6 +108,7 @@ async def report_calls(service: AsyncConnectorService, found: FoundCalls, turns:
                 job=record.shown_job,
                 peer=record.peer,
                 method=record.method,
+                retries=record.retries,
                 started=round(account.wall_clock() - seconds, 3),
                 seconds=round(seconds, 3),
                 stage=position.stage,

@@ -3,6 +3,7 @@ those called connectrio_… are ours."""
 
 from __future__ import annotations
 
+import collections
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -124,10 +125,11 @@ class _Requests(Collector):
         """Return those of which calls have ended."""
         return {labels[0] for labels in (*self.succeeded, *self.failed)}
 
-    def totals(self, task_type: str, absorbed: int) -> Totals:
+    def totals(self, task_type: str, absorbed: int, retries: int) -> Totals:
         """Return the calls of one task type.
 
         :param absorbed: how many failed polls were answered with the last known phase
+        :param retries: how often the host tried again
         """
         succeeded = [(labels[1], each) for labels, each in self.succeeded.items() if labels[0] == task_type]
         failed = [(labels[1], labels[2], each) for labels, each in self.failed.items() if labels[0] == task_type]
@@ -139,6 +141,7 @@ class _Requests(Collector):
             # nobody is at fault where a connector has no logs or metrics
             failures=sum(sum(each.counts) for _, code, each in failed if code != _NOT_OFFERED),
             absorbed=absorbed,
+            retries=retries,
             durations=tuple(map(sum, zip(*timed, strict=True))) or (0,) * (len(DURATION_BUCKETS) + 1),
         )
 
@@ -196,6 +199,12 @@ def _histogram(durations: _Series[tuple[str, str]]) -> Metric:
         histogram.add_sample(f"{name}_count", named, float(count))
         histogram.add_sample(f"{name}_sum", named, each.seconds)
     return histogram
+
+
+def _by_task_type(counter: Counter) -> collections.Counter[str]:
+    """Return the values of a counter whose label is the task type."""
+    samples = [sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")]
+    return collections.Counter({sample.labels["task_type"]: int(sample.value) for sample in samples})
 
 
 def _shows_created() -> bool:
@@ -296,13 +305,11 @@ class Metrics:
 
     def totals(self) -> dict[str, Totals]:
         """Return the calls that have ended so far, by task type."""
-        absorbed = {
-            sample.labels["task_type"]: int(sample.value)
-            for family in self.absorbed_polls.collect()
-            for sample in family.samples
-            if sample.name.endswith("_total")
+        absorbed = _by_task_type(self.absorbed_polls)
+        retries = _by_task_type(self.poll_retries) + _by_task_type(self.create_retries)
+        return {
+            name: self._requests.totals(name, absorbed[name], retries[name]) for name in self._requests.task_types()
         }
-        return {name: self._requests.totals(name, absorbed.get(name, 0)) for name in self._requests.task_types()}
 
     def request_ended(
         self,

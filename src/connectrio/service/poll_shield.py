@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
-from prometheus_client import Counter
 
 from connectrio.connector.base import AsyncConnector
 from connectrio.diagnostics import type_name
@@ -48,13 +47,15 @@ class PollShield:
         self._absorb = settings.poll_absorb
         self._clock = clock
 
-    async def retrying(self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retries: Counter) -> T:
+    async def retrying(
+        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[], None]
+    ) -> T:
         """Do `work`, and again while it fails transiently, after pauses that double.
 
         It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
         time, and for the answer.
 
-        :param retries: counts the further attempts, by task type
+        :param retried: called before each further attempt
         :raises Exception: the last error of `work`, when the time has passed or the error is not transient
         """
         try:
@@ -71,7 +72,7 @@ class PollShield:
             if anyio.current_time() + pause > end:
                 raise error
             await anyio.sleep(pause)
-            retries.labels(connector.task_type_name).inc()
+            retried()
             try:
                 return await work()
             except Exception as next_error:

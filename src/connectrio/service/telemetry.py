@@ -97,6 +97,7 @@ class CallRecord:
         self.call = call
         self.task = NOBODY
         self.key = self.origin = ""
+        self.retries = 0
         self.name: JobName | None = None
         self.job: JobRecord | None = None
         self.connector: AsyncConnector[Any] | None = None
@@ -241,6 +242,15 @@ class CallRecord:
         self.job = self._account.jobs.find(self.name)
         return self.name
 
+    def retried(self) -> None:
+        """Count that the host tries again by itself."""
+        metrics = self._metrics
+        counter = metrics.create_retries if self.call.operation is Operation.CREATE else metrics.poll_retries
+        counter.labels(self._label).inc()
+        self.retries += 1
+        if self.job is not None:
+            self.job.retries += 1
+
     def job_found(self, origin: Origin) -> None:
         """Count that a create is answered with a job, and where it comes from."""
         self.origin = origin.value
@@ -285,10 +295,15 @@ class CallRecord:
         deadline = None if self._rpc is None else self._rpc.deadline
         expired = deadline is not None and deadline.has_passed
         status = Status.DEADLINE_EXCEEDED if expired else Status.CANCELLED
-        fields = self._fields(status, self._end(status))
-        if self.connector is not None:
-            fields["place"] = failed_in(error, self.connector, _frames_in_thread)
-        logger.info("call cancelled", **fields)
+        seconds = self._end(status)
+        place = "" if self.connector is None else failed_in(error, self.connector, _frames_in_thread)
+        if self.call.operation is not Operation.GET_LOGS:  # clients leave these when they have read enough
+            why = "its deadline passed" if expired else "its client left"
+            text = f"no answer to {self.call.operation.phrase(self.shown_type)}: {why} after {seconds:.3g} s"
+            if self.job is not None and self.call.operation is Operation.GET:
+                self.job.failed(self._account.clock(), text, place, absorbed=False)
+            self._account.failed(self._failure(status, text, seconds, "client", place))
+        logger.info("call cancelled", **_without_empty({**self._fields(status, seconds), "place": place}))
 
     def _failed(self, failure: CallFailure, error: BaseException) -> None:
         seconds = self._end(failure.status)
@@ -331,12 +346,12 @@ class CallRecord:
             else:
                 job.note_error(text, place)
         if is_vendors:
-            kind = failure_kind(cause)
+            vendor_kind = failure_kind(cause)
             account.incidents.failed(
                 VendorFailure(
                     task_type=self._label,
                     operation=call.operation,
-                    kind=kind,
+                    kind=vendor_kind,
                     error=text,
                     place=place,
                     task=self.for_task,
@@ -345,26 +360,30 @@ class CallRecord:
                     fields=self._fields(failure.status, seconds),
                 )
             )
-            self._metrics.vendor_failed(self._label, call.operation, kind)
-        account.failed(
-            FailureReport(
-                operation=call.operation,
-                task_type=self.shown_type,
-                version=call.version,
-                task=self.for_task,
-                key=self.shown_key,
-                job=self.shown_job,
-                peer=self.peer,
-                at=account.wall_clock(),
-                seconds=round(seconds, 3),
-                status=failure.status.name,
-                error=text,
-                kind=_kind(cause, failure, is_vendors=is_vendors),
-                absorbed=absorbed,
-                place=place,
-            )
-        )
+            self._metrics.vendor_failed(self._label, call.operation, vendor_kind)
+        kind = _kind(cause, failure, is_vendors=is_vendors)
+        account.failed(self._failure(failure.status, text, seconds, kind, place, absorbed=absorbed))
         return place
+
+    def _failure(
+        self, status: Status, error: str, seconds: float, kind: str, place: str, *, absorbed: bool = False
+    ) -> FailureReport:
+        return FailureReport(
+            operation=self.call.operation,
+            task_type=self.shown_type,
+            version=self.call.version,
+            task=self.for_task,
+            key=self.shown_key,
+            job=self.shown_job,
+            peer=self.peer,
+            at=self._account.wall_clock(),
+            seconds=round(seconds, 3),
+            status=status.name,
+            error=error,
+            kind=kind,
+            absorbed=absorbed,
+            place=place,
+        )
 
     def is_vendors(self, error: BaseException) -> bool:
         """Return whether the system behind the connector is at fault, for the moment."""

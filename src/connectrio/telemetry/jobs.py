@@ -72,6 +72,7 @@ class JobRecord:
     orphaned: float | None = None
     polls: int = 0
     failed_polls: int = 0
+    retries: int = 0
     absorbed: int = 0
     was_absorbed: bool = False
     error: str = ""
@@ -143,6 +144,7 @@ class JobRecord:
             answered_until=at((self.failing_since or 0.0) + absorb) if is_absorbed else None,
             polls=self.polls,
             failed_polls=self.failed_polls,
+            retries=self.retries,
             absorbed=self.absorbed,
             orphaned=at(self.orphaned),
             error=self.error or (_ORPHANED if self.orphaned is not None else ""),
@@ -158,8 +160,7 @@ class JobRecord:
         """Return 4 if polls have failed for minutes, 3 if they fail, 2 if it has failed or is an orphan, 1 if nobody
         polls it."""
         if self.is_final or self.deleted is not None:
-            has_failed = self.error or phase_name(self.phase) in _FAILED
-            return 2 if has_failed and self.deleted is None else 0
+            return 2 if phase_name(self.phase) in _FAILED and self.deleted is None else 0
         if self.failing_since is not None:
             return 4 if now - self.failing_since >= _FORGOTTEN else 3
         if self.orphaned is not None:

@@ -22,12 +22,14 @@ class Totals:
 
     :ivar failures: how many of them failed, absorbed ones included
     :ivar absorbed: failed polls that were answered with the last known phase
+    :ivar retries: how often the host tried a poll or a create again
     :ivar durations: how many calls there are in each bucket, by how long they took; without streams
     """
 
     calls: int = 0
     failures: int = 0
     absorbed: int = 0
+    retries: int = 0
     durations: tuple[int, ...] = ()
 
     def since(self, before: Totals) -> Totals:
@@ -37,6 +39,7 @@ class Totals:
             self.calls - before.calls,
             self.failures - before.failures,
             self.absorbed - before.absorbed,
+            self.retries - before.retries,
             tuple(one - other for one, other in zip(self.durations, counts, strict=True)),
         )
 

@@ -60,6 +60,7 @@ class CallReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     :ivar stage: where the call is: "queued" (it waits for a slot), "thread" (it runs, or waits to run, in a worker
         thread), "connector" (in the connector's code on the event loop) or "host" (in ours)
     :ivar waits: the innermost line of the connector's code, or else of any: "my_connector.py:42 in get"
+    :ivar retries: how often the host tried again
     """
 
     operation: str
@@ -75,6 +76,7 @@ class CallReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stage: str
     waits: str
     process: int | None = None
+    retries: int = 0
 
 
 class FailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -84,8 +86,8 @@ class FailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     :ivar seconds: how long the call took
     :ivar status: the name of the gRPC status that the error has, "UNAVAILABLE"
     :ivar error: the text that the client got
-    :ivar kind: "vendor" (the other system), "connector" (a bug in its code), "request" (the client's) or "host" (it is
-        full, or the connector's lifespan is not open)
+    :ivar kind: "vendor" (the other system), "connector" (a bug in its code), "request" (the client's), "host" (it is
+        full, or the connector's lifespan is not open) or "client" (it left, or its deadline passed, before the answer)
     :ivar absorbed: whether the client got the last known phase in place of the error
     :ivar place: the line of the connector's code that failed: "my_connector.py:42 in get"
     :ivar similar: how many more calls failed in the same way since the one before this in the list
@@ -135,6 +137,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     :ivar polls: how many polls there were, failed ones included
     :ivar failed_polls: how many of them failed
     :ivar absorbed: how many of those were answered with the last known phase
+    :ivar retries: how often the host tried a poll, or the create, again by itself
     :ivar error: the last error; "" if there was none
     :ivar place: the line of the connector's code that raised it
     :ivar phases: the phases that this host saw, the first one first, and at most twenty
@@ -169,6 +172,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trouble: int
     orphaned: float | None = None
     process: int | None = None
+    retries: int = 0
 
 
 class IncidentReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -231,6 +235,7 @@ class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     :ivar calls: how many calls have ended since the host began
     :ivar failures: how many of them failed
     :ivar absorbed: how many of those were polls that were answered with the last known phase
+    :ivar retries: how often the host tried a poll or a create again
     :ivar rate: calls that ended per second, in the last five minutes
     :ivar p50: seconds that half of the calls of the last five minutes took at most; None without calls
     :ivar p95: the same for 95 %
@@ -257,6 +262,7 @@ class ConnectorReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     p99: float | None
     minutes: list[Minute]
     process: int | None = None
+    retries: int = 0
 
 
 class LoadFailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
