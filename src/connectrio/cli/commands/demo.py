@@ -109,7 +109,7 @@ def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | 
         raise CommandError(
             "the demo's query needs DuckDB, which is not installed", hint="pip install 'connectrio[duckdb]'"
         )
-    configure_logging("warning")
+    configure_logging("error")
     with _workspace(keep) as directory:
         interrupts = event_loop.Interrupts(graceful=True)
         event_loop.run(
