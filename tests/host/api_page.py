@@ -45,6 +45,8 @@ def _type(annotation: str) -> str:
         return f"{_type(annotation.removesuffix(' | None'))} or null"
     if annotation.startswith("list["):
         return f"list of {_type(annotation[5:-1])}"
+    if annotation.startswith("tuple[") and annotation.endswith(", ...]"):
+        return f"list of {_type(annotation[6:-6])}"
     if annotation.startswith("tuple["):
         return f"[{', '.join(_type(each) for each in annotation[6:-1].split(', '))}]"
     if annotation.startswith("dict["):
