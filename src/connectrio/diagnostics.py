@@ -26,6 +26,7 @@ __all__ = [
     "current_trace",
     "dropped_lines",
     "format_error",
+    "framework_of",
     "is_of_author",
     "place_of",
     "printable",
@@ -132,7 +133,7 @@ def is_of_author(error: BaseException) -> bool:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if issubclass(type(current), SyntaxError) or "" in map(_framework_of, _frames(current)):
+        if issubclass(type(current), SyntaxError) or "" in map(framework_of, _frames(current)):
             return True
         left += [_cause(current), _context(current)]
         if issubclass(type(current), BaseExceptionGroup):
@@ -144,7 +145,7 @@ def _frames(error: BaseException) -> list[FrameType]:
     return [frame for frame, _ in traceback.walk_tb(_traceback(error))][-_MOST_FRAMES:]
 
 
-def _framework_of(frame: FrameType) -> str:
+def framework_of(frame: FrameType) -> str:
     """Return the package that a frame is folded under; "" if it is not folded."""
     name = frame.f_globals.get("__name__")
     if type(name) is not str or name.startswith(_CONNECTORS):
@@ -167,7 +168,7 @@ def raised_in(error: BaseException) -> tuple[str, str]:
     place = module = ""
     is_authors = False
     for frame, line in traceback.walk_tb(error.__traceback__):
-        is_framework = bool(_framework_of(frame))
+        is_framework = bool(framework_of(frame))
         if not is_authors or not is_framework:
             place, module = place_of(frame, line), str(frame.f_globals.get("__name__", ""))
             is_authors = not is_framework
@@ -213,7 +214,7 @@ def _own_lines(error: BaseException, longest: int, *, fold: bool) -> Iterator[st
 
 def _folded(summary: traceback.StackSummary, frames: list[FrameType]) -> Iterator[str]:
     """Yield the lines of a traceback, one for each row of frames that are folded."""
-    packages = [*map(_framework_of, frames[:-1]), ""]  # the last one is where it was raised
+    packages = [*map(framework_of, frames[:-1]), ""]  # the last one is where it was raised
     for is_framework, row in groupby(zip(packages, summary, strict=True), key=lambda found: found[0] != ""):
         found = list(row)
         if is_framework:

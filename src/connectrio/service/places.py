@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, TracebackType
 
-from connectrio.diagnostics import place_of
+from connectrio.diagnostics import framework_of, place_of
 from connectrio.rpc.exceptions import only_leaf
 
 __all__ = ["code_of", "failed_in", "home_of", "place_of"]
@@ -64,7 +64,9 @@ def _home(module_name: str) -> str:
 def failed_in(
     error: BaseException, connector: object, in_thread: Callable[[FrameType], Iterable[FrameType]] = lambda _: ()
 ) -> str:
-    """Return the innermost line of the connector's code that `error` passed, or else of any code; "" if there is none.
+    """Return the innermost line of the connector's code that `error` passed, or else of others'; "" if there is none.
+
+    Lines of the host and of what it runs on do not count.
 
     Raises nothing. An error that was raised because of another one passed where that one did.
 
@@ -90,13 +92,14 @@ def failed_in(
 def _innermost(
     places: TracebackType | None, home: str, in_thread: Callable[[FrameType], Iterable[FrameType]]
 ) -> tuple[str, str]:
-    """Return the innermost line in files that begin with `home`, and the innermost of all."""
+    """Return the innermost line in files that begin with `home`, and the innermost that is not the host's."""
     own = innermost = ""
     while places is not None:
         frame = places.tb_frame
-        innermost = place_of(frame, places.tb_lineno)
+        if not framework_of(frame):
+            innermost = place_of(frame, places.tb_lineno)
         if home and frame.f_code.co_filename.startswith(home):
-            own = innermost
+            own = place_of(frame, places.tb_lineno)
         for inner in in_thread(frame):
             if home and inner.f_code.co_filename.startswith(home):
                 own = place_of(inner)
