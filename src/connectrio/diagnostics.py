@@ -22,6 +22,7 @@ __all__ = [
     "LONGEST_TEXT",
     "Repeats",
     "SafeLogger",
+    "continue_traceback",
     "count_dropped_lines",
     "current_trace",
     "dropped_lines",
@@ -158,6 +159,15 @@ def place_of(frame: FrameType, line: int | None = None) -> str:
     """Return a line of code as "/path/my_connector.py:42 in MyConnector.get"."""
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno if line is None else line} in {code.co_qualname}"
+
+
+def continue_traceback(error: BaseException, places: TracebackType | None) -> None:
+    """Let the traceback of `error` go on with `places`: where that was which `error` has ended."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is not None:
+        last.tb_next = places
 
 
 def raised_in(error: BaseException) -> tuple[str, str]:

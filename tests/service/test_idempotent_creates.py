@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import threading
 import time
 import weakref
 from contextlib import nullcontext, suppress
@@ -778,3 +779,24 @@ async def test_others_are_not():
     with pytest.raises(GRPCError, match="reset"):
         await service.create(task_execution_metadata=attempt())
     assert len(vendor.keys) == 1
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
+async def test_where_a_create_was_when_its_time_was_up(plain):
+    released = threading.Event()
+
+    async def create(self, **kwargs):
+        await anyio.sleep_forever()
+
+    def create_in_a_thread(self, **kwargs):
+        released.wait()
+
+    method = create_in_a_thread if plain else create
+    service = Service(Vendor().connector(create=method, __module__=__name__), create_limit=0.05)
+    with pytest.raises(GRPCError):
+        await service.create(task_execution_metadata=attempt())
+    released.set()
+    [failure] = service.servicer.account.failures()
+    function = create_in_a_thread if plain else create
+    assert failure.place == f"{__file__}:{function.__code__.co_firstlineno + 1} in {function.__qualname__}"
+    await service.servicer.workers.wait_idle()

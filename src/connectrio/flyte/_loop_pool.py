@@ -38,7 +38,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from connectrio.connector.context import begin_work, pending_start
 from connectrio.connector.failures import TransientError
-from connectrio.diagnostics import text_of
+from connectrio.diagnostics import continue_traceback, text_of
 from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.logs import get_logger
 from connectrio.telemetry.stacks import follow, frames_of
@@ -338,17 +338,14 @@ class Call(Generic[T]):
 
     def explain(self, error: BaseException) -> None:
         """Let the traceback of the error that has cancelled this call go on where the hosted coroutine was then."""
-        last = error.__traceback__
-        while last is not None and last.tb_next is not None:
-            last = last.tb_next
-        if last is None:
-            return
+        places: TracebackType | None = None
         if self._error is not None:
-            last.tb_next = self._error.__traceback__
+            places = self._error.__traceback__
         elif (where := self.where()) is not None and not self._ended:
             frames = where if isinstance(where, list) else list(frames_of(where))
             for frame in reversed(frames):
-                last.tb_next = TracebackType(last.tb_next, frame, frame.f_lasti, frame.f_lineno or 0)
+                places = TracebackType(places, frame, frame.f_lasti, frame.f_lineno or 0)
+        continue_traceback(error, places)
 
     # the hosted loop's part
 

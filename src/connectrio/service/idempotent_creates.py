@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import TracebackType
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -24,6 +25,7 @@ from grpclib import GRPCError
 from grpclib.const import Status
 
 from connectrio.connector.context import Start
+from connectrio.diagnostics import continue_traceback
 from connectrio.logs import get_logger
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.job_identity import JobIdentity
@@ -173,6 +175,7 @@ class IdempotentCreates:
         """Create the job, or take over an earlier attempt's. Once it has begun, it does not end with the client."""
         self._records[record.identity.key] = self._latest[record.identity.task] = record
         ends = anyio.current_time() + wanted.limit
+        places: TracebackType | None = None  # where it was when it was cancelled
         with anyio.CancelScope(deadline=min(ends, self._end)) as scope:
             start = Start(scope, lambda: _MARGIN * self._usual.get(wanted.task_type, 0.0), record.begun.set)
             self._scopes.add(scope)
@@ -186,7 +189,9 @@ class IdempotentCreates:
                     self._usual[wanted.task_type] = max(took, 0.9 * self._usual.get(wanted.task_type, 0.0))
             except BaseException as error:
                 record.is_dropped = start.began is None and not scope.cancel_called and is_cancellation(error)
-                if is_cancellation(error):  # those who wait would take it for their own
+                if is_cancellation(error):
+                    places = error.__traceback__
+                    # those who wait would take it for their own
                     self._failed(record, GRPCError(Status.UNAVAILABLE, self._why_ended(wanted, ends)))
                 else:
                     self._failed(record, error)
@@ -196,10 +201,14 @@ class IdempotentCreates:
                 record.begun.set()
         try:
             await checkpoint_if_cancelled()
-        except BaseException:
+        except BaseException as error:
             if record.meta is not None and not record.is_shared:
                 wanted.orphaned(record.meta)
+            if places is not None:
+                continue_traceback(error, places)
             raise
+        finally:
+            del places  # it holds this frame
 
     async def _lost_job(self, wanted: WantedJob, earlier: _Record | None) -> bytes | None:
         """Return the job of an earlier attempt, if nobody but this host knows of it and it is alive."""
