@@ -66,7 +66,7 @@ def do_everything(host: Host) -> None:
     """Let each family of our own collectors have a sample, from which its labels are read."""
     host.metrics.request_ended("tiny", "get", Status.OK, 0.1)
     host.metrics.request_ended("tiny", "get", Status.INTERNAL, 0.1)
-    host.metrics.registry.register(CertificateMetrics(SimpleNamespace(certfile="server.pem", expires_at=1.0)))
+    host.metrics.registry.register(CertificateMetrics({"gRPC": SimpleNamespace(certfile="server.pem", expires_at=1.0)}))
     [server] = [each._server for each in host.metrics.registry._collector_to_names if hasattr(each, "_server")]
     server._traffic.stream_reset("peer", ErrorCodes.CANCEL)
     assert host.service is not None

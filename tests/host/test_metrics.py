@@ -96,14 +96,21 @@ async def test_when_its_certificate_expires(pki):
         return datetime(year, 1, 1, tzinfo=UTC)
 
     issued = issue(pki.directory, "server", "localhost", "127.0.0.1", not_after=end(2031))
-    host = make_host(tls_cert=issued.cert, tls_key=issued.key)
+    host = make_host(tls_cert=issued.cert, tls_key=issued.key, prometheus_tls=True)
     name = "certificate_expiry_timestamp_seconds"
     async with anyio.create_task_group() as tasks:
         await tasks.start(host.serve)
-        assert shown(host, name, file=str(issued.cert)) == end(2031).timestamp()
+        for port in ("gRPC", "exporter"):
+            assert shown(host, name, port=port, file=str(issued.cert)) == end(2031).timestamp()
         issue(pki.directory, "server", "localhost", "127.0.0.1", not_after=end(2032))
         await host.refresh()  # as at each scrape
-        assert shown(host, name, file=str(issued.cert)) == end(2032).timestamp()
+        for port in ("gRPC", "exporter"):
+            assert shown(host, name, port=port, file=str(issued.cert)) == end(2032).timestamp()
+        certificates = (await host.report()).certificates
+        assert [(each.port, each.expires) for each in certificates] == [
+            ("gRPC", end(2032).timestamp()),
+            ("exporter", end(2032).timestamp()),
+        ]
         await host.shutdown()
 
 

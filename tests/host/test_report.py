@@ -181,21 +181,22 @@ def has_call(stage: str) -> Callable[[HostReport], object]:
 
 async def test_where_a_call_waits():
     tiny = Tiny()
-    async with hosting(tiny) as (host, stub, tasks):
+    async with hosting(tiny) as (host, stub, _):
         await stub.create_task(creation())
         tiny.waits = True
-        tasks.start_soon(stub.get_task, request())
-        report = await until(host, has_call("connector"))
-        [call] = report.calls
-        assert call.waits == f"{__file__}:{line_of('# here it waits')} in Tiny.get"
-        assert (call.operation, call.task.execution, call.peer[:10]) == ("get", "nightly", "127.0.0.1:")
-        assert call.method == "/flyteidl2.connector.AsyncConnectorService/GetTask"
-        assert report.restart_safe.startswith("1 call in flight would have 25 s to finish (grace)")
-        [connection] = report.connections
-        assert (connection.peer, connection.kind, connection.calls) == (call.peer, "tcp", 1)
-        stack = next(stack for stack in await host.stacks() if stack.what.startswith("get tiny nightly n3"))
-        assert any("Tiny.get: await self.go_on.wait()  # here it waits" in frame for frame in stack.frames)
-        tiny.go_on.set()
+        async with anyio.create_task_group() as polls:
+            polls.start_soon(stub.get_task, request())
+            report = await until(host, has_call("connector"))
+            [call] = report.calls
+            assert call.waits == f"{__file__}:{line_of('# here it waits')} in Tiny.get"
+            assert (call.operation, call.task.execution, call.peer[:10]) == ("get", "nightly", "127.0.0.1:")
+            assert call.method == "/flyteidl2.connector.AsyncConnectorService/GetTask"
+            assert report.restart_safe.startswith("1 call in flight would have 25 s to finish (grace)")
+            [connection] = report.connections
+            assert (connection.peer, connection.kind, connection.calls) == (call.peer, "tcp", 1)
+            stack = next(stack for stack in await host.stacks() if stack.what.startswith("get tiny nightly n3"))
+            assert any("Tiny.get: await self.go_on.wait()  # here it waits" in frame for frame in stack.frames)
+            tiny.go_on.set()
         await until(host, lambda report: not report.calls)
 
 

@@ -108,7 +108,7 @@ class Host:
         self.service: AsyncConnectorService | None = None
         self.server: Server | None = None
         self.addresses: Addresses | None = None
-        self.tls: ServerTLS | None = None
+        self.tls: dict[str, ServerTLS] = {}
         self._tracing: Tracing | None = None
         self._grace = self.settings.grace
         self._shutdown_requested = anyio.Event()
@@ -181,8 +181,8 @@ class Host:
 
     async def refresh(self) -> None:
         """Read the files for TLS again if they have changed; the properties above are always up to date."""
-        if self.tls is not None:
-            self.tls.refresh()
+        for each in self.tls.values():
+            each.refresh()
 
     async def report(self) -> HostReport:
         """Return what this host knows of itself, its calls and its jobs."""
@@ -294,8 +294,9 @@ class Host:
         server = self._make_server(connectors)
         self.service, self.server, self.addresses = connectors, server, ports.addresses
         self.metrics.registry.register(ServerMetrics(server))
-        self.tls = ports.tls
-        if self.tls is not None:
+        shown = {"gRPC": ports.tls, "exporter": ports.http_tls if ports.http else None}
+        self.tls = {port: tls for port, tls in shown.items() if tls is not None}
+        if self.tls:
             self.metrics.registry.register(CertificateMetrics(self.tls))
         async with anyio.create_task_group() as siblings:
             await siblings.start(server.serve, ports.grpc)

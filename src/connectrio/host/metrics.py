@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from anyio.lowlevel import current_token
@@ -109,24 +109,24 @@ class ServerMetrics(Collector):
 
 
 class CertificateMetrics(Collector):
-    """When the certificates of a host's ports expire.
+    """When the certificates of the ports expire.
 
-    :param certificates: what the ports show
+    :param ports: what each port with TLS shows, by its name: "gRPC" or "exporter"
     """
 
-    def __init__(self, *certificates: ServerTLS) -> None:
-        self._certificates = certificates
+    def __init__(self, ports: Mapping[str, ServerTLS]) -> None:
+        self._ports = ports
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the time of each; nothing for a certificate that tells none."""
+        """Yield the times; nothing for a certificate that tells none."""
         expiry = GaugeMetricFamily(
             "connectrio_certificate_expiry_timestamp_seconds",
             "When the certificate that is in use expires, in seconds since 1970",
-            labels=["file"],
+            labels=["port", "file"],
         )
-        for tls in self._certificates:
+        for port, tls in self._ports.items():
             if tls.expires_at is not None:
-                expiry.add_metric([str(tls.certfile)], tls.expires_at)
+                expiry.add_metric([port, str(tls.certfile)], tls.expires_at)
         yield expiry
 
 

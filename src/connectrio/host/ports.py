@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from connectrio.rpc.tls import ServerTLS
 
-__all__ = ["HostPorts", "bind_ports", "bind_tcp", "can_share_ports", "exporter_context", "local_addresses"]
+__all__ = ["HostPorts", "bind_ports", "bind_tcp", "can_share_ports", "exporter_tls", "local_addresses"]
 
 # the errors of a machine without IPv6 (or IPv4)
 _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
@@ -45,14 +45,19 @@ class HostPorts:
     :ivar http: sockets for the exporter; none where another process has it
     :ivar addresses: where clients reach all of these
     :ivar tls: what the TCP ports for gRPC show; None without TLS, and for listeners that were given
-    :ivar http_context: returns the exporter's TLS context for a new connection; None without TLS
+    :ivar http_tls: what the exporter shows; None without TLS
     """
 
     grpc: list[Listener[Any]]
     http: list[socket.socket]
     addresses: Addresses
     tls: ServerTLS | None = None
-    http_context: Callable[[], SSLContext] | None = None
+    http_tls: ServerTLS | None = None
+
+    @property
+    def http_context(self) -> Callable[[], SSLContext] | None:
+        """What returns the exporter's TLS context for a new connection; None without TLS."""
+        return None if self.http_tls is None else self.http_tls.context
 
 
 async def bind_ports(
@@ -75,7 +80,7 @@ async def bind_ports(
                 stack.callback(shut_down, each)
         return HostPorts(list(listeners), [], _given_addresses(listeners))
     tls = _server_tls(settings)
-    context = exporter_context(settings)
+    http_tls = exporter_tls(settings)
     try:
         tcp = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=one_of is not None)
         for bound in tcp:
@@ -102,9 +107,9 @@ async def bind_ports(
         exporter,
         settings.unix_socket,
         has_tls=tls is not None,
-        has_http_tls=context is not None,
+        has_http_tls=http_tls is not None,
     )
-    return HostPorts(grpc, http, addresses, tls, context)
+    return HostPorts(grpc, http, addresses, tls, http_tls)
 
 
 def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:
@@ -124,16 +129,15 @@ def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:
     return Addresses(tuple(tcp), (), has_tls=not Addresses(tuple(plain), ()).beyond_loopback)
 
 
-def exporter_context(settings: HostSettings) -> Callable[[], SSLContext] | None:
-    """Return a function that returns the exporter's TLS context for a new connection; None if it is without TLS.
+def exporter_tls(settings: HostSettings) -> ServerTLS | None:
+    """Return what the exporter's port shows; None if it is without TLS.
 
     :raises HostError: the files for TLS cannot be used
     """
     if not settings.prometheus_tls:
         return None
     # probes and scrapers show no certificate
-    tls = _server_tls(replace(settings, tls_client_ca=None), protocols=("http/1.1",))
-    return None if tls is None else tls.context
+    return _server_tls(replace(settings, tls_client_ca=None), protocols=("http/1.1",))
 
 
 def _server_tls(settings: HostSettings, **options: Any) -> ServerTLS | None:

@@ -77,7 +77,7 @@ class HostParts:
     addresses: Addresses | None
     service: AsyncConnectorService | None
     server: Server | None
-    tls: ServerTLS | None
+    tls: Mapping[str, ServerTLS]
     watchdog: Watchdog | None
 
 
@@ -141,7 +141,7 @@ async def report_host(host: HostParts) -> HostReport:
         incidents=[incident.report(offset) for incident in account.incidents],
         threads=[*_blocked_loops(), *threads],
         connections=_connections(host),
-        certificates=_certificates(host),
+        certificates=_certificates(host.tls),
         processes=[],
     )
     report.attention.extend(needs_attention(report, blocks=() if host.watchdog is None else list(host.watchdog.blocks)))
@@ -292,10 +292,8 @@ def _connections(host: HostParts) -> list[ConnectionReport]:
     ]
 
 
-def _certificates(host: HostParts) -> list[CertificateReport]:
-    if host.tls is None:
-        return []
-    return [CertificateReport(port="gRPC", file=str(host.tls.certfile), expires=host.tls.expires_at)]
+def _certificates(ports: Mapping[str, ServerTLS]) -> list[CertificateReport]:
+    return [CertificateReport(port=port, file=str(tls.certfile), expires=tls.expires_at) for port, tls in ports.items()]
 
 
 def _task_of(identity: Mapping[str, Any]) -> TaskName:

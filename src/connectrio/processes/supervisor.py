@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import msgspec
@@ -22,8 +22,8 @@ from connectrio._version import __version__
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
 from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
-from connectrio.host.metrics import READY, ReadyMetric
-from connectrio.host.ports import bind_tcp, can_share_ports, exporter_context, local_addresses
+from connectrio.host.metrics import READY, CertificateMetrics, ReadyMetric
+from connectrio.host.ports import bind_tcp, can_share_ports, exporter_tls, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import flush_output, get_logger
@@ -33,7 +33,11 @@ from connectrio.processes.control import Order, ServeOptions, process_command, w
 from connectrio.processes.exposition import Merged, snapshot
 from connectrio.processes.reports import join
 from connectrio.rpc.sockets import stop_listening
-from connectrio.telemetry.report import HostReport, ProcessReport, StackReport
+from connectrio.telemetry.attention import needs_attention
+from connectrio.telemetry.report import CertificateReport, HostReport, ProcessReport, StackReport
+
+if TYPE_CHECKING:
+    from connectrio.rpc.tls import ServerTLS
 
 log = get_logger("connectrio.processes")
 
@@ -97,6 +101,7 @@ class Supervisor:
         self._own = CollectorRegistry()
         ProcessCollector(registry=self._own)
         self._own.register(DroppedLines())
+        self._tls: dict[str, ServerTLS] = {}
         self._own.register(ReadyMetric(lambda: self.is_ready))
         self._ready = Gauge("connectrio_processes_ready", "Processes that answer calls", registry=self._own)
         self._restarts = Counter(
@@ -182,7 +187,7 @@ class Supervisor:
         return [msgspec.structs.replace(stack, process=number) for number in sorted(found) for stack in found[number]]
 
     def _own_report(self) -> HostReport:
-        return HostReport(
+        report = HostReport(
             state=str(self.state),
             is_ready=self.is_ready,
             not_ready=self.not_ready,
@@ -210,12 +215,19 @@ class Supervisor:
             incidents=[],
             threads=[],
             connections=[],
-            certificates=[],
+            certificates=[
+                CertificateReport(port=port, file=str(tls.certfile), expires=tls.expires_at)
+                for port, tls in self._tls.items()
+            ],
             processes=[],
         )
+        report.attention.extend(needs_attention(report))
+        return report
 
     async def refresh(self) -> None:
-        """Ask all processes for their state and their metrics."""
+        """Ask all processes for their state and their metrics; read the files for TLS again if they have changed."""
+        for each in self._tls.values():
+            each.refresh()
         async with anyio.create_task_group() as asking:
             for member in self._members:
                 asking.start_soon(member.refresh)
@@ -238,7 +250,11 @@ class Supervisor:
 
         :raises HostError: a port is taken, or a process cannot start
         """
-        context = exporter_context(self.settings)
+        tls = exporter_tls(self.settings)
+        context = None
+        if tls is not None:
+            context, self._tls = tls.context, {"exporter": tls}
+            self._own.register(CertificateMetrics(self._tls))
         try:
             with ExitStack() as stack:
                 port, http = await self._bind(stack)
