@@ -7,7 +7,10 @@ import os
 import re
 import signal
 import socket
+import ssl
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -15,6 +18,7 @@ import pytest
 from e2e.client import Client, fetch, order
 from e2e.programs import UNSHARE, children_of, eventually, why_no_namespace
 from processes.hosts import LONG, Processes, is_alive, pid_behind
+from rpc.kit.certificates import issue
 
 SUCCESSES = 'flyte_connector_requests_success_total{operation="get",task_type="probe"}'
 
@@ -355,4 +359,21 @@ def test_as_process_1():
             (inside,) = children_of(host.pid)
             os.kill(inside, signal.SIGTERM)
             assert call.result().resource.message
+        assert host.wait(LONG) == 0
+
+
+def test_the_certificate_of_the_exporters_port(tmp_path):
+    issued = issue(tmp_path, "server", "localhost", "127.0.0.1", not_after=datetime(2031, 1, 1, tzinfo=UTC))
+    options = ["--prometheus-tls", "--tls-cert", str(issued.cert), "--tls-key", str(issued.key)]
+    with Processes("asyncio", *options) as program:
+        host = program.ready()
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with urlopen(f"{host.url}/api/status", context=context) as answer:
+            certificates = json.load(answer)["certificates"]
+        end = datetime(2031, 1, 1, tzinfo=UTC).timestamp()
+        assert {(each["port"], each["expires"]) for each in certificates} == {("gRPC", end), ("exporter", end)}
+        with urlopen(f"{host.url}/metrics", context=context) as answer:
+            assert 'connectrio_certificate_expiry_timestamp_seconds{file="' in answer.read().decode()
+        host.send(signal.SIGTERM)
         assert host.wait(LONG) == 0
