@@ -302,7 +302,7 @@ class CallRecord:
             text = f"no answer to {self.call.operation.phrase(self.shown_type)}: {why} after {seconds:.3g} s"
             if self.job is not None and self.call.operation is Operation.GET:
                 self.job.failed(self._account.clock(), text, place, absorbed=False)
-            self._account.failed(self._failure(status, text, seconds, "client", place))
+            self._account.failed(self._failure(status, text, seconds, "client", place), self._label)
         logger.info("call cancelled", **_without_empty({**self._fields(status, seconds), "place": place}))
 
     def _failed(self, failure: CallFailure, error: BaseException) -> None:
@@ -362,7 +362,7 @@ class CallRecord:
             )
             self._metrics.vendor_failed(self._label, call.operation, vendor_kind)
         kind = _kind(cause, failure, is_vendors=is_vendors)
-        account.failed(self._failure(failure.status, text, seconds, kind, place, absorbed=absorbed))
+        account.failed(self._failure(failure.status, text, seconds, kind, place, absorbed=absorbed), self._label)
         return place
 
     def _failure(

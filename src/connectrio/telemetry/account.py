@@ -71,9 +71,13 @@ class Account:
         if dropped > self._dropped:
             self._dropped, self.lines_dropped_at = dropped, self.clock()
 
-    def failed(self, failure: FailureReport) -> None:
-        """Keep a failed call, in place of the last one of the same sort."""
-        key = failure.task_type, failure.operation, failure.status, failure.kind, failure.place
+    def failed(self, failure: FailureReport, label: str) -> None:
+        """Keep a failed call, in place of the last one of the same sort.
+
+        :param label: the task type, or one word for all that are not registered: a client that makes names up must not
+            push the failures of connectors out
+        """
+        key = label, failure.operation, failure.status, failure.kind, failure.place
         before = self._failures.pop(key, None)
         if before is not None:
             failure = msgspec.structs.replace(failure, similar=before.similar + 1)
