@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_version", "connector", "diagnostics", "flyte", "logs", "masking", "rpc", "service", "telemetry", "terminal",
         "tracing",
     },
-    "processes": {"_version", "host", "connector", "logs", "rpc", "telemetry"},
+    "processes": {"_version", "diagnostics", "host", "connector", "logs", "rpc", "telemetry"},
     "conformance": API | {"client", "diagnostics", "host", "masking", "service", "testing"},
     "testing": API | {"client", "host", "rpc", "service"},
     "cli": {

@@ -26,6 +26,7 @@ __all__ = [
     "count_dropped_lines",
     "current_trace",
     "dropped_lines",
+    "encodable",
     "format_error",
     "framework_of",
     "is_of_author",
@@ -105,6 +106,19 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
         else character
         for character in text
     )
+
+
+def encodable(value: Any) -> Any:
+    """Return plain data whose texts UTF-8 can encode; what it cannot becomes question marks, as parts of file names."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {encodable(name): encodable(item) for name, item in value.items()}
+        case list() | tuple():
+            return [encodable(item) for item in value]
+        case _:
+            return value
 
 
 def format_error(error: BaseException, longest: int = LONGEST_TEXT) -> str:

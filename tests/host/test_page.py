@@ -328,7 +328,9 @@ async def test_the_page_gets_the_source(monkeypatch):
     async with exporter(view) as address:
         for _ in range(2):
             await get(address, "/status")
-    assert given == [view]
+        [source] = given
+        assert await source.report() == await view.report()
+        assert await source.stacks() == await view.stacks()
 
 
 # streams

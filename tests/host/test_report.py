@@ -338,6 +338,18 @@ async def test_lines_that_could_not_be_written():
         assert needs_attention(structs.replace(report, now=report.now + 601)) == []
 
 
+async def test_made_up_task_types_do_not_push_failures_out():
+    tiny = Tiny()
+    tiny.error = ValueError("a bug")
+    async with hosting(tiny) as (host, stub, _):
+        for task_type in ("tiny", *(f"made-up-{number}" for number in range(200))):
+            with pytest.raises(GRPCError):
+                await stub.get_task(request(task_type))
+        made_up, bug = (await host.report()).failures
+        assert (made_up.task_type, made_up.kind, made_up.similar) == ("made-up-199", "request", 199)
+        assert (bug.task_type, bug.kind) == ("tiny", "connector")
+
+
 async def test_calls_go_on_while_a_long_report_is_made():
     async with hosting(Tiny()) as (host, _, tasks):
         for number in range(10_000):

@@ -11,6 +11,7 @@ import pytest
 
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.settings import HostSettings
+from connectrio.processes._worker import _fitting
 from connectrio.processes.control import (
     Control,
     Failed,
@@ -59,6 +60,40 @@ async def test_messages_arrive_as_they_were_sent():
     await ours.aclose()
     assert await theirs.receive() is None
     await theirs.aclose()
+
+
+async def test_texts_that_utf_8_cannot_encode():
+    """A connector that cannot be loaded with such an error must not end the process at each of its reports."""
+    ours, theirs = await pair()
+    failure = LoadFailure("module x", "ImportError", "broken \ud800")
+    sent = [
+        StateReport("serving", True, 3, [failure], [FAMILY], []),
+        StatusReport(report(jobs=[job(error="a\udcffb", links=(("n\ud800", "u"),))], lag=math.inf)),
+    ]
+    for message in sent:
+        await ours.send(message)
+    state, status = [await theirs.receive() for _ in sent]
+    assert state == StateReport("serving", True, 3, [LoadFailure("module x", "ImportError", "broken ?")], [FAMILY], [])
+    assert status == StatusReport(report(jobs=[job(error="a?b", links=(("n?", "u"),))], lag=math.inf))
+    await ours.aclose()
+    await theirs.aclose()
+
+
+async def test_a_message_that_would_end_its_reader_is_not_sent():
+    ours, theirs = await pair()
+    with pytest.raises(ValueError, match="at most 16777216"):
+        await ours.send(Failed("x" * 16 * 1024 * 1024))
+    await ours.aclose()
+    assert await theirs.receive() is None
+    await theirs.aclose()
+
+
+def test_stacks_fit_into_a_message():
+    deep = StackReport(kind="task", name="deep", what="", frames=["x" * 1000] * 100)
+    kept = _fitting([deep] * 2000)
+    assert 10 < len(kept) < 2000
+    assert encode(Stacks(kept))
+    assert _fitting([deep] * 10) == [deep] * 10
 
 
 async def test_nobody_is_told_when_nobody_is_there():

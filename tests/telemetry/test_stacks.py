@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectrio.telemetry.stacks import frames_of
+from connectrio.telemetry.stacks import frames_of, line_of
 
 
 class Itself:
@@ -44,3 +44,13 @@ def test_an_object_that_does_not_say_what_it_waits_for(kind):
         assert [frame.f_code.co_name for frame in frames_of(coroutine)] == ["wait", "wait"]
     finally:
         coroutine.close()
+
+
+def test_a_line_of_generated_code_is_cut(tmp_path):
+    path = tmp_path / "generated.py"
+    path.write_text(f"import sys\nframe = [sys._getframe(), '{'x' * 1_000_000}'][0]\n")
+    names = {}
+    exec(compile(path.read_text(), path, "exec"), names)
+    line = line_of(names["frame"])
+    assert line.startswith(f"{path}:2 in <module>: frame = [sys._getframe(), 'xxx")
+    assert len(line) < 1000

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -34,6 +35,7 @@ from connectrio.processes.control import (
 from connectrio.processes.exposition import snapshot
 from connectrio.processes.reports import shortened
 from connectrio.rpc.sockets import close_in_children
+from connectrio.telemetry.report import StackReport
 
 log = get_logger("connectrio.processes")
 
@@ -41,6 +43,8 @@ log = get_logger("connectrio.processes")
 _MAX_STATUS = MAX_SIZE // 2
 # a task has some kilobytes of frames
 _MOST_STACKS = 2000
+# bytes, for the names of its fields
+_STACK_OVERHEAD = 500
 
 
 class _Worker:
@@ -77,12 +81,9 @@ class _Worker:
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:
             match message:
-                case Request(what="report"):
-                    await self.host.refresh()
-                    await control.send(self._report())
                 case Request(what="live"):
                     await control.send(Alive())
-                case Request(what="status" | "stacks" as what):
+                case Request(what="report" | "status" | "stacks" as what):
                     await self._tell(what, control)
                 case Request(what="announce") if self._addresses is not None:
                     if writes_json():
@@ -101,15 +102,31 @@ class _Worker:
         )
 
     async def _tell(self, what: str, control: Control) -> None:
-        """Send what the status page shows of this process; nothing if that fails."""
+        """Send the state of this process, or what the status page shows of it; nothing if that fails."""
         try:
+            if what == "report":
+                await self.host.refresh()
+                await control.send(self._report())
+                return
             if what == "stacks":
-                await control.send(Stacks((await self.host.stacks())[:_MOST_STACKS]))
+                await control.send(Stacks(_fitting((await self.host.stacks())[:_MOST_STACKS])))
                 return
             report = await self.host.report()
-            await control.send(StatusReport(shortened(report, _MAX_STATUS, lambda each: encode(StatusReport(each)))))
+            # in a thread, so that calls are answered while a long report is encoded to see how long it is
+            shorten = partial(shortened, report, _MAX_STATUS, lambda each: encode(StatusReport(each)))
+            await control.send(StatusReport(await anyio.to_thread.run_sync(shorten, limiter=anyio.CapacityLimiter(1))))
         except Exception:
             log.exception("this process cannot tell what it does", what=what)
+
+
+def _fitting(stacks: list[StackReport]) -> list[StackReport]:
+    """Return the first of some stacks, as many as fit into a message."""
+    left = _MAX_STATUS
+    for number, stack in enumerate(stacks):
+        left -= sum(map(len, stack.frames)) + len(stack.name) + len(stack.what) + _STACK_OVERHEAD
+        if left < 0:
+            return stacks[:number]
+    return stacks
 
 
 def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[[int], None] | None) -> int:

@@ -22,6 +22,7 @@ from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.diagnostics import encodable
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat
 from connectrio.processes.exposition import Family
@@ -138,16 +139,31 @@ _decoder = msgspec.msgpack.Decoder(Message, dec_hook=_decode_path)
 
 
 def encode(message: Message) -> bytes:
-    """Return the bytes of `message` on the socket."""
-    encoded = _encoder.encode(message)
+    """Return the bytes of `message` on the socket.
+
+    In what a process tells, `encodable` replaces what UTF-8 cannot encode: an error's text must not end the process.
+
+    :raises UnicodeEncodeError: a setting or a path in an `Order` cannot be encoded
+    """
+    try:
+        encoded = _encoder.encode(message)
+    except UnicodeEncodeError:
+        if isinstance(message, Order):
+            raise
+        plain = msgspec.to_builtins(message, builtin_types=[bytes], enc_hook=_encode_path)
+        encoded = _encoder.encode(encodable(plain))
     return len(encoded).to_bytes(_PREFIX, "big") + encoded
 
 
 def _size(prefix: bytes) -> int:
     size = int.from_bytes(prefix, "big")
+    _check(size)
+    return size
+
+
+def _check(size: int) -> None:
     if size > MAX_SIZE:
         raise ValueError(f"a message of {size} bytes between processes; at most {MAX_SIZE} are allowed")
-    return size
 
 
 class Control:
@@ -167,10 +183,14 @@ class Control:
         """Send `message`. If the other end is gone, do nothing: `receive` reports that.
 
         If this is cancelled while it sends, close the pair: the other end has got a part of the message.
+
+        :raises ValueError: it is longer than `MAX_SIZE`, which would end the process that receives it
         """
+        encoded = encode(message)
+        _check(len(encoded) - _PREFIX)
         async with self._sending:
             try:
-                await self._stream.send(encode(message))
+                await self._stream.send(encoded)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
 

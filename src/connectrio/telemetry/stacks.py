@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from connectrio.diagnostics import text_of
+from connectrio.diagnostics import shorten, text_of
 from connectrio.telemetry.report import StackReport
 
 __all__ = [
@@ -24,6 +24,9 @@ __all__ = [
 # frames of a stack that are shown, and tasks and threads
 _MOST_FRAMES = 100
 _MOST_STACKS = 2000
+# characters of a line of a stack, and of the source in it, which may be generated
+_LONGEST_SOURCE = 200
+_LONGEST_LINE = 1000
 # what one task may wait for in turn: more is an object that says that it waits for itself, or a deep recursion
 _MOST_AWAITED = 2000
 
@@ -84,7 +87,8 @@ def line_of(frame: FrameType) -> str:
     """Return a frame as "/path/my_connector.py:42 in MyConnector.get: time.sleep(60)"."""
     code, line = frame.f_code, frame.f_lineno
     source = linecache.getline(code.co_filename, line or 0).strip()
-    return f"{code.co_filename}:{line} in {code.co_qualname}{f': {source}' if source else ''}"
+    where = f"{code.co_filename}:{line} in {code.co_qualname}"
+    return shorten(f"{where}: {shorten(source, _LONGEST_SOURCE)}" if source else where, _LONGEST_LINE)
 
 
 def thread_frames(frame: FrameType | None) -> list[FrameType]:

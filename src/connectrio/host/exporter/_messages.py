@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
+
+from connectrio.diagnostics import encodable
 
 __all__ = ["Request", "Response", "as_json", "plain"]
 
@@ -59,17 +60,5 @@ def as_json(status: int, document: object, *headers: tuple[str, str]) -> Respons
     try:
         body = msgspec.json.encode(document)
     except UnicodeEncodeError:
-        body = msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
+        body = msgspec.json.encode(encodable(msgspec.to_builtins(document)))
     return Response(status, body, "application/json", headers)
-
-
-def _encodable(value: Any) -> Any:
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case dict():
-            return {_encodable(name): _encodable(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_encodable(item) for item in value]
-        case _:
-            return value
