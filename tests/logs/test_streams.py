@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tracemalloc
 
 import pytest
 
@@ -24,6 +25,27 @@ def test_a_line_without_an_end_is_cut():
     lines = []
     Lines(lines.append)("x" * 100_000)
     assert [len(line) for line in lines] == [100_000]
+
+
+def test_a_long_line_between_short_ones():
+    lines = []
+    take = Lines(lines.append)
+    take("a\n" + "x" * 200_000 + "\nb\n" * 50_000 + "c")
+    assert [len(line) for line in lines] == [1, 200_000, *[1] * 50_000]
+    take("\n")
+    assert lines[-1] == "c"
+
+
+def test_the_lines_of_a_very_long_text_take_little_memory():
+    take = Lines(lambda line: None)
+    text = "\n" * 5_000_000
+    tracemalloc.start()
+    try:
+        take(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000  # a list of all has 40 MB
 
 
 def test_what_is_printed_arrives_at_once():

@@ -104,6 +104,11 @@ def test_a_level_by_name_outlasts_an_authors_set_up():
     assert written(program, level="mine=info") == [line("asked for")]
 
 
+def test_an_author_that_disables_logging_does_so_for_nobody():
+    program = "logging.disable(logging.CRITICAL)\nkeep_logging()\nlog.info('a line')"
+    assert written(program) == [line("a line")]
+
+
 def test_a_handler_of_a_file_stays(tmp_path):
     file = tmp_path / "own.log"
     assert written(f'log.addHandler(logging.FileHandler({str(file)!r}))\nlog.info("twice")') == [line("twice")]

@@ -46,14 +46,21 @@ class Lines:
         """Take the next piece of text."""
         thread = threading.get_ident()
         with self._lock:
-            *lines, rest = f"{self._rests.pop(thread, '')}{text}".split("\n")
-            if len(rest) > _LONGEST_LINE:
-                lines.append(rest)
-            elif rest:
-                self._rests[thread] = rest
-        for line in lines:
-            if line.strip():
-                self._take(line)
+            text = f"{self._rests.pop(thread, '')}{text}"
+            end = len(text) if len(text) - text.rfind("\n") > _LONGEST_LINE else text.rfind("\n") + 1
+            if end < len(text):
+                self._rests[thread] = text[end:]
+        start = 0
+        while start < end:
+            # some lines at a time: a list of all lines of a very long text would need many times its memory
+            stop = text.rfind("\n", start, min(start + _LONGEST_LINE, end))
+            if stop < 0:
+                stop = text.find("\n", start, end)
+            stop = end if stop < 0 else stop
+            for line in text[start:stop].split("\n"):
+                if line and not line.isspace():
+                    self._take(line)
+            start = stop + 1
 
     def end(self) -> None:
         """Take the lines that have no end yet as they are."""

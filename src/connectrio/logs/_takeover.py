@@ -55,6 +55,7 @@ class TakenOver:
 
         :param authors: the names of the connectors' packages and modules, whose loggers have the host's level
         """
+        logging.disable(logging.NOTSET)
         root = logging.getLogger()
         if not root.handlers:
             root.addHandler(self._handler)

@@ -44,6 +44,8 @@ _INTERVAL = 1.0
 _IDLE_SHARE = 10
 # seconds between two reports at most
 _LONGEST_INTERVAL = 10.0
+# different pages of one report that are kept, each of a megabyte at most
+_MOST_VIEWS = 32
 # seconds; page.js takes a connection for lost that is silent for longer
 _HEARTBEAT = 15.0
 
@@ -220,6 +222,8 @@ class _Page:
                 self._spent = 0.0
                 self._next_report = started + _INTERVAL
             if view not in self._rendered:
+                if len(self._rendered) >= _MOST_VIEWS:  # somebody makes searches up
+                    self._rendered.clear()
                 self._rendered[view] = await anyio.to_thread.run_sync(
                     self._render_sections, self._report, view, limiter=self._threads
                 )
