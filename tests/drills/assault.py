@@ -89,7 +89,7 @@ def drill(attack: Attack, backend: str, seconds: float) -> Report:
         memory = {"before": resident(host.pid) / MIB}
         with PeakMemory(host.pid) as watch:
             used = cpu_seconds(host.pid)
-            begin, end, answers = _attack(attack, host.target, seconds)
+            begin, end, answers = _attack(attack, host.target_of(attack), seconds)
             used = cpu_seconds(host.pid) - used
         time.sleep(_SETTLING)
         memory |= {"peak": watch.peak / MIB, "after": resident(host.pid) / MIB}

@@ -12,6 +12,7 @@ from typing import Any, Self
 import grpc
 from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub
 
+from drills.attacks.attack import Attack
 from drills.orders import order
 from e2e.client import fetch
 from e2e.programs import Program
@@ -68,6 +69,11 @@ class DrillHost(Program):
     def target(self) -> str:
         """The address of its gRPC server."""
         return str(self.wait_for_log("serving")["grpc"])
+
+    def target_of(self, attack: Attack) -> str:
+        """The address that an attack goes to."""
+        address = str(self.wait_for_log("serving")["http"])
+        return address.partition("://")[2] if attack.exporter else self.target
 
     def drain(self) -> None:
         """Send SIGTERM."""

@@ -44,6 +44,7 @@ OF_EACH_KIND = (
     "data-dribble",
     "half-a-message",
     "decompression-bomb",
+    "unread-pages",
 )
 
 
@@ -88,7 +89,7 @@ def assert_expected(attack: Attack, attacker: Attacker) -> None:
 @pytest.mark.parametrize("attack", AT_ONCE, ids=lambda attack: attack.name)
 def test_an_attack_hurts_nobody(attacked, attack: Attack):
     host, client = attacked
-    attacker = run(attack, host.target)
+    attacker = run(attack, host.target_of(attack))
     assert_expected(attack, attacker)
     assert_good_client_is_served(client)
 
@@ -97,7 +98,7 @@ def test_an_attack_hurts_nobody(attacked, attack: Attack):
 def test_attacks_of_each_kind_hurt_nobody(attacked):
     host, client = attacked
     for name in OF_EACH_KIND:
-        attacker = run(ATTACKS[name], host.target)
+        attacker = run(ATTACKS[name], host.target_of(ATTACKS[name]))
         assert_expected(ATTACKS[name], attacker)
         assert_good_client_is_served(client)
 
@@ -106,7 +107,7 @@ def test_attacks_of_each_kind_hurt_nobody(attacked):
 def test_attacks_that_last_until_the_host_has_enough(attacked):
     host, client = attacked
     with ThreadPoolExecutor(len(SLOW)) as pool:
-        attackers = list(pool.map(lambda attack: run(attack, host.target), SLOW))
+        attackers = list(pool.map(lambda attack: run(attack, host.target_of(attack)), SLOW))
     for attack, attacker in zip(SLOW, attackers, strict=True):
         assert_expected(attack, attacker)
     assert_good_client_is_served(client)

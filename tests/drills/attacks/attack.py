@@ -77,6 +77,7 @@ class Attack:
     :ivar tls: whether the host must serve TLS
     :ivar slow: whether it is one of the host's time-outs that ends it
     :ivar settings: of the host, for this attack
+    :ivar exporter: whether it attacks the exporter's port
     """
 
     name: str
@@ -87,6 +88,7 @@ class Attack:
     tls: bool = False
     slow: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    exporter: bool = False
 
     def is_expected(self, answer: Answer) -> bool:
         """Whether this is what the host should do."""
