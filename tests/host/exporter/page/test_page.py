@@ -417,6 +417,15 @@ async def test_all_clients_share_one_report_and_one_rendering(monkeypatch):
     assert threading.get_ident() not in {thread for _, _, thread in rendered}
 
 
+async def test_searches_that_somebody_makes_up_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(page_module, "_INTERVAL", 3600.0)
+    page = page_module._Page(Source(night()))
+    for number in range(100):
+        assert await page._render(View(search=f"no-{number}"))
+        assert len(page._rendered) <= 32
+    assert View(search="no-99") in page._rendered
+
+
 def test_durations_and_numbers_are_short():
     assert [lasting(each) for each in (0, 0.9, 1, 119, 120, 7199, 7200, 172_799, 172_800, 5e8)] == [
         "0 s", "0 s", "1 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d", "5787 d",
