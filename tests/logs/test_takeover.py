@@ -109,6 +109,20 @@ def test_an_author_that_disables_logging_does_so_for_nobody():
     assert written(program) == [line("a line")]
 
 
+def test_a_line_whose_arguments_do_not_fit():
+    program = """
+class Failing:
+    def __str__(self):
+        raise SystemExit("no")
+log.error("%s of %d", "one")
+log.error("it is %s", Failing())
+"""
+    assert written(program) == [
+        line("%s of %d (TypeError in its arguments)", "error"),
+        line("it is %s (SystemExit in its arguments)", "error"),
+    ]
+
+
 def test_a_handler_of_a_file_stays(tmp_path):
     file = tmp_path / "own.log"
     assert written(f'log.addHandler(logging.FileHandler({str(file)!r}))\nlog.info("twice")') == [line("twice")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from connectrio.diagnostics import Repeats, count_dropped_lines, text_of
+from connectrio.diagnostics import Repeats, count_dropped_lines, text_of, type_name
 from connectrio.logs._levels import Levels
 from connectrio.logs._processors import processors
 from connectrio.logs._writer import Writer
@@ -147,6 +147,14 @@ def _of_author(logger: _Named, method: str, event: Any) -> MutableMapping[str, A
     return line
 
 
+def _message(record: logging.LogRecord) -> str:
+    """Return the text of a record; if its arguments do not fit, or fail, the text without them."""
+    try:
+        return record.getMessage()
+    except BaseException as error:  # noqa: BLE001 - of a value, SystemExit as well; the line counts
+        return f"{text_of(record.msg)} ({type_name(error)} in its arguments)"
+
+
 class FromLogging(logging.Handler):
     """Writes what is logged through `logging` as lines of the host.
 
@@ -197,7 +205,7 @@ class FromLogging(logging.Handler):
         else:
             plain = self._plain_attributes()
             more = {name: value for name, value in record.__dict__.items() if name not in plain}
-            text = record.getMessage()
+            text = _message(record)
         fields["logger"] = record.name
         if record.stack_info:
             fields["stack"] = record.stack_info
