@@ -11,8 +11,8 @@ import pytest
 import structlog
 from anyio import to_thread
 
-from connectrio.diagnostics import SafeLogger
-from connectrio.logs import configure_logging, get_logger, line_fields
+from connectrio.diagnostics import LONGEST_TEXT, SafeLogger
+from connectrio.logs import configure_logging, get_logger, line_fields, line_mask
 
 ours = get_logger("connectrio.tests")
 rpc = SafeLogger("connectrio.rpc")
@@ -47,8 +47,86 @@ def test_each_line_has_them(call, capsys):
 def test_fields_of_a_line_win(call, capsys):
     configure_logging("info", "json")
     ours.info("one", operation="create")
-    structlog.get_logger("author").info("two", operation=None)
-    assert [(line["execution"], line["operation"]) for line in lines(capsys)] == [("ex1", "create"), ("ex1", None)]
+    assert [(line["execution"], line["operation"]) for line in lines(capsys)] == [("ex1", "create")]
+
+
+def test_no_field_of_an_author_takes_the_place_of_the_calls(call, capsys):
+    """Not even one that the call does not have: who looks for a job would find the line of another."""
+    configure_logging("info", "json")
+    structlog.get_logger("author").info("one", operation=None, job="spark-1", rows=3)
+    structlog.get_logger("author").info("two", extra={"a": 1}, key="k")
+    structlog.get_logger("author").info("three", extra="text", key="k")
+    with structlog.contextvars.bound_contextvars(job="bound", tenant="t"):
+        structlog.get_logger("author").info("four")
+    one, two, three, four = lines(capsys)
+    assert (one["execution"], one["operation"], one["rows"]) == ("ex1", "get", 3)
+    assert "job" not in one
+    assert one["extra"] == {"operation": None, "job": "spark-1"}
+    assert two["extra"] == {"a": 1, "key": "k"}
+    assert three["extra"] == {"extra": "text", "key": "k"}
+    assert (four["tenant"], four["extra"]) == ("t", {"job": "bound"})
+
+
+class Failing:
+    def __str__(self):
+        return "shown by hunter2"
+
+
+@pytest.fixture
+def mask():
+    """Replaces "hunter2" in what is written."""
+    token = line_mask.set(lambda text: text.replace("hunter2", "[secret]"))
+    yield
+    line_mask.reset(token)
+
+
+def test_no_text_of_an_author_shows_a_secret(mask, capsys):
+    configure_logging("info", "json")
+    author = structlog.get_logger("author")
+    author.info("it is hunter2", deep={"a": ["hunter2"], "hunter2": 2}, value=Failing())
+    try:
+        raise ValueError("hunter2")
+    except ValueError:
+        author.exception("failed")
+        ours.exception("of ours")
+    written = capsys.readouterr().err
+    assert "hunter2" not in written
+    one, two, three = [json.loads(line) for line in written.splitlines()]
+    assert one["event"] == "it is [secret]"
+    assert (one["deep"], one["value"]) == ({"a": ["[secret]"], "[secret]": 2}, "shown by [secret]")
+    assert two["exception"].endswith("ValueError: [secret]")
+    assert three["exception"].endswith("ValueError: [secret]")
+
+
+def test_a_secret_on_the_edge_of_a_cut_is_not_shown(mask, capsys):
+    configure_logging("info", "json")
+    structlog.get_logger("author").info("x" * (LONGEST_TEXT // 2 - 3) + "hunter2" + "y" * LONGEST_TEXT)
+    assert "hun" not in capsys.readouterr().err
+
+
+def test_texts_of_ours_are_not_searched(mask, capsys):
+    configure_logging("info", "json")
+    ours.info("hunter2", job="hunter2")
+    [line] = lines(capsys)
+    assert (line["event"], line["job"]) == ("hunter2", "hunter2")
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_mask_that_fails_costs_the_text_and_not_the_line(capsys, error):
+    def fails(_text):
+        ours.info("from within")
+        raise error
+
+    configure_logging("info", "json")
+    token = line_mask.set(fails)
+    try:
+        structlog.get_logger("author").info("a secret", rows=3)
+    finally:
+        line_mask.reset(token)
+    within, line = lines(capsys)
+    assert within["event"] == "from within"
+    assert line["event"] == f"[text withheld: {error.__name__} while its secrets were looked for]"
+    assert (line["rows"], line["level"]) == (3, "info")
 
 
 def test_they_are_not_asked_for_by_lines_that_are_not_written(call, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 START = """
 import logging, logging.config, sys, threading, warnings
-from connectrio.logs import host_logging, keep_logging, line_fields, own_output
+from connectrio.logs import host_logging, keep_logging, line_fields, line_mask, own_output
 before = logging.StreamHandler()
 with host_logging({level!r}, {form!r}, owns_process=True):
     log = logging.getLogger("mine")
@@ -48,7 +48,7 @@ logging.info("from the root")
 """
     assert written(program) == [
         line("an info line"),
-        line("with more", "warning", job=7),
+        line("with more", "warning", extra={"job": 7}),
         line("from the root", logger="root"),
     ]
 
@@ -228,6 +228,23 @@ def test_what_is_printed_is_hidden_by_name_alone():
     program = 'print("one")\nprint("two", file=sys.stderr)'
     assert len(written(program, level="error")) == 2
     assert written(program, level="stdout=warning") == [line("two", "warning", logger="stderr")]
+
+
+def test_the_secrets_of_a_call_are_in_nothing_that_its_connector_writes():
+    program = """
+line_mask.set(lambda text: text.replace("hunter2", "[secret]"))
+print("out", "hunter2")
+print("err hunter2", file=sys.stderr)
+log.info("with %s", "hunter2", extra={"token": "hunter2"})
+warnings.warn("hunter2 is weak")
+import structlog
+structlog.get_logger("mine").info("structlog has hunter2")
+"""
+    lines = written(program)
+    assert len(lines) == 5
+    assert "hunter2" not in str(lines)
+    assert [each["event"] for each in lines[:3]] == ["out [secret]", "err [secret]", "with [secret]"]
+    assert lines[2]["token"] == "[secret]"
 
 
 def test_threads_do_not_mix_their_lines():

@@ -19,6 +19,7 @@ from connectrio import Phase, Resource, TaskLog
 from connectrio.diagnostics import dropped_lines, shorten
 from connectrio.idl.flyteidl2.connector import GetTaskMetricsResponse
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult
+from connectrio.logs import configure_logging
 from connectrio.masking import SecretMask
 from connectrio.service.job_secrets import JobSecrets
 from service.harness import META, OPERATIONS, Base, Job, Service, connector, failing, log_lines, secrets
@@ -356,3 +357,28 @@ async def test_a_processor_that_fails_costs_the_line(error):
     with pytest.raises(GRPCError, match="boom"):
         await Service(failing(lambda: ValueError("boom"))).get()
     assert dropped_lines() == before + 1
+
+
+@pytest.mark.parametrize("operation", ["create", "get", "delete", "get_logs", "get_metrics"])
+async def test_what_a_connector_writes_shows_no_secret(capsys, operation):
+    async def writes(self, *args, **kwargs):
+        structlog.get_logger("author").info("it is hunter2", token="hunter2")
+        raise ValueError
+
+    configure_logging("info", "json")
+    service = Service(connector(get=answers, **{} if operation == "get" else {operation: writes}))
+    # the requests for logs and metrics have no secrets: those of the last poll count
+    await service.call("get", connection=secrets(token="hunter2"))
+    service = Service(connector(**{operation: writes})) if operation == "get" else service
+    given = {} if operation in ("get_logs", "get_metrics") else {"connection": secrets(token="hunter2")}
+    with suppress(GRPCError):
+        await service.call(operation, **given)
+    written = capsys.readouterr().err
+    assert "hunter2" not in written
+    assert "it is [secret token]" in written
+    structlog.get_logger("author").info("after the call: hunter2")
+    assert "after the call: hunter2" in capsys.readouterr().err
+
+
+async def answers(self, **kwargs):
+    return Resource(phase=Phase.RUNNING)

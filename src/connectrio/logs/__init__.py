@@ -4,7 +4,8 @@ Inside another program, log lines go to structlog if the program has configured 
 `logging`, under names that begin with "connectrio". `connectrio.rpc` always logs through `logging`; in a host's own
 process its lines are written as the others are.
 
-Each line that is written in a call has the fields of `line_fields`. A line that cannot be written is dropped and
+Each line that is written in a call has the fields of `line_fields`, and what a connector writes there goes through
+`line_mask`. A line that cannot be written is dropped and
 counted, here as there. A host writes its lines from a thread: a reader of the log that is slow, or has gone, never
 holds a call.
 """
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import structlog
 
 from connectrio.diagnostics import count_dropped_lines
-from connectrio.logs._fields import add_line_fields, line_fields
+from connectrio.logs._fields import add_line_fields, line_fields, line_mask
 from connectrio.logs._host_log import RPC, FromLogging, HostLog
 from connectrio.logs._levels import LEVELS, Levels, LogLevel
 from connectrio.logs._streams import is_terminal, own_output
@@ -36,6 +37,7 @@ __all__ = [
     "host_logging",
     "keep_logging",
     "line_fields",
+    "line_mask",
     "own_output",
     "writes_json",
 ]

@@ -25,7 +25,7 @@ from connectrio.diagnostics import LONGEST_TEXT, current_trace, format_error, sh
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals.errors import MAX_DEPTH
-from connectrio.logs import LogLevel, get_logger, line_fields
+from connectrio.logs import LogLevel, get_logger, line_fields, line_mask
 from connectrio.masking import SecretMask
 from connectrio.rpc.call import current_call as current_rpc  # the `current_call` of connectors is set from it
 from connectrio.rpc.codec import EncodeError, encode, received_size
@@ -108,6 +108,7 @@ class CallRecord:
         self._rpc = current_rpc()
         self._token: Token[Any] | None = None
         self._fields_token: Token[Any] | None = None
+        self._mask_token: Token[Any] | None = None
         self._is_ended = False
         self._last_failure: tuple[BaseException, CallFailure] | None = None
         self._verdict: tuple[BaseException, bool] | None = None
@@ -175,6 +176,10 @@ class CallRecord:
         }
         return fields | _without_empty(texts)
 
+    def _masked(self, text: str) -> str:
+        """Return what the connector writes without the job's secrets; they may become known within the call."""
+        return text if self.mask is None else self.mask.text(text)
+
     def __enter__(self) -> Self:
         rpc = self._rpc
         if rpc is not None:
@@ -183,6 +188,7 @@ class CallRecord:
             self._token = set_current_call(rpc.peer, rpc.metadata, deadline)
         self._account.calls[self] = None
         self._fields_token = line_fields.set(self.identity)
+        self._mask_token = line_mask.set(self._masked)
         return self
 
     def __exit__(
@@ -195,6 +201,8 @@ class CallRecord:
         del self._account.calls[self]
         if self._fields_token is not None:
             line_fields.reset(self._fields_token)
+        if self._mask_token is not None:
+            line_mask.reset(self._mask_token)
         if self._token is not None:
             reset_current_call(self._token)
         if error is None:
