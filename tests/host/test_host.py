@@ -27,6 +27,7 @@ from connectrio.host.watchdog import Culprit
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, GetTaskRequest, TaskCategory
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
+from connectrio.logs import line_fields
 from connectrio.rpc import Channel
 from connectrio.rpc.exceptions import leaves, only_leaf
 from rpc.kit.virtual_time import in_virtual_time
@@ -383,6 +384,25 @@ async def test_a_lifespan_is_told_how_many_threads_it_may_use():
     async with serving(make_host(connector(lifespan=lifespan), worker=3)):
         assert seen == [3]
     assert worker_limit.get() == 10
+
+
+async def test_lines_of_a_lifespan_and_of_its_tasks_name_the_connector():
+    seen = []
+
+    async def background():
+        seen.append(line_fields.get()())
+
+    @asynccontextmanager
+    async def lifespan(_):
+        seen.append(line_fields.get()())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(background)
+            yield
+
+    async with serving(make_host(connector(lifespan=lifespan))):
+        pass
+    assert seen == 2 * [{"connector": "Tiny Connector", "task_type": "tiny", "task_type_version": 0}]
+    assert line_fields.get() is None
 
 
 async def test_a_lifespan_is_told_how_many_processes_share_the_machine():

@@ -247,6 +247,23 @@ structlog.get_logger("mine").info("structlog has hunter2")
     assert lines[2]["token"] == "[secret]"
 
 
+def test_pools_of_threads_keep_the_fields_of_a_call():
+    program = """
+import asyncio, contextvars
+from concurrent.futures import ThreadPoolExecutor
+async def default():
+    await asyncio.get_running_loop().run_in_executor(None, log.info, "default")
+asyncio.run(default())
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(log.info, "own")
+    line_fields.set(lambda: {"execution": "ex2"})
+    assert list(pool.map(lambda number: log.info("mapped") or number, [1])) == [1]
+    assert pool.submit(int, "ff", base=16).result() == 255
+"""
+    own, default, mapped = line("own"), line("default"), {**line("mapped"), "execution": "ex2"}
+    assert written(program) == [default, own, mapped]
+
+
 def test_threads_do_not_mix_their_lines():
     program = """
 begun, go_on = threading.Event(), threading.Event()

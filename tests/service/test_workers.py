@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import time
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from grpclib import GRPCError
 from structlog.testing import capture_logs
 
 from connectrio import TransientError
+from connectrio.logs import configure_logging, line_fields
 from connectrio.service import workers as workers_module
 from connectrio.service.workers import Workers, _Run
 from rpc.kit.virtual_time import in_virtual_time
@@ -192,6 +194,20 @@ async def test_another_thread_takes_the_place_of_one_that_does_not_come_back(gat
     while list(workers.stuck()):  # noqa: ASYNC110 - it happens in a thread
         await anyio.sleep(0.01)
     assert workers.busy == 0
+
+
+async def test_the_line_of_a_lost_thread_has_the_fields_of_its_call(gate, lost_at_once, capsys):
+    configure_logging("info", "json")
+    workers = Workers(1)
+    token = line_fields.set(lambda: {"execution": "lost"})
+    await abandon(workers, gate)
+    line_fields.reset(token)
+    token = line_fields.set(lambda: {"execution": "next", "attempt": 1})
+    await workers.run(lambda: 5, name="next")
+    line_fields.reset(token)
+    lines = map(json.loads, capsys.readouterr().err.splitlines())
+    [line] = [line for line in lines if line["event"].startswith("a worker thread does not come back")]
+    assert (line["execution"], "attempt" in line) == ("lost", False)
 
 
 async def test_a_connector_that_has_lost_all_its_threads_is_unavailable(gate, lost_at_once):

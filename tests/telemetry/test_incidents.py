@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from structlog.testing import capture_logs
 
+from connectrio.logs import configure_logging, line_fields
 from connectrio.telemetry.incidents import _MOST_ENDED, _MOST_OPEN, Incidents, VendorFailure
 from connectrio.telemetry.report import TaskName
 
@@ -49,6 +52,22 @@ def test_500_jobs_are_two_lines():
     assert over["answered"] is True
     [report] = [incident.report(0.0) for incident in incidents]
     assert (report.began, report.last, report.ended, report.jobs) == (100.0, 120.0, 120.0, 500)
+
+
+def test_its_end_has_no_fields_of_the_call_that_met_it(capsys):
+    configure_logging("info", "json")
+    clock = Clock()
+    incidents = Incidents(clock)
+    incidents.failed(failure(0))
+    clock.now += 200
+    token = line_fields.set(lambda: {"execution": "another"})
+    try:
+        incidents.failed(failure(None, absorbed=False, kind="timeout"))
+    finally:
+        line_fields.reset(token)
+    begun, over = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (begun["execution"], over["event"]) == ("run0", "an incident is over")
+    assert "execution" not in over
 
 
 def test_it_goes_on_as_long_as_a_job_is_without_an_answer():

@@ -16,7 +16,7 @@ from connectrio.connector.context import process_count, unsafe_sql, worker_limit
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import RegisteredConnector, Registry
 from connectrio.host.settings import HostSettings
-from connectrio.logs import get_logger
+from connectrio.logs import get_logger, line_fields
 from connectrio.masking.credentials import describe_error, format_traceback
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import is_cancelled_from_outside, leaves, only_leaf
@@ -127,6 +127,7 @@ class _Lifespan:
         worker_limit.set(self._all.settings.worker)
         process_count.set(self._all.processes)
         unsafe_sql.set(self._all.settings.unsafe_sql)
+        line_fields.set(self._identity)
         draining = self._all.draining
         backoff = Backoff(_FIRST_PAUSE, factor=2, maximum=_LONGEST_PAUSE, jitter=0.2)
         while not draining.is_set():
@@ -141,6 +142,10 @@ class _Lifespan:
             if pause is not None:
                 with anyio.move_on_after(pause):
                     await draining.wait()
+
+    def _identity(self) -> dict[str, str | int]:
+        """Return what the lines of the lifespan, and of tasks that it starts, say of it."""
+        return {"connector": self.name, "task_type": self._key[0], "task_type_version": self._key[1]}
 
     def stop_opening(self) -> None:
         """Cancel the lifespan if it is not open yet."""

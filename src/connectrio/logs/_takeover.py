@@ -7,6 +7,8 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
@@ -40,6 +42,7 @@ class TakenOver:
         ]
         sys.stdout, sys.stderr = (each.stream for each in self.captured)
         self._take_handlers()
+        _keep_context_in_pools()
         root = logging.getLogger()
         root.addHandler(self._handler)
         # below it, libraries are asked by name: those that the host itself uses would fill the log
@@ -130,3 +133,18 @@ class TakenOver:
             self._log.logger.error(event, **fields)
         except BaseException:  # noqa: BLE001 - as above
             count_dropped_lines()
+
+
+def _keep_context_in_pools() -> None:
+    """Let functions in thread pools run in the context of who submits them, as `asyncio.to_thread` does.
+
+    So the lines of `loop.run_in_executor` and of a connector's own pools have the fields of their call.
+    """
+    pools: Any = ThreadPoolExecutor
+    submit_as_before = pools.submit
+
+    def submit(pool: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = submit_as_before(pool, copy_context().run, fn, *args, **kwargs)
+        return future
+
+    pools.submit = submit

@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import Context, copy_context
 from enum import Enum, auto
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -202,12 +203,7 @@ class Workers(Collector):
             if not run.is_replaced:
                 run.is_replaced = True
                 self._slots.leave(owner)
-                logger.error(
-                    "a worker thread does not come back; another one takes its place",
-                    method=run.name,
-                    seconds=round(anyio.current_time() - run.abandoned_at),
-                    stack=run.stack(),
-                )
+                run.context.run(_log_lost, run)  # the line is about its call, not about this one
         if 0 < self._slots.taken_by(owner) <= len(lost) - self.limit:
             methods = ", ".join(sorted({run.name for run in lost}))
             raise TransientError(
@@ -225,6 +221,15 @@ class Workers(Collector):
             self._freed = None
 
 
+def _log_lost(run: _Run[Any]) -> None:
+    logger.error(
+        "a worker thread does not come back; another one takes its place",
+        method=run.name,
+        seconds=round(anyio.current_time() - run.abandoned_at),
+        stack=run.stack(),
+    )
+
+
 class _State(Enum):
     PENDING = auto()
     RUNNING = auto()
@@ -238,7 +243,7 @@ class _Run(Generic[T]):
     :ivar abandoned_at: since when nobody waits for it, on the event loop's clock
     :ivar began: when the function was called, as `time.monotonic` counts; 0 before
     :ivar is_replaced: whether another thread has taken its place
-    :ivar identity: returns what log lines say of the call that has left it
+    :ivar context: of the call that has left it
     """
 
     def __init__(self, function: Callable[[], T], name: str, owner: str, free: Callable[[_Run[T]], None]) -> None:
@@ -248,7 +253,7 @@ class _Run(Generic[T]):
         self.abandoned_at = math.inf
         self.began = 0.0
         self.is_replaced = False
-        self.identity: Callable[[], Mapping[str, Any]] | None = None
+        self.context = Context()
         self._free = free
         self._thread: int | None = None
         self._lock = threading.Lock()
@@ -286,13 +291,18 @@ class _Run(Generic[T]):
         """
         self._call_soon = call_soon_from_threads()
         self.abandoned_at = anyio.current_time()
-        self.identity = line_fields.get()
+        self.context = copy_context()
         if self._move(_State.RUNNING, _State.ABANDONED):
             return True
         if not self._move(_State.PENDING, _State.ABANDONED):
             self._discard()
         self._free(self)
         return False
+
+    @property
+    def identity(self) -> Callable[[], Mapping[str, Any]] | None:
+        """Returns what log lines say of the call that has left it; None before."""
+        return self.context.get(line_fields)
 
     def frames(self) -> Iterator[FrameType]:
         """Yield the frames of the thread, the innermost first; none if it has ended."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -171,15 +172,20 @@ class Incidents:
                 if incident.logged is None:  # a failure or two, each of which has a line
                     continue
                 self._ended.append(incident)
-                logger.warning(
-                    "an incident is over",
-                    incident=incident.id,
-                    task_type=incident.task_type,
-                    operation=incident.operation,
-                    kind=incident.kind,
-                    answered=incident.is_answered,
-                    **_counts(incident, incident.last),
-                )
+                # not in the context of the call that found it over: the line would have the fields of that call
+                Context().run(_log_end, incident)
+
+
+def _log_end(incident: Incident) -> None:
+    logger.warning(
+        "an incident is over",
+        incident=incident.id,
+        task_type=incident.task_type,
+        operation=incident.operation,
+        kind=incident.kind,
+        answered=incident.is_answered,
+        **_counts(incident, incident.last),
+    )
 
 
 def _counts(incident: Incident, until: float) -> dict[str, Any]:

@@ -100,6 +100,24 @@ async def test_clients_that_have_gone_again_before_they_are_accepted():
     assert [line for line in log if line["log_level"] == "error"] == []
 
 
+async def test_the_line_of_a_connection_that_failed_names_its_client():
+    async def fails(transport):
+        await transport.aclose()
+        raise ValueError("a bug")
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)
+    with captured_logs() as lines:
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(accepting.accept_connections, listener, fails, tasks)
+            async with await anyio.connect_tcp("127.0.0.1", port) as client:
+                address = client.extra(SocketAttribute.local_address)
+                await eventually(lambda: lines)
+            tasks.cancel_scope.cancel()
+    [line] = lines
+    assert (line["event"], line["peer"]) == ("a connection from %(peer)s failed", f"127.0.0.1:{address[1]}")
+
+
 class NoFileIsLeft(Listener):
     """Fails to accept again and again, then stops."""
 

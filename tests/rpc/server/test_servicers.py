@@ -759,13 +759,15 @@ async def test_a_codec_of_details_that_fails_badly(error):
             raise AssertionError
 
     servicer = Script(raising(GRPCError(Status.ABORTED, "m", "details")))
-    async with leaving_nothing(), raw_client(Server([servicer], status_details_codec=Codec())) as client:
+    async with leaving_nothing() as log, raw_client(Server([servicer], status_details_codec=Codec())) as client:
         await client.send(client.make.request(1), client.make.message(1, b"", end_stream=True))
         trailers = dict((await client.trailers(1)).headers)
         assert trailers["grpc-status"] == str(Status.INTERNAL.value)
         assert trailers["grpc-message"].startswith("the trailers of ABORTED cannot be sent: ")
         await client.send(client.make.request(3, BIDI), client.make.data(3, end_stream=True))
         assert (await client.trailers(3))["grpc-status"] == "0"
+    lines = [line for line in log if line["event"] == "the trailers of %(rpc)s cannot be sent"]
+    assert ["peer" in line for line in lines] == [True]
 
 
 class FailingHandler(logging.Handler):

@@ -25,6 +25,7 @@ from anyio.abc import (
 )
 
 from connectrio.diagnostics import SafeLogger
+from connectrio.rpc.peer import Peer
 from connectrio.rpc.sockets import UnixListener, close_in_children
 from connectrio.rpc.tls import TLSListener
 
@@ -91,13 +92,15 @@ async def _accept(listener: Listener[Any]) -> list[socket.socket] | list[AnyByte
 
 
 async def _serve(serve: Serve, wrap: Wrap | None, accepted: socket.socket | AnyByteStream) -> None:
+    peer = ""
     try:
         transport = await _open(accepted) if isinstance(accepted, socket.socket) else accepted
         if transport is not None:
+            peer = str(Peer(transport))  # once it is closed, nobody can tell
             await serve(transport if wrap is None else wrap(transport))
     except Exception:
         # a bug of ours must not take the other connections with it
-        log.exception("a connection failed")
+        log.exception("a connection from %(peer)s failed", {"peer": peer})
 
 
 async def _open(accepted: socket.socket) -> AnyByteStream | None:

@@ -148,7 +148,7 @@ class ServerCall:
                 return self._result_of_error(error)
             return CallResult(status, None if error.message is None else text_of(error.message), error.details)
         except (MetadataError, HeadersTooLargeError) as error:
-            fields = {"rpc": call.method, "error": error}
+            fields = {"rpc": call.method, "peer": call.peer, "error": error}
             log.error("the metadata of the servicer of %(rpc)s is refused: %(error)s", fields)  # noqa: TRY400 - enough
             return CallResult(Status.INTERNAL, str(error))
         except BaseException as error:
@@ -156,10 +156,12 @@ class ServerCall:
                 raise
             return self._result_of_error(error)
         if stream.state is CallState.HALF_SENT:
-            log.error("the servicer of %(rpc)s returned in the middle of a message", {"rpc": call.method})
+            log.error(
+                "the servicer of %(rpc)s returned in the middle of a message", {"rpc": call.method, "peer": call.peer}
+            )
             return CallResult(Status.INTERNAL, "the servicer returned in the middle of a message")
         if stream.lacks_response:
-            log.error("the servicer of %(rpc)s returned without a response", {"rpc": call.method})
+            log.error("the servicer of %(rpc)s returned without a response", {"rpc": call.method, "peer": call.peer})
             return CallResult(Status.UNKNOWN, "the servicer returned without sending the response")
         return _OK
 
@@ -169,14 +171,17 @@ class ServerCall:
             return CallResult(Status.CANCELLED, str(error))
         if trio_has_closed(error):
             return self._result_of_left_open()
-        log.error("the servicer of %(rpc)s raised", {"rpc": self._call.method}, exc_info=error)
+        fields = {"rpc": self._call.method, "peer": self._call.peer}
+        log.error("the servicer of %(rpc)s raised", fields, exc_info=error)
         if error is self.stream.encoding_error:
             return CallResult(Status.INTERNAL, f"the response cannot be encoded: {error}")
         return CallResult(Status.UNKNOWN, f"the servicer raised {type_name(error)}")
 
     def _result_of_left_open(self) -> CallResult:
         error = LeftOpenError()
-        log.error("the servicer of %(rpc)s: %(error)s", {"rpc": self._call.method, "error": error})
+        log.error(
+            "the servicer of %(rpc)s: %(error)s", {"rpc": self._call.method, "peer": self._call.peer, "error": error}
+        )
         return CallResult(Status.INTERNAL, str(error))
 
     async def _send_status(self, result: CallResult) -> None:
@@ -195,7 +200,8 @@ class ServerCall:
             # any: metadata, listeners and the details' codec are the application's; a bare status can still be sent
             if _is_only_cancellation(error):
                 raise
-            log.exception("the trailers of %(rpc)s cannot be sent", {"rpc": self._call.method})
+            fields = {"rpc": self._call.method, "peer": self._call.peer}
+            log.exception("the trailers of %(rpc)s cannot be sent", fields)
             is_clear = issubclass(type(error), ProtocolError | ValueError | TypeError)
             reason = text_of(error) if is_clear else type_name(error)
             trailers = "the trailers" if result.status is Status.OK else f"the trailers of {result.status.name}"
