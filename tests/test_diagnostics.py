@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -17,6 +18,7 @@ from connectrio.diagnostics import (
     SafeLogger,
     dropped_lines,
     format_error,
+    format_stack,
     printable,
     raised_in,
     text_of,
@@ -216,6 +218,22 @@ def test_causes_and_members_are_folded_and_lose_nothing():
         "connectrio.c",
     ]
     assert "KeyError: 'beside'" in format_error(outer)
+
+
+def test_a_stack_is_folded_like_a_traceback():
+    seen = []
+
+    def blocks():
+        seen.append(format_stack(sys._getframe()))
+        raise ValueError
+
+    caught(passing("connectrio.service.x", "anyio.y", "author", "asyncio.z", end=blocks))
+    [text] = seen
+    *_, one, two, three = [line for line in text.splitlines() if "[…" in line or "File" in line]
+    assert "… 2 frames of connectrio and anyio …" in text
+    assert "author" in one
+    assert two == "  [… 1 frame of asyncio …]"
+    assert "in blocks" in three
 
 
 def test_an_error_while_another_was_handled():

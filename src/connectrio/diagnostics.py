@@ -28,6 +28,7 @@ __all__ = [
     "dropped_lines",
     "encodable",
     "format_error",
+    "format_stack",
     "framework_of",
     "is_of_author",
     "place_of",
@@ -49,6 +50,8 @@ _MOST_ERRORS = 50
 _MOST_LEVELS = 10
 _MOST_FRAMES = 200
 _MOST_NOTES = 20
+# innermost frames of a thread's stack
+_MOST_STACK_FRAMES = 40
 # lines that are told apart by `Repeats`
 _MOST_KEYS = 256
 
@@ -134,6 +137,20 @@ def format_error(error: BaseException, longest: int = LONGEST_TEXT) -> str:
         return shorten("\n".join(lines), longest)
     except BaseException as failure:  # noqa: BLE001 - such as a loader of source lines that fails
         return f"{type_name(error)}: {shorten(text_of(error), longest)} ({type_name(failure)} in its traceback)"
+
+
+def format_stack(frame: FrameType) -> str:
+    """Return where a thread is, as Python prints it, folded like a traceback of `format_error`.
+
+    :param frame: its innermost one; of a deep stack, the innermost ones are shown
+    """
+    try:
+        frames = [each for each, _ in traceback.walk_stack(frame)][:_MOST_STACK_FRAMES][::-1]
+        summary = traceback.StackSummary.extract((each, each.f_lineno) for each in frames)
+        fold = "" in map(framework_of, frames)
+        return shorten("".join(_folded(summary, frames) if fold else summary.format()), LONGEST_TEXT)
+    except BaseException:  # noqa: BLE001 - as above
+        return place_of(frame)
 
 
 def is_of_author(error: BaseException) -> bool:

@@ -19,7 +19,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectrio.connector.registry import Registry
+from connectrio.diagnostics import format_stack
 from connectrio.logs import get_logger
 from connectrio.rpc.sockets import close_in_children
 from connectrio.service.log_stream import send_responses
@@ -45,8 +45,6 @@ logger = get_logger("connectrio.host.watchdog")
 # the functions that call methods of connectors, and the name of the local variable with the method
 _CALLERS = {ConnectorMethod.__call__.__code__: "self", send_responses.__code__: "method"}
 _NOBODY = "unknown"
-# the number of frames in the log
-_DEPTH = 12
 # seconds for a prober to send its request
 _PATIENCE = 0.5
 # seconds between two notes; and how many of them are remembered: a second's
@@ -207,7 +205,7 @@ class Watchdog:
             task_type=culprit.task_type,
             operation=culprit.operation,
             seconds=round(now - self._beat, 3),
-            stack="".join(traceback.format_stack(frame, _DEPTH)),
+            stack=format_stack(frame),
         )
 
     def _free(self, now: float, block: _Block) -> None:

@@ -12,7 +12,6 @@ import math
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -29,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from connectrio.connector.context import begin_work, pending_start
 from connectrio.connector.failures import TransientError
+from connectrio.diagnostics import format_stack
 from connectrio.logs import get_logger, line_fields
 from connectrio.service.slots import Slots
 
@@ -40,8 +40,6 @@ T = TypeVar("T")
 
 # seconds that a thread may go on after its call, until another one takes its place
 _LOST_AFTER = 60.0
-# the most frames of a stuck thread's stack that the log shows
-_DEPTH = 12
 
 
 def call_soon_from_threads() -> Callable[..., object]:
@@ -314,7 +312,7 @@ class _Run(Generic[T]):
     def stack(self) -> str:
         """Return where the thread is; "" if it has ended."""
         innermost = next(self.frames(), None)
-        return "" if innermost is None else "".join(traceback.format_stack(innermost, _DEPTH))
+        return "" if innermost is None else format_stack(innermost)
 
     def _move(self, before: _State, after: _State) -> bool:
         with self._lock:
