@@ -349,6 +349,29 @@ def test_what_repeats_is_left_out_and_counted():
     assert repeats.count("a") == 1
 
 
+def test_what_was_left_out_at_last_is_told_once():
+    now = [0.0]
+    repeats = Repeats(1.0, lambda: now[0])
+    asked = []
+    for number in range(4):
+        repeats.count("a", lambda number=number: asked.append(number) or f"a {number}")
+    repeats.count("b", lambda: "b")
+    assert (repeats.untold(), asked) == ([], [1])
+    now[0] = 1.0
+    assert repeats.untold() == [("a 1", 3)]
+    assert repeats.untold() == []
+    assert [repeats.count("a", lambda: "a"), repeats.count("a", lambda: "a")] == [0, None]
+    assert repeats.untold(at_end=True) == [("a", 1)]
+
+
+def test_what_was_left_out_is_told_although_many_others_came():
+    repeats = Repeats(1.0, lambda: 0.0)
+    assert [repeats.count("a", lambda: "a") for _ in range(3)] == [0, None, None]
+    for number in range(1000):
+        repeats.count(number, lambda: "other")
+    assert repeats.untold() == [("a", 2)]
+
+
 def test_lines_that_all_differ_take_no_more_memory():
     repeats = Repeats()
     for number in range(1000):

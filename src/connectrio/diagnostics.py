@@ -295,24 +295,46 @@ class Repeats:
         self._seconds = seconds
         self._clock = clock
         self._burst = burst
-        # when the while ends, how many lines were let through in it, and how many left out since the last one
-        self._lines: OrderedDict[int, tuple[float, int, int]] = OrderedDict()
+        # when the while ends, how many lines were let through in it, how many left out since the last one, and the
+        # first of these
+        self._lines: OrderedDict[int, tuple[float, int, int, Any]] = OrderedDict()
+        self._forgotten: list[tuple[Any, int]] = []
         self._lock = threading.RLock()
 
-    def count(self, line: object) -> int | None:
-        """Return None if `line` is to be left out, else how many like it were left out since it came last."""
+    def count(self, line: object, about: Callable[[], object] | None = None) -> int | None:
+        """Return None if `line` is to be left out, else how many like it were left out since it came last.
+
+        :param about: returns what `untold` returns of it; called for the first one that is left out
+        """
         key, now = hash(line), self._clock()
         with self._lock:
-            end, passed, left_out = self._lines.pop(key, (now, 0, 0))
+            end, passed, left_out, what = self._lines.pop(key, (now, 0, 0, None))
             if now >= end:
                 end, passed = now + self._seconds, 0
             if passed >= self._burst:
-                self._lines[key] = end, passed, left_out + 1
+                what = about() if about is not None and not left_out else what
+                self._lines[key] = end, passed, left_out + 1, what
                 return None
-            self._lines[key] = end, passed + 1, 0
+            self._lines[key] = end, passed + 1, 0, None
             if len(self._lines) > _MOST_KEYS:
-                self._lines.popitem(last=False)
+                _, (_, _, untold, what) = self._lines.popitem(last=False)
+                if what is not None and len(self._forgotten) < _MOST_KEYS:
+                    self._forgotten.append((what, untold))
         return left_out
+
+    def untold(self, *, at_end: bool = False) -> list[tuple[Any, int]]:
+        """Return what was left out and not told with a later line: for each sort, its `about` and how many. Forget it.
+
+        :param at_end: do not wait until the while of a sort has ended
+        """
+        now = self._clock()
+        with self._lock:
+            found, self._forgotten = self._forgotten, []
+            for key, (end, passed, left_out, what) in self._lines.items():
+                if what is not None and (at_end or now >= end):
+                    found.append((what, left_out))
+                    self._lines[key] = end, passed, 0, None
+        return found
 
 
 _dropped = 0

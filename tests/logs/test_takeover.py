@@ -264,6 +264,56 @@ with ThreadPoolExecutor(1) as pool:
     assert written(program) == [default, own, mapped]
 
 
+REPEATED = {
+    "printed": 'print("again")',
+    "logged": 'log.info("again %d", number)',
+    "warned": 'log.warning(f"again {number}")',
+    "structlog": 'structlog.get_logger("mine").info("again", number=number)',
+}
+
+
+@pytest.mark.parametrize("act", REPEATED.values(), ids=REPEATED)
+def test_lines_that_come_again_and_again_are_left_out_and_counted(act):
+    program = f"""
+import structlog
+line_mask.set(lambda text: text.replace("again", "[secret]"))
+for number in range(50):
+    {act}
+line_fields.set(lambda: {{"execution": "other"}})
+log.info("the last one")
+"""
+    *lines, last, told = written(program)
+    assert len(lines) == 20
+    assert all(each["event"].startswith("[secret]") for each in lines)
+    assert last["event"] == "the last one"
+    assert (told["event"], told["left_out"], told["execution"]) == ("lines like this were left out", 30, "ex1")
+    assert told["like"].startswith("[secret]")
+    assert (told["logger"], told["level"]) == (lines[0]["logger"], lines[0]["level"])
+
+
+def test_lines_of_different_jobs_are_not_alike_and_warnings_are():
+    program = """
+import itertools
+job = itertools.count()
+line_fields.set(lambda: {"job": next(job)})
+for _ in range(30):
+    print("printed")
+    log.info("logged")
+    log.warning("no answer")
+"""
+    lines = [each["event"] for each in written(program)]
+    assert [lines.count(event) for event in ("printed", "logged", "no answer")] == [30, 30, 20]
+
+
+def test_none_is_left_out_of_a_logger_whose_details_are_asked_for():
+    lines = written('for _ in range(50): log.info("again"); print("again")', level="info mine=debug")
+    assert [each["logger"] for each in lines].count("mine") == 50
+    assert [each["event"] for each in lines if each["logger"] == "stdout"] == [
+        *20 * ["again"],
+        "lines like this were left out",
+    ]
+
+
 def test_threads_do_not_mix_their_lines():
     program = """
 begun, go_on = threading.Event(), threading.Event()

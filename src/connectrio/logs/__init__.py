@@ -39,6 +39,7 @@ __all__ = [
     "line_fields",
     "line_mask",
     "own_output",
+    "tell_left_out",
     "writes_json",
 ]
 
@@ -184,6 +185,7 @@ def host_logging(
     try:
         yield
     finally:
+        log.tell_left_out(at_end=True)
         if owns_process and _taken_over is not None:
             _taken_over.release()
         else:
@@ -193,6 +195,12 @@ def host_logging(
 def writes_json() -> bool:
     """Return whether this process is a host's own and logs in JSON."""
     return _host_log is not None and not _host_log.console
+
+
+def tell_left_out() -> None:
+    """Say of which lines of connectors some were left out lately. The host calls it every few seconds."""
+    if _host_log is not None:
+        _host_log.tell_left_out()
 
 
 def flush_output(seconds: float = _FLUSH_TIMEOUT) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from connectrio.diagnostics import type_name
 
-__all__ = ["CALL_FIELDS", "add_line_fields", "line_fields", "line_mask", "masked"]
+__all__ = ["CALL_FIELDS", "add_line_fields", "line_fields", "line_mask", "masked", "whose_line"]
 
 line_fields: ContextVar[Callable[[], Mapping[str, Any]] | None] = ContextVar("connectrio_line_fields", default=None)
 """Returns the fields of each line that is written in this context, such as the execution and the task type of a call.
@@ -43,6 +43,13 @@ def add_line_fields(event: MutableMapping[str, Any]) -> None:
         pass
     finally:
         line_fields.reset(token)
+
+
+def whose_line() -> tuple[object, ...]:
+    """Return what tells the lines of one job from those of another in the fields of the context."""
+    fields: dict[str, Any] = {}
+    add_line_fields(fields)
+    return tuple(map(fields.get, ("operation", "connector", "execution", "node", "attempt", "job", "key")))
 
 
 def masked(text: str) -> str:

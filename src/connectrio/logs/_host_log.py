@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
+from contextvars import copy_context
 from functools import partialmethod
 from typing import Any
 
 import structlog
 
 from connectrio.diagnostics import Repeats, count_dropped_lines, text_of, type_name
+from connectrio.logs._fields import masked, whose_line
 from connectrio.logs._levels import Levels
 from connectrio.logs._processors import processors
 from connectrio.logs._writer import Writer
@@ -43,6 +46,10 @@ _RENDERERS = (
 _RESERVED = {"event", "level", "timestamp", "logger", "exc_info"}
 # an attribute of records that are written: two handlers may get the same one
 _WRITTEN = "_connectrio_written"
+# lines of one sort that a connector may write within so many seconds
+_BURST = 20
+_BURST_SECONDS = 5.0
+_number = re.compile(r"\d+")
 
 
 class HostLog:
@@ -56,6 +63,7 @@ class HostLog:
     def __init__(self, levels: Levels, *, console: bool, process: int | None) -> None:
         self.levels = levels
         self.console = console
+        self._repeats = Repeats(_BURST_SECONDS, burst=_BURST)
         self.writer = Writer(sys.stderr, on_gap=self._tell_of_gap)
         self._chain: list[structlog.typing.Processor] = [*processors(console=console, process=process), _rendered]
         every_level = structlog.make_filtering_bound_logger(logging.NOTSET)
@@ -86,6 +94,33 @@ class HostLog:
         structlog.configure(
             **{**config, "processors": [*own, _of_author, *self._chain], "logger_factory": self._factory}
         )
+
+    def left_out(self, level: int, logger: str, text: str, *, is_printed: bool = False) -> int | None:
+        """Return None if a connector's line is one too many of its sort, else how many like it were left out before.
+
+        Lines of a sort have the logger, the level, the text without its values, and the job in common. For warnings,
+        the job and numbers in the text make no difference: a system that fails does so in all jobs.
+
+        :param is_printed: the text has its values in it
+        """
+        if self.levels[logger] <= logging.DEBUG:  # somebody wants to see all
+            return 0
+        if level >= logging.WARNING and not is_printed:
+            sort: tuple[object, ...] = (_number.sub("0", text),)
+        else:
+            sort = (text, whose_line())
+        # the text as the call's secrets are known now
+        return self._repeats.count((level, logger, sort), lambda: (copy_context(), level, logger, masked(text)))
+
+    def tell_left_out(self, *, at_end: bool = False) -> None:
+        """Write a line for each sort of which lines were left out and no later one has told so. This raises nothing."""
+        for about, lines in self._repeats.untold(at_end=at_end):
+            try:
+                context, level, logger, text = about
+                fields = {"logger": logger, "like": text, "left_out": lines}
+                context.run(self.logger.log, level, "lines like this were left out", **fields)
+            except BaseException:  # noqa: BLE001 - of a handler or a value, SystemExit as well: it must harm nothing else
+                count_dropped_lines()
 
     def _tell_of_gap(self, lines: int) -> None:
         self.logger.warning("log lines are missing here: standard error did not take them", lines=lines)
@@ -138,11 +173,17 @@ class _Factory:
 def _of_author(logger: _Named, method: str, event: Any) -> MutableMapping[str, Any]:
     """Check the level of a connector's line, and name its logger. A line that is text already becomes its event."""
     name = logger.name or "structlog"
-    if _METHODS.get(method, logging.INFO) < logger.host_log.levels[name]:
+    level = _METHODS.get(method, logging.INFO)
+    if level < logger.host_log.levels[name]:
         raise structlog.DropEvent
     if not isinstance(event, MutableMapping):
         event = {"event": event.decode("utf-8", "replace") if isinstance(event, bytes) else text_of(event)}
     event.setdefault("logger", name)
+    left_out = logger.host_log.left_out(level, name, text_of(event.get("event")))
+    if left_out is None:
+        raise structlog.DropEvent
+    if left_out:
+        event["left_out"] = left_out
     line: MutableMapping[str, Any] = event
     return line
 
@@ -156,15 +197,11 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class FromLogging(logging.Handler):
-    """Writes what is logged through `logging` as lines of the host.
-
-    A warning or an error that comes again is written once a second at most.
-    """
+    """Writes what is logged through `logging` as lines of the host. Lines that come again and again are left out."""
 
     def __init__(self, log: HostLog) -> None:
         super().__init__()
         self._log = log
-        self._repeats = Repeats()
         # what each record has, by the factory of records that was asked
         self._plain: tuple[object, frozenset[str]] = None, frozenset()
 
@@ -176,13 +213,14 @@ class FromLogging(logging.Handler):
                 return
             given[_WRITTEN] = True
             text, fields = self._read(record)
-            left_out = self._repeats.count((record.name, text)) if record.levelno >= logging.WARNING else 0
+            # structlog knows only these levels
+            level = max(10, min(50, record.levelno // 10 * 10))
+            is_own = record.name == RPC.name
+            left_out = 0 if is_own else self._log.left_out(level, record.name, _format_of(record))
             if left_out is None:
                 return
             if left_out:
                 fields["left_out"] = left_out
-            # structlog knows only these levels
-            level = max(10, min(50, record.levelno // 10 * 10))
             self._log.logger.log(level, text.rstrip(), **fields)
         except BaseException:  # noqa: BLE001 - of a handler or a value, SystemExit as well: it must harm nothing else
             count_dropped_lines()
@@ -219,3 +257,8 @@ class FromLogging(logging.Handler):
             empty = logging.makeLogRecord({})
             self._plain = factory, frozenset({*empty.__dict__, "message", "asctime", "taskName"})
         return self._plain[1]
+
+
+def _format_of(record: logging.LogRecord) -> str:
+    """Return the text of a record, before its values are filled in."""
+    return text_of(record.msg["event"] if isinstance(record.msg, dict) and "event" in record.msg else record.msg)

@@ -84,6 +84,7 @@ class TakenOver:
     def _end(self) -> None:
         for each in self.captured:
             each.end_lines()
+        self._log.tell_left_out(at_end=True)
         for each in self.captured:
             each.writer.stop(self._flush_timeout)
 
@@ -93,8 +94,9 @@ class TakenOver:
 
         def take(line: str) -> None:
             try:
-                if level >= lowest:
-                    log.logger.log(level, line, logger=name)
+                left_out = log.left_out(level, name, line, is_printed=True) if level >= lowest else None
+                if left_out is not None:
+                    log.logger.log(level, line, logger=name, **({"left_out": left_out} if left_out else {}))
             except BaseException:  # noqa: BLE001 - a value of the line's fields: it must harm nothing else
                 count_dropped_lines()
 

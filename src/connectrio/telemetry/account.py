@@ -11,6 +11,7 @@ import anyio
 import msgspec
 
 from connectrio.diagnostics import Repeats, dropped_lines
+from connectrio.logs import tell_left_out
 from connectrio.telemetry.incidents import Incidents
 from connectrio.telemetry.jobs import Jobs
 from connectrio.telemetry.rates import Rates
@@ -58,11 +59,12 @@ class Account:
 
     async def run(self) -> None:
         """Write down the minute's counts, and look for incidents that are over and for log lines that could not be
-        written, until cancelled."""
+        written or were left out, until cancelled."""
         while True:
             await anyio.sleep(_PERIOD)
             self.incidents.settle()
             self.rates.note()
+            tell_left_out()
             self.look_at_log()
 
     def look_at_log(self) -> None:
