@@ -324,8 +324,8 @@ def test_orphans_need_attention_after_five_minutes():
     assert found(299) == []
     [attention] = found(300)
     assert (attention.kind, attention.severity, attention.since) == ("orphan", "warning", NOW - 300)
-    assert attention.text.startswith("toy: 1 job(s) were created for clients that had gone")
-    assert found(400)[0].text.startswith("toy: 2 job(s)")
+    assert attention.text.startswith("toy: 1 job created for clients that had gone; nobody has asked for it since")
+    assert found(400)[0].text.startswith("toy: 2 jobs created")
 
 
 async def test_lines_that_could_not_be_written():

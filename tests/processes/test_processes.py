@@ -14,6 +14,12 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from flyteidl2.connector.connector_pb2 import TaskExecutionMetadata
+from flyteidl2.core.identifier_pb2 import (
+    NodeExecutionIdentifier,
+    TaskExecutionIdentifier,
+    WorkflowExecutionIdentifier,
+)
 
 from e2e.client import Client, fetch, order
 from e2e.programs import UNSHARE, children_of, eventually, why_no_namespace
@@ -68,6 +74,16 @@ def test_the_report_of_all_processes():
         assert [each["pid"] for each in told["processes"]] == host.pids
         stacks = json.loads(fetch(f"{host.url}/api/stacks?limit=10000")[1])["stacks"]
         assert {each["process"] for each in stacks if each["name"] == "MainThread"} == {0, 1}
+        # one process creates a job, the other is asked for it: it has one name, and is one job
+        creator, other = clients.values()
+        run = WorkflowExecutionIdentifier(project="sales", domain="production", name="f1two")
+        node = NodeExecutionIdentifier(node_id="n0", execution_id=run)
+        names = TaskExecutionMetadata(task_execution_id=TaskExecutionIdentifier(node_execution_id=node))
+        created = creator.call("create", task_execution_metadata=names)
+        other.call("get", meta=created.resource_meta)
+        [job] = json.loads(fetch(f"{host.url}/api/jobs/f1two")[1])["jobs"]
+        assert (job["task"]["execution"], job["origin"], job["polls"]) == ("f1two", "fresh", 1)
+        assert job["process"] == host.pids.index(list(clients)[1])
         # one that does not answer is missing, and named
         frozen = next(iter(clients))
         number = host.pids.index(frozen)

@@ -22,8 +22,17 @@ from connectrio.processes.control import (
 )
 from connectrio.processes.reports import join, shortened
 from connectrio.processes.supervisor import Supervisor
-from connectrio.telemetry.report import Attention, CertificateReport, LoadFailureReport, ProcessReport, ThreadReport
-from host.reports import call, connector, job, made, report
+from connectrio.telemetry.report import (
+    Attention,
+    CertificateReport,
+    LoadFailureReport,
+    PhaseChange,
+    ProcessReport,
+    Restart,
+    TaskName,
+    ThreadReport,
+)
+from host.reports import NOW, TASK, call, connector, failure, job, made, report
 
 BROKEN = LoadFailureReport(source="module x", kind="ImportError", error="no y")
 CERTIFICATE = CertificateReport(port="gRPC", file="server.pem", expires=None)
@@ -37,11 +46,12 @@ def test_lists_are_joined_and_numbers_are_added_up():
     first = report(
         jobs=[job()], calls=[call()], threads=[made(ThreadReport)], connectors=[connector(), connector(task_type="a")],
         load_failures=[BROKEN], certificates=[CERTIFICATE], threads_busy=2, threads_limit=8, dropped_lines=1, lag=0.5,
-        settings={"grace": "10"}, grpc=["127.0.0.1:8000"], restart_safe="2 creates would be lost",
+        settings={"grace": "10"}, grpc=["127.0.0.1:8000"], restart=Restart(grace=25, calls=2, creates=1, jobs=1),
     )  # fmt: skip
     second = report(
         jobs=[job(job="b")], connectors=[connector()], load_failures=[BROKEN], certificates=[CERTIFICATE],
         threads_busy=1, threads_limit=8, lag=0.25, settings={"grace": "10"}, grpc=["127.0.0.1:8000"],
+        restart=Restart(grace=25, calls=1, stuck_threads=1, jobs=1),
     )  # fmt: skip
     joined = join(report(pid=7, not_ready=[], dropped_lines=4), {0: first, 1: second}, [process(0), process(1)])
     assert [(each.job, each.process) for each in joined.jobs] == [("0123456789ab", 0), ("b", 1)]
@@ -50,8 +60,101 @@ def test_lists_are_joined_and_numbers_are_added_up():
     assert (joined.load_failures, joined.certificates) == ([BROKEN], [CERTIFICATE])
     assert (joined.threads_busy, joined.threads_limit, joined.dropped_lines, joined.lag) == (3, 16, 5, 0.5)
     assert (joined.pid, joined.settings, joined.grpc) == (7, {"grace": "10"}, ["127.0.0.1:8000"])
-    assert joined.restart_safe == "process 0: 2 creates would be lost"
+    assert joined.restart == Restart(grace=25, calls=3, creates=1, stuck_threads=1, jobs=2)
+    assert joined.restart_safe == (
+        "3 calls in flight would have 25 s to finish (grace); 1 job would be created in that time, or the executor"
+        " tries again; 1 stuck thread would be given up; 2 jobs would go on in their systems, and be polled afterwards"
+    )
     assert joined.attention == []
+
+
+def phases(*changes) -> tuple[PhaseChange, ...]:
+    return tuple(PhaseChange(phase=phase, at=NOW + at) for phase, at in changes)
+
+
+def created(**given):
+    """A job as the process sees it that has created it, and was never asked for it again."""
+    known = {"origin": "fresh", "phase": "", "polled": None, "polls": 0, "changed": NOW - 60, "seen": NOW - 60}
+    return job(**{**known, **given})
+
+
+def polled(**given):
+    """The same job as another process sees it that was polled."""
+    return job(**{"task": TaskName(), "key": "", "seen": NOW - 50, **given})
+
+
+def joined_of(*each_has, **given):
+    reports = {number: report(**has) for number, has in enumerate(each_has)}
+    return join(report(**given), reports, [process(number) for number in reports])
+
+
+def test_a_job_that_one_process_creates_and_others_are_asked_for_is_one_job():
+    restart = Restart(grace=25, jobs=1)
+    joined = joined_of(
+        {"jobs": [created(trouble=1)], "restart": restart},
+        {
+            "jobs": [polled(phases=phases(("RUNNING", -40)), changed=NOW - 40, polled=NOW - 9, message="old")],
+            "restart": restart,
+        },
+        {
+            "jobs": [
+                polled(
+                    phases=phases(("QUEUED", -50), ("RUNNING", -30)), polled=NOW - 1, message="half", failed_polls=1,
+                    absorbed=1, links=(("log", "https://logs"),),
+                )
+            ],
+            "calls": [call(task=TaskName())],
+            "failures": [failure(task=TaskName()), failure(task=TaskName(), job="another")],
+            "restart": restart,
+        },
+    )  # fmt: skip
+    [one] = joined.jobs
+    assert (one.task, one.key, one.origin, one.process) == (TASK, "key-of-0", "fresh", 2)
+    assert (one.phase, one.message, one.links, one.polled) == ("RUNNING", "half", (("log", "https://logs"),), NOW - 1)
+    assert (one.polls, one.failed_polls, one.absorbed, one.trouble) == (8, 1, 1, 0)
+    assert one.phases == phases(("QUEUED", -50), ("RUNNING", -40))
+    assert (one.seen, one.changed) == (NOW - 60, NOW - 40)
+    assert joined.restart_safe.endswith("1 job would go on in their systems, and be polled afterwards")
+    assert [each.task for each in (*joined.calls, *joined.failures)] == [TASK, TASK, TaskName()]
+
+
+def test_jobs_of_other_versions_and_task_types_stay_apart():
+    joined = joined_of({"jobs": [job()]}, {"jobs": [job(version=1), job(task_type="other")]})
+    assert len(joined.jobs) == 3
+
+
+def test_polls_that_fail_at_one_process_and_not_at_another():
+    failing = polled(polled=None, phase="", failing_since=NOW - 45, error="no route", place="toy.py:1", trouble=3)
+    [one] = joined_of({"jobs": [created()]}, {"jobs": [failing]}).jobs
+    assert (one.failing_since, one.error, one.place, one.trouble) == (NOW - 45, "no route", "toy.py:1", 3)
+    [one] = joined_of({"jobs": [created()]}, {"jobs": [failing]}, {"jobs": [polled(polled=NOW - 5)]}).jobs
+    assert (one.failing_since, one.error, one.phase, one.trouble) == (None, "no route", "RUNNING", 0)
+    [one] = joined_of({"jobs": [polled(polled=NOW - 46)]}, {"jobs": [failing]}).jobs
+    assert (one.failing_since, one.phase, one.polled, one.trouble) == (NOW - 45, "RUNNING", NOW - 46, 3)
+
+
+def test_a_job_that_another_process_deletes_is_over():
+    gone = polled(polled=None, phase="", polls=0, deleted=NOW - 2, is_final=True)
+    joined = joined_of({"jobs": [job()], "restart": Restart(jobs=1)}, {"jobs": [gone]})
+    [one] = joined.jobs
+    assert (one.deleted, one.is_final, one.phase, one.task) == (NOW - 2, True, "RUNNING", TASK)
+    assert joined.restart.jobs == 0
+
+
+def test_an_orphan_that_another_process_is_asked_for_is_none():
+    told = Attention(kind="orphan", severity="warning", text="toy: 1 job created for clients that had gone")
+    lonely = created(orphaned=NOW - 400, seen=NOW - 400, error="created for a client that had gone", trouble=2)
+    joined = joined_of({"jobs": [lonely], "attention": [told]}, now=NOW)
+    assert [each.kind for each in joined.attention] == ["orphan"]
+    joined = joined_of({"jobs": [lonely], "attention": [told]}, {"jobs": [polled()]}, now=NOW)
+    assert [(each.orphaned, each.error, each.trouble) for each in joined.jobs] == [(None, "", 0)]
+    assert joined.attention == []
+
+
+def test_a_job_has_twenty_phases_at_most():
+    changes = [(f"PHASE_{number}", -number) for number in range(30)]
+    [one] = joined_of({"jobs": [job(phases=phases(*changes))]}, {"jobs": [polled(phases=phases(("LAST", 1)))]}).jobs
+    assert (len(one.phases), one.phases[0].phase, one.phases[-1].phase) == (20, "PHASE_29", "LAST")
 
 
 def test_a_process_that_does_not_answer_is_shown():

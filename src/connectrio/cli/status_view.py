@@ -168,7 +168,7 @@ def details(found: JobDetails, now: float) -> Iterator[tuple[str, str]]:
 def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
     task = job.task
     style = "bold red" if job.trouble else "bold green" if job.is_final else "bold cyan"
-    process = "" if job.process is None else f", as process {job.process} saw it"
+    process = "" if job.process is None else f", last asked of process {job.process}"
     yield f"job {job.job}: {_name(task)}{process}", style
     phase = job.phase or "not polled yet"
     yield f"  phase      {phase} for {duration(now - job.changed)}{f': {job.message}' if job.message else ''}", ""

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -30,7 +29,7 @@ from connectrio.service.metrics import DURATION_BUCKETS
 from connectrio.service.operations import Operation
 from connectrio.service.places import code_of
 from connectrio.telemetry.account import Account
-from connectrio.telemetry.attention import needs_attention
+from connectrio.telemetry.attention import needs_attention, restart_sentence
 from connectrio.telemetry.jobs import NOBODY
 from connectrio.telemetry.rates import quantile
 from connectrio.telemetry.report import (
@@ -41,10 +40,12 @@ from connectrio.telemetry.report import (
     JobReport,
     LoadFailureReport,
     Minute,
+    Restart,
     StackReport,
     TaskName,
     ThreadReport,
 )
+from connectrio.telemetry.search import sorted_by_trouble
 from connectrio.telemetry.stacks import each_stack, further_loops, lines_of
 from connectrio.telemetry.turns import Turns
 
@@ -93,10 +94,8 @@ async def report_host(host: HostParts) -> HostReport:
         jobs.append(job.report(account.clock(), account.wall_clock(), host.settings.poll_absorb))
         phases[job.counted_as] += 1
         await turns.end()
-    # by trouble, then those that run, then the latest; C compares single attributes quickly
-    for name, is_reverse in (("seen", True), ("is_final", False), ("trouble", True)):
-        jobs.sort(key=attrgetter(name), reverse=is_reverse)
-        await turns.end()
+    jobs = sorted_by_trouble(jobs)
+    await turns.end()
     connectors: list[ConnectorReport] = []
     if service is not None:
         usage = {name: (active, waiting) for name, active, waiting in service.admission.slots(Operation.GET).usage()}
@@ -106,6 +105,7 @@ async def report_host(host: HostParts) -> HostReport:
     calls = [] if service is None else await report_calls(service, found, turns)
     threads = [] if service is None else await _threads(service, found, turns)
     going_on = sum(not job.is_final for job in jobs)
+    restart = _restart(host, going_on)
     now, wall = account.clock(), account.wall_clock()
     offset = wall - now
     account.look_at_log()
@@ -121,7 +121,8 @@ async def report_host(host: HostParts) -> HostReport:
         host=platform.node(),
         now=wall,
         started=host.started + offset,
-        restart_safe=_restart(host, going_on),
+        restart_safe=restart_sentence(restart),
+        restart=restart,
         settings=changed_settings(host.settings),
         grpc=[] if addresses is None else [format_address(*each) for each in addresses.grpc],
         lag=0.0 if host.watchdog is None else round(host.watchdog.lag(), 3),
@@ -179,26 +180,15 @@ def changed_settings(settings: HostSettings) -> dict[str, str]:
     return {name: text[:_LONGEST_SETTING] for name, text in found.items()}
 
 
-def _restart(host: HostParts, going_on: int) -> str:
+def _restart(host: HostParts, going_on: int) -> Restart:
     calls = list(host.account.calls)
-    creates = sum(record.call.operation is Operation.CREATE for record in calls)
-    stuck = 0 if host.service is None else len(host.service.workers.stuck_runs)
-    texts = [
-        f"{_count(len(calls), 'call')} in flight would have {host.settings.grace:g} s to finish (grace)"
-        if calls
-        else "no call is in flight"
-    ]
-    if creates:
-        texts.append(f"{_count(creates, 'job')} would be created in that time, or the executor tries again")
-    if stuck:
-        texts.append(f"{_count(stuck, 'stuck thread')} would be given up")
-    if going_on:
-        texts.append(f"{_count(going_on, 'job')} would go on in their systems, and be polled afterwards")
-    return "; ".join(texts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return Restart(
+        grace=host.settings.grace,
+        calls=len(calls),
+        creates=sum(record.call.operation is Operation.CREATE for record in calls),
+        stuck_threads=0 if host.service is None else len(host.service.workers.stuck_runs),
+        jobs=going_on,
+    )
 
 
 def _connector(

@@ -7,17 +7,30 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from connectrio.telemetry.report import Attention, HostReport, ProcessReport
+from connectrio.telemetry.attention import orphans, restart_sentence
+from connectrio.telemetry.report import (
+    Attention,
+    CallReport,
+    FailureReport,
+    HostReport,
+    JobReport,
+    PhaseChange,
+    ProcessReport,
+    Restart,
+)
 from connectrio.telemetry.search import sorted_by_trouble
 
 __all__ = ["join", "shortened"]
 
 T = TypeVar("T", bound=msgspec.Struct)
+OfJob = TypeVar("OfJob", CallReport, FailureReport)
 
 _LISTS = ("connectors", "jobs", "calls", "failures", "incidents", "threads", "connections")
 _SUMS = ("threads_busy", "threads_limit", "dropped_lines")
 # those that processes share: they are told once
 _SHARED = ("load_failures", "certificates")
+# phases that are told of a job
+_MOST_PHASES = 20
 
 
 def shortened(report: HostReport, size: int, encode: Callable[[HostReport], bytes]) -> HostReport:
@@ -37,6 +50,8 @@ def shortened(report: HostReport, size: int, encode: Callable[[HostReport], byte
 def join(own: HostReport, reports: Mapping[int, HostReport], processes: list[ProcessReport]) -> HostReport:
     """Return the report of several processes.
 
+    A job that several have seen is told once: one has created it and knows its task, others have polled it.
+
     :param own: of the supervisor; its lists and sums are added to
     :param reports: of the processes that have answered, by their numbers
     :param processes: all of them
@@ -48,6 +63,10 @@ def join(own: HostReport, reports: Mapping[int, HostReport], processes: list[Pro
             for number, report in reports.items()
             for item in getattr(report, name)
         ]
+    seen: list[JobReport] = found["jobs"]
+    jobs = found["jobs"] = sorted_by_trouble(_joined_jobs(seen))
+    for name in ("calls", "failures"):
+        found[name] = _named(found[name], jobs)
     found["connectors"].sort(key=lambda each: (each.task_type, each.version, each.process))
     for name in _SUMS:
         found[name] = getattr(own, name) + sum(getattr(report, name) for report in reports.values())
@@ -64,13 +83,88 @@ def join(own: HostReport, reports: Mapping[int, HostReport], processes: list[Pro
         for each in processes
         if each.process not in reports
     ]
-    found["attention"] = [*own.attention, *silent, *_attention(reports)]
+    told = [each for each in _attention(reports) if each.kind != "orphan"]
+    found["attention"] = [*own.attention, *silent, *told, *orphans(jobs, own.now)]
     found["lag"] = max([own.lag, *(report.lag for report in reports.values())])
-    found["restart_safe"] = "; ".join(
-        f"process {number}: {report.restart_safe}" for number, report in reports.items() if report.restart_safe
+    restart = Restart(
+        grace=max((report.restart.grace for report in reports.values()), default=0.0),
+        calls=sum(report.restart.calls for report in reports.values()),
+        creates=sum(report.restart.creates for report in reports.values()),
+        stuck_threads=sum(report.restart.stuck_threads for report in reports.values()),
+        # of long lists, a process tells only the beginning
+        jobs=sum(report.restart.jobs for report in reports.values()) - _going_on(seen) + _going_on(jobs),
     )
+    found["restart"], found["restart_safe"] = restart, restart_sentence(restart) if reports else ""
     first = next(iter(reports.values()), own)
     return msgspec.structs.replace(own, settings=first.settings, grpc=first.grpc, **found)
+
+
+def _going_on(jobs: Iterable[JobReport]) -> int:
+    return sum(not job.is_final for job in jobs)
+
+
+def _joined_jobs(seen: Iterable[JobReport]) -> list[JobReport]:
+    same: dict[tuple[str, int, str], list[JobReport]] = {}
+    for each in seen:
+        same.setdefault((each.task_type, each.version, each.job), []).append(each)
+    return [each[0] if len(each) == 1 else _joined_job(each) for each in same.values()]
+
+
+def _joined_job(same: list[JobReport]) -> JobReport:
+    """Return a job as several processes have seen it: its names from those that know them, its state from the one that
+    was asked for it last."""
+    same = sorted(same, key=_last_asked, reverse=True)
+    last = same[0]
+    answered = max(same, key=lambda each: each.polled or 0.0)
+    named = next((each for each in same if each.task.execution), last)
+    polls = sum(each.polls for each in same)
+    deleted = next((each.deleted for each in same if each.deleted is not None), None)
+    phases: list[PhaseChange] = []
+    for change in sorted((change for each in same for change in each.phases), key=lambda change: change.at):
+        if not phases or phases[-1].phase != change.phase:
+            phases.append(change)
+    if len(phases) > _MOST_PHASES:  # the first ones say how it began
+        phases = [*phases[: _MOST_PHASES - 1], phases[-1]]
+    failing = [each.failing_since for each in same if (each.failing_since or 0.0) > (answered.polled or 0.0)]
+    # what an orphan has for an error is none if another process was asked for the job
+    failed = next((each for each in same if each.error and (each.orphaned is None or not polls)), None)
+    return msgspec.structs.replace(
+        last,
+        task=named.task,
+        key=next((each.key for each in same if each.key), ""),
+        origin=next((each.origin for each in same if each.origin), ""),
+        phase=answered.phase,
+        is_final=answered.is_final or deleted is not None,
+        message=answered.message,
+        links=answered.links,
+        seen=min(each.seen for each in same),
+        changed=phases[-1].at if phases else min(each.changed for each in same),
+        polled=answered.polled,
+        deleted=deleted,
+        failing_since=None if last.failing_since is None else min((each for each in failing if each), default=None),
+        polls=polls,
+        failed_polls=sum(each.failed_polls for each in same),
+        absorbed=sum(each.absorbed for each in same),
+        orphaned=None if polls else last.orphaned,
+        error=failed.error if failed else "",
+        place=failed.place if failed else "",
+        phases=tuple(phases),
+    )
+
+
+def _last_asked(job: JobReport) -> float:
+    return max(job.seen, job.polled or 0.0, job.failing_since or 0.0, job.deleted or 0.0)
+
+
+def _named(items: Iterable[OfJob], jobs: Iterable[JobReport]) -> list[OfJob]:
+    """Give calls and failures the task that their process was never told, if another one was."""
+    tasks = {(job.task_type, job.job): job.task for job in jobs if job.task.execution}
+    return [
+        each
+        if each.task.execution or (each.task_type, each.job) not in tasks
+        else msgspec.structs.replace(each, task=tasks[each.task_type, each.job])
+        for each in items
+    ]
 
 
 def _once(*lists: Iterable[T]) -> list[T]:

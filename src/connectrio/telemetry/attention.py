@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from connectrio.telemetry.report import Attention, FailureReport, HostReport, TaskName, ThreadReport
+from connectrio.telemetry.report import Attention, FailureReport, HostReport, JobReport, Restart, TaskName, ThreadReport
 
-__all__ = ["Block", "needs_attention"]
+__all__ = ["Block", "needs_attention", "orphans", "restart_sentence"]
 
 # seconds: how long a failure of a connector's code, and a block of the event loop, are shown
 _LATELY = 600.0
@@ -46,7 +46,7 @@ def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[At
         *_bugs(report),
         *_full(report),
         *_certificates(report),
-        *_orphans(report),
+        *orphans(report.jobs, report.now),
         *_load_failures(report),
         *_log(report),
     ]
@@ -188,19 +188,20 @@ def _certificates(report: HostReport) -> Iterator[Attention]:
             )
 
 
-def _orphans(report: HostReport) -> Iterator[Attention]:
+def orphans(jobs: Iterable[JobReport], now: float) -> Iterator[Attention]:
+    """Yield, for each task type, that nobody waits for some jobs."""
     by_type: dict[str, list[float]] = defaultdict(list)
-    for each in report.jobs:
-        if each.orphaned is not None and report.now - each.orphaned >= _ORPHANED:
+    for each in jobs:
+        if each.orphaned is not None and now - each.orphaned >= _ORPHANED:
             by_type[each.task_type].append(each.orphaned)
     for task_type, since in by_type.items():
         yield Attention(
             kind="orphan",
             severity=_WARNING,
-            text=f"{task_type}: {len(since)} job(s) were created for clients that had gone, and nobody has asked for"
-            " them since",
-            what_to_do="see in the other system whether they are wanted, and delete them there; the list of jobs and"
-            " the log name them",
+            text=f"{task_type}: {_count(len(since), 'job')} created for clients that had gone; nobody has asked for"
+            f" {'it' if len(since) == 1 else 'them'} since",
+            what_to_do="see in the other system what is wanted, and delete there what is not; the list of jobs and"
+            " the log have the names",
             since=min(since),
             task_type=task_type,
         )
@@ -226,6 +227,22 @@ def _load_failures(report: HostReport) -> Iterator[Attention]:
                 text=f"not loaded: {each.source}: {each.error}",
                 what_to_do="its task types are answered NOT_FOUND; mend or remove it, and restart the host",
             )
+
+
+def restart_sentence(restart: Restart) -> str:
+    """Return what a restart would do now."""
+    texts = [
+        f"{_count(restart.calls, 'call')} in flight would have {restart.grace:g} s to finish (grace)"
+        if restart.calls
+        else "no call is in flight"
+    ]
+    if restart.creates:
+        texts.append(f"{_count(restart.creates, 'job')} would be created in that time, or the executor tries again")
+    if restart.stuck_threads:
+        texts.append(f"{_count(restart.stuck_threads, 'stuck thread')} would be given up")
+    if restart.jobs:
+        texts.append(f"{_count(restart.jobs, 'job')} would go on in their systems, and be polled afterwards")
+    return "; ".join(texts)
 
 
 def _count(number: int, noun: str) -> str:

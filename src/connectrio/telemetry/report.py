@@ -22,6 +22,7 @@ __all__ = [
     "Minute",
     "PhaseChange",
     "ProcessReport",
+    "Restart",
     "StackReport",
     "TaskName",
     "ThreadReport",
@@ -367,6 +368,23 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     process: int | None = None
 
 
+class Restart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a restart would do now.
+
+    :ivar grace: seconds that the calls would have to finish
+    :ivar calls: how many are in flight
+    :ivar creates: how many of them create a job
+    :ivar stuck_threads: how many would be given up
+    :ivar jobs: how many would go on in their systems, and be polled afterwards
+    """
+
+    grace: float = 0.0
+    calls: int = 0
+    creates: int = 0
+    stuck_threads: int = 0
+    jobs: int = 0
+
+
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     """A host, or the several processes of one.
 
@@ -376,6 +394,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar now: when this report was made
     :ivar started: when the host was started
     :ivar restart_safe: what a restart would do now, in a sentence
+    :ivar restart: the same in numbers
     :ivar settings: the settings that differ from their defaults, as text
     :ivar grpc: the addresses of the gRPC server
     :ivar lag: seconds by which the event loop was late at the worst in the last minute
@@ -395,6 +414,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     started: float
     restart_safe: str
+    restart: Restart = Restart()
     settings: dict[str, str]
     grpc: list[str]
     lag: float

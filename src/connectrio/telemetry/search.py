@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ T = TypeVar("T")
 class JobDetails(msgspec.Struct, frozen=True, kw_only=True):
     """All that a host knows of one job, or of all jobs of an execution.
 
-    :ivar jobs: the job, once for each process that has seen it
+    :ivar jobs: the job, or those of the execution
     :ivar calls: the calls for it that are being answered
     :ivar failures: the calls for it that failed lately
     :ivar incidents: the incidents of its connector, the last one first
@@ -72,9 +73,13 @@ def search(items: Iterable[T], *, q: str = "", task_type: str = "", phase: str =
 
 
 def sorted_by_trouble(jobs: Iterable[JobReport]) -> list[JobReport]:
-    """Return jobs in the order in which somebody should look at them: by trouble, then those that run, then the
-    latest."""
-    return sorted(jobs, key=lambda job: (-job.trouble, job.is_final, -job.changed))
+    """Return jobs in the order in which somebody should look at them: by trouble; then those that go on, the oldest
+    first; then those that ended, the newest first."""
+    jobs = list(jobs)
+    # C compares single attributes quickly
+    going_on = sorted((job for job in jobs if not job.is_final), key=attrgetter("seen"))
+    ended = sorted((job for job in jobs if job.is_final), key=attrgetter("changed"), reverse=True)
+    return sorted(going_on + ended, key=attrgetter("trouble"), reverse=True)
 
 
 def details(report: HostReport, name: str) -> JobDetails | None:

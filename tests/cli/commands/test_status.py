@@ -185,7 +185,7 @@ def test_show_by_resource_meta(ask, tmp_path, monkeypatch, way):
         monkeypatch.setattr("sys.stdin", io.StringIO(META))
     name = {"text": META, "file": "@meta.json", "stdin": "-", "base64": "base64:eyJudW1iZXIiOjF9"}[way]
     outcome = ask("show", name)
-    assert outcome.out.splitlines()[0] == f"job {META_JOB}: execution not known, as process 1 saw it"
+    assert outcome.out.splitlines()[0] == f"job {META_JOB}: execution not known, last asked of process 1"
     assert "none succeeded" in outcome.out
     assert ask("show", META_JOB, "--json").document["jobs"][0]["job"] == META_JOB
 

@@ -18,6 +18,7 @@ from connectrio.telemetry.report import (
     JobReport,
     Minute,
 )
+from connectrio.telemetry.search import sorted_by_trouble
 
 __all__ = ["Content", "Shown", "View", "content_of"]
 
@@ -119,7 +120,7 @@ class Content:
 
 def content_of(report: HostReport, view: View) -> Content | None:
     """Return what a view shows of a report; None if the report has no such connector or job."""
-    jobs = _once(report.jobs)
+    jobs = report.jobs
     if view.kind == "job":
         return _of_job(report, view, jobs)
     if view.kind == "connector":
@@ -182,7 +183,7 @@ def _tables(
     newest_first = sorted(report.calls, key=lambda each: -each.started)
     return {
         "live": {each.job: each for each in newest_first},
-        "jobs": _shown(jobs, _urgency, view.rows, words),
+        "jobs": _shown(sorted_by_trouble(jobs), None, view.rows, words),
         "calls": _shown(filter(is_shown, report.calls), lambda each: each.started, view.rows, words),
         "failures": _shown(filter(is_shown, report.failures), lambda each: -each.at, view.rows, words),
         "incidents": _shown(
@@ -191,10 +192,11 @@ def _tables(
     }
 
 
-def _shown(items: Iterable[T], order: Callable[[T], Any], rows: int, words: Sequence[str] = ()) -> Shown[T]:
+def _shown(items: Iterable[T], order: Callable[[T], Any] | None, rows: int, words: Sequence[str] = ()) -> Shown[T]:
     items = list(items)
     found = [each for each in items if _matches(each, words)] if words else items
-    return Shown(nsmallest(rows, found, key=order), len(found), len(items))
+    first = found[:rows] if order is None else nsmallest(rows, found, key=order)
+    return Shown(first, len(found), len(items))
 
 
 def _matches(item: Any, words: Sequence[str]) -> bool:
@@ -207,25 +209,11 @@ def _matches(item: Any, words: Sequence[str]) -> bool:
     return all(word in names for word in words)
 
 
-def _urgency(job: JobReport) -> tuple[int, bool, float]:
-    """Order by trouble; then the jobs that go on, the oldest first; then those that ended, the newest first."""
-    return (-job.trouble, job.is_final, -job.changed if job.is_final else job.seen)
-
-
-def _once(jobs: Sequence[JobReport]) -> Sequence[JobReport]:
-    """Return each job once, as the process knows it that has heard of it last."""
-    newest: dict[str, JobReport] = {}
-    for each in jobs:
-        known = newest.setdefault(each.job, each)
-        if known is not each and (each.polled or each.seen) > (known.polled or known.seen):
-            newest[each.job] = each
-    return list(newest.values())
-
-
 def _phases(jobs: Iterable[JobReport]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for each in jobs:
-        counts[each.phase] = counts.get(each.phase, 0) + 1
+        phase = "DELETED" if each.deleted is not None else each.phase
+        counts[phase] = counts.get(phase, 0) + 1
     return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
 
 
