@@ -66,6 +66,11 @@ class Blocker:
     def end(self):
         self._ends.close()
 
+    def attention(self):
+        """What the host says, after the end, that somebody should look at."""
+        self.end()
+        return json.loads(fetch(f"{self._host.url}/api/status")[1])["attention"]
+
 
 @pytest.fixture
 def blocker(watched, tmp_path):
@@ -94,7 +99,8 @@ def test_while_it_lasts(watched, blocker, operation, method):
         assert (report["state"], report["method"]) == ("blocked", method)
         assert "probes.py:" in report["line"]
         assert report["line"].endswith(" in act")
-        assert report["not_ready"] == [f"{method} blocks the event loop at {report['line']}"]
+        for_job = f", for job {report['job']}"
+        assert report["not_ready"] == [f"{method} blocks the event loop at {report['line']}{for_job}"]
         assert "plain `def`" in report["what_to_do"]
     assert counted(watched.url, "connectrio_event_loop_blocks_total", **labels) == before + 1
     assert fetch(f"{watched.url}/")[1].startswith("# HELP")
@@ -103,6 +109,10 @@ def test_while_it_lasts(watched, blocker, operation, method):
     assert (line["operation"], line["task_type"]) == (operation, "probe")
     assert line["level"] == "error"
     assert "in act" in line["stack"]
+    assert line["job"] == report["job"]
+    [job] = [each for each in blocker.attention() if report["job"] in each["text"]]
+    assert (job["kind"], job["task_type"]) == ("blocked", "probe")
+    assert job["text"].endswith(for_job)
 
 
 def lines_about(host, event, method):

@@ -22,6 +22,7 @@ from connectrio.connector.registry import Registry
 from connectrio.host.watchdog import Culprit, Watchdog, find_culprit
 from connectrio.rpc.tls import ServerTLS
 from connectrio.service.metrics import Metrics
+from connectrio.telemetry.report import TaskName
 
 MODULE = """
 import sys
@@ -256,6 +257,58 @@ def test_probers_of_a_port_with_tls(pki):
     assert statuses == [(503, True), (200, False), (200, False), (503, True)]
     plain.close()
     listener.close()
+
+
+def test_a_browser_gets_a_page():
+    listener = socket.create_server(("127.0.0.1", 0))
+    watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=[listener])
+    from connectrio.host.watchdog import _Block
+
+    task = TaskName(project="p", execution="<b>f1", node="n0")
+    culprit = Culprit("tiny", "get", "Tiny.<x>", "tiny.py:1 in \udc80", task, "0a1b")
+    watchdog._block = _Block(time.monotonic() - 5, culprit)
+    stop = threading.Event()
+
+    def answer():
+        while not stop.is_set():
+            watchdog._wait([listener])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        answers = []
+        for path, accept in (("/status", "text/html,*/*;q=0.1"), ("/", "text/html"), ("/status", "text/event-stream")):
+            prober = http.client.HTTPConnection(*listener.getsockname(), timeout=30)
+            prober.request("GET", path, headers={"Accept": accept})
+            answered = prober.getresponse()
+            answers.append((answered.status, answered.headers, answered.read().decode()))
+            prober.close()
+    finally:
+        stop.set()
+        thread.join(30)
+        listener.close()
+    assert [status for status, _, _ in answers] == [503] * 3
+    assert json.loads(answers[2][2])["execution"] == "<b>f1"
+    for _, headers, text in answers[:2]:
+        assert headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+        assert "s: Tiny.&lt;x&gt; blocks the event loop at tiny.py:1 in ?, for execution &lt;b&gt;f1, node n0." in text
+        assert "plain `def`" in text
+        assert '<a href="">Refresh</a>' in text
+        assert "<script" not in text
+
+
+@pytest.mark.parametrize(
+    ("culprit", "whom"),
+    [
+        (Culprit("tiny", "get", "Tiny.get", "", TaskName(execution="f1", node="n0"), "0a"), "execution f1, node n0"),
+        (Culprit("tiny", "get", "Tiny.get", "", TaskName(execution="f1")), "execution f1"),
+        (Culprit("tiny", "get", "Tiny.get", "", job="0a1b"), "job 0a1b"),
+    ],
+)
+def test_whose_call_blocks(culprit, whom):
+    assert culprit.whom == f", for {whom}"
 
 
 def test_metrics_that_cannot_be_collected_do_not_end_it():

@@ -100,7 +100,7 @@ def test_a_job_that_one_process_creates_and_others_are_asked_for_is_one_job():
             "jobs": [
                 polled(
                     phases=phases(("QUEUED", -50), ("RUNNING", -30)), polled=NOW - 1, message="half", failed_polls=1,
-                    absorbed=1, links=(("log", "https://logs"),),
+                    absorbed=1, retries=2, links=(("log", "https://logs"),),
                 )
             ],
             "calls": [call(task=TaskName())],
@@ -111,7 +111,7 @@ def test_a_job_that_one_process_creates_and_others_are_asked_for_is_one_job():
     [one] = joined.jobs
     assert (one.task, one.key, one.origin, one.process) == (TASK, "key-of-0", "fresh", 2)
     assert (one.phase, one.message, one.links, one.polled) == ("RUNNING", "half", (("log", "https://logs"),), NOW - 1)
-    assert (one.polls, one.failed_polls, one.absorbed, one.trouble) == (8, 1, 1, 0)
+    assert (one.polls, one.failed_polls, one.absorbed, one.retries, one.trouble) == (8, 1, 1, 2, 0)
     assert one.phases == phases(("QUEUED", -50), ("RUNNING", -40))
     assert (one.seen, one.changed) == (NOW - 60, NOW - 40)
     assert joined.restart_safe.endswith("1 job would go on in their systems, and be polled afterwards")

@@ -146,7 +146,7 @@ class Host:
             )
         culprit = None if self.watchdog is None else self.watchdog.culprit
         if culprit is not None:
-            reasons.append(f"{culprit.method} blocks the event loop at {culprit.line}")
+            reasons.append(f"{culprit.method} blocks the event loop at {culprit.line}{culprit.whom}")
         if not self._has_required:
             reasons += [
                 f"require_lifespans is set, and that of {task_type} ({version}) is not open: {outage.kind}; the host"

@@ -6,12 +6,13 @@ watches it:
 1. A task on the event loop notes the time ten times a second, and how late it was woken for that. When a note is
    overdue, the thread finds the connector's method and line on the stack of the event loop's thread, and logs them.
 2. Until the event loop is free again, the thread takes the exporter's connections. It answers /metrics as usual, and
-   all other paths with 503, so that a probe of Kubernetes shows the reason instead of a time-out.
+   all other paths with 503, so that a probe of Kubernetes shows the reason instead of a time-out, and a browser a page.
 3. If the thread itself was delayed, it draws no conclusion: a busy machine or a debugger held up the whole process.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import select
@@ -20,11 +21,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ssl import SSLContext
-from types import FrameType
+from types import FrameType, MappingProxyType
 
 import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -33,10 +34,13 @@ from connectrio.connector.registry import Registry
 from connectrio.diagnostics import format_stack
 from connectrio.logs import get_logger
 from connectrio.rpc.sockets import close_in_children
+from connectrio.service.live_calls import record_of
 from connectrio.service.log_stream import send_responses
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
 from connectrio.telemetry.attention import Block
+from connectrio.telemetry.jobs import NOBODY
+from connectrio.telemetry.report import TaskName
 
 __all__ = ["Culprit", "Watchdog", "find_culprit"]
 
@@ -52,6 +56,29 @@ _BEAT = 0.1
 _REMEMBERED = 10
 # times in which the event loop was blocked
 _MOST_BLOCKS = 100
+_WHAT_TO_DO = "make the method a plain `def`, or await there; the log has the stack"
+# for browsers; it may load nothing
+_BLOCKED = "503 Service Unavailable"
+_ONLY_TEXT = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>blocked: connectrio</title><link rel="icon" href="data:,"></head>
+<body><main>
+<h1>The event loop is blocked, and with it all calls</h1>
+<p>For {seconds} s: {reason}.</p>
+<p>{what_to_do}. The status page comes back when the event loop is free.</p>
+<p><a href="">Refresh</a></p>
+</main></body>
+</html>
+"""
 
 
 @dataclass(frozen=True)
@@ -62,12 +89,32 @@ class Culprit:
     :ivar operation: the name of the method; "unknown" for code that no method has called, as in a lifespan
     :ivar method: "DuckDBConnector.get"
     :ivar line: the innermost line of the connector's code, or else of any code: "my_connector.py:42 in get"
+    :ivar task: the task of Flyte that the call is for
+    :ivar job: the id of the job that the call is about; "" if not known
     """
 
     task_type: str
     operation: str
     method: str
     line: str
+    task: TaskName = NOBODY
+    job: str = ""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What is known of the call, by the names of the log's fields."""
+        task = self.task
+        known = {"project": task.project, "domain": task.domain, "execution": task.execution, "node": task.node}
+        return {name: text for name, text in {**known, "job": self.job}.items() if text}
+
+    @property
+    def whom(self) -> str:
+        """Whose call it is, as the end of a sentence."""
+        names = self.names
+        shown = [f"{name} {names[name]}" for name in ("execution", "node") if name in names]
+        if "execution" not in names:
+            shown = [f"job {self.job}"] if self.job else []
+        return f", for {', '.join(shown)}" if shown else ""
 
 
 @dataclass(frozen=True)
@@ -204,6 +251,7 @@ class Watchdog:
             where=culprit.line,
             task_type=culprit.task_type,
             operation=culprit.operation,
+            **culprit.names,
             seconds=round(now - self._beat, 3),
             stack=format_stack(frame),
         )
@@ -213,11 +261,12 @@ class Watchdog:
         labels = block.culprit.task_type, block.culprit.operation
         self._metrics.loop_blocked_seconds.labels(*labels).inc(seconds)
         culprit = block.culprit
-        self.blocks.append(Block(culprit.method, culprit.line, culprit.task_type, time.time(), seconds))
+        self.blocks.append(Block(culprit.method, culprit.line, culprit.task_type, time.time(), seconds, culprit.whom))
         logger.warning(
             "the event loop is free again",
-            method=block.culprit.method,
-            where=block.culprit.line,
+            method=culprit.method,
+            where=culprit.line,
+            **culprit.names,
             seconds=round(seconds, 3),
         )
         self._block = None
@@ -225,49 +274,68 @@ class Watchdog:
     def _answer(self, connection: socket.socket, block: _Block) -> None:
         head = connection.recv(4096).decode("latin-1")
         path = head.partition(" ")[2].partition(" ")[0].partition("?")[0].rstrip("/")
-        is_browser = path == "" and "text/html" in head  # which gets the status page there, and no metrics
-        if path in ("", "/metrics") and not is_browser:
+        wants_html = path != "/metrics" and _wants_html(head)
+        if path in ("", "/metrics") and not wants_html:
             connection.sendall(_response("200 OK", CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)))
+            return
+        culprit, seconds = block.culprit, round(time.monotonic() - block.began, 3)
+        reason = f"{culprit.method} blocks the event loop at {culprit.line}{culprit.whom}"
+        if wants_html:
+            shown = {"seconds": seconds, "reason": reason, "what_to_do": _WHAT_TO_DO.capitalize()}
+            page = _PAGE.format_map({name: html.escape(str(text)) for name, text in shown.items()})
+            connection.sendall(
+                _response(_BLOCKED, "text/html; charset=utf-8", page.encode("utf-8", "replace"), _ONLY_TEXT)
+            )
             return
         report = {
             "state": "blocked",
-            "method": block.culprit.method,
-            "line": block.culprit.line,
-            "seconds": round(time.monotonic() - block.began, 3),
-            "not_ready": [f"{block.culprit.method} blocks the event loop at {block.culprit.line}"],
-            "what_to_do": "make the method a plain `def`, or await there; the log has the stack",
+            "method": culprit.method,
+            "line": culprit.line,
+            **culprit.names,
+            "seconds": seconds,
+            "not_ready": [reason],
+            "what_to_do": _WHAT_TO_DO,
         }
-        connection.sendall(_response("503 Service Unavailable", "application/json", json.dumps(report).encode()))
+        connection.sendall(_response(_BLOCKED, "application/json", json.dumps(report).encode()))
 
 
-def _response(status: str, content_type: str, body: bytes) -> bytes:
-    head = (
-        f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+def _wants_html(head: str) -> bool:
+    """Return whether a request is a browser's for a page."""
+    lines = (line.partition(":") for line in head.lower().split("\r\n")[1:])
+    return any(name.strip() == "accept" and "text/html" in value for name, _, value in lines)
+
+
+def _response(status: str, content_type: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    sent = {"content-type": content_type, "content-length": str(len(body)), "connection": "close", **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
 
 
 def find_culprit(frame: FrameType, registry: Registry) -> Culprit:
     """Return the connector's code that runs in `frame`, the innermost frame of a thread.
 
-    The method is the one that the host has called further out on the same stack, so nothing is guessed. If there is
-    none, the culprit is the code of the connector's package itself.
+    The method is the one that the host has called further out on the same stack, and the task that of the RPC method
+    still further out, so nothing is guessed. If there is no method, the culprit is the code of the connector's package
+    itself.
     """
     places = _places(registry)
     own: FrameType | None = None
     owner = _NOBODY
+    found: Culprit | None = None
     called = current = frame
     while True:
         if current.f_code in _CALLERS:
             method = current.f_locals[_CALLERS[current.f_code]]
-            return Culprit(method.owner, method.operation.value, method.label, _place(own or called))
-        if own is None:
+            found = Culprit(method.owner, method.operation.value, method.label, _place(own or called))
+        elif found is not None and (record := record_of(current)) is not None:
+            return replace(found, task=record.for_task, job=record.shown_job)
+        elif found is None and own is None:
             owner = next((name for place, name in places if current.f_code.co_filename.startswith(place)), _NOBODY)
             own = current if owner != _NOBODY else None
         if current.f_back is None:
             break
         called, current = current, current.f_back
-    return Culprit(owner, _NOBODY, (own or frame).f_code.co_qualname, _place(own or frame))
+    return found or Culprit(owner, _NOBODY, (own or frame).f_code.co_qualname, _place(own or frame))
 
 
 def _places(registry: Registry) -> list[tuple[str, str]]:

@@ -145,6 +145,7 @@ def _joined_job(same: list[JobReport]) -> JobReport:
         polls=polls,
         failed_polls=sum(each.failed_polls for each in same),
         absorbed=sum(each.absorbed for each in same),
+        retries=sum(each.retries for each in same),
         orphaned=None if polls else last.orphaned,
         error=failed.error if failed else "",
         place=failed.place if failed else "",

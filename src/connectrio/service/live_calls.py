@@ -23,7 +23,7 @@ from connectrio.telemetry.report import CallReport
 from connectrio.telemetry.stacks import frames_of
 from connectrio.telemetry.turns import Turns
 
-__all__ = ["FoundCalls", "Position", "calls_of_tasks", "report_calls", "runs_in"]
+__all__ = ["FoundCalls", "Position", "calls_of_tasks", "record_of", "report_calls", "runs_in"]
 
 # the functions whose local variable `record` is the call's
 _METHODS = {
@@ -70,14 +70,19 @@ async def calls_of_tasks(turns: Turns) -> FoundCalls:
         below: list[FrameType] = []
         for frame in frames_of(task.coro):
             if frame.f_code in _METHODS:
-                local = frame.f_locals.get("record")
-                record = local if isinstance(local, CallRecord) else None
+                record = record_of(frame)
                 below = []
             below.append(frame)
         if record is not None:
             found.append((record, below))
         await turns.end()
     return found
+
+
+def record_of(frame: FrameType) -> CallRecord | None:
+    """Return the call that a frame of an RPC method answers; None for other frames. Any thread may ask."""
+    local = frame.f_locals.get("record") if frame.f_code in _METHODS else None
+    return local if isinstance(local, CallRecord) else None
 
 
 def runs_in(frames: Iterable[FrameType]) -> Iterator[Any]:

@@ -26,6 +26,7 @@ class Block(NamedTuple):
     """A time in which code has blocked the event loop.
 
     :ivar at: when it ended, in seconds since 1970
+    :ivar whom: whose call it was: ", for execution f1, node n0"; "" if not known
     """
 
     method: str
@@ -33,6 +34,7 @@ class Block(NamedTuple):
     task_type: str
     at: float
     seconds: float
+    whom: str = ""
 
 
 def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[Attention]:
@@ -96,7 +98,7 @@ def _blocked(report: HostReport, blocks: Iterable[Block]) -> Iterator[Attention]
             kind="blocked",
             severity=_ERROR,
             text=f"{each.method} has blocked the event loop, and with it all calls, for {each.seconds:.3g} s{times}, at"
-            f" {each.line}",
+            f" {each.line}{each.whom}",
             what_to_do="make the method a plain `def`, which runs in a thread, or await there",
             since=each.at,
             task_type=each.task_type,

@@ -54,11 +54,18 @@ def test_each_trouble_of_a_real_host_is_found_on_its_page(tmp_path, backend):
             begun = begin(client)
             block(client, begun)
             wait_for_block(host.url)
+            page = chromium.new_page()
+            for path in ("", "/", "/status"):
+                assert page.goto(host.url + path).status == 503
+                expect(page.get_by_role("heading")).to_have_text("The event loop is blocked, and with it all calls")
+                expect(page.locator("body")).to_contain_text(where("the event loop is blocked"))
+                expect(page.locator("body")).to_contain_text("for execution night-blocked, node n0")
+            assert violations(page) == []
             ends.with_name("morning.first").touch()
             hung, blocked = begun.calls
             blocked.result()
             hung.cancel()  # as the executor does after ten seconds: now nobody waits for the thread
-            page = chromium.new_page()
+            page.get_by_role("link", name="Refresh").click()
             page.set_default_timeout(PATIENCE)
             troubles = Troubles(
                 jobs=begun.jobs + 1,

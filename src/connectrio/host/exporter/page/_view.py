@@ -228,7 +228,7 @@ def _merged(connectors: Sequence[ConnectorReport]) -> list[ConnectorReport]:
 def _sum(group: Sequence[ConnectorReport]) -> ConnectorReport:
     sums = {
         name: sum(getattr(each, name) for each in group)
-        for name in ("active", "waiting", "slots", "calls", "failures", "absorbed", "rate")
+        for name in ("active", "waiting", "slots", "calls", "failures", "absorbed", "retries", "rate")
     }
     highest = {name: _highest(getattr(each, name) for each in group) for name in ("p50", "p95", "p99")}
     jobs: dict[str, int] = {}
