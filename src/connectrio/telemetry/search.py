@@ -10,7 +10,7 @@ import msgspec
 
 from connectrio.telemetry.report import CallReport, FailureReport, HostReport, IncidentReport, JobReport
 
-__all__ = ["JobDetails", "details", "matches", "search", "sorted_by_trouble"]
+__all__ = ["JobDetails", "details", "is_named", "matches", "search", "sorted_by_trouble"]
 
 T = TypeVar("T")
 
@@ -87,12 +87,12 @@ def details(report: HostReport, name: str) -> JobDetails | None:
 
     :param name: the id or the key of a job, or the name of an execution, also project-domain-execution
     """
-    jobs = [job for job in report.jobs if _is_named(job, name)]
+    jobs = [job for job in report.jobs if is_named(job, name)]
     ids = {job.job for job in jobs} - {""}
     keys = {job.key for job in jobs} - {""}
 
     def belongs(item: CallReport | FailureReport) -> bool:
-        return item.job in ids or item.key in keys or _is_named(item, name)
+        return item.job in ids or item.key in keys or is_named(item, name)
 
     calls = [call for call in report.calls if belongs(call)]
     failures = [failure for failure in report.failures if belongs(failure)]
@@ -109,7 +109,8 @@ def details(report: HostReport, name: str) -> JobDetails | None:
     )
 
 
-def _is_named(item: JobReport | CallReport | FailureReport, name: str) -> bool:
+def is_named(item: JobReport | CallReport | FailureReport, name: str) -> bool:
+    """Return whether `name` is the id or the key of the job, or the name of the execution."""
     task = item.task
     full = f"{task.project}-{task.domain}-{task.execution}"
     return bool(name) and name in (item.job, item.key, task.execution, full)

@@ -256,10 +256,34 @@ async def test_the_page_of_a_job():
     assert "No phase has been seen yet." in page.text
 
 
+async def test_the_page_of_an_execution():
+    base = night()
+    one = base.jobs[5]
+    page = await shown(base, f"/jobs/{one.task.execution}")
+    assert f"Job {one.job}" in page.text
+    assert f"Job {one.job}" in (await shown(base, f"/jobs/{one.key}")).text
+    other = change(one, job="0123456789ab", task=change(one.task, node="n9"))
+    page = await shown(change(base, jobs=[*base.jobs, other]), f"/jobs/{one.task.execution}")
+    assert {each for each in page.ids if each.startswith("job-")} == {f"job-{one.job}", "job-0123456789ab"}
+    assert "Jobs 2" in page.text
+    assert f"../jobs/{one.job}" in page.links
+
+
+async def test_a_failing_job_whose_failures_are_counted_with_anothers():
+    base = night()
+    failing = next(each for each in base.jobs if each.failing_since)
+    page = await shown(change(base, failures=[]), f"/jobs/{failing.job}")
+    assert "The last error of this job is above." in page.text
+    assert "Recent failures 0" not in page.text
+    well = next(each for each in base.jobs if not each.error)
+    page = await shown(change(base, failures=[]), f"/jobs/{well.job}")
+    assert "Recent failures 0 None." in page.text
+
+
 async def test_a_job_that_is_not_known():
     answer = await call(make_app(Source(night())), "/jobs/%3Cb%3E")
     assert answer.status == 404
-    assert "This host does not know the job <b>" in answer.page.text
+    assert "This host knows no job and no execution <b>" in answer.page.text
 
 
 async def test_links_lead_only_to_the_web():

@@ -18,7 +18,7 @@ from connectrio.telemetry.report import (
     JobReport,
     Minute,
 )
-from connectrio.telemetry.search import sorted_by_trouble
+from connectrio.telemetry.search import is_named, sorted_by_trouble
 
 __all__ = ["Content", "Shown", "View", "content_of"]
 
@@ -36,7 +36,7 @@ _LONGEST_SEARCH = 200
 class View:
     """What somebody looks at.
 
-    :ivar name: the task type of the connector, or the id of the job
+    :ivar name: the task type of the connector; or the id or the key of the job, or the name of its execution
     :ivar version: of the connector; None for the highest
     :ivar search: what executions, nodes, keys, … must contain
     :ivar rows: how many rows a table has at most
@@ -157,20 +157,24 @@ def _of_connector(report: HostReport, view: View, jobs: Sequence[JobReport]) -> 
 
 
 def _of_job(report: HostReport, view: View, jobs: Sequence[JobReport]) -> Content | None:
-    job = next((each for each in jobs if each.job == view.name), None)
-    if job is None:
+    """Show a job, or the jobs of an execution if there are several."""
+    found = [each for each in jobs if each.job == view.name] or [each for each in jobs if is_named(each, view.name)]
+    if not found:
         return None
-    tables = _tables(report, replace(view, search=""), [job], lambda each: getattr(each, "job", "") == job.job)
+    ids, task_types = {each.job for each in found}, {each.task_type for each in found}
+    tables = _tables(report, replace(view, search=""), found, lambda each: getattr(each, "job", "") in ids)
+    seen = min(each.seen for each in found)
     tables["incidents"] = _shown(
-        [each for each in report.incidents if each.task_type == job.task_type and each.last >= job.seen],
+        [each for each in report.incidents if each.task_type in task_types and each.last >= seen],
         lambda each: (each.ended is not None, -each.began),
         view.rows,
     )
     return Content(
-        sections=("strip", "job", "calls", "failures", "incidents"),
-        title=job.task.execution or job.key or job.job,
-        connectors=[each for each in _merged(report.connectors) if each.task_type == job.task_type],
-        job=job,
+        sections=("strip", "job" if len(found) == 1 else "jobs", "calls", "failures", "incidents"),
+        title=found[0].task.execution or found[0].key or found[0].job,
+        connectors=[each for each in _merged(report.connectors) if each.task_type in task_types],
+        job=found[0] if len(found) == 1 else None,
+        phases=_phases(found),
         **tables,
     )
 
