@@ -6,7 +6,9 @@ import json
 import signal
 import socket
 import subprocess
+import threading
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -109,6 +111,41 @@ def test_health_of_no_host(run, free_target):
     outcome = run("health", "--target", free_target)
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.startswith("error: UNAVAILABLE: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ({"not_ready": ["the host is draining", "more"]}, "/readyz answers, not ready: the host is draining; more\n"),
+        ({"not_ready": []}, "/readyz answers that its host is ready; is --target the address of the same host?\n"),
+        ({}, "connectrio serve"),
+        ([], "connectrio serve"),
+    ],
+)
+def test_health_of_a_host_whose_port_is_closed(run, free_target, answer, hint):
+    class Readyz(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer if self.path == "/readyz" else {"not_ready": ["wrong path"]}).encode())
+
+        def log_message(self, *args): ...
+
+    with HTTPServer(("127.0.0.1", 0), Readyz) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        outcome = run("health", "--target", free_target, "--url", f"http://127.0.0.1:{server.server_port}")
+        thread.join(30)
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err.startswith("error: UNAVAILABLE: ")
+    assert hint in outcome.err
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "http://127.0.0.1:1", "https://127.0.0.1:1"])
+def test_a_url_without_an_answer_changes_nothing(run, free_target, url):
+    outcome = run("health", "--target", free_target, "--url", url)
+    assert outcome.code == 3
+    assert "connectrio serve" in outcome.err
 
 
 def test_a_host_that_does_not_answer(run):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import unquote
 
+from cyclopts import Parameter
 from grpclib.const import Cardinality
 
-from connectrio.cli.errors import FAILURE, UNREACHABLE, explained
+from connectrio.cli.errors import FAILURE, UNREACHABLE, CommandError, explained
 from connectrio.cli.options.client import Client
 from connectrio.idl.flyteidl2.connector import ListConnectorsRequest, ListConnectorsResponse
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthCheckResponse, HealthStub
@@ -71,16 +72,33 @@ def ls(*, client: Client = _CLIENT) -> None:
     _warn_of(problems)
 
 
-def health(service: str = "", /, *, watch: bool = False, client: Client = _CLIENT) -> int:
+def health(
+    service: str = "",
+    /,
+    *,
+    watch: bool = False,
+    url: Annotated[str, Parameter(env_var="CONNECTRIO_URL")] = "http://127.0.0.1:9090",
+    client: Client = _CLIENT,
+) -> int:
     """Ask a host for its health, and why it is not well.
 
     Exit codes: 0 SERVING, 1 any other answer, 2 wrong usage, 3 no answer within --timeout.
 
     :param service: a gRPC service, such as flyteidl2.connector.AsyncConnectorService; by default the whole host
     :param watch: print the health now and at each change, until interrupted
+    :param url: of the host's metrics, without a path: asked for the reason if --target does not answer
     """
     command = _watch if watch else _check
-    return client.run(lambda channel: command(channel, service, client))
+    try:
+        return client.run(lambda channel: command(channel, service, client))
+    except CommandError as error:
+        if error.code != UNREACHABLE:
+            raise
+        from connectrio.cli.options.exporter import why_unreachable
+
+        raise CommandError(
+            str(error), hint=why_unreachable(url, client.tls_ca) or error.hint, code=error.code
+        ) from error
 
 
 async def _check(channel: Channel, service: str, client: Client) -> int:

@@ -15,9 +15,11 @@ from cyclopts import Parameter
 
 from connectrio.cli.errors import CommandError, UsageError
 
-__all__ = ["Exporter", "NotFoundError"]
+__all__ = ["Exporter", "NotFoundError", "why_unreachable"]
 
 _TOKEN = "CONNECTRIO_TOKEN"  # noqa: S105 - the name of a variable
+# seconds to ask for what another answer, which was missing, could not tell
+_BRIEFLY = 2.0
 _WITH_TOKEN = f"pass a token of the host's --page-token-file with --token-file FILE or in {_TOKEN}"
 
 
@@ -85,6 +87,20 @@ class Exporter:
             connection.close()
         return self._document(status, body)
 
+    def reasons(self) -> list[str] | None:
+        """Return why the host is not ready, as /readyz tells everybody; None if nothing answers there."""
+        try:
+            url = self._url()
+            connection = self._connection(url)
+            try:
+                connection.request("GET", f"{url.path.rstrip('/')}/readyz", headers={"Accept": "application/json"})
+                document = msgspec.json.decode(connection.getresponse().read())
+            finally:
+                connection.close()
+            return [str(reason) for reason in document["not_ready"]]
+        except (UsageError, OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return None
+
     def _url(self) -> SplitResult:
         try:
             url = urlsplit(self.url)
@@ -139,3 +155,13 @@ class Exporter:
             raise NotFoundError(text)
         hints = {401: _WITH_TOKEN, 403: "", 404: "start the host without --no-page"}
         raise CommandError(text, hint=hints.get(status, "the host's log has the details"))
+
+
+def why_unreachable(url: str, tls_ca: Path | None) -> str:
+    """Return what /readyz says of a host whose gRPC port does not answer; "" if nothing answers there either."""
+    reasons = Exporter(url=url, tls_ca=tls_ca, timeout=_BRIEFLY).reasons()
+    if reasons is None:
+        return ""
+    if reasons:
+        return f"{url}/readyz answers, not ready: {'; '.join(reasons)}"
+    return f"{url}/readyz answers that its host is ready; is --target the address of the same host?"
