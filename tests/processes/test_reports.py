@@ -235,9 +235,13 @@ async def test_a_report_that_cannot_be_made_or_sent_ends_no_process():
         return report(jobs=[job(message="\udc80")])
 
     with capture_logs() as logs:
-        for worker.host.report in (broken, not_text):
-            await worker._tell("status", control)
-    assert [line["event"] for line in logs] == ["this process cannot tell what it does"] * 2
+        worker.host.report = broken
+        await worker._tell("status", control)
+        assert [line["event"] for line in logs] == ["this process cannot tell what it does"]
+        worker.host.report = not_text
+        await worker._tell("status", control)
+        assert len(logs) == 1
+    assert (await supervisors.receive()).report.jobs[0].message == "?"
     await worker._tell("stacks", control)
     assert isinstance(await supervisors.receive(), Stacks)
     await control.aclose()
