@@ -319,7 +319,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         answer = GetTaskResponse(resource=resource)
                     if record.mask is not None:
                         record.mask.resource(resource)
-                    job, phase = self._know(record, message.resource_meta), resource.phase
+                    job, phase = record.job or self._know(record, message.resource_meta), resource.phase
                     is_final = phase in FINAL_PHASES
                     job.succeeded(self.account.clock(), phase, resource.message, resource.log_links, is_final=is_final)
             except Exception as error:

@@ -83,7 +83,7 @@ class JobRecord:
         """Note the answer to a poll."""
         self.polls += 1
         self.polled, self.failing_since, self.orphaned = now, None, None
-        self.message = shorten(message, _LONGEST_MESSAGE)
+        self.message = message if len(message) <= _LONGEST_MESSAGE else shorten(message, _LONGEST_MESSAGE)
         self.links = _kept(links) if links else links
         if phase != self.phase:
             self.phase, self.changed, self.is_final = phase, now, is_final
@@ -177,13 +177,19 @@ class Jobs(Collector):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._records: OrderedDict[JobName, JobRecord] = OrderedDict()
-        self.find = self._records.get
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __iter__(self) -> Iterator[JobRecord]:
         return iter(list(self._records.values()))
+
+    def find(self, name: JobName) -> JobRecord | None:
+        """Return the record of a job, which counts as used; None if there is none."""
+        record = self._records.get(name)
+        if record is not None:
+            self._records.move_to_end(name)
+        return record
 
     def obtain(self, name: JobName, connector: str, task: TaskName = NOBODY) -> JobRecord:
         """Return the record of a job, a new one if there is none; it counts as used."""
