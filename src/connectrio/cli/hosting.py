@@ -111,7 +111,8 @@ def host(
 def _warn_of_variables() -> None:
     """Log which variables of the environment look like settings and are none: their names may be misspelt."""
     prefix = variable("")
-    known = {name.upper() for name in (*_TYPES, "config")}
+    # the last ones are of the commands that ask a host
+    known = {name.upper() for name in (*_TYPES, "config", "url", "target", "token")}
     for name, value in sorted(os.environ.items()):
         # Kubernetes sets its own for each Service whose name begins so
         if not name.startswith(prefix) or _NOT_OURS.search(name) or value.startswith(("tcp://", "udp://")):

@@ -77,6 +77,12 @@ def summary(report: HostReport) -> Iterator[tuple[str, str]]:
     if report.threads_limit:
         late = f"the event loop at most {duration(report.lag)} late"
         yield f"worker threads: {report.threads_busy} of {report.threads_limit} taken; {late}", ""
+    if report.dropped_lines:
+        yield f"log lines that could not be written: {report.dropped_lines}", "yellow"
+    for certificate in report.certificates:
+        left = None if certificate.expires is None else certificate.expires - report.now
+        when = "cannot be read" if left is None else "has expired" if left < 0 else f"expires in {duration(left)}"
+        yield f"the certificate of the {certificate.port} port {when}: {certificate.file}", ""
     if report.restart_safe:
         yield f"restart: {report.restart_safe}", ""
 
@@ -85,9 +91,8 @@ def attention(report: HostReport) -> Iterator[tuple[str, str]]:
     """Yield lines about what somebody should look at, each with its style."""
     for each in report.attention:
         since = "" if each.since is None else f" for {duration(report.now - each.since)}"
-        process = "" if each.process is None else f" in process {each.process}"
         style = "red" if each.severity == "error" else "yellow"
-        yield f"{each.severity}{process}{since}: {each.text}", style
+        yield f"{each.severity}{_in_process(each.process)}{since}: {each.text}", style
         if each.what_to_do:
             yield f"  {each.what_to_do}", ""
 
@@ -96,10 +101,10 @@ def connectors(found: Sequence[ConnectorReport]) -> Section:
     """Return the table of connectors."""
     rows = [
         (
-            f"{each.task_type} ({each.version})" + ("" if each.process is None else f" #{each.process}"),
+            f"{each.task_type} ({each.version}){_number(each.process)}",
             f"{each.active} of {each.slots}" + (f", {each.waiting} wait" if each.waiting else ""),
             f"{each.rate:.2f}",
-            "-" if each.p95 is None else duration(each.p95),
+            *("-" if seconds is None else duration(seconds) for seconds in (each.p50, each.p95, each.p99)),
             str(each.failures),
             str(each.absorbed),
             " ".join(f"{_PHASES.get(phase, phase)}:{count}" for phase, count in sorted(each.jobs.items())),
@@ -107,8 +112,8 @@ def connectors(found: Sequence[ConnectorReport]) -> Section:
         )
         for each in found
     ]
-    columns = ("Task Type", "Calls", "Calls/s", "p95", "Failures", "Absorbed", "Jobs", "State")
-    return Section("Connectors", columns, rows, len(rows), ("Calls/s", "p95", "Failures", "Absorbed"))
+    numbers = ("Calls/s", "p50", "p95", "p99", "Failures", "Absorbed")
+    return Section("Connectors", ("Task Type", "Calls", *numbers, "Jobs", "State"), rows, len(rows), numbers)
 
 
 def jobs(found: Sequence[JobReport], total: int, now: float) -> Section:
@@ -119,7 +124,7 @@ def jobs(found: Sequence[JobReport], total: int, now: float) -> Section:
             job.task.execution or job.task.output_prefix or "?",
             job.task.node,
             _attempt(job.task),
-            job.task_type,
+            f"{job.task_type}{_number(job.process)}",
             job.phase or "?",
             duration(now - job.changed),
             "never" if job.polled is None else f"{duration(now - job.polled)} ago",
@@ -140,7 +145,7 @@ def calls(found: Sequence[CallReport], total: int) -> Section:
             call.operation,
             call.task.execution or call.task.output_prefix or "?",
             call.task.node,
-            call.task_type,
+            f"{call.task_type}{_number(call.process)}",
             call.stage,
             call.waits,
             call.peer,
@@ -156,7 +161,8 @@ def details(found: JobDetails, now: float) -> Iterator[tuple[str, str]]:
     for job in found.jobs:
         yield from _job(job, now)
     for call in found.calls:
-        yield f"live call: {call.operation} by {call.peer} for {duration(call.seconds)} ({call.stage})", "bold cyan"
+        where = f"({call.stage}){_in_process(call.process)}"
+        yield f"live call: {call.operation} by {call.peer} for {duration(call.seconds)} {where}", "bold cyan"
         yield f"  task       {_name(call.task)}; {call.task_type} ({call.version})", ""
         yield f"  where      {call.waits or 'unknown'}", ""
     for failure in found.failures:
@@ -186,16 +192,22 @@ def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
         yield f"  Flyte sees {phase} in place of the error, until {moment(job.answered_until)}", "yellow"
     last = "none succeeded" if job.polled is None else f"the last success {duration(now - job.polled)} ago"
     yield f"  polls      {job.polls}, {job.failed_polls} failed, {job.absorbed} of them absorbed; {last}", ""
-    if job.failing_since is not None:
-        yield f"  failing    for {duration(now - job.failing_since)}, since {moment(job.failing_since)}", "red"
-    if job.deleted is not None:
-        yield f"  deleted    {moment(job.deleted)}", "yellow"
+    yield from _ends(job, now)
     if job.error:
         yield f"  error      {_line(job.error)}", "red"
         if job.place:
             yield f"  where      {job.place}", "red"
     for name, address in job.links:
         yield f"  link       {name or 'log'}: {address}", ""
+
+
+def _ends(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
+    if job.failing_since is not None:
+        yield f"  failing    for {duration(now - job.failing_since)}, since {moment(job.failing_since)}", "red"
+    if job.deleted is not None:
+        yield f"  deleted    {moment(job.deleted)}", "yellow"
+    if job.orphaned is not None:
+        yield f"  orphan     since {moment(job.orphaned)}", "yellow"
 
 
 def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
@@ -207,6 +219,8 @@ def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
         "bold yellow",
     )
     yield f"  task       {_name(failure.task)}; {failure.task_type} ({failure.version})", ""
+    took = f"the call took {duration(failure.seconds)}{_in_process(failure.process)}"
+    yield f"  client     {failure.peer or 'unknown'}; {took}", ""
     yield f"  error      {failure.status}: {_line(failure.error)}", ""
     cause = kinds.get(failure.kind, failure.kind)
     if failure.kind == "vendor" and failure.status == "DEADLINE_EXCEEDED":
@@ -225,6 +239,14 @@ def _incident(incident: IncidentReport, now: float) -> Iterator[tuple[str, str]]
     yield f"  extent     {calls}; {incident.jobs} job{'' if incident.jobs == 1 else 's'}", ""
     yield f"  error      {_line(incident.error)}", ""
     yield f"  where      {incident.place or 'unknown'}", ""
+
+
+def _number(process: int | None) -> str:
+    return "" if process is None else f" #{process}"
+
+
+def _in_process(process: int | None) -> str:
+    return "" if process is None else f" in process {process}"
 
 
 def _line(error: str) -> str:

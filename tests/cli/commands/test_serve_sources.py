@@ -153,6 +153,8 @@ def test_variables_that_are_no_settings_are_named(serve, monkeypatch):
     for name in ("CONNECTRIO_LOGLEVEL", "CONNECTRIO_PROT", "CONNECTRIO_QQQQQQ", "CONNECTRIO_DUCKDB_ALLOW"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("CONNECTRIO_GRACE", "1")
+    for name in ("CONNECTRIO_URL", "CONNECTRIO_TARGET", "CONNECTRIO_TOKEN"):  # of the commands that ask a host
+        monkeypatch.setenv(name, "x")
     monkeypatch.setenv("CONNECTRIO_GRPC_SERVICE_PORT_HTTP", "8000")
     monkeypatch.setenv("CONNECTRIO_GRPC_PORT", "tcp://10.0.0.1:8000")
     monkeypatch.setenv("CONNECTRIO_GRPC_PORT_8000_TCP_ADDR", "10.0.0.1")

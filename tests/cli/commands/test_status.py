@@ -14,14 +14,17 @@ from contextlib import contextmanager
 
 import msgspec
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from cli.harness import Commands, hosting
 from cli.test_terminal import on_a_terminal, plain
 from cli.toy import Toy
-from connectrio.cli.status_view import details, duration
+from connectrio.cli.commands.status import _fitting
+from connectrio.cli.status_view import calls, details, duration, jobs
 from connectrio.connector.registry import Registry
 from connectrio.host.host import Host
-from connectrio.telemetry.report import Attention, PhaseChange, StackReport, TaskName
+from connectrio.telemetry.report import Attention, CertificateReport, PhaseChange, StackReport, TaskName
 from connectrio.telemetry.search import JobDetails
 from host.reports import NOW, call, connector, failure, incident, job, report
 from rpc.kit.certificates import pki
@@ -48,8 +51,15 @@ def told():
     )  # fmt: skip
     return report(
         now=now, started=now - 7384, jobs=[over, sick], calls=[call(started=now - 5)], restart_safe="it is safe",
-        failures=[failure(at=now - 30, similar=2)], incidents=[incident(began=now - 100, last=now)],
-        connectors=[connector(slots=10, active=1, waiting=2, jobs={"RUNNING": 1}, p95=0.25, rate=1.5)],
+        dropped_lines=3,
+        certificates=[
+            CertificateReport(port="gRPC", file="tls.crt", expires=now + 200_000),
+            CertificateReport(port="exporter", file="x.crt", expires=None),
+            CertificateReport(port="gRPC", file="old", expires=now - 1),
+        ],
+        failures=[failure(at=now - 30, similar=2, peer="10.0.0.1:40000", seconds=2.0, process=1)],
+        incidents=[incident(began=now - 100, last=now)],
+        connectors=[connector(slots=10, active=1, waiting=2, jobs={"RUNNING": 1}, p95=0.25, p99=2.0, rate=1.5)],
         attention=[
             Attention(
                 kind="incident", severity="error", text="the vendor is down", what_to_do="call them", since=now - 60
@@ -171,6 +181,7 @@ def test_show(ask, name):
         "  where      toy.py:42 in get",
         "  link       logs: https://vendor.example/1",
         "live call: get by 10.0.0.1:40000 for 5s (connector)",
+        "  client     10.0.0.1:40000; the call took 2s in process 1",
         "  cause      the other system",
     ):
         assert line in outcome.out.splitlines()
@@ -226,15 +237,45 @@ def test_top_in_a_pipe(ask):
     outcome = ask("top")
     lines = outcome.out.splitlines()
     assert lines[0] == "serving, ready; connectrio 1.2.3, up 2h3m"
-    assert lines[1] == "restart: it is safe"
-    assert lines[2:4] == ["error for 1m0s: the vendor is down", "  call them"]
-    assert lines[4] == "Connectors: 1"
-    row = ["toy", "(0)", "1", "of", "10,", "2", "wait", "1.50", "250ms", "0", "0", "RUNNING:1", "open"]
-    assert lines[6].split() == row
+    assert lines[1] == "log lines that could not be written: 3"
+    assert lines[2].startswith("the certificate of the gRPC port expires in ")
+    assert lines[2].endswith(": tls.crt")
+    assert lines[3:5] == [
+        "the certificate of the exporter port cannot be read: x.crt",
+        "the certificate of the gRPC port has expired: old"
+    ]  # fmt: skip
+    assert lines[5] == "restart: it is safe"
+    assert lines[6:8] == ["error for 1m0s: the vendor is down", "  call them"]
+    assert lines[8] == "Connectors: 1"
+    row = ["toy", "(0)", "1", "of", "10,", "2", "wait", "1.50", "-", "250ms", "2s", "0", "0", "RUNNING:1", "open"]
+    assert lines[10].split() == row
     assert [line for line in lines if line.startswith(("Jobs", "Calls: "))] == ["Jobs: 1", "Calls: 1"]
-    assert ask("top", "--once").out.splitlines()[4:] == lines[4:]
+    assert ask("top", "--once").out.splitlines()[8:] == lines[8:]
     assert ask("top", "--json").document["state"] == "serving"
     assert ask("top", "--interval", "0").code == 1
+
+
+def test_what_does_not_fit_on_a_screen_is_counted():
+    small = Console(width=60, height=5, file=io.StringIO())
+    lines = [Text(f"line {number}") for number in range(5)]
+
+    def drawn(parts):
+        small.file = io.StringIO()
+        small.print(_fitting(parts, small), end="")
+        return small.file.getvalue().split()
+
+    assert drawn(lines) == " ".join(f"line {number}" for number in range(5)).split()
+    cut = " ".join(drawn([*lines, Text("one"), Text("two")]))
+    assert cut == ("line 0 line 1 line 2 line 3 … 3 more lines: see connectrio top --once")
+
+
+def test_jobs_and_calls_name_their_process():
+    assert jobs([job(process=1)], 1, NOW).rows[0][4] == "toy #1"
+    assert calls([call(process=1)], 1).rows[0][4] == "toy #1"
+    found = JobDetails(jobs=[job(orphaned=NOW, polled=None)], calls=[call(process=1)], failures=[], incidents=[])
+    lines = [line for line, _ in details(found, NOW)]
+    assert "live call: get by 10.0.0.1:40000 for 5s (connector) in process 1" in lines
+    assert "  orphan     since 2023-11-14 22:13:20Z" in lines
 
 
 def test_top_on_a_terminal(tmp_path, url):

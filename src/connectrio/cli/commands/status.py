@@ -140,7 +140,7 @@ def _overview(exporter: Exporter) -> tuple[list[tuple[str, str]], list[Section]]
 
 def _refresh(exporter: Exporter, interval: float) -> None:
     """Draw the whole screen again and again. While the host does not answer, say so; it may be starting again."""
-    from rich.console import Group, RenderableType
+    from rich.console import RenderableType
     from rich.live import Live
     from rich.text import Text
 
@@ -152,13 +152,27 @@ def _refresh(exporter: Exporter, interval: float) -> None:
                     lines, sections = _overview(exporter)
                     tables = [part for section in sections for part in (Text(), _drawn(section))]
                     screen = [*(Text(shown(text), style=style) for text, style in lines), *tables]
-                    live.update(Group(*screen), refresh=True)
+                    live.update(_fitting(screen, live.console), refresh=True)
                 except CommandError as error:
                     problem = Text(f"{shown(str(error))}; trying again", style="bold red")
-                    live.update(Group(problem, *screen), refresh=True)
+                    live.update(_fitting([problem, *screen], live.console), refresh=True)
                 time.sleep(interval)
         except KeyboardInterrupt:
             return
+
+
+def _fitting(parts: Iterable[Any], console: Any) -> Any:
+    """Return what fits on the screen, the rest as a line that says how much it is."""
+    from rich.console import Group
+    from rich.segment import Segment, SegmentLines
+    from rich.text import Text
+
+    lines = console.render_lines(Group(*parts), pad=False)
+    left_out = len(lines) - console.height + 1
+    if left_out <= 1:
+        return SegmentLines(lines, new_lines=True)
+    note = console.render_lines(Text(f"… {left_out} more lines: see connectrio top --once"))
+    return SegmentLines([*lines[: console.height - 1], [*note[0], Segment("")]], new_lines=True)
 
 
 def _drawn(section: Section) -> Any:
