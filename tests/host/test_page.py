@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from connectrio.connector.registry import Registry
+from connectrio.diagnostics import Repeats
 from connectrio.host.exporter import _asgi, _connection, _http, serve_exporter
 from connectrio.host.exporter._access import is_private
 from connectrio.host.host import Host
@@ -276,6 +277,25 @@ async def test_a_bad_application_ends_one_request(application, path):
             assert (await get(address, "/status")).body == PAGE
     [line] = [each for each in logs if each["log_level"] == "error"]
     assert line["path"] == path
+
+
+async def test_an_error_that_each_request_meets_is_logged_once_a_minute(monkeypatch):
+    class Broken(View):
+        async def report(self):
+            raise RuntimeError("no report")
+
+    repeats = Repeats(60.0, lambda: now)
+    monkeypatch.setattr("connectrio.host.exporter._failed.Repeats", lambda seconds: repeats)
+    now = 0.0
+    with capture_logs() as logs:
+        async with exporter(Broken()) as address:
+            for target in ("/api/status", "/api/jobs", "/api/status"):
+                assert (await get(address, target)).status == 500
+            now = 61.0
+            await get(address, "/api/status")
+    failed = [each for each in logs if each["log_level"] == "error"]
+    assert [(each["path"], each.get("left_out")) for each in failed] == [("/api/status", None), ("/api/status", 2)]
+    assert str(failed[0]["exc_info"]) == "no report"
 
 
 async def test_an_application_that_fails_later_cuts_the_response_off(application):

@@ -7,12 +7,13 @@ events are. A stream lasts until its client leaves or takes nothing for a while,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import anyio
 
+from connectrio.host.exporter._failed import FailedRequests
 from connectrio.host.exporter._messages import Request, Response, plain
 from connectrio.logs import get_logger
 
@@ -45,9 +46,14 @@ class Hosted:
 
 @dataclass
 class Streams:
-    """How many streams are open."""
+    """What the responses of applications have in common.
+
+    :ivar open: how many streams are open
+    :ivar failed: logs the requests that fail
+    """
 
     open: int = 0
+    failed: FailedRequests = field(default_factory=FailedRequests)
 
 
 class Sender(Protocol):
@@ -102,10 +108,10 @@ class Exchange:
     async def _call(self) -> None:
         try:
             await self._hosted.application(self._scope(), self._receive, self._send)
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - it is the application's, and is logged
             if self._is_lost or self.error is not None:
                 return
-            logger.exception("a request to the exporter failed", path=self._request.path)
+            self._streams.failed.log(self._request.path, error)
             if not self._is_started:
                 self.error = plain(500, "the request failed; see the host's log")
 

@@ -157,8 +157,8 @@ class Connection:
         """Return the response to a request; None if an application has sent it."""
         try:
             answer = await self._answer(request)
-        except Exception:
-            logger.exception("a request to the exporter failed", path=request.path)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged
+            self._streams.failed.log(request.path, error)
             return plain(500, "the request failed; see the host's log")
         if isinstance(answer, Response):
             return answer

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from connectrio.host.exporter._access import PRIVATE, Access
 from connectrio.host.exporter._api import Api, error
 from connectrio.host.exporter._asgi import Application, Hosted
+from connectrio.host.exporter._failed import FailedRequests
 from connectrio.host.exporter._messages import Request, Response, as_json, plain
 from connectrio.host.exporter._shared import SharedReports
 from connectrio.logs import get_logger
@@ -56,6 +57,7 @@ class Pages:
         self._application: Application | None = None
         self._importing = anyio.Lock()
         self._is_failure_logged = False
+        self._failed = FailedRequests()
 
     async def answer(self, request: Request) -> Response | Hosted:
         """Return the response to a request, or the application that responds."""
@@ -96,8 +98,8 @@ class Pages:
         if is_api:
             try:
                 return await self._api.answer(path, request.query)
-            except Exception:
-                logger.exception("a request to the exporter failed", path=request.path)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is logged
+                self._failed.log(request.path, failure)
                 return error(500, "the request failed; see the host's log")
         application = await self._load()
         if application is None:
