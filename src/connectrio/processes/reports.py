@@ -117,7 +117,6 @@ def _joined_job(same: list[JobReport]) -> JobReport:
     last = same[0]
     answered = max(same, key=lambda each: each.polled or 0.0)
     named = next((each for each in same if each.task.execution), last)
-    polls = sum(each.polls for each in same)
     deleted = next((each.deleted for each in same if each.deleted is not None), None)
     phases: list[PhaseChange] = []
     for change in sorted((change for each in same for change in each.phases), key=lambda change: change.at):
@@ -126,8 +125,8 @@ def _joined_job(same: list[JobReport]) -> JobReport:
     if len(phases) > _MOST_PHASES:  # the first ones say how it began
         phases = [*phases[: _MOST_PHASES - 1], phases[-1]]
     failing = [each.failing_since for each in same if (each.failing_since or 0.0) > (answered.polled or 0.0)]
-    # what an orphan has for an error is none if another process was asked for the job
-    failed = next((each for each in same if each.error and (each.orphaned is None or not polls)), None)
+    # what an orphan has for an error is none if another process was asked for the job since
+    failed = next((each for each in same if each.error and (each.orphaned is None or each is last)), None)
     return msgspec.structs.replace(
         last,
         task=named.task,
@@ -142,11 +141,10 @@ def _joined_job(same: list[JobReport]) -> JobReport:
         polled=answered.polled,
         deleted=deleted,
         failing_since=None if last.failing_since is None else min((each for each in failing if each), default=None),
-        polls=polls,
+        polls=sum(each.polls for each in same),
         failed_polls=sum(each.failed_polls for each in same),
         absorbed=sum(each.absorbed for each in same),
         retries=sum(each.retries for each in same),
-        orphaned=None if polls else last.orphaned,
         error=failed.error if failed else "",
         place=failed.place if failed else "",
         phases=tuple(phases),
