@@ -352,6 +352,21 @@ with own_output():
     assert re.fullmatch(r"\S+Z \[info +\] printed +\[stdout\] execution=ex1", printed)
 
 
+def test_fields_for_people_begin_with_what_they_look_for():
+    program = """
+line_fields.set(lambda: {"peer": "p", "rpc": "/a/b", "key": "k", "project": "x", "operation": "get", "task_type": "t",
+                         "node": "n0", "execution": "ex1", "job": "j"})
+log.info("logged", extra={"rows": 3})
+log.warning("warned", extra={"text": "two\\nlines of \\x1b[31m", "code": "\\x1b[0m"})
+"""
+    logged, warned = written(program, form="console")
+    assert logged.split("[mine] ")[1] == "execution=ex1 node=n0 task_type=t operation=get job=j rows=3"
+    assert warned.split("[mine] ")[1] == (
+        r"execution=ex1 node=n0 task_type=t operation=get job=j text='two\nlines of \x1b[31m' code=\x1b[0m"
+        " project=x key=k peer=p rpc=/a/b"
+    )
+
+
 def test_the_streams_of_a_terminal_are_none_for_connectors():
     """Else a library would colour its lines, and they would be hard to read in the log."""
     assert written("print(sys.stdout.isatty(), sys.stderr.isatty())")[0]["event"] == "False False"

@@ -21,6 +21,14 @@ _Event = MutableMapping[str, Any]
 _FIRST = ("timestamp", "level", "event")
 # fields of connectors' lines that have no text of theirs, beside those of the call
 _OURS = {"timestamp", "level", "logger"}
+# for people: the fields after the event, and those of calls at the end of lines that need attention
+_FIRST_FOR_PEOPLE = ("execution", "node", "task_type", "operation", "job")
+_DETAILS = (
+    "attempt", "project", "domain", "output_prefix", "task_type_version", "key", "peer", "rpc", "trace_id", "span_id",
+)  # fmt: skip
+# fields that structlog shows as they are; it quotes the others, with escapes, if they have one of these characters
+_UNQUOTED = {"event", "level", "timestamp", "logger"}
+_QUOTED = frozenset(" \t=\r\n\"'")
 # levels of lists and dicts in a value, and items of each
 _MOST_LEVELS = 4
 _MOST_ITEMS = 100
@@ -46,7 +54,7 @@ def processors(*, console: bool, process: int | None) -> list[structlog.typing.P
         *([] if process is None else [add_process]),
         _error_as_text,
         _plain_values,
-        *([_escape, _for_people()] if console else [structlog.processors.JSONRenderer()]),
+        *([_sort_for_people, _escape, _for_people()] if console else [structlog.processors.JSONRenderer()]),
     ]
 
 
@@ -128,11 +136,20 @@ def _plain(value: Any, level: int, cut: Callable[[str], str]) -> Any:
     return cut(text_of(value))
 
 
+def _sort_for_people(_logger: Any, _method: str, event: _Event) -> _Event:
+    """Put what people look for first, and the rest of what names the call last; lines of routine go without that."""
+    is_routine = event["level"] in ("debug", "info")
+    first = {name: event[name] for name in (*_FIRST, *_FIRST_FOR_PEOPLE) if name in event}
+    own = {name: value for name, value in event.items() if name not in first and name not in _DETAILS}
+    details = {} if is_routine else {name: event[name] for name in _DETAILS if name in event}
+    return {**first, **own, **details}
+
+
 def _escape(_logger: Any, _method: str, event: _Event) -> _Event:
     """Escape what could control the terminal, and indent further lines: no value can look like a line of its own."""
     for name, value in event.items():
         if name in ("exception", "stack"):
             event[name] = "\n".join(f"    {line}" for line in printable(str(value)).split("\n"))
-        elif isinstance(value, str):
+        elif isinstance(value, str) and (name in _UNQUOTED or not _QUOTED.intersection(value)):
             event[name] = printable(value, keep="")
     return event
