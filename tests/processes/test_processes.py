@@ -190,11 +190,11 @@ FAILS_WITH_A_STUCK_THREAD = """
 import threading
 from connectrio.processes import _worker
 
-def fail(self):
+async def fail(*_):
     raise RuntimeError("a fault in the host")
 
 threading.Thread(target=threading.Event().wait, name="AnyIO worker thread").start()
-_worker._Worker._report = fail
+_worker._Worker._tell = fail
 """
 
 
