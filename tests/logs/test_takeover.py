@@ -266,10 +266,21 @@ with ThreadPoolExecutor(1) as pool:
 
 REPEATED = {
     "printed": 'print("again")',
-    "logged": 'log.info("again %d", number)',
+    "logged": 'log.info("again %d", 7)',
     "warned": 'log.warning(f"again {number}")',
-    "structlog": 'structlog.get_logger("mine").info("again", number=number)',
+    "structlog": 'structlog.get_logger("mine").info("again", number=7)',
 }
+
+
+def test_lines_that_tell_something_new_are_all_written():
+    program = """
+import structlog
+for number in range(50):
+    log.info("row %d", number)
+    log.info("row", extra={"number": number})
+    structlog.get_logger("mine").info("row", number=number)
+"""
+    assert len(written(program)) == 150
 
 
 @pytest.mark.parametrize("act", REPEATED.values(), ids=REPEATED)

@@ -95,20 +95,23 @@ class HostLog:
             **{**config, "processors": [*own, _of_author, *self._chain], "logger_factory": self._factory}
         )
 
-    def left_out(self, level: int, logger: str, text: str, *, is_printed: bool = False) -> int | None:
+    def left_out(self, level: int, logger: str, text: str, values: str = "", *, is_printed: bool = False) -> int | None:
         """Return None if a connector's line is one too many of its sort, else how many like it were left out before.
 
-        Lines of a sort have the logger, the level, the text without its values, and the job in common. For warnings,
-        the job and numbers in the text make no difference: a system that fails does so in all jobs.
+        Lines of a sort have the logger, the level, the whole text and the job in common: what tells something new is
+        written. For warnings, the job, and numbers in the text, make no difference: a system that fails does so in all
+        jobs.
 
-        :param is_printed: the text has its values in it
+        :param text: of warnings, without its values
+        :param values: the fields of the line
+        :param is_printed: it was printed, so that its level says nothing
         """
         if self.levels[logger] <= logging.DEBUG:  # somebody wants to see all
             return 0
         if level >= logging.WARNING and not is_printed:
             sort: tuple[object, ...] = (_number.sub("0", text),)
         else:
-            sort = (text, whose_line())
+            sort = (text, values, whose_line())
         # the text as the call's secrets are known now
         return self._repeats.count((level, logger, sort), lambda: (copy_context(), level, logger, masked(text)))
 
@@ -179,7 +182,7 @@ def _of_author(logger: _Named, method: str, event: Any) -> MutableMapping[str, A
     if not isinstance(event, MutableMapping):
         event = {"event": event.decode("utf-8", "replace") if isinstance(event, bytes) else text_of(event)}
     event.setdefault("logger", name)
-    left_out = logger.host_log.left_out(level, name, text_of(event.get("event")))
+    left_out = logger.host_log.left_out(level, name, text_of(event.get("event")), text_of(event))
     if left_out is None:
         raise structlog.DropEvent
     if left_out:
@@ -216,7 +219,8 @@ class FromLogging(logging.Handler):
             # structlog knows only these levels
             level = max(10, min(50, record.levelno // 10 * 10))
             is_own = record.name == RPC.name
-            left_out = 0 if is_own else self._log.left_out(level, record.name, _format_of(record))
+            about = _format_of(record) if level >= logging.WARNING else text
+            left_out = 0 if is_own else self._log.left_out(level, record.name, about, text_of(fields))
             if left_out is None:
                 return
             if left_out:
