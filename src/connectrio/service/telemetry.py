@@ -426,7 +426,7 @@ class CallRecord:
         """Count the call; return how many seconds it took."""
         self._is_ended = True
         seconds = time.perf_counter() - self._started
-        trace = current_trace()
+        trace = None if self.span is None else current_trace()
         exemplar = None if trace is None else {"trace_id": trace[0], "span_id": trace[1]}
         self._metrics.request_ended(self._label, self.call.operation, status, seconds, exemplar)
         return seconds
