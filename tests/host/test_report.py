@@ -407,3 +407,32 @@ async def test_retries_are_counted():
         [job], [connector] = report.jobs, report.connectors
         assert job.retries == connector.retries >= 1
         assert (job.failed_polls, report.failures) == (0, [])
+
+
+async def test_a_call_that_waited_for_a_slot_is_not_the_vendors_fault():
+    tiny = Tiny()
+    async with hosting(tiny, max_calls_per_connector=1, get_limit=0.2) as (host, stub, clients):
+        await stub.create_task(creation())
+        tiny.waits = True
+        for _ in range(2):
+            clients.start_soon(stub.get_task, request())
+        report = await until(host, lambda report: not report.calls and report.jobs[0].failed_polls == 2)
+        kinds = {(each.kind, each.place.endswith("in Tiny.get")) for each in report.failures}
+        assert kinds == {("vendor", True), ("host", False)}
+        assert [each.failures for each in report.incidents] == [1]
+        assert report.jobs[0].absorbed == 2
+
+
+async def test_since_when_and_why_is_told_of_each_task():
+    tiny = Tiny()
+    async with hosting(tiny) as (host, stub, _):
+        await stub.create_task(creation())
+        tiny.error = ValueError("boom")
+        for _ in range(2):
+            with pytest.raises(GRPCError):
+                await stub.get_task(request())
+        report = await host.report()
+        [failure], [job], [attention] = report.failures, report.jobs, report.attention
+        assert (failure.similar, job.cause) == (1, "connector")
+        assert failure.first < failure.at
+        assert attention.since == failure.first

@@ -23,7 +23,7 @@ def test_a_job_from_its_first_poll_to_its_end():
     clock.now += 10
     job.succeeded(clock.now, Phase.QUEUED, "in line", [TaskLog(name="console", uri="https://a/b")], is_final=False)
     clock.now += 10
-    job.failed(clock.now, "no answer", "tiny.py:7 in get", absorbed=True)
+    job.failed(clock.now, "no answer", "tiny.py:7 in get", "vendor", absorbed=True)
     report = job.report(clock.now, 1000.0)
     assert (report.job, report.connector, report.task.execution) == ("000102030405", "Tiny", "run")
     assert (report.seen, report.changed, report.polled, report.failing_since) == (980.0, 990.0, 990.0, 1000.0)
@@ -77,7 +77,7 @@ def test_what_is_kept_of_a_job_is_bounded():
     for number in range(100):
         phase = Phase.QUEUED if number % 2 else Phase.RUNNING
         job.succeeded(number, phase, "m" * 1_000_000, [TaskLog(name="n" * 1000, uri="u" * 1000)] * 30, is_final=False)
-    job.failed(0.0, "e" * 1_000_000, "", absorbed=False)
+    job.failed(0.0, "e" * 1_000_000, "", "connector", absorbed=False)
     report = job.report(100.0, 100.0)
     assert len(report.message) < 600
     assert len(report.error) < 600

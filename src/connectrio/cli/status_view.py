@@ -190,11 +190,15 @@ def _job(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
     if job.answered_until is not None and not job.is_final:
         phase = job.phase if job.polled is not None else "RUNNING"
         yield f"  Flyte sees {phase} in place of the error, until {moment(job.answered_until)}", "yellow"
+    elif job.failing_since is not None and job.cause != "client" and not job.is_final:
+        yield f"  Flyte sees the error, since {moment(job.failing_since)} at the earliest", "red"
     last = "none succeeded" if job.polled is None else f"the last success {duration(now - job.polled)} ago"
     yield f"  polls      {job.polls}, {job.failed_polls} failed, {job.absorbed} of them absorbed; {last}", ""
     yield from _ends(job, now)
     if job.error:
         yield f"  error      {_line(job.error)}", "red"
+        if job.cause:
+            yield f"  cause      {_CAUSES.get(job.cause, job.cause)}", "red"
         if job.place:
             yield f"  where      {job.place}", "red"
     for name, address in job.links:
@@ -210,8 +214,17 @@ def _ends(job: JobReport, now: float) -> Iterator[tuple[str, str]]:
         yield f"  orphan     since {moment(job.orphaned)}", "yellow"
 
 
+# by `FailureReport.kind`
+_CAUSES = {
+    "vendor": "the other system",
+    "connector": "a bug in the connector",
+    "request": "the request",
+    "host": "the host: it is full, or the connector's lifespan is not open",
+    "client": "the client left before the answer, or its deadline passed",
+}
+
+
 def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
-    kinds = {"vendor": "the other system", "connector": "a bug in the connector", "request": "the request"}
     more = f", and {failure.similar} like it" if failure.similar else ""
     absorbed = ", absorbed" if failure.absorbed else ""
     yield (
@@ -222,7 +235,7 @@ def _failure(failure: FailureReport, now: float) -> Iterator[tuple[str, str]]:
     took = f"the call took {duration(failure.seconds)}{_in_process(failure.process)}"
     yield f"  client     {failure.peer or 'unknown'}; {took}", ""
     yield f"  error      {failure.status}: {_line(failure.error)}", ""
-    cause = kinds.get(failure.kind, failure.kind)
+    cause = _CAUSES.get(failure.kind, failure.kind)
     if failure.kind == "vendor" and failure.status == "DEADLINE_EXCEEDED":
         cause += " does not answer, or the connector asks it without a time-out"
     yield f"  cause      {cause}", ""

@@ -81,10 +81,11 @@ def join(own: HostReport, reports: Mapping[int, HostReport], processes: list[Pro
             process=each.process,
         )
         for each in processes
-        if each.process not in reports
+        if each.process not in reports and own.state in ("starting", "serving")
     ]
     told = [each for each in _attention(reports) if each.kind != "orphan"]
-    found["attention"] = [*own.attention, *silent, *told, *orphans(jobs, own.now)]
+    attention = [*own.attention, *silent, *told, *orphans(jobs, own.now)]
+    found["attention"] = sorted(attention, key=lambda each: each.severity)  # errors first
     found["lag"] = max([own.lag, *(report.lag for report in reports.values())])
     restart = Restart(
         grace=max((report.restart.grace for report in reports.values()), default=0.0),

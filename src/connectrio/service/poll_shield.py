@@ -20,7 +20,7 @@ from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.errors import OutageError, OverloadError
+from connectrio.service.errors import OutageError, OverloadError, TimeLimitError
 from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
 from connectrio.telemetry.jobs import JobRecord
@@ -85,7 +85,7 @@ class PollShield:
 
         :param is_vendors: whether the system behind the connector is at fault
         """
-        ours = OverloadError | OutageError | OutputStoreError
+        ours = OverloadError | OutageError | OutputStoreError | TimeLimitError
         return self._absorb > 0 and (is_vendors or issubclass(type(only_leaf(error)), ours))
 
     def answer(self, job: JobRecord, text: str) -> idl.Resource | None:

@@ -6,6 +6,7 @@ No secret gets into any of them.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import Token
@@ -47,6 +48,7 @@ from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.places import failed_in
 from connectrio.service.poll_shield import is_transient
+from connectrio.service.slots import Slots
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 from connectrio.telemetry.incidents import VendorFailure
@@ -309,7 +311,7 @@ class CallRecord:
             why = "its deadline passed" if expired else "its client left"
             text = f"no answer to {self.call.operation.phrase(self.shown_type)}: {why} after {seconds:.3g} s"
             if self.job is not None and self.call.operation is Operation.GET:
-                self.job.failed(self._account.clock(), text, place, absorbed=False)
+                self.job.failed(self._account.clock(), text, place, "client", absorbed=False)
             self._account.failed(self._failure(status, text, seconds, "client", place), self._label)
         logger.info("call cancelled", **_without_empty({**self._fields(status, seconds), "place": place}))
 
@@ -348,11 +350,12 @@ class CallRecord:
         text = shorten(failure.message, _LONGEST_KEPT)
         account, call, job = self._account, self.call, self.job
         is_vendors = self.is_vendors(error)
+        kind = _kind(cause, failure, is_vendors=is_vendors)
         if job is not None:
             if call.operation is Operation.GET:
-                job.failed(account.clock(), text, place, absorbed=absorbed)
+                job.failed(account.clock(), text, place, kind, absorbed=absorbed)
             else:
-                job.note_error(text, place)
+                job.note_error(text, place, kind)
         if is_vendors:
             vendor_kind = failure_kind(cause)
             account.incidents.failed(
@@ -369,7 +372,6 @@ class CallRecord:
                 )
             )
             self._metrics.vendor_failed(self._label, call.operation, vendor_kind)
-        kind = _kind(cause, failure, is_vendors=is_vendors)
         account.failed(self._failure(failure.status, text, seconds, kind, place, absorbed=absorbed), self._label)
         return place
 
@@ -400,7 +402,8 @@ class CallRecord:
             if connector is None or issubclass(type(cause), RequestError):
                 found = False
             else:
-                found = issubclass(type(cause), TimeLimitError) or is_transient(connector, error)
+                is_late = issubclass(type(cause), TimeLimitError)
+                found = not _waited_for_room(cause) if is_late else is_transient(connector, error)
             self._verdict = error, found
         return self._verdict[1]
 
@@ -470,9 +473,14 @@ def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
 def _kind(error: BaseException, failure: CallFailure, *, is_vendors: bool) -> str:
     if is_vendors:
         return "vendor"
-    if issubclass(type(error), OverloadError | OutageError):
+    if issubclass(type(error), OverloadError | OutageError | TimeLimitError):
         return "host"
     return "connector" if failure.severity is Severity.BUG else "request"
+
+
+def _waited_for_room(error: BaseException) -> bool:
+    """Return whether a call ran out of time while it waited for a slot or a worker thread."""
+    return any(frame.f_code is Slots.enter.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _frames_in_thread(frame: FrameType) -> Iterator[FrameType]:

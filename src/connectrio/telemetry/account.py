@@ -81,9 +81,8 @@ class Account:
         """
         key = label, failure.operation, failure.status, failure.kind, failure.place
         before = self._failures.pop(key, None)
-        if before is not None:
-            failure = msgspec.structs.replace(failure, similar=before.similar + 1)
-        self._failures[key] = failure
+        similar, first = (0, failure.at) if before is None else (before.similar + 1, before.first)
+        self._failures[key] = msgspec.structs.replace(failure, similar=similar, first=first)
         if len(self._failures) > _MOST_FAILURES:
             self._failures.popitem(last=False)
 

@@ -65,8 +65,8 @@ def _incidents(report: HostReport) -> Iterator[Attention]:
                 severity=_ERROR,
                 text=f"{each.task_type}: the other system fails ({each.kind}): {extent}{_example(each.task)}"
                 f"{_at(each.place)}: {_line(each.error)}",
-                what_to_do=f"look at the system behind {each.task_type}; Flyte got the last known phase in place of"
-                f" {_count(each.absorbed, 'error')}, and gets the errors after the time of poll_absorb",
+                what_to_do=f"look at the system behind {each.task_type}; of {_count(each.failures, 'error')}, Flyte saw"
+                f" {each.failures - each.absorbed}, and the last known phase in place of the others",
                 since=each.began,
                 task_type=each.task_type,
             )
@@ -151,7 +151,7 @@ def _bug(each: FailureReport) -> Attention:
         text=f"{each.task_type}: a bug in the connector: {_count(each.similar + 1, 'failed call')} of {each.operation}"
         f"{_example(each.task)}{_at(each.place)}: {_line(each.error)}",
         what_to_do="this is for the connector's author; the log has the traceback",
-        since=each.at,
+        since=each.first or each.at,
         task_type=each.task_type,
     )
 

@@ -77,6 +77,7 @@ class JobRecord:
     was_absorbed: bool = False
     error: str = ""
     place: str = ""
+    cause: str = ""
     phases: list[tuple[Any, float]] = field(default_factory=list)
 
     def succeeded(self, now: float, phase: Any, message: str, links: list[Any], *, is_final: bool) -> None:
@@ -91,20 +92,23 @@ class JobRecord:
                 del self.phases[-1]
             self.phases.append((phase, now))
 
-    def failed(self, now: float, error: str, place: str, *, absorbed: bool) -> None:
+    def failed(self, now: float, error: str, place: str, cause: str, *, absorbed: bool) -> None:
         """Note a poll that failed."""
         self.polls += 1
         self.failed_polls += 1
         self.absorbed += absorbed
         self.orphaned = None
         self.was_absorbed = absorbed
-        self.note_error(error, place)
+        self.note_error(error, place, cause)
         if self.failing_since is None:
             self.failing_since = now
 
-    def note_error(self, error: str, place: str) -> None:
-        """Keep the error of a call about this job."""
-        self.error, self.place = shorten(error, _LONGEST_MESSAGE), place
+    def note_error(self, error: str, place: str, cause: str) -> None:
+        """Keep the error of a call about this job.
+
+        :param cause: see `FailureReport.kind`
+        """
+        self.error, self.place, self.cause = shorten(error, _LONGEST_MESSAGE), place, cause
 
     @property
     def counted_as(self) -> tuple[str, str]:
@@ -149,6 +153,7 @@ class JobRecord:
             orphaned=at(self.orphaned),
             error=self.error or (_ORPHANED if self.orphaned is not None else ""),
             place=self.place,
+            cause=self.cause,
             phases=tuple(
                 [PhaseChange(phase=phase_name(phase), at=round(moment + offset, 3)) for phase, moment in self.phases]
             ),

@@ -91,6 +91,7 @@ class FailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         full, or the connector's lifespan is not open) or "client" (it left, or its deadline passed, before the answer)
     :ivar absorbed: whether the client got the last known phase in place of the error
     :ivar place: the line of the connector's code that failed: "my_connector.py:42 in get"
+    :ivar first: when a call failed in this way first, as far as the host remembers
     :ivar similar: how many more calls failed in the same way since the one before this in the list
     """
 
@@ -109,6 +110,7 @@ class FailureReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     absorbed: bool
     place: str
     similar: int = 0
+    first: float = 0.0
     process: int | None = None
 
 
@@ -140,6 +142,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     :ivar absorbed: how many of those were answered with the last known phase
     :ivar retries: how often the host tried a poll, or the create, again by itself
     :ivar error: the last error; "" if there was none
+    :ivar cause: of the last error: the kind of it, see `FailureReport`
     :ivar place: the line of the connector's code that raised it
     :ivar phases: the phases that this host saw, the first one first, and at most twenty
     :ivar links: names and addresses of the log links at the last poll
@@ -174,6 +177,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     orphaned: float | None = None
     process: int | None = None
     retries: int = 0
+    cause: str = ""
 
 
 class IncidentReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
