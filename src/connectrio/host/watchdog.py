@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import select
 import socket
 import sys
@@ -23,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from ssl import SSLContext
 from types import FrameType, MappingProxyType
 
@@ -31,13 +29,14 @@ import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from connectrio.connector.registry import Registry
-from connectrio.diagnostics import format_stack
+from connectrio.diagnostics import format_stack, place_of
 from connectrio.logs import get_logger
 from connectrio.rpc.sockets import close_in_children
 from connectrio.service.live_calls import record_of
 from connectrio.service.log_stream import send_responses
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.metrics import Metrics
+from connectrio.service.places import home_of
 from connectrio.telemetry.attention import Block
 from connectrio.telemetry.jobs import NOBODY
 from connectrio.telemetry.report import TaskName
@@ -242,7 +241,7 @@ class Watchdog:
             culprit = find_culprit(frame, self._registry)
         except BaseException:  # a connector's attributes may be properties that fail, with SystemExit as well
             logger.exception("the code that blocks the event loop cannot be named")
-            culprit = Culprit(_NOBODY, _NOBODY, _NOBODY, _place(frame))
+            culprit = Culprit(_NOBODY, _NOBODY, _NOBODY, place_of(frame))
         self._block = _Block(self._beat, culprit)
         self._metrics.loop_blocks.labels(culprit.task_type, culprit.operation).inc()
         logger.error(
@@ -318,7 +317,7 @@ def find_culprit(frame: FrameType, registry: Registry) -> Culprit:
     still further out, so nothing is guessed. If there is no method, the culprit is the code of the connector's package
     itself.
     """
-    places = _places(registry)
+    homes = [(home_of(each.connector), each.connector.task_type_name) for each in registry.registered()]
     own: FrameType | None = None
     owner = _NOBODY
     found: Culprit | None = None
@@ -326,29 +325,14 @@ def find_culprit(frame: FrameType, registry: Registry) -> Culprit:
     while True:
         if current.f_code in _CALLERS:
             method = current.f_locals[_CALLERS[current.f_code]]
-            found = Culprit(method.owner, method.operation.value, method.label, _place(own or called))
+            found = Culprit(method.owner, method.operation.value, method.label, place_of(own or called))
         elif found is not None and (record := record_of(current)) is not None:
             return replace(found, task=record.for_task, job=record.shown_job)
         elif found is None and own is None:
-            owner = next((name for place, name in places if current.f_code.co_filename.startswith(place)), _NOBODY)
+            file = current.f_code.co_filename
+            owner = next((name for home, name in homes if home and file.startswith(home)), _NOBODY)
             own = current if owner != _NOBODY else None
         if current.f_back is None:
             break
         called, current = current, current.f_back
-    return found or Culprit(owner, _NOBODY, (own or frame).f_code.co_qualname, _place(own or frame))
-
-
-def _places(registry: Registry) -> list[tuple[str, str]]:
-    """Return the file or the package's directory of each connector, with its task type."""
-    found = []
-    for registered in registry.registered():
-        module = sys.modules.get(type(registered.connector).__module__)
-        if module is not None and module.__file__ is not None:
-            path = Path(module.__file__)
-            place = f"{path.parent}{os.sep}" if module.__package__ else str(path)
-            found.append((place, registered.connector.task_type_name))
-    return found
-
-
-def _place(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+    return found or Culprit(owner, _NOBODY, (own or frame).f_code.co_qualname, place_of(own or frame))
