@@ -8,7 +8,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from connectrio.connector.registry import RegisteredConnector, Registry
 from connectrio.diagnostics import dropped_lines
 from connectrio.host.lifecycle import Addresses, HostState
 from connectrio.host.metrics import backend_name
-from connectrio.host.settings import HostSettings
+from connectrio.host.settings import HostSettings, changed_settings
 from connectrio.host.watchdog import Watchdog
 from connectrio.rpc import Server
 from connectrio.rpc.peer import format_address
@@ -123,7 +123,7 @@ async def report_host(host: HostParts) -> HostReport:
         started=host.started + offset,
         restart_safe=restart_sentence(restart),
         restart=restart,
-        settings=changed_settings(host.settings),
+        settings=_settings(host.settings),
         grpc=[] if addresses is None else [format_address(*each) for each in addresses.grpc],
         lag=0.0 if host.watchdog is None else round(host.watchdog.lag(), 3),
         threads_busy=0 if service is None else service.workers.busy,
@@ -169,15 +169,11 @@ async def report_stacks(host: HostParts) -> list[StackReport]:
     return stacks
 
 
-def changed_settings(settings: HostSettings) -> dict[str, str]:
+def _settings(settings: HostSettings) -> dict[str, str]:
     """Return the settings that differ from their defaults, as text."""
-    found = {}
-    for each in fields(settings):
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
-        value = getattr(settings, each.name)
-        if value != default:
-            found[each.name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return {name: text[:_LONGEST_SETTING] for name, text in found.items()}
+    found = changed_settings(settings).items()
+    texts = {name: " ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in found}
+    return {name: text[:_LONGEST_SETTING] for name, text in texts.items()}
 
 
 def _restart(host: HostParts, going_on: int) -> Restart:

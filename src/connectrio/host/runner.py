@@ -6,17 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-from anyio.lowlevel import current_token
 
 from connectrio._version import __version__
 from connectrio.connector.registry import Registry
 from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses
-from connectrio.host.settings import Backend, HostSettings, default_backend
+from connectrio.host.metrics import backend_name
+from connectrio.host.settings import Backend, HostSettings, changed_settings, default_backend
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger, host_logging, own_output, writes_json
 from connectrio.rpc.peer import format_address
@@ -102,7 +100,7 @@ def serving_fields(host: Host, addresses: Addresses) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": ".".join(map(str, sys.version_info[:3])),
-        "backend": _running_backend(),
+        "backend": backend_name(),
         "pid": os.getpid(),
         "grpc": addresses.target,
         "grpc_listening": listening,
@@ -114,7 +112,7 @@ def serving_fields(host: Host, addresses: Addresses) -> dict[str, Any]:
             for (name, source), task_types in _served(host).items()
         ],
         "not_loaded": [f"{failure.source}: {failure.error}" for failure in host.failures],
-        "settings": _changed_settings(settings),
+        "settings": changed_settings(settings),
     }
 
 
@@ -126,25 +124,6 @@ def _served(host: Host) -> dict[tuple[str, str], list[str]]:
         task_type = f"{connector.task_type_name} ({connector.task_type_version})"
         found.setdefault((connector.name, registered.source), []).append(task_type)
     return found
-
-
-def _changed_settings(settings: HostSettings) -> dict[str, Any]:
-    """Return the settings that are not as by default. None of them is a secret: keys are paths."""
-    changed = {}
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if value != default:
-            changed[each.name] = str(value) if isinstance(value, Path) else value
-    return changed
-
-
-def _running_backend() -> Backend:
-    """Return the backend of the event loop that runs here."""
-    classes = type(current_token().native_token).__mro__
-    packages = {found.__module__.partition(".")[0] for found in classes}
-    names: tuple[Backend, ...] = ("uvloop", "trio")
-    return next((name for name in names if name in packages), "asyncio")
 
 
 def _print_announcement(host: Host, addresses: Addresses) -> None:

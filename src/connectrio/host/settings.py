@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from connectrio.rpc.options import NOT_NEGATIVE, POSITIVE, Bound, ServerOptions, check_bound
 from connectrio.service.settings import ServiceSettings
@@ -14,7 +14,7 @@ from connectrio.service.settings import ServiceSettings
 if TYPE_CHECKING:
     from connectrio.host.lifecycle import Addresses
 
-__all__ = ["Backend", "HostSettings", "anyio_backend", "default_backend"]
+__all__ = ["Backend", "HostSettings", "anyio_backend", "changed_settings", "default_backend"]
 
 Backend = Literal["asyncio", "uvloop", "trio"]
 
@@ -127,6 +127,17 @@ class HostSettings(ServiceSettings, ServerOptions):
         if addresses.beyond_loopback and not addresses.has_tls:
             return [f"{text}, and other machines can, without TLS".upper() for text in found]
         return found
+
+
+def changed_settings(settings: HostSettings) -> dict[str, Any]:
+    """Return the settings that are not as by default, paths as text. None of them is a secret: keys are paths."""
+    changed = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if value != default:
+            changed[each.name] = str(value) if isinstance(value, Path) else value
+    return changed
 
 
 def default_backend() -> Backend:
