@@ -5,9 +5,8 @@ Inside another program, log lines go to structlog if the program has configured 
 process its lines are written as the others are.
 
 Each line that is written in a call has the fields of `line_fields`, and what a connector writes there goes through
-`line_mask`. A line that cannot be written is dropped and
-counted, here as there. A host writes its lines from a thread: a reader of the log that is slow, or has gone, never
-holds a call.
+`line_mask`. A line that cannot be written is dropped and counted, here as there. A host writes its lines from a
+thread: a reader of the log that is slow, or has gone, never holds a call.
 """
 
 from __future__ import annotations

@@ -401,7 +401,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     :ivar restart: the same in numbers
     :ivar settings: the settings that differ from their defaults, as text
     :ivar grpc: the addresses of the gRPC server
-    :ivar lag: seconds by which the event loop was late at the worst in the last minute
+    :ivar lag: seconds by which the event loop was late at the worst in the last second
     :ivar threads_busy: how many worker threads are taken
     :ivar threads: those that are taken now
     :ivar dropped_lines: how many log lines of the process could not be written

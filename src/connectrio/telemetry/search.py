@@ -1,4 +1,7 @@
-"""Find calls and jobs in what a host tells of itself: one search for /api, the status page and the terminal."""
+"""Find calls and jobs in what a host tells of itself, for /api and the terminal.
+
+The status page has a search of its own, for words, and takes the order and the names of jobs from here.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from connectrio.telemetry.search import is_named, sorted_by_trouble
 __all__ = ["Content", "Shown", "View", "content_of"]
 
 T = TypeVar("T")
-OfTask = TypeVar("OfTask", CallReport, FailureReport, JobReport)
 
 Kind = Literal["status", "connector", "job"]
 
