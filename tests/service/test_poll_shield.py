@@ -95,6 +95,17 @@ async def test_then_the_last_phase_is_the_answer():
 
 
 @in_virtual_time
+async def test_an_absorbed_poll_leaves_the_name_of_a_job_that_was_created_elsewhere():
+    """Its output prefix: all that polls tell of the task."""
+    script = Script(Resource(Phase.RUNNING), reset())
+    service = Service(script.connector(), poll_retry=0, poll_absorb=600)
+    for _ in range(2):
+        await service.get(output_prefix="s3://bucket/f7/n0")
+        (job,) = service.servicer.account.jobs
+        assert job.task.output_prefix == "s3://bucket/f7/n0"
+
+
+@in_virtual_time
 async def test_only_for_a_while():
     script = Script(Resource(Phase.RUNNING), reset())
     clock = Clock()

@@ -65,7 +65,7 @@ from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
-from connectrio.telemetry.jobs import JobRecord
+from connectrio.telemetry.jobs import NOBODY, JobRecord
 from connectrio.telemetry.rates import Rates
 
 __all__ = ["AsyncConnectorService"]
@@ -178,7 +178,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         connector = record.connector
         name = record.name or record.call.job(resource_meta)
         job = self.account.jobs.obtain(name, "" if connector is None else connector.name)
-        if not job.task.execution:
+        if record.task is not NOBODY and not job.task.execution:
             job.task = record.task
         if record.key:
             job.key, job.origin = job.key or record.key, job.origin or record.origin
