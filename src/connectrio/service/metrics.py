@@ -121,29 +121,36 @@ class _Requests(Collector):
         self.succeeded: _Series[tuple[str, str]] = _Series()
         self.failed: _Series[tuple[str, str, str]] = _Series()
 
-    def task_types(self) -> set[str]:
-        """Return those of which calls have ended."""
-        return {labels[0] for labels in (*self.succeeded, *self.failed)}
+    def totals(self, absorbed: Mapping[str, int], retries: Mapping[str, int]) -> dict[str, Totals]:
+        """Return the calls of each task type.
 
-    def totals(self, task_type: str, absorbed: int, retries: int) -> Totals:
-        """Return the calls of one task type.
-
-        :param absorbed: how many failed polls were answered with the last known phase
-        :param retries: how often the host tried again
+        :param absorbed: how many failed polls were answered with the last known phase, by task type
+        :param retries: how often the host tried again, by task type
         """
-        succeeded = [(labels[1], each) for labels, each in self.succeeded.items() if labels[0] == task_type]
-        failed = [(labels[1], labels[2], each) for labels, each in self.failed.items() if labels[0] == task_type]
-        ended = [*succeeded, *((operation, each) for operation, _, each in failed)]
-        # a stream takes as long as its client wants
-        timed = [each.counts for operation, each in ended if operation != "get_logs"]
-        return Totals(
-            calls=sum(sum(each.counts) for _, each in ended),
-            # nobody is at fault where a connector has no logs or metrics
-            failures=sum(sum(each.counts) for _, code, each in failed if code != _NOT_OFFERED),
-            absorbed=absorbed,
-            retries=retries,
-            durations=tuple(map(sum, zip(*timed, strict=True))) or (0,) * (len(DURATION_BUCKETS) + 1),
-        )
+        # by task type: calls, failures, and the buckets of the calls that are not streams
+        calls: dict[str, int] = {}
+        failures: collections.Counter[str] = collections.Counter()
+        timed: dict[str, list[list[int]]] = collections.defaultdict(list)
+        succeeded = ((*labels, "", each) for labels, each in self.succeeded.items())
+        failed = ((*labels, each) for labels, each in self.failed.items())
+        for name, operation, code, each in (*succeeded, *failed):
+            ended = sum(each.counts)
+            calls[name] = calls.get(name, 0) + ended
+            if code and code != _NOT_OFFERED:  # nobody is at fault where a connector has no logs or metrics
+                failures[name] += ended
+            if operation != "get_logs":  # a stream takes as long as its client wants
+                timed[name].append(each.counts)
+        empty = [0] * (len(DURATION_BUCKETS) + 1)
+        return {
+            name: Totals(
+                calls=number,
+                failures=failures[name],
+                absorbed=absorbed.get(name, 0),
+                retries=retries.get(name, 0),
+                durations=tuple(map(sum, zip(empty, *timed[name], strict=True))),
+            )
+            for name, number in calls.items()
+        }
 
     def collect(self) -> Iterator[Metric]:
         """Yield the four families."""
@@ -305,11 +312,8 @@ class Metrics:
 
     def totals(self) -> dict[str, Totals]:
         """Return the calls that have ended so far, by task type."""
-        absorbed = _by_task_type(self.absorbed_polls)
         retries = _by_task_type(self.poll_retries) + _by_task_type(self.create_retries)
-        return {
-            name: self._requests.totals(name, absorbed[name], retries[name]) for name in self._requests.task_types()
-        }
+        return self._requests.totals(_by_task_type(self.absorbed_polls), retries)
 
     def request_ended(
         self,
