@@ -135,8 +135,9 @@ class Host:
         """Why the host accepts no new work, a sentence for each reason. Everyone may see these, so they tell no texts
         of errors."""
         reasons = []
+        outages = list(self.registry.outages.items())  # a scrape's thread asks too, while lifespans open
         if self.state is not HostState.SERVING:
-            opening = [f"{task_type} ({version})" for task_type, version in self.registry.outages]
+            opening = [f"{task_type} ({version})" for (task_type, version), _ in outages]
             is_starting = self.state is HostState.STARTING and opening
             reasons.append(
                 f"{_WHY[self.state]}: it opens the lifespan of {', '.join(opening[:_MOST_NAMES])}, within"
@@ -151,7 +152,7 @@ class Host:
             reasons += [
                 f"require_lifespans is set, and that of {task_type} ({version}) is not open: {outage.kind}; the host"
                 " tries again, the log and the status page say why"
-                for (task_type, version), outage in self.registry.outages.items()
+                for (task_type, version), outage in outages
             ]
         return reasons
 
