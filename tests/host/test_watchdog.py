@@ -311,6 +311,28 @@ def test_whose_call_blocks(culprit, whom):
     assert culprit.whom == f", for {whom}"
 
 
+def test_where_a_token_is_asked_for_nobody_else_sees_whose_call_blocks():
+    from connectrio.host.watchdog import _Block
+
+    watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), names_tasks=False)
+    task = TaskName(project="p", execution="f1", node="n0")
+    block = watchdog._block = _Block(
+        time.monotonic(), Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get", task, "0a1b")
+    )
+    assert (watchdog.culprit.line, watchdog.culprit.whom) == ("tiny.py:1 in get", "")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for accept in ("*/*", "text/html"):
+            ours.sendall(f"GET /readyz HTTP/1.1\r\naccept: {accept}\r\n\r\n".encode())
+            watchdog._answer(theirs, block)
+            answer = ours.recv(65536).decode()
+            assert "tiny.py:1 in get" in answer
+            assert "f1" not in answer
+            assert "0a1b" not in answer
+    watchdog._free(time.monotonic(), block)
+    assert watchdog.blocks[0].whom == ", for execution f1, node n0"  # for the log and the page
+
+
 def test_metrics_that_cannot_be_collected_do_not_end_it():
     class Broken(Collector):
         def describe(self):

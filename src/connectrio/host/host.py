@@ -310,6 +310,7 @@ class Host:
                 registry=self.registry,
                 sockets=ports.http,
                 context=ports.http_context,
+                names_tasks=self.settings.page and self.settings.page_token_file is None,
             )
             siblings.start_soon(self.watchdog.run)
             siblings.start_soon(self.account.run)

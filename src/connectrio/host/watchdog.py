@@ -129,6 +129,7 @@ class Watchdog:
     :param registry: the connectors that may block it
     :param sockets: the exporter's; duplicates of them stay open while this runs
     :param context: returns the exporter's TLS context for a new connection; None if it is without TLS
+    :param names_tasks: whether everyone who can reach the exporter may see whose call it is that blocks
     :ivar blocks: the last times in which it was blocked
     """
 
@@ -140,6 +141,7 @@ class Watchdog:
         registry: Registry,
         sockets: Sequence[socket.socket] = (),
         context: Callable[[], SSLContext] | None = None,
+        names_tasks: bool = True,
     ) -> None:
         self._seconds = seconds
         self._period = min(0.25, seconds / 4)
@@ -149,6 +151,7 @@ class Watchdog:
         self._registry = registry
         self._sockets = list(sockets)
         self._context = context
+        self._names_tasks = names_tasks
         self._stop = threading.Event()
         self._beat = time.monotonic()
         self._loop_thread = 0
@@ -157,9 +160,12 @@ class Watchdog:
 
     @property
     def culprit(self) -> Culprit | None:
-        """The code that blocks the event loop now; None if it is not blocked."""
+        """The code that blocks the event loop now, as everyone may see it; None if it is not blocked."""
         block = self._block
-        return None if block is None else block.culprit
+        return None if block is None else self._for_everyone(block.culprit)
+
+    def _for_everyone(self, culprit: Culprit) -> Culprit:
+        return culprit if self._names_tasks else replace(culprit, task=NOBODY, job="")
 
     def lag(self) -> float:
         """Return by how many seconds the event loop is late: at worst in the last second, or now if that is more.
@@ -277,7 +283,7 @@ class Watchdog:
         if path in ("", "/metrics") and not wants_html:
             connection.sendall(_response("200 OK", CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)))
             return
-        culprit, seconds = block.culprit, round(time.monotonic() - block.began, 3)
+        culprit, seconds = self._for_everyone(block.culprit), round(time.monotonic() - block.began, 3)
         reason = f"{culprit.method} blocks the event loop at {culprit.line}{culprit.whom}"
         if wants_html:
             shown = {"seconds": seconds, "reason": reason, "what_to_do": _WHAT_TO_DO.capitalize()}
