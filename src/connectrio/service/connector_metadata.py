@@ -62,7 +62,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         if call is not None:
             call.set_trailing_metadata(registry_metadata(self._registry))
         connectors = self._registry.describe()
-        logger.debug("connectors listed", listed=len(connectors), failures=len(self._registry.all_failures()))
+        logger.debug("connectors listed", listed=len(connectors), missing=len(self._registry.all_failures()))
         return ListConnectorsResponse(connectors=connectors)
 
     async def get_connector(self, message: GetConnectorRequest) -> GetConnectorResponse:
