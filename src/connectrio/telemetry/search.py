@@ -115,5 +115,5 @@ def details(report: HostReport, name: str) -> JobDetails | None:
 def is_named(item: JobReport | CallReport | FailureReport, name: str) -> bool:
     """Return whether `name` is the id or the key of the job, or the name of the execution."""
     task = item.task
-    full = f"{task.project}-{task.domain}-{task.execution}"
+    full = f"{task.project}-{task.domain}-{task.execution}" if task.execution else ""
     return bool(name) and name in (item.job, item.key, task.execution, full)
