@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UnknownJobError,
     )
     from connectrio.connector.phases import PhaseMap
+    from connectrio.connector.policy import ConnectorPolicy
     from connectrio.connector.registry import ConnectorRegistry, Registry
     from connectrio.host.runner import ConnectorService
     from connectrio.host.settings import HostSettings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncConnector",
     "ConnectorError",
+    "ConnectorPolicy",
     "ConnectorRegistry",
     "ConnectorService",
     "CurrentCall",
@@ -49,6 +51,7 @@ __all__ = [
 _HOMES = {
     "AsyncConnector": "connectrio.connector.base",
     "ConnectorError": "connectrio.connector.failures",
+    "ConnectorPolicy": "connectrio.connector.policy",
     "ConnectorRegistry": "connectrio.connector.registry",
     "ConnectorService": "connectrio.host.runner",
     "CurrentCall": "connectrio.connector.context",

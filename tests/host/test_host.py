@@ -113,6 +113,17 @@ async def test_the_states_of_a_host():
     assert host.state is HostState.STOPPED
 
 
+async def test_options_for_a_task_type_that_nobody_serves_are_told():
+    """They end no host: perhaps the connector could not be loaded."""
+    options = ["tinny.rate_calls=1", "tiny.rate_calls=1", "x.rate_calls=1"]
+    with capture_logs() as logs:
+        async with serving(make_host(connector(), connector_options=options)):
+            pass
+    event = "connector_options names a task type that no connector serves; its options have no effect"
+    lines = [line for line in logs if line["event"] == event]
+    assert [(line["task_type"], line.get("nearest")) for line in lines] == [("tinny", "tiny"), ("x", None)]
+
+
 async def test_it_counts_why_connections_ended():
     host = make_host(connector())
     async with serving(host) as addresses:

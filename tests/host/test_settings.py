@@ -43,6 +43,7 @@ def test_the_defaults_are_the_references():
         ("max_stored_input_size", -1, "max_stored_input_size must not be negative, got -1"),
         ("max_response_size", 65535, "max_response_size must be at least 65536, for messages and log links, got 65535"),
         ("storage_schemes", ["s3", "gs://"], "storage_schemes must be schemes such as s3, .* got 'gs://'"),
+        ("connector_options", ["a.rate_calls"], r"connector_options must be of the form TYPE\.OPTION=VALUE, .* got .*"),
         ("watchdog", -1, "watchdog must not be negative, got -1"),
         ("create_limit", 0, "create_limit must be more than 0, got 0"),
         ("get_limit", -1, "get_limit must be more than 0, got -1"),

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 import msgspec
 
 from connectrio.connector.failures import passes
+from connectrio.connector.policy import ConnectorPolicy
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
@@ -136,6 +137,7 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar adopts_lost_jobs: whether the job of an attempt whose answer was lost may serve the next attempt. That one has
         another `output_prefix`: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs are
         always taken over
+    :cvar policy: what the host keeps to when it calls the other system; the setting `connector_options` overrides it
     """
 
     name: ClassVar[str] = "Async Connector"
@@ -146,6 +148,7 @@ class AsyncConnector(ABC, Generic[M]):
     queues_calls: ClassVar[bool] = False
     create_is_idempotent: ClassVar[bool] = False
     adopts_lost_jobs: ClassVar[bool] = False
+    policy: ClassVar[ConnectorPolicy] = ConnectorPolicy()
 
     @abstractmethod
     def create(

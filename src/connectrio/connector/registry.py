@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.failures import LoadFailure
+from connectrio.connector.policy import ConnectorPolicy
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
 
 __all__ = ["ConnectorNotFoundError", "ConnectorRegistry", "RegisteredConnector", "Registry"]
@@ -49,13 +50,17 @@ class Registry:
 
         :param override: replace what is registered there already
         :raises ValueError: something is registered there already, or the connector does not say what it serves
-        :raises TypeError: not an `AsyncConnector` instance
+        :raises TypeError: not an `AsyncConnector` instance, or its `policy` is no `ConnectorPolicy`
         """
         if not isinstance(connector, AsyncConnector):
             raise TypeError(f"register() takes an instance of an AsyncConnector subclass, got {connector!r}")
         for attribute in ("task_type_name", "metadata_type"):
             if not hasattr(connector, attribute):
                 raise ValueError(f"{type(connector).__qualname__} does not set {attribute}")
+        if not isinstance(connector.policy, ConnectorPolicy):
+            raise TypeError(
+                f"{type(connector).__qualname__}.policy must be a ConnectorPolicy, got {connector.policy!r}"
+            )
         key = (connector.task_type_name, connector.task_type_version)
         if key in self._by_category and not override:
             raise ValueError(

@@ -22,6 +22,7 @@ from anyio.abc import Listener, TaskStatus
 from prometheus_client import CollectorRegistry
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.connector.policy import Policies
 from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.diagnostics import text_of
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
@@ -279,6 +280,17 @@ class Host:
             if self.settings.entry_points:
                 load_entry_points(self.registry)
         load_modules(self.registry, self.settings.modules)
+        served = {each.connector.task_type_name for each in self.registry.registered()}
+        for task_type in Policies(self.settings.connector_options).task_types:
+            if task_type not in served:
+                from difflib import get_close_matches  # most hosts have none
+
+                near = get_close_matches(task_type, served, n=1)
+                log.warning(
+                    "connector_options names a task type that no connector serves; its options have no effect",
+                    task_type=task_type,
+                    **({"nearest": near[0]} if near else {}),
+                )
 
     def _keep_logging(self) -> None:
         keep_logging({type(each.connector).__module__.partition(".")[0] for each in self.registry.registered()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from connectrio.connector.policy import Policies
 from connectrio.rpc.options import AT_LEAST_1, KIB, MIB, NOT_NEGATIVE, POSITIVE, Bound, check_bound
 
 __all__ = ["ServiceSettings"]
@@ -61,6 +62,9 @@ class ServiceSettings:
         and file:// URLs, and schemes of fsspec. Whoever may send a request chooses the place, and the host reads and
         writes with its own rights. So by default these are the stores in which Flyte keeps data, and not those that
         reach any address, such as http
+    :ivar connector_options: options of single connectors, in place of what their authors have set: TYPE.OPTION=VALUE,
+        such as snowflake.rate_calls=30. The options are the fields of ConnectorPolicy, such as limits for the calls
+        that are made to the other system
     :ivar unsafe_pickle: LET ANYONE WHO CAN SEND REQUESTS TO THIS HOST RUN ANY CODE IN IT. Flyte sends values of types
         that it does not know as Python pickles, and reading a pickle runs the code that its sender has put in it. Only
         for hosts that nobody but a trusted Flyte can reach; it needs cloudpickle, and the modules of the values' types
@@ -85,6 +89,7 @@ class ServiceSettings:
     max_stored_input_size: int = 32 * MIB
     max_response_size: int = 4 * MIB - 64 * KIB
     storage_schemes: list[str] = field(default_factory=lambda: ["file", *_OBJECT_STORES])
+    connector_options: list[str] = field(default_factory=list)
     unsafe_pickle: bool = False
 
     def __post_init__(self) -> None:
@@ -98,3 +103,7 @@ class ServiceSettings:
         for scheme in self.storage_schemes:
             if _SCHEME.fullmatch(scheme) is None:
                 raise ValueError(f"storage_schemes must be schemes such as s3, without ://, got {scheme!r}")
+        try:
+            Policies(self.connector_options)
+        except ValueError as error:
+            raise ValueError(f"connector_options {error}") from None

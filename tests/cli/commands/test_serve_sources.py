@@ -57,6 +57,12 @@ KINDS = {
     "list[str]": (["a", "b"], "c d", '["e", "f.py"]', [["a", "b"], ["c", "d"], ["e", "f.py"]]),
 }
 PORT = (["1"], "2", "3", [1, 2, 3])
+OPTIONS = (
+    ["a.b.rate_calls=1", "c.rate_seconds=2"],
+    "a.rate_calls=3 c.account_names=x,y",
+    '["a.rate_calls=4"]',
+    [["a.b.rate_calls=1", "c.rate_seconds=2"], ["a.rate_calls=3", "c.account_names=x,y"], ["a.rate_calls=4"]],
+)
 
 
 # without those that need others
@@ -66,7 +72,8 @@ ALONE = [field for field in fields(HostSettings) if not field.name.startswith(("
 @pytest.mark.parametrize("field", ALONE, ids=lambda field: field.name)
 def test_flag_then_environment_then_toml_then_default(serve, monkeypatch, field):
     name, kind = field.name, field.type.removesuffix(" | None")
-    flag, variable, toml, (from_flag, from_environment, from_toml) = PORT if "port" in name else KINDS[kind]
+    values = {"connector_options": OPTIONS}.get(name) or (PORT if "port" in name else KINDS[kind])
+    flag, variable, toml, (from_flag, from_environment, from_toml) = values
     option = "--" + name.replace("_", "-")
     assert getattr(serve().settings, name) == getattr(HostSettings(), name)
     Path("connectrio.toml").write_text(f"{name} = {toml}\n")
