@@ -11,7 +11,7 @@ from typing import get_args
 import anyio
 import pytest
 
-from connectrio.connector.failures import FailureKind, failure_kind
+from connectrio.connector.transient import FailureKind, failure_kind
 from host.catalogue import ALERTS, DOCUMENT, Entry, alerts, document, entries, families_in, family_of
 
 QUERIES = [

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import http.client
 import math
-import socket
-import ssl
-import urllib.error
-from types import SimpleNamespace
-from typing import get_args
 
 import anyio
-import httpx
 import pytest
-import urllib3
 from grpclib import GRPCError
 from grpclib.const import Status
 from multidict import MultiDict
 from structlog.testing import capture_logs
 
 from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
-from connectrio.connector.failures import _FOREIGN, FailureKind, UnknownJobError, failure_kind, passes
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import META, Service, connector, secrets
@@ -67,6 +57,28 @@ async def test_a_transient_error_is_tried_again():
     assert service.sample("poll_retries_total") == 2
     assert service.sample("absorbed_polls_total") == 0
     assert service.count("get") == 1
+
+
+@in_virtual_time
+async def test_the_pause_is_the_one_that_the_vendor_asks_for():
+    script = Script(TransientError("busy", retry_after=3), Resource(Phase.RUNNING))
+    service = Service(script.connector(), poll_retry=4, poll_absorb=600)
+    began = anyio.current_time()
+    assert "could not be read" not in (await service.get()).resource.message
+    assert anyio.current_time() - began == pytest.approx(3)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("retry", "timeout"), [(4, None), (60, 10)])
+async def test_a_vendor_that_asks_for_more_time_than_there_is_is_not_asked_again(retry, timeout):
+    """Neither the time for retries, nor half of the client's time, has room for the pause."""
+    script = Script(TransientError("busy", retry_after=5.5), Resource(Phase.RUNNING))
+    service = Service(script.connector(), poll_retry=retry, poll_absorb=600)
+    began = anyio.current_time()
+    with anyio.CancelScope(deadline=began + (timeout or math.inf)):
+        message = (await service.get()).resource.message
+    assert "the job's state could not be read" in message
+    assert (script.calls, anyio.current_time()) == (1, began)
 
 
 @in_virtual_time
@@ -175,159 +187,6 @@ async def test_an_author_who_says_it_wrong():
     with capture_logs() as logs, pytest.raises(GRPCError, match="reset"):
         await service.get()
     assert "is_transient failed; the error counts as lasting" in [line["event"] for line in logs]
-
-
-class ServerTimeoutError(TimeoutError):
-    pass
-
-
-def foreign(name: str, *bases: type, **members) -> Exception:
-    """An error of a client that need not be installed, by its class's full name."""
-    module, _, cls = name.rpartition(".")
-    return type(cls, bases or (Exception,), {"__module__": module, **members})()
-
-
-def status_error(status: int) -> httpx.HTTPStatusError:
-    request = httpx.Request("GET", "https://example.com")
-    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
-
-
-def aws(code: str, status: int) -> Exception:
-    response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return foreign("botocore.exceptions.ClientError", response=response)
-
-
-def grpcio(code: str) -> Exception:
-    return foreign(
-        "grpc.aio._call.AioRpcError", type(foreign("grpc.RpcError")), code=lambda self: SimpleNamespace(name=code)
-    )
-
-
-@pytest.mark.parametrize(
-    ("error", "passing"),
-    [
-        (ConnectionRefusedError(), True),
-        (BrokenPipeError(), True),
-        (TimeoutError(), True),
-        (ServerTimeoutError(), True),
-        (socket.gaierror(), True),
-        (OSError(errno.EHOSTUNREACH, "No route to host"), True),
-        (OSError(errno.ENOSPC, "No space left on device"), False),
-        (ssl.SSLEOFError(), True),
-        (ssl.SSLCertVerificationError(), False),
-        (TransientError("busy"), True),
-        (GRPCError(Status.UNAVAILABLE), True),
-        (GRPCError(Status.DEADLINE_EXCEEDED), True),
-        (GRPCError(Status.RESOURCE_EXHAUSTED), True),
-        (GRPCError(Status.INTERNAL), False),
-        (grpcio("UNAVAILABLE"), True),
-        (grpcio("INTERNAL"), False),
-        (foreign("grpc.RpcError"), False),
-        (httpx.ConnectTimeout("slow"), True),
-        (httpx.ReadError("reset"), True),
-        (httpx.HTTPStatusError("404", request=None, response=None), False),
-        *[(status_error(status), True) for status in (429, 500, 502, 503, 504)],
-        *[(status_error(status), False) for status in (400, 401, 404, 501)],
-        (foreign("aiohttp.client_exceptions.ClientResponseError", status=503), True),
-        (foreign("aiohttp.client_exceptions.ClientResponseError", status=403), False),
-        (foreign("openai.APIStatusError", status_code=429), True),
-        (urllib.error.URLError("no route"), True),
-        (urllib.error.HTTPError("https://example.com", 503, "busy", {}, None), True),
-        (urllib.error.HTTPError("https://example.com", 404, "not found", {}, None), False),
-        (http.client.IncompleteRead(b""), True),
-        (urllib3.exceptions.ReadTimeoutError(None, "/", "slow"), True),
-        (urllib3.exceptions.LocationParseError("x"), False),
-        (aws("ThrottlingException", 400), True),
-        (aws("ServiceUnavailable", 503), True),
-        (aws("AccessDenied", 403), False),
-        (foreign("google.api_core.exceptions.TooManyRequests", code=429), True),
-        (foreign("google.api_core.exceptions.NotFound", code=404), False),
-        (foreign("snowflake.connector.errors.ProgrammingError"), False),
-        # a number that is no HTTP status says nothing
-        (foreign("vendor.VendorError", status=3), False),
-        (foreign("vendor.VendorTimeout", TimeoutError, status=404), True),
-        (FileNotFoundError(), False),
-        (OSError(), False),
-        (ValueError(), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_is_transient_by_default(error, passing):
-    assert passes(error) is passing
-
-
-@pytest.mark.parametrize("name", sorted(_FOREIGN))
-def test_errors_of_well_known_clients_are_transient(name):
-    assert passes(foreign("somewhere.Special", type(foreign(name))))
-
-
-def caused(error, cause):
-    error.__cause__ = cause
-    return error
-
-
-class HostileError(Exception):
-    @property
-    def response(self):
-        raise RuntimeError("no")
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (ConnectionRefusedError(), "connection"),
-        (socket.gaierror(), "connection"),
-        (OSError(errno.EHOSTUNREACH, "No route to host"), "connection"),
-        (OSError(errno.ENOSPC, "No space left on device"), "other"),
-        (ssl.SSLEOFError(), "connection"),
-        (TimeoutError(), "timeout"),
-        (ServerTimeoutError(), "timeout"),
-        (httpx.ConnectTimeout("slow"), "timeout"),
-        (httpx.ReadError("reset"), "connection"),
-        (urllib3.exceptions.ReadTimeoutError(None, "/", "slow"), "timeout"),
-        (foreign("vendor.VendorTimeout", TimeoutError, status=404), "not_found"),
-        (TransientError("busy"), "unavailable"),
-        (caused(TransientError("busy"), status_error(429)), "throttled"),
-        (caused(TransientError("busy"), ValueError()), "unavailable"),
-        (UnknownJobError("gone"), "not_found"),
-        (PermanentFailure("bad SQL"), "other"),
-        (GRPCError(Status.UNAVAILABLE), "unavailable"),
-        (GRPCError(Status.RESOURCE_EXHAUSTED), "throttled"),
-        (GRPCError(Status.DEADLINE_EXCEEDED), "timeout"),
-        (GRPCError(Status.UNAUTHENTICATED), "denied"),
-        (GRPCError(Status.INVALID_ARGUMENT), "other"),
-        (grpcio("INTERNAL"), "server_error"),
-        (grpcio("NOT_FOUND"), "not_found"),
-        (foreign("grpc.RpcError"), "other"),
-        *[(status_error(status), "server_error") for status in (500, 501)],
-        *[(status_error(status), "unavailable") for status in (502, 503)],
-        *[(status_error(status), "denied") for status in (401, 403)],
-        (status_error(504), "timeout"),
-        (status_error(404), "not_found"),
-        (status_error(400), "other"),
-        (urllib.error.HTTPError("https://example.com", 429, "busy", {}, None), "throttled"),
-        (urllib.error.URLError("no route"), "connection"),
-        (aws("ThrottlingException", 400), "throttled"),
-        (aws("AccessDenied", 403), "denied"),
-        (foreign("google.api_core.exceptions.TooManyRequests", code=429), "throttled"),
-        (foreign("google.api_core.exceptions.NotFound", code=404), "not_found"),
-        (foreign("databricks.sdk.errors.platform.PermissionDenied"), "denied"),
-        (foreign("snowflake.connector.errors.ProgrammingError"), "other"),
-        (FileNotFoundError(), "other"),
-        (ValueError(), "other"),
-        (HostileError(), "other"),
-        (KeyboardInterrupt(), "other"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_the_kind_of_an_error(error, kind):
-    assert failure_kind(error) == kind
-    assert kind in get_args(FailureKind)
-
-
-@pytest.mark.parametrize("name", sorted(_FOREIGN))
-def test_transient_errors_of_well_known_clients_have_a_kind(name):
-    assert failure_kind(foreign("somewhere.Special", type(foreign(name)))) not in ("other", "denied", "not_found")
 
 
 @in_virtual_time

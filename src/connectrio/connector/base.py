@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
 
-from connectrio.connector.failures import passes
 from connectrio.connector.policy import ConnectorPolicy
+from connectrio.connector.transient import passes
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
@@ -181,9 +181,10 @@ class AsyncConnector(ABC, Generic[M]):
     def is_transient(self, error: Exception) -> bool:
         """Return whether a failed `get` may succeed in a moment, so that the host tries again and absorbs the error.
 
-        By default: `TransientError`; connection errors and time-outs, Python's own and those of well-known clients;
-        responses of these with the HTTP status 429, 500, 502, 503 or 504; and gRPC's UNAVAILABLE, DEADLINE_EXCEEDED and
-        RESOURCE_EXHAUSTED. Override it to name others. It is called on the event loop, so it must not block.
+        By default: `TransientError`; connections that fail or break, and time-outs, Python's and those of well-known
+        clients; HTTP statuses and codes by which vendors throttle or say that they are unavailable; gRPC's UNAVAILABLE,
+        DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. docs/failure-model.md has the table. Override it to name others. It is
+        called on the event loop, so it must not block.
         """
         return passes(error)
 

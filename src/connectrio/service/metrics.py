@@ -345,7 +345,7 @@ class Metrics:
         """Count an error of the system that a connector calls.
 
         :param task_type: a registered one, or `UNREGISTERED`
-        :param kind: one of the words of `connectrio.connector.failures.failure_kind`
+        :param kind: one of the words of `connectrio.connector.transient.failure_kind`
         """
         self._vendor_errors.labels(task_type, operation, kind).inc()
 

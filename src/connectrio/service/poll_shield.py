@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import anyio
 
 from connectrio.connector.base import AsyncConnector
+from connectrio.connector.retry_after import retry_after
 from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
@@ -50,7 +51,7 @@ class PollShield:
     async def retrying(
         self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[], None]
     ) -> T:
-        """Do `work`, and again while it fails transiently, after pauses that double.
+        """Do `work`, and again while it fails transiently, after pauses that double, or that the vendor asks for.
 
         It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
         time, and for the answer.
@@ -68,7 +69,7 @@ class PollShield:
         end = now + min(self._retry, (anyio.current_effective_deadline() - now) / 2)
         backoff = Backoff(_FIRST_PAUSE, factor=2, maximum=_LONGEST_PAUSE, jitter=0.5)
         while True:
-            pause = backoff.next()
+            pause = max(backoff.next(), retry_after(error) or 0.0)
             if anyio.current_time() + pause > end:
                 raise error
             await anyio.sleep(pause)

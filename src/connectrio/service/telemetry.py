@@ -21,7 +21,7 @@ from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import reset_current_call, set_current_call
-from connectrio.connector.failures import failure_kind
+from connectrio.connector.transient import failure_kind
 from connectrio.diagnostics import LONGEST_TEXT, current_trace, format_error, shorten, text_of
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
 from connectrio.idl.flyteidl2.task import Inputs
