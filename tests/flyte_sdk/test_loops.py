@@ -20,7 +20,7 @@ from connectrio import TransientError
 from connectrio.connector.context import Start, reset_current_call, set_creation, set_current_call
 from connectrio.flyte import _loop_pool
 from connectrio.flyte._loop_pool import LoopPool
-from connectrio.flyte.affinity import LoopPools
+from connectrio.flyte.affinity import ANY_LOOP, LoopPools, _says
 
 # seconds; only ends a test that fails
 PATIENCE = 30.0
@@ -29,14 +29,18 @@ SHORT = 0.03
 
 
 @asynccontextmanager
-async def a_pool(limit=LIMIT, bound_state=lambda: None):
-    """Yield an open pool, with so much patience that a busy machine does not look like a blocked loop."""
+async def a_pool(limit=LIMIT, bound_state=lambda home: None, says=True):
+    """Yield an open pool, with so much patience that a busy machine does not look like a blocked loop.
+
+    :param says: that its calls may leave home without a proof
+    """
     pools = LoopPools()
     connector = object()
     with anyio.fail_after(PATIENCE):
         async with pools.open("no.such.package", limit, connector):
             pool = pools.get("no.such.package")
-            pool._bound_state = bound_state
+            pool._proof.bound_state = bound_state
+            pool._proof._says = lambda: says
             pool._patience = PATIENCE
             yield pool
 
@@ -155,39 +159,260 @@ async def test_the_loop_that_blocks_is_not_waited_for():
         assert pool.loops == 2
 
 
-async def test_calls_stay_at_home_where_something_belongs_to_that_loop():
-    async with a_pool(bound_state=lambda: "package.lock") as pool:
+async def test_no_method_leaves_before_one_of_its_calls_has_succeeded_at_home():
+    """Before a session is opened, there is none to be found."""
+    searches = []
+    async with a_pool(bound_state=searches.append, says=None) as pool:
+        async with blocked(pool, 2) as calls:
+            await home_blocks(pool, calls)
+            await anyio.sleep(10 * SHORT)  # time in which the other one could go elsewhere
+            assert len(calls.gate.inside) == 1
+            assert not searches
+        assert len(set(calls.loops)) == 1
+        async with blocked(pool, 3) as calls:
+            await eventually(lambda: len(calls.gate.inside) == 3)
+            assert searches == [pool._home.loop]
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(home_of, pool)  # of another name
+                await anyio.sleep(10 * SHORT)
+                assert [call.name for call in pool._pending] == ["home"]
+                calls.gate.open()
+        assert len(set(calls.loops)) == 3
+
+
+async def test_calls_that_fail_prove_nothing():
+    async def fail():
+        raise ValueError("before it has opened a session")
+
+    async with a_pool(says=None) as pool:
+        with pytest.raises(ValueError, match="session"):
+            await pool.run(fail, name="block")
+        async with blocked(pool, 2) as calls:
+            await home_blocks(pool, calls)
+            await anyio.sleep(10 * SHORT)
+            assert len(calls.gate.inside) == 1
+
+
+async def test_the_search_is_made_again_as_calls_end():
+    searches = []
+    async with a_pool(bound_state=searches.append, says=None) as pool:
+        for ended, wanted in [(1, 1), (2, 2), (1, 2), (1, 3)]:
+            for _ in range(ended):
+                await pool.run(current_loop, name="block")
+            pool._patience = PATIENCE
+            async with blocked(pool, 2) as calls:
+                await home_blocks(pool, calls)
+                await eventually(lambda calls=calls: len(calls.gate.inside) == 2)
+            assert len(searches) == wanted
+
+
+@pytest.mark.parametrize("found", ["package.lock", None], ids=["found", "the search fails"])
+async def test_calls_stay_at_home_where_something_belongs_to_that_loop(found):
+    def search(home):
+        return found or 1 / 0
+
+    async with a_pool(bound_state=search, says=None) as pool:
+        await pool.run(current_loop, name="block")
         with capture_logs() as logs:
             async with blocked(pool, 3) as calls:
                 await home_blocks(pool, calls)
                 await eventually(lambda: logs)
+                await anyio.sleep(3 * SHORT)
                 assert len(calls.gate.inside) == 1
         assert len(set(calls.loops)) == 1
         assert len(calls.loops) == 3
     (line,) = logs
-    assert line["object"] == "package.lock"
+    assert line["object"] == found or "division by zero" in line["object"]
     assert "wait" in line["where"]
 
 
-async def test_calls_stay_at_home_once_one_has_failed_elsewhere_because_of_that():
-    async def use(lock):
-        async with lock:
-            pass
+async def test_what_a_package_says_of_itself_counts():
+    async with a_pool(says=False) as pool:
+        await pool.run(current_loop, name="block")
+        async with blocked(pool, 2) as calls:
+            await home_blocks(pool, calls)
+            await anyio.sleep(10 * SHORT)
+            assert len(calls.gate.inside) == 1
+    flags = {True: type("Any", (), {ANY_LOOP: True})(), False: type("One", (), {ANY_LOOP: False})(), None: object()}
+    for connectors, wanted in [
+        ([True], True), ([True, True], True), ([True, None], None), ([True, False], False), ([None], None),
+    ]:  # fmt: skip
+        assert _says([flags[each] for each in connectors]) is wanted
 
+
+@asynccontextmanager
+async def elsewhere(pool):
+    """Block the home loop, so that calls in the block run on further loops."""
+    async with blocked(pool, 1) as calls:
+        await home_blocks(pool, calls)
+        yield calls.gate
+
+
+WRAPPED = {
+    "as it is": lambda error: error,
+    "raised from it": lambda error: _with(ValueError("no answer"), "__cause__", error),
+    "raised meanwhile": lambda error: _with(OSError("no answer"), "__context__", error),
+    "in its text": lambda error: ConnectionError(f"vendor: {error}"),
+    "in a group": lambda error: ExceptionGroup("all", [ValueError("one"), ExceptionGroup("inner", [error])]),
+}
+
+
+def _with(error, attribute, value):
+    setattr(error, attribute, value)
+    return error
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+async def test_what_fails_elsewhere_because_of_that_is_done_again_at_home(wrapped):
+    async def use(lock):
+        loops.append(asyncio.get_running_loop())
+        try:
+            async with lock:
+                return "used"
+        except RuntimeError as error:
+            wrap = WRAPPED[wrapped](error)
+        raise wrap
+
+    loops = []
     async with a_pool() as pool:
         lock = await pool.run(make_a_contended_lock, name="lock")
         with capture_logs() as logs:
-            async with blocked(pool, 1) as calls:
-                await home_blocks(pool, calls)
-                with pytest.raises(RuntimeError, match="different event loop"):
-                    await pool.run(lambda: use(lock), name="use")
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(home_of, pool)
-                    await anyio.sleep(0.1)  # time in which it could go elsewhere
-                    assert pool._pending
-                    calls.gate.open()
+            async with elsewhere(pool) as gate, anyio.create_task_group() as tasks:
+                results = []
+
+                async def call():
+                    results.append(await pool.run(lambda: use(lock), name="use"))
+
+                tasks.start_soon(call)
+                await eventually(lambda: pool._proof.is_refuted)
+                tasks.start_soon(home_of, pool)
+                await anyio.sleep(3 * SHORT)  # time in which it could go elsewhere
+                assert len(pool._pending) == 2
+                gate.open()
+                await pool.run(lambda: release(lock), name="release")
+        assert results == ["used"]
+        assert loops[1] is await home_of(pool)
+        assert len(loops) == 2
         assert [line["log_level"] for line in logs] == ["warning"]
         assert pool.loops == 2
+
+
+async def test_a_create_that_fails_elsewhere_because_of_that_is_not_done_again():
+    """Perhaps the job exists already."""
+
+    async def use(lock):
+        made.append("a job")
+        async with lock:
+            pass
+
+    made = []
+    async with a_pool() as pool:
+        lock = await pool.run(make_a_contended_lock, name="lock")
+        async with elsewhere(pool):
+            with pytest.raises(RuntimeError, match="different event loop"):
+                await pool.run(lambda: use(lock), name="create", repeatable=False)
+    assert made == ["a job"]
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+async def test_a_stream_is_begun_again_only_before_its_first_item(sent):
+    async def lines(emit):
+        for number in range(sent):
+            await emit(number)
+        async with lock:
+            await emit("under the lock")
+
+    async with a_pool() as pool:
+        lock = await pool.run(make_a_contended_lock, name="lock")
+        async with elsewhere(pool) as gate, anyio.create_task_group() as tasks:
+            found = []
+
+            async def call():
+                try:
+                    found.append(await items_of(pool, lines))
+                except RuntimeError as error:
+                    found.append(type(error))
+
+            tasks.start_soon(call)
+            await eventually(lambda: pool._proof.is_refuted)
+            gate.open()
+            await pool.run(lambda: release(lock), name="release")
+        assert found == [RuntimeError if sent else ["under the lock"]]
+
+
+async def test_a_call_that_fails_at_the_end_of_the_pool_is_not_begun_again():
+    async def fail():
+        pool.stop()
+        raise RuntimeError("it is bound to a different event loop")
+
+    async with a_pool() as pool, elsewhere(pool):
+        with pytest.raises(RuntimeError, match="different event loop"):
+            await pool.run(fail, name="fail")
+
+
+async def test_a_call_that_was_cancelled_is_not_begun_again():
+    async def fail():
+        raise RuntimeError("it is bound to a different event loop")
+
+    function = Cancelled(fail)
+    async with a_pool() as pool, elsewhere(pool):
+        with pytest.raises(ExceptionGroup):
+            await cancel_once_begun(pool, function)
+    assert function.events == ["begun", "cancelled"]
+
+
+async def test_what_waits_on_a_further_loop_is_woken_from_home():
+    """Setting a future does not wake a loop in another thread."""
+
+    async def wait():
+        waiting.append(asyncio.ensure_future(event.wait()))
+        return await waiting[0]
+
+    waiting = []
+    async with a_pool() as pool, anyio.create_task_group() as tasks:
+        event = asyncio.Event()
+        async with elsewhere(pool):
+            tasks.start_soon(lambda: pool.run(wait, name="wait"))
+            await eventually(lambda: waiting and event._waiters)
+        assert waiting[0].get_loop() is not await home_of(pool)
+        await pool.run(lambda: set_event(event), name="set")
+
+
+async def test_what_waits_at_home_is_woken_from_a_further_loop():
+    async def wait():
+        waiting.append(asyncio.get_running_loop())
+        await event.wait()
+        done.set()
+
+    async def set_and_stay():
+        event.set()
+        while not done.is_set():  # noqa: ASYNC110 - it happens in another thread
+            await asyncio.sleep(0.01)
+
+    waiting, done = [], threading.Event()
+    async with a_pool() as pool, anyio.create_task_group() as tasks:
+        event = asyncio.Event()
+        tasks.start_soon(lambda: pool.run(wait, name="wait"))
+        await eventually(lambda: event._waiters)
+        async with elsewhere(pool) as gate:
+            call = pool.start(lambda _: set_and_stay(), name="set")
+            await call.wait_for_turn()
+            gate.open()
+        await call.wait()
+        assert waiting == [await home_of(pool)]
+
+
+async def test_loops_sleep_when_no_call_is_elsewhere():
+    async with a_pool() as pool:
+        async with elsewhere(pool):
+            call = pool.start(lambda _: asyncio.sleep(0.01), name="sleep")
+            await call.wait()
+        await eventually(lambda: not any(thread.is_taken for thread in pool._further))
+        assert [pool._home.longest_sleep, *(thread.longest_sleep for thread in pool._further)] == [None, None]
+
+
+async def release(lock):
+    lock.release()
 
 
 async def make_a_contended_lock():

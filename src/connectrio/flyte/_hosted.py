@@ -16,7 +16,8 @@ from connectrio.connector.context import worker_limit
 from connectrio.connector.registry import Registry
 from connectrio.flyte import _conversion as conversion
 from connectrio.flyte._loop_pool import Emit
-from connectrio.flyte.affinity import LoopPools, root_package
+from connectrio.flyte._loop_state import root_package
+from connectrio.flyte.affinity import LoopPools
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
@@ -150,7 +151,9 @@ class HostedConnector(AsyncConnector[HostedMeta]):
 
     async def _run(self, method: str, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         coroutine = partial(function, self.connector, *arguments)
-        return await _POOLS.get(self._package).run(coroutine, name=self._label(method))
+        # perhaps a `create` that has failed has created the job
+        repeatable = method != "create"
+        return await _POOLS.get(self._package).run(coroutine, name=self._label(method), repeatable=repeatable)
 
     def _label(self, method: str) -> str:
         return f"{type(self.connector).__qualname__}.{method}"

@@ -8,9 +8,12 @@ raise). The first need many loops, the second need one. So each package of conne
 - Calls run on the pool's *home* loop, as in flyte-sdk's own host. Connectors that never block see no other loop.
 - While a step of a coroutine blocks the home loop for longer than `PATIENCE`, calls that have not begun go to *further*
   loops, one call on each at a time. There are at most as many as the host has `worker` threads for plain functions.
-- Calls stay at home if the package keeps something that is bound to a loop (`affinity.py` looks for that first), and
-  for good once a call on a further loop has failed because of the loop. Then calls of the package wait for each other,
-  but other packages do not wait for them.
+- Only calls of methods that are proved to bear that leave (`_proof.py`): one has succeeded at home, and the package
+  keeps nothing that is bound to a loop (`_loop_state.py`). Calls of other packages do not wait for each other.
+- A call that fails on a further loop because of the loop begins again at home, unless it creates a job: perhaps the job
+  exists. From then on all calls of the package stay at home.
+- A future that is set from another thread does not wake the loop that waits for it. So while calls run on further
+  loops, loops do not sleep for longer than `_LONGEST_SLEEP`: what waits across loops goes on.
 
 A blocked loop is not handed to another thread, as Go's scheduler does: until Python 3.14 asyncio has one current task
 per loop, and two threads in the tasks of one loop would get each other's.
@@ -21,7 +24,6 @@ A pool knows nothing of flyte. It uses asyncio, because hosted code does.
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - hosted code needs asyncio; the host that waits for it uses anyio
-import re
 import threading
 import time
 from collections import deque
@@ -40,6 +42,7 @@ from connectrio.connector.context import begin_work, pending_start
 from connectrio.connector.failures import TransientError
 from connectrio.diagnostics import continue_traceback, text_of
 from connectrio.flyte._loop_thread import LoopThread, resolve
+from connectrio.flyte._proof import BoundState, Proof, Turn, comes_from_loop
 from connectrio.logs import get_logger
 from connectrio.telemetry.stacks import follow, frames_of
 
@@ -58,8 +61,8 @@ takes a few milliseconds; ten times that is still far less than a call to anothe
 
 # seconds; a cancelled call keeps its place until the hosted coroutine has ended, but not for longer than this
 _CANCEL_TIMEOUT = 2.0
-# the errors of asyncio, async_lru and others for an object that is used on a loop other than its own
-_WRONG_LOOP = re.compile(r"(different|another|other|across)( event)? loops?\b|bound to a different")
+# seconds
+_LONGEST_SLEEP = 0.1
 
 
 class LoopPool:
@@ -67,17 +70,24 @@ class LoopPool:
 
     :param name: the name of the package
     :param limit: the most further loops
-    :param bound_state: returns the name of something in the package that is bound to a loop, or None
+    :param bound_state: returns the name of something in the package that is bound to the home loop, or None
+    :param says: returns whether the package says of itself that its calls may use any loop; None if it does not
     :param patience: see `PATIENCE`
     """
 
     def __init__(
-        self, name: str, limit: int, bound_state: Callable[[], str | None], *, patience: float = PATIENCE
+        self,
+        name: str,
+        limit: int,
+        bound_state: BoundState,
+        says: Callable[[], bool | None] = lambda: None,
+        *,
+        patience: float = PATIENCE,
     ) -> None:
         self.name = name
         self._limit = limit
         self._patience = patience
-        self._bound_state = bound_state
+        self._proof = Proof(bound_state, says)
         self._lock = threading.Lock()
         self._pending: deque[Call[Any]] = deque()
         self._home = LoopThread(f"{name} (home)", limit)
@@ -86,24 +96,25 @@ class LoopPool:
         # the number of further loops that were asked to take a call and have not yet tried
         self._asked = 0
         self._overflows = False
-        self._stays_home = False
+        self._has_stopped = False
 
     @property
     def loops(self) -> int:
         """The number of loops."""
         return 1 + len(self._further)
 
-    async def run(self, function: Callable[[], Coroutine[Any, Any, Any]], *, name: str) -> Any:
+    async def run(self, function: Callable[[], Coroutine[Any, Any, Any]], *, name: str, repeatable: bool = True) -> Any:
         """Await `function()` on one of the loops, with the caller's context variables.
 
         When this is cancelled, it cancels that coroutine and waits for it, for two seconds at most. A call that creates
         a job does not begin any more when it is cancelled or too late, and is the host's to shield once it has begun.
 
         :param name: the name of the method, for the log
+        :param repeatable: whether it may begin again after it has failed because of the loop
         :raises TransientError: it creates a job, and it is too late for that
         :raises BaseException: the error of the coroutine
         """
-        call = self.start(lambda _: function(), name=name)
+        call = self.start(lambda _: function(), name=name, repeatable=repeatable)
         try:
             await call.wait_for_turn()
         except BaseException:
@@ -121,18 +132,32 @@ class LoopPool:
             raise
         return call.result()
 
-    def start(self, function: Callable[[Emit], Coroutine[Any, Any, Any]], *, name: str) -> Call[Any]:
+    def start(
+        self, function: Callable[[Emit], Coroutine[Any, Any, Any]], *, name: str, repeatable: bool = True
+    ) -> Call[Any]:
         """Begin `function(emit)` on one of the loops as soon as one is free. The caller must wait for it or cancel it.
 
         :param function: each item that it passes to `emit` is one of the call's `items`
+        :param repeatable: as for `run`; a call that has emitted an item does not begin again
         """
-        call = Call(function, name, self)
+        call = Call(function, name, self, repeatable=repeatable)
         with self._lock:
             self._pending.append(call)
             wake_home, self._home_takes = not self._home_takes, True
         if wake_home:
             self._home.call_soon(self._take_at_home)
         return call
+
+    def begin_again(self, call: Call[Any]) -> bool:
+        """Let a call that has failed on a further loop begin at home, before others. Return False if it is too late."""
+        with self._lock:
+            if self._has_stopped:
+                return False
+            self._pending.appendleft(call)
+            wake_home, self._home_takes = not self._home_takes, True
+        if wake_home:
+            self._home.call_soon(self._take_at_home)
+        return True
 
     def withdraw(self, call: Call[Any]) -> bool:
         """Remove `call` from the queue. Return whether it was there; if not, it has begun."""
@@ -143,31 +168,44 @@ class LoopPool:
                 return False
             return True
 
-    def relieve_home(self) -> None:
-        """Let a further loop take a call if the home loop is blocked. For calls that have waited for `PATIENCE`."""
+    def relieve_home(self, call: Call[Any]) -> None:
+        """Let a further loop take calls if the home loop is blocked. For `call`, which has waited for `PATIENCE`."""
         with self._lock:
-            if len(self._pending) <= self._asked or self._stays_home:
+            if len(self._pending) <= self._asked or self._has_stopped:
                 return
-            if not self._overflows and (self._home.busy_for < self._patience or self._find_bound_state()):
+            if not self._overflows and self._home.busy_for < self._patience:
+                return
+            if len(self._further) == self._limit and all(thread.is_taken for thread in self._further):
+                return
+            turn = self._proof.turn(call.name)
+            if turn is Turn.WAIT:
                 return
             self._overflows = True
             thread = self._idle_thread()
-        if thread is not None:
-            thread.call_soon(lambda: self._take_elsewhere(thread, was_asked=True))
+        take = self._search if turn is Turn.SEARCH else self._take_elsewhere
+        thread.call_soon(lambda: take(thread, was_asked=True))
 
-    def loop_mattered(self, error: BaseException) -> None:
+    def ended(self, name: str, thread: LoopThread) -> None:
+        """Note that a call has ended without an error."""
+        with self._lock:
+            self._proof.ended(name, at_home=thread is self._home)
+
+    def loop_mattered(self, name: str, error: BaseException) -> None:
         """Keep all further calls at home: a call on a further loop has failed because of the loop."""
-        if not self._stays_home:
-            self._stays_home = True
+        with self._lock:
+            is_known, self._proof.is_refuted = self._proof.is_refuted, True
+        if not is_known:
             logger.warning(
                 "a hosted connector needs one and the same event loop; its calls will share one from now on",
                 package=self.name,
+                method=name,
                 error=text_of(error),
             )
 
     def stop(self) -> list[LoopThread]:
         """Stop all loops and refuse the calls that have not begun. Return their threads, without waiting for them."""
         with self._lock:
+            self._has_stopped = True
             pending, self._pending = self._pending, deque()
             threads = [self._home, *self._further]
         for call in pending:
@@ -176,28 +214,33 @@ class LoopPool:
             thread.stop()
         return threads
 
-    def _find_bound_state(self) -> bool:
-        state = self._bound_state()
-        if state is None:
-            return False
-        self._stays_home = True
-        logger.info(
-            "a hosted connector blocks its event loop, and has state that belongs to this loop: its calls wait for"
-            " each other",
-            package=self.name,
-            object=state,
-            where=self._home.position(),
-        )
-        return True
+    def _search(self, thread: LoopThread, *, was_asked: bool) -> None:
+        """Search for state that is bound to the home loop, and take calls if there is none. Runs in `thread`."""
+        try:
+            found = self._proof.bound_state(self._home.loop)
+        except Exception as error:  # noqa: BLE001 - what cannot be searched is not proved
+            found = f"the search failed: {text_of(error)}"
+        with self._lock:
+            self._proof.searched(found)
+        if found is not None:
+            logger.info(
+                "a hosted connector blocks its event loop, and has state that belongs to this loop: its calls wait for"
+                " each other",
+                package=self.name,
+                object=found,
+                where=self._home.position(),
+            )
+        self._take_elsewhere(thread, was_asked=was_asked)
 
-    def _idle_thread(self) -> LoopThread | None:
+    def _idle_thread(self) -> LoopThread:
+        """Return a further loop that has no call. The caller holds the lock, and there is or may be one."""
         thread = next((found for found in self._further if not found.is_taken), None)
-        if thread is None and len(self._further) < self._limit:
+        if thread is None:
             thread = LoopThread(f"{self.name} ({self.loops + 1})", self._limit)
             self._further.append(thread)
-        if thread is not None:
-            thread.is_taken = True
-            self._asked += 1
+        thread.is_taken = True
+        self._asked += 1
+        self._home.longest_sleep = thread.longest_sleep = _LONGEST_SLEEP
         return thread
 
     def _next(self) -> Call[Any] | None:
@@ -219,8 +262,15 @@ class LoopPool:
     def _take_elsewhere(self, thread: LoopThread, *, was_asked: bool = False) -> None:
         with self._lock:
             self._asked -= was_asked
-            call = self._next()
+            call = next((each for each in self._pending if self._proof.may_leave(each.name)), None)
+            if call is not None:
+                self._pending.remove(call)
+            else:
+                self._overflows = False
+                thread.longest_sleep = None
             thread.is_taken = call is not None
+            if not any(each.is_taken for each in self._further):
+                self._home.longest_sleep = None
         if call is not None:
             call.begin(thread, then=lambda: self._take_elsewhere(thread))
 
@@ -232,12 +282,16 @@ class Call(Generic[T]):
     for the pool.
 
     :param function: makes the coroutine; `items` yields what it emits
-    :param name: the name of the method, for the log
+    :param name: the name of the method, for the log and the proof
+    :param repeatable: whether it may begin again after it has failed because of the loop
     """
 
-    def __init__(self, function: Callable[[Emit], Coroutine[Any, Any, T]], name: str, pool: LoopPool) -> None:
+    def __init__(
+        self, function: Callable[[Emit], Coroutine[Any, Any, T]], name: str, pool: LoopPool, *, repeatable: bool = True
+    ) -> None:
+        self.name = name
         self._function = function
-        self._name = name
+        self._is_repeatable = repeatable
         self._pool = pool
         self._context = _for_asyncio(copy_context())
         self._start = pending_start()
@@ -260,7 +314,7 @@ class Call(Generic[T]):
             with anyio.move_on_after(PATIENCE):
                 await self._changed.wait()
             if not self._ended:
-                self._pool.relieve_home()
+                self._pool.relieve_home(self)
 
     async def wait(self) -> None:
         """Wait until the coroutine has ended."""
@@ -309,7 +363,7 @@ class Call(Generic[T]):
         if scope.cancelled_caught:
             logger.warning(
                 "a hosted call was cancelled and goes on",
-                method=self._name,
+                method=self.name,
                 where=self._thread.position() if self._thread is not None else "",
             )
         elif self._error is not None and not isinstance(self._error, asyncio.CancelledError):
@@ -364,8 +418,8 @@ class Call(Generic[T]):
                 return
             self._start.began = time.monotonic()
         self._thread = thread
-        self._task = thread.loop.create_task(self._run(), name=self._name, context=self._context)
-        self._task.add_done_callback(partial(self._finish, then))
+        self._task = thread.loop.create_task(self._run(), name=self.name, context=self._context)
+        self._task.add_done_callback(partial(self._finish, thread, then))
         if self._is_cancelled:  # before it reached this loop
             self._task.cancel()
 
@@ -376,6 +430,7 @@ class Call(Generic[T]):
             self._wake(self._end)
 
     async def _emit(self, item: Any) -> None:
+        self._is_repeatable = False
         taken = asyncio.get_running_loop().create_future()
         self._wake(partial(self._offer, item, taken))
         await taken
@@ -386,18 +441,27 @@ class Call(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the task that waits for it
             self._error = error
 
-    def _finish(self, then: Callable[[], None] | None, task: asyncio.Task[None]) -> None:
+    def _finish(self, thread: LoopThread, then: Callable[[], None] | None, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step
             self._error = asyncio.CancelledError()
+        if self._error is None:
+            self._pool.ended(self.name, thread)
+        lost = self._error if then is not None and comes_from_loop(self._error) else None
+        if lost is not None:
+            self._pool.loop_mattered(self.name, lost)
         if then is not None:
-            if isinstance(self._error, RuntimeError) and _WRONG_LOOP.search(text_of(self._error)):
-                self._pool.loop_mattered(self._error)
             then()
+        if lost is not None and self._is_repeatable and not self._is_cancelled:
+            self._error = None
+            if self._pool.begin_again(self):
+                return
+            self._error = lost
         with suppress(RuntimeError):  # the host's loop has closed, and nothing waits any more
             self._wake(self._end)
 
     def _cancel_task(self) -> None:
-        if self._task is not None:
+        # a call that begins again at home finds out there that it is cancelled
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
             self._task.cancel()
 
 

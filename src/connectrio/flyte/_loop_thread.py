@@ -59,6 +59,20 @@ class LoopThread:
         return 0.0 if since is None else time.monotonic() - since
 
     @property
+    def longest_sleep(self) -> float | None:
+        """The seconds after which the loop looks for callbacks that another thread has scheduled without waking it.
+
+        None: it sleeps until it is woken.
+        """
+        return self._selector.longest_sleep
+
+    @longest_sleep.setter
+    def longest_sleep(self, seconds: float | None) -> None:
+        was, self._selector.longest_sleep = self._selector.longest_sleep, seconds
+        if was is None and seconds is not None:
+            self.call_soon(lambda: None)  # it may sleep already
+
+    @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
@@ -137,12 +151,16 @@ class _WatchedSelector(selectors.DefaultSelector):
     """Notes the time since which its loop has run callbacks.
 
     :ivar busy_since: on the clock of `time.monotonic`; None while the loop waits
+    :ivar longest_sleep: see `LoopThread`
     """
 
     busy_since: float | None = None
+    longest_sleep: float | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.busy_since = None
+        if self.longest_sleep is not None and (timeout is None or timeout > self.longest_sleep):
+            timeout = self.longest_sleep
         try:
             return super().select(timeout)
         finally:

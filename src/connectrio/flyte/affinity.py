@@ -1,49 +1,30 @@
-"""Which hosted connectors share event loops: those of one package. The open pools, and what belongs to one loop."""
+"""Which hosted connectors share event loops: those of one package. The open pools."""
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - to find its locks and queues
-import sys
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from types import ModuleType
-from typing import Any
 
 import anyio
 from anyio import to_thread
 
 from connectrio.flyte._loop_pool import LoopPool
+from connectrio.flyte._loop_state import loop_bound_state
 from connectrio.logs import get_logger
 
-__all__ = ["LoopPools", "loop_bound_state", "root_package"]
+__all__ = ["ANY_LOOP", "LoopPools"]
 
 logger = get_logger("connectrio.flyte")
 
-_BOUND = (asyncio.Lock, asyncio.Event, asyncio.Condition, asyncio.Semaphore, asyncio.Queue, asyncio.Future)
-# packages whose decorated functions keep tasks or locks of the loop of their first call
-_CACHES = {"async_lru", "aiocache"}
-# of a collection: this runs on the event loop of the host, so it must not take long
-_MOST_ITEMS = 1000
+ANY_LOOP = "connectrio_any_loop"
+"""A class attribute of a connector for flyte-sdk: whether its calls may run on any event loop, and at once in several
+threads. True: they leave the home loop without a proof; False: they never leave it."""
+
 # seconds; less than a host gives a lifespan to close. A thread that blocks longer cannot be stopped, and is abandoned
 _CLOSE_TIMEOUT = 5.0
-
-
-def root_package(module: str) -> str:
-    """Return the outermost package of `module` that is not a namespace package.
-
-    Modules share objects within it. A namespace package such as `flyteplugins`, which several distributions extend, has
-    no objects.
-    """
-    parts = module.split(".")
-    for length in range(1, len(parts)):
-        name = ".".join(parts[:length])
-        if getattr(sys.modules.get(name), "__file__", None) is not None:
-            return name
-    return module
 
 
 @dataclass
@@ -83,7 +64,8 @@ class LoopPools:
             held = self._open.get(package)
             if held is None:
                 connectors: list[object] = []
-                pool = LoopPool(package, limit, partial(loop_bound_state, package, connectors))
+                bound_state = partial(loop_bound_state, package, connectors)
+                pool = LoopPool(package, limit, bound_state, partial(_says, connectors))
                 held = self._open[package] = _Open(pool, connectors)
             held.connectors.append(connector)
         try:
@@ -112,49 +94,9 @@ async def _close(pool: LoopPool) -> None:
             logger.warning("a hosted connector's thread did not end", thread=thread.name, where=thread.position())
 
 
-def loop_bound_state(package: str, connectors: Iterable[object]) -> str | None:
-    """Return the name of an object in `package` or these connectors that belongs to one event loop; else None.
-
-    This looks at the attributes of modules, classes and the connectors, and into their lists, tuples, sets and dicts.
-    Objects in closures of functions are not found. `_loop_pool.py` says what happens then.
-    """
-    for owner, names in _namespaces(package, connectors):
-        for name, value in names.items():
-            if any(_is_bound(item) for item in _with_items(value)):
-                return f"{owner}.{name}"
-    return None
-
-
-def _namespaces(package: str, connectors: Iterable[object]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for module_name, module in list(sys.modules.items()):
-        if module_name == package or module_name.startswith(f"{package}."):
-            names = dict(vars(module))
-            yield module_name, names
-            for value in names.values():
-                if isinstance(value, type) and value.__module__ == module_name:
-                    yield f"{module_name}.{value.__qualname__}", dict(vars(value))
-    for connector in connectors:
-        yield type(connector).__qualname__, dict(getattr(connector, "__dict__", {}))
-
-
-def _with_items(value: Any) -> Iterator[Any]:
-    yield value
-    # no subclasses: iterating them may run any code. Copied, because other threads change them
-    if type(value) in (list, tuple, set, dict):
-        yield from islice(list(value.values() if type(value) is dict else value), _MOST_ITEMS)
-
-
-def _is_bound(value: Any) -> bool:
-    """Return whether `value` is a lock or queue of asyncio, a cache of coroutines, an async context manager such as a
-    session, or any other object with a loop as its `_loop`."""
-    if isinstance(value, type | ModuleType):
+def _says(connectors: Sequence[object]) -> bool | None:
+    """Return what the connectors say of themselves: whether all of them bear calls on any loop."""
+    said = {getattr(type(connector), ANY_LOOP, None) for connector in connectors}
+    if False in said:
         return False
-    cls = type(value)
-    if isinstance(value, _BOUND) or hasattr(cls, "__aenter__") or cls.__module__.partition(".")[0] in _CACHES:
-        return True
-    try:
-        # without running code of the object: some load a module when an attribute is read
-        loop = object.__getattribute__(value, "_loop")
-    except AttributeError:
-        return False
-    return isinstance(loop, asyncio.AbstractEventLoop)
+    return True if said == {True} else None

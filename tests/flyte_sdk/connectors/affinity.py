@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
-from connectrio.flyte.affinity import loop_bound_state
+from connectrio.flyte._loop_state import loop_bound_state
 
 
 @dataclass
