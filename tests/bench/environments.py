@@ -16,6 +16,8 @@ GRPCIO = ("grpcio>=1.80", "flyteidl2>=2.0.51", "uvloop")
 GRPCLIB = ("grpclib==0.4.9", "betterproto2[grpclib]>=0.10,<0.11", "uvloop", "-e", str(ROOT))
 # as it is installed to serve, without what the tests and flyte-sdk need
 OURS = ("-e", f"{ROOT}[trio,uvloop]")
+# with flyte-sdk, whose connectors it hosts
+HOSTED = (*FLYTE, *OURS)
 PURERPC = ("purerpc==0.8.0", "flyteidl2>=2.0.51", "uvloop", "trio")
 
 

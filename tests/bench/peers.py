@@ -61,6 +61,11 @@ def ours(backend: str, *options: str) -> Peer:
     return Peer(name, (*_OURS, *_OPTIONS, "--backend", backend, *options), environments.OURS)
 
 
+def hosted(backend: str) -> Peer:
+    """Our host on a backend, with flyte-sdk's connectors instead of ours."""
+    return Peer(f"hosted {backend}", ours(backend).arguments, environments.HOSTED)
+
+
 def _bare(name: str, program: str, requirements: tuple[str, ...], *options: str) -> Peer:
     return Peer(name, (str(SERVERS / program), "{port}", *options), requirements, is_whole=False)
 
@@ -74,6 +79,7 @@ ALL = (
     _bare("purerpc uvloop", "purerpc_server.py", environments.PURERPC, "uvloop"),
     _bare("purerpc trio", "purerpc_server.py", environments.PURERPC, "trio"),
     *(ours(backend) for backend in BACKENDS),
+    *(hosted(backend) for backend in BACKENDS),
     *(_bare(f"connectrio.rpc {backend}", "rpc_server.py", environments.OURS, backend) for backend in BACKENDS),
 )
 

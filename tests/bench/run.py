@@ -27,7 +27,7 @@ from accounting import resident_bytes, used
 from figures import Figure, Table
 from instructions import instructions_per_call
 from load import Shape, Turn, make, measure
-from peers import ALL, BACKENDS, SERVER_CORE, Peer, Running, chosen, end_servers_at_sigterm, ours, running
+from peers import ALL, BACKENDS, SERVER_CORE, Peer, Running, chosen, end_servers_at_sigterm, hosted, ours, running
 from plot import plot
 
 CONNECTIONS = (1, 100, 1000)
@@ -223,8 +223,8 @@ def main() -> None:
     end_servers_at_sigterm()
     peers = chosen(options.peers)
     if options.backend:
-        wanted = {ours(backend).name for backend in options.backend}
-        peers = [peer for peer in peers if not peer.name.startswith("connectrio ") or peer.name in wanted]
+        wanted = {host(backend).name for host in (ours, hosted) for backend in options.backend}
+        peers = [peer for peer in peers if not peer.name.startswith(("connectrio ", "hosted ")) or peer.name in wanted]
     tables = run(list(benches(options)), peers, options.rounds)
     if options.json:
         figures.save(tables, options.json)

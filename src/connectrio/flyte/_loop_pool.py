@@ -28,7 +28,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from importlib import import_module
@@ -36,11 +35,11 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import anyio
-from anyio.lowlevel import EventLoopToken, current_token
 
 from connectrio.connector.context import begin_work, pending_start
 from connectrio.connector.failures import TransientError
 from connectrio.diagnostics import continue_traceback, text_of
+from connectrio.flyte._hand_over import HostLoop
 from connectrio.flyte._loop_thread import LoopThread, resolve
 from connectrio.flyte._proof import BoundState, Proof, Turn, comes_from_loop
 from connectrio.logs import get_logger
@@ -63,6 +62,11 @@ takes a few milliseconds; ten times that is still far less than a call to anothe
 _CANCEL_TIMEOUT = 2.0
 # seconds
 _LONGEST_SLEEP = 0.1
+
+try:
+    _library: Any = import_module("sniffio").current_async_library_cvar
+except ModuleNotFoundError:  # trio depends on sniffio; without sniffio nothing reads it
+    _library = None
 
 
 class LoopPool:
@@ -97,6 +101,8 @@ class LoopPool:
         self._asked = 0
         self._overflows = False
         self._has_stopped = False
+        # the host's loop that has news of calls that ended at home, and is not woken yet
+        self._uninformed: HostLoop | None = None
 
     @property
     def loops(self) -> int:
@@ -145,7 +151,7 @@ class LoopPool:
             self._pending.append(call)
             wake_home, self._home_takes = not self._home_takes, True
         if wake_home:
-            self._home.call_soon(self._take_at_home)
+            call.host.after_this_turn(partial(self._home.call_soon, self._take_at_home))
         return call
 
     def begin_again(self, call: Call[Any]) -> bool:
@@ -167,6 +173,21 @@ class LoopPool:
             except ValueError:
                 return False
             return True
+
+    def inform(self, host: HostLoop | None = None) -> None:
+        """Wake the host's loop for calls that have ended at home; not while the home loop goes on to begin calls, which
+        may end as soon.
+
+        If one of these blocks, the host calls this `PATIENCE` after it has started a call.
+
+        :param host: has news; None to wake whoever has
+        """
+        with self._lock:
+            previous, self._uninformed = self._uninformed, host if self._home_takes else None
+            waits = self._uninformed
+        for each in (previous, host):
+            if each is not None and each is not waits:
+                each.wake()
 
     def relieve_home(self, call: Call[Any]) -> None:
         """Let a further loop take calls if the home loop is blocked. For `call`, which has waited for `PATIENCE`."""
@@ -255,9 +276,11 @@ class LoopPool:
         with self._lock:
             call = self._next()
             self._home_takes = call is not None
-        if call is not None:
+        if call is None:
+            self.inform()
+        else:
             call.begin(self._home)
-            self._home.call_soon(self._take_at_home)
+            self._home.loop.call_soon(self._take_at_home)
 
     def _take_elsewhere(self, thread: LoopThread, *, was_asked: bool = False) -> None:
         with self._lock:
@@ -295,7 +318,7 @@ class Call(Generic[T]):
         self._pool = pool
         self._context = _for_asyncio(copy_context())
         self._start = pending_start()
-        self._wake = _waker(current_token())
+        self.host = HostLoop.current()
         self._changed = anyio.Event()
         self._ended = False
         self._is_cancelled = False
@@ -314,6 +337,7 @@ class Call(Generic[T]):
             with anyio.move_on_after(PATIENCE):
                 await self._changed.wait()
             if not self._ended:
+                self._pool.inform()
                 self._pool.relieve_home(self)
 
     async def wait(self) -> None:
@@ -418,32 +442,35 @@ class Call(Generic[T]):
                 return
             self._start.began = time.monotonic()
         self._thread = thread
-        self._task = thread.loop.create_task(self._run(), name=self.name, context=self._context)
-        self._task.add_done_callback(partial(self._finish, thread, then))
+        self._task = thread.loop.create_task(self._run(thread, then), name=self.name, context=self._context)
+        self._task.add_done_callback(partial(self._cancelled_early, thread, then))
         if self._is_cancelled:  # before it reached this loop
             self._task.cancel()
 
     def refuse(self, error: Exception) -> None:
         """End a call that has not begun with `error`. May be called in any thread."""
         self._error = error
-        with suppress(RuntimeError):  # as in _finish
-            self._wake(self._end)
+        self._inform(self._end)
 
     async def _emit(self, item: Any) -> None:
         self._is_repeatable = False
         taken = asyncio.get_running_loop().create_future()
-        self._wake(partial(self._offer, item, taken))
+        self._inform(partial(self._offer, item, taken))
         await taken
 
-    async def _run(self) -> None:
+    async def _run(self, thread: LoopThread, then: Callable[[], None] | None) -> None:
         try:
             self._value = await self._function(self._emit)
         except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the task that waits for it
             self._error = error
+        self._finish(thread, then)
 
-    def _finish(self, thread: LoopThread, then: Callable[[], None] | None, task: asyncio.Task[None]) -> None:
+    def _cancelled_early(self, thread: LoopThread, then: Callable[[], None] | None, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step
             self._error = asyncio.CancelledError()
+            self._finish(thread, then)
+
+    def _finish(self, thread: LoopThread, then: Callable[[], None] | None) -> None:
         if self._error is None:
             self._pool.ended(self.name, thread)
         lost = self._error if then is not None and comes_from_loop(self._error) else None
@@ -456,8 +483,16 @@ class Call(Generic[T]):
             if self._pool.begin_again(self):
                 return
             self._error = lost
-        with suppress(RuntimeError):  # the host's loop has closed, and nothing waits any more
-            self._wake(self._end)
+        if then is not None:
+            self._inform(self._end)
+        else:
+            self.host.add(self._end)
+            self._pool.inform(self.host)
+
+    def _inform(self, function: Callable[[], object]) -> None:
+        """Call `function` on the host's loop, at once."""
+        self.host.add(function)
+        self.host.wake()
 
     def _cancel_task(self) -> None:
         # a call that begins again at home finds out there that it is cancelled
@@ -465,22 +500,10 @@ class Call(Generic[T]):
             self._task.cancel()
 
 
-def _waker(token: EventLoopToken) -> Callable[[Callable[[], object]], object]:
-    """Return a function that schedules another one on the host's loop, from any thread, without waiting for it.
-
-    `anyio.from_thread` waits, so a busy host would block the hosted loop.
-    """
-    native: Any = token.native_token
-    wake: Callable[[Callable[[], object]], object] = (
-        native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
-    )
-    return wake
-
-
 def _for_asyncio(context: Context) -> Context:
     """Set sniffio's library to asyncio in `context`, where a host on trio has set it to trio. Return `context`."""
-    with suppress(ModuleNotFoundError):  # trio depends on sniffio; without sniffio nothing reads it
-        context.run(import_module("sniffio").current_async_library_cvar.set, "asyncio")
+    if _library is not None:
+        context.run(_library.set, "asyncio")
     return context
 
 

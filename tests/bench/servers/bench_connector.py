@@ -1,5 +1,7 @@
 """The connectors of the benchmark, one source for flyte-sdk and for us. They do next to nothing: the host is measured.
 
+They are flyte-sdk's where flyte-sdk is installed, for its own service and for ours, which hosts them; else they are ours.
+
 `bench` starts jobs that have all succeeded. `bench-blocking` blocks for 0.2 s in `get`, as a vendor's synchronous
 client does. flyte-sdk awaits every method, so there it can only block in an `async def`; ours runs a plain `def` in a
 worker thread.
@@ -9,13 +11,6 @@ import time
 from dataclasses import dataclass
 
 try:
-    from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
-    from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskLogsResponseBody
-    from connectrio.idl.flyteidl2.logs.dataplane import LogLine
-
-    IS_FLYTE = False
-    SUCCEEDED = Phase.SUCCEEDED
-except ImportError:
     from flyte.connectors import AsyncConnector, ConnectorRegistry, Resource, ResourceMeta
     from flyteidl2.connector.connector_pb2 import GetTaskLogsResponse, GetTaskLogsResponseBody
     from flyteidl2.core.execution_pb2 import TaskExecution
@@ -23,6 +18,13 @@ except ImportError:
 
     IS_FLYTE = True
     SUCCEEDED = TaskExecution.SUCCEEDED
+except ImportError:
+    from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+    from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskLogsResponseBody
+    from connectrio.idl.flyteidl2.logs.dataplane import LogLine
+
+    IS_FLYTE = False
+    SUCCEEDED = Phase.SUCCEEDED
 
 LOG_LINES = 1000
 BLOCKED_SECONDS = 0.2

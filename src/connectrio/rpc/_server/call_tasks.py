@@ -7,7 +7,8 @@ Rules:
 1. A call that waits has its task to itself, and the task ends with it. So nothing that a call leaves with its task can
    reach another call: not code that keeps the task and cancels it later, and not a scope that was left open.
 2. A task in whose context a call has changed a variable, or in which it has left something, ends with that call.
-3. No call waits for another: while a task answers one, the next goes to another task.
+3. No call waits for another: while a task answers one, the next goes to another task. Where calls have waited, several
+   tasks begin in one turn of the event loop, so that the calls get on together.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ class CallTasks:
         self._tasks = tasks
         self._waiting: deque[Answer] = deque()
         self._idle_tasks: list[Wakeup] = []
-        self._is_task_coming = False
+        # the tasks that have begun or been woken for calls that wait here, and how many there may be
+        self._tasks_coming = 0
+        self._most_coming = 1
         self._is_closed = False
 
     def start(self, answer: Answer) -> None:
         """Run `answer` soon; calls begin in the order in which they were started."""
         self._waiting.append(answer)
-        self._wake_or_start_task()
+        self._wake_or_start_tasks()
 
     def close(self) -> None:
         """Let the tasks end with the calls that were started: there will be no more."""
@@ -56,9 +59,9 @@ class CallTasks:
         for wakeup in idle:
             wakeup.wake()
 
-    def _wake_or_start_task(self) -> None:
-        if self._waiting and not self._is_task_coming:
-            self._is_task_coming = True
+    def _wake_or_start_tasks(self) -> None:
+        while self._tasks_coming < min(len(self._waiting), self._most_coming):
+            self._tasks_coming += 1
             if self._idle_tasks:
                 self._idle_tasks.pop().wake()
             else:
@@ -70,14 +73,15 @@ class CallTasks:
         before = copy_context()
         count_left = count_left_in_task()
         while True:
-            self._is_task_coming = False
+            self._tasks_coming -= 1
             for _ in range(_CALLS_PER_TURN):
                 if not self._waiting:
                     break
                 answer = self._waiting.popleft()
-                self._wake_or_start_task()  # for the calls behind this one, should it wait
+                self._wake_or_start_tasks()  # for the calls behind this one, should it wait
                 call = Watched(answer())
                 await call
+                self._most_coming = _CALLS_PER_TURN if call.has_waited else 1
                 if count_left():
                     await discard_left_in_task()
                     return
