@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectrio import ConnectorRegistry, Registry
+from connectrio.connector.choice import Choice, Origin
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
@@ -49,6 +50,55 @@ def test_a_duplicate_may_override():
     assert registry.get_connector("tiny") is second
     assert [found.connector for found in registry.registered()] == [second]
     assert [entry.name for entry in registry.describe()] == ["Another"]
+
+
+def test_what_comes_from_another_source_is_kept():
+    """Which one is served can be decided later."""
+    registry = Registry()
+    first, second = connector(), connector(name="Another")
+    for source, each in (("a", first), ("b", second)):
+        with registry.loading(source, module=source):
+            registry.register(each)
+    assert registry.get_connector("tiny") is first
+    assert [claim.connector for claim in registry.rivals("tiny")] == [first, second]
+    registry.choice = Choice(["b"])
+    assert registry.get_connector("tiny") is second
+    assert [claim.connector for claim in registry.rivals("tiny")] == [second]
+    registry.choice = Choice([], ["a", "b"])
+    assert registry.registered() == registry.rivals("tiny") == []
+    assert [claim.connector for claim in registry.claims()] == [first, second]
+    registry.choice = Choice()
+    assert registry.get_connector("tiny") is first
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_what_is_named_comes_before_what_is_installed_or_included(turn):
+    registry = Registry()
+    found = {origin: connector() for origin in list(Origin)[::turn]}
+    for origin, each in found.items():
+        with registry.loading(origin.name, origin):
+            registry.register(each, override=origin is Origin.INCLUDED)
+        best = max(claim.origin for claim in registry.claims())
+        assert registry.get_connector("tiny") is found[best]
+
+
+def test_a_program_comes_before_what_is_installed():
+    registry = Registry()
+    with registry.loading("entry point tiny", Origin.INSTALLED):
+        registry.register(connector())
+    mine = connector()
+    registry.register(mine)
+    assert registry.get_connector("tiny") is mine
+    with pytest.raises(ValueError, match=f"already registered by module {type(mine).__module__}"):
+        registry.register(connector())
+
+
+def test_a_source_forgets_what_it_has_overridden():
+    registry = Registry()
+    for _ in range(3):
+        registry.register(connector(), override=True)
+    assert len(registry.claims()) == 1
+    assert registry.registrations == 3
 
 
 @pytest.mark.parametrize("thing", [Base, None, object(), "tiny"])

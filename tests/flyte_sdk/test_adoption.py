@@ -12,8 +12,15 @@ from structlog.testing import capture_logs
 
 import connectrio.host.loading
 from connectrio import Registry
+from connectrio.connector.choice import Choice
 from connectrio.flyte import HostedConnector
-from connectrio.host.loading import ModuleLoadError, host_registered, load_entry_points, load_modules
+from connectrio.host.loading import (
+    ModuleLoadError,
+    host_registered,
+    load_entry_points,
+    load_modules,
+    report_choice,
+)
 from flyte_sdk.harness import connector
 from service.harness import connector as native_connector
 
@@ -91,22 +98,49 @@ def test_entry_points(install):
     with capture_logs() as logs:
         load_entry_points(registry)
         load_entry_points(registry)
+        report_choice(registry)
     assert served(registry) == {"a": "entry point a (a_module)", "b": "entry point b (b_module)"}
-    broken, duplicate = registry.failures
+    broken, clash = registry.failures
     assert (broken.kind, broken.error) == ("ImportError", "ImportError: no client library")
-    assert duplicate.error.startswith("ValueError: Duplicate connector for task type: a")
+    assert (clash.source, clash.kind) == ("entry point d (d_module)", "Clash")
     assert {line["log_level"] for line in logs} == {"warning"}
+    registry.choice = Choice(["d_module"])
+    assert served(registry) == {"a": "entry point d (d_module)", "b": "entry point b (b_module)"}
 
 
-@pytest.mark.parametrize(("first", "second"), [(HOSTED, NATIVE), (NATIVE, HOSTED)], ids=["native", "hosted"])
-def test_duplicates_across_both(install, tmp_path, first, second):
+KINDS = pytest.mark.parametrize(
+    ("first", "second"),
+    [(HOSTED, NATIVE), (NATIVE, HOSTED), (HOSTED, HOSTED)],
+    ids=["native", "hosted", "both hosted"],
+)
+
+
+@KINDS
+@pytest.mark.parametrize("prefer", [None, "tiny"])
+def test_a_module_and_an_entry_point(install, tmp_path, first, second, prefer):
     install(same=first)
     write("another", second.format(name="same"), tmp_path)
     registry = Registry()
+    registry.choice = Choice([prefer] if prefer else [])
+    load_modules(registry, ["another"])
     load_entry_points(registry)
+    expected = "module another" if prefer is None else "entry point same (same_module)"
+    assert served(registry) == {"same": expected}
+    assert registry.failures == []
+
+
+@KINDS
+def test_modules_that_clash(tmp_path, first, second):
+    write("one", first.format(name="same"), tmp_path)
+    write("another", second.format(name="same"), tmp_path)
+    with pytest.raises(ModuleLoadError, match=r"^2 connectors serve the task type same in version 0: \(1\) module one"):
+        load_modules(Registry(), ["one", "another"])
+
+
+def test_what_a_module_registers_twice_with_flyte_sdk(tmp_path):
+    write("twice", HOSTED.format(name="same") * 2, tmp_path)
     with pytest.raises(ModuleLoadError, match="ValueError: Duplicate connector for task type: same and version: 0"):
-        load_modules(registry, ["another"])
-    assert served(registry) == {"same": "entry point same (same_module)"}
+        load_modules(Registry(), ["twice"])
 
 
 def test_one_that_overrides_another(tmp_path):

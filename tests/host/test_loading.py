@@ -10,13 +10,21 @@ from structlog.testing import capture_logs
 
 import connectrio.host.loading
 from connectrio import ConnectorRegistry, Registry
+from connectrio.connector.choice import Choice
 from connectrio.connector.failures import LoadFailure
-from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules
+from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules, report_choice
 
 CONNECTOR = """
 from connectrio import ConnectorRegistry
 from service.harness import connector
 ConnectorRegistry.register(connector(task_type_name={name!r}))
+"""
+# with a class of its own module
+OWN = """
+from connectrio import ConnectorRegistry
+from service.harness import connector
+tiny = connector(task_type_name={name!r}, __module__=__name__)
+ConnectorRegistry.register(tiny)
 """
 
 
@@ -91,7 +99,7 @@ def test_dataclasses_with_postponed_annotations_in_a_file():
         "@dataclass\n"
         "class Job(ResourceMeta):\n"
         "    id: str\n"
-        "    kind: ClassVar[str] = 'job'\n",
+        "    kind: ClassVar[str] = 'job'\n" + CONNECTOR.format(name="annotated"),
     )
     load_modules(Registry(), [str(path)])
     job = sys.modules["annotated"].Job("7")
@@ -208,14 +216,76 @@ def test_where_a_package_around_a_module_fails():
     assert load_error("package.one").endswith(f": ValueError: no license ({path}, line 2)")
 
 
+IDLE = (
+    "it registers no connector, and defines none; name a module that calls ConnectorRegistry.register when it is"
+    " imported"
+)
+
+
 @pytest.mark.parametrize("module", ["idle", "idle.py"])
 def test_a_module_that_registers_nothing(module):
-    write("idle.py", "")
-    with capture_logs() as logs:
-        load_modules(Registry(), [module, module])
-    [line] = logs
-    assert (line["log_level"], line["module"]) == ("warning", module)
-    assert line["event"] == "a module registered no connector; call ConnectorRegistry.register in it"
+    write("idle.py", "import connectrio, json\nfrom connectrio import AsyncConnector, ConnectorRegistry\n")
+    assert load_error(module) == f"cannot load connectors from '{module}': {IDLE}"
+
+
+def test_a_package_whose_modules_register_connectors_themselves():
+    write("parcel/__init__.py", "")
+    write("parcel/one.py")
+    assert load_error("parcel").endswith(f"{IDLE}, perhaps one of this package: parcel.one")
+
+
+FORGOTTEN = """
+{imported}
+
+class Forgotten({base}):
+    name = "Forgotten"
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "base", "advice"),
+    [
+        ("from connectrio import AsyncConnector", "AsyncConnector", ", with: from connectrio import ConnectorRegistry"),
+        ("from connectrio import AsyncConnector, ConnectorRegistry", "AsyncConnector", ""),
+        ("from flyte import connectors", "connectors.AsyncConnector", ", with: from flyte.connectors import"),
+    ],
+)
+def test_a_module_that_forgets_to_register_its_connector(imported, base, advice):
+    path = write("forgotten.py", FORGOTTEN.format(imported=imported, base=base)).resolve()
+    error = load_error("forgotten.py")
+    assert error.startswith(
+        "cannot load connectors from 'forgotten.py': it registers no connector. Its class Forgotten"
+        f" ({path}, line 4) is not registered: add ConnectorRegistry.register(Forgotten()) below it{advice}"
+    )
+    assert error.endswith("; and write its create, delete, get.")
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [("flyte.connectors", "flyte"), ("flyteidl2.core", "flyte"), ("flytekit", "flytekit"), ("flyteidl", "flytekit")],
+)
+def test_a_package_that_an_extra_brings(monkeypatch, install, missing, extra):
+    source = f"raise ModuleNotFoundError('No module named {missing}', name={missing!r})"
+    write("lacking.py", source)
+    advice = f"; install it: pip install 'connectrio[{extra}]'"
+    assert f"ModuleNotFoundError: No module named {missing}{advice} (" in load_error("lacking.py")
+    install({"lacking": "plugin_lacking"})
+    write("site/plugin_lacking.py", source)
+    registry = Registry()
+    with capture_logs():
+        load_entry_points(registry)
+    assert registry.failures[0].error.endswith(advice)
+
+
+@pytest.mark.parametrize("source", ["import deep.one", "from deep import one", "from deep.one import tiny"])
+def test_a_module_that_gathers_connectors_of_others(source):
+    """They may have been loaded before it."""
+    write("deep/__init__.py", "")
+    write("deep/one.py", OWN.format(name="one"))
+    write("gathers.py", source)
+    registry = Registry()
+    load_modules(registry, ["deep.one", "gathers"])
+    assert names(registry) == ["one"]
 
 
 def test_modules_that_are_loaded_already_register_nothing_new():
@@ -232,13 +302,24 @@ def test_an_interrupt_is_not_a_failure_of_the_module():
 
 
 def test_what_two_modules_both_serve():
-    write("first.py", CONNECTOR.format(name="same"))
-    write("second.py", CONNECTOR.format(name="same"))
-    with pytest.raises(
-        ModuleLoadError, match=r"^cannot load connectors from 'second': ValueError: Duplicate "
-    ) as raised:
+    write("first.py", OWN.format(name="same"))
+    write("second.py", OWN.format(name="same"))
+    with pytest.raises(ModuleLoadError) as raised:
         load_modules(Registry(), ["first", "second"])
-    assert "already registered by module first" in str(raised.value)
+    assert str(raised.value) == (
+        "2 connectors serve the task type same in version 0: (1) module first, class first.Tiny; (2) module"
+        " second, class second.Tiny. Choose one with the setting prefer (same=SOURCE), or leave the others out"
+        " with exclude; SOURCE is the name of a package, module or class in this list"
+    )
+
+
+def test_a_module_registers_two_connectors_for_one_task_type():
+    path = write("twice.py", CONNECTOR.format(name="same") * 2)
+    error = load_error("twice.py")
+    assert error.startswith(
+        "cannot load connectors from 'twice.py': ValueError: Duplicate connector for task type: same"
+    )
+    assert error.endswith(f"({path.resolve()}, line 8)")
 
 
 # entry points
@@ -288,10 +369,7 @@ def test_entry_points_are_loaded_by_name(install):
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         (
             "",
-            (
-                "ModuleLoadError: it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's;"
-                " call ConnectorRegistry.register in it"
-            ),
+            f"ModuleLoadError: {IDLE}",
         ),
     ],
 )
@@ -356,6 +434,147 @@ def test_an_entry_point_that_replaces_a_connector(install):
     load_entry_points(registry)
     assert [found.source for found in registry.registered()] == ["entry point second (plugin_second)"]
     assert registry.failures == []
+
+
+# whose task type
+
+
+def load_all(registry, modules=(), prefer=(), exclude=()):
+    """Load as a host does; return the lines of the log."""
+    registry.choice = Choice(prefer, exclude)
+    with capture_logs() as logs:
+        load_modules(registry, modules)
+        load_entry_points(registry)
+        report_choice(registry)
+    return logs
+
+
+def served(registry):
+    return {found.connector.task_type_name: found.source for found in registry.registered()}
+
+
+ONE, TWO = "entry point one (plugin_one)", "entry point two (plugin_two)"
+
+
+@pytest.fixture
+def rivals(install):
+    """Two entry points and a module for one task type; the second has another one, too."""
+    install({"one": "plugin_one", "two": "plugin_two"})
+    write("site/plugin_one.py", OWN.format(name="same"))
+    write("site/plugin_two.py", OWN.format(name="same") + OWN.format(name="other"))
+    write("named.py", OWN.format(name="same"))
+
+
+def test_entry_points_that_clash(rivals):
+    registry = Registry()
+    logs = load_all(registry)
+    assert served(registry) == {"same": ONE, "other": TWO}
+    (failure,) = registry.failures
+    assert failure == LoadFailure(
+        TWO,
+        "Clash",
+        f"2 connectors serve the task type same in version 0: (1) {ONE}, class plugin_one.Tiny, package x; (2) {TWO},"
+        " class plugin_two.Tiny, package x. Choose one with the setting prefer (same=SOURCE), or leave the others out"
+        " with exclude; SOURCE is the name of a package, module or class in this list. Until then, the first one is"
+        " served",
+    )
+    (line,) = logs
+    assert line == {
+        "event": "several connectors serve one task type",
+        "log_level": "warning",
+        "source": TWO,
+        "error": failure.error,
+    }
+
+
+@pytest.mark.parametrize(
+    ("prefer", "exclude", "expected"),
+    [
+        (["plugin_two"], [], {"same": TWO, "other": TWO}),
+        (["same=plugin_two"], [], {"same": TWO, "other": TWO}),
+        (["plugin_two.Tiny", "plugin_one"], [], {"same": TWO, "other": TWO}),
+        (["plugin_one", "plugin_two"], [], {"same": ONE, "other": TWO}),
+        ([], ["plugin_one"], {"same": TWO, "other": TWO}),
+        ([], ["plugin_two"], {"same": ONE}),
+        ([], ["same=plugin_two"], {"same": ONE, "other": TWO}),
+        ([], ["plugin_two.Tiny"], {"same": ONE}),
+        ([], ["X"], {}),
+    ],
+)
+def test_the_user_chooses_between_entry_points(rivals, prefer, exclude, expected):
+    registry = Registry()
+    load_all(registry, prefer=prefer, exclude=exclude)
+    assert served(registry) == expected
+    assert registry.failures == []
+
+
+def test_what_is_excluded_is_not_imported(install):
+    install({"one": "plugin_one", "broken": "plugin_broken.connector"})
+    write("site/plugin_one.py", OWN.format(name="one"))
+    write("site/plugin_broken/__init__.py", "raise RuntimeError('no license')")
+    registry = Registry()
+    assert load_all(registry, exclude=["plugin_broken"]) == []
+    assert registry.failures == []
+    assert "plugin_broken" not in sys.modules
+
+
+def test_a_module_that_is_named_comes_before_entry_points(rivals):
+    registry = Registry()
+    (line,) = load_all(registry, ["named.py"], exclude=["plugin_two"])
+    assert served(registry) == {"same": "module named.py"}
+    assert registry.failures == []
+    assert line == {
+        "event": "several connectors serve one task type, and one is chosen",
+        "log_level": "info",
+        "task_type": "same",
+        "task_type_version": 0,
+        "chosen": ["module named.py, class named.Tiny"],
+        "others": [f"{ONE}, class plugin_one.Tiny, package x"],
+    }
+
+
+@pytest.mark.parametrize("source", ["x", "plugin_one", "same=plugin_one.Tiny"])
+def test_an_entry_point_that_is_preferred_to_a_module(rivals, source):
+    registry = Registry()
+    load_all(registry, ["named.py"], prefer=[source], exclude=["same=plugin_two"])
+    assert served(registry)["same"] == ONE
+
+
+@pytest.mark.parametrize("source", ["named", "named.py", "elsewhere/named.py"])
+def test_a_module_that_is_excluded(rivals, source):
+    registry = Registry()
+    load_all(registry, ["named.py"], exclude=[source, "plugin_two"])
+    assert served(registry) == {"same": ONE}
+
+
+def test_an_entry_point_that_a_module_has_imported_is_named(rivals):
+    """Also by the package around it; nothing is refused because it was imported before."""
+    registry = Registry()
+    load_all(registry, ["plugin_two"])
+    assert served(registry) == {"same": "module plugin_two", "other": "module plugin_two"}
+    assert registry.failures == []
+
+
+def test_a_connector_that_comes_with_connectrio_gives_way(monkeypatch, install):
+    pytest.importorskip("duckdb")
+    for name in [name for name in sys.modules if name.startswith("connectrio.connectors.duckdb")]:
+        monkeypatch.delitem(sys.modules, name)
+    install({"a": "connectrio.connectors.duckdb", "z": "plugin_duck"})
+    write("site/plugin_duck.py", OWN.format(name="duckdb"))
+    registry = Registry()
+    load_all(registry)
+    assert served(registry) == {"duckdb": "entry point z (plugin_duck)"}
+    registry.choice = Choice(["connectrio"])
+    assert served(registry) == {"duckdb": "entry point a (connectrio.connectors.duckdb)"}
+
+
+def test_a_choice_that_has_no_effect(rivals):
+    registry = Registry()
+    logs = load_all(registry, prefer=["plugin_tow", "plugin_two"], exclude=["other=plugin_one", "plugin_one"])
+    assert [(line["event"], line["setting"], line["value"]) for line in logs] == [
+        ("a setting names a source that has no connector", "prefer", "plugin_tow"),
+        ("a setting names a source that has no connector", "exclude", "other=plugin_one"),
+    ]
 
 
 def test_an_interrupt_is_not_a_failure_of_an_entry_point(install):

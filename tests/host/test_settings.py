@@ -141,3 +141,11 @@ def test_the_default_backend(monkeypatch):
     assert default_backend() == "uvloop"
     without(monkeypatch, "uvloop")
     assert default_backend() == "asyncio"
+
+
+@pytest.mark.parametrize("name", ["prefer", "exclude"])
+def test_a_choice_of_connectors(name):
+    assert getattr(HostSettings(**{name: ["a.b", "duckdb=a-b"]}), name) == ["a.b", "duckdb=a-b"]
+    for entry in ("", "duckdb=", "=a"):
+        with pytest.raises(ValueError, match=f"^{name} must be SOURCE or TYPE=SOURCE, .*; got {entry!r}$"):
+            HostSettings(**{name: [entry]})

@@ -71,7 +71,11 @@ def test_a_line_that_cannot_be_written_hurts_nobody(capsys: pytest.CaptureFixtur
 async def test_a_connector_that_sets_up_logging_does_not_silence_its_host(capsys: pytest.CaptureFixture[str], tmp_path):
     module = tmp_path / f"sets_up_{tmp_path.name}.py"
     # what `logging.config.dictConfig` does to a logger that it does not name
-    module.write_text("import logging\nlogging.getLogger('connectrio.rpc').disabled = True\n")
+    module.write_text(
+        "import logging\nlogging.getLogger('connectrio.rpc').disabled = True\n"
+        "from connectrio import ConnectorRegistry\nfrom service.harness import connector\n"
+        "ConnectorRegistry.register(connector())\n"
+    )
     settings = HostSettings(host="127.0.0.1", port=0, prometheus_port=0, modules=[str(module)])
     configure_logging("info", "json")
     async with anyio.create_task_group() as tasks:

@@ -188,6 +188,7 @@ def test_a_process_that_dies_while_it_starts_stops_the_start(tmp_path):
 
 FAILS_WITH_A_STUCK_THREAD = """
 import threading
+import connectrio.connectors.duckdb
 from connectrio.processes import _worker
 
 async def fail(*_):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from connectrio.connector.base import AsyncConnector
+from connectrio.connector.choice import Choice, Origin, RegisteredConnector
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.policy import ConnectorPolicy
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
@@ -19,27 +19,39 @@ class ConnectorNotFoundError(LookupError):
     """No connector is registered under that task type and version, or under that name."""
 
 
-@dataclass(frozen=True)
-class RegisteredConnector:
-    """A connector, and the source that it was loaded from ("entry point duckdb", "module my.connectors", …)."""
-
-    connector: AsyncConnector[Any]
-    source: str
-
-
 class Registry:
     """Connectors by (task type, version).
 
     The process has one, behind `ConnectorRegistry`, which modules register with when they are imported. A program
     that embeds several hosts gives each a `Registry` of its own.
+
+    If several connectors are registered for one task type and version, all are kept and one is served: that which the
+    user prefers (`Choice`), else that with the highest `Origin`, else that which was registered with `override`.
+
+    :ivar registrations: how often a connector was registered, those that are left out included
     """
 
     def __init__(self) -> None:
         self._by_category: dict[tuple[str, int], RegisteredConnector] = {}
-        self._source: str | None = None
+        self._claims: dict[tuple[str, int], list[RegisteredConnector]] = {}
+        self._choice = Choice()
+        # where modules are being loaded from: the arguments of `loading`
+        self._source: tuple[str, Origin, str, str] | None = None
+        self.registrations = 0
         self.failures: list[LoadFailure] = []
         # by (task type, version): the connectors whose lifespan is not open, and why
         self.outages: dict[tuple[str, int], LoadFailure] = {}
+
+    @property
+    def choice(self) -> Choice:
+        """What the user has decided. To set it decides anew between the connectors that are registered already."""
+        return self._choice
+
+    @choice.setter
+    def choice(self, choice: Choice) -> None:
+        self._choice = choice
+        for key in self._claims:
+            self._decide(key)
 
     def all_failures(self) -> list[LoadFailure]:
         """Return what could not be loaded, and the connectors whose lifespan is not open."""
@@ -48,8 +60,9 @@ class Registry:
     def register(self, connector: AsyncConnector[Any], override: bool = False) -> None:
         """Serve `connector.task_type_name` in `connector.task_type_version` with `connector`.
 
-        :param override: replace what is registered there already
-        :raises ValueError: something is registered there already, or the connector does not say what it serves
+        :param override: come before what is registered there already with the same `Origin`
+        :raises ValueError: the same source, or this program, has registered another there already, and nothing decides
+            between the two; or the connector does not say what it serves
         :raises TypeError: not an `AsyncConnector` instance, or its `policy` is no `ConnectorPolicy`
         """
         if not isinstance(connector, AsyncConnector):
@@ -62,13 +75,41 @@ class Registry:
                 f"{type(connector).__qualname__}.policy must be a ConnectorPolicy, got {connector.policy!r}"
             )
         key = (connector.task_type_name, connector.task_type_version)
-        if key in self._by_category and not override:
-            raise ValueError(
-                f"Duplicate connector for task type: {key[0]} and version: {key[1]}"
-                f" (already registered by {self._by_category[key].source}); pass override=True to replace it"
-            )
-        source = self._source or f"module {type(connector).__module__}"
-        self._by_category[key] = RegisteredConnector(connector, source)
+        claims = self._claims.get(key, [])
+        generation = max((claim.generation for claim in claims), default=0) + override
+        source = self._source or (f"module {type(connector).__module__}", Origin.NAMED, "", "")
+        new = RegisteredConnector(connector, *source, generation=generation)
+        if not self._choice.excludes(new):
+            rank = self._choice.rank(new)
+            for claim in claims:
+                is_equal = self._choice.rank(claim) == rank and not self._choice.excludes(claim)
+                if is_equal and (self._source is None or claim.source == new.source):
+                    raise ValueError(
+                        f"Duplicate connector for task type: {key[0]} and version: {key[1]}"
+                        f" (already registered by {claim.source}); pass override=True to replace it"
+                    )
+        self.registrations += 1
+        self._claims[key] = [*(claim for claim in claims if not (override and claim.source == new.source)), new]
+        self._decide(key)
+
+    def _decide(self, key: tuple[str, int]) -> None:
+        """Serve the best of the connectors for a task type and version."""
+        rivals = self.rivals(*key)
+        if rivals:
+            self._by_category[key] = rivals[0]
+        else:
+            self._by_category.pop(key, None)
+
+    def rivals(self, task_type_name: str, task_type_version: int = 0) -> list[RegisteredConnector]:
+        """Return the connectors for a task type and version between which nothing decides; the first is served."""
+        claims = self._claims.get((task_type_name, task_type_version), [])
+        ranks = [(self._choice.rank(claim), claim) for claim in claims if not self._choice.excludes(claim)]
+        best = max((rank for rank, _ in ranks), default=None)
+        return [claim for rank, claim in ranks if rank == best]
+
+    def claims(self) -> list[RegisteredConnector]:
+        """Return all connectors, those that are not served included."""
+        return [claim for claims in self._claims.values() for claim in claims]
 
     def get_connector(self, task_type_name: str, task_type_version: int = 0) -> AsyncConnector[Any]:
         """Return the connector for that task type in exactly that version.
@@ -87,7 +128,7 @@ class Registry:
         return (task_type_name, task_type_version) in self._by_category
 
     def registered(self) -> list[RegisteredConnector]:
-        """Return all connectors, in the order in which they were registered."""
+        """Return the connectors that are served, in the order in which they were registered."""
         return list(self._by_category.values())
 
     def describe(self) -> list[Connector]:
@@ -110,10 +151,15 @@ class Registry:
         raise ConnectorNotFoundError(f"Cannot find connector for name: {name}.")
 
     @contextmanager
-    def loading(self, source: str) -> Iterator[None]:
-        """Register here what modules register inside this block, with `source` as its source."""
+    def loading(
+        self, source: str, origin: Origin = Origin.NAMED, *, module: str = "", distribution: str = ""
+    ) -> Iterator[None]:
+        """Register here what modules register inside this block.
+
+        :param source: see `RegisteredConnector`, also for the others
+        """
         before = self._source, ConnectorRegistry.default
-        self._source, ConnectorRegistry.default = source, self
+        self._source, ConnectorRegistry.default = (source, origin, module, distribution), self
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -159,20 +159,19 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         return f"{type(self.connector).__qualname__}.{method}"
 
 
-def adopt(registry: Registry, before: Mapping[Any, object]) -> None:
+def adopt(registry: Registry, before: Mapping[Any, object], overriding: Collection[tuple[str, int]] = ()) -> None:
     """Host in `registry` the connectors that were registered with flyte-sdk since `before`.
 
     :param before: the content of flyte-sdk's registry at that time
-    :raises ValueError: `registry` has another connector for the same task type and version. The others are hosted
+    :param overriding: the task types and versions of those that were registered with `override`
+    :raises ValueError: `registry` does not take one, see `Registry.register`. The others are hosted
     """
     errors: list[ValueError] = []
     for key, connector in list(FlyteRegistry._REGISTRY.items()):  # noqa: SLF001 - the only way to list them
-        replaced = before.get(key)
-        if replaced is not connector and not _is_hosted(registry, connector):
+        if before.get(key) is not connector and not _is_hosted(registry, connector):
+            override = (connector.task_type_name, connector.task_type_version) in overriding
             try:
-                registry.register(
-                    HostedConnector.of(connector), override=replaced is not None and _is_hosted(registry, replaced)
-                )
+                registry.register(HostedConnector.of(connector), override=override)
             except ValueError as error:
                 errors.append(error)
     if errors:
@@ -180,5 +179,5 @@ def adopt(registry: Registry, before: Mapping[Any, object]) -> None:
 
 
 def _is_hosted(registry: Registry, connector: object) -> bool:
-    hosted = (registered.connector for registered in registry.registered())
+    hosted = (claim.connector for claim in registry.claims())
     return any(isinstance(each, HostedConnector) and each.connector is connector for each in hosted)

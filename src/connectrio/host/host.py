@@ -21,13 +21,14 @@ import anyio
 from anyio.abc import Listener, TaskStatus
 from prometheus_client import CollectorRegistry
 
+from connectrio.connector.choice import Choice
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.policy import Policies
 from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.diagnostics import text_of
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.lifespans import Lifespans
-from connectrio.host.loading import host_registered, load_entry_points, load_modules
+from connectrio.host.loading import host_registered, load_entry_points, load_modules, report_choice
 from connectrio.host.metrics import CertificateMetrics, HostMetrics, ReadyMetric, ServerMetrics
 from connectrio.host.ports import HostPorts, bind_ports
 from connectrio.host.settings import HostSettings
@@ -275,11 +276,14 @@ class Host:
             log.warning("a worker thread is stuck", method=name, seconds=round(seconds, 3), stack=stack)
 
     def _load(self) -> None:
+        self.registry.choice = Choice(self.settings.prefer, self.settings.exclude)
         if self._is_process_wide:
             host_registered(self.registry)
-            if self.settings.entry_points:
-                load_entry_points(self.registry)
+        # before the entry points: what a module imports of an installed package counts as named by the user
         load_modules(self.registry, self.settings.modules)
+        if self._is_process_wide and self.settings.entry_points:
+            load_entry_points(self.registry)
+        report_choice(self.registry)
         served = {each.connector.task_type_name for each in self.registry.registered()}
         for task_type in Policies(self.settings.connector_options).task_types:
             if task_type not in served:

@@ -6,22 +6,31 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from connectrio.connector.choice import Origin, RegisteredConnector
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.diagnostics import is_of_author
 from connectrio.host.lifecycle import HostError
+from connectrio.host.unregistered import missing_extra, why_nothing
 from connectrio.logs import get_logger
 from connectrio.masking.credentials import describe_error, format_traceback
 
 log = get_logger("connectrio.host.loading")
 
-__all__ = ["ENTRY_POINT_GROUP", "ModuleLoadError", "host_registered", "load_entry_points", "load_modules"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "ModuleLoadError",
+    "host_registered",
+    "load_entry_points",
+    "load_modules",
+    "report_choice",
+]
 
 ENTRY_POINT_GROUP = "flyte.connectors"
 _FLYTE_SDK = "flyte.connectors"
@@ -37,11 +46,14 @@ class ModuleLoadError(HostError):
 
 
 def load_entry_points(registry: Registry) -> None:
-    """Import every installed entry point of the group `flyte.connectors`.
+    """Import every installed entry point of the group `flyte.connectors`, except those that the user leaves out.
 
     A failure is logged and recorded in `registry.failures`; the other entry points are still loaded.
     """
-    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda found: found.name):
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    for entry_point in sorted(found, key=lambda each: (each.name, _distribution(each), each.value)):
+        if registry.choice.excludes_all_of(entry_point.module, _distribution(entry_point)):
+            continue
         source = f"entry point {entry_point.name} ({entry_point.value})"
         try:
             _load_entry_point(entry_point, source, registry)
@@ -54,16 +66,20 @@ def load_entry_points(registry: Registry) -> None:
             _note_failure(registry, source, error, "an entry point failed to load", where)
 
 
+def _distribution(entry_point: EntryPoint) -> str:
+    return "" if entry_point.dist is None else entry_point.dist.name
+
+
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
-    is_first_import = entry_point.module not in sys.modules
-    before = registry.registered()
-    with _loading(registry, source):
+    name, distribution = entry_point.module, _distribution(entry_point)
+    is_ours = name.partition(".")[0] == __name__.partition(".")[0]
+    origin = Origin.INCLUDED if is_ours else Origin.INSTALLED
+    is_first_import = name not in sys.modules
+    before = registry.registrations
+    with _loading(registry, source, origin, module=name, distribution=distribution):
         entry_point.load()
-    if is_first_import and registry.registered() == before:
-        raise ModuleLoadError(
-            "it registered no connector with connectrio.ConnectorRegistry, nor with flyte-sdk's; call"
-            " ConnectorRegistry.register in it"
-        )
+    if is_first_import and registry.registrations == before and (why := why_nothing(name, registry)):
+        raise ModuleLoadError(why)
 
 
 def host_registered(registry: Registry) -> None:
@@ -84,7 +100,7 @@ def _note_failure(registry: Registry, source: str, error: BaseException, event: 
 
     :param where: the line that has raised it
     """
-    failure = LoadFailure(source, type(error).__name__, describe_error(error))
+    failure = LoadFailure(source, type(error).__name__, f"{describe_error(error)}{missing_extra(error)}")
     fields = {"where": where} if where else {}
     log.warning(event, source=source, error=failure.error, **fields, exception=format_traceback(error))
     if failure not in registry.failures:
@@ -92,12 +108,15 @@ def _note_failure(registry: Registry, source: str, error: BaseException, event: 
 
 
 @contextmanager
-def _loading(registry: Registry, source: str) -> Iterator[None]:
+def _loading(
+    registry: Registry, source: str, origin: Origin = Origin.NAMED, *, module: str, distribution: str = ""
+) -> Iterator[None]:
     """Add to `registry` what modules register in this block, with connectrio or with flyte-sdk."""
-    with registry.loading(source):
+    with registry.loading(source, origin, module=module, distribution=distribution):
         before = _registered_with_flyte_sdk()
-        yield
-        _host_new(registry, before)
+        with _accepting_rivals() as overriding:
+            yield
+        _host_new(registry, before, overriding)
 
 
 def _registered_with_flyte_sdk() -> dict[Any, Any]:
@@ -107,19 +126,47 @@ def _registered_with_flyte_sdk() -> dict[Any, Any]:
     return {} if module is None else dict(module.ConnectorRegistry._REGISTRY)  # noqa: SLF001
 
 
-def _host_new(registry: Registry, before: dict[Any, Any]) -> None:
+@contextmanager
+def _accepting_rivals() -> Iterator[set[tuple[str, int]]]:
+    """Let connectors register with flyte-sdk in this block where others did before it: our registry decides.
+
+    Yield the task types and versions of those that asked for `override`.
+    """
+    overriding: set[tuple[str, int]] = set()
+    module = sys.modules.get(_FLYTE_SDK)
+    if module is None:  # its registry is empty
+        yield overriding
+        return
+    theirs = module.ConnectorRegistry
+    original = theirs.register
+    taken = {(key.task_type_name, key.task_type_version) for key in _registered_with_flyte_sdk()}
+
+    def register(connector: Any, override: bool = False) -> None:
+        key = (connector.task_type_name, connector.task_type_version)
+        original(connector, override or key in taken)
+        taken.discard(key)
+        if override:
+            overriding.add(key)
+
+    theirs.register = staticmethod(register)
+    try:
+        yield overriding
+    finally:
+        theirs.register = staticmethod(original)
+
+
+def _host_new(registry: Registry, before: dict[Any, Any], overriding: Collection[tuple[str, int]] = ()) -> None:
     if _registered_with_flyte_sdk() != before:
         from connectrio.flyte import adopt
 
-        adopt(registry, before)
+        adopt(registry, before, overriding)
 
 
 def load_modules(registry: Registry, modules: Iterable[str]) -> None:
     """Import modules by name, or .py files by path. The working directory joins `sys.path`, as for a script.
 
-    A module that registers no connector is logged: it may have another purpose.
-
-    :raises ModuleLoadError: a module cannot be imported
+    :raises ModuleLoadError: a module cannot be imported, or registers no connector; or two serve the same task type,
+        and nothing decides between them
     """
     working_directory = str(Path.cwd())
     if working_directory not in sys.path and "" not in sys.path:
@@ -127,9 +174,9 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
     for module in modules:
         name = Path(module).stem if module.endswith(".py") else module
         is_first_import = name not in sys.modules
-        before = registry.registered()
+        before = registry.registrations
         try:
-            with _loading(registry, f"module {module}"):
+            with _loading(registry, f"module {module}", module=name):
                 if module.endswith(".py"):
                     _import_file(Path(module), name)
                 else:
@@ -137,11 +184,55 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
         except (Exception, SystemExit) as error:
             where = _place_in(name, error)
             place = f" ({where})" if where else ""
-            failure = ModuleLoadError(f"cannot load connectors from {module!r}: {describe_error(error)}{place}")
+            text = f"{describe_error(error)}{missing_extra(error)}{place}"
+            failure = ModuleLoadError(f"cannot load connectors from {module!r}: {text}")
             failure.traceback = format_traceback(error) if is_of_author(error) else ""
             raise failure from error
-        if is_first_import and registry.registered() == before:
-            log.warning("a module registered no connector; call ConnectorRegistry.register in it", module=module)
+        if is_first_import and registry.registrations == before and (why := why_nothing(name, registry)):
+            raise ModuleLoadError(f"cannot load connectors from {module!r}: {why}")
+    for key in {claim.key for claim in registry.claims()}:
+        rivals = registry.rivals(*key)
+        if len(rivals) > 1 and rivals[0].origin is Origin.NAMED:
+            raise ModuleLoadError(_clash(rivals))
+
+
+def report_choice(registry: Registry) -> None:
+    """Log how it was decided which of several connectors serves a task type. Where nothing decides, record that.
+
+    An entry of the user's choice that no connector has matched is logged, too.
+    """
+    by_key: dict[tuple[str, int], list[RegisteredConnector]] = {}
+    for claim in registry.claims():
+        by_key.setdefault(claim.key, []).append(claim)
+    for key, claims in by_key.items():
+        rivals = registry.rivals(*key)
+        if len(rivals) > 1:
+            failure = LoadFailure(rivals[1].source, "Clash", f"{_clash(rivals)}. Until then, the first one is served")
+            if failure not in registry.failures:
+                registry.failures.append(failure)
+                log.warning("several connectors serve one task type", source=failure.source, error=failure.error)
+        elif len(claims) > 1:
+            log.info(
+                "several connectors serve one task type, and one is chosen",
+                task_type=key[0],
+                task_type_version=key[1],
+                chosen=[str(each) for each in rivals],
+                others=[str(each) for each in claims if each not in rivals],
+            )
+    for setting, entries in registry.choice.unused.items():
+        for entry in entries:
+            log.warning("a setting names a source that has no connector", setting=setting, value=entry)
+
+
+def _clash(rivals: Sequence[RegisteredConnector]) -> str:
+    """Return which connectors are for one task type, and how to choose one."""
+    task_type, version = rivals[0].key
+    listed = "; ".join(f"({number}) {rival}" for number, rival in enumerate(rivals, 1))
+    return (
+        f"{len(rivals)} connectors serve the task type {task_type} in version {version}: {listed}. Choose one with the"
+        f" setting prefer ({task_type}=SOURCE), or leave the others out with exclude; SOURCE is the name of a package,"
+        " module or class in this list"
+    )
 
 
 def _place_in(name: str, error: BaseException) -> str:

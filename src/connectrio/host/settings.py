@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from connectrio.connector.choice import check_source
 from connectrio.rpc.options import NOT_NEGATIVE, POSITIVE, Bound, ServerOptions, check_bound
 from connectrio.service.settings import ServiceSettings
 
@@ -38,6 +39,11 @@ class HostSettings(ServiceSettings, ServerOptions):
     :ivar timeout: time until the host shuts down gracefully by itself; for tests
     :ivar modules: module names or .py files to load connectors from, in addition to the installed entry points
     :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`
+    :ivar prefer: whose connectors are served where several serve one task type: SOURCE, or TYPE=SOURCE for one task
+        type, the first that matches. SOURCE is an installed package (flyteplugins-duckdb), a module, package or class
+        by its full name, or a .py file. By default a connector of `modules` comes before those of entry points, and
+        these before the ones that come with connectrio
+    :ivar exclude: whose connectors are left out: as in `prefer`. An entry point is then not even imported
     :ivar grace: how long calls in flight may take to finish after SIGTERM. Kubernetes kills after 30 s by default; the
         rest of that is for connectors to close what they hold
     :ivar drain_delay: the time for which the host still accepts calls after SIGTERM, while its health is NOT_SERVING,
@@ -81,6 +87,8 @@ class HostSettings(ServiceSettings, ServerOptions):
     timeout: float | None = None
     modules: list[str] = field(default_factory=list)
     entry_points: bool = True
+    prefer: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
     grace: float = 25.0
     drain_delay: float = 0.0
     watchdog: float = 1.0
@@ -104,6 +112,8 @@ class HostSettings(ServiceSettings, ServerOptions):
         check_bound(self, _PORT, "port", "prometheus_port")
         check_bound(self, NOT_NEGATIVE, "timeout", "grace", "drain_delay", "watchdog")
         check_bound(self, POSITIVE, "hang_limit", "lifespan_timeout", "tls_handshake_timeout")
+        for name in ("prefer", "exclude"):
+            check_source(name, getattr(self, name))
         for name in ("tls_key", "tls_client_ca"):
             if getattr(self, name) is not None and self.tls_cert is None:
                 raise ValueError(f"{name} is of no use without tls_cert, the certificate")

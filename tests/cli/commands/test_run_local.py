@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 
@@ -39,6 +40,12 @@ ConnectorRegistry.register(Secretive(), override=True)
 """
 
 
+def run_program(*arguments, cwd, environment):
+    """Run a command as a process of its own, where no module is imported yet."""
+    with Process(*map(str, arguments), cwd=cwd, environment=environment) as command:
+        return command.wait()
+
+
 @pytest.fixture
 def secretive(tmp_path):
     path = tmp_path / "secretive.py"
@@ -65,6 +72,74 @@ def test_a_task_type_that_the_module_does_not_have(run):
     outcome = run("run", "nope", "--modules", str(TOY_MODULE))
     assert outcome.code == 1
     assert "NOT_FOUND: Cannot find connector for task type: nope." in outcome.err
+
+
+@pytest.mark.parametrize("command", [["run", "toy", "--modules"], ["check"]])
+def test_a_module_that_registers_no_connector(run, tmp_path, command):
+    path = tmp_path / "forgetful.py"
+    path.write_text("from connectrio import AsyncConnector\n\nclass Forgotten(AsyncConnector): ...\n")
+    outcome = run(*command, str(path))
+    sys.modules.pop("forgetful")
+    assert outcome.code == 1
+    assert f"Its class Forgotten ({path}, line 3) is not registered" in outcome.err
+
+
+def test_the_user_chooses_the_connector(tmp_path):
+    """The module comes before the one that is installed, unless the user says otherwise."""
+    pytest.importorskip("duckdb")
+    path = tmp_path / "duck_of_mine.py"
+    path.write_text(SECRETIVE.replace('"secretive"', '"duckdb"'))
+    command = [
+        "run",
+        "duckdb",
+        "--local",
+        "--modules",
+        path,
+        "--sql",
+        "select 1",
+        "--secret",
+        "token=VENDOR",
+        "--output",
+        "result",
+        "--json",
+    ]
+    environment = {"VENDOR": "12345"}
+    for options, outputs in (
+        ([], ["seen"]),
+        (["--exclude", "connectrio"], ["seen"]),
+        (["--prefer", "duckdb=connectrio"], ["result"]),
+        (["--exclude", "duck_of_mine"], ["result"]),
+    ):
+        outcome = run_program(*command, *options, environment=environment, cwd=tmp_path)
+        assert list(outcome.document["outputs"]) == outputs
+
+
+def test_connectors_that_clash_are_named(tmp_path):
+    """With those that cannot be loaded, and the job runs nevertheless."""
+    site = tmp_path / "site"
+    metadata = site / "ducks-1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: ducks\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[flyte.connectors]\na = duck_a\nb = duck_b\nc = duck_c\n")
+    for name in ("duck_a", "duck_b"):
+        (site / f"{name}.py").write_text(SECRETIVE.replace(", override=True", ""))
+    outcome = run_program(
+        "run", "secretive", "--local", "--secret", "token=VENDOR", "--json",
+        environment={"VENDOR": "12345", "PYTHONPATH": str(site)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert "warning: entry point b (duck_b): 2 connectors serve the task type secretive in version 0" in outcome.err
+    assert "warning: entry point c (duck_c): ModuleNotFoundError" in outcome.err
+
+
+@pytest.mark.parametrize("option", ["--prefer", "--exclude"])
+def test_a_choice_needs_connectors_in_this_process(run, option):
+    outcome = run("run", "toy", option, "mine")
+    assert outcome.code == 2
+    assert f"{option} is about a job in this process: give --local or --modules as well" in outcome.err
+    outcome = run("run", "toy", "--local", option, "toy=")
+    assert outcome.code == 2
+    assert f"{option} must be SOURCE or TYPE=SOURCE" in outcome.err
 
 
 def test_secrets_come_from_named_variables(run, secretive, monkeypatch):

@@ -3,5 +3,7 @@
 import os
 from pathlib import Path
 
+import connectrio.connectors.duckdb  # noqa: F401 - registers a connector: a host refuses a module that has none
+
 os.write(1, b'{"event": "loading"}\n')
 Path(os.environ["SLOW_TO_LOAD"]).read_text()

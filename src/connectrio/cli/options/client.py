@@ -13,12 +13,14 @@ from cyclopts import Parameter
 from connectrio.cli import event_loop
 from connectrio.cli.errors import UsageError, command_error
 from connectrio.client.jobs import Jobs
+from connectrio.connector.choice import check_source
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.masking import SecretMask
 from connectrio.rpc import Channel, ChannelOptions
 from connectrio.rpc.tls import ChannelTLS, TLSFilesError
+from connectrio.terminal import print_warning
 
 __all__ = ["Client", "Local"]
 
@@ -99,10 +101,21 @@ class Local:
 
     :param local: run the job in this process, without a server, with the installed connectors
     :param modules: run the job in this process, with the connectors of this module or .py file; repeatable
+    :param prefer: whose connector runs the job where several serve its task type: SOURCE or TYPE=SOURCE, as for
+        `connectrio serve`; repeatable
+    :param exclude: whose connectors are left out, in the same form; repeatable
     """
 
     local: Annotated[bool, Parameter(negative=())] = False
     modules: Annotated[list[str] | None, Parameter(show_default=False)] = None
+    prefer: Annotated[list[str] | None, Parameter(show_default=False)] = None
+    exclude: Annotated[list[str] | None, Parameter(show_default=False)] = None
+
+    def __post_init__(self) -> None:
+        for option, entries in (("--prefer", self.prefer), ("--exclude", self.exclude)):
+            check_source(option, entries or ())
+            if entries and not self.is_wanted:
+                raise ValueError(f"{option} is about a job in this process: give --local or --modules as well")
 
     @property
     def is_wanted(self) -> bool:
@@ -121,10 +134,17 @@ class Local:
         from connectrio.testing import serving_in_memory
 
         async def hosted() -> T:
-            # unsafe SQL: it is the user's own, on their own machine
-            settings = HostSettings(modules=self.modules or [], entry_points=self.local, unsafe_sql=True)
+            settings = HostSettings(
+                modules=self.modules or [],
+                entry_points=self.local,
+                prefer=self.prefer or [],
+                exclude=self.exclude or [],
+                unsafe_sql=True,  # it is the user's own, on their own machine
+            )
             try:
                 async with serving_in_memory(settings) as host:
+                    for failure in host.host.failures:
+                        print_warning(f"{failure.source}: {failure.error}")
                     return await command(host.channel)
             except HostError as error:
                 raise command_error(error) from error
