@@ -217,10 +217,32 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
     for package, sources in moved.items():
         path = f"{package.replace('.', '/')}/__init__.py"
         files[path] = with_aliases(files[path], package, sources)
+    for file in descriptors.file:
+        path = f"{file.package.replace('.', '/')}/__init__.py"
+        files[path] = with_nested_enums(files[path], file)
     files["__init__.py"] = PACKAGE_DOCSTRING
     files[TIMESTAMPS] = without_dateutil(files[TIMESTAMPS])
     del files["py.typed"]
     return files
+
+
+def with_nested_enums(module: str, file: FileDescriptorProto) -> str:
+    """Return the text of a package, in which a message's class has the values of its enums, as in protobuf's classes.
+
+    So it is `TaskExecution.RUNNING` and `TaskLog.DASHBOARD` here too.
+
+    :raises SystemExit: the compiler writes something else now
+    """
+    for item, _, name in traverse(file):
+        if isinstance(item, EnumDescriptorProto) and "." in name:
+            message, enum = name.rpartition(".")[0], pythonize_class_name(name)
+            end = f'\n\ndefault_message_pool.register_message("{file.package}", "{message}"'
+            if module.count(end) != 1:
+                raise SystemExit(f"{file.package} registers {message} in another way: adapt {__file__}")
+            values = [f"    {value.name} = {enum}.{value.name}" for value in item.value]
+            lines = ["", f"    {item.name} = {enum}", *values, ""]
+            module = module.replace(end, "\n".join(lines) + end)
+    return module
 
 
 def without_dateutil(module: str) -> str:

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "processes", "rpc", "telemetry", "terminal", "testing",
     },
     "__main__": {"cli"},
-    "__init__": {"_version", "connector", "host"},
+    "__init__": {"_version", "connector", "host", "idl"},
 }  # fmt: skip
 
 # the same for the parts of rpc/

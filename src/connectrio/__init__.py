@@ -21,9 +21,19 @@ if TYPE_CHECKING:
     )
     from connectrio.connector.phases import PhaseMap
     from connectrio.connector.policy import ConnectorPolicy
+    from connectrio.connector.porting import convert_to_flyte_phase, is_terminal_phase, system_logger
     from connectrio.connector.registry import ConnectorRegistry, Registry
     from connectrio.host.runner import ConnectorService
     from connectrio.host.settings import HostSettings
+    from connectrio.idl.flyteidl2.connector import (
+        GetTaskLogsResponse,
+        GetTaskLogsResponseBody,
+        GetTaskLogsResponseHeader,
+        GetTaskMetricsResponse,
+        TaskExecutionMetadata,
+    )
+    from connectrio.idl.flyteidl2.core import TaskExecution, TaskTemplate
+    from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
 
 __all__ = [
     "AsyncConnector",
@@ -32,19 +42,31 @@ __all__ = [
     "ConnectorRegistry",
     "ConnectorService",
     "CurrentCall",
+    "GetTaskLogsResponse",
+    "GetTaskLogsResponseBody",
+    "GetTaskLogsResponseHeader",
+    "GetTaskMetricsResponse",
     "HostSettings",
     "InvalidRequestError",
+    "LogLine",
+    "LogLineOriginator",
     "PermanentFailure",
     "Phase",
     "PhaseMap",
     "Registry",
     "Resource",
     "ResourceMeta",
+    "TaskExecution",
+    "TaskExecutionMetadata",
     "TaskLog",
+    "TaskTemplate",
     "TransientError",
     "UnknownJobError",
     "__version__",
+    "convert_to_flyte_phase",
     "current_call",
+    "is_terminal_phase",
+    "system_logger",
 ]
 
 
@@ -55,18 +77,30 @@ _HOMES = {
     "ConnectorRegistry": "connectrio.connector.registry",
     "ConnectorService": "connectrio.host.runner",
     "CurrentCall": "connectrio.connector.context",
+    "GetTaskLogsResponse": "connectrio.idl.flyteidl2.connector",
+    "GetTaskLogsResponseBody": "connectrio.idl.flyteidl2.connector",
+    "GetTaskLogsResponseHeader": "connectrio.idl.flyteidl2.connector",
+    "GetTaskMetricsResponse": "connectrio.idl.flyteidl2.connector",
     "HostSettings": "connectrio.host.settings",
     "InvalidRequestError": "connectrio.connector.failures",
+    "LogLine": "connectrio.idl.flyteidl2.logs.dataplane",
+    "LogLineOriginator": "connectrio.idl.flyteidl2.logs.dataplane",
     "PermanentFailure": "connectrio.connector.failures",
     "Phase": "connectrio.connector.base",
     "PhaseMap": "connectrio.connector.phases",
     "Registry": "connectrio.connector.registry",
     "Resource": "connectrio.connector.base",
     "ResourceMeta": "connectrio.connector.base",
+    "TaskExecution": "connectrio.idl.flyteidl2.core",
+    "TaskExecutionMetadata": "connectrio.idl.flyteidl2.connector",
     "TaskLog": "connectrio.connector.base",
+    "TaskTemplate": "connectrio.idl.flyteidl2.core",
     "TransientError": "connectrio.connector.failures",
     "UnknownJobError": "connectrio.connector.failures",
+    "convert_to_flyte_phase": "connectrio.connector.porting",
     "current_call": "connectrio.connector.context",
+    "is_terminal_phase": "connectrio.connector.porting",
+    "system_logger": "connectrio.connector.porting",
 }
 
 

@@ -138,6 +138,9 @@ class AsyncConnector(ABC, Generic[M]):
         another `output_prefix`: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs are
         always taken over
     :cvar policy: what the host keeps to when it calls the other system; the setting `connector_options` overrides it
+    :cvar takes_protobuf: whether `create` is given protobuf's `TaskTemplate` and `TaskExecutionMetadata` in place of
+        connectrio's. None: it is if `task_template` is annotated so, or if the class's module imports
+        `google.protobuf.json_format`
     """
 
     name: ClassVar[str] = "Async Connector"
@@ -149,6 +152,28 @@ class AsyncConnector(ABC, Generic[M]):
     create_is_idempotent: ClassVar[bool] = False
     adopts_lost_jobs: ClassVar[bool] = False
     policy: ClassVar[ConnectorPolicy] = ConnectorPolicy()
+    takes_protobuf: ClassVar[bool | None] = None
+
+    def __init__(
+        self,
+        *,
+        task_type_name: str | None = None,
+        task_type_version: int | None = None,
+        metadata_type: type[M] | None = None,
+        name: str | None = None,
+        **further: Any,
+    ) -> None:
+        """Say what the connector serves, in place of the class variables of the same names.
+
+        A subclass need not call this.
+
+        :param further: for the next class that the connector inherits from
+        """
+        super().__init__(**further)
+        stated = {"task_type_name": task_type_name, "task_type_version": task_type_version, "name": name}
+        for attribute, value in {**stated, "metadata_type": metadata_type}.items():
+            if value is not None:
+                setattr(self, attribute, value)
 
     @abstractmethod
     def create(

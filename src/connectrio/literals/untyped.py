@@ -5,6 +5,7 @@ Outputs of a job travel without an interface; a client shows literals whose type
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -121,9 +122,26 @@ def _writer_for(cls: type) -> Write:
     """Return what writes values of a class that is not itself in the table: an enum, a struct, a subclass."""
     if issubclass(cls, Enum):
         return _write_enum
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] == "flyte" and base.__name__ in _FLYTE_SDKS:
+            return _flyte_sdks(_FLYTE_SDKS[base.__name__])
     if fields_reader(cls) is not None and not issubclass(cls, File | Dir | DataFrame):
         return _by(UntypedStruct())
     return next((_WRITERS[base] for base in cls.__mro__ if base in _WRITERS), _refuse)
+
+
+def _flyte_sdks(cls: type[File | Dir | DataFrame]) -> Write:
+    """Return what writes flyte-sdk's class of the same name, if the data that it names are stored already."""
+    names = [each.name for each in dataclasses.fields(cls)]
+
+    def write(value: Any, _depth: int) -> Literal:
+        found = {name: getattr(value, name) for name in names}
+        where = found[names[0]]
+        if not where:
+            raise LiteralError(f"flyte-sdk's {cls.__name__} that is not stored yet: store it, and give its {names[0]}")
+        return _WRITERS[cls](cls(**{**found, "format": found["format"] or ""}), 0)
+
+    return write
 
 
 def _by(codec: Codec) -> Write:
@@ -146,6 +164,8 @@ def _refuse(value: Any, _depth: int) -> Literal:
         " or return numbers, texts, times, lists, dicts or dataclasses"
     )
 
+
+_FLYTE_SDKS: dict[str, type[File | Dir | DataFrame]] = {cls.__name__: cls for cls in (File, Dir, DataFrame)}
 
 _WRITERS: dict[type, Write] = {
     bool: _by(Boolean()),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import FrozenInstanceError, dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 __all__ = ["DataFrame", "Dir", "File", "Record"]
 
@@ -29,6 +29,15 @@ class _Blob:
         if self.name is None:
             # of the end alone: a path of megabytes can have a million parts
             object.__setattr__(self, "name", PurePosixPath(str(self.path)[-_LONGEST_NAME:]).name)
+
+    @classmethod
+    def from_existing_remote(cls, remote_path: str, cache_key: str | None = None) -> Self:
+        """Name what is stored already, as flyte-sdk's classes do it.
+
+        :param remote_path: a path or a URL
+        :param cache_key: what Flyte's cache compares instead of the content, if anything
+        """
+        return cls(remote_path, hash=cache_key)
 
 
 @dataclass(frozen=True)

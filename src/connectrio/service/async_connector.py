@@ -61,6 +61,7 @@ from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
 from connectrio.service.poll_shield import PollShield, is_transient
+from connectrio.service.protobuf import masked, to_protobuf, wrong_messages
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
 from connectrio.service.workers import Workers
@@ -234,6 +235,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 "task_execution_metadata": message.task_execution_metadata,
             }
             del inputs
+            if method.takes_protobuf:
+                arguments = to_protobuf(arguments)
             create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
             if start is not None and connector.create_is_idempotent:
                 meta = await self._polls.retrying(create, connector, record.retried)
@@ -252,7 +255,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
     async def _create_job(self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord) -> bytes:
         """Call the connector's `create` once."""
-        meta = await method(arguments, self.workers, record.span)
+        try:
+            meta = await method(arguments, self.workers, record.span)
+        except AttributeError as error:
+            fault = wrong_messages(error, method.label)
+            if fault is None:
+                raise
+            raise fault from error
         encoded = encode_resource_meta(method.connector, meta, method.label)
         most = self.settings.max_response_size
         if len(encoded) > most:
@@ -375,7 +384,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 result = await method(arguments, self.workers, record.span)
                 claim = f"{method.label} returned"
                 response = expect(result, GetTaskMetricsResponse, claim)
-                return sendable(response if mask is None else mask.metrics(response), claim)
+                return sendable(response if mask is None else masked(mask.metrics, response), claim)
 
     async def send_task_logs(self, message: GetTaskLogsRequest, send: Send) -> None:
         """Send the log lines of a task, in one response or many.

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from anyio import from_thread
 from betterproto2 import Message
@@ -42,6 +42,7 @@ from connectrio.rpc.codec import EncodeError, decode, encode, escape_surrogates
 from connectrio.rpc.garbage import without_collections
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, RequestError, describe_error
+from connectrio.service.protobuf import from_protobuf, with_protobuf_replaced
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.workers import Workers
 
@@ -189,11 +190,13 @@ def sort_of(value: Any) -> str:
 
 
 def expect(value: Any, cls: type[T], claim: str) -> T:
-    """Return `value`, which must be a `cls`.
+    """Return `value`, which must be a `cls`, or protobuf's message for it.
 
     :param claim: the beginning of a sentence that says where it came from: "DuckDBConnector.get returned"
     """
     if not isinstance(value, cls):
+        if issubclass(cls, Message) and (message := from_protobuf(value, cls)) is not None:
+            return cast("T", message)
         wanted = cls.__qualname__
         if type(value).__qualname__ == wanted:  # such as the message `Resource` in place of ours
             raise ConnectorFault(f"{claim} a {wanted} of {type(value).__module__}, not the one of {cls.__module__}")
@@ -224,7 +227,8 @@ def _cannot_encode(error: Exception) -> str:
 
 
 def sendable(message: M, claim: str) -> M:
-    """Return `message`, which a connector has made, so that it can be encoded: with lone surrogates escaped.
+    """Return `message`, which a connector has made, so that it can be encoded: with lone surrogates escaped, and
+    with connectrio's messages in place of protobuf's.
 
     :param claim: the beginning of a sentence that says where it came from
     :raises ConnectorFault: it cannot be encoded even so
@@ -233,7 +237,7 @@ def sendable(message: M, claim: str) -> M:
         encode(message)
     except EncodeError as error:
         try:
-            message = escape_surrogates(message)
+            message = escape_surrogates(with_protobuf_replaced(message))
             encode(message)
         except (EncodeError, RecursionError):
             raise ConnectorFault(
@@ -268,12 +272,14 @@ def _outputs(outputs: Any, claim: str) -> Outputs | None:
         return sendable(outputs, f"{claim} outputs are")
     if not outputs:
         return None
+    if not isinstance(outputs, dict) and (message := from_protobuf(outputs, Outputs)) is not None:
+        return message
     mapping = expect(outputs, Mapping, f"{claim} outputs are")  # type: ignore[type-abstract]  # same
     try:
         return outputs_to_literals(mapping)
     except LiteralError as error:
         try:
-            return outputs_to_literals(escape_surrogates(dict(mapping)))
+            return outputs_to_literals(escape_surrogates(with_protobuf_replaced(dict(mapping))))
         except LiteralError:
             raise ConnectorFault(f"{claim} outputs {_cannot_encode(error)}") from error
 
@@ -283,6 +289,9 @@ def _custom_info(custom_info: Any, claim: str) -> Struct | None:
         return _with_texts(sendable(custom_info, f"{claim} custom_info is"))
     if not custom_info:
         return None
+    # first of all: protobuf registers its Struct as a mapping
+    if not isinstance(custom_info, dict) and (message := from_protobuf(custom_info, Struct)) is not None:
+        return _with_texts(message)
     mapping = expect(custom_info, Mapping, f"{claim} custom_info is")  # type: ignore[type-abstract]  # same
     try:
         with limited_steps():

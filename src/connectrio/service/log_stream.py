@@ -18,6 +18,7 @@ from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.conversion import expect, sendable, sort_of
 from connectrio.service.errors import ConnectorFault, DeliveryError
 from connectrio.service.methods import ConnectorMethod
+from connectrio.service.protobuf import from_protobuf, masked
 from connectrio.service.workers import Workers, call_soon_from_threads
 
 __all__ = ["Send", "send_responses"]
@@ -43,7 +44,7 @@ async def send_responses(
         claim = f"{method.label} returned"
         checked = expect(response, GetTaskLogsResponse, claim)
         if mask is not None:
-            checked = mask.log_lines(checked)
+            checked = masked(mask.log_lines, checked)
         try:
             try:
                 await send(checked)
@@ -58,6 +59,8 @@ async def send_responses(
         await _send_async(result, deliver)
     elif isinstance(result, Iterator):
         await _send_from_thread(result, deliver, workers, method)
+    elif (message := from_protobuf(result, GetTaskLogsResponse)) is not None:
+        await deliver(message)
     else:
         raise ConnectorFault(
             f"{method.label} returned {sort_of(result)}, not a GetTaskLogsResponse or a generator of them"

@@ -18,6 +18,7 @@ from connectrio.diagnostics import shorten
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
+from connectrio.service.protobuf import takes_protobuf
 from connectrio.service.workers import Workers
 
 __all__ = ["UNTRACED", "ConnectorMethod", "ConnectorMethods", "Span"]
@@ -44,6 +45,7 @@ class ConnectorMethod:
     :ivar parameters: the names that its signature has
     :ivar required: those of them that have no default
     :ivar takes_any: whether it has `**kwargs`
+    :ivar takes_protobuf: whether it is a `create` that is given protobuf's messages
     :ivar self_name: the name of the parameter that is the connector itself, which no keyword may have
     """
 
@@ -57,6 +59,7 @@ class ConnectorMethod:
     parameters: frozenset[str]
     required: frozenset[str]
     takes_any: bool
+    takes_protobuf: bool
     self_name: str | None
 
     @classmethod
@@ -84,6 +87,7 @@ class ConnectorMethod:
             parameters=frozenset(parameter.name for parameter in named),
             required=frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
             takes_any=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters),
+            takes_protobuf=operation is Operation.CREATE and takes_protobuf(connector),
             self_name=None if function is bound else next(iter(inspect.signature(function).parameters), None),
         )
 

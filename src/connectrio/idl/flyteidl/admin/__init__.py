@@ -122,6 +122,10 @@ class AgentError(betterproto2.Message):
         4, betterproto2.TYPE_ENUM, default_factory=lambda: _core__.ExecutionErrorErrorKind(0)
     )
 
+    Kind = AgentErrorKind
+    NON_RECOVERABLE = AgentErrorKind.NON_RECOVERABLE
+    RECOVERABLE = AgentErrorKind.RECOVERABLE
+
 
 default_message_pool.register_message("flyteidl.admin", "AgentError", AgentError)
 

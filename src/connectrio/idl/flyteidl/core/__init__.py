@@ -218,6 +218,11 @@ class ExecutionError(betterproto2.Message):
 
     worker: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
 
+    ErrorKind = ExecutionErrorErrorKind
+    UNKNOWN = ExecutionErrorErrorKind.UNKNOWN
+    USER = ExecutionErrorErrorKind.USER
+    SYSTEM = ExecutionErrorErrorKind.SYSTEM
+
 
 default_message_pool.register_message("flyteidl.core", "ExecutionError", ExecutionError)
 

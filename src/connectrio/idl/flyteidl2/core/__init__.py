@@ -752,6 +752,10 @@ class BlobType(betterproto2.Message):
         2, betterproto2.TYPE_ENUM, default_factory=lambda: BlobTypeBlobDimensionality(0)
     )
 
+    BlobDimensionality = BlobTypeBlobDimensionality
+    SINGLE = BlobTypeBlobDimensionality.SINGLE
+    MULTIPART = BlobTypeBlobDimensionality.MULTIPART
+
 
 default_message_pool.register_message("flyteidl2.core", "BlobType", BlobType)
 
@@ -817,6 +821,13 @@ class Container(betterproto2.Message):
         10, betterproto2.TYPE_ENUM, default_factory=lambda: ContainerArchitecture(0)
     )
 
+    Architecture = ContainerArchitecture
+    UNKNOWN = ContainerArchitecture.UNKNOWN
+    AMD64 = ContainerArchitecture.AMD64
+    ARM64 = ContainerArchitecture.ARM64
+    ARM_V6 = ContainerArchitecture.ARM_V6
+    ARM_V7 = ContainerArchitecture.ARM_V7
+
 
 default_message_pool.register_message("flyteidl2.core", "Container", Container)
 
@@ -862,6 +873,15 @@ class DataLoadingConfig(betterproto2.Message):
     file_input_layout: "DataLoadingConfigFileInputLayout" = betterproto2.field(
         6, betterproto2.TYPE_ENUM, default_factory=lambda: DataLoadingConfigFileInputLayout(0)
     )
+
+    LiteralMapFormat = DataLoadingConfigLiteralMapFormat
+    JSON = DataLoadingConfigLiteralMapFormat.JSON
+    YAML = DataLoadingConfigLiteralMapFormat.YAML
+    PROTO = DataLoadingConfigLiteralMapFormat.PROTO
+
+    FileInputLayout = DataLoadingConfigFileInputLayout
+    DIRECT = DataLoadingConfigFileInputLayout.DIRECT
+    NAMED_DIR = DataLoadingConfigFileInputLayout.NAMED_DIR
 
 
 default_message_pool.register_message("flyteidl2.core", "DataLoadingConfig", DataLoadingConfig)
@@ -963,6 +983,14 @@ class GpuAccelerator(betterproto2.Message):
         5, betterproto2.TYPE_ENUM, default_factory=lambda: AcceleratorModel(0)
     )
 
+    DeviceClass = GpuAcceleratorDeviceClass
+    NVIDIA_GPU = GpuAcceleratorDeviceClass.NVIDIA_GPU
+    GOOGLE_TPU = GpuAcceleratorDeviceClass.GOOGLE_TPU
+    AMAZON_NEURON = GpuAcceleratorDeviceClass.AMAZON_NEURON
+    AMD_GPU = GpuAcceleratorDeviceClass.AMD_GPU
+    HABANA_GAUDI = GpuAcceleratorDeviceClass.HABANA_GAUDI
+    APPLE_SILICON = GpuAcceleratorDeviceClass.APPLE_SILICON
+
 
 default_message_pool.register_message("flyteidl2.core", "GPUAccelerator", GpuAccelerator)
 
@@ -1040,6 +1068,16 @@ class IoStrategy(betterproto2.Message):
     upload_mode: "IoStrategyUploadMode" = betterproto2.field(
         2, betterproto2.TYPE_ENUM, default_factory=lambda: IoStrategyUploadMode(0)
     )
+
+    DownloadMode = IoStrategyDownloadMode
+    DOWNLOAD_EAGER = IoStrategyDownloadMode.DOWNLOAD_EAGER
+    DOWNLOAD_STREAM = IoStrategyDownloadMode.DOWNLOAD_STREAM
+    DO_NOT_DOWNLOAD = IoStrategyDownloadMode.DO_NOT_DOWNLOAD
+
+    UploadMode = IoStrategyUploadMode
+    UPLOAD_ON_EXIT = IoStrategyUploadMode.UPLOAD_ON_EXIT
+    UPLOAD_EAGER = IoStrategyUploadMode.UPLOAD_EAGER
+    DO_NOT_UPLOAD = IoStrategyUploadMode.DO_NOT_UPLOAD
 
 
 default_message_pool.register_message("flyteidl2.core", "IOStrategy", IoStrategy)
@@ -1322,6 +1360,9 @@ class OAuth2TokenRequest(betterproto2.Message):
     Wins over what `idp_discovery_endpoint` says.
     """
 
+    Type = OAuth2TokenRequestType
+    CLIENT_CREDENTIALS = OAuth2TokenRequestType.CLIENT_CREDENTIALS
+
 
 default_message_pool.register_message("flyteidl2.core", "OAuth2TokenRequest", OAuth2TokenRequest)
 
@@ -1378,6 +1419,14 @@ class Resources(betterproto2.Message):
     requests: "list[ResourcesResourceEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     limits: "list[ResourcesResourceEntry]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    ResourceName = ResourcesResourceName
+    UNKNOWN = ResourcesResourceName.UNKNOWN
+    CPU = ResourcesResourceName.CPU
+    GPU = ResourcesResourceName.GPU
+    MEMORY = ResourcesResourceName.MEMORY
+    STORAGE = ResourcesResourceName.STORAGE
+    EPHEMERAL_STORAGE = ResourcesResourceName.EPHEMERAL_STORAGE
 
 
 default_message_pool.register_message("flyteidl2.core", "Resources", Resources)
@@ -1457,6 +1506,10 @@ class ReusePolicy(betterproto2.Message):
 
     version: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
 
+    Scope = ReusePolicyScope
+    GLOBAL = ReusePolicyScope.GLOBAL
+    RUN = ReusePolicyScope.RUN
+
 
 default_message_pool.register_message("flyteidl2.core", "ReusePolicy", ReusePolicy)
 
@@ -1489,6 +1542,10 @@ class RuntimeMetadata(betterproto2.Message):
     """
     The language, such as "python".
     """
+
+    RuntimeType = RuntimeMetadataRuntimeType
+    OTHER = RuntimeMetadataRuntimeType.OTHER
+    FLYTE_SDK = RuntimeMetadataRuntimeType.FLYTE_SDK
 
 
 default_message_pool.register_message("flyteidl2.core", "RuntimeMetadata", RuntimeMetadata)
@@ -1570,6 +1627,14 @@ class SchemaTypeSchemaColumn(betterproto2.Message):
         2, betterproto2.TYPE_ENUM, default_factory=lambda: SchemaTypeSchemaColumnSchemaColumnType(0)
     )
 
+    SchemaColumnType = SchemaTypeSchemaColumnSchemaColumnType
+    INTEGER = SchemaTypeSchemaColumnSchemaColumnType.INTEGER
+    FLOAT = SchemaTypeSchemaColumnSchemaColumnType.FLOAT
+    STRING = SchemaTypeSchemaColumnSchemaColumnType.STRING
+    BOOLEAN = SchemaTypeSchemaColumnSchemaColumnType.BOOLEAN
+    DATETIME = SchemaTypeSchemaColumnSchemaColumnType.DATETIME
+    DURATION = SchemaTypeSchemaColumnSchemaColumnType.DURATION
+
 
 default_message_pool.register_message("flyteidl2.core", "SchemaType.SchemaColumn", SchemaTypeSchemaColumn)
 
@@ -1597,6 +1662,11 @@ class Secret(betterproto2.Message):
     """
     The environment variable that holds the secret, or the path of the file with it.
     """
+
+    MountType = SecretMountType
+    ANY = SecretMountType.ANY
+    ENV_VAR = SecretMountType.ENV_VAR
+    FILE = SecretMountType.FILE
 
 
 default_message_pool.register_message("flyteidl2.core", "Secret", Secret)
@@ -1649,6 +1719,12 @@ class Sql(betterproto2.Message):
     statement: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     dialect: "SqlDialect" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: SqlDialect(0))
+
+    Dialect = SqlDialect
+    UNDEFINED = SqlDialect.UNDEFINED
+    ANSI = SqlDialect.ANSI
+    HIVE = SqlDialect.HIVE
+    OTHER = SqlDialect.OTHER
 
 
 default_message_pool.register_message("flyteidl2.core", "Sql", Sql)
@@ -1735,6 +1811,17 @@ class TaskExecution(betterproto2.Message):
 
     pass
 
+    Phase = TaskExecutionPhase
+    UNDEFINED = TaskExecutionPhase.UNDEFINED
+    QUEUED = TaskExecutionPhase.QUEUED
+    RUNNING = TaskExecutionPhase.RUNNING
+    SUCCEEDED = TaskExecutionPhase.SUCCEEDED
+    ABORTED = TaskExecutionPhase.ABORTED
+    FAILED = TaskExecutionPhase.FAILED
+    INITIALIZING = TaskExecutionPhase.INITIALIZING
+    WAITING_FOR_RESOURCES = TaskExecutionPhase.WAITING_FOR_RESOURCES
+    RETRYABLE_FAILED = TaskExecutionPhase.RETRYABLE_FAILED
+
 
 default_message_pool.register_message("flyteidl2.core", "TaskExecution", TaskExecution)
 
@@ -1796,6 +1883,16 @@ class TaskLog(betterproto2.Message):
     """
 
     icon_uri: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
+
+    MessageFormat = TaskLogMessageFormat
+    UNKNOWN = TaskLogMessageFormat.UNKNOWN
+    CSV = TaskLogMessageFormat.CSV
+    JSON = TaskLogMessageFormat.JSON
+
+    LinkType = TaskLogLinkType
+    EXTERNAL = TaskLogLinkType.EXTERNAL
+    DASHBOARD = TaskLogLinkType.DASHBOARD
+    IDE = TaskLogLinkType.IDE
 
 
 default_message_pool.register_message("flyteidl2.core", "TaskLog", TaskLog)

@@ -71,6 +71,12 @@ class HealthCheckResponse(betterproto2.Message):
         1, betterproto2.TYPE_ENUM, default_factory=lambda: HealthCheckResponseServingStatus(0)
     )
 
+    ServingStatus = HealthCheckResponseServingStatus
+    UNKNOWN = HealthCheckResponseServingStatus.UNKNOWN
+    SERVING = HealthCheckResponseServingStatus.SERVING
+    NOT_SERVING = HealthCheckResponseServingStatus.NOT_SERVING
+    SERVICE_UNKNOWN = HealthCheckResponseServingStatus.SERVICE_UNKNOWN
+
 
 default_message_pool.register_message("grpc.health.v1", "HealthCheckResponse", HealthCheckResponse)
 
