@@ -162,7 +162,7 @@ def test_what_a_program_has_registered_itself():
         host_registered(registry)
     assert served(registry) == {"taken": "module natives", "mine": "module flyte_sdk.harness"}
     assert registry.get_connector("taken") is native
-    assert [failure.source for failure in registry.failures] == ["flyte-sdk's ConnectorRegistry"]
+    assert [failure.source for failure in registry.failures] == ["the ConnectorRegistry of flyte-sdk or flytekit"]
     assert {line["log_level"] for line in logs} == {"warning"}
 
 

@@ -132,6 +132,8 @@ class AsyncConnector(ABC, Generic[M]):
         then gets the request's `Inputs` message in place of the values, with what is stored elsewhere fetched, and
         raises `LiteralError` for what it cannot convert
     :cvar queues_calls: whether its methods wait for a place to run, and call `begin_work` when they have one
+    :cvar is_sync: whether its tasks end within `create`, so that the executor of Flyte 1 is told to run each in one
+        call (ExecuteTaskSync), without polls
     :cvar create_is_idempotent: whether calling `create` again under the same `current_call().key` finds the job that
         exists already. Then the host calls it again after transient errors, within the call's deadline
     :cvar adopts_lost_jobs: whether the job of an attempt whose answer was lost may serve the next attempt. That one has
@@ -149,6 +151,7 @@ class AsyncConnector(ABC, Generic[M]):
     metadata_type: type[M]
     converts_inputs: ClassVar[bool] = False
     queues_calls: ClassVar[bool] = False
+    is_sync: ClassVar[bool] = False
     create_is_idempotent: ClassVar[bool] = False
     adopts_lost_jobs: ClassVar[bool] = False
     policy: ClassVar[ConnectorPolicy] = ConnectorPolicy()

@@ -28,7 +28,13 @@ from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.diagnostics import text_of
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.lifespans import Lifespans
-from connectrio.host.loading import host_registered, load_entry_points, load_modules, report_choice
+from connectrio.host.loading import (
+    host_built_in,
+    host_registered,
+    load_entry_points,
+    load_modules,
+    report_choice,
+)
 from connectrio.host.metrics import CertificateMetrics, HostMetrics, ReadyMetric, ServerMetrics
 from connectrio.host.ports import HostPorts, bind_ports
 from connectrio.host.settings import HostSettings
@@ -283,6 +289,7 @@ class Host:
         load_modules(self.registry, self.settings.modules)
         if self._is_process_wide and self.settings.entry_points:
             load_entry_points(self.registry)
+        host_built_in(self.registry)
         report_choice(self.registry)
         served = {each.connector.task_type_name for each in self.registry.registered()}
         for task_type in Policies(self.settings.connector_options).task_types:

@@ -6,16 +6,17 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
 
 from connectrio.connector.choice import Origin, RegisteredConnector
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.diagnostics import is_of_author
+from connectrio.host import frameworks
+from connectrio.host.frameworks import FLYTEKIT_GROUP
 from connectrio.host.lifecycle import HostError
 from connectrio.host.unregistered import missing_extra, why_nothing
 from connectrio.logs import get_logger
@@ -26,6 +27,7 @@ log = get_logger("connectrio.host.loading")
 __all__ = [
     "ENTRY_POINT_GROUP",
     "ModuleLoadError",
+    "host_built_in",
     "host_registered",
     "load_entry_points",
     "load_modules",
@@ -33,7 +35,6 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "flyte.connectors"
-_FLYTE_SDK = "flyte.connectors"
 
 
 class ModuleLoadError(HostError):
@@ -46,11 +47,22 @@ class ModuleLoadError(HostError):
 
 
 def load_entry_points(registry: Registry) -> None:
-    """Import every installed entry point of the group `flyte.connectors`, except those that the user leaves out.
+    """Import every installed entry point of the groups `flyte.connectors` and `flytekit.plugins`, except those that the
+    user leaves out.
 
     A failure is logged and recorded in `registry.failures`; the other entry points are still loaded.
     """
-    found = entry_points(group=ENTRY_POINT_GROUP)
+    _load_each(registry, entry_points(group=ENTRY_POINT_GROUP))
+    if plugins := entry_points(group=FLYTEKIT_GROUP):
+        try:
+            frameworks.import_flytekit()
+        except Exception as error:  # noqa: BLE001 - whatever an import raises
+            _note_failure(registry, "flytekit", error, "flytekit cannot be imported, so none of its plugins is loaded")
+        else:
+            _load_each(registry, plugins)
+
+
+def _load_each(registry: Registry, found: Iterable[EntryPoint]) -> None:
     for entry_point in sorted(found, key=lambda each: (each.name, _distribution(each), each.value)):
         if registry.choice.excludes_all_of(entry_point.module, _distribution(entry_point)):
             continue
@@ -78,21 +90,34 @@ def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) 
     before = registry.registrations
     with _loading(registry, source, origin, module=name, distribution=distribution):
         entry_point.load()
-    if is_first_import and registry.registrations == before and (why := why_nothing(name, registry)):
+    is_expected = entry_point.group == ENTRY_POINT_GROUP and is_first_import and registry.registrations == before
+    if is_expected and (why := why_nothing(name, registry)):
         raise ModuleLoadError(why)
 
 
 def host_registered(registry: Registry) -> None:
-    """Host the connectors of flyte-sdk's own registry in this process that `registry` does not have yet.
+    """Host the connectors of flyte-sdk's and flytekit's registries in this process that `registry` does not have yet.
 
     Where `registry` has another connector for the same task type and version, that one stays, and the failure is logged
     and recorded.
     """
-    source = "flyte-sdk's ConnectorRegistry"
     try:
-        _host_new(registry, {})
+        with frameworks.hosting(registry, earlier=True):
+            pass
     except ValueError as error:
-        _note_failure(registry, source, error, "a connector that is registered with flyte-sdk cannot be hosted")
+        source = "the ConnectorRegistry of flyte-sdk or flytekit"
+        _note_failure(registry, source, error, "a connector that is registered with another framework cannot be hosted")
+
+
+def host_built_in(registry: Registry) -> None:
+    """Host flytekit's own connectors, where `registry` has others for flytekit, as flytekit's service does.
+
+    A failure is logged and recorded in `registry.failures`.
+    """
+    try:
+        frameworks.host_built_in(registry)
+    except ValueError as error:
+        _note_failure(registry, "flytekit", error, "a connector of flytekit's own cannot be hosted")
 
 
 def _note_failure(registry: Registry, source: str, error: BaseException, event: str, where: str = "") -> None:
@@ -111,55 +136,11 @@ def _note_failure(registry: Registry, source: str, error: BaseException, event: 
 def _loading(
     registry: Registry, source: str, origin: Origin = Origin.NAMED, *, module: str, distribution: str = ""
 ) -> Iterator[None]:
-    """Add to `registry` what modules register in this block, with connectrio or with flyte-sdk."""
-    with registry.loading(source, origin, module=module, distribution=distribution):
-        before = _registered_with_flyte_sdk()
-        with _accepting_rivals() as overriding:
-            yield
-        _host_new(registry, before, overriding)
-
-
-def _registered_with_flyte_sdk() -> dict[Any, Any]:
-    """Return flyte-sdk's registry; it is empty as long as no connector has imported flyte-sdk, which is big."""
-    module = sys.modules.get(_FLYTE_SDK)
-    # not public, but the only way to list them
-    return {} if module is None else dict(module.ConnectorRegistry._REGISTRY)  # noqa: SLF001
-
-
-@contextmanager
-def _accepting_rivals() -> Iterator[set[tuple[str, int]]]:
-    """Let connectors register with flyte-sdk in this block where others did before it: our registry decides.
-
-    Yield the task types and versions of those that asked for `override`.
-    """
-    overriding: set[tuple[str, int]] = set()
-    module = sys.modules.get(_FLYTE_SDK)
-    if module is None:  # its registry is empty
-        yield overriding
-        return
-    theirs = module.ConnectorRegistry
-    original = theirs.register
-    taken = {(key.task_type_name, key.task_type_version) for key in _registered_with_flyte_sdk()}
-
-    def register(connector: Any, override: bool = False) -> None:
-        key = (connector.task_type_name, connector.task_type_version)
-        original(connector, override or key in taken)
-        taken.discard(key)
-        if override:
-            overriding.add(key)
-
-    theirs.register = staticmethod(register)
-    try:
-        yield overriding
-    finally:
-        theirs.register = staticmethod(original)
-
-
-def _host_new(registry: Registry, before: dict[Any, Any], overriding: Collection[tuple[str, int]] = ()) -> None:
-    if _registered_with_flyte_sdk() != before:
-        from connectrio.flyte import adopt
-
-        adopt(registry, before, overriding)
+    """Add to `registry` what modules register in this block, with connectrio, flyte-sdk or flytekit."""
+    with registry.loading(source, origin, module=module, distribution=distribution), frameworks.hosting(registry):
+        yield
+    if module.partition(".")[0] == "flytekit":  # the user asks for its own connectors
+        frameworks.host_built_in(registry, always=True)
 
 
 def load_modules(registry: Registry, modules: Iterable[str]) -> None:

@@ -116,7 +116,7 @@ class AgentMetadataService(AgentMetadataServiceBase):
         message: flyte1.ListAgentsRequest,  # noqa: ARG002 - the base's signature; the request has no fields
     ) -> flyte1.ListAgentsResponse:
         """Return all connectors."""
-        return flyte1.ListAgentsResponse(agents=[_agent(connector) for connector in self._registry.describe()])
+        return flyte1.ListAgentsResponse(agents=[self._agent(connector) for connector in self._registry.describe()])
 
     async def get_agent(self, message: flyte1.GetAgentRequest) -> flyte1.GetAgentResponse:
         """Return one connector, by its name.
@@ -124,9 +124,22 @@ class AgentMetadataService(AgentMetadataServiceBase):
         :raises GRPCError: NOT_FOUND
         """
         try:
-            return flyte1.GetAgentResponse(agent=_agent(self._registry.describe_one(message.name)))
+            return flyte1.GetAgentResponse(agent=self._agent(self._registry.describe_one(message.name)))
         except ConnectorNotFoundError as error:
             raise GRPCError(Status.NOT_FOUND, fit_status_message(str(error))) from error
+
+    def _agent(self, connector: Connector) -> flyte1.Agent:
+        categories = connector.supported_task_categories
+        # of several connectors with one name, the first decides, as in flytekit's registry
+        first = self._registry.get_connector(categories[0].name, categories[0].version)
+        return flyte1.Agent(
+            name=connector.name,
+            supported_task_types=[category.name for category in categories],
+            is_sync=first.is_sync,
+            supported_task_categories=[
+                flyte1.TaskCategory(name=category.name, version=category.version) for category in categories
+            ],
+        )
 
 
 def _unary(method: Callable[[Q], Awaitable[R]], request: type[Q], response: type[R]) -> Handler:
@@ -144,14 +157,3 @@ def _category(message: _Request) -> TaskCategory:
     if category is not None and category.name:
         return TaskCategory(name=category.name, version=category.version)
     return TaskCategory(name=message.task_type)
-
-
-def _agent(connector: Connector) -> flyte1.Agent:
-    categories = connector.supported_task_categories
-    return flyte1.Agent(
-        name=connector.name,
-        supported_task_types=[category.name for category in categories],
-        supported_task_categories=[
-            flyte1.TaskCategory(name=category.name, version=category.version) for category in categories
-        ],
-    )
