@@ -19,9 +19,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 VERSION = "2.12.1"
-PLUGINS = [f"flyteplugins-{name}=={VERSION}" for name in ("bigquery", "snowflake", "databricks")]
-# for the description of BigQuery's API, which is in its wheel
-REQUIREMENTS = [*PLUGINS, "google-api-python-client", "pyspark-client"]
+PLUGINS = [f"flyteplugins-{name}=={VERSION}" for name in ("bigquery", "snowflake", "databricks", "slurm")]
+# flyte-sdk's own host, to compare with; and the description of BigQuery's API, which is in the wheel of its client
+REQUIREMENTS = [*PLUGINS, f"flyte[connector]=={VERSION}", "google-api-python-client", "pyspark-client"]
 OVERRIDES = "pyspark; python_version < '3'\n"
 
 
