@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from grpclib import GRPCError
@@ -173,7 +174,14 @@ _SQLSTATES: dict[str, FailureKind] = {
 # what PostgreSQL answers at the start of a connection when it will take it later; everything else that is FATAL lasts
 _POSTGRES_LATER = ("starting up", "shutting down", "in recovery mode", "too many", "connection slots")
 # texts of errors of paramiko that have no class of their own: the connection was cut, or was too slow
-_PARAMIKO_CUT = ("protocol banner", "session not active", "Timeout opening channel", "timed out", "Negotiation failed")
+_PARAMIKO_CUT = (
+    "protocol banner",
+    "No existing session",
+    "session not active",
+    "Timeout opening channel",
+    "timed out",
+    "Negotiation failed",
+)
 # the codes of an account that has to be paid for; their HTTP status is 429
 _UNPAID = {"insufficient_quota", "billing_hard_limit_reached"}
 
@@ -229,24 +237,25 @@ def is_one_of(error: BaseException, words: Collection[str]) -> bool:
 
 def _judge(error: BaseException) -> _Verdict | None:
     """Return what `error` and those that it was raised from say; None if they say nothing."""
-    if isinstance(error, TransientError):
-        for each in origins(error):
-            verdict = None if each is error else _own_verdict(each)
-            if verdict is not None and verdict.kind != "other":
-                return _Verdict(verdict.kind, passes=True)
-        return _Verdict("unavailable", passes=True)
     verdicts = (_own_verdict(each) for each in origins(error))
-    return next((verdict for verdict in verdicts if verdict is not None), None)
+    verdict = next((verdict for verdict in verdicts if verdict is not None), None)
+    if verdict is None or not verdict.passes or isinstance(error, TransientError):
+        return verdict
+    if verdict.kind in ("connection", "timeout") and _tls_failed(error):
+        return _Verdict("connection", passes=False)
+    return verdict
 
 
 def _own_verdict(error: BaseException) -> _Verdict | None:
     """Return what `error` says by itself."""
+    if isinstance(error, TransientError):
+        return _Verdict(_kind_of_origins(error) or "unavailable", passes=True)
     if isinstance(error, ConnectorError):
         return _Verdict("not_found", passes=False) if isinstance(error, UnknownJobError) else _LASTS
     names = _class_names(error)
-    if isinstance(error, TimeoutError):
-        return _Verdict("timeout", passes=True)
-    if isinstance(error, ConnectionError) or "socket.gaierror" in names:
+    if isinstance(error, TimeoutError):  # clients that try again for a while say so at last
+        return _Verdict(_kind_of_origins(error) or "timeout", passes=True)
+    if isinstance(error, ConnectionError) or not {"socket.gaierror", "ssl.SSLError"}.isdisjoint(names):
         return _Verdict("connection", passes=True)
     if isinstance(error, OSError) and error.errno in _PASSING_ERRNOS:
         return _Verdict("connection", passes=True)
@@ -261,19 +270,31 @@ def _own_verdict(error: BaseException) -> _Verdict | None:
         other: FailureKind = "server_error" if status >= 500 else "other"
         kind = _KINDS_OF_HTTP_STATUSES.get(status, other)
         return _Verdict(kind, status in _PASSING_HTTP_STATUSES)
-    return _of_class(error, names)
+    return _of_class(names)
 
 
-def _of_class(error: BaseException, names: list[str]) -> _Verdict | None:
+def _kind_of_origins(error: BaseException) -> FailureKind | None:
+    """Return what the errors say that `error` was raised from; None if they say nothing."""
+    for each in islice(origins(error), 1, None):
+        verdict = None if isinstance(each, TransientError | TimeoutError) else _own_verdict(each)
+        if verdict is not None and verdict.kind != "other":
+            return verdict.kind
+    return None
+
+
+def _tls_failed(error: BaseException) -> bool:
+    """Return whether TLS failed at the bottom of `error`, but not because the connection was cut."""
+    names = {name for each in origins(error) for name in _class_names(each)}
+    return "ssl.SSLError" in names and _TLS_CUT.isdisjoint(names)
+
+
+def _of_class(names: list[str]) -> _Verdict | None:
     known = next((name for name in names if name in _CLASSES), None)
-    if known is None and "ssl.SSLError" not in names:
+    if known is None:
         return None
-    kind = "connection" if known is None else _CLASSES[known]
+    kind = _CLASSES[known]
     if kind is None:
         return _LASTS
-    tls = [name for each in origins(error) for name in _class_names(each) if name.startswith("ssl.")]
-    if "ssl.SSLError" in tls and _TLS_CUT.isdisjoint(tls):
-        return _Verdict("connection", passes=False)
     if kind == "connection" and any(part in names[0] for part in _TIMEOUTS):
         kind = "timeout"
     return _Verdict(kind, passes=True)
@@ -291,6 +312,8 @@ def _of_code(error: Any, names: list[str]) -> _Verdict | None:
         return _Verdict("throttled", passes=True) if is_throttled else None
     if "google.auth.exceptions.GoogleAuthError" in names and getattr(error, "retryable", False) is True:
         return _Verdict("unavailable", passes=True)
+    if "snowflake.connector.errors.DatabaseError" in names and "HTTP request failed after retries" in str(error):
+        return _Verdict("connection", passes="certificate" not in str(error))
     if "asyncssh.misc.DisconnectError" in names and getattr(error, "code", None) == 12:
         return _Verdict("throttled", passes=True)  # SSH_DISCONNECT_TOO_MANY_CONNECTIONS, RFC 4253, 11.1
     if names[0] == "paramiko.ssh_exception.SSHException":
