@@ -36,6 +36,11 @@ def test_a_task_type_may_have_dots_and_the_last_one_of_several_counts():
     assert policies.of("a", ConnectorPolicy()).rate_calls == 0
 
 
+def test_what_an_operator_names_as_transient():
+    words = Policies(["slurm.transient=asyncssh.misc.ConnectionLost, 409"]).of("slurm", ConnectorPolicy()).transient
+    assert words == ("asyncssh.misc.ConnectionLost", "409")
+
+
 def test_no_names_are_names():
     assert Policies(["tiny.account_names="]).of("tiny", ConnectorPolicy()).account_names == ()
 
@@ -59,6 +64,8 @@ def test_no_names_are_names():
         ("tiny.rate_calls=-1", "must have .* got .*: rate_calls must not be negative, got -1"),
         ("tiny.rate_seconds=0", "must have .* got .*: rate_seconds must be more than 0, got 0.0"),
         ("tiny.rate_seconds=soon", "must have .* got .*: 'soon' is no number"),
+        ("tiny.transient=Busy", "must have .* got .*: transient must name classes such as .*, or HTTP .*, got 'Busy'"),
+        ("tiny.transient=409,200", "must have .* got .*: transient must name classes .*, got '200'"),
         ("tiny.breaker_pause=inf", "must have .* got .*: breaker_pause must be a number, got inf"),
     ],
 )

@@ -768,8 +768,9 @@ async def test_a_create_that_is_idempotent_is_tried_again_under_the_same_key():
     await service.create(task_execution_metadata=attempt())
     assert len(vendor.keys) == 3
     assert len(set(vendor.keys)) == 1
-    assert service.sample("create_retries_total") == 2
-    assert service.sample("poll_retries_total") == 0
+    assert service.sample("create_retries_total", kind="connection") == 1
+    assert service.sample("create_retries_total", kind="unavailable") == 1
+    assert service.sample("poll_retries_total", kind="connection") == 0
 
 
 async def test_others_are_not():

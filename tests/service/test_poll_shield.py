@@ -11,7 +11,7 @@ from grpclib.const import Status
 from multidict import MultiDict
 from structlog.testing import capture_logs
 
-from connectrio import PermanentFailure, Phase, Resource, TaskLog, TransientError
+from connectrio import ConnectorPolicy, PermanentFailure, Phase, Resource, TaskLog, TransientError
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import META, Service, connector, secrets
@@ -54,7 +54,8 @@ async def test_a_transient_error_is_tried_again():
     service = Service(script.connector(), poll_retry=4, poll_absorb=600)
     assert (await service.get()).resource.phase is Phase.RUNNING
     assert script.calls == 3
-    assert service.sample("poll_retries_total") == 2
+    assert service.sample("poll_retries_total", kind="connection") == 1
+    assert service.sample("poll_retries_total", kind="timeout") == 1
     assert service.sample("absorbed_polls_total") == 0
     assert service.count("get") == 1
 
@@ -177,6 +178,36 @@ async def test_the_author_says_what_is_transient():
     service = Service(Script(reset()).connector(is_transient=is_transient), poll_retry=1, poll_absorb=600)
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
+
+
+class JobIsBusyError(Exception):
+    """Of a vendor's client, which nobody but the operator knows."""
+
+
+@in_virtual_time
+async def test_the_operator_names_what_is_transient():
+    error = RuntimeError("polling failed")
+    error.__cause__ = JobIsBusyError("in a transaction")
+    options = [f"tiny.transient=409,{JobIsBusyError.__module__}.JobIsBusyError"]
+    script = Script(error, Resource(Phase.RUNNING), error)
+    service = Service(script.connector(), poll_retry=1, poll_absorb=600, connector_options=options)
+    assert (await service.get()).resource.message == ""
+    assert script.calls == 2
+    assert "could not be read" in (await service.get()).resource.message
+    assert service.sample("vendor_errors_total", operation="get", kind="other") == 1
+    # the connector's own word counts as before
+    script.steps = [reset()]
+    assert "could not be read" in (await service.get()).resource.message
+    script.steps = [ValueError("a bug")]
+    with pytest.raises(GRPCError, match="a bug"):
+        await service.get()
+
+
+@in_virtual_time
+async def test_the_author_names_what_is_transient():
+    policy = ConnectorPolicy(transient=(f"{__name__.partition('.')[0]}.JobIsBusyError",))
+    service = Service(Script(JobIsBusyError()).connector(policy=policy), poll_retry=0, poll_absorb=600)
+    assert "could not be read" in (await service.get()).resource.message
 
 
 async def test_an_author_who_says_it_wrong():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -29,6 +30,9 @@ class ConnectorPolicy:
         other system it uses. By default all of them count ("*"); with none, all requests share one account
     :ivar poll_max_age: how old a state of a job may be when a poll is answered with it, for connectors with `get_many`
     :ivar many_limit: the most jobs in one call of `get_many`
+    :ivar transient: errors that may pass, beside those that `is_transient` names: classes by their names
+        ("myvendor.Busy", in any module of that package) and HTTP statuses ("409"). An error that was raised from one of
+        them counts too
     """
 
     rate_calls: int = 0
@@ -39,6 +43,7 @@ class ConnectorPolicy:
     account_names: tuple[str, ...] = ("*",)
     poll_max_age: float = 20.0
     many_limit: int = 100
+    transient: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -121,6 +126,9 @@ def _check(name: str, kind: str, value: Any) -> None:
     if kind == "tuple[str, ...]":
         if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
             raise ValueError(f"{name} must be a tuple of texts, got {value!r}")
+        for word in value if name == "transient" else ():
+            if _TRANSIENT.fullmatch(word) is None:
+                raise ValueError(f"transient must name classes such as myvendor.Busy, or HTTP statuses, got {word!r}")
         return
     is_number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
@@ -130,4 +138,6 @@ def _check(name: str, kind: str, value: Any) -> None:
         raise ValueError(f"{name} must {'be more than 0' if is_positive else 'not be negative'}, got {value!r}")
 
 
+# a class with its package, or an HTTP status that says that a request has failed
+_TRANSIENT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[45]\d\d")
 _POSITIVE = {"rate_seconds", "breaker_pause", "poll_max_age", "many_limit"}

@@ -23,7 +23,6 @@ from prometheus_client import CollectorRegistry
 
 from connectrio.connector.choice import Choice
 from connectrio.connector.failures import LoadFailure
-from connectrio.connector.policy import Policies
 from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.diagnostics import text_of
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
@@ -292,7 +291,7 @@ class Host:
         host_built_in(self.registry)
         report_choice(self.registry)
         served = {each.connector.task_type_name for each in self.registry.registered()}
-        for task_type in Policies(self.settings.connector_options).task_types:
+        for task_type in self.settings.policies.task_types:
             if task_type not in served:
                 from difflib import get_close_matches  # most hosts have none
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
-from prometheus_client import Counter
 
 from connectrio.connector.base import AsyncConnector, Phase
 from connectrio.connector.context import Start, reset_current_call, set_creation
@@ -125,6 +124,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         account.rates = Rates(self.metrics.totals, account.clock)
         self.metrics.registry.register(account.jobs)
         self._polls = PollShield(settings, account.clock)
+        self._policies = settings.policies
         self._secrets = JobSecrets()
         self._outputs = OutputWriter(settings, self.workers)
         self._inputs = InputReader(settings, self.workers)
@@ -296,11 +296,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         phase = None
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
-                retries = self.metrics.poll_retries
-                retried = partial(_increment, retries, connector.task_type_name)
+                retried = partial(self.metrics.retried, connector.task_type_name, Operation.GET)
                 phase = (await self._polls.retrying(poll, connector, retried)).phase
             except Exception as error:  # noqa: BLE001 - whatever the connector raises
-                return is_transient(connector, error)
+                return is_transient(connector, error, self._policies.of(connector.task_type_name, connector.policy))
         # a job that cannot be reached just now counts as alive: polls will tell
         return phase not in FAILED_PHASES
 
@@ -423,10 +422,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         message = await stream.recv_message()
         if message is not None:
             await self.send_task_logs(message, stream.send_message)
-
-
-def _increment(counter: Counter, task_type: str) -> None:
-    counter.labels(task_type).inc()
 
 
 def _empty(message: CreateTaskRequest) -> None:

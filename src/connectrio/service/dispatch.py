@@ -91,12 +91,13 @@ class Dispatcher:
         # polls are stopped before the client's deadline if they can be answered even then
         self._early_polls = settings.poll_absorb > 0
         self.methods = ConnectorMethods()
+        self._policies = settings.policies
 
     def record(self, call: TaskCall) -> CallRecord:
         """Return what counts and logs the call, and makes a status of its error."""
         known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
         label = call.task_type if known else UNREGISTERED
-        return CallRecord(call, label, self._metrics, self._account, self._trace)
+        return CallRecord(call, label, self._metrics, self._account, self._trace, self._policies)
 
     def find(self, record: CallRecord) -> ConnectorMethod:
         """Return the method of the connector that the call is for, which its record knows from then on.

@@ -25,7 +25,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from connectrio.connector.transient import failure_kind
 from connectrio.logs.metrics import DroppedLines
+from connectrio.rpc.exceptions import only_leaf
+from connectrio.service.operations import Operation
 from connectrio.telemetry.rates import Totals
 
 __all__ = ["DURATION_BUCKETS", "HTTP_CODES", "UNREGISTERED", "Metrics"]
@@ -209,9 +212,12 @@ def _histogram(durations: _Series[tuple[str, str]]) -> Metric:
 
 
 def _by_task_type(counter: Counter) -> collections.Counter[str]:
-    """Return the values of a counter whose label is the task type."""
-    samples = [sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")]
-    return collections.Counter({sample.labels["task_type"]: int(sample.value) for sample in samples})
+    """Return the sums of a counter that has the label task type."""
+    found: collections.Counter[str] = collections.Counter()
+    for sample in (sample for family in counter.collect() for sample in family.samples):
+        if sample.name.endswith("_total"):
+            found[sample.labels["task_type"]] += int(sample.value)
+    return found
 
 
 def _shows_created() -> bool:
@@ -226,7 +232,7 @@ class Metrics:
     Each host has a registry of its own, so that several can live in one process. As in prometheus-client's default
     one, the collectors for the process, the platform and the garbage collector are in it.
 
-    The counters without a method are counted where it happens: `metrics.poll_retries.labels(task_type).inc()`.
+    The counters without a method are counted where it happens: `metrics.absorbed_polls.labels(task_type).inc()`.
 
     :ivar registry: what the exporter serves; further collectors may be registered with it
     """
@@ -251,10 +257,12 @@ class Metrics:
         self.permanent_failures = self._counter(
             "permanent_failures", "Tasks that a connector has given up for good", "operation"
         )
-        self.create_retries = self._counter(
-            "create_retries", "Creates of jobs that were tried again after a transient error"
+        self._create_retries = self._counter(
+            "create_retries", "Creates of jobs that were tried again after a transient error, by its kind", "kind"
         )
-        self.poll_retries = self._counter("poll_retries", "Polls that were tried again after a transient error")
+        self._poll_retries = self._counter(
+            "poll_retries", "Polls that were tried again after a transient error, by its kind", "kind"
+        )
         self.absorbed_polls = self._counter(
             "absorbed_polls", "Failed polls that were answered with the last known phase"
         )
@@ -312,7 +320,7 @@ class Metrics:
 
     def totals(self) -> dict[str, Totals]:
         """Return the calls that have ended so far, by task type."""
-        retries = _by_task_type(self.poll_retries) + _by_task_type(self.create_retries)
+        retries = _by_task_type(self._poll_retries) + _by_task_type(self._create_retries)
         return self._requests.totals(_by_task_type(self.absorbed_polls), retries)
 
     def request_ended(
@@ -348,6 +356,14 @@ class Metrics:
         :param kind: one of the words of `connectrio.connector.transient.failure_kind`
         """
         self._vendor_errors.labels(task_type, operation, kind).inc()
+
+    def retried(self, task_type: str, operation: Operation, error: Exception) -> None:
+        """Count that a create or a poll is tried again because of `error`.
+
+        :param task_type: a registered one, or `UNREGISTERED`
+        """
+        counter = self._create_retries if operation is Operation.CREATE else self._poll_retries
+        counter.labels(task_type, failure_kind(only_leaf(error))).inc()
 
     def inputs_received(self, task_type: str, size: int) -> None:
         """Observe the inputs of a CreateTask, `size` bytes of protobuf.

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import anyio
 
 from connectrio.connector.base import AsyncConnector
+from connectrio.connector.policy import ConnectorPolicy
 from connectrio.connector.retry_after import retry_after
+from connectrio.connector.transient import is_one_of
 from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
@@ -47,22 +49,24 @@ class PollShield:
         self._retry = settings.poll_retry
         self._absorb = settings.poll_absorb
         self._clock = clock
+        self._policies = settings.policies
 
     async def retrying(
-        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[], None]
+        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[Exception], None]
     ) -> T:
         """Do `work`, and again while it fails transiently, after pauses that double, or that the vendor asks for.
 
         It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
         time, and for the answer.
 
-        :param retried: called before each further attempt
+        :param retried: called before each further attempt, with the error of the one before
         :raises Exception: the last error of `work`, when the time has passed or the error is not transient
         """
         try:
             return await work()
         except Exception as first_error:
-            if self._retry == 0 or not is_transient(connector, first_error):
+            policy = self._policies.of(connector.task_type_name, connector.policy)
+            if self._retry == 0 or not is_transient(connector, first_error, policy):
                 raise
             error = first_error
         now = anyio.current_time()
@@ -73,11 +77,11 @@ class PollShield:
             if anyio.current_time() + pause > end:
                 raise error
             await anyio.sleep(pause)
-            retried()
+            retried(error)
             try:
                 return await work()
             except Exception as next_error:
-                if not is_transient(connector, next_error):
+                if not is_transient(connector, next_error, policy):
                     raise
                 error = next_error
 
@@ -107,11 +111,13 @@ class PollShield:
         return idl.Resource(phase=phase, message=message, log_links=job.links)
 
 
-def is_transient(connector: AsyncConnector[Any], error: BaseException) -> bool:
-    """Return whether the connector says that `error` may pass."""
+def is_transient(connector: AsyncConnector[Any], error: BaseException, policy: ConnectorPolicy) -> bool:
+    """Return whether the connector or its policy says that `error` may pass."""
     error = only_leaf(error)
+    if not isinstance(error, Exception):
+        return False
     try:
-        return isinstance(error, Exception) and bool(connector.is_transient(error))
+        return bool(policy.transient and is_one_of(error, policy.transient)) or bool(connector.is_transient(error))
     except BaseException as failure:  # noqa: BLE001 - SystemExit as well, from the connector's code or its error's
         # neither the text of this error nor that of the poll's, which it follows: they may hold secrets
         logger.error(  # noqa: TRY400 - same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from connectrio.connector.policy import Policies
 from connectrio.rpc.options import AT_LEAST_1, KIB, MIB, NOT_NEGATIVE, POSITIVE, Bound, check_bound
@@ -104,6 +105,11 @@ class ServiceSettings:
             if _SCHEME.fullmatch(scheme) is None:
                 raise ValueError(f"storage_schemes must be schemes such as s3, without ://, got {scheme!r}")
         try:
-            Policies(self.connector_options)
+            self.policies  # noqa: B018 - it reads the options
         except ValueError as error:
             raise ValueError(f"connector_options {error}") from None
+
+    @cached_property
+    def policies(self) -> Policies:
+        """What the operator has set for single connectors."""
+        return Policies(self.connector_options)

@@ -21,6 +21,7 @@ from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import reset_current_call, set_current_call
+from connectrio.connector.policy import Policies
 from connectrio.connector.transient import failure_kind
 from connectrio.diagnostics import LONGEST_TEXT, current_trace, format_error, shorten, text_of
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
@@ -81,6 +82,7 @@ class CallRecord:
 
     :param label: the `task_type` label of the metrics
     :param trace: makes the spans of the connector's methods; None without tracing
+    :param policies: what the operator has set for single connectors; None for nothing
     :ivar span: `trace` for this call
     :ivar mask: finds the secrets of the job; None if there are none, or if they are not known
     :ivar task: of Flyte, as far as the request says
@@ -92,7 +94,13 @@ class CallRecord:
     """
 
     def __init__(
-        self, call: TaskCall, label: str, metrics: Metrics, account: Account, trace: TraceMethod | None = None
+        self,
+        call: TaskCall,
+        label: str,
+        metrics: Metrics,
+        account: Account,
+        trace: TraceMethod | None = None,
+        policies: Policies | None = None,
     ) -> None:
         connection = call.connection
         self.mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
@@ -104,6 +112,7 @@ class CallRecord:
         self.job: JobRecord | None = None
         self.connector: AsyncConnector[Any] | None = None
         self._label = label
+        self._policies = policies
         self._metrics = metrics
         self._account = account
         self.span: Span | None = None if trace is None else partial(trace, self)
@@ -252,11 +261,9 @@ class CallRecord:
         self.job = self._account.jobs.find(self.name)
         return self.name
 
-    def retried(self) -> None:
-        """Count that the host tries again by itself."""
-        metrics = self._metrics
-        counter = metrics.create_retries if self.call.operation is Operation.CREATE else metrics.poll_retries
-        counter.labels(self._label).inc()
+    def retried(self, error: Exception) -> None:
+        """Count that the host tries again by itself, because of `error`."""
+        self._metrics.retried(self._label, self.call.operation, error)
         self.retries += 1
         if self.job is not None:
             self.job.retries += 1
@@ -403,7 +410,10 @@ class CallRecord:
                 found = False
             else:
                 is_late = issubclass(type(cause), TimeLimitError)
-                found = not _waited_for_room(cause) if is_late else is_transient(connector, error)
+                policy = connector.policy
+                if self._policies is not None:
+                    policy = self._policies.of(connector.task_type_name, policy)
+                found = not _waited_for_room(cause) if is_late else is_transient(connector, error, policy)
             self._verdict = error, found
         return self._verdict[1]
 
