@@ -24,9 +24,13 @@ DEADLINE = 60.0
 
 
 class Client:
-    """One connection to a host of flytekit's connectors."""
+    """One connection to a host of flytekit's connectors.
 
-    def __init__(self, target: str) -> None:
+    :param unanswered: seconds to wait for answers that flytekit's host never gives
+    """
+
+    def __init__(self, target: str, unanswered: float = DEADLINE) -> None:
+        self.unanswered = unanswered
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.insecure_channel(target, options=options)
         self._tasks = AsyncAgentServiceStub(self.channel)
@@ -48,9 +52,9 @@ class Client:
         call = self.channel.unary_unary(method, response_deserializer=CreateTaskResponse.FromString)
         return call(message.SerializeToString(), timeout=DEADLINE)
 
-    def get(self, task_type: str, meta: bytes, version: int = 0) -> Any:
+    def get(self, task_type: str, meta: bytes, version: int = 0, deadline: float = DEADLINE) -> Any:
         category = TaskCategory(name=task_type, version=version)
-        return self._tasks.GetTask(GetTaskRequest(task_category=category, resource_meta=meta), timeout=DEADLINE)
+        return self._tasks.GetTask(GetTaskRequest(task_category=category, resource_meta=meta), timeout=deadline)
 
     def get_by_type(self, task_type: str, meta: bytes) -> Any:
         """Send no category, as older executors."""
@@ -84,9 +88,9 @@ def task(task_type: str, prefix: str = "s3://x", version: int = 0, **fields: Any
     return CreateTaskRequest(template=template, output_prefix=prefix, **fields)
 
 
-def outcome(call: Callable[[], Any]) -> Any:
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     """Return the answer, or the status code and the text of the error."""
     try:
-        return call()
+        return call(*arguments)
     except grpc.RpcError as error:
         return error.code(), error.details()

@@ -42,7 +42,10 @@ def flytekit_python(pytestconfig):
 @pytest.fixture(scope="session")
 def reference(flytekit_python):
     """A client of flytekit's own host, with all plugins and the mirror."""
-    with ReferenceProgram(flytekit_python, "mirror") as program, Client(program.ready(PATIENCE).target) as client:
+    with (
+        ReferenceProgram(flytekit_python, "mirror") as program,
+        Client(program.ready(PATIENCE).target, unanswered=2.0) as client,
+    ):
         yield client
 
 

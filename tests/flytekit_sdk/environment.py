@@ -36,7 +36,7 @@ OVERRIDES = "pyspark; python_version < '3'\n"
 
 
 def find_flytekit(config: pytest.Config) -> Path:
-    """Return the Python of that environment; skip the test where it cannot be made, or CONNECTRIO_PLUGINS=0 forbids it."""
+    """Return the Python of that environment; skip the test where it cannot be made, or CONNECTRIO_PLUGINS=0 forbids."""
     uv = shutil.which("uv")
     if os.environ.get("CONNECTRIO_PLUGINS") == "0" or uv is None:
         pytest.skip("flytekit's plugins need uv, which installs them unless CONNECTRIO_PLUGINS=0")

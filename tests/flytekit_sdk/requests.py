@@ -20,7 +20,15 @@ from flyteidl.core.literals_pb2 import (
     Void,
 )
 from flyteidl.core.security_pb2 import Identity, Secret, SecurityContext
-from flyteidl.core.tasks_pb2 import Container, ContainerPort, Resources, RuntimeMetadata, Sql, TaskMetadata, TaskTemplate
+from flyteidl.core.tasks_pb2 import (
+    Container,
+    ContainerPort,
+    Resources,
+    RuntimeMetadata,
+    Sql,
+    TaskMetadata,
+    TaskTemplate,
+)
 from flyteidl.core.types_pb2 import BlobType, LiteralType, SimpleType, StructuredDatasetType
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -76,8 +84,10 @@ TYPES = st.recursive(
         st.just(LiteralType(blob=BlobType(format="csv"))),
         st.just(LiteralType(structured_dataset_type=StructuredDatasetType(format="parquet"))),
     ),
-    lambda inner: inner.map(lambda item: LiteralType(collection_type=item))
-    | inner.map(lambda item: LiteralType(map_value_type=item)),
+    lambda inner: (
+        inner.map(lambda item: LiteralType(collection_type=item))
+        | inner.map(lambda item: LiteralType(map_value_type=item))
+    ),
     max_leaves=3,
 )
 VARIABLES = st.dictionaries(

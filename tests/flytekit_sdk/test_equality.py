@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from flytekit_sdk.client import outcome, task
 from flytekit_sdk.requests import creates, orders
 
-CREATES, GETS, EXECUTIONS = 150, 150, 50
+CREATES, GETS, EXECUTIONS = 300, 300, 100
 """How many requests of each kind are generated."""
 
+ARGUMENTS = ["task_template", "inputs", "output_prefix", "task_execution_metadata"]
 MIRRORS = (("mirror", 0), ("plain_mirror", 0), ("plain_mirror", 1))
 
 
@@ -50,10 +52,15 @@ def test_what_create_is_given(ours, reference):
                 # a job of its own: this host answers a request for the same job with the first one's answer
                 node = request.task_execution_metadata.task_execution_id.node_execution_id
                 node.node_id = f"n{next(numbers)}"
-            theirs = outcome(lambda: reference.create(request))
+            theirs = outcome(reference.create, request)
             assert not isinstance(theirs, tuple), theirs
-            assert told(outcome(lambda create=create: create(request))) == told(theirs)
-        assert [name for name, _ in told(theirs)] == ["task_template", "inputs", "output_prefix", "task_execution_metadata"]
+            assert told(outcome(create, request)) == told(theirs)
+        assert [name for name, _ in told(theirs)] == [
+            "task_template",
+            "inputs",
+            "output_prefix",
+            "task_execution_metadata",
+        ]
 
     compare()
 
@@ -63,9 +70,9 @@ def test_what_get_returns(ours, reference):
     @given(orders())
     def compare(order):
         for task_type in ("mirror", "plain_mirror"):
-            theirs = outcome(lambda: reference.get(task_type, meta(order)))
-            same(outcome(lambda: ours.get(task_type, meta(order))), theirs)
-            same(outcome(lambda: ours.get_by_type(task_type, meta(order))), theirs)
+            theirs = outcome(reference.get, task_type, meta(order))
+            same(outcome(ours.get, task_type, meta(order)), theirs)
+            same(outcome(ours.get_by_type, task_type, meta(order)), theirs)
 
     compare()
 
@@ -77,8 +84,8 @@ def test_what_do_is_given_and_returns(ours, reference):
         request.ClearField("task_execution_metadata")  # as above; and `do` is not given it
         for prefix in (request.output_prefix, order):
             request.output_prefix = prefix
-            theirs = outcome(lambda: reference.execute(request))
-            same(outcome(lambda: ours.execute(request)), theirs)
+            theirs = outcome(reference.execute, request)
+            same(outcome(ours.execute, request), theirs)
 
     compare()
 
@@ -104,6 +111,12 @@ def test_sync_connectors_for_executors_that_poll(ours):
     resource = ours.get("immediate", created.resource_meta, 2).resource
     assert (resource.phase, resource.message) == (3, "m")
     assert resource == ours.execute(task("immediate", '{"phase": 3, "message": "m", "outputs": {"a": 1}}', 2))
+
+
+def test_each_call_has_its_own_contexts_of_flytekit(ours):
+    with ThreadPoolExecutor(2) as threads:
+        polls = [threads.submit(ours.get, "nested", meta("")) for _ in range(2)]
+    assert [poll.result().resource.message for poll in polls] == ["True", "True"]
 
 
 def agents(client):
@@ -158,6 +171,6 @@ def test_errors_have_the_same_status(ours, reference, kind, code, operation):
         return getattr(client, operation)("mirror", meta(order))
 
     for client in (ours, reference):
-        found, text = outcome(lambda client=client: ask(client))
+        found, text = outcome(ask, client)
         assert found is grpc.StatusCode[code]
         assert "the disk is full" in text

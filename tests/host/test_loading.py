@@ -151,6 +151,13 @@ def test_a_module_that_fails(source, error, module):
     assert "broken" not in sys.modules
 
 
+def test_a_part_of_flytekit_that_is_not_there(monkeypatch):
+    """Not for want of the extra."""
+    write("broken.py", "raise ModuleNotFoundError('no', name='flytekit.nope')")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert "pip install" not in load_error("broken")
+
+
 BROKEN = """
 def client():
     return Vendor()
@@ -266,6 +273,7 @@ def test_a_module_that_forgets_to_register_its_connector(imported, base, advice)
 )
 def test_a_package_that_an_extra_brings(monkeypatch, install, missing, extra):
     source = f"raise ModuleNotFoundError('No module named {missing}', name={missing!r})"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     write("lacking.py", source)
     advice = f"; install it: pip install 'connectrio[{extra}]'"
     assert f"ModuleNotFoundError: No module named {missing}{advice} (" in load_error("lacking.py")

@@ -7,14 +7,15 @@ equal Flyte 2's (docs/flyte1.md), so requests of both executors are read alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from flyteidl.admin.agent_pb2 import GetTaskLogsResponse, GetTaskMetricsResponse
 from flyteidl.admin.agent_pb2 import TaskExecutionMetadata as MetadataMessage
 from flyteidl.core.literals_pb2 import LiteralMap as LiteralMapMessage
 from flyteidl.core.tasks_pb2 import TaskTemplate as TemplateMessage
 from flytekit import FlyteContextManager
+from flytekit.core.context_manager import flyte_context_Var
 from flytekit.core.type_engine import TypeEngine
 from flytekit.extend.backend.base_connector import AsyncConnectorBase, Resource, SyncConnectorBase
 from flytekit.extend.backend.utils import mirror_async_methods
@@ -28,13 +29,26 @@ from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2 import core, task
 from connectrio.rpc.codec import decode, encode, escape_surrogates
 
-__all__ = ["create", "delete", "do", "get", "get_logs", "get_metrics", "result_of"]
+__all__ = ["create", "delete", "do", "get", "get_logs", "get_metrics", "in_own_context", "result_of"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 # begins the resource meta of a sync connector's job; the rest is its result
 _RESULT = b"flytekit result\0"
 
 # not the errors of stores that outputs are written to: those may pass
 _NOT_ENCODABLE = (TypeError, ValueError, AttributeError)
+
+
+async def in_own_context(function: Callable[P, Awaitable[T]], *arguments: P.args, **named: P.kwargs) -> T:
+    """Await `function(*arguments)` with a stack of flytekit's contexts of its own.
+
+    flytekit keeps the stack in a list, in a context variable, and a copied context has the same list. So contexts that
+    a connector enters (`FlyteContextManager.with_context`) would be those of all calls at the same time.
+    """
+    flyte_context_Var.set([FlyteContextManager.current_context()])
+    return await function(*arguments, **named)
 
 
 async def create(

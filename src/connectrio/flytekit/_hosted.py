@@ -75,7 +75,7 @@ class _Hosted(AsyncConnector[HostedMeta]):
             yield
 
     async def _run(self, method: str, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
-        coroutine = partial(function, self.connector, *arguments)
+        coroutine = partial(conversion.in_own_context, function, self.connector, *arguments)
         name = f"{type(self.connector).__qualname__}.{method}"
         return await _POOLS.get(self._package).run(coroutine, name=name)
 

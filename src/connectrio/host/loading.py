@@ -165,9 +165,9 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
         except (Exception, SystemExit) as error:
             where = _place_in(name, error)
             place = f" ({where})" if where else ""
-            text = f"{describe_error(error)}{missing_extra(error)}{place}"
-            failure = ModuleLoadError(f"cannot load connectors from {module!r}: {text}")
-            failure.traceback = format_traceback(error) if is_of_author(error) else ""
+            extra = missing_extra(error)
+            failure = ModuleLoadError(f"cannot load connectors from {module!r}: {describe_error(error)}{extra}{place}")
+            failure.traceback = format_traceback(error) if is_of_author(error) and not extra else ""
             raise failure from error
         if is_first_import and registry.registrations == before and (why := why_nothing(name, registry)):
             raise ModuleLoadError(f"cannot load connectors from {module!r}: {why}")

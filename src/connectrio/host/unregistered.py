@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -29,10 +30,10 @@ _MOST_NAMES = 5
 
 def missing_extra(error: BaseException) -> str:
     """Return which extra to install if `error` is about a package that comes with one; else ""."""
-    if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in _EXTRAS or importlib.util.find_spec(package) is not None:  # it is there, but not all that is imported of it
         return ""
-    extra = _EXTRAS.get(error.name.partition(".")[0])
-    return f"; install it: pip install 'connectrio[{extra}]'" if extra else ""
+    return f"; install it: pip install 'connectrio[{_EXTRAS[package]}]'"
 
 
 def why_nothing(name: str, registry: Registry) -> str:

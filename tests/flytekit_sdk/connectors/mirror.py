@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from flyteidl.admin.agent_pb2 import GetTaskLogsResponse, GetTaskLogsResponseBody, GetTaskMetricsResponse
 from flyteidl.core.execution_pb2 import TaskLog
 from flyteidl.core.literals_pb2 import LiteralMap as LiteralMapMessage
+from flytekit import FlyteContextManager
 from flytekit.exceptions.system import FlyteConnectorNotFound
 from flytekit.exceptions.user import FlyteUserException
 from flytekit.extend.backend.base_connector import (
@@ -22,6 +24,9 @@ from flytekit.extend.backend.base_connector import (
 )
 from flytekit.extend.backend.utils import get_connector_secret
 from flytekit.models.literals import LiteralMap
+
+# seconds; only ends a test that fails
+PATIENCE = 60.0
 
 EXCEPTIONS = {
     "ValueError": ValueError,
@@ -162,6 +167,25 @@ class Bare(AsyncConnectorBase):
         print("deleted", file=sys.stderr)
 
 
+class Nested(Bare):
+    """Two of its polls at once enter a context of flytekit each, and must be in their own one."""
+
+    name = "Nested"
+    barrier = threading.Barrier(2)
+
+    def __init__(self) -> None:
+        AsyncConnectorBase.__init__(self, metadata_type=Said, task_type_name="nested")
+
+    def get(self, resource_meta, **kwargs):
+        context = FlyteContextManager.current_context()
+        with FlyteContextManager.with_context(context.new_builder()) as mine:
+            self.barrier.wait(PATIENCE)
+            is_mine = FlyteContextManager.current_context() is mine
+            self.barrier.wait(PATIENCE)
+        return Resource(phase=3, message=str(is_mine))
+
+
+ConnectorRegistry.register(Nested())
 ConnectorRegistry.register(Mirror())
 ConnectorRegistry.register(Plain("plain_mirror"))
 ConnectorRegistry.register(Plain("plain_mirror", task_type_version=1))

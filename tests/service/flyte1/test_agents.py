@@ -223,6 +223,20 @@ async def test_connectors_are_listed_as_agents():
     assert unknown == ("NOT_FOUND", "Cannot find connector for name: Nope.")
 
 
+class Immediate(Jobs):
+    name = "Immediate"
+    task_type_name = "immediate"
+    is_sync = True
+
+
+async def test_connectors_say_that_their_tasks_end_in_one_call():
+    async with hosting(Jobs(), Immediate()) as (_, _, client):
+        agents = (await client(client.metadata.ListAgents, admin.ListAgentsRequest())).agents
+        one = await client(client.metadata.GetAgent, admin.GetAgentRequest(name="Immediate"))
+    assert {agent.name: agent.is_sync for agent in agents} == {"Jobs": False, "Immediate": True}
+    assert one.agent.is_sync
+
+
 async def test_health_and_reflection_name_the_services():
     names = [f"flyteidl.service.{name}" for name in SERVICES]
     async with hosting(Jobs()) as (_, addresses, client):
