@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from connectrio.idl.flyteidl2.connector import (
     GetTaskMetricsResponse,
     TaskExecutionMetadata,
 )
+from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.core import TaskLog, TaskTemplate
 from connectrio.idl.flyteidl2.task import Outputs
@@ -113,6 +114,46 @@ class Resource:
     custom_info: Mapping[str, Any] | Struct | None = None
 
 
+class EncodedResource(Resource):
+    """The state of a job that is encoded already. The host sends it as it is, if nothing in it must change.
+
+    `outputs` and `custom_info` are decoded for those who read them.
+
+    :param encoded: a whole `flyteidl2.connector.Resource`
+    :param decode: makes our message of it
+    """
+
+    message: str
+    log_links: list[TaskLog]
+
+    def __init__(
+        self,
+        phase: Phase,
+        message: str,
+        log_links: list[TaskLog],
+        *,
+        encoded: bytes,
+        decode: Callable[[bytes], ResourceMessage],
+    ) -> None:
+        self.phase, self.message, self.log_links = phase, message, log_links
+        self.encoded = encoded
+        self._decode = decode
+
+    @cached_property
+    def _whole(self) -> ResourceMessage:
+        return self._decode(self.encoded)
+
+    @property
+    def outputs(self) -> Outputs | None:  # type: ignore[override]  # a field of the base, which is never set here
+        """See `Resource`."""
+        return self._whole.outputs
+
+    @property
+    def custom_info(self) -> Struct | None:  # type: ignore[override]  # same
+        """See `Resource`."""
+        return self._whole.custom_info
+
+
 LogsResult: TypeAlias = Awaitable[GetTaskLogsResponse] | AsyncIterator[GetTaskLogsResponse] | GetTaskLogsResponse
 
 
@@ -129,8 +170,8 @@ class AsyncConnector(ABC, Generic[M]):
     :cvar task_type_version: the version of that task type
     :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
     :cvar converts_inputs: whether `create` converts the inputs itself, because they belong to another type system: it
-        then gets the request's `Inputs` message in place of the values, with what is stored elsewhere fetched, and
-        raises `LiteralError` for what it cannot convert
+        then gets the encoded CreateTaskRequest in place of the values, or an `Inputs` message with what is stored
+        elsewhere fetched, and raises `LiteralError` for what it cannot convert
     :cvar queues_calls: whether its methods wait for a place to run, and call `begin_work` when they have one
     :cvar is_sync: whether its tasks end within `create`, so that the executor of Flyte 1 is told to run each in one
         call (ExecuteTaskSync), without polls

@@ -1,8 +1,9 @@
 """Call a connector's methods as flyte-sdk's own service does, with connectrio's messages as arguments and results.
 
-All of this runs on a hosted loop, also the conversion between betterproto2's and protobuf's messages, which takes long
-for large ones. The order and the names of the arguments are those of flyte-sdk (`flyte/connectors/_server.py`), and
-flyte-sdk's functions convert inputs and outputs, so connectors get the same values as there.
+All of this runs on a hosted loop, also what protobuf decodes and encodes, which takes long for large messages. The
+order and the names of the arguments are those of flyte-sdk (`flyte/connectors/_server.py`), and flyte-sdk's functions
+convert inputs and outputs, but for inputs of plain types (`_plain_inputs.py`), so connectors get the same values as
+there.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from flyte._internal.runtime.convert import Inputs, convert_from_inputs_to_native
-from flyte.connectors import AsyncConnector, Resource
+from flyte.connectors import AsyncConnector
+from flyte.connectors import Resource as FlyteResource
 from flyte.connectors._connector import get_resource_proto
 from flyte.models import NativeInterface
 from flyte.types import TypeEngine
-from flyteidl2.connector.connector_pb2 import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
-from flyteidl2.core.tasks_pb2 import TaskTemplate
-from flyteidl2.task.common_pb2 import Inputs as InputsMessage
+from flyteidl2.connector.connector_pb2 import CreateTaskRequest, GetTaskLogsResponse, GetTaskMetricsResponse
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # its stubs are a package of their own
 
+from connectrio.connector.base import EncodedResource, Phase, Resource
 from connectrio.connector.failures import InvalidRequestError
 from connectrio.diagnostics import text_of, type_name
+from connectrio.flyte._plain_inputs import plain_inputs
 from connectrio.idl.flyteidl2 import connector as idl
-from connectrio.idl.flyteidl2 import core, task
+from connectrio.idl.flyteidl2 import core
 from connectrio.literals import LiteralError
 from connectrio.rpc.codec import decode, encode, escape_surrogates
 
@@ -33,42 +35,47 @@ __all__ = ["create", "delete", "get", "get_logs", "get_metrics"]
 Connector = AsyncConnector[Any]
 Connection = Mapping[str, str]
 
+_PHASES: dict[int, Phase] = {phase.value: phase for phase in Phase}
+
 # not the errors of stores that outputs are written to: those may pass
 _NOT_ENCODABLE = (TypeError, ValueError, AttributeError, ParseError)
 
 
 async def create(
     connector: Connector,
-    template: core.TaskTemplate,
-    inputs: task.Inputs | Mapping[str, Any],
-    output_prefix: str,
-    metadata: idl.TaskExecutionMetadata,
+    request: bytes | idl.CreateTaskRequest,
+    inputs: Mapping[str, Any] | None,
     connection: Connection,
 ) -> bytes:
     """Start a job. Return its encoded resource meta.
 
-    :param inputs: the request's message, or Python values
-    :raises LiteralError: flyte-sdk's type engine cannot convert them
+    :param request: its connection is not used
+    :param inputs: Python values in place of the request's inputs, or None
+    :raises LiteralError: flyte-sdk's type engine cannot convert the inputs
     """
-    message = TaskTemplate.FromString(encode(template))
-    values = dict(inputs) if isinstance(inputs, Mapping) else await _native_inputs(message, encode(inputs))
+    message = CreateTaskRequest.FromString(request if isinstance(request, bytes) else encode(request))
     meta = await connector.create(
-        task_template=message,
-        inputs=values,
-        output_prefix=output_prefix,
-        task_execution_metadata=TaskExecutionMetadata.FromString(encode(metadata)),
+        task_template=message.template,
+        inputs=await _native_inputs(message) if inputs is None else dict(inputs),
+        output_prefix=message.output_prefix,
+        task_execution_metadata=message.task_execution_metadata,
         **connection,
     )
     data: bytes = meta.encode()
     return data
 
 
-async def get(connector: Connector, meta: bytes, connection: Connection) -> idl.Resource:
-    """Return the state of a job."""
-    resource = await connector.get(resource_meta=_decoded(connector, meta), **connection)
-    label = f"{type(connector).__qualname__}.get"
-    message: idl.Resource = decode((await _resource_proto(resource, label)).SerializeToString(), idl.Resource)
-    return message
+async def get(connector: Connector, meta: bytes, connection: Connection) -> Resource:
+    """Return the state of a job; encoded, unless the host has to look at all of it."""
+    state = await connector.get(resource_meta=_decoded(connector, meta), **connection)
+    proto = await _resource_proto(state, f"{type(connector).__qualname__}.get")
+    encoded = proto.SerializeToString()
+    if proto.HasField("custom_info"):  # which may hold numbers that JSON does not have
+        whole = _decode_resource(encoded)
+        return Resource(whole.phase, whole.message, whole.log_links, whole.outputs, whole.custom_info)
+    links = [decode(link.SerializeToString(), core.TaskLog) for link in proto.log_links]
+    phase = _PHASES.get(proto.phase, proto.phase)  # a number that is none is for the host to refuse
+    return EncodedResource(phase, proto.message, links, encoded=encoded, decode=_decode_resource)
 
 
 async def delete(connector: Connector, meta: bytes, connection: Connection) -> None:
@@ -98,18 +105,22 @@ async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenera
         await result.aclose()
 
 
-async def _native_inputs(template: TaskTemplate, inputs: bytes) -> dict[str, Any]:
+async def _native_inputs(request: CreateTaskRequest) -> dict[str, Any]:
     """Return the inputs as Python values.
 
     :raises LiteralError: flyte-sdk's type engine cannot convert them
     """
+    template, variables = request.template, request.template.interface.inputs
     try:
+        plain = plain_inputs(variables, request.inputs)
+        if plain is not None:
+            return plain
         types: Any = {
             variable.key: (TypeEngine.guess_python_type(variable.value.type), inspect.Parameter.empty)
-            for variable in template.interface.inputs.variables
+            for variable in variables.variables
         }
         interface = NativeInterface.from_types(inputs=types, outputs={})
-        return await convert_from_inputs_to_native(interface, Inputs(proto_inputs=InputsMessage.FromString(inputs)))
+        return await convert_from_inputs_to_native(interface, Inputs(proto_inputs=request.inputs))
     except Exception as error:
         reason = text_of(error) or type_name(error)
         raise LiteralError(f"flyte-sdk cannot convert the inputs of this {template.type} task: {reason}") from error
@@ -123,9 +134,9 @@ async def _resource_proto(resource: Any, label: str) -> Any:
     try:
         return await get_resource_proto(resource)
     except _NOT_ENCODABLE as error:
-        if not isinstance(resource, Resource):
+        if not isinstance(resource, FlyteResource):
             raise
-        escaped = Resource(phase=None)
+        escaped = FlyteResource(phase=None)
         for name in ("phase", "message", "log_links", "outputs", "custom_info"):
             try:
                 setattr(escaped, name, escape_surrogates(getattr(resource, name)))
@@ -146,6 +157,11 @@ def _decoded(connector: Connector, meta: bytes) -> Any:
     except Exception as error:
         what = f"the resource_meta of this {connector.task_type_name} task was not made by this connector"
         raise InvalidRequestError(f"{what}: {text_of(error) or type_name(error)}") from error
+
+
+def _decode_resource(encoded: bytes) -> idl.Resource:
+    message: idl.Resource = decode(encoded, idl.Resource)
+    return message
 
 
 def _log_lines(response: Any, label: str) -> idl.GetTaskLogsResponse:

@@ -19,6 +19,7 @@ from connectrio.flyte._loop_pool import Emit
 from connectrio.flyte._loop_state import root_package
 from connectrio.flyte.affinity import LoopPools
 from connectrio.idl.flyteidl2.connector import (
+    CreateTaskRequest,
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
     TaskExecutionMetadata,
@@ -81,37 +82,36 @@ class HostedConnector(AsyncConnector[HostedMeta]):
         self,
         task_template: TaskTemplate,
         output_prefix: str,
-        inputs: Inputs | Mapping[str, Any] | None = None,
+        inputs: Inputs | Mapping[str, Any] | bytes | None = None,
         task_execution_metadata: TaskExecutionMetadata | None = None,
         **kwargs: Any,
     ) -> HostedMeta:
         """Start the job.
 
         :param inputs: the request's message, for flyte-sdk's type engine to convert, which reads pickles and any URL: a
-            host checks it first (`literals.checked_inputs`); or Python values
+            host checks it first (`literals.checked_inputs`); or the encoded CreateTaskRequest that holds it and the
+            other arguments; or Python values
         :raises LiteralError: the type engine cannot convert them
         """
-        data = await self._run(
-            "create",
-            conversion.create,
-            task_template,
-            Inputs() if inputs is None else inputs,
-            output_prefix,
-            task_execution_metadata or TaskExecutionMetadata(),
-            kwargs,
-        )
-        return HostedMeta(data)
+        request: bytes | CreateTaskRequest
+        values = None
+        if isinstance(inputs, bytes):
+            request = inputs
+        else:
+            if isinstance(inputs, Mapping):
+                inputs, values = None, inputs
+            request = CreateTaskRequest(
+                inputs=inputs,
+                template=task_template,
+                output_prefix=output_prefix,
+                task_execution_metadata=task_execution_metadata,
+            )
+        return HostedMeta(await self._run("create", conversion.create, request, values, kwargs))
 
     async def get(self, resource_meta: HostedMeta, **kwargs: Any) -> Resource:
         """Return the state of the job; its outputs are converted by flyte-sdk's type engine."""
-        message = await self._run("get", conversion.get, resource_meta.data, kwargs)
-        return Resource(
-            phase=message.phase,
-            message=message.message,
-            log_links=message.log_links,
-            outputs=message.outputs,
-            custom_info=message.custom_info,
-        )
+        state: Resource = await self._run("get", conversion.get, resource_meta.data, kwargs)
+        return state
 
     async def delete(self, resource_meta: HostedMeta, **kwargs: Any) -> None:
         """Cancel the job."""

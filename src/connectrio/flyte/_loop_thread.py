@@ -160,9 +160,9 @@ class _WatchedSelector(selectors.DefaultSelector):
     longest_sleep: float | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # callbacks are ready? A look for events costs more than most of them, and lets other threads interrupt
-        has_ready = timeout is not None and timeout <= 0 and self.busy_since is not None
-        if has_ready and time.monotonic() - (self.busy_since or 0) < _LOOK_AFTER:
+        since = self.busy_since
+        if timeout is not None and timeout <= 0 and since is not None and time.monotonic() - since < _LOOK_AFTER:
+            # callbacks are ready: a look for events costs more than most of them, and lets other threads interrupt
             return []
         self.busy_since = None
         if self.longest_sleep is not None and (timeout is None or timeout > self.longest_sleep):

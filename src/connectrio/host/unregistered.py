@@ -31,7 +31,7 @@ _MOST_NAMES = 5
 def missing_extra(error: BaseException) -> str:
     """Return which extra to install if `error` is about a package that comes with one; else ""."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if package not in _EXTRAS or importlib.util.find_spec(package) is not None:  # it is there, but not all that is imported of it
+    if package not in _EXTRAS or importlib.util.find_spec(package) is not None:  # only a part of it is missing
         return ""
     return f"; install it: pip install 'connectrio[{_EXTRAS[package]}]'"
 

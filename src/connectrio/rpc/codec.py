@@ -20,7 +20,7 @@ from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 
 from connectrio.rpc._codec.decoder import decode, received_messages, received_size
 from connectrio.rpc._codec.encoder import KEPT, EncodeError, encode, encode_ahead
-from connectrio.rpc._codec.wire import DecodeError
+from connectrio.rpc._codec.wire import LENGTH, DecodeError, encode_varint
 
 __all__ = [
     "DecodeError",
@@ -31,7 +31,9 @@ __all__ = [
     "decode",
     "encode",
     "encode_ahead",
+    "encode_field",
     "escape_surrogates",
+    "keep_encoded",
     "received_messages",
     "received_size",
 ]
@@ -59,6 +61,16 @@ def escape_surrogates(value: Any) -> Any:
             return result
         case _:
             return value
+
+
+def keep_encoded(message: Message, encoded: bytes) -> None:
+    """Let the server send `encoded` for `message`."""
+    message.__dict__[KEPT] = encoded
+
+
+def encode_field(number: int, encoded: bytes) -> bytes:
+    """Return a message with one field, which holds a message that is encoded already."""
+    return encode_varint(number << 3 | LENGTH) + encode_varint(len(encoded)) + encoded
 
 
 class MessageCodec(CodecBase):

@@ -11,7 +11,7 @@ import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
 
-from connectrio.connector.base import AsyncConnector, Phase
+from connectrio.connector.base import AsyncConnector, EncodedResource, Phase
 from connectrio.connector.context import Start, reset_current_call, set_creation
 from connectrio.connector.failures import PermanentFailure
 from connectrio.connector.phases import FAILED_PHASES, FINAL_PHASES
@@ -35,12 +35,16 @@ from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.logs import get_logger
+from connectrio.masking import SecretMask
 from connectrio.rpc.codec import received_size
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.conversion import (
+    EncodedAnswer,
     InputReader,
+    ReceivedTask,
     encode_failure,
     encode_resource_meta,
+    encoded_state,
     expect,
     failed_resource,
     failure_in,
@@ -48,6 +52,7 @@ from connectrio.service.conversion import (
     is_failure,
     resource_to_message,
     sendable,
+    take_bytes,
 )
 from connectrio.service.dispatch import Dispatcher
 from connectrio.service.errors import ConnectorFault, RequestError
@@ -84,6 +89,7 @@ _TIMES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("end_time", timestamp_to_datetime),
     ("step", duration_to_timedelta),
 )
+_CREATE_TASK = "/flyteidl2.connector.AsyncConnectorService/CreateTask"
 _GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 
 
@@ -143,6 +149,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             record.task = task_name(message.task_execution_metadata, message.output_prefix)
             record.inputs_arrived(message.inputs)
             method = dispatcher.find(record)
+            if not method.connector.converts_inputs:
+                take_bytes(message)  # which nobody needs
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     identity = await self.identify(message)
@@ -220,12 +228,15 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         template = cast("TaskTemplate", message.template)
         # the literals take many times the memory of the request, and `create` may take a minute
         message.inputs = None
+        request = take_bytes(message)
         token = None if start is None else set_creation(key, start)
         stored = None
         try:
             declared = None if template.interface is None else template.interface.inputs
             if connector.converts_inputs:
-                inputs, stored = await self._inputs.check(inputs, declared)
+                checked, stored = await self._inputs.check(inputs, declared)
+                inputs = request if request is not None and checked is inputs else checked
+                del checked, request
             else:
                 inputs = await self._inputs.read(inputs, declared)
             arguments = {
@@ -319,14 +330,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     if is_failure(message.resource_meta):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
                     self.creates.asked_for(message.resource_meta)
-                    poll = partial(self._poll, method, message, record.span)
+                    most = 0 if record.mask is not None else self.settings.max_response_size
+                    poll = partial(self._poll, method, message, record.span, most)
                     resource = await self._polls.retrying(poll, method.connector, record.retried)
-                    answer = GetTaskResponse(resource=resource)
-                    if not self._outputs.fits(answer, is_final=record.mask is None):
-                        await self._outputs.fit(resource, message.output_prefix)
-                        answer = GetTaskResponse(resource=resource)
-                    if record.mask is not None:
-                        record.mask.resource(resource)
+                    answer: GetTaskResponse
+                    if isinstance(resource, EncodedResource):
+                        answer = EncodedAnswer(resource)
+                    else:
+                        answer = await self._fitting(resource, message, record.mask)
                     job, phase = record.job or self._know(record, message.resource_meta), resource.phase
                     is_final = phase in FINAL_PHASES
                     job.succeeded(self.account.clock(), phase, resource.message, resource.log_links, is_final=is_final)
@@ -346,11 +357,27 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 answer = GetTaskResponse(resource=absorbed)
             return answer
 
-    async def _poll(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Resource:
-        """Call the connector's `get`; return the job's state."""
+    async def _fitting(self, resource: Resource, message: GetTaskRequest, mask: SecretMask | None) -> GetTaskResponse:
+        """Return an answer that is not too large, and holds no secret."""
+        answer = GetTaskResponse(resource=resource)
+        if not self._outputs.fits(answer, is_final=mask is None):
+            await self._outputs.fit(resource, message.output_prefix)
+            answer = GetTaskResponse(resource=resource)
+        if mask is not None:
+            mask.resource(resource)
+        return answer
+
+    async def _poll(
+        self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None, most_encoded: int = 0
+    ) -> Resource | EncodedResource:
+        """Call the connector's `get`; return the job's state.
+
+        :param most_encoded: bytes that it may have if the connector has encoded it; else it is decoded
+        """
         offered = {"output_prefix": message.output_prefix}
         arguments = method.arguments(message.resource_meta, offered, message.connection)
-        return resource_to_message(await method(arguments, self.workers, span), method.label)
+        state = await method(arguments, self.workers, span)
+        return encoded_state(state, most_encoded) or resource_to_message(state, method.label)
 
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
@@ -415,6 +442,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         # The base's handler iterates an async generator. A time limit cannot be a scope around the `yield` of one, and
         # nothing would close it when sending fails: so responses are sent from inside the call instead.
         mapping = super().__mapping__()
+        mapping[_CREATE_TASK] = mapping[_CREATE_TASK]._replace(request_type=ReceivedTask)
         mapping[_GET_TASK_LOGS] = mapping[_GET_TASK_LOGS]._replace(func=self._handle_get_task_logs)
         return mapping
 
@@ -426,6 +454,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
 def _empty(message: CreateTaskRequest) -> None:
     """Drop what is large in the request."""
+    take_bytes(message)
     message.template = message.inputs = message.task_execution_metadata = None
 
 

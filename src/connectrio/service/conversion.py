@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from operator import is_
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ from anyio import from_thread
 from betterproto2 import Message
 from grpclib.const import Status
 
-from connectrio.connector.base import AsyncConnector, Phase, Resource, TaskLog
+from connectrio.connector.base import AsyncConnector, EncodedResource, Phase, Resource, TaskLog
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import Literal, VariableMap
 from connectrio.idl.flyteidl2.task import Inputs, Outputs
@@ -38,7 +38,7 @@ from connectrio.literals.errors import quoted_name
 from connectrio.literals.plain_data import to_plain_data
 from connectrio.literals.steps import limited_steps
 from connectrio.logs import get_logger
-from connectrio.rpc.codec import EncodeError, decode, encode, escape_surrogates
+from connectrio.rpc.codec import EncodeError, decode, encode, encode_field, escape_surrogates, keep_encoded
 from connectrio.rpc.garbage import without_collections
 from connectrio.rpc.status import fit_status_message
 from connectrio.service.errors import ConnectorFault, RequestError, describe_error
@@ -47,9 +47,12 @@ from connectrio.service.settings import ServiceSettings
 from connectrio.service.workers import Workers
 
 __all__ = [
+    "EncodedAnswer",
     "InputReader",
+    "ReceivedTask",
     "encode_failure",
     "encode_resource_meta",
+    "encoded_state",
     "expect",
     "failed_resource",
     "failure_in",
@@ -58,6 +61,7 @@ __all__ = [
     "resource_to_message",
     "sendable",
     "sort_of",
+    "take_bytes",
 ]
 
 logger = get_logger("connectrio.service")
@@ -75,11 +79,51 @@ _CONVERTERS = 2
 # that inputs may take on the event loop: about 20 ms. Others are read in a thread
 _STEPS_ON_THE_EVENT_LOOP = 20_000
 
+# bytes that an answer has beside an encoded state
+_FRAMING = 16
+
 # UNDEFINED is no phase of a job: Flyte's executor takes it for an error of the system
 _PHASES = frozenset(Phase) - {Phase.UNDEFINED}
 _PHASE_NAMES = ", ".join(sorted(str(phase.name) for phase in _PHASES))
 
+# the attribute of a request that its bytes are in
+_BYTES = "_received_bytes"
+
 _FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
+
+
+class ReceivedTask:
+    """In place of the class of CreateTask's requests: they keep their bytes until `take_bytes`."""
+
+    @staticmethod
+    def FromString(data: bytes) -> idl.CreateTaskRequest:  # noqa: N802 - the name that protobuf's messages have
+        """Return the request.
+
+        :raises DecodeError: `data` is no such message
+        """
+        message: idl.CreateTaskRequest = decode(data, idl.CreateTaskRequest)
+        message.__dict__[_BYTES] = data
+        return message
+
+
+def take_bytes(message: idl.CreateTaskRequest) -> bytes | None:
+    """Return the bytes that a request was decoded from, once; None if they are not known."""
+    data: bytes | None = message.__dict__.pop(_BYTES, None)
+    return data
+
+
+class EncodedAnswer(idl.GetTaskResponse):
+    """The answer to a poll that is sent as a connector has encoded it, and decoded only for who reads it here."""
+
+    def __init__(self, state: EncodedResource) -> None:
+        self._state = state
+        self._unknown_fields = b""
+        keep_encoded(self, encode_field(1, state.encoded))
+
+    @cached_property
+    def resource(self) -> idl.Resource:  # type: ignore[override]  # a field of the message, which is never set here
+        """The job's state."""
+        return resource_to_message(self._state, "get")
 
 
 class InputReader:
@@ -245,6 +289,16 @@ def sendable(message: M, claim: str) -> M:
                 " type that the message declares for it"
             ) from error
     return message
+
+
+def encoded_state(value: Any, most: int) -> EncodedResource | None:
+    """Return what `get` returned if that can be sent as it is.
+
+    :param most: bytes that the answer may have
+    """
+    if type(value) is EncodedResource and value.phase in _PHASES and len(value.encoded) + _FRAMING <= most:
+        return value
+    return None
 
 
 def resource_to_message(value: Any, label: str) -> idl.Resource:

@@ -1,6 +1,6 @@
 """The connectors of the benchmark, one source for flyte-sdk and for us. They do next to nothing: the host is measured.
 
-They are flyte-sdk's where flyte-sdk is installed, for its own service and for ours, which hosts them; else they are ours.
+They are flyte-sdk's where that is installed, for its own service and for ours, which hosts them; else they are ours.
 
 `bench` starts jobs that have all succeeded. `bench-blocking` blocks for 0.2 s in `get`, as a vendor's synchronous
 client does. flyte-sdk awaits every method, so there it can only block in an `async def`; ours runs a plain `def` in a
