@@ -9,6 +9,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from connectrio.host.metrics import CertificateMetrics  # noqa: E402
 from connectrio.host.settings import HostSettings  # noqa: E402
 from connectrio.processes.control import ServeOptions  # noqa: E402
 from connectrio.processes.supervisor import Supervisor  # noqa: E402
+from connectrio.service.job_store.store import JobStore  # noqa: E402
 from connectrio.service.workers import _Run  # noqa: E402
 from service.harness import Complete  # noqa: E402
 
@@ -49,7 +51,12 @@ class Entry:
 
 async def entries() -> list[Entry]:
     """Return all families of a host that has done everything, and those that a supervisor adds."""
-    settings = HostSettings(host="127.0.0.1", port=0, prometheus_port=0)
+    with TemporaryDirectory() as folder:
+        store = f"sqlite://{folder}/jobs.db"
+        return await _entries(HostSettings(host="127.0.0.1", port=0, prometheus_port=0, job_store=store))
+
+
+async def _entries(settings: HostSettings) -> list[Entry]:
     registry = Registry()
     registry.register(Complete())
     host = Host(settings, registry=registry)
@@ -73,6 +80,8 @@ def do_everything(host: Host) -> None:
     workers = host.service.workers
     workers._slots.divide_among(["tiny"])
     workers._stuck[_Run(lambda: None, "Tiny.get", "tiny", lambda _: None)] = None
+    [store] = [each for each in host.metrics.registry._collector_to_names if isinstance(each, JobStore)]
+    store.doubts["tiny"] += 1
     host.account.jobs.obtain(("tiny", 0, b""), "Tiny")
 
 

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from connectrio.host.lifecycle import Addresses
-from connectrio.host.settings import HostSettings, anyio_backend, default_backend
+from connectrio.host.settings import HostSettings, anyio_backend, changed_settings, default_backend
 
 
 def test_the_defaults_are_the_references():
@@ -50,12 +50,40 @@ def test_the_defaults_are_the_references():
         ("delete_limit", 0, "delete_limit must be more than 0, got 0"),
         ("metrics_limit", 0, "metrics_limit must be more than 0, got 0"),
         ("logs_limit", 0, "logs_limit must be more than 0, got 0"),
+        ("job_lease", 0, "job_lease must be more than 0, got 0"),
+        ("job_store", "mysql://root:hunter2@db/jobs", "job_store must be a URL such as (?!.*hunter2).*"),
+        ("job_store", "sqlite://jobs.db", "job_store needs the absolute path of the file behind sqlite://, as in .*"),
+        ("job_store", "sqlite:///", "job_store needs the absolute path .*"),
         ("execute_limit", math.nan, "execute_limit must be more than 0, got nan"),
     ],
 )
 def test_values_that_make_no_sense(name, value, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         HostSettings(**{name: value})
+
+
+def test_a_job_store_needs_a_memory():
+    with pytest.raises(ValueError, match="job_store is of no use with create_memory 0"):
+        HostSettings(job_store="postgresql://db/jobs", create_memory=0)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:hunter2@db/jobs", "postgresql://u:***@db/jobs"),
+        ("postgresql://u:hun@ter/2@db/jobs?sslmode=require", "postgresql://u:***@db/jobs?sslmode=require"),
+        ("postgres://:hunter2@db", "postgres://:***@db"),
+        ("postgresql://db/jobs?user=u&password=hunter2&x=1", "postgresql://db/jobs?user=u&password=***&x=1"),
+        ("postgresql://db/jobs?sslpassword=hunter2", "postgresql://db/jobs?sslpassword=***"),
+        ("postgresql://u@db:5432/jobs", "postgresql://u@db:5432/jobs"),
+        ("postgresql://?service=jobs", "postgresql://?service=jobs"),
+        ("sqlite:///var/lib/jobs.db", "sqlite:///var/lib/jobs.db"),
+    ],
+)
+def test_the_password_of_the_job_store_is_not_shown(url, shown):
+    settings = HostSettings(job_store=url)
+    assert changed_settings(settings) == {"job_store": shown}
+    assert "hunter2" not in repr(settings)
 
 
 OUTSIDE = Addresses((("0.0.0.0", 8000),), ())

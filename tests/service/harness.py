@@ -35,6 +35,7 @@ from connectrio.idl.flyteidl2.core import (
 )
 from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.settings import ServiceSettings
+from connectrio.service.shared_creates import SharedCreates
 
 GET_TASK_LOGS = "/flyteidl2.connector.AsyncConnectorService/GetTaskLogs"
 # seconds; what is waited for is an event, and this only ends a test that fails
@@ -100,13 +101,18 @@ class Service:
     """The service under test, with a host's settings unless a test says otherwise; but polls are not shielded."""
 
     def __init__(
-        self, *connectors: AsyncConnector[Any], clock: Callable[[], float] = time.monotonic, **settings: Any
+        self,
+        *connectors: AsyncConnector[Any],
+        clock: Callable[[], float] = time.monotonic,
+        shared: SharedCreates | None = None,
+        **settings: Any,
     ) -> None:
         self.registry = Registry()
         for each in connectors or (connector(),):
             self.registry.register(each)
         unshielded = ServiceSettings(worker=4, poll_retry=0, poll_absorb=0)
-        self.servicer = AsyncConnectorService(self.registry, replace(unshielded, **settings), clock=clock)
+        settings = replace(unshielded, **settings)
+        self.servicer = AsyncConnectorService(self.registry, settings, shared=shared, clock=clock)
         self.metrics = self.servicer.metrics
         self.workers = self.servicer.workers
         self.creates = self.servicer.creates

@@ -38,8 +38,8 @@ from connectrio.idl.flyteidl2.core import (
     VariableMap,
 )
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
-from connectrio.service.idempotent_creates import WantedJob
 from connectrio.service.job_identity import identify
+from connectrio.service.wanted_job import WantedJob
 from connectrio.service.workers import Workers
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import Base, Gate, Job, Service, attempt, connector, secrets
@@ -630,6 +630,8 @@ async def test_an_attempt_that_failed_meanwhile_does_not_hide_the_one_before():
             "tiny",
             vendor_create,
             True,
+            False,
+            False,
             is_alive,
             0.2,
             lambda origin: None,

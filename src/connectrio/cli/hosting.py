@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -16,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from connectrio.cli.errors import FAILURE, CommandError, command_error
+from connectrio.cli.errors import FAILURE, CommandError, UsageError, command_error
 from connectrio.cli.event_loop import event_loop
 from connectrio.cli.script import end_process, is_script, load_structlog, starting
-from connectrio.host.settings import Backend, HostSettings, default_backend
+from connectrio.host.settings import Backend, HostSettings, changed_settings, default_backend
 
 load_structlog()
 
@@ -86,6 +87,7 @@ def host(
     """
     with host_logging(log_level, log_format, owns_process=is_script()), explained_start():
         event_loop(backend)  # fails if it is not installed
+        _check_job_store(settings)
         _warn_of_variables()
         if processes != 1:
             from connectrio.processes.control import ServeOptions
@@ -106,6 +108,21 @@ def host(
                 started()
 
             run_host(settings, backend=backend, announce=announce_start, end_process=end_process())
+
+
+def _check_job_store(settings: HostSettings) -> None:
+    """Check that the command line, which every user of the machine can read, has no password.
+
+    :raises UsageError: it has
+    """
+    url = settings.job_store
+    has_password = url is not None and changed_settings(settings)["job_store"] != url
+    if has_password and any(word.endswith(str(url)) for word in sys.argv):
+        raise UsageError(
+            "--job-store has a password, and every user of this machine can read command lines: give the URL as"
+            f" {variable('job_store')} or in the TOML file, or leave the password to PGPASSWORD, PGPASSFILE or a"
+            " service of libpq"
+        )
 
 
 def _warn_of_variables() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,6 +67,7 @@ class Start:
 
     :ivar scope: shielded at that moment: from then on, the job may exist in the other system
     :ivar usual: returns the seconds that the connector needs for a job, as far as the host knows
+    :ivar record: if not None, awaited just before that moment, to write it down; raises if the code must not begin
     :ivar on_begin: called at that moment on the event loop of the call; perhaps again later
     :ivar arrived: when the host was asked for the job; this and the next two as `time.monotonic` counts
     :ivar deadline: when the client stops waiting; None if it did not say
@@ -76,6 +77,7 @@ class Start:
     scope: anyio.CancelScope
     usual: Callable[[], float]
     on_begin: Callable[[], None] = lambda: None
+    record: Callable[[], Awaitable[None]] | None = None
     arrived: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     began: float | None = None

@@ -53,6 +53,7 @@ from connectrio.telemetry.report import HostReport, StackReport
 if TYPE_CHECKING:
     from connectrio.host.report import HostParts
     from connectrio.rpc.tls import ServerTLS
+    from connectrio.service.shared_creates import SharedCreates
     from connectrio.tracing import Tracing
 
 log = get_logger("connectrio.host.host")
@@ -240,6 +241,7 @@ class Host:
                 if self.settings.tracing:
                     self._tracing = _start_tracing()
                     stack.push_async_callback(self._tracing.stop)
+                shared = await _share_creates(self.settings, self.metrics, stack)
                 bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self._one_of)
                 # the kernel gives connections to one of several as soon as it listens, so it binds when it can serve
                 ports = None if self._one_of else await bind()
@@ -252,7 +254,7 @@ class Host:
                     self._keep_logging()
                     async with anyio.create_task_group() as holding:
                         if await completes_before(self._shutdown_requested, partial(self._lifespans.open, holding)):
-                            await self._serve_connectors(ports or await bind(), task_status)
+                            await self._serve_connectors(ports or await bind(), shared, task_status)
                         self._lifespans.close()
                     if holding.cancel_scope.cancelled_caught:
                         self._lifespans.report_unclosed()
@@ -305,14 +307,16 @@ class Host:
     def _keep_logging(self) -> None:
         keep_logging({type(each.connector).__module__.partition(".")[0] for each in self.registry.registered()})
 
-    async def _serve_connectors(self, ports: HostPorts, task_status: TaskStatus[Addresses]) -> None:
+    async def _serve_connectors(
+        self, ports: HostPorts, shared: SharedCreates | None, task_status: TaskStatus[Addresses]
+    ) -> None:
         """Run the gRPC server and the exporter, from the first call to the last."""
         self._keep_logging()  # lifespans may have set up logging, too
         for danger in self.settings.dangers(ports.addresses):
             log.warning(danger)
         trace = None if self._tracing is None else self._tracing.method_span
         connectors = AsyncConnectorService(
-            self.registry, self.settings, metrics=self.metrics, account=self.account, trace=trace
+            self.registry, self.settings, metrics=self.metrics, account=self.account, trace=trace, shared=shared
         )
         server = self._make_server(connectors)
         self.service, self.server, self.addresses = connectors, server, ports.addresses
@@ -383,6 +387,23 @@ class Host:
         connectors.creates.end_by(anyio.current_time() + self._grace)
         await server.shutdown(self._grace)
         log.info("drained")
+
+
+async def _share_creates(settings: HostSettings, metrics: Metrics, stack: AsyncExitStack) -> SharedCreates | None:
+    """Open the job store, if there is one, until `stack` ends. If its database does not answer, it goes on trying.
+
+    :raises HostError: it is required and not given, or the client of its database is not installed
+    """
+    if settings.job_store is None:
+        if settings.job_store_required:
+            raise HostError("job_store_required is of no use without job_store: give the URL of the database")
+        return None
+    try:
+        from connectrio.service.shared_creates import share_creates  # not before a host has a store
+
+        return await stack.enter_async_context(share_creates(settings, metrics.registry))
+    except ImportError as error:
+        raise HostError(f"job_store needs psycopg ({error}); run: pip install 'connectrio[postgres]'") from error
 
 
 def _start_tracing() -> Tracing:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from connectrio.connector.choice import check_source
 from connectrio.rpc.options import NOT_NEGATIVE, POSITIVE, Bound, ServerOptions, check_bound
+from connectrio.service.job_store.url import shown_url
 from connectrio.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -140,13 +141,17 @@ class HostSettings(ServiceSettings, ServerOptions):
 
 
 def changed_settings(settings: HostSettings) -> dict[str, Any]:
-    """Return the settings that are not as by default, paths as text. None of them is a secret: keys are paths."""
+    """Return the settings that are not as by default, paths as text, a URL without its password: keys are paths, so
+    none of them is a secret.
+    """
     changed = {}
     for each in fields(settings):
         value = getattr(settings, each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
         if value != default:
             changed[each.name] = str(value) if isinstance(value, Path) else value
+            if each.name == "job_store":
+                changed[each.name] = shown_url(value)
     return changed
 
 

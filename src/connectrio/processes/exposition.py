@@ -21,7 +21,9 @@ Labels = tuple[tuple[str, str], ...]
 
 _CUMULATIVE = {"counter", "summary", "histogram"}
 # times, and limits of each process; and the gauges that say how bad it is
-_LEAST = ("_created", "process_start_time_seconds", "process_max_fds", "_expiry_timestamp_seconds")
+_LEAST = (
+    "_created", "connectrio_job_store_up", "process_start_time_seconds", "process_max_fds", "_expiry_timestamp_seconds",
+)  # fmt: skip
 _LARGEST = ("_info", "connectrio_event_loop_lag_seconds", "connectrio_load_failures")
 
 

@@ -7,11 +7,14 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -258,9 +261,10 @@ class Supervisor:
         try:
             with ExitStack() as stack:
                 port, http = await self._bind(stack)
+                job_store = stack.enter_context(_job_store(self.settings))
                 async with anyio.create_task_group() as siblings:
                     await siblings.start(partial(serve_exporter, http, self, self.settings, context=context))
-                    await self._serve_members(port, local_addresses(http), task_status)
+                    await self._serve_members(port, local_addresses(http), job_store, task_status)
                     siblings.cancel_scope.cancel()
         finally:
             self.state = HostState.STOPPED
@@ -298,10 +302,14 @@ class Supervisor:
         return port, http
 
     async def _serve_members(
-        self, port: int, http: tuple[tuple[str, int], ...], task_status: TaskStatus[Addresses]
+        self,
+        port: int,
+        http: tuple[tuple[str, int], ...],
+        job_store: str | None,
+        task_status: TaskStatus[Addresses],
     ) -> None:
         """Run the processes, from their start to their end."""
-        settings = replace(self.settings, port=port, timeout=None)
+        settings = replace(self.settings, port=port, timeout=None, job_store=job_store)
         options = msgspec.structs.replace(self._options, settings=settings)
         async with anyio.create_task_group() as tasks:
             for number in range(options.processes):
@@ -334,6 +342,27 @@ class Supervisor:
     async def _wait_until_all_serve(self) -> None:
         for member in self._members:
             await member.serving.wait()
+
+
+@contextmanager
+def _job_store(settings: HostSettings) -> Iterator[str | None]:
+    """Return the `job_store` of all processes: by default a file in a temporary directory of its own, removed at the
+    end; None if jobs are not remembered, or no such directory can be made.
+    """
+    if settings.job_store is not None or settings.create_memory == 0:
+        yield settings.job_store
+        return
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(TemporaryDirectory(prefix="connectrio-", ignore_cleanup_errors=True))
+        except OSError as error:
+            log.warning(
+                "the processes share no job store, so a job that two of them are asked for is created twice",
+                reason=str(error),
+            )
+            yield None
+            return
+        yield f"sqlite://{quote(str(Path(directory).resolve() / 'jobs.db'))}"
 
 
 def check(settings: HostSettings, processes: int) -> None:

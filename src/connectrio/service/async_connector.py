@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from grpclib.const import Handler
@@ -56,7 +56,7 @@ from connectrio.service.conversion import (
 )
 from connectrio.service.dispatch import Dispatcher
 from connectrio.service.errors import ConnectorFault, RequestError
-from connectrio.service.idempotent_creates import IdempotentCreates, WantedJob
+from connectrio.service.idempotent_creates import IdempotentCreates
 from connectrio.service.job_identity import JobIdentity, identify
 from connectrio.service.job_secrets import JobSecrets
 from connectrio.service.log_stream import Send, send_responses
@@ -68,10 +68,14 @@ from connectrio.service.poll_shield import PollShield, is_transient
 from connectrio.service.protobuf import masked, to_protobuf, wrong_messages
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
+from connectrio.service.wanted_job import WantedJob
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 from connectrio.telemetry.jobs import NOBODY, JobRecord
 from connectrio.telemetry.rates import Rates
+
+if TYPE_CHECKING:
+    from connectrio.service.shared_creates import SharedCreates
 
 __all__ = ["AsyncConnectorService"]
 
@@ -104,6 +108,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :param metrics: where calls are counted; each service needs its own
     :param account: of calls and jobs; a new one if None
     :param trace: makes the spans of the connectors' methods; None without tracing
+    :param shared: the jobs that several hosts create; None for a host that remembers for itself
     :param clock: for a new account: returns seconds, from any start
     :ivar workers: the threads for methods that are plain functions
     :ivar creates: the jobs that were created lately
@@ -119,13 +124,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         metrics: Metrics | None = None,
         account: Account | None = None,
         trace: TraceMethod | None = None,
+        shared: SharedCreates | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings = settings or ServiceSettings()
         self.metrics = Metrics() if metrics is None else metrics
         self.workers = Workers(settings.worker)
         self.metrics.registry.register(self.workers)
-        self.creates = IdempotentCreates(settings)
+        self.creates = IdempotentCreates(settings, shared)
         self.account = account = Account(clock) if account is None else account
         account.rates = Rates(self.metrics.totals, account.clock)
         self.metrics.registry.register(account.jobs)
@@ -161,8 +167,10 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         wanted = WantedJob(
                             identity=identity,
                             task_type=call.task_type,
-                            create=partial(self._create, method, message, record, identity.key),
+                            create=partial(self._create, method, message, record),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
+                            is_idempotent=method.connector.create_is_idempotent,
+                            at_most_once=method.connector.at_most_once,
                             is_alive=partial(self._is_alive, method.connector, message, record.span),
                             limit=self.settings.create_limit,
                             count=record.job_found,
@@ -248,7 +256,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             del inputs
             if method.takes_protobuf:
                 arguments = to_protobuf(arguments)
-            create = partial(self._create_job, method, method.with_connection(arguments, message.connection), record)
+            arguments = method.with_connection(arguments, message.connection)
+            create = partial(self._create_job, method, arguments, record, start)
             if start is not None and connector.create_is_idempotent:
                 meta = await self._polls.retrying(create, connector, record.retried)
             else:
@@ -264,8 +273,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             if token is not None:
                 reset_current_call(token)
 
-    async def _create_job(self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord) -> bytes:
+    async def _create_job(
+        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
+    ) -> bytes:
         """Call the connector's `create` once."""
+        if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
+            await start.record()
         try:
             meta = await method(arguments, self.workers, record.span)
         except AttributeError as error:

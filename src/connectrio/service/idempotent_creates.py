@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -30,47 +30,17 @@ from connectrio.logs import get_logger
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.service.job_identity import JobIdentity
 from connectrio.service.settings import ServiceSettings
+from connectrio.service.wanted_job import Origin, WantedJob
 
-__all__ = ["IdempotentCreates", "Origin", "WantedJob"]
+if TYPE_CHECKING:
+    from connectrio.service.shared_creates import SharedCreates
+
+__all__ = ["IdempotentCreates"]
 
 logger = get_logger("connectrio.service")
 
 # how many times as long as usual a job may take that begins just in time
 _MARGIN = 1.25
-
-
-class Origin(StrEnum):
-    """Where the answer to a CreateTask comes from."""
-
-    FRESH = "fresh"
-    JOINED = "joined"
-    REPLAYED = "replayed"
-    ADOPTED = "adopted"
-
-
-@dataclass(frozen=True)
-class WantedJob:
-    """A job that a client asks for.
-
-    :ivar task_type: for the log
-    :ivar create: starts it, tells the `Start` when the connector's code begins, and returns its `resource_meta`
-    :ivar adopts: whether the job of an earlier attempt will do
-    :ivar is_alive: returns whether the job with this `resource_meta` has not failed
-    :ivar limit: seconds that `create` may take
-    :ivar count: told where the answer comes from
-    :ivar orphaned: called with the `resource_meta` if no client waits for the job any more
-    :ivar release: gives up what only `create` needs; called as soon as another request is sure to create the job
-    """
-
-    identity: JobIdentity
-    task_type: str
-    create: Callable[[Start], Awaitable[bytes]]
-    adopts: bool
-    is_alive: Callable[[bytes], Awaitable[bool]]
-    limit: float
-    count: Callable[[Origin], None]
-    orphaned: Callable[[bytes], None]
-    release: Callable[[], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -103,9 +73,12 @@ class IdempotentCreates:
 
     Those that were finished first are forgotten first. What is still being created is never forgotten: a repeated
     request would make a second job of it. If `create_memory` is 0, nothing else is remembered.
+
+    :param shared: what this host shares with others; None for a host that remembers for itself
     """
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, shared: SharedCreates | None = None) -> None:
+        self._shared = shared
         self._most = settings.create_memory_size
         self._most_bytes = settings.create_memory_bytes
         self._age = settings.create_memory
@@ -127,6 +100,8 @@ class IdempotentCreates:
         record = self._unasked.pop(resource_meta, None)
         if record is not None:
             record.asked_for = True
+        if self._shared is not None:
+            self._shared.asked_for(resource_meta)
 
     def end_by(self, time: float) -> None:
         """Cancel at `time`, on the event loop's clock, what is still being created then."""
@@ -181,9 +156,13 @@ class IdempotentCreates:
             self._scopes.add(scope)
             try:
                 earlier = record.earlier
-                meta = await self._lost_job(wanted, earlier) if wanted.adopts and earlier is not None else None
-                wanted.count(Origin.FRESH if meta is None else Origin.ADOPTED)
-                self._succeeded(record, await wanted.create(start) if meta is None else meta)
+                if self._shared is not None:
+                    meta = await self._shared.obtain(wanted, start, partial(self._lost_job, wanted, earlier))
+                else:
+                    lost = await self._lost_job(wanted, earlier) if wanted.adopts and earlier is not None else None
+                    wanted.count(Origin.FRESH if lost is None else Origin.ADOPTED)
+                    meta = await wanted.create(wanted.identity.key, start) if lost is None else lost
+                self._succeeded(record, meta)
                 if start.began is not None:
                     took = time.monotonic() - start.began
                     self._usual[wanted.task_type] = max(took, 0.9 * self._usual.get(wanted.task_type, 0.0))

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from connectrio.connector.policy import Policies
 from connectrio.rpc.options import AT_LEAST_1, KIB, MIB, NOT_NEGATIVE, POSITIVE, Bound, check_bound
+from connectrio.service.job_store.url import check_url
 
 __all__ = ["ServiceSettings"]
 
@@ -43,6 +44,16 @@ class ServiceSettings:
     :ivar create_memory_size: the most jobs that are remembered for that; about a kilobyte each, and their resource_meta
     :ivar create_memory_bytes: the most bytes of resource_meta that are remembered for that. A usual one has a few
         hundred
+    :ivar job_store: the URL of a database that hosts share, so that a job is created once whichever host is asked for
+        it: postgresql://host/database for replicas (extra `postgres`), sqlite:///path for processes of one machine. By
+        default a host remembers for itself; with several processes, they share a file in a temporary directory. Let
+        libpq's variables or password file have the password, or give the URL in a variable or in the TOML file:
+        everyone on a machine can read command lines
+    :ivar job_store_required: answer creates UNAVAILABLE while the job store does not answer. By default a host then
+        remembers for itself
+    :ivar job_lease: the time after which another host takes over what a host was creating when it gave its last sign of
+        life. It must be below the ten seconds that the executor waits, and longer than a machine is ever too busy to
+        give a process a turn
     :ivar poll_retry: the time for which a GetTask that fails transiently is retried, at most half of the time until its
         deadline. The executor waits 10 s; 0 turns it off
     :ivar poll_absorb: the time for which such failures are answered with the last known phase. The executor gives up a
@@ -81,6 +92,9 @@ class ServiceSettings:
     create_memory: float = 600.0
     create_memory_size: int = 4096
     create_memory_bytes: int = 32 * MIB
+    job_store: str | None = field(default=None, repr=False)
+    job_store_required: bool = False
+    job_lease: float = 6.0
     poll_retry: float = 4.0
     poll_absorb: float = 600.0
     max_calls: int = 700
@@ -100,7 +114,11 @@ class ServiceSettings:
         check_bound(self, NOT_NEGATIVE, "create_memory", "poll_retry", "poll_absorb")
         check_bound(self, NOT_NEGATIVE, "max_waiting_calls", "max_stored_input_size", "create_memory_bytes")
         check_bound(self, POSITIVE, "create_limit", "get_limit", "delete_limit")
-        check_bound(self, POSITIVE, "metrics_limit", "logs_limit", "execute_limit")
+        check_bound(self, POSITIVE, "metrics_limit", "logs_limit", "execute_limit", "job_lease")
+        if self.job_store is not None:
+            check_url(self.job_store)
+            if self.create_memory == 0:
+                raise ValueError("job_store is of no use with create_memory 0, which forgets jobs at once")
         for scheme in self.storage_schemes:
             if _SCHEME.fullmatch(scheme) is None:
                 raise ValueError(f"storage_schemes must be schemes such as s3, without ://, got {scheme!r}")

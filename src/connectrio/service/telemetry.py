@@ -43,13 +43,13 @@ from connectrio.service.errors import (
     TimeLimitError,
     classify,
 )
-from connectrio.service.idempotent_creates import Origin
 from connectrio.service.methods import ConnectorMethod, Span
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.places import failed_in
 from connectrio.service.poll_shield import is_transient
 from connectrio.service.slots import Slots
+from connectrio.service.wanted_job import Origin
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 from connectrio.telemetry.incidents import VendorFailure

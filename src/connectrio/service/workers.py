@@ -116,6 +116,8 @@ class Workers(Collector):
         try:
             if (start := pending_start()) is not None:
                 start.check()
+                if start.record is not None:
+                    await start.record()
             begin_work()
             self._runs[run] = None
             await to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._unbounded)

@@ -57,12 +57,16 @@ KINDS = {
     "list[str]": (["a", "b"], "c d", '["e", "f.py"]', [["a", "b"], ["c", "d"], ["e", "f.py"]]),
 }
 PORT = (["1"], "2", "3", [1, 2, 3])
-OPTIONS = (
-    ["a.b.rate_calls=1", "c.rate_seconds=2"],
-    "a.rate_calls=3 c.account_names=x,y",
-    '["a.rate_calls=4"]',
-    [["a.b.rate_calls=1", "c.rate_seconds=2"], ["a.rate_calls=3", "c.account_names=x,y"], ["a.rate_calls=4"]],
-)
+# those that take only some values of their type
+SPECIAL = {
+    "connector_options": (
+        ["a.b.rate_calls=1", "c.rate_seconds=2"],
+        "a.rate_calls=3 c.account_names=x,y",
+        '["a.rate_calls=4"]',
+        [["a.b.rate_calls=1", "c.rate_seconds=2"], ["a.rate_calls=3", "c.account_names=x,y"], ["a.rate_calls=4"]],
+    ),
+    "job_store": (["sqlite:///a"], "sqlite:///b", '"sqlite:///c"', ["sqlite:///a", "sqlite:///b", "sqlite:///c"]),
+}
 
 
 # without those that need others
@@ -72,8 +76,9 @@ ALONE = [field for field in fields(HostSettings) if not field.name.startswith(("
 @pytest.mark.parametrize("field", ALONE, ids=lambda field: field.name)
 def test_flag_then_environment_then_toml_then_default(serve, monkeypatch, field):
     name, kind = field.name, field.type.removesuffix(" | None")
-    values = {"connector_options": OPTIONS}.get(name) or (PORT if "port" in name else KINDS[kind])
-    flag, variable, toml, (from_flag, from_environment, from_toml) = values
+    flag, variable, toml, (from_flag, from_environment, from_toml) = SPECIAL.get(
+        name, PORT if "port" in name else KINDS[kind]
+    )
     option = "--" + name.replace("_", "-")
     assert getattr(serve().settings, name) == getattr(HostSettings(), name)
     Path("connectrio.toml").write_text(f"{name} = {toml}\n")
@@ -256,3 +261,16 @@ def test_the_help_has_what_the_settings_say_of_themselves(run):
     assert "(seconds) [env var: CONNECTRIO_GRACE] [default: 25.0]" in text
     assert "(bytes) [env var: CONNECTRIO_MAX_RECEIVE_MESSAGE_SIZE]" in text
     assert ":param" not in text
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:hunter2@db/x", "postgresql://db/x?password=hunter2"])
+def test_a_password_on_the_command_line_is_refused(serve, run, monkeypatch, url):
+    for arguments in (["--job-store", url], [f"--job-store={url}"]):
+        monkeypatch.setattr("sys.argv", ["connectrio", "serve", *arguments])
+        refused = run("serve", *arguments)
+        assert refused.code == 2
+        assert "every user of this machine can read command lines" in refused.err
+        assert "hunter2" not in refused.err + refused.out
+    monkeypatch.setattr("sys.argv", ["connectrio", "serve"])
+    monkeypatch.setenv("CONNECTRIO_JOB_STORE", url)
+    assert serve().settings.job_store == url
