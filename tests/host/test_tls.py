@@ -101,9 +101,8 @@ async def test_why_a_host_does_not_start(pki: Pki):
 async def test_nothing_is_left_of_a_host_that_does_not_start(pki: Pki):
     """The Unix socket exists before lifespans open."""
     path = pki.directory / "grpc.sock"
-    registry = Registry()
-    host = Host(HostSettings(**LOCAL, unix_socket=path), registry=registry)
-    registry.registered = lambda: 1 / 0
+    host = Host(HostSettings(**LOCAL, unix_socket=path), registry=Registry())
+    host._lifespans.open = lambda task_group: 1 / 0
     with pytest.raises(ExceptionGroup):
         await host.serve()
     assert not os.path.exists(path)  # noqa: PTH110, ASYNC240 - tests may look at files
