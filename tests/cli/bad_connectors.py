@@ -83,6 +83,51 @@ class NoCreate(Good):
         raise RuntimeError("nothing works")
 
 
+class Racing(Good):
+    """Gives several jobs the same number."""
+
+    async def create(self, *args, **kwargs):
+        number = len(self.jobs)
+        await anyio.wait_all_tasks_blocked()
+        self.jobs[number] = Phase.RUNNING
+        return Meta(number)
+
+
+class OneAtATime(Good):
+    """Has a connection that does one thing at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._busy = False
+
+    @asynccontextmanager
+    async def _connection(self):
+        if self._busy:
+            raise RuntimeError("the connection is busy")
+        self._busy = True
+        try:
+            await anyio.wait_all_tasks_blocked()
+            yield
+        finally:
+            self._busy = False
+
+
+class CreatesOneAtATime(OneAtATime):
+    """Uses it to create."""
+
+    async def create(self, *args, **kwargs):
+        async with self._connection():
+            return await super().create(*args, **kwargs)
+
+
+class PollsOneAtATime(OneAtATime):
+    """Uses it to poll."""
+
+    async def get(self, resource_meta, **kwargs):
+        async with self._connection():
+            return await super().get(resource_meta)
+
+
 @dataclass
 class BinaryMeta(Meta):
     def encode(self):
@@ -262,6 +307,9 @@ BREAKS = {
     NoLifespan: {("lifespan", "NoLifespan.lifespan")},
     BadClose: {("lifespan", "BadClose.lifespan")},
     NoCreate: {("create", "NoCreate.create")},
+    Racing: {("concurrency", "Racing.create")},
+    CreatesOneAtATime: {("concurrency", "CreatesOneAtATime.create")},
+    PollsOneAtATime: {("concurrency", "PollsOneAtATime.get")},
     Binary: {("metadata", "Binary.create")},
     Forgetful: {("metadata", "Forgetful.create")},
     UnknownPhase: {("poll", "UnknownPhase.get"), ("get-after-delete", "UnknownPhase.get")},

@@ -10,6 +10,7 @@ RULES = {
     "names": "give the class a `name` and a docstring of its own",
     "lifespan": "let the lifespan open and close without an error",
     "create": "make `create` start a job for a valid task, or raise PermanentFailure with a text for the user",
+    "concurrency": "let calls that come at once not meet in the same state: a session that is opened twice, a counter",
     "metadata": "let `encode` write JSON from which `decode` makes an equal object",
     "poll": "make `get` report a phase for every job that `create` has made, in every state of the job",
     "end": "map the other system's states so that every job reaches a final phase and stays there",

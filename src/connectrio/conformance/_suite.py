@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -31,6 +31,8 @@ from connectrio.testing import Job, LocalHost, State, serving_in_memory
 
 __all__ = ["check_connector"]
 
+# calls that are made at once
+_AT_ONCE = 4
 _GARBAGE = b"\xff\x00 not a resource meta"
 
 
@@ -88,11 +90,14 @@ class _Check:
         self._jobs: list[Job] = []  # deleted at the end
 
     async def run(self) -> None:
+        together = await self._create_at_once()
         job = await self._create()
         if job is None:
             self._report.skip("there is no job without `create`")
+            await self._clean_up()
             return
         try:
+            await self._check_concurrency(together)
             meta = self._check_metadata(job)
             state = await self._check_end(job)
             await self._check_reports(job)
@@ -125,6 +130,51 @@ class _Check:
             return None
         self._jobs.append(job)
         return job
+
+    async def _create_at_once(self) -> list[Job | GRPCError]:
+        """Create several jobs at once, on a connector that has answered no call yet. Return them, or their errors."""
+        results: list[Job | GRPCError] = []
+
+        async def create() -> None:
+            try:
+                job = await self._host.submit(self._new_request())
+            except GRPCError as error:
+                results.append(error)
+            else:
+                results.append(job)
+                self._jobs.append(job)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_AT_ONCE):
+                tasks.start_soon(create)
+        return results
+
+    async def _check_concurrency(self, created: list[Job | GRPCError]) -> None:
+        """Report what fails only because calls come at once: `create` has succeeded alone since."""
+        for error in created:
+            if isinstance(error, GRPCError):
+                self._found("concurrency", "create", f"called {_AT_ONCE} times at once, it failed: {error_text(error)}")
+        jobs = [job for job in created if isinstance(job, Job)]
+        different = len({job.meta for job in jobs})
+        if different < len(jobs):
+            self._found("concurrency", "create", f"{len(jobs)} jobs, asked for at once, are only {different}")
+        failed: list[tuple[Job, GRPCError]] = []
+
+        async def poll(job: Job) -> None:
+            try:
+                await job.get()
+            except GRPCError as error:
+                failed.append((job, error))
+            except LiteralError:
+                pass  # the rule "poll" reports it
+
+        async with anyio.create_task_group() as tasks:
+            for job in jobs:
+                tasks.start_soon(poll, job)
+        for job, error in failed:
+            with suppress(GRPCError, LiteralError):  # as above
+                await job.get()
+                self._found("concurrency", "get", f"called {len(jobs)} times at once, it failed: {error_text(error)}")
 
     def _check_metadata(self, job: Job) -> Any:
         """Return the object that `decode` makes of a job's resource meta; None if it fails."""

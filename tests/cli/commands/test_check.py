@@ -59,7 +59,7 @@ async def test_a_good_connector_keeps_to_all_and_nothing_is_left():
     good = Good()
     report = await check_connector(good, REQUEST)
     assert (report.kept, report.untried) == ([*RULES], {})
-    assert len(good.jobs) > 3
+    assert len(good.jobs) > 7
 
 
 async def test_the_line_that_blocks_is_named(clock):
@@ -110,6 +110,8 @@ def test_wrong_usage(run, module, tmp_path):
 
 
 SDK = """
+import asyncio
+import time
 from dataclasses import dataclass
 from flyte.connectors import AsyncConnector, ConnectorRegistry, Resource, ResourceMeta
 from flyteidl2.core.execution_pb2 import TaskExecution
@@ -122,9 +124,16 @@ class Sdk(AsyncConnector):
     name = "Sdk"
     task_type_name = "sdk_of_check"
     metadata_type = Meta
+    sessions = {}
+    jobs = 0
 
     async def create(self, task_template, output_prefix, inputs=None, **kwargs):
-        return Meta(job="1")
+        session = self.sessions.setdefault("vendor", asyncio.Lock())
+        async with session:
+            time.sleep(0.1)  # calls that wait could go to further loops
+            await asyncio.sleep(0.01)
+            self.jobs += 1
+            return Meta(job=str(self.jobs))
 
     async def get(self, resource_meta, **kwargs):
         return Resource(phase=TaskExecution.SUCCEEDED)
