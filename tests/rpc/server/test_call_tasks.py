@@ -83,6 +83,22 @@ async def test_a_call_that_waits_holds_up_no_other():
         going_on.set()
 
 
+async def test_calls_begin_together_where_calls_have_waited():
+    """Otherwise each would begin in a turn of its own, and they would get on one by one."""
+    going_on = anyio.Event()
+    async with staged() as stage:
+        stage.start("waits", checkpoint)
+        await stage.all_of("waits")
+        await turns()
+        for _ in range(10):
+            stage.start("together", going_on.wait)
+        assert len(stage.ran) == 1
+        for _ in range(2):  # trio runs the tasks that are ready in any order
+            await checkpoint()
+        assert len(stage.ran) == 11
+        going_on.set()
+
+
 async def test_others_have_their_turn_between_many_calls():
     began = []
 

@@ -1,0 +1,99 @@
+"""How often the threads of a host and of hosted code wake each other, and that no result stays behind."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from connectrio.flyte._hand_over import HostLoop
+from flyte_sdk.test_loops import PATIENCE, SHORT, a_pool, eventually, home_of
+
+CALLS = 50
+
+
+async def test_calls_that_begin_and_end_together_need_few_wake_ups(monkeypatch):
+    wakes = {"home": 0, "host": 0}
+    ended = []
+
+    async def at_once():
+        return threading.current_thread().name
+
+    async def call():
+        ended.append(await pool.run(at_once, name="at once"))
+
+    async with a_pool() as pool:
+        await home_of(pool)
+        host = HostLoop.current()
+        announce, bring_back = pool._home.call_soon, host._call_from_thread
+
+        def count(side, function):
+            def counting(argument):
+                wakes[side] += 1
+                function(argument)
+
+            return counting
+
+        monkeypatch.setattr(pool._home, "call_soon", count("home", announce))
+        monkeypatch.setattr(host, "_call_from_thread", count("host", bring_back))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(CALLS):
+                tasks.start_soon(call)
+        monkeypatch.undo()
+    assert len(ended) == CALLS
+    assert 1 <= wakes["home"] <= CALLS // 4
+    assert 1 <= wakes["host"] <= CALLS // 4
+
+
+async def test_a_result_does_not_wait_for_a_neighbour_that_blocks():
+    """The home loop would bring both results back together."""
+    release = threading.Event()
+    ended = []
+
+    async def at_once():
+        ended.append("at once")
+        return "quick"
+
+    async def block():
+        release.wait(PATIENCE)
+        return "blocked"
+
+    results = []
+
+    async def call(function):
+        results.append(await pool.run(function, name="call"))
+
+    async with a_pool() as pool:
+        await home_of(pool)
+        pool._patience = SHORT
+        pool._stays_home = True
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call, at_once)
+                tasks.start_soon(call, block)
+                await eventually(lambda: ended)
+                await eventually(lambda: results)
+                assert results == ["quick"]
+                release.set()
+        finally:
+            release.set()
+        assert results == ["quick", "blocked"]
+
+
+async def test_news_that_come_while_others_are_told_are_told_too():
+    told = []
+    loop = HostLoop.current()
+
+    def first():
+        told.append("first")
+        loop.add(lambda: told.append("second"))
+        loop.wake()
+
+    loop.add(first)
+    loop.wake()
+    loop.wake()
+    await eventually(lambda: len(told) == 2)
+    for _ in range(5):
+        await checkpoint()
+    assert told == ["first", "second"]
