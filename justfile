@@ -16,7 +16,7 @@ test *arguments:
 test-fast *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 \
         --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/differential \
-        --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/interop \
+        --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/flytekit_sdk --ignore tests/interop \
         --ignore tests/processes --ignore tests/test_time_limit.py --ignore tests/tracing/test_export.py "$@"
 
 # check style and formatting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from e2e.programs import CommandProgram, HostProgram
 from flytekit_sdk.client import Client
 from flytekit_sdk.environment import find_flytekit
+from flytekit_sdk.vendors import Vendors
 
 CONNECTORS = Path(__file__).parent / "connectors"
 
@@ -40,22 +42,41 @@ def flytekit_python(pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def reference(flytekit_python):
+def vendors(tmp_path_factory):
+    """What the plugins call."""
+    with Vendors(tmp_path_factory.mktemp("vendors")).serving(os.environ["PATH"]) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def reference(flytekit_python, vendors):
     """A client of flytekit's own host, with all plugins and the mirror."""
     with (
-        ReferenceProgram(flytekit_python, "mirror") as program,
+        ReferenceProgram(flytekit_python, "mirror", env=vendors.env) as program,
         Client(program.ready(PATIENCE).target, unanswered=2.0) as client,
     ):
         yield client
 
 
+@pytest.fixture(scope="session")
+def broken_plugin(tmp_path_factory):
+    """A directory with a plugin of flytekit that cannot be imported."""
+    directory = tmp_path_factory.mktemp("broken")
+    package = directory / "broken-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[flytekit.plugins]\nbroken = no_such_module\n")
+    return directory
+
+
 @pytest.fixture(scope="session", params=["asyncio", "trio"])
-def ours(request, flytekit_python):
-    """A client of our host, with the same; it must end in good order."""
-    with HostProgram(
-        request.param, python=flytekit_python, cwd=CONNECTORS, env=ENV, entry_points=True, modules=["mirror"]
-    ) as program:
+def ours(request, flytekit_python, vendors, broken_plugin):
+    """A client of our host, with the same and a plugin that is broken; it must end in good order."""
+    settings = {"entry_points": True, "modules": ["mirror"]}
+    env = {**ENV, **vendors.env, "PYTHONPATH": str(broken_plugin)}
+    with HostProgram(request.param, python=flytekit_python, cwd=CONNECTORS, env=env, **settings) as program:
         with Client(program.ready(PATIENCE).target) as client:
+            client.failures = [line for line in program.log if line["event"] == "an entry point failed to load"]
             yield client
         program.send(signal.SIGTERM)
         assert program.wait() == 0
