@@ -1,8 +1,8 @@
 """The classes that the author of a connector writes against.
 
 The vocabulary and the signatures are flyte-sdk's (`flyte.connectors`), so that porting a connector means changing its
-imports. Beyond flyte-sdk, each method may be `async def` or a plain `def` (which runs in a worker thread), and a
-connector may have a `lifespan`.
+imports (`docs/porting.md`). Beyond flyte-sdk, each method may be `async def` or a plain `def` (which runs in a worker
+thread), and a connector may have a `lifespan`.
 """
 
 from __future__ import annotations
