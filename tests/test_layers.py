@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "literals": {"idl"},
     "connector": {"diagnostics", "idl", "logs"},
     "connectors": API,
+    "failures": {"connector"},
     "flyte": API | {"diagnostics", "rpc", "telemetry"},
     "flytekit": API | {"diagnostics", "flyte", "rpc"},
     "service": API | {"diagnostics", "masking", "rpc", "telemetry"},

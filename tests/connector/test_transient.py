@@ -19,7 +19,7 @@ import urllib3
 from grpclib import GRPCError
 from grpclib.const import Status
 
-from connectrio import InvalidRequestError, PermanentFailure, TransientError
+from connectrio import InvalidRequestError, PermanentFailure, TransientError, failures
 from connectrio.connector.failures import UnknownJobError
 from connectrio.connector.transient import _CLASSES, FailureKind, failure_kind, is_one_of, passes
 
@@ -237,6 +237,12 @@ def test_errors_that_are_named(words, found):
 @pytest.mark.parametrize(("status", "found"), [(409, True), (425, True), (404, False)])
 def test_statuses_that_are_named(status, found):
     assert is_one_of(status_error(status), {"409", "425"}) is found
+
+
+def test_authors_find_the_rules_in_a_module_of_their_own():
+    assert failures.passes(status_error(503))
+    assert failures.failure_kind(status_error(503)) == "unavailable"
+    assert failures.retry_after(TransientError("busy", retry_after=7)) == 7
 
 
 class HostileError(Exception):
