@@ -367,6 +367,29 @@ async def test_a_later_attempt_waits_for_the_one_of_another_host(tmp_path):
         assert origins(two) == {"adopted": 1}
 
 
+async def test_a_host_that_was_stopped_begins_no_earlier_attempt(tmp_path):
+    """Nobody has taken its claim over, but a later attempt at the task has created the job."""
+    vendor = Vendor()
+    async with hosts(tmp_path, vendor) as cluster:
+        one, two = await cluster.another(), await cluster.another()
+        begin = one.store.begin
+
+        async def stopped(claim, under):
+            # its thread in the background wakes first, and renews the leases
+            one.store._active.clear()
+            cluster.database.time += LEASE + 1
+            await create(two, 1)
+            one.store._active[claim.key] = claim
+            one.store._renewed_at -= LEASE
+            await eventually(lambda: not one.store._has_work())
+            return await begin(claim, under)
+
+        one.store.begin = stopped
+        with pytest.raises(Exception, match="stopped for longer than its lease"):
+            await create(one)
+        assert vendor.jobs == ["0"]
+
+
 async def test_a_later_attempt_finds_the_job_of_a_host_that_has_ended(tmp_path):
     """The other system is asked under the key of the earlier attempt, also by the attempt after that."""
     vendor = Vendor(create_is_idempotent=True)

@@ -163,22 +163,30 @@ class SharedCreates:
         """
         own = wanted.identity.key
         pauses = Backoff(0.02, factor=1.6, maximum=0.5)
-        while any(each.meta is None and each.seconds > 0 for each in earlier[:1]):
-            # its client has given up, and the job may be there soon
+        while True:
+            for each in earlier:
+                if each.meta is not None:
+                    return await self._lost_job(wanted, claim, each), own
+                if each.seconds > 0 or (each.begun is None and not await self._withdraw(each)):
+                    break  # its client has given up, and the job may be there soon
+                if each.begun is None:
+                    continue
+                if wanted.at_most_once:
+                    self._refuse_doubtful(wanted, each.begun)
+                self._doubt(wanted, each.begun)
+                if wanted.is_idempotent:
+                    return None, each.begun
+            else:
+                return None, own
             await anyio.sleep(pauses.next())
             earlier = await self._ask(wanted)
-        for each in earlier:
-            if each.meta is not None:
-                return await self._lost_job(wanted, claim, each), own
-            if each.begun is None:
-                continue
-            if wanted.at_most_once:
-                self._refuse_doubtful(wanted, each.begun)
-            if wanted.is_idempotent:
-                self._doubt(wanted, each.begun)
-                return None, each.begun
-            self._doubt(wanted, each.begun)
-        return None, own
+
+    async def _withdraw(self, earlier: Earlier) -> bool:
+        """Take the claim of an earlier attempt away, whose host is gone or frozen; return False if it goes on."""
+        try:
+            return await self._store.withdraw(earlier.key)
+        except JobStoreAwayError as error:
+            _unavailable(f"an earlier attempt of the task may go on, but the job store was lost ({error})")
 
     async def _ask(self, wanted: WantedJob) -> list[Earlier]:
         try:

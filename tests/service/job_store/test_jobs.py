@@ -64,6 +64,19 @@ def test_a_claim_that_was_not_begun_is_taken_over_and_fenced(session):
     assert finish(session, old) == b"b's"
 
 
+def test_a_later_attempt_withdraws_what_was_not_begun(session):
+    mine = claim(session)
+    assert not jobs.withdraw(session, "cr-1")
+    jobs.renew(session, "a", ["cr-1"], PAST)
+    assert jobs.withdraw(session, "cr-1")
+    # the old host wakes, and renews its lease first
+    jobs.renew(session, "a", ["cr-1"], HOUR)
+    assert not jobs.begin(session, mine, "a", HOUR, "cr-1")
+    mine = claim(session)
+    jobs.begin(session, mine, "a", PAST, "cr-1")
+    assert not jobs.withdraw(session, "cr-1")
+
+
 def test_nobody_begins_after_the_end_of_its_lease(session):
     mine = claim(session, lease=PAST)
     assert not jobs.begin(session, mine, "a", HOUR, "cr-1")

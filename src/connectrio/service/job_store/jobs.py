@@ -24,7 +24,7 @@ from typing import Any, Protocol
 __all__ = [
     "Answered", "Claim", "Earlier", "Held", "InDoubt", "JobStoreSchemaError", "Session", "abandon", "adopt", "begin",
     "claim", "clean", "create_schema", "earlier_attempts", "finish", "mark_asked", "meta_hash", "record", "release",
-    "renew",
+    "renew", "withdraw",
 ]  # fmt: skip
 
 VERSION = 1
@@ -275,6 +275,14 @@ def release(session: Session, mine: Claim, owner: str) -> None:
 def abandon(session: Session, mine: Claim, owner: str) -> None:
     """End the lease of a claim that was begun and will have no answer: it is in doubt."""
     session.execute(f"UPDATE connectrio_jobs SET lease = 0 WHERE {_OWN}", [mine.key, owner, mine.fence])
+
+
+def withdraw(session: Session, key: str) -> bool:
+    """Remove a claim whose lease has passed before it was begun, so that it never begins; return whether it is gone."""
+    session.execute(
+        "DELETE FROM connectrio_jobs WHERE key = ? AND meta IS NULL AND begun IS NULL AND lease <= {now}", [key]
+    )
+    return not session.execute("SELECT 1 FROM connectrio_jobs WHERE key = ?", [key])
 
 
 def record(session: Session, key: str, task: str, attempt: int, owner: str, meta: bytes, memory: float) -> None:

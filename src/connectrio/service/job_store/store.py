@@ -144,6 +144,13 @@ class JobStore(Collector):
         """
         return await self._call(partial(jobs.earlier_attempts, task=identity.task, attempt=identity.attempt))
 
+    async def withdraw(self, key: str) -> bool:
+        """Remove a claim that has passed before it was begun, see `jobs.withdraw`.
+
+        :raises JobStoreAwayError: the database does not answer
+        """
+        return await self._call(partial(jobs.withdraw, key=key))
+
     async def begin(self, claim: Claim, under: str) -> bool:
         """Write down that the connector's code begins; return False if it must not, see `jobs.begin`.
 
