@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from types import ModuleType, SimpleNamespace
 
+import grpc.aio
 import pytest
+from anyio import to_thread
 from async_lru import alru_cache
 
 from connectrio.flyte import _loop_state
@@ -228,7 +230,7 @@ def test_what_has_noted_its_loop(package):
     package.thing = Noted(loop)
     assert loop_bound_state("tiny", []) == "tiny.module.thing (Noted)"
     package.thing = {"vendor": [Noted(loop)]}
-    assert loop_bound_state("tiny", [], loop) == "tiny.module.thing (Noted)"
+    assert loop_bound_state("tiny", [], [loop]) == "tiny.module.thing (Noted)"
     loop.close()
     package.thing = Noted(None)
     assert loop_bound_state("tiny", []) is None
@@ -245,13 +247,29 @@ def test_a_loop_that_runs_elsewhere_is_no_obstacle(package):
         assert ready.wait(30)
         package.thing = Noted(loop)
         home = asyncio.new_event_loop()
-        assert loop_bound_state("tiny", [], home) is None
-        assert loop_bound_state("tiny", [], loop) == "tiny.module.thing (Noted)"
+        assert loop_bound_state("tiny", [], [home]) is None
+        assert loop_bound_state("tiny", [], [loop]) == "tiny.module.thing (Noted)"
         home.close()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def test_clients_that_are_kept(package):
+    async def use():
+        channel = grpc.aio.insecure_channel("127.0.0.1:1")
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        kept = {"Channel": channel, "UnaryUnaryMultiCallable": channel.unary_unary("/a/b"), "StreamWriter": writer}
+        for name, client in kept.items():
+            package.thing = {"vendor": client}
+            assert loop_bound_state("tiny", [], [asyncio.get_running_loop()]) == f"tiny.module.thing ({name})"
+        writer.close()
+        server.close()
+        await channel.close()
+
+    await to_thread.run_sync(asyncio.run, use())
 
 
 def test_coroutines_that_have_begun(package):
@@ -289,14 +307,14 @@ def test_of_other_packages_only_what_the_home_loop_is_in_counts(package, monkeyp
     try:
         vendor.lock, vendor.session = asyncio.Lock(), Session()
         package.vendor = vendor
-        assert loop_bound_state("tiny", [], home) is None, "perhaps nobody uses them"
+        assert loop_bound_state("tiny", [], [home]) is None, "perhaps nobody uses them"
         vendor.clients = {"account": Noted(home)}
-        assert loop_bound_state("tiny", [], home) == "vendor.clients (Noted)"
+        assert loop_bound_state("tiny", [], [home]) == "vendor.clients (Noted)"
         assert loop_bound_state("tiny", []) is None
         del package.vendor
-        assert loop_bound_state("tiny", [], home) is None, "it is not imported"
+        assert loop_bound_state("tiny", [], [home]) is None, "it is not imported"
         package.Client = type("Client", (), {"__module__": "vendor"})
-        assert loop_bound_state("tiny", [], home) == "vendor.clients (Noted)"
+        assert loop_bound_state("tiny", [], [home]) == "vendor.clients (Noted)"
     finally:
         home.close()
 

@@ -29,7 +29,7 @@ SHORT = 0.03
 
 
 @asynccontextmanager
-async def a_pool(limit=LIMIT, bound_state=lambda home: None, says=True):
+async def a_pool(limit=LIMIT, bound_state=lambda loops: None, says=True):
     """Yield an open pool, with so much patience that a busy machine does not look like a blocked loop.
 
     :param says: that its calls may leave home without a proof
@@ -171,7 +171,7 @@ async def test_no_method_leaves_before_one_of_its_calls_has_succeeded_at_home():
         assert len(set(calls.loops)) == 1
         async with blocked(pool, 3) as calls:
             await eventually(lambda: len(calls.gate.inside) == 3)
-            assert searches == [pool._home.loop]
+            assert searches == [[pool._home.loop, pool._further[0].loop]]
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(home_of, pool)  # of another name
                 await anyio.sleep(10 * SHORT)
@@ -208,7 +208,7 @@ async def test_the_search_is_made_again_as_calls_end():
 
 @pytest.mark.parametrize("found", ["package.lock", None], ids=["found", "the search fails"])
 async def test_calls_stay_at_home_where_something_belongs_to_that_loop(found):
-    def search(home):
+    def search(loops):
         return found or 1 / 0
 
     async with a_pool(bound_state=search, says=None) as pool:

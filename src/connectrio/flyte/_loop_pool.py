@@ -74,7 +74,7 @@ class LoopPool:
 
     :param name: the name of the package
     :param limit: the most further loops
-    :param bound_state: returns the name of something in the package that is bound to the home loop, or None
+    :param bound_state: see `BoundState`
     :param says: returns whether the package says of itself that its calls may use any loop; None if it does not
     :param patience: see `PATIENCE`
     """
@@ -236,9 +236,9 @@ class LoopPool:
         return threads
 
     def _search(self, thread: LoopThread, *, was_asked: bool) -> None:
-        """Search for state that is bound to the home loop, and take calls if there is none. Runs in `thread`."""
+        """Search for state that is bound to a loop, and take calls if there is none. Runs in `thread`."""
         try:
-            found = self._proof.bound_state(self._home.loop)
+            found = self._proof.bound_state([self._home.loop, *(further.loop for further in self._further)])
         except Exception as error:  # noqa: BLE001 - what cannot be searched is not proved
             found = f"the search failed: {text_of(error)}"
         with self._lock:

@@ -14,7 +14,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import Context
 from types import (
     AsyncGeneratorType,
@@ -70,23 +70,23 @@ def root_package(module: str) -> str:
 
 
 def loop_bound_state(
-    package: str, connectors: Iterable[object], home: asyncio.AbstractEventLoop | None = None
+    package: str, connectors: Iterable[object], loops: Sequence[asyncio.AbstractEventLoop] = ()
 ) -> str | None:
     """Return the name of an object in `package` or these connectors that belongs to one event loop; else None.
 
-    Of the packages that `package` imports, only what refers to `home` counts: they have locks and sessions of their own
-    that the package may never use.
+    Of the packages that `package` imports, only what refers to one of `loops` counts: they have locks and sessions of
+    their own that the package may never use.
 
-    :param home: the loop that the package's calls have run on. None: packages that it imports are not looked at
+    :param loops: those that the package's calls have run on. If none is given, imported packages are not looked at
     :returns: the attribute that leads to the object, and the object's type, as "package.module.NAME (Lock)"
     """
-    search = _Search(home)
+    search = _Search(loops)
     found = search.run(_roots(package, connectors), package, _MOST_OBJECTS)
     if found is None and not search.is_complete:
         return f"{package} (too many objects to be searched)"
-    if found is None and home is not None:
+    if found is None and loops:
         for imported in sorted(_imported(package)):
-            found = found or search.run(_roots(imported, ()), imported, _MOST_IMPORTED, only_home=True)
+            found = found or search.run(_roots(imported, ()), imported, _MOST_IMPORTED, only_loops=True)
     return found
 
 
@@ -135,9 +135,9 @@ class _Search:
     :ivar is_complete: whether the last `run` has seen all
     """
 
-    def __init__(self, home: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, loops: Sequence[asyncio.AbstractEventLoop]) -> None:
         self.is_complete = True
-        self._home = home
+        self._loops = loops
         self._deadline = time.monotonic() + _TIME_LIMIT
         self._bound_classes: dict[type, bool] = {}
         # names of modules are roots; functions lead to those of any module
@@ -147,7 +147,7 @@ class _Search:
         # an object that ends during the search would leave its id to another one
         self._held: list[Any] = []
 
-    def run(self, roots: Iterable[tuple[str, Any]], package: str, most: int, *, only_home: bool = False) -> str | None:
+    def run(self, roots: Iterable[tuple[str, Any]], package: str, most: int, *, only_loops: bool = False) -> str | None:
         """Return the name of the first object that is bound, the nearest first."""
         # with the type of the object that holds the value, which says more than that of a loop; None if a name holds it
         queue: deque[tuple[str, Any, type | None]] = deque((name, value, None) for name, value in roots)
@@ -162,7 +162,7 @@ class _Search:
             steps += 1
             self._seen.add(id(value))
             self._held.append(value)
-            if self._counts(value) if only_home else self._is_bound(value):
+            if self._counts(value) if only_loops else self._is_bound(value):
                 if holder is None:
                     return name
                 told = holder if issubclass(type(value), asyncio.AbstractEventLoop) else type(value)
@@ -172,10 +172,10 @@ class _Search:
         return None
 
     def _counts(self, value: Any) -> bool:
-        """Return whether `value` is the home loop, or without one any loop that does not run: perhaps it will."""
+        """Return whether `value` is one of the loops, or, if none is known, any loop that does not run yet."""
         if not issubclass(type(value), asyncio.AbstractEventLoop):
             return False
-        return value is self._home if self._home is not None else not value.is_running()
+        return any(value is loop for loop in self._loops) if self._loops else not value.is_running()
 
     def _is_bound(self, value: Any) -> bool:
         """Return whether `value` is a lock or queue of asyncio, a cache of coroutines, an async context manager such as

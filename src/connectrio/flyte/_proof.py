@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - the type of the home loop
+import asyncio  # noqa: TID251 - the type of the loops
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 
 from connectrio.diagnostics import text_of
 
 __all__ = ["BoundState", "Proof", "Turn", "comes_from_loop"]
 
-BoundState = Callable[[asyncio.AbstractEventLoop], str | None]
-"""Returns the name of something that is bound to the home loop, or None."""
+BoundState = Callable[[Sequence[asyncio.AbstractEventLoop]], str | None]
+"""Returns the name of something that is bound to one of these loops or will be, or None."""
 
 # the errors of asyncio, aiohttp, async_lru and others for an object that is used on a loop other than its own
 _WRONG_LOOP = re.compile(
