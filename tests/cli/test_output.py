@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import aclosing
 
 import anyio
@@ -24,6 +25,8 @@ from connectrio.rpc import GRPCError, Status
 from rpc.kit.virtual_time import in_virtual_time
 
 AWAY = GRPCError(Status.UNAVAILABLE, "connection refused")
+# what a host answers in place of a poll that fails
+ABSORBED = "RUNNING, not seen by this host yet: the job's state could not be read"
 RUNNING = Resource(phase=Phase.RUNNING)
 DONE = Resource(phase=Phase.SUCCEEDED)
 
@@ -77,6 +80,9 @@ class Shown(JobView):
     def notice(self, text):
         self.notices.append(text)
 
+    def waits_for_log(self, resource, seconds):
+        self.notices.append(f"{resource.phase.name}, {seconds:g} s")
+
 
 @pytest.fixture
 def shown():
@@ -85,7 +91,7 @@ def shown():
 
 @pytest.fixture
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(output, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(output, "_FIRST_PAUSE", 0.001)
 
 
 async def read(log):
@@ -161,7 +167,8 @@ async def test_what_was_logged_last_is_shown(shown, phase):
 async def test_a_host_that_is_away_for_a_while_is_waited_for(shown):
     jobs = ScriptedJobs(polls=[RUNNING, AWAY, AWAY, DONE], pieces=[[AWAY], piece("a")])
     assert await Follower(jobs, b"", shown).follow() == DONE
-    assert shown.notices == ["UNAVAILABLE: connection refused; trying for another 60 seconds"] * 2
+    away = "UNAVAILABLE: connection refused; trying for another 60 seconds"
+    assert shown.notices == [away, away, "SUCCEEDED, 5 s"]
     assert shown.lines == ["a"]
 
 
@@ -185,6 +192,72 @@ async def test_a_log_that_fails_does_not_end_the_job(shown):
     assert shown.notices == ["no more log lines: INTERNAL: oops"]
 
 
+class Late(ScriptedJobs):
+    """A job that ends at once, and whose log gets lines later, each so many seconds after the job's end."""
+
+    def __init__(self, *due, fails=None):
+        super().__init__()
+        self._due, self._fails = due, fails
+        self.began = anyio.current_time()
+
+    async def logs(self, meta, token="", lines=0):
+        age = anyio.current_time() - self.began
+        if self._fails is not None and age > self._fails:
+            raise AWAY
+        for response in piece(*[f"{due}" for due in self._due if due <= age]):
+            yield response
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    ("due", "log_wait", "lines", "ends_after"),
+    [
+        ((0, 2, 6.5), 5, ["0", "2", "6.5"], 11.5),
+        ((0, 2, 8), 5, ["0", "2"], 7),
+        ((0, 2), 0, ["0"], 0),
+        (range(100), 5, [f"{second}" for second in range(27)], 30),
+        (range(100), 10, [f"{second}" for second in range(57)], 60),
+    ],
+)
+async def test_late_lines_are_waited_for(shown, due, log_wait, lines, ends_after):
+    """So many seconds without one; but six times as long at most, and not less than a call may take."""
+    jobs = Late(*due)
+    jobs.timeout = 10.0
+    assert await Follower(jobs, b"", shown, log_wait=log_wait).follow() == DONE
+    assert shown.lines[: len(lines)] == lines
+    assert len(shown.lines) <= len(lines) + 4
+    # a pause between two looks is three seconds at most
+    assert ends_after <= anyio.current_time() - jobs.began < ends_after + 3.1
+    assert shown.notices == ([f"SUCCEEDED, {log_wait} s"] if log_wait else [])
+
+
+@in_virtual_time
+async def test_a_host_that_goes_away_while_late_lines_are_waited_for(shown):
+    jobs = Late(0, 2, fails=3)
+    assert await Follower(jobs, b"", shown).follow() == DONE
+    assert shown.lines == ["0", "2"]
+
+
+@in_virtual_time
+async def test_a_log_that_is_at_its_end_is_not_waited_for(shown):
+    began = anyio.current_time()
+    jobs = ScriptedJobs(pieces=[piece("a", token="1"), piece(token="")])
+    assert await Follower(jobs, b"", shown).follow() == DONE
+    assert anyio.current_time() - began < 1
+    assert shown.notices == []
+
+
+@in_virtual_time
+async def test_who_waits_for_late_lines_can_be_told_to_stop(shown):
+    """The state of the job is known by then."""
+    follower = Follower(Late(0), b"", shown, log_wait=3600)
+    with anyio.move_on_after(60) as scope:
+        await follower.follow()
+    assert scope.cancelled_caught
+    assert follower.resource == DONE
+
+
+@in_virtual_time
 async def test_a_log_that_does_not_end_with_its_job_is_not_waited_for(shown):
     class Endless(ScriptedJobs):
         timeout = 0.01
@@ -209,3 +282,16 @@ async def test_unwrapped_prefers_what_nobody_expected():
 
     with pytest.raises(ZeroDivisionError):
         await fail_twice()
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [("", "RUNNING"), ("at it", "RUNNING: at it"), (ABSORBED, ABSORBED), ("RUNNINGS", "RUNNING: RUNNINGS")],
+)
+def test_a_phase_is_shown_once(capsys, message, shown):
+    resource = Resource(phase=Phase.RUNNING, message=message)
+    output.print_resource(resource)
+    assert capsys.readouterr().out == f"{shown}\n"
+    with output.job_view(sys.stderr) as view:
+        view.state(resource)
+    assert capsys.readouterr().err == shown.replace("RUNNING: ", "RUNNING  ") + "\n"

@@ -98,7 +98,7 @@ class Toy(AsyncConnector[ToyJob]):
         start = int(token or 0)
         end = min(start + (lines or 2), len(LINES))
         yield GetTaskLogsResponse(body=GetTaskLogsResponseBody(lines=LINES[start:end]))
-        yield GetTaskLogsResponse(header=GetTaskLogsResponseHeader(token=str(end)))
+        yield GetTaskLogsResponse(header=GetTaskLogsResponseHeader(token=str(end) if start < len(LINES) else ""))
 
     async def get_metrics(self, resource_meta, queries=(), **kwargs):
         return GetTaskMetricsResponse(

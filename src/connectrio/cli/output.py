@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -13,9 +14,9 @@ import msgspec
 
 from connectrio.cli.errors import explained
 from connectrio.cli.event_loop import unwrapped
-from connectrio.client.jobs import Jobs, LogReader, error_text, poll_backoff
+from connectrio.client.jobs import Jobs, LogReader, error_text, execution_of, poll_backoff
 from connectrio.connector.phases import FINAL_PHASES
-from connectrio.idl.flyteidl2.connector import Resource
+from connectrio.idl.flyteidl2.connector import CreateTaskRequest, Resource
 from connectrio.idl.flyteidl2.core import ExecutionMetricResult
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = [
+    "LOG_WAIT",
     "Follower",
     "JobView",
     "View",
+    "created_document",
     "job_view",
     "line_document",
     "line_text",
@@ -48,8 +51,13 @@ _STYLES = {Phase.SUCCEEDED: "green", Phase.FAILED: "red", Phase.ABORTED: "yellow
 # seconds between two polls
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 3.0
+# how many times `log_wait` the lines after the end of a job may take in all
+_LOG_WAITS = 6
 # seconds for which a host may be unavailable: to replace a pod takes about a minute
 _PATIENCE = 60.0
+
+LOG_WAIT = 5.0
+"""Seconds without a line of its log after which a job's log counts as complete, when the job has ended."""
 
 _TRANSIENT = {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}
 
@@ -66,6 +74,13 @@ def meta_document(meta: bytes) -> dict[str, Any]:
         return {"resource_meta": msgspec.json.decode(meta), **document}
     except (msgspec.DecodeError, UnicodeDecodeError):
         return {"resource_meta": None, **document}
+
+
+def created_document(meta: bytes, request: CreateTaskRequest) -> dict[str, Any]:
+    """Return a job that was created, for JSON: its resource meta, and the execution that it belongs to."""
+    execution = execution_of(request)
+    parts = {"project": execution.project, "domain": execution.domain, "name": execution.name}
+    return {**meta_document(meta), "execution": parts}
 
 
 def outputs_of(outputs: Outputs | None) -> dict[str, Any]:
@@ -105,12 +120,20 @@ def resource_document(resource: Resource) -> dict[str, Any]:
 
 def print_resource(resource: Resource) -> None:
     """Print the state of a job for people."""
-    summary = phase_name(resource.phase) + (f": {resource.message}" if resource.message else "")
-    print_line(summary, _STYLES.get(resource.phase, "cyan"))
+    print_line(": ".join(_phase_and_message(resource)), _STYLES.get(resource.phase, "cyan"))
     _print_pairs("Outputs", outputs_of(resource.outputs))
     _print_pairs("Details", struct_document(resource.custom_info))
     for link in resource.log_links:
         print_line(f"{link.name or 'link'}: {link.uri}")
+
+
+def _phase_and_message(resource: Resource) -> list[str]:
+    """Return the phase and the message, if that is not empty; only the message if it begins with the phase, as the
+    host's answer in place of a failed poll does."""
+    phase, message = phase_name(resource.phase), resource.message
+    if re.match(rf"{re.escape(phase)}\b", message):
+        return [message]
+    return [phase, message] if message else [phase]
 
 
 def print_metrics(results: list[ExecutionMetricResult]) -> None:
@@ -177,23 +200,41 @@ class View(Protocol):
     def log_ended(self, error: GRPCError) -> None:
         """No more lines will come, because of `error`."""
 
+    def waits_for_log(self, resource: Resource, seconds: float) -> None:
+        """The job has ended, and its log may get further lines; none for `seconds` is taken for its end."""
+
 
 class Follower:
     """Follows one job until it has ended and its log has been read to the end.
 
+    Systems that collect logs have the last lines of a job some seconds after its end. So its log is read on until the
+    connector says that it has ended, or no line has come for `log_wait`.
+
     :param log: where to begin reading the log; by default at its beginning
+    :param log_wait: seconds without a line after the end of the job; it takes six times as long at most
     :param patience: seconds for which the host may be unavailable
+    :ivar resource: the job's state when it had ended; None before
     """
 
     def __init__(
-        self, jobs: Jobs, meta: bytes, view: View, *, log: LogReader | None = None, patience: float = _PATIENCE
+        self,
+        jobs: Jobs,
+        meta: bytes,
+        view: View,
+        *,
+        log: LogReader | None = None,
+        log_wait: float = LOG_WAIT,
+        patience: float = _PATIENCE,
     ) -> None:
+        self.resource: Resource | None = None
         self._jobs = jobs
         self._meta = meta
         self._view = view
+        self._log_wait = log_wait
         self._patience = patience
         self._log = log or LogReader(jobs, meta)
         self._ended = anyio.Event()
+        self._is_log_over = False
 
     async def follow(self) -> Resource:
         """Show the job until it has ended, and return its last state.
@@ -210,9 +251,11 @@ class Follower:
                     if resource.phase in FINAL_PHASES:
                         break
                     await anyio.sleep(backoff.next())
+                self.resource = resource
                 self._ended.set()
                 # give up a log that does not end with its job
-                tasks.cancel_scope.deadline = anyio.current_time() + self._jobs.timeout
+                seconds = max(self._jobs.timeout, _LOG_WAITS * self._log_wait)
+                tasks.cancel_scope.deadline = anyio.current_time() + seconds
         return resource
 
     async def _poll(self) -> Resource:
@@ -233,20 +276,44 @@ class Follower:
     async def _follow_log(self) -> None:
         backoff = poll_backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
-            was_last = self._ended.is_set()
-            try:
-                async with aclosing(self._log.read_all()) as lines:
-                    async for line in lines:
-                        self._view.line(line)
-                        backoff.reset()
-            except GRPCError as error:
-                if error.status not in _TRANSIENT:
-                    self._view.log_ended(error)
-                    return
-            if was_last or self._log.ended:
+            was_last = self.resource is not None
+            if await self._show_new_lines():
+                backoff.reset()
+            if self._is_log_over:
                 return
+            if was_last:
+                break
             with anyio.move_on_after(backoff.next()):
                 await self._ended.wait()
+        await self._show_late_lines()
+
+    async def _show_late_lines(self) -> None:
+        """Read the log on until no line has come for `log_wait`."""
+        if self.resource is None or not self._log_wait:
+            return
+        self._view.waits_for_log(self.resource, self._log_wait)
+        backoff = poll_backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        give_up_at = anyio.current_time() + self._log_wait
+        while not self._is_log_over and (left := give_up_at - anyio.current_time()) > 0:
+            await anyio.sleep(min(backoff.next(), left))
+            if await self._show_new_lines():
+                backoff.reset()
+                give_up_at = anyio.current_time() + self._log_wait
+
+    async def _show_new_lines(self) -> bool:
+        """Return whether there were any."""
+        is_new = False
+        try:
+            async with aclosing(self._log.read_all()) as lines:
+                async for line in lines:
+                    self._view.line(line)
+                    is_new = True
+        except GRPCError as error:
+            if error.status not in _TRANSIENT:
+                self._view.log_ended(error)
+                self._is_log_over = True
+        self._is_log_over = self._is_log_over or self._log.ended
+        return is_new
 
 
 class JobView:
@@ -263,8 +330,9 @@ class JobView:
     def state(self, resource: Resource) -> None:
         """Show the phase and the progress if they have changed. The command itself shows how the job ended."""
         percent = _percent_done(resource)
-        progress = "" if percent is None else f"{percent:.0f} %"
-        summary = "  ".join(part for part in (phase_name(resource.phase), progress, resource.message) if part)
+        phase, *message = _phase_and_message(resource)
+        progress = [] if percent is None else [f"{percent:.0f} %"]
+        summary = "  ".join([phase, *progress, *message])
         if summary != self._shown and resource.phase not in FINAL_PHASES:
             self._shown = summary
             self.say(summary)
@@ -281,6 +349,10 @@ class JobView:
         """Show why no more lines will come, unless the connector has no logs."""
         if error.status is not Status.UNIMPLEMENTED:
             self.notice(f"no more log lines: {error_text(error)}")
+
+    def waits_for_log(self, resource: Resource, seconds: float) -> None:
+        """Show how the job has ended, and what the command waits for."""
+        self.say(f"{phase_name(resource.phase)}; waiting for the last log lines, {seconds:g} s without one ends this")
 
 
 class _LiveJobView(JobView):

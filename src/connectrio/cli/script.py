@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 from connectrio.rpc.garbage import without_collections
@@ -58,6 +58,38 @@ def starting() -> Iterator[Callable[[], None]]:
             start.close()
 
         yield started
+
+
+@contextmanager
+def prints_to_stderr() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Send what others print on standard output to standard error in this block: connectors that run in a command.
+
+    Yield a function that returns the context in which the command prints its own results, on standard output. In our
+    own process, this is so from here to its end, and for the processes that connectors start as well, because standard
+    output itself is redirected; in another program, only `sys.stdout` is.
+    """
+    if sys.stdout is None:  # the process was started without it
+        yield nullcontext
+        return
+    before = own = sys.stdout
+    before.flush()
+    if _is_script:
+        own = os.fdopen(os.dup(1), "w", encoding=before.encoding, errors=before.errors)
+        os.dup2(2, 1)
+
+    @contextmanager
+    def own_output() -> Iterator[None]:
+        sys.stdout = own
+        yield
+        own.flush()
+        sys.stdout = sys.stderr
+
+    sys.stdout = sys.stderr
+    try:
+        yield own_output
+    finally:
+        if not _is_script:
+            sys.stdout = before
 
 
 def load_structlog() -> None:

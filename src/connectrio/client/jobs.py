@@ -20,18 +20,31 @@ from connectrio.idl.flyteidl2.connector import (
     Resource,
     TaskCategory,
 )
-from connectrio.idl.flyteidl2.core import Connection, ExecutionMetricResult, TaskTemplate
+from connectrio.idl.flyteidl2.core import (
+    Connection,
+    ExecutionMetricResult,
+    TaskTemplate,
+    WorkflowExecutionIdentifier,
+)
 from connectrio.idl.flyteidl2.logs.dataplane import LogLine
 from connectrio.masking import SecretMask
 from connectrio.rpc.backoff import Backoff
 
-__all__ = ["Jobs", "LogReader", "category_of", "error_text", "log_lines", "poll_backoff"]
+__all__ = ["Jobs", "LogReader", "category_of", "error_text", "execution_of", "log_lines", "poll_backoff"]
 
 
 def category_of(request: CreateTaskRequest) -> TaskCategory:
     """Return the task type and version that `request` is for."""
     template = request.template or TaskTemplate()
     return TaskCategory(name=template.type, version=template.task_type_version)
+
+
+def execution_of(request: CreateTaskRequest) -> WorkflowExecutionIdentifier:
+    """Return the execution that the job of `request` belongs to."""
+    metadata = request.task_execution_metadata
+    task = None if metadata is None else metadata.task_execution_id
+    node = None if task is None else task.node_execution_id
+    return (None if node is None else node.execution_id) or WorkflowExecutionIdentifier()
 
 
 def error_text(error: GRPCError) -> str:

@@ -122,14 +122,17 @@ class Task:
     execution: str | None = None
     attempt: int = 0
 
-    def request(self, task_type: str, version: int = 0, *, domain: str = "testing") -> CreateTaskRequest:
+    def request(
+        self, task_type: str, version: int = 0, *, project: str = "connectrio", domain: str = "testing"
+    ) -> CreateTaskRequest:
         """Return the request that creates the task's job.
 
         Secrets that the template's configuration names (`custom["secrets"]`, as in flyte-sdk's tasks) are read too.
 
         :param task_type: used if neither the task nor its template names one
         :param version: likewise
-        :param domain: the domain of the execution
+        :param project: the project of the execution
+        :param domain: its domain
         :raises InputError: an input does not fit its type, or Flyte has no type for it
         :raises TypeError: Flyte has no type for a declared Python type
         :raises MissingSecretError: a secret's environment variable is not set
@@ -155,7 +158,9 @@ class Task:
             inputs=Inputs(literals=literals) if literals else None,
             template=template,
             output_prefix=self.output_prefix or str(directory),
-            task_execution_metadata=new_execution(template, domain=domain, name=self.execution, attempt=self.attempt),
+            task_execution_metadata=new_execution(
+                template, project=project, domain=domain, name=self.execution, attempt=self.attempt
+            ),
             connection=new_connection(template.type, {**named, **self.secrets}, self.configs),
         )
 
@@ -240,14 +245,14 @@ def new_connection(task_type: str, secrets: Mapping[str, str], configs: Mapping[
 
 
 def new_execution(
-    template: TaskTemplate, *, domain: str, name: str | None = None, attempt: int = 0
+    template: TaskTemplate, *, domain: str, project: str = "connectrio", name: str | None = None, attempt: int = 0
 ) -> TaskExecutionMetadata:
     """Return the identifiers of a task that runs outside of any workflow.
 
     :param name: of the execution; by default a new one, because hosts take requests with equal identifiers for one
     :param attempt: which of the execution's attempts this is, from 0
     """
-    execution = WorkflowExecutionIdentifier(project="connectrio", domain=domain, name=name or uuid.uuid4().hex)
+    execution = WorkflowExecutionIdentifier(project=project, domain=domain, name=name or uuid.uuid4().hex)
     node = NodeExecutionIdentifier(node_id="n0", execution_id=execution)
     identifier = TaskExecutionIdentifier(task_id=template.id, node_execution_id=node, retry_attempt=attempt)
     return TaskExecutionMetadata(task_execution_id=identifier, max_attempts=attempt + 1)

@@ -94,6 +94,30 @@ def test_the_resource_meta_may_be_base64(ask, job):
     assert ask("get", "toy", "base64:" + base64.b64encode(job.encode()).decode(), "--json").document == DOCUMENT
 
 
+@pytest.mark.parametrize("command", ["create", "run"])
+def test_what_is_printed_as_json_names_the_job(ask, tmp_path, command):
+    """As a whole, in a file, or the base64 in it."""
+    document = ask(command, "toy", "--json")
+    ask("get", "toy", document.out)
+    path = tmp_path / "job.json"
+    path.write_text(document.out)
+    for meta in (document.out, f"@{path}", document.document["resource_meta_base64"]):
+        assert ask("get", "toy", meta, "--json").document == DOCUMENT
+    assert ask("delete", "toy", f"@{path}", "--json").document["resource_meta"] == document.document["resource_meta"]
+
+
+def test_a_job_belongs_to_an_execution(ask, toy):
+    outcome = ask("create", "toy")
+    execution = toy.calls[-1].execution.task_execution_id.node_execution_id.execution_id
+    assert outcome.err == f"execution {execution.name} of project connectrio, domain cli\n"
+    document = ask("create", "toy", "--execution", "mine", "--json").document
+    assert document["execution"] == {"project": "connectrio", "domain": "cli", "name": "mine"}
+    document = ask("run", "toy", "--execution", "p/d/yours", "--json").document
+    assert document["execution"] == {"project": "p", "domain": "d", "name": "yours"}
+    execution = toy.calls[-1].execution.task_execution_id.node_execution_id.execution_id
+    assert (execution.project, execution.domain, execution.name) == ("p", "d", "yours")
+
+
 def test_logs_prints_every_piece(ask, job):
     assert ask("logs", "toy", job).out.splitlines() == [
         "12:30:00.000 line 0",

@@ -171,9 +171,194 @@ def test_a_signal_deletes_the_job(tmp_path, backend):
 def test_a_connector_that_hangs_in_a_thread_does_not_keep_a_signal_from_ending_the_command(tmp_path, secretive):
     arguments = ["run", "secretive", "--modules", secretive, "--secret", "token=T", "--backend", "asyncio"]
     with Process(*arguments, cwd=tmp_path, environment={"T": "hang"}) as command:
-        command.line_with("hanging")
+        command.error_with("hanging")
         command.signal(signal.SIGINT)
         outcome = command.wait()
     assert outcome.code == 130
-    assert "deleted" in outcome.out
+    assert "deleted\n" in outcome.err
+    assert outcome.out == ""
     assert "interrupted; the job was deleted" in outcome.err
+
+
+CHATTY = """
+import ctypes
+import logging
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+from connectrio.literals import DataFrame, Dir, File
+
+print("while it is imported")
+logging.basicConfig(stream=sys.stdout, level="INFO")
+
+@dataclass
+class Meta(ResourceMeta):
+    id: str
+
+class Chatty(AsyncConnector[Meta]):
+    task_type_name = "chatty"
+    metadata_type = Meta
+
+    def create(self, task_template, output_prefix, **kwargs):
+        print("in a thread")
+        os.write(1, b"past Python\\n")
+        subprocess.run([sys.executable, "-c", "print('in a process')"], check=True)
+        print("before the process", file=sys.__stdout__, flush=True)
+        directory = output_prefix.removeprefix("file://")
+        if os.path.isdir(directory):
+            open(os.path.join(directory, "made"), "w").close()
+        return Meta("1")
+
+    async def get(self, resource_meta, **kwargs):
+        print("on the event loop")
+        logging.info("in the log")
+        outputs = {
+            "table": DataFrame(uri="bq://project:dataset.table"),
+            "wide": DataFrame(uri="snowflake://user:acc/wh/db/schema/table", format="snowflake"),
+            "model": File(path="s3://bucket/model.pt"),
+            "parts": Dir(path="gs://bucket/parts"),
+        }
+        return Resource(Phase.SUCCEEDED, outputs=outputs)
+
+    async def delete(self, resource_meta, **kwargs):
+        print("deleted")
+
+ConnectorRegistry.register(Chatty())
+"""
+OWN_PRINTS = ("while it is imported", "in a thread", "on the event loop", "in the log")
+ALL_PRINTS = (*OWN_PRINTS, "past Python", "in a process", "before the process")
+
+
+@pytest.fixture
+def chatty(tmp_path):
+    path = tmp_path / "chatty.py"
+    path.write_text(CHATTY)
+    return str(path)
+
+
+@pytest.mark.parametrize("command", [["run", "chatty", "--modules"], ["check"]])
+def test_what_connectors_print_goes_to_standard_error(tmp_path, chatty, command):
+    outcome = run_program(*command, chatty, "--json", environment={}, cwd=tmp_path)
+    assert isinstance(outcome.document, dict)  # and nothing else
+    assert [text for text in ALL_PRINTS if text not in outcome.err] == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_references_to_stored_data_are_printed(tmp_path, chatty, backend):
+    arguments = ["run", "chatty", "--modules", chatty, "--backend", backend]
+    outcome = run_program(*arguments, "--json", environment={}, cwd=tmp_path)
+    addresses = {name: value.get("uri") or value["path"] for name, value in outcome.document["outputs"].items()}
+    assert addresses == {
+        "table": "bq://project:dataset.table",
+        "wide": "snowflake://user:acc/wh/db/schema/table",
+        "model": "s3://bucket/model.pt",
+        "parts": "gs://bucket/parts",
+    }
+    outcome = run_program(*arguments, environment={}, cwd=tmp_path)
+    assert outcome.out == (
+        "SUCCEEDED\n"
+        "Outputs  Value\n"
+        "table    bq://project:dataset.table\n"
+        "wide     snowflake://user:acc/wh/db/schema/table\n"
+        "model    s3://bucket/model.pt\n"
+        "parts    gs://bucket/parts\n"
+    )
+
+
+def test_a_program_that_runs_the_command_keeps_its_standard_output(run, chatty):
+    """Only `sys.stdout` is another one meanwhile."""
+    before = sys.stdout
+    outcome = run("run", "chatty", "--modules", chatty, "--json")
+    sys.modules.pop("chatty")
+    assert outcome.document["phase"] == "SUCCEEDED"
+    assert [text for text in OWN_PRINTS if text not in outcome.err] == ["in the log"]  # pytest has set up logging
+    assert sys.stdout is before
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_the_directory_for_outputs_is_made(tmp_path, chatty, form):
+    path = tmp_path / "a" / "b c"
+    run_program(
+        "run", "chatty", "--modules", chatty, "--output-prefix", form.format(path), environment={}, cwd=tmp_path
+    )
+    assert (path / "made").exists()
+
+
+def test_a_directory_for_outputs_that_stays_empty_is_removed(run, tmp_path):
+    assert run(*LOCAL, "--output-prefix", str(tmp_path / "outputs")).code == 0
+    assert not (tmp_path / "outputs").exists()
+    (tmp_path / "outputs").mkdir()
+    assert run(*LOCAL, "--output-prefix", str(tmp_path / "outputs")).code == 0
+    assert (tmp_path / "outputs").exists()
+
+
+def test_a_directory_for_outputs_that_cannot_be_made(run, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = run(*LOCAL, "--output-prefix", str(tmp_path / "file" / "outputs"))
+    assert outcome.code == 2
+    assert f"cannot make the directory {tmp_path}/file/outputs for outputs: Not a directory" in outcome.err
+
+
+def test_outputs_at_a_url_need_no_directory(run, tmp_path):
+    assert run(*LOCAL, "--output-prefix", "s3://bucket/outputs").code == 0
+    assert list(tmp_path.glob("s3*")) == []
+
+
+LATE = """
+import time
+from dataclasses import dataclass
+from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskLogsResponseBody
+
+@dataclass
+class Meta(ResourceMeta):
+    pass
+
+class Late(AsyncConnector[Meta]):
+    task_type_name = "late"
+    metadata_type = Meta
+    reads = 0
+
+    async def create(self, **kwargs):
+        return Meta()
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(Phase.FAILED, message="exit code 1")
+
+    async def delete(self, resource_meta, **kwargs):
+        raise RuntimeError("it has ended")
+
+    async def get_logs(self, resource_meta, **kwargs):
+        self.reads += 1
+        lines = ["starting"] if self.reads < 5 else ["starting", "the line that says why it failed"]
+        return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=lines))
+
+ConnectorRegistry.register(Late())
+"""
+
+
+def test_log_lines_that_come_after_the_end_of_the_job(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    arguments = ["run", "late", "--modules", "late.py", "--log-wait"]
+    outcome = run_program(*arguments, "2", environment={}, cwd=tmp_path)
+    assert outcome.code == 1
+    assert "FAILED; waiting for the last log lines, 2 s without one ends this\n" in outcome.err
+    assert outcome.err.endswith("  the line that says why it failed\n")
+    outcome = run_program(*arguments, "0", environment={}, cwd=tmp_path)
+    assert outcome.err.endswith("  starting\n")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_a_signal_while_late_log_lines_are_waited_for(tmp_path, backend):
+    """The job has ended, and is not deleted."""
+    (tmp_path / "late.py").write_text(LATE)
+    arguments = ["run", "late", "--modules", "late.py", "--log-wait", "3600", "--backend", backend]
+    with Process(*arguments, cwd=tmp_path) as command:
+        command.error_with("says why it failed")
+        command.signal(signal.SIGINT)
+        outcome = command.wait()
+    assert (outcome.code, outcome.out) == (1, "FAILED: exit code 1\n")
+    assert outcome.err.endswith("interrupted; the job has ended, but its log may be incomplete\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.options.task import TaskOptions
+from connectrio.cli.options.task import TaskOptions, read_meta
 from connectrio.client.jobs import category_of
 from connectrio.literals import DataFrame, Dir, File, inputs_to_python, type_name
 
@@ -169,3 +169,30 @@ def test_what_cannot_be_understood(options, message, tmp_path):
     with pytest.raises(UsageError) as raised:
         TaskOptions(**options).request("toy")
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "/", "a/b", "a//b", "a/b/c/d"])
+def test_an_execution_of_another_form(text):
+    with pytest.raises(UsageError, match=f"--execution takes NAME or PROJECT/DOMAIN/NAME, got '{text}'"):
+        TaskOptions(execution=text).request("toy")
+
+
+@pytest.mark.parametrize(
+    ("argument", "meta"),
+    [
+        ('{"id": "7"}', b'{"id": "7"}'),
+        ("job12345", b"job12345"),  # valid base64, but of no JSON
+        ("MTIz", b"MTIz"),  # of JSON that is no object
+        ("eyJpZCI6ICI3In0=", b'{"id": "7"}'),
+        ("base64:gASVBw==", b"\x80\x04\x95\x07"),
+        ('{"resource_meta": null, "resource_meta_base64": "gASVBw==", "phase": "FAILED"}', b"\x80\x04\x95\x07"),
+        ('{"resource_meta_base64": "gASVBw=="}', b'{"resource_meta_base64": "gASVBw=="}'),  # may be a job's own
+    ],
+)
+def test_the_forms_of_a_resource_meta(argument, meta):
+    assert read_meta(argument) == meta
+
+
+def test_a_document_with_a_damaged_resource_meta():
+    with pytest.raises(UsageError, match="the resource meta is not base64"):
+        read_meta('{"resource_meta": null, "resource_meta_base64": "?"}')

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from connectrio.cli import event_loop
 from connectrio.cli.errors import CommandError, UsageError, command_error
 from connectrio.cli.options.task import Credentials, TaskOptions
+from connectrio.cli.script import prints_to_stderr
 from connectrio.host.settings import Backend
 from connectrio.terminal import print_json, print_line
 
@@ -36,7 +37,8 @@ def check(
 ) -> int:
     """Try a connector on a sample task, without a server, and print what it does wrong and how to correct it.
 
-    It creates up to a few dozen jobs of the task, and deletes each of them.
+    It creates up to a few dozen jobs of the task, and deletes each of them. What the connector prints goes to standard
+    error.
 
     Exit codes: 0 nothing found, 1 something found, 2 wrong usage.
 
@@ -52,18 +54,14 @@ def check(
     if seconds <= 0:
         raise UsageError(f"--seconds must be more than 0, got {seconds:g}")
     configure_logging("error")  # which shows the tracebacks of what the connector raises
-    connector = _load(module, task_type)
-    if task.version is None:
-        task = dataclasses.replace(task, version=connector.task_type_version)
-    request = task.request(connector.task_type_name, credentials)
-    report = event_loop.run(lambda: check_connector(connector, request, seconds=seconds), backend)
-    if json:
-        findings = [{**dataclasses.asdict(finding), "advice": finding.advice} for finding in report.findings]
-        print_json(
-            {"connector": report.connector, "findings": findings, "kept": report.kept, "untried": report.untried}
-        )
-    else:
-        _print(report)
+    with prints_to_stderr() as own_output:
+        connector = _load(module, task_type)
+        if task.version is None:
+            task = dataclasses.replace(task, version=connector.task_type_version)
+        request = task.request(connector.task_type_name, credentials)
+        report = event_loop.run(lambda: check_connector(connector, request, seconds=seconds), backend)
+        with own_output():
+            _print(report, json=json)
     return 1 if report.findings else 0
 
 
@@ -87,7 +85,13 @@ def _load(module: str, task_type: str | None) -> AsyncConnector[Any]:
     return found[task_type] if task_type is not None else next(iter(found.values()))
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, *, json: bool) -> None:
+    if json:
+        document = [{**dataclasses.asdict(finding), "advice": finding.advice} for finding in report.findings]
+        print_json(
+            {"connector": report.connector, "findings": document, "kept": report.kept, "untried": report.untried}
+        )
+        return
     for finding in report.findings:
         print_line(f"{finding.rule}: {finding.where}", "red")
         print_line(f"  {finding.what}")

@@ -6,18 +6,21 @@ import base64
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from typing import TypeVar
+from contextlib import aclosing, nullcontext
+from typing import Annotated, TypeVar
 
 import anyio
+from cyclopts import Parameter, validators
 
 from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, explained
 from connectrio.cli.event_loop import Interrupts
 from connectrio.cli.options.client import Client, Local
 from connectrio.cli.options.task import BASE64, Credentials, Meta, TaskOptions, read_meta
 from connectrio.cli.output import (
+    LOG_WAIT,
     Follower,
     JobView,
+    created_document,
     job_view,
     line_document,
     line_text,
@@ -27,7 +30,8 @@ from connectrio.cli.output import (
     resource_document,
     struct_document,
 )
-from connectrio.client.jobs import Jobs, LogReader, category_of, error_text
+from connectrio.cli.script import prints_to_stderr
+from connectrio.client.jobs import Jobs, LogReader, category_of, error_text, execution_of
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, Resource, TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
@@ -38,6 +42,7 @@ from connectrio.terminal import print_json, print_line, print_note, print_warnin
 __all__ = ["create", "delete", "get", "logs", "metrics", "run"]
 
 T = TypeVar("T")
+LogWait = Annotated[float, Parameter(validator=validators.Number(gte=0))]
 
 _ABORTED = 4
 _EXIT_CODES = {Phase.SUCCEEDED: 0, Phase.ABORTED: _ABORTED, Phase.RETRYABLE_FAILED: TEMPORARY_FAILURE}
@@ -55,17 +60,21 @@ def run(
     task: TaskOptions = _TASK,
     credentials: Credentials = _CREDENTIALS,
     local: Local = _LOCAL,
+    log_wait: LogWait = LOG_WAIT,
     client: Client = _CLIENT,
 ) -> int:
     """Create a job, follow it to its end and print its outputs. Ctrl-C or SIGTERM deletes the job.
 
     With --local or --modules it needs no server: the connector runs in this process, as it does in a host.
 
-    Progress and log lines go to standard error, the result to standard output.
+    Progress and log lines go to standard error, the result to standard output. What a connector in this process prints
+    goes to standard error, too.
 
     Exit codes: 0 SUCCEEDED, 1 FAILED or a call failed, 2 wrong usage, 4 ABORTED, 75 RETRYABLE_FAILED, 130 interrupted.
 
     :param task_type: the type of the task, such as duckdb; it selects the connector
+    :param log_wait: how long to wait for late log lines when the job has ended: this many seconds without a line, and
+        six times as long at most
     """
     request = task.request(task_type, credentials)
     interrupts = Interrupts(graceful=True)
@@ -73,21 +82,23 @@ def run(
     async def command(channel: Channel) -> tuple[bytes, Resource]:
         jobs = client.jobs(channel, category_of(request), request.connection, request.output_prefix)
         with job_view(sys.stderr) as view:
-            return await _create_and_follow(request, jobs, view, interrupts)
+            return await _create_and_follow(request, jobs, view, interrupts, log_wait)
 
-    if local.is_wanted:
-        meta, resource = local.run(command, client.backend, interrupts)
-    else:
-        meta, resource = client.run(command, interrupts)
-    if client.json:
-        print_json({**meta_document(meta), **resource_document(resource)})
-    else:
-        print_resource(resource)
+    with prints_to_stderr() if local.is_wanted else nullcontext(nullcontext) as own_output:
+        if local.is_wanted:
+            meta, resource = local.run(request.output_prefix, command, client.backend, interrupts)
+        else:
+            meta, resource = client.run(command, interrupts)
+        with own_output():
+            if client.json:
+                print_json({**created_document(meta, request), **resource_document(resource)})
+            else:
+                print_resource(resource)
     return _EXIT_CODES.get(resource.phase, FAILURE)
 
 
 async def _create_and_follow(
-    request: CreateTaskRequest, jobs: Jobs, view: JobView, interrupts: Interrupts
+    request: CreateTaskRequest, jobs: Jobs, view: JobView, interrupts: Interrupts, log_wait: float
 ) -> tuple[bytes, Resource]:
     """Return the job's resource meta and its last state. If interrupted, delete the job.
 
@@ -100,11 +111,15 @@ async def _create_and_follow(
     view.say(f"created {_meta_text(meta)}")
     job = f"{jobs.category.name} {shlex.quote(_meta_text(meta))}"
     hint = f"the job may still run. Look at it with: connectrio get {job}; end it with: connectrio delete {job}"
+    follower = Follower(jobs, meta, view, log_wait=log_wait)
     with interrupts.cancellable():
         try:
-            return meta, await Follower(jobs, meta, view).follow()
+            return meta, await follower.follow()
         except CommandError as error:
             raise CommandError(str(error), hint=hint, code=error.code) from error
+    if follower.resource is not None:
+        view.say("interrupted; the job has ended, but its log may be incomplete")
+        return meta, follower.resource
     view.say("interrupted; deleting the job")
     try:
         await jobs.delete(meta)
@@ -128,13 +143,17 @@ def create(
 ) -> None:
     """Create a job and print its resource meta, by which the other commands find it.
 
+    Standard error has the job's execution, by which `connectrio ps` and `show` find it as well.
+
     :param task_type: the type of the task, such as duckdb; it selects the connector
     """
     request = task.request(task_type, credentials)
     meta = _call(client, category_of(request), lambda jobs: jobs.create(request))
     if client.json:
-        print_json(meta_document(meta))
+        print_json(created_document(meta, request))
     else:
+        execution = execution_of(request)
+        print_note(f"execution {execution.name} of project {execution.project}, domain {execution.domain}")
         print(_meta_text(meta))
 
 
@@ -151,7 +170,7 @@ def get(
     """Print the state of a job and, when it has succeeded, its outputs.
 
     :param task_type: the type of the task, such as duckdb; it selects the connector
-    :param meta: what `create` printed; @FILE reads it from a file, - from standard input
+    :param meta: what `create` printed, also with --json; @FILE reads it from a file, - from standard input
     :param version: the version of the task type
     :param output_prefix: where the job writes its outputs, for connectors that ask
     """
@@ -171,6 +190,7 @@ def logs(
     /,
     *,
     follow: bool = False,
+    log_wait: LogWait = LOG_WAIT,
     lines: int = 0,
     token: str = "",
     version: int = 0,
@@ -180,8 +200,10 @@ def logs(
     """Print the log of a job; with --json, one JSON object for each line.
 
     :param task_type: the type of the task, such as duckdb; it selects the connector
-    :param meta: what `create` printed; @FILE reads it from a file, - from standard input
-    :param follow: go on until the job has ended
+    :param meta: what `create` printed, also with --json; @FILE reads it from a file, - from standard input
+    :param follow: go on until the job has ended, and its last lines have come
+    :param log_wait: with --follow, how long to wait for late lines when the job has ended: this many seconds without a
+        line, and six times as long at most
     :param lines: how many lines to ask for; 0 asks for all
     :param token: begin where the lines ended that came with this token
     :param version: the version of the task type
@@ -196,7 +218,7 @@ def logs(
         jobs = client.jobs(channel, category, connection)
         log = LogReader(jobs, resource_meta, token=token, lines=lines)
         if follow:
-            await Follower(jobs, resource_meta, view, log=log).follow()
+            await Follower(jobs, resource_meta, view, log=log, log_wait=log_wait).follow()
             return
         with explained():
             async with aclosing(log.read() if is_one_piece else log.read_all()) as found:
@@ -220,7 +242,7 @@ def metrics(
     """Print the metrics of a job.
 
     :param task_type: the type of the task, such as duckdb; it selects the connector
-    :param meta: what `create` printed; @FILE reads it from a file, - from standard input
+    :param meta: what `create` printed, also with --json; @FILE reads it from a file, - from standard input
     :param query: a metric to ask for, repeatable; by default all
     :param version: the version of the task type
     """
@@ -245,7 +267,7 @@ def delete(
     """Cancel a job. It is no error if the job has already ended.
 
     :param task_type: the type of the task, such as duckdb; it selects the connector
-    :param meta: what `create` printed; @FILE reads it from a file, - from standard input
+    :param meta: what `create` printed, also with --json; @FILE reads it from a file, - from standard input
     :param version: the version of the task type
     """
     resource_meta = read_meta(meta)
@@ -295,6 +317,9 @@ class _LogView:
     def notice(self, text: str) -> None:
         """Print a warning on standard error."""
         print_warning(text)
+
+    def waits_for_log(self, resource: Resource, seconds: float) -> None:
+        """Show nothing."""
 
     def log_ended(self, error: GRPCError) -> None:
         """End the command.

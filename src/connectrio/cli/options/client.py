@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
+from urllib.parse import unquote, urlsplit
 
 from cyclopts import Parameter
 
@@ -123,10 +124,15 @@ class Local:
         return self.local or bool(self.modules)
 
     def run(
-        self, command: Callable[[Channel], Awaitable[T]], backend: Backend | None, interrupts: event_loop.Interrupts
+        self,
+        output_prefix: str,
+        command: Callable[[Channel], Awaitable[T]],
+        backend: Backend | None,
+        interrupts: event_loop.Interrupts,
     ) -> T:
         """Run `command` with a channel to a host in memory.
 
+        :param output_prefix: of the job; if it is a directory that is missing, it is made
         :raises CommandError: a module cannot be loaded; what the command raises
         """
         from connectrio.host.lifecycle import HostError
@@ -150,4 +156,30 @@ class Local:
                 raise command_error(error) from error
 
         configure_logging("error")  # which shows the tracebacks of what a connector raises
-        return event_loop.run(hosted, backend, interrupts)
+        with _output_directory(output_prefix):
+            return event_loop.run(hosted, backend, interrupts)
+
+
+@contextmanager
+def _output_directory(output_prefix: str) -> Iterator[None]:
+    """Make the directory that a job is to write its outputs to; if the job leaves it empty, remove it again.
+
+    :raises UsageError: it cannot be made
+    """
+    try:
+        url = urlsplit(output_prefix)
+        path = Path(unquote(url.path) if url.scheme == "file" else output_prefix)
+    except ValueError as error:
+        raise UsageError(f"--output-prefix {output_prefix}: {error}") from error
+    if url.scheme not in ("", "file") or path.exists():
+        yield
+        return
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the directory {path} for outputs: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            path.rmdir()

@@ -95,6 +95,8 @@ class TaskOptions:
     :param custom: KEY=VALUE, repeatable: the task's own configuration; the value is JSON, or else text
     :param output_prefix: a directory or URL to write outputs to; by default a new temporary directory
     :param version: the version of the task type; by default the template's, or else 0
+    :param execution: NAME or PROJECT/DOMAIN/NAME: the execution that the job belongs to, by default a new one of
+        connectrio/cli. A host takes equal tasks of one execution for one task
     """
 
     sql: str | None = None
@@ -105,6 +107,7 @@ class TaskOptions:
     custom: Annotated[list[str] | None, _REPEATABLE] = None
     output_prefix: str | None = None
     version: int | None = None
+    execution: str | None = None
 
     def request(self, task_type: str, credentials: Credentials = _NO_CREDENTIALS) -> CreateTaskRequest:
         """Return the request that creates the task's job.
@@ -114,6 +117,7 @@ class TaskOptions:
         template = None if self.template is None else _read_template(self.template, task_type)
         custom = dict(_split_pair("--custom", text) for text in self.custom or ())
         inputs, types = self._inputs(declared_types(template))
+        project, domain, execution = _execution(self.execution)
         prefix = self.output_prefix
         if prefix is not None and "://" not in prefix:
             prefix = str(Path(prefix).absolute())  # the host has another working directory
@@ -129,9 +133,10 @@ class TaskOptions:
             configs=credentials.configs,
             task_type=task_type,
             version=self.version,
+            execution=execution,
         )
         try:
-            return task.request(task_type, domain="cli")
+            return task.request(task_type, project=project, domain=domain)
         except InputError as error:
             raise UsageError(str(error), hint=f"give its type, such as {error.name}:datetime=…") from error
         except MissingSecretError as error:
@@ -178,6 +183,20 @@ def _read_template(path: Path, task_type: str) -> TaskTemplate:
     if template.type not in ("", task_type):
         raise UsageError(f"{path} is of task type {template.type!r}, not {task_type!r}")
     return template
+
+
+def _execution(text: str | None) -> tuple[str, str, str | None]:
+    """Return project, domain and name; None for a new name.
+
+    :raises UsageError: `text` does not have this form
+    """
+    if text is None:
+        return "connectrio", "cli", None
+    parts = text.split("/")
+    if len(parts) not in (1, 3) or not all(parts):
+        raise UsageError(f"--execution takes NAME or PROJECT/DOMAIN/NAME, got {text!r}")
+    project, domain = parts[:2] if len(parts) == 3 else ("connectrio", "cli")
+    return project, domain, parts[-1]
 
 
 def _output(text: str) -> tuple[str, LiteralType]:
@@ -229,7 +248,10 @@ def read_text(argument: str) -> str:
 
 
 def read_meta(argument: str) -> bytes:
-    """Return the resource meta that `argument` holds or names (see `read_text`), as text or as "base64:…".
+    """Return the resource meta that `argument` holds or names (see `read_text`).
+
+    It may be the text of the meta, "base64:…", what `create` or `run` print with --json, or the value of
+    `resource_meta_base64` in that, if the meta is JSON: other texts may themselves look like base64.
 
     :raises UsageError: it is empty, or not base64
     """
@@ -238,12 +260,21 @@ def read_meta(argument: str) -> bytes:
         raise UsageError(
             "the resource meta is empty", hint="pass what `connectrio create` printed, @FILE, or - for standard input"
         )
-    if not text.startswith(BASE64):
-        return text.encode("utf-8", "surrogateescape")
+    document = _json_or_text(text)
+    if isinstance(document, dict) and {"resource_meta", "resource_meta_base64"} <= document.keys():
+        text = f"{BASE64}{document['resource_meta_base64']}"
+    if text.startswith(BASE64):
+        try:
+            return base64.b64decode(text.removeprefix(BASE64), validate=True)
+        except ValueError as error:
+            raise UsageError(f"the resource meta is not base64: {error}") from error
     try:
-        return base64.b64decode(text.removeprefix(BASE64), validate=True)
-    except ValueError as error:
-        raise UsageError(f"the resource meta is not base64: {error}") from error
+        meta = base64.b64decode(text, validate=True)
+        if isinstance(msgspec.json.decode(meta), dict):
+            return meta
+    except (ValueError, msgspec.DecodeError):
+        pass
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _read_json(path: Path) -> Any:
