@@ -53,8 +53,8 @@ def status_details(*details) -> bytes:
     return Status(code=14, details=packed).SerializeToString()
 
 
-def wrapped(cause: Exception) -> Exception:
-    error = RuntimeError("polling failed")
+def wrapped(cause: Exception, error: Exception | None = None) -> Exception:
+    error = error or RuntimeError("polling failed")
     error.__cause__ = cause
     return error
 
@@ -111,6 +111,8 @@ IN_7_S = RetryInfo(retry_delay=Duration(seconds=7, nanos=500_000_000))
         (TransientError("busy", retry_after=7), 7),
         (TransientError("busy"), None),
         (wrapped(httpx_error(retry_after="7")), 7),
+        (wrapped(httpx_error(retry_after="7"), TransientError("busy")), 7),
+        (wrapped(httpx_error(retry_after="7"), TransientError("busy", retry_after=3)), 3),
         (HostileError(), None),
         (ValueError("a bug"), None),
         (KeyboardInterrupt(), None),

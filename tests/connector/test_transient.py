@@ -71,6 +71,14 @@ def endless() -> Exception:
     return first
 
 
+def deep(depth: int) -> Exception:
+    """An error with so many errors above the one that it was raised from at first."""
+    error: Exception = ConnectionResetError()
+    for _ in range(depth):
+        error = caused(RuntimeError("no"), error)
+    return error
+
+
 def grpcio(code: str) -> Exception:
     return foreign(
         "grpc.aio._call.AioRpcError", type(foreign("grpc.RpcError")), code=lambda self: SimpleNamespace(name=code)
@@ -194,6 +202,8 @@ def grpcio(code: str) -> Exception:
         (caused(status_error(404), ConnectionResetError()), False),
         (while_handling(ConnectionResetError()), False),
         (endless(), False),
+        (deep(15), True),
+        (deep(500), False),  # there is an end to what is looked at
         (FileNotFoundError(), False),
         (OSError(), False),
         (ValueError(), False),
