@@ -46,7 +46,28 @@ KEPT_AS_MESSAGES = [("google.protobuf", "Timestamp"), ("google.protobuf", "Durat
 Declared = DescriptorProto | EnumDescriptorProto
 
 DESCRIPTORS = "descriptors.binpb"
-TIMESTAMPS = "google/protobuf/__init__.py"
+WELL_KNOWN = "google/protobuf/__init__.py"
+
+# a struct's fields by name, as protobuf's own class has them
+STRUCT_ITEMS = """
+    def __getitem__(self, key: str) -> typing.Any:
+        return self.fields[key].to_dict()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.fields
+
+    def __iter__(self) -> typing.Iterator[str]:
+        return iter(self.fields)
+
+    def keys(self) -> typing.KeysView[str]:
+        return self.fields.keys()
+
+    def items(self) -> typing.ItemsView[str, typing.Any]:
+        return self.to_dict().items()
+
+    def get(self, key: str, default: typing.Any = None) -> typing.Any:
+        return self.fields[key].to_dict() if key in self.fields else default
+"""
 
 PACKAGE_DOCSTRING = '"""Messages and service bases generated from `protos/` by `just gen`; never edited by hand."""\n'
 
@@ -221,7 +242,7 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
         path = f"{file.package.replace('.', '/')}/__init__.py"
         files[path] = with_nested_enums(files[path], file)
     files["__init__.py"] = PACKAGE_DOCSTRING
-    files[TIMESTAMPS] = without_dateutil(files[TIMESTAMPS])
+    files[WELL_KNOWN] = with_struct_items(without_dateutil(files[WELL_KNOWN]))
     del files["py.typed"]
     return files
 
@@ -245,6 +266,17 @@ def with_nested_enums(module: str, file: FileDescriptorProto) -> str:
     return module
 
 
+def with_struct_items(module: str) -> str:
+    """Return `module` with a Struct whose fields can be read by name: `task_template.custom["queue"]`.
+
+    :raises SystemExit: the compiler writes something else now
+    """
+    end = '\n\ndefault_message_pool.register_message("google.protobuf", "Struct"'
+    if module.count(end) != 1:
+        raise SystemExit(f"{WELL_KNOWN} registers Struct in another way: adapt with_struct_items in {__file__}")
+    return module.replace(end, STRUCT_ITEMS + end)
+
+
 def without_dateutil(module: str) -> str:
     """Return `module` with dateutil imported only to read a Timestamp from JSON, which hosts never do.
 
@@ -254,7 +286,7 @@ def without_dateutil(module: str) -> str:
     """
     at_the_top, use = "import dateutil.parser\n", "            dt = dateutil.parser.isoparse(value)\n"
     if module.count(at_the_top) != 1 or module.count("dateutil") != 2 or use not in module:
-        raise SystemExit(f"{TIMESTAMPS} uses dateutil in another way: adapt without_dateutil in {__file__}")
+        raise SystemExit(f"{WELL_KNOWN} uses dateutil in another way: adapt without_dateutil in {__file__}")
     return module.replace(at_the_top, "").replace(use, f"            {at_the_top}\n{use}")
 
 

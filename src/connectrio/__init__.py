@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         GetTaskMetricsResponse,
         TaskExecutionMetadata,
     )
-    from connectrio.idl.flyteidl2.core import TaskExecution, TaskTemplate
+    from connectrio.idl.flyteidl2.core import ExecutionMetricResult, TaskExecution, TaskTemplate
     from connectrio.idl.flyteidl2.logs.dataplane import LogLine, LogLineOriginator
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "ConnectorRegistry",
     "ConnectorService",
     "CurrentCall",
+    "ExecutionMetricResult",
     "GetTaskLogsResponse",
     "GetTaskLogsResponseBody",
     "GetTaskLogsResponseHeader",
@@ -77,6 +78,7 @@ _HOMES = {
     "ConnectorRegistry": "connectrio.connector.registry",
     "ConnectorService": "connectrio.host.runner",
     "CurrentCall": "connectrio.connector.context",
+    "ExecutionMetricResult": "connectrio.idl.flyteidl2.core",
     "GetTaskLogsResponse": "connectrio.idl.flyteidl2.connector",
     "GetTaskLogsResponseBody": "connectrio.idl.flyteidl2.connector",
     "GetTaskLogsResponseHeader": "connectrio.idl.flyteidl2.connector",

@@ -18,6 +18,7 @@ from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
 from grpclib import GRPCError
 
 from connectrio import (
+    ExecutionMetricResult,
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
     GetTaskMetricsResponse,
@@ -187,7 +188,16 @@ async def test_where_the_next_page_begins():
 
 
 @pytest.mark.parametrize("secret", [False, True])
-@pytest.mark.parametrize("wrap", [lambda response: response, lambda r: GetTaskMetricsResponse(results=list(r.results))])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda response: response,
+        lambda response: GetTaskMetricsResponse(results=list(response.results)),
+        lambda response: GetTaskMetricsResponse(
+            results=[ExecutionMetricResult(metric=each.metric, data=each.data) for each in response.results]
+        ),
+    ],
+)
 async def test_metrics(wrap, secret):
     response = connector_pb2.GetTaskMetricsResponse()
     response.results.add(metric="xyzzy", data=struct(v=[1, 2]))
@@ -353,3 +363,35 @@ assert given["x"] == 1
 """
     ran = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+async def test_the_fields_of_a_struct_have_names():
+    """In connectrio's messages as in protobuf's."""
+    seen = []
+
+    async def create(self, task_template, **kwargs):
+        custom = task_template.custom
+        seen.append(
+            [
+                custom["text"],
+                "text" in custom,
+                "none" in custom,
+                list(custom),
+                sorted(custom.keys()),
+                len(custom.items()),
+            ]
+        )
+        with pytest.raises((KeyError, ValueError)):
+            custom["none"]
+        if isinstance(task_template, TaskTemplate):
+            assert (custom["a"], custom.get("a"), custom.get("none"), custom.get("none", 3)) == (
+                [1.0, {"b": None}], [1.0, {"b": None}], None, 3,
+            )  # fmt: skip
+            assert dict(custom) == dict(custom.items()) == {**custom} == custom.to_dict()
+        return Job("7")
+
+    for takes_protobuf in (False, True):
+        await Service(connector(create=create, takes_protobuf=takes_protobuf)).create(template=TEMPLATE)
+    assert seen[0] == ["x", True, False, ["a", "text"], ["a", "text"], 2]
+    seen[1][3].sort()  # in protobuf, they have no order
+    assert seen[0] == seen[1]

@@ -65,7 +65,7 @@ from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
 from connectrio.service.poll_shield import PollShield, is_transient
-from connectrio.service.protobuf import masked, to_protobuf, wrong_messages
+from connectrio.service.protobuf import to_protobuf, wrong_messages
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
 from connectrio.service.wanted_job import WantedJob
@@ -422,8 +422,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 arguments = method.arguments(message.resource_meta, _metrics_query(message))
                 result = await method(arguments, self.workers, record.span)
                 claim = f"{method.label} returned"
-                response = expect(result, GetTaskMetricsResponse, claim)
-                return sendable(response if mask is None else masked(mask.metrics, response), claim)
+                response = sendable(expect(result, GetTaskMetricsResponse, claim), claim)
+                return response if mask is None else mask.metrics(response)
 
     async def send_task_logs(self, message: GetTaskLogsRequest, send: Send) -> None:
         """Send the log lines of a task, in one response or many.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import fields
 from functools import cache, reduce
@@ -28,7 +28,7 @@ from connectrio.idl.message_pool import default_message_pool
 from connectrio.rpc.codec import decode, encode
 from connectrio.service.errors import ConnectorFault
 
-__all__ = ["from_protobuf", "masked", "takes_protobuf", "to_protobuf", "with_protobuf_replaced", "wrong_messages"]
+__all__ = ["from_protobuf", "takes_protobuf", "to_protobuf", "with_protobuf_replaced", "wrong_messages"]
 
 M = TypeVar("M", bound=Message)
 
@@ -81,14 +81,6 @@ def with_protobuf_replaced(value: Any) -> Any:
         case _:
             cls = _own_class(value)
             return value if cls is None else decode(value.SerializeToString(), cls)
-
-
-def masked(mask: Callable[[M], M], message: M) -> M:
-    """Return `mask(message)`, also for a message that holds messages of protobuf, which no mask can read."""
-    try:
-        return mask(message)
-    except (AttributeError, TypeError):
-        return mask(with_protobuf_replaced(message))
 
 
 def _own_class(value: Any) -> type[Message] | None:

@@ -376,6 +376,24 @@ class Struct(betterproto2.Message):
             for key, value in self.fields.items()
         }
 
+    def __getitem__(self, key: str) -> typing.Any:
+        return self.fields[key].to_dict()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.fields
+
+    def __iter__(self) -> typing.Iterator[str]:
+        return iter(self.fields)
+
+    def keys(self) -> typing.KeysView[str]:
+        return self.fields.keys()
+
+    def items(self) -> typing.ItemsView[str, typing.Any]:
+        return self.to_dict().items()
+
+    def get(self, key: str, default: typing.Any = None) -> typing.Any:
+        return self.fields[key].to_dict() if key in self.fields else default
+
 
 default_message_pool.register_message("google.protobuf", "Struct", Struct)
 
