@@ -108,6 +108,20 @@ async def test_custom_info():
     assert (await reported(custom_info=struct_pb2.Struct())).custom_info is None
 
 
+async def test_our_messages_with_protobuf_s_as_outputs():
+    scalar = integer(literals_pb2, 7).scalar
+    fields = {"a": struct_pb2.Value(number_value=1)}
+    resource = await reported(outputs={"n": core.Literal(scalar=scalar), "s": Struct(fields=fields)})
+    number, generic = (named.value for named in resource.outputs.literals)
+    assert encode(number) == encode(python_to_literal(7))
+    assert generic.scalar.generic.to_dict() == {"a": 1.0}
+
+
+async def test_a_literal_that_cannot_be_encoded():
+    with pytest.raises(GRPCError, match="Resource whose outputs are"):
+        await reported(outputs={"n": core.Literal(scalar="x")})
+
+
 async def test_a_struct_as_an_output():
     resource = await reported(outputs={"s": struct(a=1)})
     assert resource.outputs.literals[0].value.scalar.generic.to_dict() == {"a": 1.0}

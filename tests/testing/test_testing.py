@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import anyio
 import pytest
+from flyteidl2.core import tasks_pb2, types_pb2
 
 from connectrio import HostSettings, Phase
 from connectrio.host.host import HostError, HostState
@@ -148,6 +149,20 @@ async def test_types_are_declared_or_found():
     assert given["template"].config == {"a": "b"}
     assert [entry.key for entry in given["template"].interface.outputs.variables] == ["table", "file", "map"]
     assert template.interface is None
+
+
+async def test_protobuf_s_messages_describe_a_task():
+    vendor = Vendor()
+    template = tasks_pb2.TaskTemplate(type="vendor", config={"a": "b"})
+    declared = types_pb2.LiteralType(simple=types_pb2.SimpleType.FLOAT)
+    async with hosting(vendor) as host:
+        await host.create(Task(inputs={"n": 1}, types={"n": declared}, template=template, custom={"c": 1}))
+        with pytest.raises(TypeError, match="template is an object of class dict, not a TaskTemplate"):
+            await host.create(Task(template={}))
+    [given] = vendor.created
+    assert (given["inputs"], type(given["inputs"]["n"])) == ({"n": 1.0}, float)
+    assert (given["template"].config, given["template"].custom.to_dict()) == ({"a": "b"}, {"c": 1.0})
+    assert not template.HasField("custom")
 
 
 async def test_secrets_come_from_the_environment(monkeypatch):

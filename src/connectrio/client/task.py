@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from betterproto2 import Message
 
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest, TaskExecutionMetadata
 from connectrio.idl.flyteidl2.core import (
@@ -38,6 +40,7 @@ from connectrio.idl.flyteidl2.core import (
 from connectrio.idl.flyteidl2.task import Inputs, NamedLiteral
 from connectrio.idl.google.protobuf import Struct
 from connectrio.literals import DataFrame, Dir, File, LiteralError, literal_type_of, python_to_literal_as
+from connectrio.rpc.codec import decode
 
 __all__ = [
     "InputError",
@@ -48,6 +51,8 @@ __all__ = [
     "new_connection",
     "new_execution",
 ]
+
+M = TypeVar("M", bound=Message)
 
 _SIMPLE = {
     int: SimpleType.INTEGER,
@@ -97,7 +102,7 @@ class Task:
     :ivar outputs: output name → its type, for connectors that ask which outputs the task declares
     :ivar custom: the task's own configuration
     :ivar sql: the statement, for connectors that run one
-    :ivar template: completed by the other fields; it is not changed
+    :ivar template: completed by the other fields; it is not changed. It may be protobuf's message of `flyteidl2` too
     :ivar output_prefix: where to write outputs; by default a directory name of its own for each execution
     :ivar secrets: secret name → the environment variable that holds it
     :ivar configs: plain settings, which arrive beside the secrets
@@ -134,10 +139,13 @@ class Task:
         :param project: the project of the execution
         :param domain: its domain
         :raises InputError: an input does not fit its type, or Flyte has no type for it
-        :raises TypeError: Flyte has no type for a declared Python type
+        :raises TypeError: Flyte has no type for a declared Python type, or `template` is no TaskTemplate
         :raises MissingSecretError: a secret's environment variable is not set
         """
-        template = TaskTemplate(task_type_version=version) if self.template is None else copy.deepcopy(self.template)
+        given = TaskTemplate(task_type_version=version) if self.template is None else self.template
+        template = copy.deepcopy(_own(given, TaskTemplate))
+        if template is None:
+            raise TypeError(f"template is an object of class {type(given).__qualname__}, not a TaskTemplate")
         template.type = self.task_type or template.type or task_type
         if self.version is not None:
             template.task_type_version = self.version
@@ -186,12 +194,12 @@ class Task:
 def literal_type(declared: Any) -> LiteralType:
     """Return Flyte's type for a Python type such as `int`, `list[float]`, `dict[str, bool]`, `int | None`, `File`.
 
-    A `LiteralType` is returned as it is.
+    A `LiteralType` is returned as it is, protobuf's as connectrio's.
 
     :raises TypeError: Flyte has no such type
     """
-    if isinstance(declared, LiteralType):
-        return declared
+    if (own := _own(declared, LiteralType)) is not None:
+        return own
     if declared in _SIMPLE:
         return LiteralType(simple=_SIMPLE[declared])
     if declared in _BLOBS:
@@ -206,6 +214,17 @@ def literal_type(declared: Any) -> LiteralType:
     if origin in (types.UnionType, Union):
         return LiteralType(union_type=UnionType(variants=[literal_type(variant) for variant in arguments]))
     raise TypeError(f"Flyte has no type for {declared!r}; give a LiteralType")
+
+
+def _own(message: Any, cls: type[M]) -> M | None:
+    """Return `message` if it is a `cls`, or the `cls` that protobuf's message of that name is; else None."""
+    if isinstance(message, cls):
+        return message
+    descriptor = getattr(type(message), "DESCRIPTOR", None)
+    if getattr(descriptor, "full_name", None) != f"flyteidl2.core.{cls.__name__}":
+        return None
+    made: M = decode(message.SerializeToString(), cls)
+    return made
 
 
 def declared_types(template: TaskTemplate | None) -> dict[str, LiteralType]:

@@ -88,6 +88,8 @@ _PHASE_NAMES = ", ".join(sorted(str(phase.name) for phase in _PHASES))
 
 # the attribute of a request that its bytes are in
 _BYTES = "_received_bytes"
+# outputs that are messages already
+_MESSAGES = frozenset({Literal, Struct})
 
 _FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
 
@@ -330,7 +332,9 @@ def _outputs(outputs: Any, claim: str) -> Outputs | None:
         return message
     mapping = expect(outputs, Mapping, f"{claim} outputs are")  # type: ignore[type-abstract]  # same
     try:
-        return outputs_to_literals(mapping)
+        made = outputs_to_literals(mapping)
+        # a connector's own messages are not looked into
+        return made if _MESSAGES.isdisjoint(map(type, mapping.values())) else sendable(made, f"{claim} outputs are")
     except LiteralError as error:
         try:
             return outputs_to_literals(escape_surrogates(with_protobuf_replaced(dict(mapping))))
