@@ -3,6 +3,7 @@
     uv run just bench                                        # GetTask, 1 and 64 at once, beside flyte-sdk's c0
     uv run just bench create --backend trio --streams 64 --rounds 5
     uv run just bench get --peers connectrio.rpc grpc.aio grpclib purerpc
+    uv run just bench hosted                                 # flyte-sdk's connectors in our host, beside c0
     uv run just bench --all --json bench.json --plot bench.svg
 
 Each server is a process pinned to one core, the client (h2load) to another. In each round every peer has its turn, so
@@ -17,8 +18,8 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import figures
@@ -27,7 +28,19 @@ from accounting import resident_bytes, used
 from figures import Figure, Table
 from instructions import instructions_per_call
 from load import Shape, Turn, make, measure
-from peers import ALL, BACKENDS, SERVER_CORE, Peer, Running, chosen, end_servers_at_sigterm, hosted, ours, running
+from peers import (
+    ALL,
+    BACKENDS,
+    REFERENCE,
+    SERVER_CORE,
+    Peer,
+    Running,
+    chosen,
+    end_servers_at_sigterm,
+    hosted,
+    ours,
+    running,
+)
 from plot import plot
 
 CONNECTIONS = (1, 100, 1000)
@@ -141,6 +154,16 @@ def counted(kind: work.Work) -> Bench:
     return Bench(f"{kind.title}: instructions of the server for each call", turn, lambda _: True)
 
 
+def of_hosted(seconds: float, backends: Sequence[str]) -> Iterator[Bench]:
+    """What flyte-sdk's connectors cost in our host, beside flyte-sdk's own."""
+    peers = (REFERENCE, *map(hosted, backends))
+    for kind, streams in ((work.GET, 1), (work.GET, 64), (work.CREATE, 1), (work.CREATE, 64)):
+        plan = loaded(kind, Shape(streams), seconds, f"Hosted: {kind.title}, {streams} at once")
+        yield replace(plan, peers=peers)
+    yield Bench(f"Hosted: {work.BLOCKING.title}", blocking, peers=peers)
+    yield Bench("Hosted: start, and idle", start, peers=peers)
+
+
 def benches(options: argparse.Namespace) -> Iterator[Bench]:
     """What the command line asks for."""
     seconds = options.seconds
@@ -149,6 +172,7 @@ def benches(options: argparse.Namespace) -> Iterator[Bench]:
             kind.name: [loaded(kind, Shape(n), seconds, f"{kind.title}, {n} at once") for n in options.streams]
             for kind in (work.GET, work.CREATE)
         },
+        "hosted": list(of_hosted(seconds, options.backend or BACKENDS)),
         "logs": [loaded(work.LOGS, Shape(8), seconds, f"{work.LOGS.title}, 8 at once")],
         "large": [loaded(work.LARGE, Shape(4), seconds, f"{work.LARGE.title}, 4 at once")],
         "processes": [several(seconds, backend) for backend in options.backend or BACKENDS],
@@ -188,7 +212,8 @@ def run(plan: list[Bench], peers: list[Peer], rounds: int) -> list[Table]:
 
 
 WORKS = (
-    "get", "create", "logs", "large", "connections", "processes", "start", "blocking", "memory", "instructions",
+    "get", "create", "hosted", "logs", "large", "connections", "processes", "start", "blocking", "memory",
+    "instructions",
 )  # fmt: skip
 
 
@@ -211,7 +236,8 @@ def parse() -> argparse.Namespace:
     if unknown:
         parser.error(f"cannot measure {', '.join(sorted(unknown))}; choose from {', '.join(WORKS)}")
     if options.all:
-        options.work, options.peers = list(WORKS), [peer.name for peer in ALL]
+        options.work = list(WORKS)
+        options.peers = [peer.name for peer in ALL if not peer.name.startswith("hosted ")]
     options.work = options.work or ["get"]
     options.streams = options.streams or list(STREAMS if options.all else (1, 64))
     return options

@@ -70,6 +70,7 @@ def targets() -> Iterable[Target]:
             yield Target(f"{name}, calls/s, {backend}", limit, True, ratio(busy, RATE, bare, other))
             yield Target(f"{name}, calls per CPU second, {backend}", limit, True, calls_of_cpu(busy, bare, other))
     yield from _of_a_process()
+    yield from _of_hosted()
 
 
 def _against_c0() -> Iterable[Target]:
@@ -107,6 +108,20 @@ def _of_a_process() -> Iterable[Target]:
         several = f"GetTask over 32 connections, 64 at once, on all cores: {backend}"
         two = ratio(several, RATE, f"{ours} --processes 2", ours)
         yield Target(f"two processes on two cores, by one, {backend}", 1.5, True, two)
+
+
+def _of_hosted() -> Iterable[Target]:
+    """flyte-sdk's connectors in our host."""
+    rates = (("GetTask, 64 at once", 1.6), ("GetTask, 1 at once", 1.0), (f"{CREATE.title}, 64 at once", 1.2))
+    for backend in BACKENDS:
+        ours = f"hosted {backend}"
+        for title, least in rates:
+            found = ratio(f"Hosted: {title}", RATE, ours, "c0")
+            yield Target(f"hosted: {title}, calls/s, {backend}", least, True, found)
+        wall = ratio(f"Hosted: {BLOCKING.title}", WALL, ours, "c0")
+        yield Target(f"hosted: 32 blocking calls, wall time, {backend}", 0.15, False, wall)
+        memory = ratio("Hosted: start, and idle", RESIDENT, ours, "c0")
+        yield Target(f"hosted: idle memory, {backend}", 1.0, False, memory)
 
 
 def _megabytes_grown(title: str, peer: str) -> Callable[[Tables], float]:
