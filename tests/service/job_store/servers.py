@@ -42,6 +42,7 @@ class PostgresServer:
 
     :ivar url: of its database, with the password
     :ivar plain_url: the same without it
+    :ivar password: of its user
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -49,6 +50,7 @@ class PostgresServer:
         self._port = port
         self._data = folder / "data"
         self._process: subprocess.Popen | None = None
+        self.password = PASSWORD
         self.plain_url = f"postgresql://tester@127.0.0.1:{port}/postgres"
         self.url = self.plain_url.replace("tester@", f"tester:{QUOTED}@")
         secret = folder / "password"
