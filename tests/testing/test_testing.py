@@ -9,9 +9,14 @@ import anyio
 import pytest
 from flyteidl2.core import tasks_pb2, types_pb2
 
-from connectrio import HostSettings, Phase
+from connectrio import AsyncConnector, HostSettings, Phase, Resource, ResourceMeta
 from connectrio.host.host import HostError, HostState
-from connectrio.idl.flyteidl2.core import LiteralType, SimpleType, TaskTemplate
+from connectrio.idl.flyteidl2.connector import (
+    GetTaskLogsResponse,
+    GetTaskLogsResponseBody,
+    GetTaskMetricsResponse,
+)
+from connectrio.idl.flyteidl2.core import ExecutionMetricResult, LiteralType, SimpleType, TaskTemplate
 from connectrio.literals import DataFrame, File, LiteralError
 from connectrio.testing import GRPCError, MissingSecretError, State, Status, Task, hosting
 from rpc.kit.virtual_time import in_virtual_time
@@ -275,3 +280,57 @@ async def test_log_pages():
 def test_states_are_values():
     assert State(Phase.RUNNING, "at it") == State(Phase.RUNNING, "at it")
     assert "RUNNING" in repr(State(Phase.RUNNING))
+
+
+class Told(AsyncConnector[ResourceMeta]):
+    """Reports what `get_logs` and `get_metrics` get."""
+
+    name = "Told"
+    task_type_name = "told"
+    metadata_type = ResourceMeta
+
+    async def create(self, **kwargs):
+        return ResourceMeta()
+
+    async def get(self, resource_meta, **kwargs):
+        return Resource(Phase.SUCCEEDED)
+
+    async def delete(self, resource_meta, **kwargs): ...
+
+    async def get_logs(self, resource_meta, token="", **kwargs):
+        lines = [
+            f"token {token!r}",
+            *sorted(f"{name} {len(value)}" for name, value in kwargs.items()),
+            *kwargs.values(),
+        ]
+        return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=lines))
+
+    def get_metrics(self, resource_meta, *, password=""):
+        return GetTaskMetricsResponse(results=[ExecutionMetricResult(metric=f"password {len(password)}")])
+
+
+@pytest.fixture
+def secretive(monkeypatch):
+    """A task with secrets and a config: one has the name of a parameter, and one is large."""
+    monkeypatch.setenv("TOKEN", "hush" * 3)
+    monkeypatch.setenv("PASSWORD", "secret" * 4_000)
+    return Task(secrets={"token": "TOKEN", "password": "PASSWORD"}, configs={"region": "eu"})
+
+
+async def test_logs_and_metrics_get_the_secrets_that_they_take(secretive):
+    """A parameter of the method's own comes first, and what it does not take is left out."""
+    async with hosting(Told()) as host:
+        job = await host.create(secretive)
+        assert await job.logs() == ["token ''", "password 24000", "region 2", "[secret password]", "eu"]
+        assert await job.metrics() == {"password 24000": {}}
+        again = host.attach(job.meta, secretive)
+        assert await again.metrics() == {"password 24000": {}}
+        assert await host.attach(job.meta).logs() == ["token ''"]
+
+
+async def test_logs_and_metrics_as_the_executor_asks_for_them(secretive):
+    async with hosting(Told()) as host:
+        host.secrets_for_logs = False
+        job = await host.create(secretive)
+        assert await job.logs() == ["token ''"]
+        assert await job.metrics() == {"password 0": {}}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from grpclib.exceptions import GRPCError
@@ -60,6 +60,7 @@ class Jobs:
     :ivar connection: sent with each create, get and delete
     :ivar timeout: seconds for each call; streams of log lines have no limit
     :ivar output_prefix: where the jobs write their outputs, for connectors that ask
+    :ivar log_metadata: sent with calls for logs and metrics
     :ivar mask: finds the secrets that the answers must not show, but for outputs; None: answers are left as they are
     """
 
@@ -69,6 +70,7 @@ class Jobs:
     timeout: float = 10.0
     output_prefix: str = ""
     mask: SecretMask | None = None
+    log_metadata: Mapping[str, str | bytes] = field(default_factory=dict)
 
     @contextmanager
     def masked(self) -> Iterator[None]:
@@ -112,17 +114,19 @@ class Jobs:
         :param lines: how many to ask for; 0 leaves it to the connector
         """
         request = GetTaskLogsRequest(resource_meta=meta, task_category=self.category, token=token, lines=lines)
-        stream = cast("AsyncGenerator[GetTaskLogsResponse]", self.stub.get_task_logs(request))
+        stream = cast(
+            "AsyncGenerator[GetTaskLogsResponse]", self.stub.get_task_logs(request, metadata=self.log_metadata)
+        )
         with self.masked():
-            async with aclosing(stream) as responses:
-                async for response in responses:
+            async with aclosing(stream):
+                async for response in stream:
                     yield response if self.mask is None else self.mask.log_lines(response)
 
     async def metrics(self, meta: bytes, queries: Sequence[str] = ()) -> list[ExecutionMetricResult]:
         """Return the metrics of a job."""
         request = GetTaskMetricsRequest(resource_meta=meta, task_category=self.category, queries=list(queries))
         with self.masked():
-            response = await self.stub.get_task_metrics(request, timeout=self.timeout)
+            response = await self.stub.get_task_metrics(request, timeout=self.timeout, metadata=self.log_metadata)
         return (response if self.mask is None else self.mask.metrics(response)).results
 
 

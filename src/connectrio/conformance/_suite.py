@@ -85,6 +85,7 @@ class _Check:
         self._request = request
         self._seconds = seconds
         self._host = host
+        host.secrets_for_logs = False  # as for the executor
         self._report = report
         self._logs = logs
         self._jobs: list[Job] = []  # deleted at the end

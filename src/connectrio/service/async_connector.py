@@ -31,11 +31,12 @@ from connectrio.idl.flyteidl2.connector import (
     GetTaskResponse,
     Resource,
 )
-from connectrio.idl.flyteidl2.core import TaskTemplate
+from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
 from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.logs import get_logger
 from connectrio.masking import SecretMask
+from connectrio.rpc.call import current_call
 from connectrio.rpc.codec import received_size
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.conversion import (
@@ -62,7 +63,7 @@ from connectrio.service.job_secrets import JobSecrets
 from connectrio.service.log_stream import Send, send_responses
 from connectrio.service.methods import UNTRACED, ConnectorMethod, Span
 from connectrio.service.metrics import Metrics
-from connectrio.service.operations import Operation, TaskCall
+from connectrio.service.operations import CONNECTION_KEY, Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
 from connectrio.service.poll_shield import PollShield, is_transient
 from connectrio.service.protobuf import to_protobuf, wrong_messages
@@ -411,15 +412,17 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     async def get_task_metrics(self, message: GetTaskMetricsRequest) -> GetTaskMetricsResponse:
         """Report the metrics of a task."""
         dispatcher = self._dispatcher
-        call = TaskCall.of(Operation.GET_METRICS, message.task_category)
+        call = TaskCall.of(Operation.GET_METRICS, message.task_category, _local_connection())
         with dispatcher.record(call) as record:
             method = dispatcher.find(record)
             name = record.about(message.resource_meta)
-            mask = record.mask = self._secrets.find(name)
+            mask = record.mask = record.mask or self._secrets.find(name)
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if is_failure(message.resource_meta):
                     return GetTaskMetricsResponse()
-                arguments = method.arguments(message.resource_meta, _metrics_query(message))
+                query = _metrics_query(message)
+                connection = None if call.connection is None else method.accepted(call.connection, query)
+                arguments = method.arguments(message.resource_meta, query, connection)
                 result = await method(arguments, self.workers, record.span)
                 claim = f"{method.label} returned"
                 response = sendable(expect(result, GetTaskMetricsResponse, claim), claim)
@@ -431,11 +434,11 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         :param send: awaited with each response before the next one is fetched
         """
         dispatcher = self._dispatcher
-        call = TaskCall.of(Operation.GET_LOGS, message.task_category)
+        call = TaskCall.of(Operation.GET_LOGS, message.task_category, _local_connection())
         with dispatcher.record(call) as record:
             method = dispatcher.find(record)
             name = record.about(message.resource_meta)
-            mask = record.mask = self._secrets.find(name)
+            mask = record.mask = record.mask or self._secrets.find(name)
             is_failed = is_failure(message.resource_meta)
             # the method may return a generator, so its span lasts until the last line is sent
             span = UNTRACED if record.span is None or is_failed else record.span(method)
@@ -445,7 +448,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     result: Any = GetTaskLogsResponse(body=body)
                 else:
                     offered = {"token": message.token, "lines": message.lines}
-                    arguments = method.arguments(message.resource_meta, offered)
+                    connection = None if call.connection is None else method.accepted(call.connection, offered)
+                    arguments = method.arguments(message.resource_meta, offered, connection)
                     if method.takes_any:
                         arguments["token"] = message.token
                     result = await method(arguments, self.workers)
@@ -463,6 +467,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         message = await stream.recv_message()
         if message is not None:
             await self.send_task_logs(message, stream.send_message)
+
+
+def _local_connection() -> Connection | None:
+    """Return the connection that a client in this process has sent beside the message of the current call."""
+    rpc = current_call()
+    data = None if rpc is None or rpc.peer else rpc.metadata.get(CONNECTION_KEY)
+    return Connection.parse(data) if isinstance(data, bytes) else None
 
 
 def _empty(message: CreateTaskRequest) -> None:

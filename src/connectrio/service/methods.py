@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -112,6 +112,21 @@ class ConnectorMethod:
     def named(self, offered: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of `offered` that the signature names; `**kwargs` does not count."""
         return {name: value for name, value in offered.items() if name in self.parameters}
+
+    def accepted(self, connection: Connection, own: Collection[str]) -> Connection:
+        """Return those secrets and configs of `connection` that the method takes.
+
+        :param own: the names of the arguments that the method gets anyway
+        """
+        taken = {*own, "resource_meta", self.self_name}
+
+        def takes(name: str) -> bool:
+            return name not in taken and (self.takes_any or name in self.parameters)
+
+        return Connection(
+            secrets={name: value for name, value in connection.secrets.items() if takes(name)},
+            configs={name: value for name, value in connection.configs.items() if takes(name)},
+        )
 
     def with_connection(self, arguments: dict[str, Any], connection: Connection | None) -> dict[str, Any]:
         """Return `arguments` with the secrets and configs of the request's connection; configs override secrets.

@@ -10,7 +10,11 @@ from connectrio.idl.flyteidl2.connector import TaskCategory
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.telemetry.jobs import JobName
 
-__all__ = ["Operation", "TaskCall"]
+__all__ = ["CONNECTION_KEY", "Operation", "TaskCall"]
+
+CONNECTION_KEY = "connectrio-connection-bin"
+"""Metadata of GetTaskLogs and GetTaskMetrics that holds a `Connection`, which their messages cannot. Only a client in
+the same process may send it: for jobs that somebody runs by hand, and for tests of connectors."""
 
 
 class Operation(StrEnum):

@@ -14,7 +14,7 @@ pytest-asyncio, pytest-trio.
 
 from connectrio.client.task import MissingSecretError, Task
 from connectrio.rpc import GRPCError, Status
-from connectrio.testing._host import LocalHost, hosting, serving_in_memory
+from connectrio.testing._host import LocalHost, connection_metadata, hosting, serving_in_memory
 from connectrio.testing._job import Job, LogPage, State
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "State",
     "Status",
     "Task",
+    "connection_metadata",
     "hosting",
     "serving_in_memory",
 ]

@@ -18,16 +18,19 @@ from connectrio.connector.registry import Registry
 from connectrio.host.host import Host, HostError
 from connectrio.host.settings import HostSettings
 from connectrio.idl.flyteidl2.connector import AsyncConnectorServiceStub, CreateTaskRequest
+from connectrio.idl.flyteidl2.core import Connection
 from connectrio.rpc import Channel
 from connectrio.rpc.testing import MemoryListener
-from connectrio.service.operations import Operation
+from connectrio.service.operations import CONNECTION_KEY, Operation
 from connectrio.testing._job import Job, State
 
-__all__ = ["LocalHost", "hosting", "serving_in_memory"]
+__all__ = ["LocalHost", "connection_metadata", "hosting", "serving_in_memory"]
 
 T = TypeVar("T")
 
 _LATENCY = "flyte_connector_request_latency_seconds"
+# bytes of the secrets and configs that `get_logs` and `get_metrics` get, which arrive as metadata
+_LARGEST_SECRETS = 4 * 1024 * 1024
 # seconds that a connector may take to end a call whose client has vanished
 _END_TIMEOUT = 10.0
 
@@ -37,11 +40,14 @@ class LocalHost:
 
     :ivar host: the host itself, with its metrics and its registry
     :ivar channel: for calls of your own
+    :ivar secrets_for_logs: whether `get_logs` and `get_metrics` get the task's secrets and configs, too. Flyte's
+        executor sends none there; set it to False to see what a connector does then
     """
 
     def __init__(self, host: Host, channel: Channel) -> None:
         self.host = host
         self.channel = channel
+        self.secrets_for_logs = True
         self._lost: frozenset[Operation] = frozenset()
 
     async def create(self, task: Task | None = None, *, timeout: float = 30.0) -> Job:  # noqa: ASYNC109 - see below
@@ -147,7 +153,9 @@ class LocalHost:
 
     def _jobs(self, request: CreateTaskRequest, timeout: float) -> Jobs:
         stub = AsyncConnectorServiceStub(cast("Any", self.channel))
-        return Jobs(stub, category_of(request), request.connection, timeout, request.output_prefix)
+        connection = request.connection
+        metadata = connection_metadata(connection) if self.secrets_for_logs else {}
+        return Jobs(stub, category_of(request), connection, timeout, request.output_prefix, log_metadata=metadata)
 
     def _only_category(self) -> tuple[str, int]:
         """Return the task type and version of the only connector; no task type if there are several."""
@@ -155,6 +163,11 @@ class LocalHost:
         if len(connectors) != 1:
             return "", 0
         return connectors[0].task_type_name, connectors[0].task_type_version
+
+
+def connection_metadata(connection: Connection | None) -> dict[str, str | bytes]:
+    """Return the metadata with which a host in this process gives `connection` to `get_logs` and `get_metrics`."""
+    return {} if connection is None else {CONNECTION_KEY: bytes(connection)}
 
 
 @asynccontextmanager
@@ -187,10 +200,13 @@ async def serving_in_memory(
     :raises HostError: a module that the settings name cannot be loaded
     """
     listener = MemoryListener()
-    # reflection takes time to set up, and no test needs it
-    host = Host(
-        dataclasses.replace(settings or HostSettings(), reflection=False), registry=registry, listeners=[listener]
+    settings = settings or HostSettings()
+    settings = dataclasses.replace(
+        settings,
+        reflection=False,  # it takes time to set up, and no test needs it
+        max_header_list_size=max(settings.max_header_list_size, _LARGEST_SECRETS),
     )
+    host = Host(settings, registry=registry, listeners=[listener])
     tasks = anyio.create_task_group()
     await tasks.__aenter__()
     try:

@@ -331,13 +331,22 @@ class Late(AsyncConnector[Meta]):
     async def delete(self, resource_meta, **kwargs):
         raise RuntimeError("it has ended")
 
-    async def get_logs(self, resource_meta, **kwargs):
+    async def get_logs(self, resource_meta, api_key="none", **kwargs):
         self.reads += 1
-        lines = ["starting"] if self.reads < 5 else ["starting", "the line that says why it failed"]
+        lines = [f"key {len(api_key)}", "starting"]
+        if self.reads >= 5:
+            lines.append("the line that says why it failed")
         return GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=lines))
 
 ConnectorRegistry.register(Late())
 """
+
+
+def test_secrets_reach_get_logs(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    arguments = ["run", "late", "--modules", "late.py", "--log-wait", "0"]
+    outcome = run_program(*arguments, "--secret", "api_key=KEY", environment={"KEY": "12345"}, cwd=tmp_path)
+    assert "\n  key 5\n" in outcome.err
 
 
 def test_log_lines_that_come_after_the_end_of_the_job(tmp_path):

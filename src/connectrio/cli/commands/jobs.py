@@ -80,7 +80,13 @@ def run(
     interrupts = Interrupts(graceful=True)
 
     async def command(channel: Channel) -> tuple[bytes, Resource]:
-        jobs = client.jobs(channel, category_of(request), request.connection, request.output_prefix)
+        jobs = client.jobs(
+            channel,
+            category_of(request),
+            request.connection,
+            request.output_prefix,
+            is_local=local.is_wanted,
+        )
         with job_view(sys.stderr) as view:
             return await _create_and_follow(request, jobs, view, interrupts, log_wait)
 

@@ -75,15 +75,28 @@ class Client:
             yield channel
 
     def jobs(
-        self, channel: Channel, category: TaskCategory, connection: Connection | None = None, output_prefix: str = ""
+        self,
+        channel: Channel,
+        category: TaskCategory,
+        connection: Connection | None = None,
+        output_prefix: str = "",
+        *,
+        is_local: bool = False,
     ) -> Jobs:
         """Return the calls about the jobs of one task type, through `channel`.
 
         What they answer does not show the secrets of `connection`: the host may be one that does not hide them.
+
+        :param is_local: the host is in this process; then `get_logs` and `get_metrics` get the secrets as well
         """
+        log_metadata = {}
+        if is_local:
+            from connectrio.testing import connection_metadata
+
+            log_metadata = connection_metadata(connection)
         stub = AsyncConnectorServiceStub(cast("Any", channel))
         mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
-        return Jobs(stub, category, connection, self.timeout, output_prefix, mask)
+        return Jobs(stub, category, connection, self.timeout, output_prefix, mask, log_metadata)
 
     def run(self, command: Callable[[Channel], Awaitable[T]], interrupts: event_loop.Interrupts | None = None) -> T:
         """Run `command` with a channel to the host."""
