@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -343,11 +344,11 @@ def install(monkeypatch, tmp_path):
 
     monkeypatch.setattr(connectrio.host.loading, "entry_points", only_ours)
 
-    def make(entry_points):
+    def make(entry_points, group="flyte.connectors"):
         metadata = tmp_path / "site" / "x-1.0.dist-info"
         write(metadata / "METADATA", "Metadata-Version: 2.1\nName: x\nVersion: 1.0\n")
         lines = [f"{name} = {value}" for name, value in entry_points.items()]
-        write(metadata / "entry_points.txt", "\n".join(["[flyte.connectors]", *lines, "[other]", "z = no_such"]))
+        write(metadata / "entry_points.txt", "\n".join([f"[{group}]", *lines, "[other]", "z = no_such"]))
         monkeypatch.syspath_prepend(tmp_path / "site")
 
     return make
@@ -396,6 +397,40 @@ def test_an_entry_point_that_fails_does_not_keep_others_from_loading(install, so
     assert line["error"] == error
     assert line["exception"].startswith("Traceback ")
     assert line.get("where") == (f"{bad.resolve()}, line 1" if source else None)
+
+
+FLYTEKIT = """
+from importlib.metadata import entry_points
+for plugin in entry_points(group="flytekit.plugins"):
+    plugin.load()
+"""
+
+
+def test_a_plugin_of_flytekit_that_fails_does_not_keep_others_from_loading(install):
+    """flytekit loads its plugins when it is imported, and fails if one does."""
+    install({"good": "plugin_good", "types": "plugin_types", "worst": "plugin_bad"}, group="flytekit.plugins")
+    write("site/flytekit.py", FLYTEKIT)
+    write("site/plugin_bad.py", "import flytekit, no_such_module")
+    write("site/plugin_good.py", "import flytekit\n" + CONNECTOR.format(name="good"))
+    write("site/plugin_types.py", "import flytekit")
+    registry = Registry()
+    with capture_logs() as logs:
+        load_entry_points(registry)
+    assert names(registry) == ["good"]
+    assert [failure.source for failure in registry.failures] == ["entry point worst (plugin_bad)"]
+    assert [line["event"] for line in logs] == ["an entry point failed to load"], "a plugin may have no connector"
+    assert sys.modules["flytekit"].entry_points is importlib.metadata.entry_points
+    assert list(importlib.metadata.entry_points(group="flytekit.plugins"))
+
+
+def test_a_module_that_imports_flytekit_loads_no_plugins(install):
+    """Entry points are loaded by their own setting."""
+    install({"bad": "no_such_module"}, group="flytekit.plugins")
+    write("site/flytekit.py", FLYTEKIT)
+    write("one.py", "import flytekit\n" + CONNECTOR.format(name="one"))
+    registry = Registry()
+    load_modules(registry, ["one"])
+    assert names(registry) == ["one"]
 
 
 def test_the_credentials_in_a_failure_are_masked(install):

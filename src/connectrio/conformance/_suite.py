@@ -106,7 +106,7 @@ class _Check:
             await self._check_deletion(job, "the job has ended" if state is not None else "the job runs")
             await self._check_early_deletion()
             if self._connector.converts_inputs:
-                own_loop = "a connector for flyte-sdk runs in an event loop of its own"
+                own_loop = "a connector for flyte-sdk or flytekit runs in an event loop of its own"
                 self._report.untried |= {"cancellation": own_loop, "blocking": own_loop}
             elif meta is not None:
                 await check_methods(self._connector, self._new_request, meta, self._created, self._report)

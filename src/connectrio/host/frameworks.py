@@ -14,7 +14,7 @@ from typing import Any
 from connectrio.connector.choice import Origin
 from connectrio.connector.registry import Registry
 
-__all__ = ["FLYTEKIT_GROUP", "host_built_in", "hosting", "import_flytekit"]
+__all__ = ["FLYTEKIT_GROUP", "host_built_in", "hosting"]
 
 # the entry points of flytekit's plugins; some have connectors, most have types or stores
 FLYTEKIT_GROUP = "flytekit.plugins"
@@ -66,7 +66,7 @@ def hosting(registry: Registry, *, earlier: bool = False) -> Iterator[None]:
     :raises ValueError: `registry` does not take one, see `Registry.register`. The others are hosted
     """
     found = [_Before(each, {} if earlier else each.registered()) for each in _FRAMEWORKS]
-    with ExitStack() as stack:
+    with _without_plugins(), ExitStack() as stack:
         for before in found:
             stack.enter_context(_accepting_rivals(before))
         yield
@@ -112,10 +112,12 @@ def _accepting_rivals(before: _Before) -> Iterator[None]:
         theirs.register = staticmethod(original)
 
 
-def import_flytekit() -> None:
-    """Import flytekit without its plugins, which it would load itself: then one that fails fails all of them.
+@contextmanager
+def _without_plugins() -> Iterator[None]:
+    """Let flytekit load no plugin if it is imported in this block.
 
-    :raises Exception: whatever the import raises
+    It would load all plugins that are installed, and one that fails would fail the import of flytekit, and so all
+    connectors for it.
     """
     metadata: Any = importlib.metadata
     original = metadata.entry_points
@@ -125,10 +127,12 @@ def import_flytekit() -> None:
 
     metadata.entry_points = without_plugins
     try:
-        flytekit: Any = importlib.import_module("flytekit")
+        yield
     finally:
         metadata.entry_points = original
-    flytekit.entry_points = original
+        flytekit: Any = sys.modules.get("flytekit")
+        if getattr(flytekit, "entry_points", None) is without_plugins:
+            flytekit.entry_points = original
 
 
 def host_built_in(registry: Registry, *, always: bool = False) -> None:

@@ -53,13 +53,7 @@ def load_entry_points(registry: Registry) -> None:
     A failure is logged and recorded in `registry.failures`; the other entry points are still loaded.
     """
     _load_each(registry, entry_points(group=ENTRY_POINT_GROUP))
-    if plugins := entry_points(group=FLYTEKIT_GROUP):
-        try:
-            frameworks.import_flytekit()
-        except Exception as error:  # noqa: BLE001 - whatever an import raises
-            _note_failure(registry, "flytekit", error, "flytekit cannot be imported, so none of its plugins is loaded")
-        else:
-            _load_each(registry, plugins)
+    _load_each(registry, entry_points(group=FLYTEKIT_GROUP))
 
 
 def _load_each(registry: Registry, found: Iterable[EntryPoint]) -> None:

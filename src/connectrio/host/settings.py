@@ -39,7 +39,8 @@ class HostSettings(ServiceSettings, ServerOptions):
         certificate of `tls_cert`; clients need none of their own
     :ivar timeout: time until the host shuts down gracefully by itself; for tests
     :ivar modules: module names or .py files to load connectors from, in addition to the installed entry points
-    :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors`
+    :ivar entry_points: load the connectors that installed packages offer under `flyte.connectors` and
+        `flytekit.plugins`
     :ivar prefer: whose connectors are served where several serve one task type: SOURCE, or TYPE=SOURCE for one task
         type, the first that matches. SOURCE is an installed package (flyteplugins-duckdb), a module, package or class
         by its full name, or a .py file. By default a connector of `modules` comes before those of entry points, and
