@@ -27,12 +27,12 @@ class Client:
     """One connection to a host of flytekit's connectors.
 
     :param unanswered: seconds to wait for answers that flytekit's host never gives
-    :ivar failures: what our host has logged of entry points that it could not load
+    :ivar program: our host
     """
 
     def __init__(self, target: str, unanswered: float = DEADLINE) -> None:
         self.unanswered = unanswered
-        self.failures: list[dict[str, Any]] = []
+        self.program: Any = None
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.insecure_channel(target, options=options)
         self._tasks = AsyncAgentServiceStub(self.channel)

@@ -76,7 +76,7 @@ def ours(request, flytekit_python, vendors, broken_plugin):
     env = {**ENV, **vendors.env, "PYTHONPATH": str(broken_plugin)}
     with HostProgram(request.param, python=flytekit_python, cwd=CONNECTORS, env=env, **settings) as program:
         with Client(program.ready(PATIENCE).target) as client:
-            client.failures = [line for line in program.log if line["event"] == "an entry point failed to load"]
+            client.program = program
             yield client
         program.send(signal.SIGTERM)
         assert program.wait() == 0

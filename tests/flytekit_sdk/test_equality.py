@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from flytekit_sdk.client import outcome, task
 from flytekit_sdk.requests import creates, orders
+from flytekit_sdk.table import SUCCEEDED, meta, raising
 
 CREATES, GETS, EXECUTIONS = 300, 300, 100
 """How many requests of each kind are generated."""
@@ -23,10 +24,6 @@ MIRRORS = (("mirror", 0), ("plain_mirror", 0), ("plain_mirror", 1))
 
 def generated(count):
     return settings(max_examples=count, suppress_health_check=list(HealthCheck), deadline=None)
-
-
-def meta(order):
-    return json.dumps({"said": order}).encode()
 
 
 def same(answer, theirs):
@@ -119,6 +116,26 @@ def test_each_call_has_its_own_contexts_of_flytekit(ours):
     assert [poll.result().resource.message for poll in polls] == ["True", "True"]
 
 
+@pytest.mark.parametrize("operation", ["get", "get_by_type", "do"])
+def test_a_connector_that_ends_the_process_ends_its_call(ours, operation):
+    """flytekit's own host would end; its plugin for Slurm calls sys.exit when it cannot connect."""
+    order = raising("SystemExit")
+    if operation == "do":
+        found = outcome(ours.execute, task("immediate", order, 2))
+    else:
+        task_type = "mirror" if operation == "get" else "plain_mirror"
+        found = outcome(getattr(ours, operation), task_type, meta(order))
+    assert found[0] is grpc.StatusCode.INTERNAL
+    assert ours.get("mirror", meta(SUCCEEDED)).resource.phase == 3
+
+
+def test_what_flytekit_logs_are_lines_of_the_log(ours):
+    ours.delete("bare", meta(""))
+    line = next(line for line in ours.program.log if line["event"].startswith("deleted with a line that is longer"))
+    assert line["event"].endswith(80 * "x"), "not cut into lines of a terminal"
+    assert (line["level"], line["logger"], line["task_type"]) == ("warning", "flytekit", "bare")
+
+
 def agents(client):
     return {agent.name: agent for agent in client.agents.ListAgents(ListAgentsRequest(), timeout=60).agents}
 
@@ -163,7 +180,7 @@ RAISED = [
 @pytest.mark.parametrize(("kind", "code"), RAISED)
 @pytest.mark.parametrize("operation", ["get", "delete", "do"])
 def test_errors_have_the_same_status(ours, reference, kind, code, operation):
-    order = json.dumps({"raises": kind, "text": "the disk is full"})
+    order = raising(kind)
 
     def ask(client):
         if operation == "do":

@@ -156,7 +156,8 @@ def test_a_task_of_a_sync_plugin(ours, reference, vendors, message):
 
 def test_a_plugin_that_is_broken_does_not_hurt_the_others(ours, flytekit_python, broken_plugin):
     """All tests here are of a host that has it."""
-    assert "entry point broken (no_such_module)" in {line["source"] for line in ours.failures}
+    failures = [line for line in ours.program.log if line["event"] == "an entry point failed to load"]
+    assert "entry point broken (no_such_module)" in {line["source"] for line in failures}
     command = [flytekit_python, "-c", "import flytekit"]
     env = {**os.environ, "PYTHONPATH": str(broken_plugin)}
     alone = subprocess.run(command, env=env, check=False, capture_output=True, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -42,6 +43,8 @@ class TakenOver:
         ]
         sys.stdout, sys.stderr = (each.stream for each in self.captured)
         self._take_handlers()
+        # else flytekit draws its lines for a terminal, in boxes, when it is imported
+        os.environ.setdefault("FLYTE_SDK_RICH_TRACEBACKS", "0")
         _keep_context_in_pools()
         root = logging.getLogger()
         root.addHandler(self._handler)

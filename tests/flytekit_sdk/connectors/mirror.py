@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from flyteidl.admin.agent_pb2 import GetTaskLogsResponse, GetTaskLogsResponseBody, GetTaskMetricsResponse
 from flyteidl.core.execution_pb2 import TaskLog
 from flyteidl.core.literals_pb2 import LiteralMap as LiteralMapMessage
-from flytekit import FlyteContextManager
+from flytekit import FlyteContextManager, logger
 from flytekit.exceptions.system import FlyteConnectorNotFound
 from flytekit.exceptions.user import FlyteUserException
 from flytekit.extend.backend.base_connector import (
@@ -164,7 +163,7 @@ class Bare(AsyncConnectorBase):
         return Resource(phase=3)
 
     async def delete(self, resource_meta):
-        print("deleted", file=sys.stderr)
+        logger.warning("deleted with a line that is longer than a terminal is wide: " + 80 * "x")
 
 
 class Nested(Bare):
