@@ -22,13 +22,15 @@ TESTS = Path(__file__).parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(TESTS))
 
-from connectrio.connector.registry import Registry  # noqa: E402 - the tests' folders are modules
+from connectrio.connector.policy import ConnectorPolicy  # noqa: E402 - the tests' folders are modules
+from connectrio.connector.registry import Registry  # noqa: E402
 from connectrio.host.host import Host  # noqa: E402
 from connectrio.host.metrics import CertificateMetrics  # noqa: E402
 from connectrio.host.settings import HostSettings  # noqa: E402
 from connectrio.processes.control import ServeOptions  # noqa: E402
 from connectrio.processes.supervisor import Supervisor  # noqa: E402
 from connectrio.service.job_store.store import JobStore  # noqa: E402
+from connectrio.service.operations import Operation  # noqa: E402
 from connectrio.service.workers import _Run  # noqa: E402
 from service.harness import Complete  # noqa: E402
 
@@ -58,7 +60,7 @@ async def entries() -> list[Entry]:
 
 async def _entries(settings: HostSettings) -> list[Entry]:
     registry = Registry()
-    registry.register(Complete())
+    registry.register(type("Limited", (Complete,), {"policy": ConnectorPolicy(rate_calls=1)})())
     host = Host(settings, registry=registry)
     async with anyio.create_task_group() as tasks:
         await tasks.start(host.serve)
@@ -83,6 +85,9 @@ def do_everything(host: Host) -> None:
     [store] = [each for each in host.metrics.registry._collector_to_names if isinstance(each, JobStore)]
     store.doubts["tiny"] += 1
     host.account.jobs.obtain(("tiny", 0, b""), "Tiny")
+    known = host.service.known_jobs
+    known.of(known.method(host.registry.get_connector("tiny"), Operation.GET), None)
+    known.count("tiny", Operation.GET)
 
 
 def of_registry(registry: CollectorRegistry) -> list[Entry]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -246,6 +246,20 @@ class AsyncConnector(ABC, Generic[M]):
 
         A parameter named `output_prefix` gets the request's.
         """
+
+    def get_many(
+        self, resource_metas: Sequence[M], **kwargs: Any
+    ) -> Awaitable[Sequence[Resource | Exception | None]] | Sequence[Resource | Exception | None]:
+        """Report the state of many jobs of one account with one request to the other system, or few.
+
+        Optional. If overridden, the host calls it in the background for the jobs that clients poll, and answers
+        GetTask with what is at most `policy.poll_max_age` seconds old. It calls `get` at a job's first poll.
+
+        :param resource_metas: at most `policy.many_limit`
+        :returns: an item for each job, in the same order: its state; the error that `get` would raise; or None if the
+            other system did not list it, so that the host calls `get`
+        """
+        raise NotImplementedError(f"{self.name} polls one job at a time")
 
     @abstractmethod
     def delete(self, resource_meta: M, **kwargs: Any) -> Awaitable[None] | None:

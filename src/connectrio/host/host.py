@@ -340,6 +340,7 @@ class Host:
             )
             siblings.start_soon(self.watchdog.run)
             siblings.start_soon(self.account.run)
+            await siblings.start(connectors.known_jobs.run)
             task_status.started(ports.addresses)
             try:
                 with anyio.move_on_after(self.settings.timeout):
@@ -385,6 +386,7 @@ class Host:
         if self._reflection is not None:
             self._reflection.end_streams()
         connectors.creates.end_by(anyio.current_time() + self._grace)
+        connectors.known_jobs.stop()
         await server.shutdown(self._grace)
         log.info("drained")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,10 +56,11 @@ from connectrio.service.conversion import (
     take_bytes,
 )
 from connectrio.service.dispatch import Dispatcher
-from connectrio.service.errors import ConnectorFault, RequestError
+from connectrio.service.errors import ConnectorFault, LimitedError, RequestError, TimeLimitError
 from connectrio.service.idempotent_creates import IdempotentCreates
 from connectrio.service.job_identity import JobIdentity, identify
 from connectrio.service.job_secrets import JobSecrets
+from connectrio.service.known_jobs import JobRefresh
 from connectrio.service.log_stream import Send, send_responses
 from connectrio.service.methods import UNTRACED, ConnectorMethod, Span
 from connectrio.service.metrics import Metrics
@@ -115,6 +116,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :ivar creates: the jobs that were created lately
     :ivar account: what is known of calls and jobs
     :ivar admission: the slots for calls
+    :ivar known_jobs: the jobs that are polled in the background, while the owner of the service has its `run` run
     """
 
     def __init__(
@@ -145,6 +147,14 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             registry, settings, metrics=self.metrics, workers=self.workers, account=account, trace=trace
         )
         self.admission = self._dispatcher.admission
+        self.known_jobs = JobRefresh(
+            settings,
+            self.workers,
+            self.admission.slots(Operation.GET),
+            self._dispatcher.methods.get,
+            account.clock,
+        )
+        self.metrics.registry.register(self.known_jobs)
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
@@ -278,15 +288,11 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
     ) -> bytes:
         """Call the connector's `create` once."""
-        if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
-            await start.record()
-        try:
-            meta = await method(arguments, self.workers, record.span)
-        except AttributeError as error:
-            fault = wrong_messages(error, method.label)
-            if fault is None:
-                raise
-            raise fault from error
+        if method.gate.applies:
+            with await method.gate.enter(Operation.CREATE, record.call.connection):
+                meta = await self._begin_create(method, arguments, record, start)
+        else:
+            meta = await self._begin_create(method, arguments, record, start)
         encoded = encode_resource_meta(method.connector, meta, method.label)
         most = self.settings.max_response_size
         if len(encoded) > most:
@@ -310,6 +316,19 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             )
         return encoded
 
+    async def _begin_create(
+        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
+    ) -> Any:
+        if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
+            await start.record()
+        try:
+            return await method(arguments, self.workers, record.span)
+        except AttributeError as error:
+            fault = wrong_messages(error, method.label)
+            if fault is None:
+                raise
+            raise fault from error
+
     async def _is_alive(
         self, connector: AsyncConnector[Any], message: CreateTaskRequest, span: Span | None, resource_meta: bytes
     ) -> bool:
@@ -317,7 +336,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         request = GetTaskRequest(
             resource_meta=resource_meta, output_prefix=message.output_prefix, connection=message.connection
         )
-        poll = partial(self._poll, self._dispatcher.methods.get(connector, Operation.GET), request, span)
+        method = self._dispatcher.methods.get(connector, Operation.GET)
+        poll: Callable[[], Awaitable[Resource]] = partial(self._poll, method, request, span)
+        if method.gate.applies:
+            account = method.gate.account(message.connection)
+            if (call := account.try_begin()) is None:
+                return True  # it counts as alive, as below
+            poll = account.passing(call, poll)
         phase = None
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
@@ -344,9 +369,15 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     if is_failure(message.resource_meta):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
                     self.creates.asked_for(message.resource_meta)
-                    most = 0 if record.mask is not None else self.settings.max_response_size
-                    poll = partial(self._poll, method, message, record.span, most)
-                    resource = await self._polls.retrying(poll, method.connector, record.retried)
+                    resource: Resource | EncodedResource
+                    if method.gate.applies:
+                        poll = partial(self._poll, method, message, record.span)
+                        resource, at = await self._poll_through_gate(method, message, record, poll)
+                    else:
+                        most = 0 if record.mask is not None else self.settings.max_response_size
+                        poll_encoded = partial(self._poll_encoded, method, message, record.span, most)
+                        resource = await self._polls.retrying(poll_encoded, method.connector, record.retried)
+                        at = self.account.clock()
                     answer: GetTaskResponse
                     if isinstance(resource, EncodedResource):
                         answer = EncodedAnswer(resource)
@@ -354,21 +385,12 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                         answer = await self._fitting(resource, message, record.mask)
                     job, phase = record.job or self._know(record, message.resource_meta), resource.phase
                     is_final = phase in FINAL_PHASES
-                    job.succeeded(self.account.clock(), phase, resource.message, resource.log_links, is_final=is_final)
+                    job.succeeded(at, phase, resource.message, resource.log_links, is_final=is_final)
             except Exception as error:
-                if issubclass(type(only_leaf(error)), PermanentFailure):
-                    text = record.failed_for_good(error)
-                    job = self._know(record, message.resource_meta)
-                    job.succeeded(self.account.clock(), Phase.FAILED, text, [], is_final=True)
-                    return GetTaskResponse(resource=failed_resource(text))
-                if not self._polls.absorbs(error, is_vendors=record.is_vendors(error)):
+                known = self._answer_in_place(error, method, message, record)
+                if known is None:
                     raise
-                job = self._know(record, message.resource_meta)
-                absorbed = self._polls.answer(job, record.client_text(error))
-                if absorbed is None:
-                    raise
-                record.poll_absorbed(error)
-                answer = GetTaskResponse(resource=absorbed)
+                answer = known
             return answer
 
     async def _fitting(self, resource: Resource, message: GetTaskRequest, mask: SecretMask | None) -> GetTaskResponse:
@@ -381,17 +403,84 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             mask.resource(resource)
         return answer
 
-    async def _poll(
-        self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None, most_encoded: int = 0
+    def _answer_in_place(
+        self, error: Exception, method: ConnectorMethod, message: GetTaskRequest, record: CallRecord
+    ) -> GetTaskResponse | None:
+        """Return the answer to a poll that failed with `error`; None if the client gets the error."""
+        cause = type(only_leaf(error))
+        if issubclass(cause, LimitedError):
+            job = self._know(record, message.resource_meta)
+            job.asked = self.account.clock()
+            method.gate.limited += 1
+            record.answered_from_memory()
+            return GetTaskResponse(resource=self._polls.last_known(job, str(error)))
+        if issubclass(cause, PermanentFailure):
+            text = record.failed_for_good(error)
+            job = self._know(record, message.resource_meta)
+            job.succeeded(self.account.clock(), Phase.FAILED, text, [], is_final=True)
+            return GetTaskResponse(resource=failed_resource(text))
+        is_vendors = record.is_vendors(error)
+        if is_vendors and method.gate.applies and issubclass(cause, TimeLimitError):
+            method.gate.account(message.connection).was_late()
+        if not self._polls.absorbs(error, is_vendors=is_vendors):
+            return None
+        job = self._know(record, message.resource_meta)
+        absorbed = self._polls.answer(job, record.client_text(error))
+        if absorbed is None:
+            return None
+        record.poll_absorbed(error)
+        return GetTaskResponse(resource=absorbed)
+
+    async def _poll_through_gate(
+        self,
+        method: ConnectorMethod,
+        message: GetTaskRequest,
+        record: CallRecord,
+        poll: Callable[[], Awaitable[Resource]],
+    ) -> tuple[Resource, float]:
+        """Return a job's state and when it was reported: by `poll`, if the limits allow it now, or before.
+
+        :raises LimitedError: they do not, and the client has the last state already
+        :raises OutageError: the circuit breaker is open
+        :raises BaseException: what `poll` raises, or what polls in the background have raised
+        """
+        jobs = self.known_jobs.of(method, message.connection)
+        job = jobs.asked(record.name or record.about(message.resource_meta), message)
+        resource = jobs.kept(job)
+        if resource is None:
+            begun = jobs.try_begin()
+            if begun is not None:
+                poll = jobs.account.passing(begun, poll)
+                resource = await self._polls.retrying(poll, method.connector, record.retried)
+                jobs.reported(job, resource)
+                return resource, self.account.clock()
+            resource = jobs.wait(job)
+            if resource is None:
+                raise jobs.account.refusal(record.call.operation.phrase(record.call.task_type))
+        age = self.account.clock() - job.at
+        if age > method.gate.policy.poll_max_age and not job.is_final:
+            seen = f"{resource.phase.name}, as of {age:.0f} s ago"
+            resource.message = f"{seen}: {resource.message}" if resource.message else seen
+        return resource, job.at
+
+    async def _poll(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Resource:
+        """Call the connector's `get`; return the job's state."""
+        return resource_to_message(await self._call_get(method, message, span), method.label)
+
+    async def _poll_encoded(
+        self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None, most_encoded: int
     ) -> Resource | EncodedResource:
-        """Call the connector's `get`; return the job's state.
+        """Call the connector's `get`; return the job's state, or that as the connector has encoded it.
 
         :param most_encoded: bytes that it may have if the connector has encoded it; else it is decoded
         """
+        state = await self._call_get(method, message, span)
+        return encoded_state(state, most_encoded) or resource_to_message(state, method.label)
+
+    async def _call_get(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Any:
         offered = {"output_prefix": message.output_prefix}
         arguments = method.arguments(message.resource_meta, offered, message.connection)
-        state = await method(arguments, self.workers, span)
-        return encoded_state(state, most_encoded) or resource_to_message(state, method.label)
+        return await method(arguments, self.workers, span)
 
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
@@ -399,12 +488,17 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         call = TaskCall.of(Operation.DELETE, message.task_category, message.connection)
         with dispatcher.record(call) as record:
             method = dispatcher.find(record)
-            record.about(message.resource_meta)
+            name = record.about(message.resource_meta)
             with dispatcher.limit(call), await dispatcher.slot(call):
                 if not is_failure(message.resource_meta):
                     self.creates.asked_for(message.resource_meta)
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
-                    await method(arguments, self.workers, record.span)
+                    if method.gate.applies:
+                        with await method.gate.enter(Operation.DELETE, message.connection):
+                            await method(arguments, self.workers, record.span)
+                        self.known_jobs.deleted(name, method.gate.account(message.connection))
+                    else:
+                        await method(arguments, self.workers, record.span)
                 if (job := record.job) is not None and not job.is_final:
                     job.deleted, job.orphaned = self.account.clock(), None
                 return DeleteTaskResponse()

@@ -24,6 +24,7 @@ from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.slots import Admission, NoRoomError, Slots
 from connectrio.service.telemetry import CallRecord, TraceMethod
+from connectrio.service.vendor_gate import VendorGates
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
 
@@ -90,7 +91,9 @@ class Dispatcher:
         self._log_streams: Counter[str] = Counter()
         # polls are stopped before the client's deadline if they can be answered even then
         self._early_polls = settings.poll_absorb > 0
-        self.methods = ConnectorMethods()
+        gates = VendorGates(settings)
+        metrics.registry.register(gates)
+        self.methods = ConnectorMethods(gates)
         self._policies = settings.policies
 
     def record(self, call: TaskCall) -> CallRecord:

@@ -20,6 +20,7 @@ __all__ = [
     "CallFailure",
     "ConnectorFault",
     "DeliveryError",
+    "LimitedError",
     "OverloadError",
     "RequestError",
     "Severity",
@@ -45,7 +46,14 @@ class OverloadError(RequestError):
 
 
 class OutageError(RequestError):
-    """The connector's lifespan is not open; the host tries to open it again."""
+    """The connector's lifespan is not open, or its circuit breaker is; the host tries again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Status.UNAVAILABLE)
+
+
+class LimitedError(RequestError):
+    """A limit of the connector's policy allows no call now. Polls are answered with the last known phase instead."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Status.UNAVAILABLE)

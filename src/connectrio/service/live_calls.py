@@ -18,6 +18,7 @@ from connectrio.service.methods import ConnectorMethod
 from connectrio.service.places import home_of, place_of
 from connectrio.service.slots import Slots
 from connectrio.service.telemetry import CallRecord
+from connectrio.service.vendor_gate import VendorAccount
 from connectrio.service.workers import Workers
 from connectrio.telemetry.report import CallReport
 from connectrio.telemetry.stacks import frames_of
@@ -39,6 +40,7 @@ _METHODS = {
 # the frames that say where a call is, the innermost of which counts
 _STAGES = {
     Slots.enter.__code__: "queued",
+    VendorAccount.turn.__code__: "queued",
     Workers.run.__code__: "thread",
     ConnectorMethod.__call__.__code__: "connector",
 }

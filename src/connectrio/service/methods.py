@@ -19,6 +19,7 @@ from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.errors import RequestError, describe_error
 from connectrio.service.operations import Operation
 from connectrio.service.protobuf import takes_protobuf
+from connectrio.service.vendor_gate import VendorGate, VendorGates
 from connectrio.service.workers import Workers
 
 __all__ = ["UNTRACED", "ConnectorMethod", "ConnectorMethods", "Span"]
@@ -37,6 +38,7 @@ _NAMED = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 class ConnectorMethod:
     """One method of one connector.
 
+    :ivar gate: which its calls have to pass
     :ivar label: "DuckDBConnector.create"
     :ivar owner: the connector's task type
     :ivar operation: what it is for
@@ -50,6 +52,7 @@ class ConnectorMethod:
     """
 
     connector: AsyncConnector[Any]
+    gate: VendorGate
     function: Callable[..., Any]
     label: str
     owner: str
@@ -63,8 +66,13 @@ class ConnectorMethod:
     self_name: str | None
 
     @classmethod
-    def of(cls, connector: AsyncConnector[Any], operation: Operation) -> ConnectorMethod:
-        """Inspect the method of `connector` for `operation`."""
+    def of(
+        cls, connector: AsyncConnector[Any], operation: Operation, gate: VendorGate | None = None
+    ) -> ConnectorMethod:
+        """Inspect the method of `connector` for `operation`.
+
+        :param gate: the connector's; a new one if None
+        """
         bound = getattr(connector, operation.value)
         function = getattr(bound, "__func__", bound)
         overridden = function is not getattr(AsyncConnector, operation.value)
@@ -78,6 +86,7 @@ class ConnectorMethod:
         named = [parameter for parameter in parameters if parameter.kind in _NAMED]
         return cls(
             connector=connector,
+            gate=gate or VendorGate(connector, connector.policy),
             function=bound,
             label=f"{type(connector).__qualname__}.{operation.value}",
             owner=connector.task_type_name,
@@ -100,14 +109,20 @@ class ConnectorMethod:
         :param offered: arguments for the parameters of these names, where the method's signature has them
         :raises RequestError: the connector cannot decode `resource_meta`, or does not take what the connection has
         """
+        return self.with_connection({"resource_meta": self.decode(resource_meta), **self.named(offered)}, connection)
+
+    def decode(self, resource_meta: bytes) -> Any:
+        """Return the connector's object for the job.
+
+        :raises RequestError: the connector cannot decode `resource_meta`
+        """
         try:
-            meta = self.connector.metadata_type.decode(resource_meta)
+            return self.connector.metadata_type.decode(resource_meta)
         except Exception as error:
             # any: `decode` may be the connector's own, and can raise anything on foreign bytes
             raise RequestError(
                 f"the resource_meta of this {self.owner} task was not made by this connector: {describe_error(error)}"
             ) from error
-        return self.with_connection({"resource_meta": meta, **self.named(offered)}, connection)
 
     def named(self, offered: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of `offered` that the signature names; `**kwargs` does not count."""
@@ -183,7 +198,8 @@ Span = Callable[[ConnectorMethod], AbstractContextManager[object]]
 class ConnectorMethods:
     """The methods of all connectors, each inspected once."""
 
-    def __init__(self) -> None:
+    def __init__(self, gates: VendorGates | None = None) -> None:
+        self._gates = VendorGates() if gates is None else gates
         # by identity: connectors may be dataclasses, which are not hashable. The method keeps its connector alive
         self._methods: dict[tuple[int, Operation], ConnectorMethod] = {}
 
@@ -192,7 +208,7 @@ class ConnectorMethods:
         key = (id(connector), operation)
         method = self._methods.get(key)
         if method is None:
-            method = self._methods[key] = ConnectorMethod.of(connector, operation)
+            method = self._methods[key] = ConnectorMethod.of(connector, operation, self._gates.of(connector))
         return method
 
 

@@ -18,10 +18,14 @@ the same process may send it: for jobs that somebody runs by hand, and for tests
 
 
 class Operation(StrEnum):
-    """The operations of a connector; the values are its method names, and the `operation` label of the metrics."""
+    """The operations of a connector; the values are its method names, and the `operation` label of the metrics.
+
+    GET_MANY is the host's own: no client asks for it.
+    """
 
     CREATE = "create"
     GET = "get"
+    GET_MANY = "get_many"
     DELETE = "delete"
     GET_METRICS = "get_metrics"
     GET_LOGS = "get_logs"
@@ -36,7 +40,10 @@ class Operation(StrEnum):
         return f"{verb} {subject}{task_type} task"
 
 
-_SUBJECTS = {Operation.GET_METRICS: "metrics of ", Operation.GET_LOGS: "logs of "}
+_SUBJECTS = {
+    Operation.GET_MANY: "states of ", Operation.GET_METRICS: "metrics of ",
+    Operation.GET_LOGS: "logs of ",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

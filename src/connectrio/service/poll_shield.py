@@ -23,7 +23,7 @@ from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.errors import OutageError, OverloadError, TimeLimitError
+from connectrio.service.errors import LimitedError, OutageError, OverloadError, TimeLimitError
 from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
 from connectrio.telemetry.jobs import JobRecord
@@ -65,8 +65,9 @@ class PollShield:
         try:
             return await work()
         except Exception as first_error:
+            is_limited = issubclass(type(first_error), LimitedError | OutageError)
             policy = self._policies.of(connector.task_type_name, connector.policy)
-            if self._retry == 0 or not is_transient(connector, first_error, policy):
+            if self._retry == 0 or is_limited or not is_transient(connector, first_error, policy):
                 raise
             error = first_error
         now = anyio.current_time()
@@ -96,19 +97,22 @@ class PollShield:
     def answer(self, job: JobRecord, text: str) -> idl.Resource | None:
         """Return the answer in place of an error; None if polls for the job have failed for too long.
 
-        A job that this host knows nothing of, because it has restarted or other replicas were asked before, counts as
-        RUNNING: `create` has returned its `resource_meta`, so it has begun, and every other phase can follow RUNNING.
-
         :param text: about the error, for the client
         """
-        now = self._clock()
-        if job.failing_since is not None and now - job.failing_since >= self._absorb:
+        if job.failing_since is not None and self._clock() - job.failing_since >= self._absorb:
             return None
+        return self.last_known(job, f"the job's state could not be read, which will be tried again. {text}")
+
+    def last_known(self, job: JobRecord, text: str) -> idl.Resource:
+        """Return what is known of a job, with its age and `text`, which says why it is not newer.
+
+        A job that this host knows nothing of, because it has restarted or other replicas were asked before, counts as
+        RUNNING: `create` has returned its `resource_meta`, so it has begun, and every other phase can follow RUNNING.
+        """
         is_known = job.polled is not None and not job.is_final  # the outputs of a job that is over are not known
         phase = job.phase if is_known else Phase.RUNNING
-        seen = f"as of {now - (job.polled or 0):.0f} s ago" if is_known else "not seen by this host yet"
-        message = f"{phase.name}, {seen}: the job's state could not be read, which will be tried again. {text}"
-        return idl.Resource(phase=phase, message=message, log_links=job.links)
+        seen = f"as of {self._clock() - (job.polled or 0):.0f} s ago" if is_known else "not seen by this host yet"
+        return idl.Resource(phase=phase, message=f"{phase.name}, {seen}: {text}", log_links=job.links)
 
 
 def is_transient(connector: AsyncConnector[Any], error: BaseException, policy: ConnectorPolicy) -> bool:

@@ -49,6 +49,7 @@ from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.places import failed_in
 from connectrio.service.poll_shield import is_transient
 from connectrio.service.slots import Slots
+from connectrio.service.vendor_gate import VendorAccount
 from connectrio.service.wanted_job import Origin
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
@@ -65,6 +66,9 @@ _ROUTINE = {Operation.GET, Operation.GET_METRICS, Operation.GET_LOGS}
 
 # a connector need not have these; clients find out by asking, as `connectrio run` does
 _OPTIONAL = {Operation.GET_METRICS, Operation.GET_LOGS}
+
+# the functions in which calls wait before anything is done for them
+_QUEUES = {Slots.enter.__code__, VendorAccount.turn.__code__}
 
 # characters of a name that a client chooses
 _LONGEST_NAME = 200
@@ -307,6 +311,10 @@ class CallRecord:
             fields |= {"error": shorten(failure.message, LONGEST_TEXT), "left_out": left_out}
             getattr(logger, level)("poll failed, answered with the last known phase", **_without_empty(fields))
 
+    def answered_from_memory(self) -> None:
+        """Count a poll that has not asked the other system, and so says nothing of it."""
+        self._end(Status.OK)
+
     def _cancelled(self, error: BaseException) -> None:
         """The client went away, its deadline passed, or the host is stopping."""
         deadline = None if self._rpc is None else self._rpc.deadline
@@ -489,8 +497,8 @@ def _kind(error: BaseException, failure: CallFailure, *, is_vendors: bool) -> st
 
 
 def _waited_for_room(error: BaseException) -> bool:
-    """Return whether a call ran out of time while it waited for a slot or a worker thread."""
-    return any(frame.f_code is Slots.enter.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+    """Return whether a call ran out of time while it waited for a slot, a worker thread or its turn at the gate."""
+    return any(frame.f_code in _QUEUES for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _frames_in_thread(frame: FrameType) -> Iterator[FrameType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -49,7 +50,8 @@ class JobRecord:
     :ivar phase: the last one that was seen, an enum; None before the first poll
     :ivar links: of the last poll
     :ivar seen: when this host heard of the job first
-    :ivar polled: when it was polled successfully
+    :ivar polled: when the state was reported that a client got last
+    :ivar asked: when a client's poll was answered with what was known, because a limit allowed no other answer
     :ivar failing_since: since when polls fail; None if the last one did not
     :ivar orphaned: when it was created for a client that had gone; None if not, or if somebody has asked for it since
     :ivar was_absorbed: whether the error of the last poll that failed was kept from the client
@@ -67,6 +69,7 @@ class JobRecord:
     links: list[Any] = field(default_factory=list)
     changed: float = 0.0
     polled: float | None = None
+    asked: float = -math.inf
     deleted: float | None = None
     failing_since: float | None = None
     orphaned: float | None = None
@@ -170,7 +173,7 @@ class JobRecord:
             return 4 if now - self.failing_since >= _FORGOTTEN else 3
         if self.orphaned is not None:
             return 2
-        return 1 if now - (self.polled or self.seen) >= _FORGOTTEN else 0
+        return 1 if now - max(self.asked, self.polled or self.seen) >= _FORGOTTEN else 0
 
 
 class Jobs(Collector):
