@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import anyio
 import pytest
 from grpclib import GRPCError
@@ -9,14 +11,14 @@ from grpclib.const import Status
 from multidict import MultiDict
 from structlog.testing import capture_logs
 
-from connectrio import Phase
+from connectrio import Phase, TransientError
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from connectrio.service.operations import Operation
 from connectrio.service.vendor_gate import Turn, VendorGate, account_key
 from rpc.kit.virtual_time import LONG, in_virtual_time
 from service.harness import Job, attempt, secrets
-from service.vendor import OneByOne, Vendor, gated
+from service.vendor import OneByOne, Vendor, gated, polling
 
 
 async def create(service, number, done=None, **fields):
@@ -322,6 +324,34 @@ async def test_a_bug_of_the_connector_opens_no_breaker(error):
         with pytest.raises(GRPCError, match="failed to get"):
             await service.get()
     assert service.sample("open_breakers") == 0
+
+
+@in_virtual_time
+@pytest.mark.parametrize("policy", [{}, {"rate_calls": 100}])
+@pytest.mark.parametrize("operation", ["get", "create", "delete"])
+async def test_an_account_is_left_alone_for_as_long_as_it_asks(policy, operation):
+    """Also without a policy; polls are answered meanwhile, creates and deletes wait."""
+    vendor, done = Vendor(), []
+    service = gated(OneByOne(vendor, **policy), poll_retry=0)
+    async with polling(service):
+        await service.get()
+        vendor.error = TransientError("slow down", retry_after=20)
+        with nullcontext() if operation == "get" else pytest.raises(GRPCError, match="slow down"):
+            await service.call(operation)
+        vendor.error = None
+        requests = vendor.requests.total()
+        await anyio.sleep(10)
+        resource = (await service.get()).resource
+        assert resource.message.startswith("RUNNING, as of 10 s ago: get tiny task: the other system is not asked now")
+        assert resource.message.endswith(": it has asked to come again in 10 s")
+        other = (await service.get(connection=secrets(token="another account"))).resource
+        assert other.message == "at work"
+        await create(service, 0, done)
+        assert done == pytest.approx([10.1], abs=0.1)
+        assert vendor.requests.total() - requests == 3  # the job that waited was polled, too
+        await service.get()
+    gate = service.servicer._dispatcher.methods.get(service.registry.get_connector("tiny"), Operation.GET).gate
+    assert gate.applies is bool(policy)
 
 
 async def test_a_connector_without_a_policy_passes_no_gate():

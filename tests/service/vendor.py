@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from connectrio import ConnectorPolicy, Phase, Resource
+from connectrio import ConnectorPolicy, Phase, Resource, TransientError
 from service.harness import Base, Job, Service
 
 
@@ -81,7 +81,7 @@ class OneByOne(Base):
         await self.vendor.request("delete")
 
     def is_transient(self, error):
-        return isinstance(error, TooManyRequestsError | ConnectionError | TimeoutError)
+        return isinstance(error, TooManyRequestsError | TransientError | ConnectionError | TimeoutError)
 
 
 class Together(OneByOne):

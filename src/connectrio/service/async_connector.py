@@ -288,11 +288,13 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
     ) -> bytes:
         """Call the connector's `create` once."""
-        if method.gate.applies:
-            with await method.gate.enter(Operation.CREATE, record.call.connection):
-                meta = await self._begin_create(method, arguments, record, start)
-        else:
-            meta = await self._begin_create(method, arguments, record, start)
+        try:
+            meta = await self._call_through_gate(method, arguments, record, start)
+        except AttributeError as error:
+            fault = wrong_messages(error, method.label)
+            if fault is None:
+                raise
+            raise fault from error
         encoded = encode_resource_meta(method.connector, meta, method.label)
         most = self.settings.max_response_size
         if len(encoded) > most:
@@ -315,19 +317,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 secrets=found[:_MOST_NAMES],
             )
         return encoded
-
-    async def _begin_create(
-        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
-    ) -> Any:
-        if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
-            await start.record()
-        try:
-            return await method(arguments, self.workers, record.span)
-        except AttributeError as error:
-            fault = wrong_messages(error, method.label)
-            if fault is None:
-                raise
-            raise fault from error
 
     async def _is_alive(
         self, connector: AsyncConnector[Any], message: CreateTaskRequest, span: Span | None, resource_meta: bytes
@@ -480,7 +469,33 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     async def _call_get(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Any:
         offered = {"output_prefix": message.output_prefix}
         arguments = method.arguments(message.resource_meta, offered, message.connection)
-        return await method(arguments, self.workers, span)
+        try:
+            return await method(arguments, self.workers, span)
+        except Exception as error:
+            if not method.gate.applies:
+                method.gate.failed_unlimited(message.connection, error)
+            raise
+
+    async def _call_through_gate(
+        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None = None
+    ) -> Any:
+        """Call a connector's `create` or `delete`, when it may be called."""
+        connection = record.call.connection
+        if method.gate.applies:
+            with await method.gate.enter(method.operation, connection):
+                return await self._call(method, arguments, record, start)
+        try:
+            return await self._call(method, arguments, record, start)
+        except Exception as error:
+            method.gate.failed_unlimited(connection, error)
+            raise
+
+    async def _call(
+        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
+    ) -> Any:
+        if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
+            await start.record()
+        return await method(arguments, self.workers, record.span)
 
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
@@ -493,12 +508,9 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if not is_failure(message.resource_meta):
                     self.creates.asked_for(message.resource_meta)
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
+                    await self._call_through_gate(method, arguments, record)
                     if method.gate.applies:
-                        with await method.gate.enter(Operation.DELETE, message.connection):
-                            await method(arguments, self.workers, record.span)
                         self.known_jobs.deleted(name, method.gate.account(message.connection))
-                    else:
-                        await method(arguments, self.workers, record.span)
                 if (job := record.job) is not None and not job.is_final:
                     job.deleted, job.orphaned = self.account.clock(), None
                 return DeleteTaskResponse()

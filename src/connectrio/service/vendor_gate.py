@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import pending_start
 from connectrio.connector.policy import ConnectorPolicy
+from connectrio.connector.retry_after import retry_after
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.logs import get_logger
 from connectrio.rpc.call import current_call
@@ -203,7 +204,11 @@ class VendorCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, places: TracebackType | None
     ) -> None:
-        self.account.ended(self, Outcome.ANSWERED if error is None else self.account.gate.outcome(error))
+        account = self.account
+        if isinstance(error, Exception):
+            account.ended(self, Outcome.FAILED if account.gate.failed(account, error) else Outcome.OTHER)
+        else:
+            account.ended(self, Outcome.ANSWERED if error is None else Outcome.OTHER)
 
 
 class VendorGate:
@@ -211,7 +216,8 @@ class VendorGate:
 
     :param most_waiting: how many creates and deletes may wait, for all accounts together
     :ivar has_many: whether the connector has `get_many`
-    :ivar applies: whether calls have to pass; if not, nothing is counted
+    :ivar applies: whether calls have to pass; if not, nothing is counted. Without limits, only as long as an account is
+        to be left alone
     :ivar limited: how many polls were answered from what the host knows, because they might not pass
     """
 
@@ -223,7 +229,9 @@ class VendorGate:
         self._most_waiting = most_waiting
         self._accounts: OrderedDict[bytes, VendorAccount] = OrderedDict()
         self.has_many = type(connector).get_many is not AsyncConnector.get_many
-        self.applies = self.has_many or bool(policy.rate_calls or policy.max_vendor_calls or policy.breaker_failures)
+        limits = policy.rate_calls or policy.max_vendor_calls or policy.breaker_failures
+        self._always_applies = self.applies = self.has_many or bool(limits)
+        self._held_until = -math.inf
 
     @property
     def accounts(self) -> list[VendorAccount]:
@@ -232,6 +240,8 @@ class VendorGate:
 
     def account(self, connection: Connection | None) -> VendorAccount:
         """Return the account that a request with this connection uses."""
+        if not self._always_applies and anyio.current_time() >= self._held_until:
+            self.applies = False
         key = account_key(connection, self.policy.account_names)
         account = self._accounts.get(key)
         if account is not None:
@@ -278,11 +288,26 @@ class VendorGate:
 
     def is_vendors(self, error: BaseException) -> bool:
         """Return whether the other system is at fault, for the moment."""
-        return not issubclass(type(only_leaf(error)), RequestError) and is_transient(self._connector, error, self.policy)
+        return not issubclass(type(only_leaf(error)), RequestError) and is_transient(
+            self._connector, error, self.policy
+        )
 
-    def outcome(self, error: BaseException) -> Outcome:
-        """Return what the error of a call says of the other system."""
-        return Outcome.FAILED if self.is_vendors(error) else Outcome.OTHER
+    def failed(self, account: VendorAccount, error: Exception) -> bool:
+        """Keep to what the error of a call asks for; return whether the other system is at fault, for the moment."""
+        if not self.is_vendors(error):
+            return False
+        seconds = retry_after(error)
+        if seconds:
+            now = anyio.current_time()
+            account.limits.hold(now + seconds)
+            self._held_until = max(self._held_until, now + seconds)
+            self.applies = True
+        return True
+
+    def failed_unlimited(self, connection: Connection | None, error: Exception) -> None:
+        """Keep to what the error of a call asks for that did not have to pass."""
+        if self.is_vendors(error) and retry_after(error):
+            self.failed(self.account(connection), error)
 
     def breaker_changed(self, limits: VendorLimits) -> None:
         """Log that a circuit breaker has opened or closed."""
