@@ -206,10 +206,10 @@ class LoopPool:
         take = self._search if turn is Turn.SEARCH else self._take_elsewhere
         thread.call_soon(lambda: take(thread, was_asked=True))
 
-    def ended(self, name: str, thread: LoopThread) -> None:
-        """Note that a call has ended without an error."""
+    def ended(self, name: str, error: BaseException | None, thread: LoopThread) -> None:
+        """Note that a call has ended, on the loop of `thread`."""
         with self._lock:
-            self._proof.ended(name, at_home=thread is self._home)
+            self._proof.ended(name, error, at_home=thread is self._home)
 
     def loop_mattered(self, name: str, error: BaseException) -> None:
         """Keep all further calls at home: a call on a further loop has failed because of the loop."""
@@ -471,8 +471,7 @@ class Call(Generic[T]):
             self._finish(thread, then)
 
     def _finish(self, thread: LoopThread, then: Callable[[], None] | None) -> None:
-        if self._error is None:
-            self._pool.ended(self.name, thread)
+        self._pool.ended(self.name, self._error, thread)
         lost = self._error if then is not None and comes_from_loop(self._error) else None
         if lost is not None:
             self._pool.loop_mattered(self.name, lost)

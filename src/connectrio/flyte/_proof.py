@@ -38,8 +38,9 @@ class Proof:
     """The proof that a package's calls may leave their home loop. The pool's lock protects it.
 
     Calls of a method may leave once a call of this method has succeeded at home, and a search afterwards has found
-    nothing that is bound to a loop: before a session is opened, there is none to be found. Each time as many calls have
-    ended as before the last search, the next one that wants to leave makes another search necessary.
+    nothing that is bound to a loop: before a session is opened, there is none to be found. After a failure, which may
+    have made the package drop its session, another call must succeed first. Each time as many calls have ended as
+    before the last search, the next one that wants to leave makes another search necessary.
 
     :param bound_state: searches; takes time
     :param says: returns what the package says itself: True if its calls may use any loop, False if they may not, None
@@ -58,10 +59,13 @@ class Proof:
         self._search_at = 0
         self._searches = False
 
-    def ended(self, method: str, *, at_home: bool) -> None:
-        """Note that a call has ended without an error."""
+    def ended(self, method: str, error: BaseException | None, *, at_home: bool) -> None:
+        """Note that a call has ended."""
         self._ended += 1
-        if at_home:
+        if error is not None:
+            self._succeeded.clear()
+            self._in_search = frozenset()
+        elif at_home:
             self._succeeded.add(method)
 
     def turn(self, method: str) -> Turn:
@@ -70,13 +74,14 @@ class Proof:
             return Turn.WAIT
         if said:
             return Turn.LEAVE
-        if method not in self._succeeded:
+        is_proved = method in self._proved
+        if not is_proved and method not in self._succeeded:
             return Turn.WAIT
-        if not self._searches and (method not in self._proved or self._ended >= self._search_at):
+        if not self._searches and (not is_proved or self._ended >= self._search_at):
             self._searches = True
             self._in_search = frozenset(self._succeeded)
             return Turn.SEARCH
-        return Turn.LEAVE if method in self._proved else Turn.WAIT
+        return Turn.LEAVE if is_proved else Turn.WAIT
 
     def may_leave(self, method: str) -> bool:
         """Return whether a call of `method` may begin on a further loop, without a new search."""
@@ -87,7 +92,7 @@ class Proof:
         self._searches = False
         self._search_at = 2 * self._ended
         if found is None:
-            self._proved = self._in_search
+            self._proved |= self._in_search
         else:
             self.is_refuted = True
 
