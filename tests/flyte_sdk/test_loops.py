@@ -287,7 +287,8 @@ async def test_what_fails_elsewhere_because_of_that_is_done_again_at_home(wrappe
                 tasks.start_soon(call)
                 await eventually(lambda: pool._proof.is_refuted)
                 tasks.start_soon(home_of, pool)
-                await anyio.sleep(3 * SHORT)  # time in which it could go elsewhere
+                await eventually(lambda: len(pool._pending) == 2)
+                await anyio.sleep(3 * SHORT)  # time in which they could go elsewhere
                 assert len(pool._pending) == 2
                 gate.open()
                 await pool.run(lambda: release(lock), name="release")
@@ -375,7 +376,7 @@ async def test_what_waits_on_a_further_loop_is_woken_from_home():
         async with elsewhere(pool):
             tasks.start_soon(lambda: pool.run(wait, name="wait"))
             await eventually(lambda: waiting and event._waiters)
-        assert waiting[0].get_loop() is not await home_of(pool)
+        assert waiting[0].get_loop() is not pool._home.loop
         await pool.run(lambda: set_event(event), name="set")
 
 
@@ -400,7 +401,7 @@ async def test_what_waits_at_home_is_woken_from_a_further_loop():
             await call.wait_for_turn()
             gate.open()
         await call.wait()
-        assert waiting == [await home_of(pool)]
+        assert waiting == [pool._home.loop]
 
 
 async def test_loops_sleep_when_no_call_is_elsewhere():
@@ -408,8 +409,9 @@ async def test_loops_sleep_when_no_call_is_elsewhere():
         async with elsewhere(pool):
             call = pool.start(lambda _: asyncio.sleep(0.01), name="sleep")
             await call.wait()
-        await eventually(lambda: not any(thread.is_taken for thread in pool._further))
-        assert [pool._home.longest_sleep, *(thread.longest_sleep for thread in pool._further)] == [None, None]
+        threads = [pool._home, *pool._further]
+        await eventually(lambda: {thread.longest_sleep for thread in threads} == {None})
+        assert len(threads) == 2
 
 
 async def release(lock):
