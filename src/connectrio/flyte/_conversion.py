@@ -2,7 +2,7 @@
 
 All of this runs on a hosted loop, also what protobuf decodes and encodes, which takes long for large messages. The
 order and the names of the arguments are those of flyte-sdk (`flyte/connectors/_server.py`), and flyte-sdk's functions
-convert inputs and outputs, but for inputs of plain types (`_plain_inputs.py`), so connectors get the same values as
+convert inputs and outputs, but for those of plain types (`_plain_values.py`), so connectors get the same values as
 there.
 """
 
@@ -24,7 +24,7 @@ from google.protobuf.json_format import ParseError  # type: ignore[import-untype
 from connectrio.connector.base import EncodedResource, Phase, Resource
 from connectrio.connector.failures import InvalidRequestError
 from connectrio.diagnostics import text_of, type_name
-from connectrio.flyte._plain_inputs import plain_inputs
+from connectrio.flyte._plain_values import plain_inputs, plain_outputs
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2 import core
 from connectrio.literals import LiteralError
@@ -132,7 +132,7 @@ async def _resource_proto(resource: Any, label: str) -> Any:
     :raises TypeError: a field cannot be encoded; the error names it
     """
     try:
-        return await get_resource_proto(resource)
+        return await _encoded(resource)
     except _NOT_ENCODABLE as error:
         if not isinstance(resource, FlyteResource):
             raise
@@ -145,6 +145,16 @@ async def _resource_proto(resource: Any, label: str) -> Any:
                 problem = text_of(reason) or type_name(reason)
                 raise TypeError(f"{label} returned a Resource whose {name} cannot be encoded: {problem}") from error
         return proto
+
+
+async def _encoded(resource: Any) -> Any:
+    outputs = plain_outputs(resource.outputs) if type(resource) is FlyteResource and resource.outputs else None
+    if outputs is None:
+        return await get_resource_proto(resource)
+    others = FlyteResource(resource.phase, resource.message, resource.log_links, custom_info=resource.custom_info)
+    proto = await get_resource_proto(others)
+    proto.outputs.CopyFrom(outputs)
+    return proto
 
 
 def _decoded(connector: Connector, meta: bytes) -> Any:

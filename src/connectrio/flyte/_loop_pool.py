@@ -58,6 +58,8 @@ PATIENCE = 0.03
 """Seconds for which one step may block the home loop before waiting calls go to other loops. A step that only computes
 takes a few milliseconds; ten times that is still far less than a call to another system."""
 
+# calls of one package that the home loop is woken for, even if every turn of the host's loop starts more
+_MOST_TOGETHER = 64
 # seconds; a cancelled call keeps its place until the hosted coroutine has ended, but not for longer than this
 _CANCEL_TIMEOUT = 2.0
 # seconds
@@ -151,8 +153,19 @@ class LoopPool:
             self._pending.append(call)
             wake_home, self._home_takes = not self._home_takes, True
         if wake_home:
-            call.host.after_this_turn(partial(self._home.call_soon, self._take_at_home))
+            call.host.after_this_turn(partial(self._wake_home, call.host, 1))
         return call
+
+    def _wake_home(self, host: HostLoop, seen: int) -> None:
+        """Let the home loop begin calls, once a turn of the host's loop has started no more of them.
+
+        :param seen: the calls that waited a turn ago
+        """
+        waiting = len(self._pending)
+        if seen < waiting < _MOST_TOGETHER:
+            host.after_this_turn(partial(self._wake_home, host, waiting))
+        else:
+            self._home.call_soon(self._take_at_home)
 
     def begin_again(self, call: Call[Any]) -> bool:
         """Let a call that has failed on a further loop begin at home, before others. Return False if it is too late."""
@@ -501,7 +514,7 @@ class Call(Generic[T]):
 
 def _for_asyncio(context: Context) -> Context:
     """Set sniffio's library to asyncio in `context`, where a host on trio has set it to trio. Return `context`."""
-    if _library is not None:
+    if _library is not None and context.get(_library) is not None:
         context.run(_library.set, "asyncio")
     return context
 

@@ -1,28 +1,28 @@
-"""Inputs of plain types, converted as flyte-sdk's type engine does, without a task for each value.
+"""Inputs and outputs of plain types, converted as flyte-sdk's type engine does, in a tenth of its time.
 
-The engine makes a task for each input, list, map and item; this takes a tenth of the time. It handles what the engine
-has one answer for: integers, floats, strings and booleans, and lists and maps of these, in their usual form. All other
-types, and values in any other form, are left to the engine, whose errors are then the same as well.
+The engine makes a task for each input, list, map and item. This handles what the engine has one answer for: integers,
+floats, strings and booleans, and in inputs lists and maps of these, in their usual form. All other types, and values in
+any other form, are left to the engine, whose errors are then the same as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, TypeAlias
 
 from flyte.types import TypeEngine
 from flyte.types import _type_engine as engine
 from flyteidl2.core.interface_pb2 import VariableMap
-from flyteidl2.core.literals_pb2 import Literal
+from flyteidl2.core.literals_pb2 import Literal, Primitive, Scalar
 from flyteidl2.core.types_pb2 import LiteralType
-from flyteidl2.task.common_pb2 import Inputs
+from flyteidl2.task.common_pb2 import Inputs, NamedLiteral, Outputs
 
-__all__ = ["plain_inputs"]
+__all__ = ["plain_inputs", "plain_outputs"]
 
 _Reader: TypeAlias = Callable[[Literal], Any]
 
-# the transformers that the readers below stand for, and the member of `Primitive` that holds their values
+# the transformers that the functions below stand for, and the member of `Primitive` that holds their values
 _MEMBERS: dict[type, tuple[Any, str]] = {
     int: (engine.IntTransformer, "integer"),
     float: (engine.FloatTransformer, "float_value"),
@@ -53,6 +53,29 @@ def plain_inputs(variables: VariableMap, inputs: Inputs) -> dict[str, Any] | Non
         return None
 
 
+def plain_outputs(outputs: Any) -> Outputs | None:
+    """Return the outputs as a message; None if the type engine must convert them."""
+    if type(outputs) is not dict:
+        return None
+    literals = []
+    for name, value in outputs.items():
+        kind = type(value)
+        if type(name) is not str or kind not in _MEMBERS or not _is_plain(kind):  # type: ignore[arg-type]  # mypy: classes are hashable
+            return None
+        try:
+            literal = Literal(scalar=Scalar(primitive=Primitive(**{_MEMBERS[kind][1]: value})))
+            literals.append(NamedLiteral(name=name, value=literal))
+        except ValueError:  # too large a number, or a text that has no encoding
+            return None
+    return Outputs(literals=literals)
+
+
+@cache
+def _is_plain(kind: type) -> bool:
+    """Return whether values of that type are converted as flyte-sdk does by itself."""
+    return TypeEngine.get_transformer(kind) is _MEMBERS[kind][0]
+
+
 @lru_cache(maxsize=256)
 def _readers(variables: bytes) -> dict[str, _Reader] | None:
     """Return what reads each input; None if a type is not plain."""
@@ -75,8 +98,7 @@ def _reader(declared: LiteralType) -> _Reader | None:
     except Exception:  # noqa: BLE001 - the type engine will raise it again
         return None
     if kind in _MEMBERS:
-        expected, member = _MEMBERS[kind]
-        return partial(_read_scalar, member) if transformer is expected else None
+        return partial(_read_scalar, _MEMBERS[kind][1]) if _is_plain(kind) else None
     read: Callable[[_Reader, Literal], Any]
     if type(transformer) is engine.ListTransformer and declared.HasField("collection_type"):
         read, item = _read_list, declared.collection_type

@@ -1,14 +1,18 @@
-"""Inputs of plain types become what flyte-sdk's type engine makes of them, or are left to it."""
+"""Values of plain types become what flyte-sdk's type engine makes of them, or are left to it."""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import inspect
+from types import MappingProxyType
 from unittest.mock import patch
 
 import pytest
 from flyte._internal.runtime.convert import Inputs as FlyteInputs
 from flyte._internal.runtime.convert import convert_from_inputs_to_native
+from flyte.connectors import Resource
+from flyte.connectors._connector import get_resource_proto
 from flyte.models import NativeInterface
 from flyte.types import TypeEngine
 from flyteidl2.core.interface_pb2 import Variable, VariableEntry, VariableMap
@@ -16,10 +20,16 @@ from flyteidl2.core.literals_pb2 import Binary, Literal, LiteralOffloadedMetadat
 from flyteidl2.core.types_pb2 import LiteralType, SimpleType, TypeStructure
 from flyteidl2.task.common_pb2 import Inputs, NamedLiteral
 
-from connectrio.flyte import _plain_inputs
-from connectrio.flyte._plain_inputs import plain_inputs
+from connectrio.flyte import _plain_values
+from connectrio.flyte._plain_values import plain_inputs, plain_outputs
 
 LEFT_TO_THE_ENGINE = None
+
+
+class Color(enum.IntEnum):
+    BLUE = 1
+
+
 INTEGER = LiteralType(simple=SimpleType.INTEGER)
 
 
@@ -109,10 +119,43 @@ def test_names_that_are_not_declared_are_left_to_the_type_engine():
 
 def test_what_is_known_of_a_declaration_is_kept_but_not_of_a_large_one():
     small, large = declared(x=INTEGER, y=INTEGER), declared(**{"x" * 20_000: INTEGER})
-    _plain_inputs._readers.cache_clear()
+    _plain_values._readers.cache_clear()
     with patch.object(TypeEngine, "guess_python_type", wraps=TypeEngine.guess_python_type) as guess:
         for _ in range(3):
             assert plain_inputs(small, sent(x=primitive(integer=1))) == {"x": 1}
             assert plain_inputs(large, sent(**{"x" * 20_000: primitive(integer=1)})) is LEFT_TO_THE_ENGINE
     assert guess.call_count == 2
-    assert _plain_inputs._readers.cache_info().currsize == 1
+    assert _plain_values._readers.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"x": 7},
+        {"x": -(2**63), "y": 0.5, "z": "grüße", "": True},
+        {"x": float("inf"), "y": "", "z": False, "u": 0},
+    ],
+    ids=str,
+)
+def test_plain_outputs_are_those_of_the_type_engine(outputs):
+    expected = asyncio.run(get_resource_proto(Resource(phase=3, outputs=outputs))).outputs
+    assert plain_outputs(outputs) == expected
+    assert plain_outputs(outputs).SerializeToString() == expected.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"x": 2**63},
+        {"x": "\ud800"},
+        {"x": [1]},
+        {"x": None},
+        {"x": b"a"},
+        {1: 2},
+        {"x": Color.BLUE},
+        MappingProxyType({}),
+    ],
+    ids=repr,
+)
+def test_other_outputs_are_left_to_the_type_engine(outputs):
+    assert plain_outputs(outputs) is LEFT_TO_THE_ENGINE
