@@ -8,7 +8,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from connectrio.flyte._hand_over import HostLoop
-from flyte_sdk.test_loops import PATIENCE, SHORT, a_pool, eventually, home_of
+from flyte_sdk.test_loops import PATIENCE, a_pool, eventually, home_of
 
 CALLS = 50
 
@@ -49,36 +49,27 @@ async def test_calls_that_begin_and_end_together_need_few_wake_ups(monkeypatch):
 async def test_a_result_does_not_wait_for_a_neighbour_that_blocks():
     """The home loop would bring both results back together."""
     release = threading.Event()
-    ended = []
 
     async def at_once():
-        ended.append("at once")
         return "quick"
 
     async def block():
         release.wait(PATIENCE)
         return "blocked"
 
-    results = []
-
-    async def call(function):
-        results.append(await pool.run(function, name="call"))
-
     async with a_pool() as pool:
         await home_of(pool)
-        pool._patience = SHORT
         pool._stays_home = True
+        quick = pool.start(lambda _: at_once(), name="quick")
+        slow = pool.start(lambda _: block(), name="slow")
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(call, at_once)
-                tasks.start_soon(call, block)
-                await eventually(lambda: ended)
-                await eventually(lambda: results)
-                assert results == ["quick"]
-                release.set()
+            await quick.wait()
+            assert quick.result() == "quick"
+            assert not slow._ended
         finally:
             release.set()
-        assert results == ["quick", "blocked"]
+        await slow.wait()
+        assert slow.result() == "blocked"
 
 
 async def test_news_that_come_while_others_are_told_are_told_too():
