@@ -145,12 +145,12 @@ class EncodedResource(Resource):
 
     @property
     def outputs(self) -> Outputs | None:  # type: ignore[override]  # a field of the base, which is never set here
-        """See `Resource`."""
+        """The outputs as a message."""
         return self._whole.outputs
 
     @property
     def custom_info(self) -> Struct | None:  # type: ignore[override]  # same
-        """See `Resource`."""
+        """Anything else about the job, as a message."""
         return self._whole.custom_info
 
 
