@@ -13,6 +13,7 @@ import connectrio.host.loading
 from connectrio import ConnectorRegistry, Registry
 from connectrio.connector.choice import Choice
 from connectrio.connector.failures import LoadFailure
+from connectrio.host import unregistered
 from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules, report_choice
 
 CONNECTOR = """
@@ -276,6 +277,7 @@ def test_a_package_that_an_extra_brings(monkeypatch, install, missing, extra):
     source = f"raise ModuleNotFoundError('No module named {missing}', name={missing!r})"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     write("lacking.py", source)
+    monkeypatch.setattr(unregistered, "find_spec", lambda _name: None)
     advice = f"; install it: pip install 'connectrio[{extra}]'"
     assert f"ModuleNotFoundError: No module named {missing}{advice} (" in load_error("lacking.py")
     install({"lacking": "plugin_lacking"})
@@ -284,6 +286,11 @@ def test_a_package_that_an_extra_brings(monkeypatch, install, missing, extra):
     with capture_logs():
         load_entry_points(registry)
     assert registry.failures[0].error.endswith(advice)
+
+
+def test_a_module_that_an_installed_package_does_not_have():
+    write("lacking.py", "import flyte.no_such_module")
+    assert "pip install" not in load_error("lacking.py")
 
 
 @pytest.mark.parametrize("source", ["import deep.one", "from deep import one", "from deep.one import tiny"])
