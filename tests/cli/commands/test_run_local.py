@@ -41,8 +41,8 @@ ConnectorRegistry.register(Secretive(), override=True)
 
 
 def run_program(*arguments, cwd, environment):
-    """Run a command as a process of its own, where no module is imported yet."""
-    with Process(*map(str, arguments), cwd=cwd, environment=environment) as command:
+    """Run a command as a process of its own, where no module is imported yet. It leaves outputs in `cwd` only."""
+    with Process(*map(str, arguments), cwd=cwd, environment={"TMPDIR": str(cwd), **environment}) as command:
         return command.wait()
 
 
@@ -271,19 +271,18 @@ def test_references_to_stored_data_are_printed(tmp_path, chatty, backend):
 def test_a_program_that_runs_the_command_keeps_its_standard_output(run, chatty):
     """Only `sys.stdout` is another one meanwhile."""
     before = sys.stdout
-    outcome = run("run", "chatty", "--modules", chatty, "--json")
+    outcome = run("run", "chatty", "--modules", chatty, "--output-prefix", f"{chatty}.outputs", "--json")
     sys.modules.pop("chatty")
     assert outcome.document["phase"] == "SUCCEEDED"
     assert [text for text in OWN_PRINTS if text not in outcome.err] == ["in the log"]  # pytest has set up logging
     assert sys.stdout is before
 
 
+@pytest.mark.parametrize("command", [["run", "chatty", "--modules"], ["check"]])
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
-def test_the_directory_for_outputs_is_made(tmp_path, chatty, form):
+def test_the_directory_for_outputs_is_made(tmp_path, chatty, form, command):
     path = tmp_path / "a" / "b c"
-    run_program(
-        "run", "chatty", "--modules", chatty, "--output-prefix", form.format(path), environment={}, cwd=tmp_path
-    )
+    run_program(*command, chatty, "--output-prefix", form.format(path), environment={}, cwd=tmp_path)
     assert (path / "made").exists()
 
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from connectrio.cli import event_loop
 from connectrio.cli.errors import CommandError, UsageError, command_error
+from connectrio.cli.options.client import output_directory
 from connectrio.cli.options.task import Credentials, TaskOptions
 from connectrio.cli.script import prints_to_stderr
 from connectrio.host.settings import Backend
@@ -59,7 +60,8 @@ def check(
         if task.version is None:
             task = dataclasses.replace(task, version=connector.task_type_version)
         request = task.request(connector.task_type_name, credentials)
-        report = event_loop.run(lambda: check_connector(connector, request, seconds=seconds), backend)
+        with output_directory(request.output_prefix):
+            report = event_loop.run(lambda: check_connector(connector, request, seconds=seconds), backend)
         with own_output():
             _print(report, json=json)
     return 1 if report.findings else 0

@@ -23,7 +23,7 @@ from connectrio.rpc import Channel, ChannelOptions
 from connectrio.rpc.tls import ChannelTLS, TLSFilesError
 from connectrio.terminal import print_warning
 
-__all__ = ["Client", "Local"]
+__all__ = ["Client", "Local", "output_directory"]
 
 T = TypeVar("T")
 
@@ -169,12 +169,12 @@ class Local:
                 raise command_error(error) from error
 
         configure_logging("error")  # which shows the tracebacks of what a connector raises
-        with _output_directory(output_prefix):
+        with output_directory(output_prefix):
             return event_loop.run(hosted, backend, interrupts)
 
 
 @contextmanager
-def _output_directory(output_prefix: str) -> Iterator[None]:
+def output_directory(output_prefix: str) -> Iterator[None]:
     """Make the directory that a job is to write its outputs to; if the job leaves it empty, remove it again.
 
     :raises UsageError: it cannot be made
