@@ -16,7 +16,7 @@ from connectrio.service.job_store import store
 from connectrio.service.job_store.sqlite import SqliteSession
 from connectrio.service.job_store.store import JobStore
 from connectrio.service.shared_creates import SharedCreates
-from service.harness import Base, Gate, Job, Service, attempt, connector
+from service.harness import PATIENCE, Base, Gate, Job, Service, attempt, connector
 
 LEASE = 6.0
 TWICE = "a host ended while it created a job; it is created again, and may exist twice in the other system"
@@ -32,12 +32,31 @@ async def eventually(condition) -> None:
             await anyio.sleep(0.005)
 
 
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch):
+    """A slow machine is no database that is away."""
+    monkeypatch.setattr(store, "_TIMEOUT", PATIENCE)
+
+
 class Database:
-    """An SQLite file with a clock that tests move, and that can be away."""
+    """An SQLite file with a clock that tests move.
+
+    :ivar is_away: whether sessions fail
+    """
 
     def __init__(self, path) -> None:
         self.url = f"sqlite://{path}/jobs.db"
         self.time = 1e9
+        self.is_away = False
+
+    def go_away(self) -> None:
+        """Let all sessions fail, and nobody wait for long."""
+        self.is_away = True
+        store._TIMEOUT = 0.3
+
+    def come_back(self) -> None:
+        """Let them work again."""
+        store._TIMEOUT = PATIENCE
         self.is_away = False
 
     def session(self):
@@ -113,13 +132,8 @@ class Hosts:
         host.store._is_closing = True
         host.store._wake.set()
         await anyio.to_thread.run_sync(host.store._thread.join)
-        host.store._make_session = partial(_refuse)
-        host.store._close_idle()
+        host.store._away = "this host has ended"
         self.database.time += LEASE + 1
-
-
-def _refuse():
-    raise ConnectionRefusedError("this host has ended")
 
 
 @asynccontextmanager
@@ -419,18 +433,17 @@ async def _until_cancelled_attempt(host, number):
         await anyio.sleep_forever()
 
 
-async def test_while_the_store_is_away_each_host_remembers_for_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_TIMEOUT", 0.3)
+async def test_while_the_store_is_away_each_host_remembers_for_itself(tmp_path):
     vendor = Vendor()
     async with hosts(tmp_path, vendor) as cluster:
         one, two = await cluster.another(), await cluster.another()
         with capture_logs() as logs:
-            cluster.database.is_away = True
+            cluster.database.go_away()
             first = await create(one)
             assert await create(one) == first
             assert await create(one, 1) == first
             assert one.metrics.registry.get_sample_value("connectrio_job_store_up") == 0
-            cluster.database.is_away = False
+            cluster.database.come_back()
             await eventually(lambda: one.metrics.registry.get_sample_value("connectrio_job_store_up") == 1)
             await eventually(lambda: len(cluster.database.rows("key")) == 2)
         assert [line["event"] for line in logs if line["event"] in (AWAY, BACK)] == [AWAY, BACK]
@@ -441,34 +454,32 @@ async def test_while_the_store_is_away_each_host_remembers_for_itself(tmp_path, 
 
 
 @pytest.mark.parametrize("by", ["setting", "connector"])
-async def test_where_the_store_is_required_nothing_is_created_without_it(tmp_path, monkeypatch, by):
-    monkeypatch.setattr(store, "_TIMEOUT", 0.3)
+async def test_where_the_store_is_required_nothing_is_created_without_it(tmp_path, by):
     vendor = Vendor(at_most_once=by == "connector")
     async with hosts(tmp_path, vendor, is_required=by == "setting") as cluster:
         one = await cluster.another()
-        cluster.database.is_away = True
+        cluster.database.go_away()
         with pytest.raises(Exception, match=r"the job store does not answer .*; nothing was created; try again"):
             await create(one)
         assert one.count("create", "503") == 1
         assert vendor.keys == []
         # polls do not need it
         await one.get(resource_meta=Job("0").encode())
-        cluster.database.is_away = False
+        cluster.database.come_back()
         await eventually(lambda: one.store.is_up)
         await create(one)
         assert vendor.jobs == ["0"]
 
 
 @pytest.mark.parametrize("is_required", [True, False])
-async def test_the_store_is_lost_between_claim_and_begin(tmp_path, monkeypatch, is_required):
-    monkeypatch.setattr(store, "_TIMEOUT", 0.3)
+async def test_the_store_is_lost_between_claim_and_begin(tmp_path, is_required):
     vendor = Vendor()
     async with hosts(tmp_path, vendor, is_required=is_required) as cluster:
         one = await cluster.another()
         begin = one.store.begin
 
         async def lost(claim, under):
-            cluster.database.is_away = True
+            cluster.database.go_away()
             return await begin(claim, under)
 
         one.store.begin = lost
@@ -479,24 +490,23 @@ async def test_the_store_is_lost_between_claim_and_begin(tmp_path, monkeypatch, 
         else:
             await create(one)
             assert vendor.jobs == ["0"]
-        cluster.database.is_away = False
+        cluster.database.come_back()
         # what was to be written is written when it is back
         written = [] if is_required else [(Job("0").encode(),)]
         await eventually(lambda: cluster.database.rows("meta") == written)
 
 
-async def test_an_answer_is_written_when_the_store_is_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_TIMEOUT", 0.3)
+async def test_an_answer_is_written_when_the_store_is_back(tmp_path):
     vendor = Vendor()
     vendor.go_on = anyio.Event()
     async with hosts(tmp_path, vendor, is_required=True) as cluster, anyio.create_task_group() as tasks:
         one, two = await cluster.another(), await cluster.another()
         tasks.start_soon(create, one)
         await vendor.begun.wait()
-        cluster.database.is_away = True
+        cluster.database.go_away()
         vendor.go_on.set()
         await eventually(lambda: one.store._pending)
-        cluster.database.is_away = False
+        cluster.database.come_back()
         await eventually(lambda: two.store.is_up and not one.store._pending)
         assert (await create(two)).resource_meta == Job("0").encode()
         assert vendor.jobs == ["0"]
@@ -507,7 +517,7 @@ async def test_a_database_that_restarts_at_once_is_not_away(tmp_path):
     async with hosts(tmp_path, vendor, is_required=True) as cluster:
         one = await cluster.another()
         cluster.database.is_away = True
-        back = threading.Timer(0.3, lambda: setattr(cluster.database, "is_away", False))
+        back = threading.Timer(0.3, cluster.database.come_back)
         back.start()
         with capture_logs() as logs:
             await create(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +205,14 @@ def test_the_tables_are_made_by_many_at_once(database):
     assert errors == []
     with closing(_sessions(database)()) as session:
         assert session.execute("SELECT version FROM connectrio_schema") == [(jobs.VERSION,)]
+
+
+def test_the_documents_have_the_tables():
+    document = (Path(__file__).parents[3] / "docs" / "job-once.md").read_text()
+    shown = document.partition("```sql")[2].partition("```")[0]
+    made = ";".join(jobs.SCHEMA).replace("{bytes}", "BYTEA").replace(" IF NOT EXISTS", "")
+    inserted = f"INSERT INTO connectrio_schema VALUES ({jobs.VERSION});"
+    assert shown.replace(inserted, "").replace(";", "").split() == made.replace(";", " ").split()
 
 
 def test_tables_of_another_version_are_refused(session):

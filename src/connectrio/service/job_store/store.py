@@ -280,7 +280,7 @@ class JobStore(Collector):
                 with anyio.fail_after(_TIMEOUT):
                     return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
             except TimeoutError:
-                reason = f"no answer within {_TIMEOUT:g} s"
+                reason = call.failure or f"no answer within {_TIMEOUT:g} s"
                 self._went_away(reason)
                 raise JobStoreAwayError(reason) from None
             except JobStoreAwayError as error:
@@ -423,7 +423,10 @@ class JobStore(Collector):
 
 
 class _Call(Generic[T]):
-    """A function that is called in a thread, until it succeeds or its time has passed."""
+    """A function that is called in a thread, until it succeeds or its time has passed.
+
+    :ivar failure: why it has failed last; "" if it has not
+    """
 
     def __init__(self, store: JobStore, function: Callable[[Session], T]) -> None:
         self._store = store
@@ -431,6 +434,7 @@ class _Call(Generic[T]):
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._is_abandoned = False
+        self.failure = ""
 
     def __call__(self) -> T:
         """Call it.
@@ -447,9 +451,10 @@ class _Call(Generic[T]):
                     return result
             except Exception as error:  # noqa: BLE001 - each database has its own errors
                 self._use(None)
+                self.failure = self._store._describe(error)  # noqa: SLF001 - of this module
                 is_final = isinstance(error, JobStoreSchemaError) or self._is_abandoned or time.monotonic() > end
                 if is_final:
-                    raise JobStoreAwayError(self._store._describe(error)) from None  # noqa: SLF001 - of this module
+                    raise JobStoreAwayError(self.failure) from None
             time.sleep(_PAUSE)
 
     def abandon(self) -> None:
