@@ -113,6 +113,7 @@ IN_7_S = RetryInfo(retry_delay=Duration(seconds=7, nanos=500_000_000))
         (wrapped(httpx_error(retry_after="7")), 7),
         (wrapped(httpx_error(retry_after="7"), TransientError("busy")), 7),
         (wrapped(httpx_error(retry_after="7"), TransientError("busy", retry_after=3)), 3),
+        (ExceptionGroup("tasks", [httpx_error(retry_after="7")]), 7),
         (HostileError(), None),
         (ValueError("a bug"), None),
         (KeyboardInterrupt(), None),

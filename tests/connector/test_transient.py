@@ -202,6 +202,8 @@ def grpcio(code: str) -> Exception:
         (caused(status_error(404), ConnectionResetError()), False),
         (while_handling(ConnectionResetError()), False),
         (endless(), False),
+        (ExceptionGroup("tasks", [ExceptionGroup("tasks", [ConnectionResetError()])]), True),
+        (ExceptionGroup("tasks", [ConnectionResetError(), ValueError("a bug")]), False),
         (deep(15), True),
         (deep(500), False),  # there is an end to what is looked at
         (FileNotFoundError(), False),

@@ -352,6 +352,8 @@ def origins(error: BaseException) -> Iterator[BaseException]:
             # of urllib and urllib3; google-api-core; azure-core; urllib3
             *(getattr(each, name, None) for name in ("reason", "cause", "inner_exception", "original_error")),
             kwargs.get("error") if isinstance(kwargs, dict) else None,  # of botocore
+            # a task group's; of several errors, none speaks for the others
+            each.exceptions[0] if isinstance(each, BaseExceptionGroup) and len(each.exceptions) == 1 else None,
             # TLS that failed, of which kubernetes keeps a text alone
             each.__context__ if type(each).__module__ == "kubernetes.client.exceptions" else None,
         ]
