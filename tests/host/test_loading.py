@@ -13,7 +13,6 @@ import connectrio.host.loading
 from connectrio import ConnectorRegistry, Registry
 from connectrio.connector.choice import Choice
 from connectrio.connector.failures import LoadFailure
-from connectrio.host import unregistered
 from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules, report_choice
 
 CONNECTOR = """
@@ -277,7 +276,6 @@ def test_a_package_that_an_extra_brings(monkeypatch, install, missing, extra):
     source = f"raise ModuleNotFoundError('No module named {missing}', name={missing!r})"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     write("lacking.py", source)
-    monkeypatch.setattr(unregistered, "find_spec", lambda _name: None)
     advice = f"; install it: pip install 'connectrio[{extra}]'"
     assert f"ModuleNotFoundError: No module named {missing}{advice} (" in load_error("lacking.py")
     install({"lacking": "plugin_lacking"})

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from connectrio import ConnectorPolicy, PermanentFailure, Phase, Resource, TaskLog, TransientError
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from rpc.kit.virtual_time import in_virtual_time
-from service.harness import META, Service, connector, secrets
+from service.harness import META, Job, Service, connector, secrets
 
 LINK = TaskLog(name="console", uri="https://example.com/7")
 
@@ -208,6 +208,24 @@ async def test_the_author_names_what_is_transient():
     policy = ConnectorPolicy(transient=(f"{__name__.partition('.')[0]}.JobIsBusyError",))
     service = Service(Script(JobIsBusyError()).connector(policy=policy), poll_retry=0, poll_absorb=600)
     assert "could not be read" in (await service.get()).resource.message
+
+
+class UnreadableJob(Job):
+    """The meta of a job that another connector has created; to read it fails like a connection."""
+
+    @classmethod
+    def decode(cls, data):
+        raise ConnectionResetError("reset by peer")
+
+
+@in_virtual_time
+async def test_a_request_that_is_wrong_is_not_transient_whatever_it_was_raised_from():
+    retried = []
+    service = Service(Script(reset()).connector(metadata_type=UnreadableJob), poll_retry=4, poll_absorb=600)
+    service.servicer.metrics.retried = lambda *arguments: retried.append(arguments)
+    with pytest.raises(GRPCError, match="was not made by this connector"):
+        await service.get()
+    assert not retried
 
 
 async def test_an_author_who_says_it_wrong():

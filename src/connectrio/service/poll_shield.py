@@ -23,7 +23,7 @@ from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
 from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.errors import LimitedError, OutageError, OverloadError, TimeLimitError
+from connectrio.service.errors import OutageError, OverloadError, RequestError, TimeLimitError
 from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
 from connectrio.telemetry.jobs import JobRecord
@@ -65,9 +65,8 @@ class PollShield:
         try:
             return await work()
         except Exception as first_error:
-            is_limited = issubclass(type(first_error), LimitedError | OutageError)
             policy = self._policies.of(connector.task_type_name, connector.policy)
-            if self._retry == 0 or is_limited or not is_transient(connector, first_error, policy):
+            if self._retry == 0 or not is_transient(connector, first_error, policy):
                 raise
             error = first_error
         now = anyio.current_time()
@@ -118,8 +117,8 @@ class PollShield:
 def is_transient(connector: AsyncConnector[Any], error: BaseException, policy: ConnectorPolicy) -> bool:
     """Return whether the connector or its policy says that `error` may pass."""
     error = only_leaf(error)
-    if not isinstance(error, Exception):
-        return False
+    if not isinstance(error, Exception) or issubclass(type(error), RequestError):
+        return False  # the host's own word on a request, whatever it was raised from
     try:
         return bool(policy.transient and is_one_of(error, policy.transient)) or bool(connector.is_transient(error))
     except BaseException as failure:  # noqa: BLE001 - SystemExit as well, from the connector's code or its error's
