@@ -127,6 +127,21 @@ async def test_other_methods_are_given_the_meta_and_the_connection(operation):
     assert (type(seen["resource_meta"]), seen["resource_meta"].id) == (hosted.metadata_type, "7")
 
 
+class VendorIsBusyError(Exception):
+    """Of a plugin, which nobody can change."""
+
+
+async def test_an_operator_names_the_transient_errors_of_a_plugin():
+    async def get(self, resource_meta, **kwargs):
+        raise VendorIsBusyError("come again")
+
+    options = [f"tiny.transient={__name__}.VendorIsBusyError"]
+    async with hosting(connector(get=get), poll_absorb=600, connector_options=options) as service:
+        resource = (await call(service, "get")).resource
+    assert resource.phase is Phase.RUNNING
+    assert "come again" in resource.message
+
+
 async def test_metrics_and_logs():
     metrics, seen = recording("get_metrics", GetTaskMetricsResponse())
     async with hosting(metrics) as service:
