@@ -2,7 +2,7 @@
 
 All of this runs on a hosted loop. The names of the arguments and their classes are those of flytekit
 (`flytekit/extend/backend/connector_service.py`): flytekit's models, made from Flyte 1's messages. On the wire these
-equal Flyte 2's (docs/flyte1.md), so requests of both executors are read alike.
+equal Flyte 2's (docs/flyte1.md), so the bytes of both executors' requests are read alike.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from flyteidl.admin.agent_pb2 import GetTaskLogsResponse, GetTaskMetricsResponse
-from flyteidl.admin.agent_pb2 import TaskExecutionMetadata as MetadataMessage
-from flyteidl.core.literals_pb2 import LiteralMap as LiteralMapMessage
-from flyteidl.core.tasks_pb2 import TaskTemplate as TemplateMessage
+from flyteidl.admin.agent_pb2 import CreateTaskRequest, GetTaskLogsResponse, GetTaskMetricsResponse
 from flytekit import FlyteContextManager
 from flytekit.core.context_manager import flyte_context_Var
 from flytekit.core.type_engine import TypeEngine
-from flytekit.extend.backend.base_connector import AsyncConnectorBase, Resource, SyncConnectorBase
+from flytekit.extend.backend.base_connector import AsyncConnectorBase, SyncConnectorBase
+from flytekit.extend.backend.base_connector import Resource as FlytekitResource
 from flytekit.extend.backend.utils import mirror_async_methods
 from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
+from connectrio.connector.base import EncodedResource, Phase, Resource
 from connectrio.connector.failures import InvalidRequestError
 from connectrio.connector.phases import FINAL_PHASES
 from connectrio.diagnostics import text_of, type_name
 from connectrio.idl.flyteidl2 import connector as idl
-from connectrio.idl.flyteidl2 import core, task
+from connectrio.idl.flyteidl2 import core
 from connectrio.rpc.codec import decode, encode, escape_surrogates
 
 __all__ = ["create", "delete", "do", "get", "get_logs", "get_metrics", "in_own_context", "result_of"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+_PHASES: dict[int, Phase] = {phase.value: phase for phase in Phase}
 
 # begins the resource meta of a sync connector's job; the rest is its result
 _RESULT = b"flytekit result\0"
@@ -52,65 +53,69 @@ async def in_own_context(function: Callable[P, Awaitable[T]], *arguments: P.args
 
 
 async def create(
-    connector: AsyncConnectorBase,
-    template: core.TaskTemplate,
-    inputs: task.Inputs | Mapping[str, Any],
-    output_prefix: str,
-    metadata: idl.TaskExecutionMetadata,
+    connector: AsyncConnectorBase, request: bytes | idl.CreateTaskRequest, inputs: Mapping[str, Any] | None
 ) -> bytes:
     """Start a job. Return its encoded resource meta.
 
-    :param inputs: the request's message, or Python values
+    :param request: its connection is not used
+    :param inputs: Python values in place of the request's inputs, or None
     """
+    message = _message(request)
     meta = await mirror_async_methods(
         connector.create,
-        task_template=_template(template),
-        inputs=await _literal_map(inputs),
-        output_prefix=output_prefix,
-        task_execution_metadata=TaskExecutionMetadata.from_flyte_idl(MetadataMessage.FromString(encode(metadata))),
+        task_template=TaskTemplate.from_flyte_idl(message.template),
+        inputs=await _literal_map(message, inputs),
+        output_prefix=message.output_prefix,
+        task_execution_metadata=TaskExecutionMetadata.from_flyte_idl(message.task_execution_metadata),
     )
     data: bytes = meta.encode()
     return data
 
 
 async def do(
-    connector: SyncConnectorBase,
-    template: core.TaskTemplate,
-    inputs: task.Inputs | Mapping[str, Any],
-    output_prefix: str,
+    connector: SyncConnectorBase, request: bytes | idl.CreateTaskRequest, inputs: Mapping[str, Any] | None
 ) -> bytes:
     """Run a task to its end. Return its result in the form of a resource meta.
 
+    :param request: its connection is not used
+    :param inputs: Python values in place of the request's inputs, or None
     :raises ValueError: the connector has returned a phase that is not final
     """
+    message = _message(request)
     resource = await mirror_async_methods(
         connector.do,
-        task_template=_template(template),
-        inputs=await _literal_map(inputs),
-        output_prefix=output_prefix,
+        task_template=TaskTemplate.from_flyte_idl(message.template),
+        inputs=await _literal_map(message, inputs),
+        output_prefix=message.output_prefix,
     )
     label = f"{type(connector).__qualname__}.do"
-    message = await _resource(resource, label)
-    if message.phase not in FINAL_PHASES:
-        raise ValueError(f"{label} returned the phase {message.phase!r}; nobody polls its task, so return a final one")
-    return _RESULT + encode(message)
+    proto = await _resource_proto(resource, label)
+    if proto.phase not in FINAL_PHASES:
+        raise ValueError(f"{label} returned the phase {proto.phase}; nobody polls its task, so return a final one")
+    data: bytes = proto.SerializeToString()
+    return _RESULT + data
 
 
-def result_of(connector: SyncConnectorBase, meta: bytes) -> idl.Resource:
+def result_of(connector: SyncConnectorBase, meta: bytes) -> Resource:
     """Return the result of a task that `do` has run.
 
     :raises InvalidRequestError: `meta` is not from `do`
     """
     if not meta.startswith(_RESULT):
         raise _not_made_by(connector, "it holds no result")
-    message: idl.Resource = decode(meta.removeprefix(_RESULT), idl.Resource)
-    return message
+    return _state(meta.removeprefix(_RESULT))
 
 
-async def get(connector: AsyncConnectorBase, meta: bytes) -> idl.Resource:
-    """Return the state of a job."""
+async def get(connector: AsyncConnectorBase, meta: bytes) -> Resource:
+    """Return the state of a job; encoded, unless the host has to look at all of it."""
     resource = await mirror_async_methods(connector.get, resource_meta=_decoded(connector, meta))
-    return await _resource(resource, f"{type(connector).__qualname__}.get")
+    proto = await _resource_proto(resource, f"{type(connector).__qualname__}.get")
+    encoded = proto.SerializeToString()
+    if proto.HasField("custom_info"):  # which may hold numbers that JSON does not have
+        return _state(encoded)
+    links = [decode(link.SerializeToString(), core.TaskLog) for link in proto.log_links]
+    phase = _PHASES.get(proto.phase, proto.phase)  # a number that is none is for the host to refuse
+    return EncodedResource(phase, proto.message, links, encoded=encoded, decode=_decode_resource)
 
 
 async def delete(connector: AsyncConnectorBase, meta: bytes) -> None:
@@ -134,43 +139,49 @@ async def get_logs(connector: AsyncConnectorBase, meta: bytes) -> idl.GetTaskLog
     return message
 
 
-def _template(template: core.TaskTemplate) -> TaskTemplate:
-    return TaskTemplate.from_flyte_idl(TemplateMessage.FromString(encode(template)))
+def _message(request: bytes | idl.CreateTaskRequest) -> Any:
+    return CreateTaskRequest.FromString(request if isinstance(request, bytes) else encode(request))
 
 
-async def _literal_map(inputs: task.Inputs | Mapping[str, Any]) -> LiteralMap:
-    if isinstance(inputs, Mapping):
-        context = FlyteContextManager.current_context()
-        message = await TypeEngine.dict_to_literal_map_pb(context, dict(inputs))
-    else:
-        message = LiteralMapMessage.FromString(encode(inputs))
-    return LiteralMap.from_flyte_idl(message)
+async def _literal_map(request: Any, values: Mapping[str, Any] | None) -> LiteralMap:
+    if values is None:
+        return LiteralMap.from_flyte_idl(request.inputs)
+    context = FlyteContextManager.current_context()
+    return LiteralMap.from_flyte_idl(await TypeEngine.dict_to_literal_map_pb(context, dict(values)))
 
 
-async def _resource(resource: Any, label: str) -> idl.Resource:
-    """Return the message for what a connector returned, with lone surrogates escaped.
+async def _resource_proto(resource: Any, label: str) -> Any:
+    """Return flytekit's message for what a connector returned, with lone surrogates escaped.
 
     :raises TypeError: it is no Resource, or it cannot be encoded
     """
-    if not isinstance(resource, Resource):
+    if not isinstance(resource, FlytekitResource):
         raise TypeError(f"{label} returned an object of class {type(resource).__qualname__}, not a Resource")
     try:
-        data = (await resource.to_flyte_idl()).SerializeToString()
+        return await resource.to_flyte_idl()
     except _NOT_ENCODABLE as error:
+        escaped = FlytekitResource(
+            phase=resource.phase,
+            message=escape_surrogates(resource.message),
+            log_links=resource.log_links,
+            outputs=resource.outputs,
+            custom_info=escape_surrogates(resource.custom_info),
+        )
         try:
-            escaped = Resource(
-                phase=resource.phase,
-                message=escape_surrogates(resource.message),
-                log_links=resource.log_links,
-                outputs=resource.outputs,
-                custom_info=escape_surrogates(resource.custom_info),
-            )
-            data = (await escaped.to_flyte_idl()).SerializeToString()
+            return await escaped.to_flyte_idl()
         except _NOT_ENCODABLE as reason:
             problem = text_of(reason) or type_name(reason)
             raise TypeError(f"{label} returned a Resource that cannot be encoded: {problem}") from error
+
+
+def _decode_resource(data: bytes) -> idl.Resource:
     message: idl.Resource = decode(data, idl.Resource)
     return message
+
+
+def _state(encoded: bytes) -> Resource:
+    whole = _decode_resource(encoded)
+    return Resource(whole.phase, whole.message, whole.log_links, whole.outputs, whole.custom_info)
 
 
 def _decoded(connector: AsyncConnectorBase, meta: bytes) -> Any:

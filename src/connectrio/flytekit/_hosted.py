@@ -18,8 +18,12 @@ from connectrio.connector.registry import Registry
 from connectrio.flyte._loop_state import root_package
 from connectrio.flyte.affinity import LoopPools
 from connectrio.flytekit import _conversion as conversion
-from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
-from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
+from connectrio.idl.flyteidl2.connector import (
+    CreateTaskRequest,
+    GetTaskLogsResponse,
+    GetTaskMetricsResponse,
+    TaskExecutionMetadata,
+)
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs
 
@@ -77,7 +81,9 @@ class _Hosted(AsyncConnector[HostedMeta]):
     async def _run(self, method: str, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         coroutine = partial(conversion.in_own_context, function, self.connector, *arguments)
         name = f"{type(self.connector).__qualname__}.{method}"
-        return await _POOLS.get(self._package).run(coroutine, name=name)
+        # perhaps one that has failed has created the job
+        repeatable = method not in ("create", "do")
+        return await _POOLS.get(self._package).run(coroutine, name=name, repeatable=repeatable)
 
 
 class HostedConnector(_Hosted):
@@ -94,27 +100,22 @@ class HostedConnector(_Hosted):
         self,
         task_template: TaskTemplate,
         output_prefix: str,
-        inputs: Inputs | Mapping[str, Any] | None = None,
+        inputs: Inputs | Mapping[str, Any] | bytes | None = None,
         task_execution_metadata: TaskExecutionMetadata | None = None,
         **kwargs: Any,  # noqa: ARG002 - flytekit's service has no connections
     ) -> HostedMeta:
         """Start the job.
 
-        :param inputs: the request's message, or Python values
+        :param inputs: the request's message; or the encoded CreateTaskRequest that holds it and the other arguments; or
+            Python values
         """
-        data = await self._run(
-            "create",
-            conversion.create,
-            task_template,
-            Inputs() if inputs is None else inputs,
-            output_prefix,
-            task_execution_metadata or TaskExecutionMetadata(),
-        )
-        return HostedMeta(data)
+        request, values = _request(task_template, output_prefix, inputs, task_execution_metadata)
+        return HostedMeta(await self._run("create", conversion.create, request, values))
 
     async def get(self, resource_meta: HostedMeta, **kwargs: Any) -> Resource:  # noqa: ARG002 - as above
         """Return the state of the job; its outputs are converted by flytekit's type engine."""
-        return _resource(await self._run("get", conversion.get, resource_meta.data))
+        state: Resource = await self._run("get", conversion.get, resource_meta.data)
+        return state
 
     async def delete(self, resource_meta: HostedMeta, **kwargs: Any) -> None:  # noqa: ARG002 - as above
         """Cancel the job."""
@@ -146,20 +147,20 @@ class HostedSyncConnector(_Hosted):
         self,
         task_template: TaskTemplate,
         output_prefix: str,
-        inputs: Inputs | Mapping[str, Any] | None = None,
-        task_execution_metadata: TaskExecutionMetadata | None = None,  # noqa: ARG002 - flytekit passes it to no `do`
+        inputs: Inputs | Mapping[str, Any] | bytes | None = None,
+        task_execution_metadata: TaskExecutionMetadata | None = None,
         **kwargs: Any,  # noqa: ARG002 - flytekit's service has no connections
     ) -> HostedMeta:
         """Run the task.
 
-        :param inputs: the request's message, or Python values
+        :param inputs: as for `HostedConnector.create`
         """
-        inputs = Inputs() if inputs is None else inputs
-        return HostedMeta(await self._run("do", conversion.do, task_template, inputs, output_prefix))
+        request, values = _request(task_template, output_prefix, inputs, task_execution_metadata)
+        return HostedMeta(await self._run("do", conversion.do, request, values))
 
     async def get(self, resource_meta: HostedMeta, **kwargs: Any) -> Resource:  # noqa: ARG002 - nothing is called
         """Return the result of the task."""
-        return _resource(conversion.result_of(self.connector, resource_meta.data))
+        return conversion.result_of(self.connector, resource_meta.data)
 
     async def delete(self, resource_meta: HostedMeta, **kwargs: Any) -> None:
         """Do nothing: the task has ended."""
@@ -221,11 +222,20 @@ def _is_hosted(registry: Registry, connector: object) -> bool:
     return any(isinstance(each, _Hosted) and each.connector is connector for each in found)
 
 
-def _resource(message: ResourceMessage) -> Resource:
-    return Resource(
-        phase=message.phase,
-        message=message.message,
-        log_links=message.log_links,
-        outputs=message.outputs,
-        custom_info=message.custom_info,
+def _request(
+    task_template: TaskTemplate,
+    output_prefix: str,
+    inputs: Inputs | Mapping[str, Any] | bytes | None,
+    task_execution_metadata: TaskExecutionMetadata | None,
+) -> tuple[bytes | CreateTaskRequest, Mapping[str, Any] | None]:
+    """Return the request for a task, and the Python values that stand for its inputs, if it is so."""
+    if isinstance(inputs, bytes):
+        return inputs, None
+    values = inputs if isinstance(inputs, Mapping) else None
+    request = CreateTaskRequest(
+        inputs=None if isinstance(inputs, Mapping) else inputs,
+        template=task_template,
+        output_prefix=output_prefix,
+        task_execution_metadata=task_execution_metadata,
     )
+    return request, values
