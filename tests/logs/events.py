@@ -34,7 +34,8 @@ WRITTEN_ELSEWHERE = {
     ],
     ("host/loading.py", "event"): [
         ("an entry point failed to load", "warning"),
-        ("a connector that is registered with flyte-sdk cannot be hosted", "warning"),
+        ("a connector that is registered with another framework cannot be hosted", "warning"),
+        ("a connector of flytekit's own cannot be hosted", "warning"),
     ],
 }
 
