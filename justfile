@@ -19,6 +19,11 @@ test-fast *arguments:
         --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/flytekit_sdk --ignore tests/interop \
         --ignore tests/processes --ignore tests/test_time_limit.py --ignore tests/tracing/test_export.py "$@"
 
+# raise the real errors of vendors' clients, in an environment of their own
+test-clients *arguments:
+    UV_PROJECT_ENVIRONMENT=.venv-clients uv run --quiet --no-dev --group clients \
+        python -m pytest -q --numprocesses 4 --dist worksteal tests/connector/test_real_clients.py "$@"
+
 # check style and formatting
 lint:
     ruff check

@@ -1,6 +1,6 @@
 """What the real errors of vendors' clients say, raised by real faults on loopback where that matters.
 
-`uv sync --group clients` installs them. The test of one that is not installed is skipped; `test_transient.py` has
+`uv run just test-clients` has them all. The test of one that is not installed is skipped; `test_transient.py` has
 stand-ins.
 """
 
@@ -31,7 +31,7 @@ PATIENCE = 60
 
 
 def use(module: str) -> Any:
-    return pytest.importorskip(module, reason=f"{module} is not installed: uv sync --group clients")
+    return pytest.importorskip(module, reason=f"{module} is not installed: see uv run just test-clients")
 
 
 def raised(call: Callable[[], Any]) -> Exception:
