@@ -363,6 +363,23 @@ async def test_a_call_that_was_cancelled_is_not_begun_again():
     assert function.events == ["begun", "cancelled"]
 
 
+async def test_a_call_is_cancelled_on_the_loop_that_it_runs_on_now():
+    """Its cancellation may reach the further loop that it began on, when it has begun again at home."""
+
+    async def cancel_here():
+        call._cancel_task()
+
+    function = Cancelled()
+    async with a_pool() as pool:
+        call = pool.start(lambda _: function(), name="call")
+        await eventually(lambda: function.events)
+        await to_thread.run_sync(asyncio.run, cancel_here())
+        await home_of(pool)
+        assert function.events == ["begun"]
+        await call.cancel()
+    assert function.events == ["begun", "cancelled"]
+
+
 async def test_what_waits_on_a_further_loop_is_woken_from_home():
     """Setting a future does not wake a loop in another thread."""
 
