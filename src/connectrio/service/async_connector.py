@@ -40,6 +40,7 @@ from connectrio.rpc.call import current_call
 from connectrio.rpc.codec import received_size
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.conversion import (
+    RECEIVED,
     EncodedAnswer,
     InputReader,
     ReceivedTask,
@@ -53,7 +54,6 @@ from connectrio.service.conversion import (
     is_failure,
     resource_to_message,
     sendable,
-    take_bytes,
 )
 from connectrio.service.dispatch import Dispatcher
 from connectrio.service.errors import ConnectorFault, LimitedError, RequestError, TimeLimitError
@@ -167,7 +167,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             record.inputs_arrived(message.inputs)
             method = dispatcher.find(record)
             if not method.connector.converts_inputs:
-                take_bytes(message)  # which nobody needs
+                message.__dict__.pop(RECEIVED, None)
             try:
                 with dispatcher.limit(call), await dispatcher.slot(call):
                     identity = await self.identify(message)
@@ -247,7 +247,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         template = cast("TaskTemplate", message.template)
         # the literals take many times the memory of the request, and `create` may take a minute
         message.inputs = None
-        request = take_bytes(message)
+        request = message.__dict__.pop(RECEIVED, None)
         token = None if start is None else set_creation(key, start)
         stored = None
         try:
@@ -584,7 +584,7 @@ def _local_connection() -> Connection | None:
 
 def _empty(message: CreateTaskRequest) -> None:
     """Drop what is large in the request."""
-    take_bytes(message)
+    message.__dict__.pop(RECEIVED, None)
     message.template = message.inputs = message.task_execution_metadata = None
 
 

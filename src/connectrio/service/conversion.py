@@ -47,6 +47,7 @@ from connectrio.service.settings import ServiceSettings
 from connectrio.service.workers import Workers
 
 __all__ = [
+    "RECEIVED",
     "EncodedAnswer",
     "InputReader",
     "ReceivedTask",
@@ -61,7 +62,6 @@ __all__ = [
     "resource_to_message",
     "sendable",
     "sort_of",
-    "take_bytes",
 ]
 
 logger = get_logger("connectrio.service")
@@ -86,8 +86,9 @@ _FRAMING = 16
 _PHASES = frozenset(Phase) - {Phase.UNDEFINED}
 _PHASE_NAMES = ", ".join(sorted(str(phase.name) for phase in _PHASES))
 
-# the attribute of a request that its bytes are in
-_BYTES = "_received_bytes"
+RECEIVED = "_received_bytes"
+"""The attribute of a request that its bytes are in. Who has no use for them removes it: they may be large."""
+
 # outputs that are messages already
 _MESSAGES = frozenset({Literal, Struct})
 
@@ -95,7 +96,7 @@ _FAILURE_MARK = b"connectrio/permanent-failure/1/a9f0c4d2e37b4c58b1d6\n"
 
 
 class ReceivedTask:
-    """In place of the class of CreateTask's requests: they keep their bytes until `take_bytes`."""
+    """In place of the class of CreateTask's requests: they keep their bytes, in the attribute `RECEIVED`."""
 
     @staticmethod
     def FromString(data: bytes) -> idl.CreateTaskRequest:  # noqa: N802 - the name that protobuf's messages have
@@ -104,14 +105,8 @@ class ReceivedTask:
         :raises DecodeError: `data` is no such message
         """
         message: idl.CreateTaskRequest = decode(data, idl.CreateTaskRequest)
-        message.__dict__[_BYTES] = data
+        message.__dict__[RECEIVED] = data
         return message
-
-
-def take_bytes(message: idl.CreateTaskRequest) -> bytes | None:
-    """Return the bytes that a request was decoded from, once; None if they are not known."""
-    data: bytes | None = message.__dict__.pop(_BYTES, None)
-    return data
 
 
 class EncodedAnswer(idl.GetTaskResponse):
