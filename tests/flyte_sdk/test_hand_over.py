@@ -59,7 +59,6 @@ async def test_a_result_does_not_wait_for_a_neighbour_that_blocks():
 
     async with a_pool() as pool:
         await home_of(pool)
-        pool._stays_home = True
         quick = pool.start(lambda _: at_once(), name="quick")
         slow = pool.start(lambda _: block(), name="slow")
         try:
