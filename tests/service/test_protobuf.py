@@ -279,6 +279,13 @@ class Helper:
     to_dict = imports_late
 
 
+class Unwilling:
+    """As lazy imports and proxies are, before they are set up."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
 PROTOBUF = {
     "the module": {"module": module_with(json_format=json_format)},
     "a function of it": {"module": module_with(convert=json_format.MessageToDict)},
@@ -301,6 +308,11 @@ OURS = {
     "annotated with what does not exist": {
         "module": module_with(),
         "annotations": {"task_template": "pb2.TaskTemplate"},
+    },
+    "annotated with something else": {"module": module_with(), "annotations": {"task_template": dict[str, int]}},
+    "annotated with what cannot be asked": {
+        "module": module_with(lazy=Unwilling()),
+        "annotations": {"task_template": "lazy.TaskTemplate"},
     },
     "stated": {"module": module_with(json_format=json_format), "takes_protobuf": False},
     "another type system's": {"module": module_with(json_format=json_format), "converts_inputs": True},

@@ -110,21 +110,24 @@ def takes_protobuf(connector: AsyncConnector[Any]) -> bool:
         return bool(connector.takes_protobuf)
     function = inspect.unwrap(connector.create)
     declared = _declared(getattr(function, "__func__", function), "task_template")
-    if isinstance(declared, type) and issubclass(declared, Message):
-        return False
-    return hasattr(declared, "DESCRIPTOR") or any(map(_imports_json_format, _modules(type(connector))))
+    if declared is not None:
+        return not issubclass(declared, Message)
+    return any(map(_imports_json_format, _modules(type(connector))))
 
 
-def _declared(function: Any, name: str) -> Any:
-    """Return the annotation of a parameter; None if it has none, or one that does not exist when the program runs."""
+def _declared(function: Any, name: str) -> type | None:
+    """Return the message's class that a parameter is annotated with; None if it is not, or with something else."""
     try:
         declared = function.__annotations__.get(name)
-    except (AttributeError, NameError):  # NameError: from Python 3.14 on, annotations are evaluated here
+        if isinstance(declared, str):
+            first, *others = declared.split(".")
+            declared = reduce(getattr, others, function.__globals__[first])
+        is_message = issubclass(type(declared), type) and (
+            issubclass(declared, Message) or hasattr(declared, "DESCRIPTOR")
+        )
+    except Exception:  # noqa: BLE001 - annotations are the author's code, and need not exist when the program runs
         return None
-    if not isinstance(declared, str):
-        return declared
-    first, *others = declared.split(".")
-    return reduce(lambda value, other: getattr(value, other, None), others, function.__globals__.get(first))
+    return declared if is_message else None
 
 
 def _modules(cls: type) -> Iterator[Mapping[str, Any]]:
@@ -137,12 +140,17 @@ def _modules(cls: type) -> Iterator[Mapping[str, Any]]:
 
 
 def _imports_json_format(module: Mapping[str, Any]) -> bool:
+    """Return whether a module has `json_format` or functions of it, or functions that import it when they run.
+
+    Only modules, functions and classes are looked at: other objects may do anything when they are asked for a name.
+    """
+    json_format = sys.modules.get(_JSON_FORMAT)
     for value in list(module.values()):
-        if _JSON_FORMAT in (getattr(value, "__name__", None), getattr(value, "__module__", None)):
+        if value is json_format is not None:
             return True
-        members = vars(value).values() if isinstance(value, type) else [value]
-        if any(isinstance(each, FunctionType) and _mentions_json_format(each.__code__) for each in members):
-            return True
+        for each in list(vars(value).values()) if issubclass(type(value), type) else [value]:
+            if type(each) is FunctionType and (each.__module__ == _JSON_FORMAT or _mentions_json_format(each.__code__)):
+                return True
     return False
 
 
