@@ -16,7 +16,7 @@ from grpclib.const import Status
 from structlog.testing import capture_logs
 
 import connectrio.host.ports
-from connectrio import Phase, Registry, Resource
+from connectrio import ConnectorPolicy, Phase, Registry, Resource
 from connectrio.connector.context import process_count, unsafe_sql, worker_limit
 from connectrio.connector.failures import LoadFailure
 from connectrio.host import lifespans
@@ -30,6 +30,7 @@ from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as Se
 from connectrio.logs import line_fields
 from connectrio.rpc import Channel
 from connectrio.rpc.exceptions import leaves, only_leaf
+from connectrio.service.workers import call_soon_from_threads
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import META, connector
 
@@ -122,6 +123,37 @@ async def test_options_for_a_task_type_that_nobody_serves_are_told():
     event = "connector_options names a task type that no connector serves; its options have no effect"
     lines = [line for line in logs if line["event"] == event]
     assert [(line["task_type"], line.get("nearest")) for line in lines] == [("tinny", "tiny"), ("x", None)]
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_jobs_are_polled_in_the_background_until_the_drain(is_plain):
+    """With one request for many; also by a plain `def`."""
+    calls, called = 0, anyio.Event()
+    on_event_loop = call_soon_from_threads()
+
+    def answer(resource_metas):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            on_event_loop(called.set)
+        return [Resource(Phase.QUEUED) for _ in resource_metas]
+
+    async def get_many(self, resource_metas, **kwargs):
+        return answer(resource_metas)
+
+    def plain_get_many(self, resource_metas, **kwargs):
+        return answer(resource_metas)
+
+    policy = ConnectorPolicy(poll_max_age=0.02)
+    host = make_host(connector(policy=policy, get_many=plain_get_many if is_plain else get_many))
+    async with serving(host) as addresses:
+        assert (await get(addresses)).resource.phase is Phase.RUNNING
+        await called.wait()
+        await host.shutdown()
+        ended = calls
+        await anyio.sleep(0.1)
+        assert calls == ended
+    assert not host.service.known_jobs.is_running
 
 
 async def test_it_counts_why_connections_ended():

@@ -170,11 +170,37 @@ async def test_errors_in_the_background_are_what_the_client_would_get():
             await poll(service, "taker")
         with pytest.raises(GRPCError, match="gone"):
             await poll(service, "gone")
+        # the executor counts errors: one for one
+        assert (await poll(service, "gone")).phase is Phase.RUNNING
         absorbed = await poll(service, "broken")
         assert absorbed.phase is Phase.RUNNING
         assert "tried again. failed to get tiny task with error:\n reset." in absorbed.message
         failed = await poll(service, "bad")
         assert (failed.phase, failed.message) == (Phase.FAILED, "bad SQL")
+
+
+@in_virtual_time
+async def test_jobs_that_fail_take_no_turns_from_others():
+    vendor = Vendor(rate=1)
+
+    class Half(OneByOne):
+        async def get(self, resource_meta, **kwargs):
+            await self.vendor.request("get")
+            state = self.vendor.state(resource_meta.id)
+            if resource_meta.id.startswith("bad"):
+                raise ConnectionResetError("reset")
+            return state
+
+    service = gated(Half(vendor, rate_calls=1), poll_retry=0)
+    clients = Clients(service, period=5)
+    async with polling(service) as tasks:
+        for number in range(10):
+            tasks.start_soon(clients.follow, f"bad {number}", 0.3 * number)
+            tasks.start_soon(clients.follow, f"good {number}", 0.3 * number)
+        await anyio.sleep(600)
+    counts = {job: len(times) for job, times in vendor.polled.items()}
+    assert len(counts) == 20
+    assert min(counts.values()) >= 600 / 1.01 / 20 / 2
 
 
 @in_virtual_time
@@ -309,6 +335,28 @@ async def test_a_get_many_with_a_bug_is_done_without(answer, text):
 
 
 @in_virtual_time
+async def test_get_many_has_another_chance():
+    """After ten polls one by one, in case that only one of the jobs was the reason."""
+    broken = True
+
+    class Sometimes(Together):
+        async def get_many(self, resource_metas, **kwargs):
+            if broken:
+                raise KeyError("a state that is new")
+            return await super().get_many(resource_metas)
+
+    vendor = Vendor()
+    service = gated(Sometimes(vendor))
+    async with polling(service) as tasks:
+        tasks.start_soon(Clients(service).follow, "a", 0)
+        await anyio.sleep(50)
+        broken = False
+        await anyio.sleep(250)
+    assert 10 <= vendor.requests["get"] <= 13
+    assert vendor.requests["get_many"] >= 15
+
+
+@in_virtual_time
 async def test_a_get_many_that_hangs_is_stopped():
     class Hanging(Together):
         async def get_many(self, resource_metas, **kwargs):
@@ -329,12 +377,13 @@ async def test_nothing_that_a_connector_raises_ends_the_host(anyio_backend):
             raise raised[-1]
 
     raised = []
-    service = gated(Wild(Vendor()))
-    async with polling(service):
-        await poll(service, "a")
-        await anyio.sleep(60)
-        assert (await poll(service, "a")).message == "at work"
-        assert raised
+    vendor = Vendor()
+    service = gated(Wild(vendor))
+    async with polling(service) as tasks:
+        tasks.start_soon(Clients(service).follow, "a", 0)
+        await anyio.sleep(300)
+    assert len(raised) >= 2
+    assert len(vendor.polled["a"]) >= 25
 
 
 @in_virtual_time
@@ -437,17 +486,19 @@ async def test_memory_for_states_is_bounded_and_none_is_lost(monkeypatch):
     async with polling(service):
         for number in range(100):
             await poll(service, str(number))
-        most = 0
+        most = rounds = 0
         done = set()
         while len(done) < 100:
             await anyio.sleep(30)
             most = max(most, known.bytes)
+            rounds += 1
             for number in set(range(100)) - done:
                 resource = await poll(service, str(number))
                 if resource.phase is Phase.SUCCEEDED:
                     assert resource.outputs is not None
                     done.add(number)
         assert most < 300_000
+        assert rounds < 15
 
 
 @in_virtual_time

@@ -125,6 +125,55 @@ async def test_the_kinds_of_calls_take_turns():
 
 
 @in_virtual_time
+async def test_who_waits_next_does_not_wait_for_the_end_of_the_call_before():
+    vendor, done = Vendor(latency=25), []
+    service = gated(OneByOne(vendor, rate_calls=1, rate_seconds=10))
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(create, service, number, done)
+    assert done == pytest.approx([25, 35.1, 45.2], abs=0.2)
+
+
+@in_virtual_time
+async def test_nobody_passes_those_who_wait():
+    account = VendorGate(OneByOne(Vendor()), OneByOne(Vendor(), max_vendor_calls=1).policy).account(None)
+    first = account.try_begin()
+    passed = []
+
+    async def wait():
+        with await account.turn(Turn.CREATE):
+            passed.append("the one who waited")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await anyio.sleep(1)
+        with first:
+            pass
+        assert account.try_begin() is None
+    assert passed == ["the one who waited"]
+    assert account.try_begin() is not None
+
+
+@in_virtual_time
+async def test_a_poll_finds_out_whether_the_vendor_is_back():
+    """Rather than a create, whose failure costs an attempt."""
+    account = VendorGate(OneByOne(Vendor()), OneByOne(Vendor(), breaker_failures=1).policy).account(None)
+    with pytest.raises(ConnectionResetError), account.try_begin():
+        raise ConnectionResetError
+    order = []
+
+    async def wait(turn: Turn):
+        with await account.turn(turn):
+            order.append(turn.name)
+
+    async with anyio.create_task_group() as tasks:
+        for turn in (Turn.DELETE, Turn.CREATE, Turn.POLL):
+            tasks.start_soon(wait, turn)
+            await anyio.sleep(1)
+    assert order[0] == "POLL"
+
+
+@in_virtual_time
 async def test_calls_at_once_are_limited():
     vendor = Vendor(latency=1)
     service = gated(OneByOne(vendor, max_vendor_calls=3))
@@ -153,6 +202,32 @@ async def test_a_poll_over_the_limit_is_answered_with_the_last_phase_and_its_age
     assert (service.sample("limited_polls_total"), service.sample("absorbed_polls_total")) == (1, 0)
     assert logs == []
     assert list(service.servicer.account.incidents) == []
+
+
+@in_virtual_time
+async def test_a_limited_poll_ends_no_incident():
+    """It has not asked the other system."""
+    vendor = Vendor()
+    vendor.error = ConnectionResetError("reset")
+    service = gated(OneByOne(vendor, rate_calls=1, rate_seconds=LONG), poll_retry=0)
+    await service.get()
+    account = service.servicer.account
+    assert len(account.incidents.open) == 1
+    await service.get()
+    await anyio.sleep(30)
+    account.incidents.settle()
+    assert len(account.incidents.open) == 1
+
+
+@in_virtual_time
+async def test_a_refusal_of_the_gate_is_not_tried_again():
+    """Whatever the connector calls transient."""
+    service = gated(OneByOne(Vendor(), rate_calls=1, rate_seconds=LONG), poll_retry=4)
+    service.registry.get_connector("tiny").is_transient = lambda error: True
+    await service.get()
+    began = anyio.current_time()
+    await service.get()
+    assert anyio.current_time() - began < 0.1
 
 
 @in_virtual_time

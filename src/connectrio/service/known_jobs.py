@@ -167,7 +167,8 @@ class AccountJobs:
             return self._delivered(job)
         if self._many is None:
             return None
-        self._raise_error(job)
+        if job.error is not None:  # the places where it was caught before do not count
+            raise job.error.with_traceback(job.places)
         is_fresh = job.resource is not None and anyio.current_time() - job.tried <= self._max_age
         return self._delivered(job) if is_fresh else None
 
@@ -182,11 +183,13 @@ class AccountJobs:
     def wait(self, job: KnownJob) -> Resource | None:
         """Let a job wait for its poll in the background. Return its state if no client has got that yet.
 
-        :raises Exception: what the last poll in the background has raised
+        :raises Exception: what the last poll in the background has raised; once
         """
         if job.due is None:
             self._schedule(job, job.tried)
-        self._raise_error(job)
+        error, job.error = job.error, None
+        if error is not None:
+            raise error.with_traceback(job.places)
         return self._delivered(job) if job.is_new else None
 
     def reported(self, job: KnownJob, resource: Resource, *, is_new: bool = False) -> None:
@@ -212,11 +215,6 @@ class AccountJobs:
     def _shared(self, connection: Connection | None) -> Connection | None:
         """Return `connection`, the same object for all jobs that have the same."""
         return None if connection is None else self._connections.setdefault(account_key(connection), connection)
-
-    def _raise_error(self, job: KnownJob) -> None:
-        if job.error is not None:
-            # the places where it was caught before do not count
-            raise job.error.with_traceback(job.places)
 
     def _delivered(self, job: KnownJob) -> Resource:
         """Return a copy of the state, which the caller may change."""
