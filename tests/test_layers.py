@@ -233,6 +233,8 @@ NOT_BY_HOSTS = {
     "pygments", "rich",
     # its command line was plain
     "cyclopts",
+    # it shares no job store
+    "connectrio.service.job_store.store", "psycopg", "sqlite3",
     # the exporter loads it when the host serves
     "h11",
     # the exporter loads them when somebody opens the status page

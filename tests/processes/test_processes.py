@@ -8,6 +8,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from urllib.request import urlopen
@@ -76,10 +78,7 @@ def test_the_report_of_all_processes():
         assert {each["process"] for each in stacks if each["name"] == "MainThread"} == {0, 1}
         # one process creates a job, the other is asked for it: it has one name, and is one job
         creator, other = clients.values()
-        run = WorkflowExecutionIdentifier(project="sales", domain="production", name="f1two")
-        node = NodeExecutionIdentifier(node_id="n0", execution_id=run)
-        names = TaskExecutionMetadata(task_execution_id=TaskExecutionIdentifier(node_execution_id=node))
-        created = creator.call("create", task_execution_metadata=names)
+        created = creator.call("create", task_execution_metadata=attempt("f1two"))
         other.call("get", meta=created.resource_meta)
         [job] = json.loads(fetch(f"{host.url}/api/jobs/f1two")[1])["jobs"]
         assert (job["task"]["execution"], job["origin"], job["polls"]) == ("f1two", "fresh", 1)
@@ -98,6 +97,48 @@ def test_the_report_of_all_processes():
             os.kill(frozen, signal.SIGCONT)
         host.send(signal.SIGTERM)
         assert host.wait(LONG) == 0
+
+
+def attempt(execution):
+    run = WorkflowExecutionIdentifier(project="sales", domain="production", name=execution)
+    node = NodeExecutionIdentifier(node_id="n0", execution_id=run)
+    return TaskExecutionMetadata(task_execution_id=TaskExecutionIdentifier(node_execution_id=node))
+
+
+def test_a_job_is_created_once_by_all(tmp_path):
+    with (
+        Processes("asyncio", "--job-lease", "3600", env={"TMPDIR": str(tmp_path)}) as program,
+        ExitStack() as stack,
+    ):
+        host = program.ready()
+        [store] = tmp_path.glob("connectrio-*/jobs.db")
+        assert store.parent.stat().st_mode & 0o777 == 0o700
+        one, other = host.clients_of_all(stack).values()
+        created = one.call("create", meta=order("echo", id="first"), task_execution_metadata=attempt("f1"))
+        again = other.call("create", meta=order("echo", id="first"), task_execution_metadata=attempt("f1"))
+        assert again.resource_meta == created.resource_meta
+        origins = 'connectrio_creates_total{origin="%s",task_type="probe"}'
+        eventually(lambda: (host.metric(origins % "fresh"), host.metric(origins % "replayed")) == (1, 1), LONG)
+        assert host.metric("connectrio_job_store_up") == 1
+        host.send(signal.SIGTERM)
+        assert host.wait(LONG) == 0
+    assert list(tmp_path.glob("connectrio-*")) == []
+
+
+def test_without_a_temporary_directory_the_processes_share_no_jobs(tmp_path):
+    gone = tmp_path / "gone"
+    program = [
+        "import tempfile; from connectrio.processes.supervisor import _job_store; from connectrio import HostSettings",
+        f"tempfile.tempdir = {str(gone)!r}",
+        "with _job_store(HostSettings()) as store: print(store)",
+        "with _job_store(HostSettings(create_memory=0)) as store: print(store)",
+        "with _job_store(HostSettings(job_store='postgresql://db')) as store: print(store)",
+    ]
+    ran = subprocess.run([sys.executable, "-c", "\n".join(program)], check=True, capture_output=True, text=True)
+    assert [line for line in ran.stdout.splitlines() if "{" not in line and "share no job store" not in line] == [
+        "None", "None", "postgresql://db"
+    ]  # fmt: skip
+    assert (ran.stdout + ran.stderr).count("the processes share no job store") == 1
 
 
 def test_a_second_signal_stops_all_at_once():

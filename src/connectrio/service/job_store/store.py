@@ -221,7 +221,8 @@ class JobStore(Collector):
         if len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
         with self._lock:
-            self._asked.add(name)
+            if len(self._asked) < _MOST_KNOWN:
+                self._asked.add(name)
 
     # its life
 
