@@ -14,6 +14,7 @@ from connectrio import ConnectorRegistry, Registry
 from connectrio.connector.choice import Choice
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules, report_choice
+from service.harness import connector
 
 CONNECTOR = """
 from connectrio import ConnectorRegistry
@@ -234,6 +235,17 @@ IDLE = (
 def test_a_module_that_registers_nothing(module):
     write("idle.py", "import connectrio, json\nfrom connectrio import AsyncConnector, ConnectorRegistry\n")
     assert load_error(module) == f"cannot load connectors from '{module}': {IDLE}"
+
+
+@pytest.mark.parametrize("source", ["import connectrio", "import flyte", "from connectrio import AsyncConnector"])
+def test_a_module_that_only_uses_a_framework_gathers_no_connectors(source):
+    """Not even if some come with that framework."""
+    write("idle.py", source)
+    registry = Registry()
+    for package in ("connectrio", "flyte"):
+        registry.register(connector(task_type_name=package, __module__=f"{package}.connectors.other"))
+    with pytest.raises(ModuleLoadError, match="it registers no connector"):
+        load_modules(registry, ["idle"])
 
 
 def test_a_package_whose_modules_register_connectors_themselves():

@@ -9,16 +9,20 @@ import anyio
 import pytest
 from flyteidl2.core import tasks_pb2, types_pb2
 
-from connectrio import AsyncConnector, HostSettings, Phase, Resource, ResourceMeta
-from connectrio.host.host import HostError, HostState
+from connectrio import AsyncConnector, HostSettings, Phase, Registry, Resource, ResourceMeta
+from connectrio.client.jobs import Jobs, LogReader
+from connectrio.host.host import Host, HostError, HostState
 from connectrio.idl.flyteidl2.connector import (
+    AsyncConnectorServiceStub,
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
     GetTaskMetricsResponse,
+    TaskCategory,
 )
-from connectrio.idl.flyteidl2.core import ExecutionMetricResult, LiteralType, SimpleType, TaskTemplate
+from connectrio.idl.flyteidl2.core import Connection, ExecutionMetricResult, LiteralType, SimpleType, TaskTemplate
 from connectrio.literals import DataFrame, File, LiteralError
-from connectrio.testing import GRPCError, MissingSecretError, State, Status, Task, hosting
+from connectrio.rpc import Channel
+from connectrio.testing import GRPCError, MissingSecretError, State, Status, Task, connection_metadata, hosting
 from rpc.kit.virtual_time import in_virtual_time
 from testing.vendor import Vendor
 
@@ -334,3 +338,19 @@ async def test_logs_and_metrics_as_the_executor_asks_for_them(secretive):
         job = await host.create(secretive)
         assert await job.logs() == ["token ''"]
         assert await job.metrics() == {"password 0": {}}
+
+
+async def test_no_network_brings_secrets_for_logs():
+    """What only a client in the same process may send has no effect elsewhere."""
+    registry = Registry()
+    registry.register(Told())
+    host = Host(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)
+    metadata = connection_metadata(Connection(secrets={"password": "hush" * 3}))
+    async with anyio.create_task_group() as tasks:
+        addresses = await tasks.start(host.serve)
+        async with Channel(addresses.target) as channel:
+            stub = AsyncConnectorServiceStub(channel)
+            jobs = Jobs(stub, TaskCategory(name="told"), log_metadata=metadata)
+            assert [result.metric for result in await jobs.metrics(b"{}")] == ["password 0"]
+            assert [line.message async for line in LogReader(jobs, b"{}").read()] == ["token ''"]
+        await host.shutdown()
