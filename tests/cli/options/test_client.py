@@ -33,7 +33,7 @@ class Telling:
     async def get_task(self, request, *, timeout):
         return self._answer(GetTaskResponse(resource=Resource(message="for hunter2")))
 
-    async def get_task_metrics(self, request, *, timeout):
+    async def get_task_metrics(self, request, *, timeout, metadata):
         return self._answer(GetTaskMetricsResponse(results=[ExecutionMetricResult(metric="hunter2")]))
 
     async def create_task(self, request, *, timeout):
@@ -41,7 +41,7 @@ class Telling:
 
     delete_task = create_task
 
-    async def get_task_logs(self, request):
+    async def get_task_logs(self, request, *, metadata):
         yield GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=["key: hunter2"]))
         self._answer(None)
 
