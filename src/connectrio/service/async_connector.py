@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import anyio
 from grpclib.const import Handler
 from grpclib.server import Stream
 
-from connectrio.connector.base import AsyncConnector, EncodedResource, Phase
+from connectrio.connector.base import EncodedResource, Phase
 from connectrio.connector.context import Start, reset_current_call, set_creation
 from connectrio.connector.failures import PermanentFailure
-from connectrio.connector.phases import FAILED_PHASES, FINAL_PHASES
+from connectrio.connector.phases import FINAL_PHASES
 from connectrio.connector.registry import Registry
 from connectrio.idl.flyteidl2.connector import (
     AsyncConnectorServiceBase,
@@ -46,13 +45,11 @@ from connectrio.service.conversion import (
     ReceivedTask,
     encode_failure,
     encode_resource_meta,
-    encoded_state,
     expect,
     failed_resource,
     failure_in,
     inputs_refused,
     is_failure,
-    resource_to_message,
     sendable,
 )
 from connectrio.service.dispatch import Dispatcher
@@ -66,7 +63,8 @@ from connectrio.service.methods import UNTRACED, ConnectorMethod, Span
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import CONNECTION_KEY, Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
-from connectrio.service.poll_shield import PollShield, is_transient
+from connectrio.service.poll_shield import PollShield
+from connectrio.service.polling import Polling
 from connectrio.service.protobuf import to_protobuf, wrong_messages
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord, TraceMethod, task_name
@@ -139,7 +137,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         account.rates = Rates(self.metrics.totals, account.clock)
         self.metrics.registry.register(account.jobs)
         self._polls = PollShield(settings, account.clock)
-        self._policies = settings.policies
         self._secrets = JobSecrets()
         self._outputs = OutputWriter(settings, self.workers)
         self._inputs = InputReader(settings, self.workers)
@@ -155,6 +152,15 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             account.clock,
         )
         self.metrics.registry.register(self.known_jobs)
+        self._polling = Polling(
+            settings,
+            self.workers,
+            self._dispatcher.methods,
+            self.known_jobs,
+            self._polls,
+            self.metrics,
+            account.clock,
+        )
 
     async def create_task(self, message: CreateTaskRequest) -> CreateTaskResponse:
         """Start a task; the answer's `resource_meta` is what the other operations need."""
@@ -182,7 +188,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_idempotent=method.connector.create_is_idempotent,
                             at_most_once=method.connector.at_most_once,
-                            is_alive=partial(self._is_alive, method.connector, message, record.span),
+                            is_alive=partial(self._polling.is_alive, method.connector, message, record.span),
                             limit=self.settings.create_limit,
                             count=record.job_found,
                             orphaned=partial(self._orphaned, record),
@@ -289,7 +295,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     ) -> bytes:
         """Call the connector's `create` once."""
         try:
-            meta = await self._call_through_gate(method, arguments, record, start)
+            call = partial(_call, method, arguments, self.workers, record.span, start)
+            meta = await method.gate.through(Operation.CREATE, record.call.connection, call)
         except AttributeError as error:
             fault = wrong_messages(error, method.label)
             if fault is None:
@@ -318,30 +325,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             )
         return encoded
 
-    async def _is_alive(
-        self, connector: AsyncConnector[Any], message: CreateTaskRequest, span: Span | None, resource_meta: bytes
-    ) -> bool:
-        """Return whether a job can serve a later attempt than the one that it was created for."""
-        request = GetTaskRequest(
-            resource_meta=resource_meta, output_prefix=message.output_prefix, connection=message.connection
-        )
-        method = self._dispatcher.methods.get(connector, Operation.GET)
-        poll: Callable[[], Awaitable[Resource]] = partial(self._poll, method, request, span)
-        if method.gate.applies:
-            account = method.gate.account(message.connection)
-            if (call := account.try_begin()) is None:
-                return True  # it counts as alive, as below
-            poll = account.passing(call, poll)
-        phase = None
-        with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
-            try:
-                retried = partial(self.metrics.retried, connector.task_type_name, Operation.GET)
-                phase = (await self._polls.retrying(poll, connector, retried)).phase
-            except Exception as error:  # noqa: BLE001 - whatever the connector raises
-                return is_transient(connector, error, self._policies.of(connector.task_type_name, connector.policy))
-        # a job that cannot be reached just now counts as alive: polls will tell
-        return phase not in FAILED_PHASES
-
     async def get_task(self, message: GetTaskRequest) -> GetTaskResponse:
         """Report the state of a task."""
         dispatcher = self._dispatcher
@@ -358,15 +341,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                     if is_failure(message.resource_meta):
                         return GetTaskResponse(resource=failed_resource(failure_in(message.resource_meta)))
                     self.creates.asked_for(message.resource_meta)
-                    resource: Resource | EncodedResource
-                    if method.gate.applies:
-                        poll = partial(self._poll, method, message, record.span)
-                        resource, at = await self._poll_through_gate(method, message, record, poll)
-                    else:
-                        most = 0 if record.mask is not None else self.settings.max_response_size
-                        poll_encoded = partial(self._poll_encoded, method, message, record.span, most)
-                        resource = await self._polls.retrying(poll_encoded, method.connector, record.retried)
-                        at = self.account.clock()
+                    resource, at = await self._polling.state(method, message, record)
                     answer: GetTaskResponse
                     if isinstance(resource, EncodedResource):
                         answer = EncodedAnswer(resource)
@@ -420,83 +395,6 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         record.poll_absorbed(error)
         return GetTaskResponse(resource=absorbed)
 
-    async def _poll_through_gate(
-        self,
-        method: ConnectorMethod,
-        message: GetTaskRequest,
-        record: CallRecord,
-        poll: Callable[[], Awaitable[Resource]],
-    ) -> tuple[Resource, float]:
-        """Return a job's state and when it was reported: by `poll`, if the limits allow it now, or before.
-
-        :raises LimitedError: they do not, and the client has the last state already
-        :raises OutageError: the circuit breaker is open
-        :raises BaseException: what `poll` raises, or what polls in the background have raised
-        """
-        jobs = self.known_jobs.of(method, message.connection)
-        job = jobs.asked(record.name or record.about(message.resource_meta), message)
-        resource = jobs.kept(job)
-        if resource is None:
-            begun = jobs.try_begin()
-            if begun is not None:
-                poll = jobs.account.passing(begun, poll)
-                resource = await self._polls.retrying(poll, method.connector, record.retried)
-                jobs.reported(job, resource)
-                return resource, self.account.clock()
-            resource = jobs.wait(job)
-            if resource is None:
-                raise jobs.account.refusal(record.call.operation.phrase(record.call.task_type))
-        age = self.account.clock() - job.at
-        if age > method.gate.policy.poll_max_age and not job.is_final:
-            seen = f"{resource.phase.name}, as of {age:.0f} s ago"
-            resource.message = f"{seen}: {resource.message}" if resource.message else seen
-        return resource, job.at
-
-    async def _poll(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Resource:
-        """Call the connector's `get`; return the job's state."""
-        return resource_to_message(await self._call_get(method, message, span), method.label)
-
-    async def _poll_encoded(
-        self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None, most_encoded: int
-    ) -> Resource | EncodedResource:
-        """Call the connector's `get`; return the job's state, or that as the connector has encoded it.
-
-        :param most_encoded: bytes that it may have if the connector has encoded it; else it is decoded
-        """
-        state = await self._call_get(method, message, span)
-        return encoded_state(state, most_encoded) or resource_to_message(state, method.label)
-
-    async def _call_get(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Any:
-        offered = {"output_prefix": message.output_prefix}
-        arguments = method.arguments(message.resource_meta, offered, message.connection)
-        try:
-            return await method(arguments, self.workers, span)
-        except Exception as error:
-            if not method.gate.applies:
-                method.gate.failed_unlimited(message.connection, error)
-            raise
-
-    async def _call_through_gate(
-        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None = None
-    ) -> Any:
-        """Call a connector's `create` or `delete`, when it may be called."""
-        connection = record.call.connection
-        if method.gate.applies:
-            with await method.gate.enter(method.operation, connection):
-                return await self._call(method, arguments, record, start)
-        try:
-            return await self._call(method, arguments, record, start)
-        except Exception as error:
-            method.gate.failed_unlimited(connection, error)
-            raise
-
-    async def _call(
-        self, method: ConnectorMethod, arguments: dict[str, Any], record: CallRecord, start: Start | None
-    ) -> Any:
-        if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
-            await start.record()
-        return await method(arguments, self.workers, record.span)
-
     async def delete_task(self, message: DeleteTaskRequest) -> DeleteTaskResponse:
         """Cancel a task."""
         dispatcher = self._dispatcher
@@ -508,7 +406,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                 if not is_failure(message.resource_meta):
                     self.creates.asked_for(message.resource_meta)
                     arguments = method.arguments(message.resource_meta, {}, message.connection)
-                    await self._call_through_gate(method, arguments, record)
+                    call_delete = partial(method, arguments, self.workers, record.span)
+                    await method.gate.through(Operation.DELETE, message.connection, call_delete)
                     if method.gate.applies:
                         self.known_jobs.deleted(name, method.gate.account(message.connection))
                 if (job := record.job) is not None and not job.is_final:
@@ -580,6 +479,15 @@ def _local_connection() -> Connection | None:
     rpc = current_call()
     data = None if rpc is None or rpc.peer else rpc.metadata.get(CONNECTION_KEY)
     return Connection.parse(data) if isinstance(data, bytes) else None
+
+
+async def _call(
+    method: ConnectorMethod, arguments: dict[str, Any], workers: Workers, span: Span | None, start: Start | None
+) -> Any:
+    """Call `create`, and have it recorded that it begins."""
+    if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
+        await start.record()
+    return await method(arguments, workers, span)
 
 
 def _empty(message: CreateTaskRequest) -> None:

@@ -255,6 +255,21 @@ class VendorGate:
             del self._accounts[oldest_key]
         return account
 
+    async def through(self, operation: Operation, connection: Connection | None, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, which calls `create` or `delete`, when it may begin.
+
+        :raises RequestError: see `enter`
+        :raises BaseException: the error of `work`
+        """
+        if self.applies:
+            with await self.enter(operation, connection):
+                return await work()
+        try:
+            return await work()
+        except Exception as error:
+            self.failed_unlimited(connection, error)
+            raise
+
     async def enter(self, operation: Operation, connection: Connection | None) -> VendorCall:
         """Wait until a create or a delete may begin; what this returns is to be `with`ed at once.
 
