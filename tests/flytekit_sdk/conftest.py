@@ -49,12 +49,16 @@ def vendors(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def reference(flytekit_python, vendors):
-    """A client of flytekit's own host, with all plugins and the mirror."""
-    with (
-        ReferenceProgram(flytekit_python, "mirror", env=vendors.env) as program,
-        Client(program.ready(PATIENCE).target, unanswered=2.0) as client,
-    ):
+def reference_program(flytekit_python, vendors):
+    """flytekit's own host, with all plugins and the mirror. It may not serve yet: ours starts at the same time."""
+    with ReferenceProgram(flytekit_python, "mirror", env=vendors.env) as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def reference(reference_program):
+    """A client of flytekit's own host."""
+    with Client(reference_program.ready(PATIENCE).target, unanswered=2.0) as client:
         yield client
 
 
@@ -70,7 +74,7 @@ def broken_plugin(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", params=["asyncio", "trio"])
-def ours(request, flytekit_python, vendors, broken_plugin):
+def ours(request, flytekit_python, vendors, broken_plugin, reference_program):
     """A client of our host, with the same and a plugin that is broken; it must end in good order."""
     settings = {"entry_points": True, "modules": ["mirror"]}
     env = {**ENV, **vendors.env, "PYTHONPATH": str(broken_plugin)}
