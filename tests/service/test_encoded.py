@@ -98,6 +98,7 @@ async def created(service, data):
     handlers = service.servicer.__mapping__()
     handler = handlers["/flyteidl2.connector.AsyncConnectorService/CreateTask"]
     message = CODEC.decode(data, handler.request_type)
+    assert handler.request_type.__name__ == "CreateTaskRequest", "which clients read in errors"
     assert type(message) is idl.CreateTaskRequest
     await service.servicer.create_task(message)
     return message

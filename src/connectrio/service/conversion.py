@@ -109,6 +109,9 @@ class ReceivedTask:
         return message
 
 
+ReceivedTask.__name__ = idl.CreateTaskRequest.__name__  # for errors about malformed requests
+
+
 class EncodedAnswer(idl.GetTaskResponse):
     """The answer to a poll that is sent as a connector has encoded it, and decoded only for who reads it here."""
 
