@@ -42,8 +42,9 @@ class CurrentCall:
     """A call, as a connector sees it.
 
     :ivar key: in `create`, the name of the new job: 43 lower-case letters, digits and "-". It is the same whenever this
-        job is asked for again, on any host, and different for each attempt. Give it to the other system as the job's
-        id or idempotency token. None in other methods, and for clients that do not say what they create the job for
+        job is asked for again, on any host, and different for each attempt; but an attempt that finishes what the ended
+        host of an earlier one has begun has the key of that one. Give it to the other system as the job's id or
+        idempotency token. None in other methods, and for clients that do not say what they create the job for
     :ivar peer: the client's address
     :ivar metadata: the request's metadata, a `MultiDict`; not in the `repr`, because it may hold a token
     """
