@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta, current_call
+from connectrio import AsyncConnector, ConnectorPolicy, ConnectorRegistry, Phase, Resource, ResourceMeta, current_call
 
 VENDOR = Path(os.environ["VENDOR"])
 
@@ -58,7 +58,7 @@ class Idempotent(Chaos):
 
 class AtMostOnce(Chaos):
     task_type_name = "at-most-once"
-    at_most_once = True
+    policy = ConnectorPolicy(at_most_once=True)
 
 
 class Plain(Chaos):

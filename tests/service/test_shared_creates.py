@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from connectrio import Phase, Resource, current_call
+from connectrio import ConnectorPolicy, Phase, Resource, current_call
 from connectrio.service.job_store import store
 from connectrio.service.job_store.sqlite import SqliteSession
 from connectrio.service.job_store.store import JobStore
@@ -218,7 +218,10 @@ async def test_a_create_that_fails_is_free_for_others(tmp_path):
 @pytest.mark.parametrize("connector", ["idempotent", "at_most_once", "other"])
 async def test_a_host_ends_while_it_creates(tmp_path, connector):
     """The window: its code has begun, and the answer was not written down."""
-    members = {"create_is_idempotent": connector == "idempotent", "at_most_once": connector == "at_most_once"}
+    members = {
+        "create_is_idempotent": connector == "idempotent",
+        "policy": ConnectorPolicy(at_most_once=connector == "at_most_once"),
+    }
     vendor = Vendor(**members)
     vendor.go_on = anyio.Event()
     async with hosts(tmp_path, vendor) as cluster, anyio.create_task_group() as tasks:
@@ -455,7 +458,7 @@ async def test_while_the_store_is_away_each_host_remembers_for_itself(tmp_path):
 
 @pytest.mark.parametrize("by", ["setting", "connector"])
 async def test_where_the_store_is_required_nothing_is_created_without_it(tmp_path, by):
-    vendor = Vendor(at_most_once=by == "connector")
+    vendor = Vendor(policy=ConnectorPolicy(at_most_once=by == "connector"))
     async with hosts(tmp_path, vendor, is_required=by == "setting") as cluster:
         one = await cluster.another()
         cluster.database.go_away()

@@ -177,9 +177,6 @@ class AsyncConnector(ABC, Generic[M]):
         call (ExecuteTaskSync), without polls
     :cvar create_is_idempotent: whether calling `create` again under the same `current_call().key` finds the job that
         exists already. Then the host calls it again after transient errors, within the call's deadline
-    :cvar at_most_once: whether a job is rather not created than perhaps twice. Where hosts share a job store, `create`
-        is then not called while the store is away, and not again for a job whose host has ended in the middle of
-        `create`: the client gets an error. Of no use with `create_is_idempotent`, which finds such a job
     :cvar adopts_lost_jobs: whether the job of an attempt whose answer was lost may serve the next attempt. That one has
         another `output_prefix`: so say True if `get` reports all outputs. Jobs of tasks that declare no outputs are
         always taken over
@@ -197,7 +194,6 @@ class AsyncConnector(ABC, Generic[M]):
     queues_calls: ClassVar[bool] = False
     is_sync: ClassVar[bool] = False
     create_is_idempotent: ClassVar[bool] = False
-    at_most_once: ClassVar[bool] = False
     adopts_lost_jobs: ClassVar[bool] = False
     policy: ClassVar[ConnectorPolicy] = ConnectorPolicy()
     takes_protobuf: ClassVar[bool | None] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -33,6 +33,9 @@ class ConnectorPolicy:
     :ivar transient: errors that may pass, beside those that `is_transient` names: classes by their names
         ("myvendor.Busy", in any module of that package) and HTTP statuses ("409"). An error that was raised from one of
         them counts too
+    :ivar at_most_once: whether a job is rather not created than perhaps twice. Where hosts share a job store, `create`
+        is then not called while the store is away, and not again for a job whose host has ended in the middle of
+        `create`: the client gets an error. Of no use with `create_is_idempotent`, which finds such a job
     """
 
     rate_calls: int = 0
@@ -44,6 +47,7 @@ class ConnectorPolicy:
     poll_max_age: float = 20.0
     many_limit: int = 100
     transient: tuple[str, ...] = ()
+    at_most_once: bool = False
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -110,12 +114,17 @@ def _convert(kind: str, written: str) -> Any:
     if kind == "tuple[str, ...]":
         return tuple([word for word in map(str.strip, written.split(",")) if word])
     try:
-        return int(written) if kind == "int" else float(written)
-    except ValueError:
-        raise ValueError(f"{written!r} is no {_KINDS[kind]}") from None
+        return _READERS[kind](written)
+    except (KeyError, ValueError):
+        raise ValueError(f"{written!r} is not {_KINDS[kind]}") from None
 
 
-_KINDS = {"int": "whole number", "float": "number"}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "bool": {"true": True, "false": False}.__getitem__,
+    "int": int,
+    "float": float,
+}
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
 
 
 def _check(name: str, kind: str, value: Any) -> None:
@@ -130,9 +139,13 @@ def _check(name: str, kind: str, value: Any) -> None:
             if _TRANSIENT.fullmatch(word) is None:
                 raise ValueError(f"transient must name classes such as myvendor.Busy, or HTTP statuses, got {word!r}")
         return
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+        return
     is_number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
-        raise ValueError(f"{name} must be a {_KINDS[kind]}, got {value!r}")
+        raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
     is_positive = name in _POSITIVE
     if value < 0 or (is_positive and value == 0):
         raise ValueError(f"{name} must {'be more than 0' if is_positive else 'not be negative'}, got {value!r}")

@@ -187,7 +187,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
                             create=partial(self._create, method, message, record),
                             adopts=method.connector.adopts_lost_jobs or not identity.declares_outputs,
                             is_idempotent=method.connector.create_is_idempotent,
-                            at_most_once=method.connector.at_most_once,
+                            at_most_once=method.gate.policy.at_most_once,
                             is_alive=partial(self._polling.is_alive, method.connector, message, record.span),
                             limit=self.settings.create_limit,
                             count=record.job_found,
