@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from connectrio.cli.errors import UsageError
-from connectrio.cli.options.task import TaskOptions, read_meta
+from connectrio.cli.options.task import TaskOptions, meta_argument, read_meta
 from connectrio.client.jobs import category_of
 from connectrio.literals import DataFrame, Dir, File, inputs_to_python, type_name
 
@@ -184,6 +186,9 @@ def test_an_execution_of_another_form(text):
         ("job12345", b"job12345"),  # valid base64, but of no JSON
         ("MTIz", b"MTIz"),  # of JSON that is no object
         ("eyJpZCI6ICI3In0=", b'{"id": "7"}'),
+        (base64.b64encode(pickle.dumps(("b-12",))).decode(), pickle.dumps(("b-12",))),  # has no padding
+        ("CgVqb2ItMQ==", b"\n\x05job-1"),  # a message of protobuf
+        ("MDQ6VXNlcjU4MzIzMQ==", b"MDQ6VXNlcjU4MzIzMQ=="),  # a name that is a text as base64
         ("base64:gASVBw==", b"\x80\x04\x95\x07"),
         ('{"resource_meta": null, "resource_meta_base64": "gASVBw==", "phase": "FAILED"}', b"\x80\x04\x95\x07"),
         ('{"resource_meta_base64": "gASVBw=="}', b'{"resource_meta_base64": "gASVBw=="}'),  # may be a job's own
@@ -191,6 +196,18 @@ def test_an_execution_of_another_form(text):
 )
 def test_the_forms_of_a_resource_meta(argument, meta):
     assert read_meta(argument) == meta
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [b'{"id": "7"}', b"job12345", b"-", b"@jobs", b" 7", b"base64:7", b"\x80\x04.", b"\x1b[2J", b"", b"\n\x05job-1"],
+)
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_what_is_printed_names_the_resource_meta(meta, layers):
+    """Also of one that is itself base64."""
+    for _ in range(layers):
+        meta = base64.b64encode(meta)
+    assert read_meta(meta_argument(meta)) == meta
 
 
 def test_a_document_with_a_damaged_resource_meta():

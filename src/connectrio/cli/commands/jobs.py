@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,7 +14,7 @@ from cyclopts import Parameter, validators
 from connectrio.cli.errors import FAILURE, INTERRUPTED, TEMPORARY_FAILURE, CommandError, explained
 from connectrio.cli.event_loop import Interrupts
 from connectrio.cli.options.client import Client, Local
-from connectrio.cli.options.task import BASE64, Credentials, Meta, TaskOptions, read_meta
+from connectrio.cli.options.task import Credentials, Meta, TaskOptions, meta_argument, read_meta
 from connectrio.cli.output import (
     LOG_WAIT,
     Follower,
@@ -114,8 +113,8 @@ async def _create_and_follow(
     interrupts.notify = lambda: view.say("interrupted; waiting for the job's name, to delete it")
     with explained():
         meta = await jobs.create(request)
-    view.say(f"created {_meta_text(meta)}")
-    job = f"{jobs.category.name} {shlex.quote(_meta_text(meta))}"
+    view.say(f"created {meta_argument(meta)}")
+    job = f"{jobs.category.name} {shlex.quote(meta_argument(meta))}"
     hint = f"the job may still run. Look at it with: connectrio get {job}; end it with: connectrio delete {job}"
     follower = Follower(jobs, meta, view, log_wait=log_wait)
     with interrupts.cancellable():
@@ -160,7 +159,7 @@ def create(
     else:
         execution = execution_of(request)
         print_note(f"execution {execution.name} of project {execution.project}, domain {execution.domain}")
-        print(_meta_text(meta))
+        print(meta_argument(meta))
 
 
 def get(
@@ -334,13 +333,3 @@ class _LogView:
         """
         with explained():
             raise error
-
-
-def _meta_text(meta: bytes) -> str:
-    """Return `meta` as text that `read_meta` accepts."""
-    try:
-        text = meta.decode()
-    except UnicodeDecodeError:
-        text = ""
-    # others could control the terminal that this is printed on
-    return text if text.isprintable() and (text or not meta) else BASE64 + base64.b64encode(meta).decode()

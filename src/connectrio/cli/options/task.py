@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from connectrio.client.task import InputError, MissingSecretError, Task, declare
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, LiteralType, SimpleType, TaskTemplate
 
-__all__ = ["BASE64", "Credentials", "Meta", "TaskOptions", "read_meta", "read_text"]
+__all__ = ["BASE64", "Credentials", "Meta", "TaskOptions", "meta_argument", "read_meta", "read_text"]
 
 Meta = Annotated[str, Parameter(name="RESOURCE_META", allow_leading_hyphen=True)]
 """A resource meta argument, which may be "-"."""
@@ -251,7 +252,7 @@ def read_meta(argument: str) -> bytes:
     """Return the resource meta that `argument` holds or names (see `read_text`).
 
     It may be the text of the meta, "base64:…", what `create` or `run` print with --json, or the value of
-    `resource_meta_base64` in that, if the meta is JSON: other texts may themselves look like base64.
+    `resource_meta_base64` in that (see `_was_encoded`).
 
     :raises UsageError: it is empty, or not base64
     """
@@ -270,11 +271,32 @@ def read_meta(argument: str) -> bytes:
             raise UsageError(f"the resource meta is not base64: {error}") from error
     try:
         meta = base64.b64decode(text, validate=True)
-        if isinstance(msgspec.json.decode(meta), dict):
-            return meta
+    except ValueError:
+        meta = b""
+    return meta if _was_encoded(text, meta) else text.encode("utf-8", "surrogateescape")
+
+
+def meta_argument(meta: bytes) -> str:
+    """Return `meta` as an argument for `read_meta`: as its text, or else as "base64:…"."""
+    with suppress(ValueError, UsageError):
+        text = meta.decode()
+        # others could control the terminal that this is printed on
+        if text.isprintable() and text != "-" and not text.startswith("@") and read_meta(text) == meta:
+            return text
+    return BASE64 + base64.b64encode(meta).decode()
+
+
+def _was_encoded(text: str, meta: bytes) -> bool:
+    """Return whether `text` stands for `meta`, which it is as base64, and not for itself.
+
+    A resource meta may be a text that looks like base64, such as the name of a job. So `meta` has to be an object in
+    JSON, a pickle, or bytes that are no text, which base64 has filled up with "=" as no name is.
+    """
+    is_pickle = meta.startswith(b"\x80") and meta.endswith(b".")
+    try:
+        return is_pickle or isinstance(msgspec.json.decode(meta), dict)
     except (ValueError, msgspec.DecodeError):
-        pass
-    return text.encode("utf-8", "surrogateescape")
+        return text.endswith("=") and not meta.decode("utf-8", "replace").isprintable()
 
 
 def _read_json(path: Path) -> Any:
