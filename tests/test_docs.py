@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from connectrio.connector.policy import ConnectorPolicy
 from connectrio.host.settings import HostSettings
 from syntax import parsed
 from test_layers import MAY_IMPORT
@@ -151,3 +152,12 @@ def test_every_variable_is_a_setting(document: Path):
     of_others = {"DUCKDB", "REFERENCE"}  # CONNECTRIO_DUCKDB_…, CONNECTRIO_REFERENCE of the tests
     for name in re.findall(r"\bCONNECTRIO_([A-Z][A-Z_]*)", document.read_text()):
         assert name in settings or name.split("_")[0] in of_others, name
+
+
+def test_the_table_of_options_has_every_option_and_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", (ROOT / "docs" / "vendor.md").read_text(), re.MULTILINE)
+    words = {"none": (), "`*`": ("*",)}
+    defaults = {name: words.get(text.split(",")[0], text.split(",")[0]) for name, text in rows}
+    policy = ConnectorPolicy()
+    expected = {each.name: getattr(policy, each.name) for each in fields(policy)}
+    assert defaults == {name: value if isinstance(value, tuple) else f"{value:g}" for name, value in expected.items()}

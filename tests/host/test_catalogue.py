@@ -50,6 +50,16 @@ def test_queries_and_alerts_are_about_families_that_exist(found):
             assert family_of(sample, names), sample
 
 
+def test_the_labels_that_other_documents_give_are_those_of_the_family(found):
+    labels = {entry.name: set(entry.labels) for entry in found}
+    named = 0
+    for page in DOCUMENT.parent.glob("*.md"):
+        for name, given in re.findall(r"`(connectrio_\w+)\{([\w,]+)\}`", page.read_text()):
+            named += 1
+            assert set(given.split(",")) == labels[name], f"{page.name}: {name}"
+    assert named > 10
+
+
 def test_labels_in_queries_and_alerts_exist(found):
     known = {label for entry in found for label in entry.labels} | {"le", "job", "instance"}
     for text in (*QUERIES, *alerts().values()):
