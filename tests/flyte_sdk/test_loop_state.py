@@ -7,6 +7,7 @@ import collections
 import functools
 import sys
 import threading
+import tracemalloc
 import weakref
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -179,6 +180,26 @@ def package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tiny", root)
     monkeypatch.setitem(sys.modules, "tiny.module", module)
     return module
+
+
+def _shared_lists():
+    items = [object() for _ in range(2_000)]
+    return [list(items) for _ in range(500)]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: [0] * 2_000_000, _shared_lists], ids=["one large list", "many lists of the same"]
+)
+def test_a_search_takes_little_memory(package, monkeypatch, make):
+    """What a package holds may be larger than the memory that is left."""
+    monkeypatch.setattr(_loop_state, "_MOST_OBJECTS", 10_000)
+    package.thing = make()
+    tracemalloc.start()
+    try:
+        assert loop_bound_state("tiny", []) == "tiny (too many objects to be searched)"
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

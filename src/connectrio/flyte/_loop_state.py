@@ -2,7 +2,7 @@
 
 The search follows all references that Python's garbage collector knows: attributes, slots, containers of any kind,
 closures, defaults, bound methods, `partial`, `lru_cache`, objects of C extensions. So it runs no code of the objects.
-It takes time, at most `_TIME_LIMIT`, and may run in any thread.
+It takes time, at most `_TIME_LIMIT`, and some 30 MB of memory; it may run in any thread.
 """
 
 from __future__ import annotations
@@ -167,8 +167,14 @@ class _Search:
                     return name
                 told = holder if issubclass(type(value), asyncio.AbstractEventLoop) else type(value)
                 return f"{name} ({told.__qualname__})"
+            # before they are asked for: so many would take gigabytes
+            is_large = type(value) in _CONTAINERS and len(value) > most
+            references = () if is_large else _references(value, package)
+            if is_large or len(queue) + len(references) > 2 * most:
+                self.is_complete = False
+                return None
             holder = holder if holder is not None and type(value) in _CONTAINERS else type(value)
-            queue.extend((name, each, holder) for each in _references(value, package))
+            queue.extend((name, each, holder) for each in references if id(each) not in self._seen)
         return None
 
     def _counts(self, value: Any) -> bool:
@@ -193,7 +199,7 @@ class _Search:
         return is_bound or self._counts(value)
 
 
-def _references(value: Any, package: str) -> Iterable[Any]:
+def _references(value: Any, package: str) -> Sequence[Any]:
     """Return what `value` refers to, as far as the search follows it."""
     cls = type(value)
     if issubclass(cls, (*_ENDS, asyncio.AbstractEventLoop)):
