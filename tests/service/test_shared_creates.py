@@ -42,12 +42,15 @@ class Database:
     """An SQLite file with a clock that tests move.
 
     :ivar is_away: whether sessions fail
+    :ivar is_read_only: whether it refuses what would change it
+    :ivar questions: how many statements it was given
     """
 
     def __init__(self, path) -> None:
         self.url = f"sqlite://{path}/jobs.db"
         self.time = 1e9
-        self.is_away = False
+        self.is_away = self.is_read_only = False
+        self.questions = 0
 
     def go_away(self) -> None:
         """Let all sessions fail, and nobody wait for long."""
@@ -81,6 +84,8 @@ class _Session(SqliteSession):
     def execute(self, statement, parameters=()):
         if self._database.is_away:
             raise ConnectionResetError("the server has gone")
+        self._database.questions += 1
+        self._connection.execute(f"PRAGMA query_only = {self._database.is_read_only:d}")
         return super().execute(statement, parameters)
 
 
@@ -527,6 +532,53 @@ async def test_a_database_that_restarts_at_once_is_not_away(tmp_path):
         back.join()
         assert AWAY not in [line["event"] for line in logs]
         assert vendor.jobs == ["0"]
+
+
+async def test_a_database_that_only_answers_questions_is_not_back(tmp_path):
+    """It is full, or a read-only copy; if it counted as back each time, each create would wait for it again."""
+    vendor = Vendor()
+    async with hosts(tmp_path, vendor, is_required=True) as cluster:
+        one = await cluster.another()
+        await create(one)
+        cluster.database.is_read_only = True
+        store._TIMEOUT = 0.3
+        with capture_logs() as logs:
+            with pytest.raises(Exception, match="attempt to write a readonly database"):
+                await create(one, output_prefix="another")
+            asked = cluster.database.questions
+            await eventually(lambda: cluster.database.questions > asked + 5)
+            assert not one.store.is_up
+            cluster.database.is_read_only = False
+            store._TIMEOUT = PATIENCE
+            await eventually(lambda: one.store.is_up)
+        assert [line["event"] for line in logs if line["event"] in (AWAY, BACK)] == [AWAY, BACK]
+        await create(one, output_prefix="another")
+
+
+@pytest.mark.parametrize("hangs", ["SELECT 1", "CREATE TABLE"])
+async def test_a_database_that_hangs_at_the_start_is_left(tmp_path, hangs):
+    """Whatever it does not answer, the session is ended, so that the next one may find it back."""
+    database, aborted = Database(tmp_path), threading.Event()
+
+    class Hanging(_Session):
+        def execute(self, statement, parameters=()):
+            if not aborted.is_set() and statement.startswith(hangs):
+                assert aborted.wait(60), "nobody ends the session"
+                raise ConnectionAbortedError
+            return super().execute(statement, parameters)
+
+        def abort(self):
+            aborted.set()
+
+    store._TIMEOUT = 0.3
+    found = JobStore(database.url, lease=LEASE, memory=600.0, make_session=lambda: Hanging(database))
+    found._thread.start()  # as `open`, without a call that hangs as well
+    try:
+        found._wake.set()
+        found._cleaned_at = -store._CLEANING
+        await eventually(aborted.is_set)
+    finally:
+        await found.aclose()
 
 
 async def test_a_client_that_goes_away_before_the_beginning_leaves_no_claim(tmp_path):

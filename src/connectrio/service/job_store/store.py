@@ -324,13 +324,8 @@ class JobStore(Collector):
         try:
             if session is None:
                 session = self._connect()
-            stop = threading.Timer(_TIMEOUT, session.abort)
-            stop.daemon = True
-            stop.start()
-            try:
+            with _aborted_in_time(session):
                 self._do_work(session)
-            finally:
-                stop.cancel()
         except Exception as error:  # noqa: BLE001 - each database has its own errors
             if session is not None:
                 session.close()
@@ -344,7 +339,10 @@ class JobStore(Collector):
         return session
 
     def _do_work(self, session: Session) -> None:
-        session.execute("SELECT 1")
+        if self._away is None:
+            session.execute("SELECT 1")
+        else:  # also what is read-only or full answers a question
+            jobs.try_writing(session)
         now = time.monotonic()
         if self._active:
             jobs.renew(session, self._owner, list(self._active), self._lease)
@@ -370,7 +368,8 @@ class JobStore(Collector):
             with self._lock:
                 has_schema = self._has_schema
             if not has_schema:
-                jobs.create_schema(session)
+                with _aborted_in_time(session):
+                    jobs.create_schema(session)
                 self._has_schema = True
         except BaseException:
             session.close()
@@ -421,6 +420,18 @@ class JobStore(Collector):
         for each in sorted(passwords_in(self._url), key=len, reverse=True):
             text = text.replace(each, "***")
         return text.strip()
+
+
+@contextmanager
+def _aborted_in_time(session: Session) -> Iterator[None]:
+    """End what a session waits for, if the block takes longer than a call may."""
+    stop = threading.Timer(_TIMEOUT, session.abort)
+    stop.daemon = True
+    stop.start()
+    try:
+        yield
+    finally:
+        stop.cancel()
 
 
 class _Call(Generic[T]):
