@@ -74,6 +74,19 @@ def test_every_link_leads_somewhere(document: Path):
 
 
 @each_document
+def test_nothing_was_doubled_by_a_merge(document: Path):
+    """A merge that keeps both sides can leave a heading inside a paragraph, and a paragraph or a row twice."""
+    text = without_blocks(document.read_text())
+    assert re.findall(r"\S\n(#+ .*)", text) == []
+    paragraphs = [" ".join(each.split()) for each in re.split(r"\n\n|\n(?=[-|#])", text)]
+    begun = [each[:40] for each in paragraphs if len(each) >= 40 and not each.startswith("|")]
+    assert {each for each in begun if begun.count(each) > 1} == set()
+    for table in re.findall(r"^\| field \|.*\n\|[-:| ]+\n((?:\|.*\n)+)", text, re.MULTILINE):
+        names = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+        assert {name for name in names if names.count(name) > 1} <= {"key", "job"}, "a field has two rows"
+
+
+@each_document
 def test_every_path_exists(document: Path):
     roots = {path.name for base in BASES for path in base.iterdir() if path.is_dir()}
     for code in code_in(document.read_text()):
