@@ -257,6 +257,38 @@ async def test_a_vendor_that_fails_is_an_incident():
         assert (await host.report()).jobs[0].answered_until is None
 
 
+async def test_an_open_circuit_breaker_needs_attention():
+    tiny = Tiny()
+    options = ["tiny.breaker_failures=1", "tiny.breaker_pause=3600"]
+    async with hosting(tiny, connector_options=options, poll_retry=0) as (host, stub, _):
+        await stub.create_task(creation())
+        await stub.get_task(request())
+        assert (await host.report()).attention == []
+        tiny.error = ConnectionError("no route to the warehouse")
+        await stub.get_task(request())
+        [incident, breaker] = (await host.report()).attention
+        assert (incident.kind, breaker.kind, breaker.severity) == ("incident", "breaker", "error")
+        assert breaker.text == "tiny: the circuit breaker is open, so the other system gets no calls"
+
+
+@pytest.mark.parametrize(
+    ("required", "meanwhile"), [(False, "creates jobs by its own memory"), (True, "creates are refused")]
+)
+async def test_a_job_store_that_is_away_needs_attention(tmp_path, required, meanwhile):
+    store = f"sqlite://{tmp_path}/no such folder/jobs.db"
+    async with hosting(Tiny(), job_store=store, job_store_required=required) as (host, *_):
+        [attention] = (await host.report()).attention
+        assert (attention.kind, attention.severity) == ("job store", "error")
+        assert attention.text.startswith("the job store does not answer: OperationalError: unable to open")
+        assert meanwhile in attention.what_to_do
+        assert 0 <= time.time() - attention.since < PATIENCE
+
+
+async def test_a_job_store_that_answers_needs_no_attention(tmp_path):
+    async with hosting(Tiny(), job_store=f"sqlite://{tmp_path}/jobs.db") as (host, *_):
+        assert (await host.report()).attention == []
+
+
 async def test_errors_of_polls_that_reach_the_client():
     tiny = Tiny()
     async with hosting(tiny, poll_absorb=0) as (host, stub, _):

@@ -29,7 +29,7 @@ from connectrio.service.metrics import DURATION_BUCKETS
 from connectrio.service.operations import Operation
 from connectrio.service.places import code_of
 from connectrio.telemetry.account import Account
-from connectrio.telemetry.attention import needs_attention, restart_sentence
+from connectrio.telemetry.attention import StoreAway, needs_attention, restart_sentence
 from connectrio.telemetry.jobs import NOBODY
 from connectrio.telemetry.rates import quantile
 from connectrio.telemetry.report import (
@@ -145,8 +145,23 @@ async def report_host(host: HostParts) -> HostReport:
         certificates=_certificates(host.tls),
         processes=[],
     )
-    report.attention.extend(needs_attention(report, blocks=() if host.watchdog is None else list(host.watchdog.blocks)))
+    breakers = {} if service is None else service.gates.open_breakers()
+    report.attention.extend(
+        needs_attention(
+            report,
+            blocks=() if host.watchdog is None else list(host.watchdog.blocks),
+            store_away=_store_away(host, wall),
+            open_breakers=[task_type for task_type, count in breakers.items() if count],
+        )
+    )
     return report
+
+
+def _store_away(host: HostParts, now: float) -> StoreAway | None:
+    shared = None if host.service is None else host.service.shared
+    if shared is None or shared.store.is_up:
+        return None
+    return StoreAway(shared.store.why_away, now - shared.store.away_seconds, host.settings.job_store_required)
 
 
 async def report_stacks(host: HostParts) -> list[StackReport]:

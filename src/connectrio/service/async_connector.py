@@ -114,6 +114,8 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     :ivar creates: the jobs that were created lately
     :ivar account: what is known of calls and jobs
     :ivar admission: the slots for calls
+    :ivar gates: the limits of calls to the systems behind the connectors
+    :ivar shared: the jobs that several hosts create, if they do
     :ivar known_jobs: the jobs that are polled in the background, while the owner of the service has its `run` run
     """
 
@@ -132,6 +134,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
         self.metrics = Metrics() if metrics is None else metrics
         self.workers = Workers(settings.worker)
         self.metrics.registry.register(self.workers)
+        self.shared = shared
         self.creates = IdempotentCreates(settings, shared)
         self.account = account = Account(clock) if account is None else account
         account.rates = Rates(self.metrics.totals, account.clock)
@@ -144,6 +147,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             registry, settings, metrics=self.metrics, workers=self.workers, account=account, trace=trace
         )
         self.admission = self._dispatcher.admission
+        self.gates = self._dispatcher.gates
         self.known_jobs = JobRefresh(
             settings,
             self.workers,

@@ -91,9 +91,9 @@ class Dispatcher:
         self._log_streams: Counter[str] = Counter()
         # polls are stopped before the client's deadline if they can be answered even then
         self._early_polls = settings.poll_absorb > 0
-        gates = VendorGates(settings)
-        metrics.registry.register(gates)
-        self.methods = ConnectorMethods(gates)
+        self.gates = VendorGates(settings)
+        metrics.registry.register(self.gates)
+        self.methods = ConnectorMethods(self.gates)
         self._policies = settings.policies
 
     def record(self, call: TaskCall) -> CallRecord:

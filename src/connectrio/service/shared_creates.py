@@ -55,15 +55,16 @@ class SharedCreates:
     """Creates jobs that no other host creates at the same time.
 
     :param is_required: whether no job is created while the store is away
+    :ivar store: the memory that the hosts share
     """
 
     def __init__(self, store: JobStore, *, is_required: bool) -> None:
-        self._store = store
+        self.store = store
         self._is_required = is_required
 
     def asked_for(self, resource_meta: bytes) -> None:
         """Note that a client knows this job, on whatever host it was created."""
-        self._store.asked_for(resource_meta)
+        self.store.asked_for(resource_meta)
 
     async def obtain(self, wanted: WantedJob, start: Start, lost_here: Callable[[], Awaitable[bytes | None]]) -> bytes:
         """Return the job's `resource_meta`: of the job that another host has created, of an earlier attempt, or new.
@@ -84,7 +85,7 @@ class SharedCreates:
             return await self._create(wanted, start, claim, earlier, lost_here)
         except BaseException as error:
             # an error is the connector's word that there is no job; where it was stopped, there may be one
-            self._store.give_up(claim, in_doubt=start.began is not None and is_cancellation(error))
+            self.store.give_up(claim, in_doubt=start.began is not None and is_cancellation(error))
             raise
 
     async def _claim(self, wanted: WantedJob) -> tuple[Claim | Answered, list[Earlier]]:
@@ -97,7 +98,7 @@ class SharedCreates:
         has_waited = False
         while True:
             try:
-                found, earlier = await self._store.claim(
+                found, earlier = await self.store.claim(
                     wanted.identity,
                     retakes=not wanted.at_most_once,
                     with_earlier=wanted.adopts or wanted.at_most_once,
@@ -132,16 +133,16 @@ class SharedCreates:
             if meta is None and wanted.adopts and not earlier:
                 meta = await lost_here()
                 if meta is not None:
-                    meta = await self._store.finish(claim, meta, "adopted")
+                    meta = await self.store.finish(claim, meta, "adopted")
             if meta is not None:
                 wanted.count(Origin.ADOPTED)
                 return meta
         else:
             self._doubt(wanted, under)
-        start.record = _Begin(self._store, claim, under, lambda error: self._refuse_if_required(wanted, error))
+        start.record = _Begin(self.store, claim, under, lambda error: self._refuse_if_required(wanted, error))
         wanted.count(Origin.FRESH)
         meta = await wanted.create(under, start)
-        official = await self._store.finish(claim, meta, "fresh")
+        official = await self.store.finish(claim, meta, "fresh")
         if official == meta:
             return meta
         if wanted.is_idempotent:  # both hosts have found the same job
@@ -184,13 +185,13 @@ class SharedCreates:
     async def _withdraw(self, earlier: Earlier) -> bool:
         """Take the claim of an earlier attempt away, whose host is gone or frozen; return False if it goes on."""
         try:
-            return await self._store.withdraw(earlier.key)
+            return await self.store.withdraw(earlier.key)
         except JobStoreAwayError as error:
             _unavailable(f"an earlier attempt of the task may go on, but the job store was lost ({error})")
 
     async def _ask(self, wanted: WantedJob) -> list[Earlier]:
         try:
-            return await self._store.earlier_attempts(wanted.identity)
+            return await self.store.earlier_attempts(wanted.identity)
         except JobStoreAwayError as error:
             _unavailable(f"another host was creating the task's earlier attempt when the job store was lost ({error})")
 
@@ -198,7 +199,7 @@ class SharedCreates:
         if not wanted.adopts or earlier.asked or earlier.meta is None or not await wanted.is_alive(earlier.meta):
             return None
         try:
-            meta = await self._store.adopt(claim, earlier.key)
+            meta = await self.store.adopt(claim, earlier.key)
         except JobStoreAwayError as error:
             _unavailable(f"an earlier attempt's job serves this one, but the job store was lost ({error})")
         if meta is not None:
@@ -219,7 +220,7 @@ class SharedCreates:
             meta = await wanted.create(wanted.identity.key, start)
         else:
             wanted.count(Origin.ADOPTED)
-        self._store.record(wanted.identity, meta)
+        self.store.record(wanted.identity, meta)
         return meta
 
     def _refuse_if_required(self, wanted: WantedJob, error: JobStoreAwayError) -> None:
@@ -229,7 +230,7 @@ class SharedCreates:
 
     def _doubt(self, wanted: WantedJob, begun: str) -> None:
         """Note that a job is created again of which nobody knows whether it exists."""
-        self._store.doubts[wanted.task_type] += 1
+        self.store.doubts[wanted.task_type] += 1
         if wanted.is_idempotent:
             logger.warning(
                 "a host ended while it created a job; the other system is asked again under the same key",
@@ -244,7 +245,7 @@ class SharedCreates:
             )
 
     def _refuse_doubtful(self, wanted: WantedJob, begun: str) -> NoReturn:
-        self._store.doubts[wanted.task_type] += 1
+        self.store.doubts[wanted.task_type] += 1
         raise RequestError(
             f"a host has ended while it created this job, under the key {begun}, and whether the job exists is not"
             " known. The connector is at_most_once, so it is not created again as long as this is remembered"
@@ -261,7 +262,7 @@ class _Begin:
     """Writes down, once, that the connector's code begins."""
 
     def __init__(self, store: JobStore, claim: Claim, under: str, refuse: Callable[[JobStoreAwayError], None]) -> None:
-        self._store = store
+        self.store = store
         self._claim = claim
         self._under = under
         self._refuse = refuse
@@ -275,7 +276,7 @@ class _Begin:
         if self._is_done:
             return
         try:
-            if not await self._store.begin(self._claim, self._under):
+            if not await self.store.begin(self._claim, self._under):
                 _unavailable(
                     "this host was stopped for longer than its lease (job_lease), and another one may create the job"
                 )

@@ -359,6 +359,14 @@ class VendorGates(Collector):
             gate = self._gates[id(connector)] = VendorGate(connector, policy, self._most_waiting)
         return gate
 
+    def open_breakers(self) -> dict[str, int]:
+        """Return how many accounts have a circuit breaker that is not closed, for each task type with a gate."""
+        counts: dict[str, int] = {}
+        for gate in [gate for gate in list(self._gates.values()) if gate.applies]:
+            is_open = [account.limits.breaker is not Breaker.CLOSED for account in gate.accounts]
+            counts[gate.task_type] = counts.get(gate.task_type, 0) + sum(is_open)
+        return counts
+
     def collect(self) -> Iterator[Metric]:
         """Yield the numbers of each task type whose calls have to pass a gate."""
         limited = CounterMetricFamily(
@@ -380,8 +388,8 @@ class VendorGates(Collector):
             accounts = [account for gate in same for account in gate.accounts]
             limited.add_metric([task_type], sum(gate.limited for gate in same))
             waiting.add_metric([task_type], sum(account.waiting for account in accounts))
-            is_open = [account.limits.breaker is not Breaker.CLOSED for account in accounts]
-            breakers.add_metric([task_type], sum(is_open))
+        for task_type, count in self.open_breakers().items():
+            breakers.add_metric([task_type], count)
         yield from (limited, waiting, breakers)
 
 

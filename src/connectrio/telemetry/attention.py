@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from connectrio.telemetry.report import Attention, FailureReport, HostReport, JobReport, Restart, TaskName, ThreadReport
 
-__all__ = ["Block", "needs_attention", "orphans", "restart_sentence"]
+__all__ = ["Block", "StoreAway", "needs_attention", "orphans", "restart_sentence"]
 
 # seconds: how long a failure of a connector's code, and a block of the event loop, are shown
 _LATELY = 600.0
@@ -37,10 +37,34 @@ class Block(NamedTuple):
     whom: str = ""
 
 
-def needs_attention(report: HostReport, blocks: Iterable[Block] = ()) -> list[Attention]:
-    """Return what is wrong, errors first. Empty if all is well."""
+class StoreAway(NamedTuple):
+    """The database of `job_store` does not answer.
+
+    :ivar since: in seconds since 1970
+    :ivar is_required: whether creates are refused meanwhile
+    """
+
+    reason: str
+    since: float
+    is_required: bool
+
+
+def needs_attention(
+    report: HostReport,
+    blocks: Iterable[Block] = (),
+    *,
+    store_away: StoreAway | None = None,
+    open_breakers: Iterable[str] = (),
+) -> list[Attention]:
+    """Return what is wrong, errors first. Empty if all is well.
+
+    :param store_away: None if the job store answers, or there is none
+    :param open_breakers: the task types of which a circuit breaker is not closed
+    """
     found = [
         *_incidents(report),
+        *_open_breakers(open_breakers),
+        *_store(store_away),
         *_outages(report),
         *_blocked(report, blocks),
         *_stuck(report.threads),
@@ -70,6 +94,35 @@ def _incidents(report: HostReport) -> Iterator[Attention]:
                 since=each.began,
                 task_type=each.task_type,
             )
+
+
+def _open_breakers(task_types: Iterable[str]) -> Iterator[Attention]:
+    for task_type in task_types:
+        yield Attention(
+            kind="breaker",
+            severity=_ERROR,
+            text=f"{task_type}: the circuit breaker is open, so the other system gets no calls",
+            what_to_do="polls are answered with the last known phase for poll_absorb seconds, and creates wait; after"
+            f" breaker_pause one call finds out whether it is over; look at the system behind {task_type}",
+            task_type=task_type,
+        )
+
+
+def _store(away: StoreAway | None) -> Iterator[Attention]:
+    if away is not None:
+        meanwhile = (
+            "creates are refused meanwhile (job_store_required)"
+            if away.is_required
+            else "this host creates jobs by its own memory meanwhile, so a job of which two hosts are asked can be"
+            " created twice"
+        )
+        yield Attention(
+            kind="job store",
+            severity=_ERROR,
+            text=f"the job store does not answer: {_line(away.reason)}",
+            what_to_do=f"look at its database; the host goes on trying; {meanwhile}",
+            since=away.since,
+        )
 
 
 def _outages(report: HostReport) -> Iterator[Attention]:

@@ -355,7 +355,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What somebody should look at.
 
     :ivar kind: "incident", "outage", "blocked", "stuck", "failure" (of a connector's code), "full", "certificate",
-        "load failure", "orphan", "process" or "log"
+        "load failure", "orphan", "process", "breaker", "job store" or "log"
     :ivar severity: "error" or "warning"
     :ivar text: what it is, in one sentence
     :ivar what_to_do: what helps

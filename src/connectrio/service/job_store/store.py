@@ -252,6 +252,11 @@ class JobStore(Collector):
         """Return why the database is away; "" if it is not."""
         return self._away or ""
 
+    @property
+    def away_seconds(self) -> float:
+        """Return for how long the database has been away; 0 if it is not."""
+        return 0.0 if self.is_up else time.monotonic() - self._away_since
+
     def collect(self) -> Iterator[Metric]:
         """Yield whether the database answers, and the creates that were in doubt."""
         yield GaugeMetricFamily(
