@@ -46,6 +46,38 @@ async def test_calls_that_begin_and_end_together_need_few_wake_ups(monkeypatch):
     assert 1 <= wakes["host"] <= CALLS // 4
 
 
+async def test_a_call_that_is_alone_is_announced_at_once(monkeypatch):
+    """Others wait for a turn of the host's loop, in which more of them may start."""
+    delayed = []
+    release = threading.Event()
+
+    async def at_once():
+        return "done"
+
+    async def wait():
+        await anyio.to_thread.run_sync(release.wait, PATIENCE)
+
+    def after_this_turn(host, function):
+        delayed.append(function)
+        host._call_soon(function)
+
+    async with a_pool() as pool:
+        await home_of(pool)
+        monkeypatch.setattr(HostLoop, "after_this_turn", after_this_turn)
+        for _ in range(3):
+            assert await pool.run(at_once, name="at once") == "done"
+        assert not delayed
+        other = pool.start(lambda _: wait(), name="wait")
+        await eventually(lambda: other._thread is not None)
+        assert await pool.run(at_once, name="at once") == "done"
+        assert delayed
+        release.set()
+        await other.wait()
+        dropped = pool.start(lambda _: at_once(), name="dropped")
+        await dropped.cancel()
+        assert HostLoop.current().calls == 0
+
+
 async def test_a_result_does_not_wait_for_a_neighbour_that_blocks():
     """The home loop would bring both results back together."""
     release = threading.Event()

@@ -21,6 +21,8 @@ class HostLoop:
     """An event loop of a host, for the hosted calls that its tasks wait for.
 
     `anyio.from_thread` waits, so a busy host would block the hosted loop. This never waits.
+
+    :ivar calls: the number of hosted calls whose end the loop does not know yet. For the loop's own thread
     """
 
     def __init__(self, token: EventLoopToken) -> None:
@@ -33,6 +35,7 @@ class HostLoop:
             self._call_from_thread = self._call_soon = native.run_sync_soon
         self._news: deque[Callable[[], object]] = deque()
         self._is_woken = False
+        self.calls = 0
 
     @classmethod
     def current(cls) -> HostLoop:

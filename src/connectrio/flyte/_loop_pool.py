@@ -152,8 +152,10 @@ class LoopPool:
         with self._lock:
             self._pending.append(call)
             wake_home, self._home_takes = not self._home_takes, True
-        if wake_home:
+        if wake_home and call.host.calls > 1:
             call.host.after_this_turn(partial(self._wake_home, call.host, 1))
+        elif wake_home:  # a call that is alone would wait for nothing
+            self._home.call_soon(self._take_at_home)
         return call
 
     def _wake_home(self, host: HostLoop, seen: int) -> None:
@@ -185,7 +187,8 @@ class LoopPool:
                 self._pending.remove(call)
             except ValueError:
                 return False
-            return True
+        call.host.calls -= 1
+        return True
 
     def inform(self, host: HostLoop | None = None) -> None:
         """Wake the host's loop for calls that have ended at home; not while the home loop goes on to begin calls, which
@@ -332,6 +335,7 @@ class Call(Generic[T]):
         self._context = _for_asyncio(copy_context())
         self._start = pending_start()
         self.host = HostLoop.current()
+        self.host.calls += 1
         self._changed = anyio.Event()
         self._ended = False
         self._is_cancelled = False
@@ -411,6 +415,7 @@ class Call(Generic[T]):
         self._changed = anyio.Event()
 
     def _end(self) -> None:
+        self.host.calls -= 1
         self._ended = True
         self._changed.set()
 
