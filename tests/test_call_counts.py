@@ -29,7 +29,7 @@ PACKAGE = Path(connectrio.__file__).parent
 SERVICE = "/flyteidl2.connector.AsyncConnectorService/"
 
 # what a call may take
-CREATE_CALLS, CREATE_FILES, CANCEL_FRAMES = 209, 38, 4
+CREATE_CALLS, CREATE_FILES, CANCEL_FRAMES = 208, 38, 4
 
 
 class Trace:

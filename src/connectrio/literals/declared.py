@@ -166,19 +166,17 @@ class _Compiler:
             return _UNSET
         if depth > MAX_DEPTH:
             return Unsupported("…", f"it is nested more than {MAX_DEPTH} levels deep")
-        if literal_type.simple is not None:
-            return self._simple(literal_type.simple, literal_type)
+        simple = literal_type.simple
+        if simple is not None:
+            if literal_type.metadata is not None and simple == SimpleType.STRUCT:
+                return _struct(literal_type.metadata)
+            if self._pickle is not None and simple == SimpleType.BINARY:
+                return self._pickle
+            codec = _SIMPLE.get(int(simple))
+            return codec or Unsupported(f"simple type {int(simple)}", "this version of connectrio does not know it")
         kind, value = kind_of(literal_type)
         compile_kind = self._kinds.get(kind)
         return _UNSET if compile_kind is None else compile_kind(value, depth)
-
-    def _simple(self, simple: SimpleType, literal_type: LiteralType) -> Codec:
-        if literal_type.metadata is not None and simple == SimpleType.STRUCT:
-            return _struct(literal_type.metadata)
-        if self._pickle is not None and simple == SimpleType.BINARY:
-            return self._pickle
-        codec = _SIMPLE.get(int(simple))
-        return codec or Unsupported(f"simple type {int(simple)}", "this version of connectrio does not know it")
 
     def _enumeration(self, enum: EnumType, _depth: int) -> Codec:
         take_steps(len(enum.values))

@@ -59,7 +59,7 @@ from connectrio.service.job_identity import JobIdentity, identify
 from connectrio.service.job_secrets import JobSecrets
 from connectrio.service.known_jobs import JobRefresh
 from connectrio.service.log_stream import Send, send_responses
-from connectrio.service.methods import UNTRACED, ConnectorMethod, Span
+from connectrio.service.methods import UNTRACED, ConnectorMethod
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import CONNECTION_KEY, Operation, TaskCall
 from connectrio.service.outputs import OutputWriter
@@ -81,8 +81,6 @@ __all__ = ["AsyncConnectorService"]
 
 logger = get_logger("connectrio.service")
 
-# seconds to ask for a job of an earlier attempt, within the ten that its client waits
-_LIFE_SIGN_TIMEOUT = 5.0
 # bytes of a task and its inputs whose key is computed on the event loop: at most about 20 ms
 _IDENTIFIED_ON_THE_EVENT_LOOP = 128 * 1024
 # secrets that one log line names
@@ -299,7 +297,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
     ) -> bytes:
         """Call the connector's `create` once."""
         try:
-            call = partial(_call, method, arguments, self.workers, record.span, start)
+            call = partial(method, arguments, self.workers, record.span, start)
             meta = await method.gate.through(Operation.CREATE, record.call.connection, call)
         except AttributeError as error:
             fault = wrong_messages(error, method.label)
@@ -483,15 +481,6 @@ def _local_connection() -> Connection | None:
     rpc = current_call()
     data = None if rpc is None or rpc.peer else rpc.metadata.get(CONNECTION_KEY)
     return Connection.parse(data) if isinstance(data, bytes) else None
-
-
-async def _call(
-    method: ConnectorMethod, arguments: dict[str, Any], workers: Workers, span: Span | None, start: Start | None
-) -> Any:
-    """Call `create`, and have it recorded that it begins."""
-    if start is not None and start.record is not None and not method.blocking:  # else where it has got a thread
-        await start.record()
-    return await method(arguments, workers, span)
 
 
 def _empty(message: CreateTaskRequest) -> None:

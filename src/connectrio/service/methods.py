@@ -13,7 +13,7 @@ from typing import Any
 from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.connector.context import begin_work
+from connectrio.connector.context import Start, begin_work
 from connectrio.diagnostics import shorten
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.service.errors import RequestError, describe_error
@@ -167,19 +167,24 @@ class ConnectorMethod:
             )
         return {**arguments, **extra}
 
-    async def __call__(self, arguments: Mapping[str, Any], workers: Workers, span: Span | None = None) -> Any:
+    async def __call__(
+        self, arguments: Mapping[str, Any], workers: Workers, span: Span | None = None, start: Start | None = None
+    ) -> Any:
         """Call the method, and await what it returns where that is awaitable.
 
         :param span: makes a span of the trace around that
+        :param start: of the job that `create` is called for; it is recorded just before the connector's code begins
         :raises RequestError: the connector does not have this method
         :raises BaseException: whatever the connector raises
         """
         if span is not None:
             with span(self):
-                return await self(arguments, workers)
-        if self.blocking:
+                return await self(arguments, workers, start=start)
+        if self.blocking:  # the start is recorded when there is a thread
             result = await workers.run(partial(self.function, **arguments), name=self.label, owner=self.owner)
         elif self.overridden:
+            if start is not None and start.record is not None:
+                await start.record()
             if not self.connector.queues_calls:
                 begin_work()
             result = self.function(**arguments)
