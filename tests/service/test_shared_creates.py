@@ -43,13 +43,14 @@ class Database:
 
     :ivar is_away: whether sessions fail
     :ivar is_read_only: whether it refuses what would change it
+    :ivar is_lost_after_claim: whether it goes away before it has answered to a claim
     :ivar questions: how many statements it was given
     """
 
     def __init__(self, path) -> None:
         self.url = f"sqlite://{path}/jobs.db"
         self.time = 1e9
-        self.is_away = self.is_read_only = False
+        self.is_away = self.is_read_only = self.is_lost_after_claim = False
         self.questions = 0
 
     def go_away(self) -> None:
@@ -86,7 +87,12 @@ class _Session(SqliteSession):
             raise ConnectionResetError("the server has gone")
         self._database.questions += 1
         self._connection.execute(f"PRAGMA query_only = {self._database.is_read_only:d}")
-        return super().execute(statement, parameters)
+        rows = super().execute(statement, parameters)
+        if self._database.is_lost_after_claim and statement.startswith("INSERT"):
+            self._database.is_lost_after_claim = False
+            self._database.go_away()
+            raise ConnectionResetError("the server has gone")
+        return rows
 
 
 class Vendor:
@@ -457,6 +463,20 @@ async def test_while_the_store_is_away_each_host_remembers_for_itself(tmp_path):
         assert [line["event"] for line in logs if line["event"] in (AWAY, BACK)] == [AWAY, BACK]
         assert [line["reason"] for line in logs if line["event"] == AWAY] == ["ConnectionRefusedError: nobody listens"]
         # what was created meanwhile is known to all
+        assert await create(two) == first
+        assert vendor.jobs == ["0"]
+
+
+async def test_a_job_is_written_down_whose_claim_had_no_answer(tmp_path):
+    """The claim is in the database, although the host does not know it and creates the job alone."""
+    vendor = Vendor()
+    async with hosts(tmp_path, vendor) as cluster:
+        one, two = await cluster.another(), await cluster.another()
+        cluster.database.is_lost_after_claim = True
+        first = await create(one)
+        cluster.database.come_back()
+        await eventually(lambda: one.store.is_up and two.store.is_up)
+        cluster.database.time += LEASE + 1
         assert await create(two) == first
         assert vendor.jobs == ["0"]
 

@@ -286,12 +286,18 @@ def withdraw(session: Session, key: str) -> bool:
 
 
 def record(session: Session, key: str, task: str, attempt: int, owner: str, meta: bytes, memory: float) -> None:
-    """Write down a job that was created without a claim, while the database was away."""
+    """Write down a job that was created without a claim, while the database was away.
+
+    The owner may have a claim nevertheless, if only the answer to it was lost; and those of others may have passed.
+    """
     session.execute(
         """INSERT INTO connectrio_jobs
         (key, task, attempt, owner, fence, lease, meta, meta_hash, asked, origin, created, expires)
         VALUES (?, ?, ?, ?, CAST({now} * 1000000 AS BIGINT), 0, ?, ?, 0, 'fresh', {now}, {now} + ?)
-        ON CONFLICT (key) DO NOTHING""",
+        ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fence = connectrio_jobs.fence + 1, lease = 0,
+            meta = excluded.meta, meta_hash = excluded.meta_hash, origin = excluded.origin, expires = excluded.expires
+        WHERE connectrio_jobs.meta IS NULL
+            AND (connectrio_jobs.owner = excluded.owner OR connectrio_jobs.lease <= {now})""",
         [key, task, attempt, owner, meta, meta_hash(meta), memory],
     )
 
