@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import anyio
 import pytest
@@ -374,8 +374,26 @@ async def test_few_idle_accounts_are_remembered(monkeypatch):
             gate.account(secrets(token=str(number)))
         assert gate.account(secrets(token="busy")) is busy
     await anyio.sleep(60)
-    gate.account(secrets(token="new"))
+    for number in range(10):
+        gate.account(secrets(token=f"new {number}"))
     assert len(gate.accounts) == 3
+
+
+@in_virtual_time
+async def test_an_account_that_is_kept_keeps_no_others(monkeypatch):
+    """Tokens change every hour, and each new one is an account: those that are used no more must be forgotten."""
+    monkeypatch.setattr("connectrio.service.vendor_gate._MOST_ACCOUNTS", 3)
+    vendor = Vendor()
+    gate = VendorGate(OneByOne(vendor), OneByOne(vendor, rate_calls=1).policy)
+    with suppress(ConnectionError), gate.account(secrets(token="failed")).try_begin():
+        raise ConnectionError("gone")
+    polled = gate.account(secrets(token="polled"))
+    polled.is_needed = True
+    for number in range(10):
+        await anyio.sleep(30)
+        gate.account(secrets(token=str(number)))
+    assert len(gate.accounts) == 3
+    assert polled in gate.accounts
 
 
 @in_virtual_time

@@ -156,4 +156,9 @@ def test_what_may_be_forgotten():
     each.hold(20)
     assert not each.is_idle(10)
     fail(each, 20)
-    assert not each.is_idle(100)
+    assert not each.is_idle(79)
+    assert each.is_idle(80), "an account that nobody uses any more is not kept for ever"
+    each = limits(breaker_failures=1, breaker_pause=10)
+    each.end(100, Outcome.FAILED, is_probe=each.begin(0))
+    assert not each.is_idle(109)
+    assert each.is_idle(110)

@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 # accounts that are remembered of each connector, beyond those that are in use
 _MOST_ACCOUNTS = 256
+# accounts that are looked at for each new one beyond them: more than one, so that they become fewer again
+_LOOKED_AT = 4
 # how long before the client's deadline a call stops to wait: a part of the time that is left, and seconds at most
 _MARGIN = 0.1
 _LONGEST_MARGIN = 1.0
@@ -248,11 +250,15 @@ class VendorGate:
             self._accounts.move_to_end(key)
             return account
         account = self._accounts[key] = VendorAccount(self)
-        while len(self._accounts) > _MOST_ACCOUNTS:
+        for _ in range(_LOOKED_AT if len(self._accounts) > _MOST_ACCOUNTS else 0):
             oldest_key, oldest = next(iter(self._accounts.items()))
-            if oldest.waiting or oldest.is_needed or not oldest.limits.is_idle(anyio.current_time()):
-                break
+            is_used = oldest is account or oldest.waiting or oldest.is_needed
+            if is_used or not oldest.limits.is_idle(anyio.current_time()):
+                self._accounts.move_to_end(oldest_key)  # others behind it may be idle
+                continue
             del self._accounts[oldest_key]
+            if len(self._accounts) <= _MOST_ACCOUNTS:
+                break
         return account
 
     async def through(self, operation: Operation, connection: Connection | None, work: Callable[[], Awaitable[T]]) -> T:

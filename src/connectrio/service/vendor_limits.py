@@ -120,9 +120,14 @@ class VendorLimits:
         self._held_until = max(self._held_until, until)
 
     def is_idle(self, now: float) -> bool:
-        """Return whether nothing has to be remembered: new limits would allow no more."""
-        is_quiet = not self._begun or now - self._begun[-1] >= self._policy.rate_seconds
-        return not self.active and not self.failures and is_quiet and now >= self._held_until
+        """Return whether nothing has to be remembered: new limits would allow no more.
+
+        Failures are forgotten when no call has begun for twice `breaker_pause`, or the account would be kept for ever.
+        """
+        policy = self._policy
+        quiet = max(policy.rate_seconds, 2 * policy.breaker_pause if self.failures else 0.0)
+        is_quiet = not self._begun or now - self._begun[-1] >= quiet
+        return not self.active and is_quiet and now >= max(self._held_until, self._opens)
 
     def reason(self, now: float) -> str:
         """Return why no call may begin now, as a part of a sentence."""
