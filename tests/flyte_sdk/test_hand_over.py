@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import anyio
@@ -101,6 +102,35 @@ async def test_a_result_does_not_wait_for_a_neighbour_that_blocks():
             release.set()
         await slow.wait()
         assert slow.result() == "blocked"
+
+
+async def test_a_result_does_not_wait_for_a_neighbour_that_blocks_and_is_cancelled():
+    """The first one has ended when the second one begins, which is cancelled before it looks after others."""
+    held, blocks, release = threading.Event(), threading.Event(), threading.Event()
+    go = asyncio.Event()
+
+    async def block():
+        blocks.set()
+        release.wait(PATIENCE)
+
+    async with a_pool() as pool, anyio.create_task_group() as tasks:
+        home = await home_of(pool)
+        quick = pool.start(lambda _: go.wait(), name="quick")
+        await quick.wait_for_turn()
+        home.call_soon_threadsafe(held.wait, PATIENCE)
+        home.call_soon_threadsafe(go.set)
+        slow = pool.start(lambda _: block(), name="slow")
+        try:
+            for _ in range(5):
+                await checkpoint()
+            held.set()
+            await eventually(blocks.is_set)
+            tasks.start_soon(slow.cancel)
+            await eventually(lambda: quick._ended)
+            assert not slow._ended
+        finally:
+            held.set()
+            release.set()
 
 
 async def test_news_that_come_while_others_are_told_are_told_too():

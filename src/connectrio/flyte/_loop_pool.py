@@ -396,6 +396,7 @@ class Call(Generic[T]):
         """
         if self._ended or self._pool.withdraw(self):
             return
+        self._pool.inform()  # it may block, and does not look after that itself any more
         self._is_cancelled = True
         if self._thread is not None:
             self._thread.call_soon(self._cancel_task)
