@@ -142,6 +142,18 @@ def test_a_choice_needs_connectors_in_this_process(run, option):
     assert f"{option} must be SOURCE or TYPE=SOURCE" in outcome.err
 
 
+@pytest.mark.parametrize("option", ["--prefer", "--exclude"])
+def test_a_choice_that_no_connector_matches_is_named(run, option):
+    outcome = run(*LOCAL, option, "toy=no_such_place")
+    assert outcome.code == 0
+    assert (
+        f"{option} toy=no_such_place: no connector in --modules (--local adds those installed) comes from"
+        in outcome.err
+    )
+    outcome = run(*LOCAL, "--local", option, "no_such_place")
+    assert f"{option} no_such_place: no connector that is installed or in --modules comes from there" in outcome.err
+
+
 def test_secrets_come_from_named_variables(run, secretive, monkeypatch):
     monkeypatch.setenv("VENDOR_TOKEN", "12345")
     outcome = run("run", "secretive", "--modules", secretive, "--secret", "token=VENDOR_TOKEN", "--json")

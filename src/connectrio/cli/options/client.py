@@ -152,6 +152,8 @@ class Local:
         from connectrio.logs import configure_logging
         from connectrio.testing import serving_in_memory
 
+        where = "that is installed or in --modules" if self.local else "in --modules (--local adds those installed)"
+
         async def hosted() -> T:
             settings = HostSettings(
                 modules=self.modules or [],
@@ -164,6 +166,9 @@ class Local:
                 async with serving_in_memory(settings) as host:
                     for failure in host.host.failures:
                         print_warning(f"{failure.source}: {failure.error}")
+                    for setting, entries in host.host.registry.choice.unused.items():
+                        for entry in entries:
+                            print_warning(f"--{setting} {entry}: no connector {where} comes from there")
                     return await command(host.channel)
             except HostError as error:
                 raise command_error(error) from error
