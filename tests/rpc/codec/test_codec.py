@@ -31,7 +31,7 @@ from connectrio.idl.flyteidl2.core import (
 from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.idl.google.protobuf import Struct, Timestamp
 from connectrio.rpc._codec import decoder
-from connectrio.rpc._codec.wire import MAX_DEPTH
+from connectrio.rpc._codec.wire import MAX_DEPTH, SMALL_VARINTS
 from connectrio.rpc.codec import DecodeError, EncodeError, MessageCodec, decode, encode
 from idl.messages import canonical, class_of, messages, mirror
 from idl.readers import MAIN_MESSAGES, named
@@ -338,3 +338,12 @@ def test_every_scalar_type(kind):
         assert encode(message) == bytes(message)
         assert decode(bytes(message), every_class) == message
     assert decode(b"", every_class) == every_class()
+
+
+def test_varints_that_are_kept_and_others():
+    """Each process keeps them, so they are few."""
+    kept = len(SMALL_VARINTS)
+    assert sum(map(sys.getsizeof, SMALL_VARINTS)) < 100_000
+    for value in (kept - 1, kept):
+        message = TaskCategory(name="n" * value, version=value)
+        assert encode(message) == bytes(message)
