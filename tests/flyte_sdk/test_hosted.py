@@ -24,6 +24,7 @@ from structlog.testing import capture_logs
 
 from connectrio import Phase
 from connectrio.flyte import HostedConnector, HostedMeta
+from connectrio.flyte.hosting import Hosted
 from connectrio.idl.flyteidl2 import core
 from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
@@ -576,3 +577,26 @@ async def test_a_connector_outside_of_its_lifespan():
     error = await failure(service, "get")
     assert error.status is Status.INTERNAL
     assert "call them within their lifespan()" in error.message
+
+
+async def test_connectors_of_two_frameworks_in_one_package_share_its_loop():
+    async def get(self, resource_meta, **kwargs):
+        return Resource(phase=TaskExecution.RUNNING, message=str(id(asyncio.get_running_loop())))
+
+    async def loop_of(connector):
+        return str(id(asyncio.get_running_loop()))
+
+    class OfAnotherFramework(Hosted):
+        async def create(self, **kwargs):
+            raise NotImplementedError
+
+        async def get(self, resource_meta, **kwargs):
+            return await self._run(loop_of)
+
+        async def delete(self, resource_meta, **kwargs):
+            raise NotImplementedError
+
+    other = OfAnotherFramework(connector(), "other", 0)
+    async with hosting(connector(get=get)) as service, other.lifespan():
+        response = await call(service, "get")
+        assert response.resource.message == await other.get(HostedMeta(META))

@@ -21,12 +21,11 @@ from flyte.types import TypeEngine
 from flyteidl2.connector.connector_pb2 import CreateTaskRequest, GetTaskLogsResponse, GetTaskMetricsResponse
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from connectrio.connector.base import EncodedResource, Phase, Resource
-from connectrio.connector.failures import InvalidRequestError
+from connectrio.connector.base import Resource
 from connectrio.diagnostics import text_of, type_name
 from connectrio.flyte._plain_values import plain_inputs, plain_outputs
+from connectrio.flyte._protobuf import decoded_meta, job_state, serialized
 from connectrio.idl.flyteidl2 import connector as idl
-from connectrio.idl.flyteidl2 import core
 from connectrio.literals import LiteralError
 from connectrio.rpc.codec import decode, encode, escape_surrogates
 
@@ -34,8 +33,6 @@ __all__ = ["create", "delete", "get", "get_logs", "get_metrics"]
 
 Connector = AsyncConnector[Any]
 Connection = Mapping[str, str]
-
-_PHASES: dict[int, Phase] = {phase.value: phase for phase in Phase}
 
 # not the errors of stores that outputs are written to: those may pass
 _NOT_ENCODABLE = (TypeError, ValueError, AttributeError, ParseError)
@@ -67,26 +64,19 @@ async def create(
 
 async def get(connector: Connector, meta: bytes, connection: Connection) -> Resource:
     """Return the state of a job; encoded, unless the host has to look at all of it."""
-    state = await connector.get(resource_meta=_decoded(connector, meta), **connection)
-    proto = await _resource_proto(state, f"{type(connector).__qualname__}.get")
-    encoded = proto.SerializeToString()
-    if proto.HasField("custom_info"):  # which may hold numbers that JSON does not have
-        whole = _decode_resource(encoded)
-        return Resource(whole.phase, whole.message, whole.log_links, whole.outputs, whole.custom_info)
-    links = [decode(link.SerializeToString(), core.TaskLog) for link in proto.log_links]
-    phase = _PHASES.get(proto.phase, proto.phase)  # a number that is none is for the host to refuse
-    return EncodedResource(phase, proto.message, links, encoded=encoded, decode=_decode_resource)
+    state = await connector.get(resource_meta=_own_meta(connector, meta), **connection)
+    return job_state(await _resource_proto(state, f"{type(connector).__qualname__}.get"))
 
 
 async def delete(connector: Connector, meta: bytes, connection: Connection) -> None:
     """Cancel a job."""
-    await connector.delete(resource_meta=_decoded(connector, meta), **connection)
+    await connector.delete(resource_meta=_own_meta(connector, meta), **connection)
 
 
 async def get_metrics(connector: Connector, meta: bytes) -> idl.GetTaskMetricsResponse:
     """Return the metrics of a job."""
-    response = await connector.get_metrics(resource_meta=_decoded(connector, meta))
-    data = _serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
+    response = await connector.get_metrics(resource_meta=_own_meta(connector, meta))
+    data = serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
     message: idl.GetTaskMetricsResponse = decode(data, idl.GetTaskMetricsResponse)
     return message
 
@@ -94,7 +84,7 @@ async def get_metrics(connector: Connector, meta: bytes) -> idl.GetTaskMetricsRe
 async def get_logs(connector: Connector, meta: bytes, token: str) -> AsyncGenerator[idl.GetTaskLogsResponse, None]:
     """Yield the log lines of a job."""
     label = f"{type(connector).__qualname__}.get_logs"
-    result: Any = connector.get_logs(resource_meta=_decoded(connector, meta), token=token)
+    result: Any = connector.get_logs(resource_meta=_own_meta(connector, meta), token=token)
     if not inspect.isasyncgen(result):
         yield _log_lines(await result, label)
         return
@@ -157,32 +147,10 @@ async def _encoded(resource: Any) -> Any:
     return proto
 
 
-def _decoded(connector: Connector, meta: bytes) -> Any:
-    """Return the connector's own metadata of a job.
-
-    :raises InvalidRequestError: `meta` is not from this connector
-    """
-    try:
-        return connector.metadata_type.decode(meta)
-    except Exception as error:
-        what = f"the resource_meta of this {connector.task_type_name} task was not made by this connector"
-        raise InvalidRequestError(f"{what}: {text_of(error) or type_name(error)}") from error
-
-
-def _decode_resource(encoded: bytes) -> idl.Resource:
-    message: idl.Resource = decode(encoded, idl.Resource)
-    return message
+def _own_meta(connector: Connector, meta: bytes) -> Any:
+    return decoded_meta(connector.metadata_type, meta, connector.task_type_name)
 
 
 def _log_lines(response: Any, label: str) -> idl.GetTaskLogsResponse:
-    message: idl.GetTaskLogsResponse = decode(
-        _serialized(response, GetTaskLogsResponse, label), idl.GetTaskLogsResponse
-    )
+    message: idl.GetTaskLogsResponse = decode(serialized(response, GetTaskLogsResponse, label), idl.GetTaskLogsResponse)
     return message
-
-
-def _serialized(message: Any, cls: Any, label: str) -> bytes:
-    if not isinstance(message, cls):
-        raise TypeError(f"{label} returned an object of class {type(message).__qualname__}, not a {cls.__qualname__}")
-    data: bytes = message.SerializeToString()
-    return data

@@ -7,7 +7,8 @@ equal Flyte 2's (docs/flyte1.md), so the bytes of both executors' requests are r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from flyteidl.admin.agent_pb2 import CreateTaskRequest, GetTaskLogsResponse, GetTaskMetricsResponse
@@ -20,20 +21,17 @@ from flytekit.extend.backend.utils import mirror_async_methods
 from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
-from connectrio.connector.base import EncodedResource, Phase, Resource
-from connectrio.connector.failures import InvalidRequestError
+from connectrio.connector.base import Resource
 from connectrio.connector.phases import FINAL_PHASES
 from connectrio.diagnostics import text_of, type_name
+from connectrio.flyte._protobuf import decoded_meta, job_state, not_made_by, serialized, whole_state
 from connectrio.idl.flyteidl2 import connector as idl
-from connectrio.idl.flyteidl2 import core
 from connectrio.rpc.codec import decode, encode, escape_surrogates
 
-__all__ = ["create", "delete", "do", "get", "get_logs", "get_metrics", "in_own_context", "result_of"]
+__all__ = ["create", "delete", "do", "get", "get_logs", "get_metrics", "result_of"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_PHASES: dict[int, Phase] = {phase.value: phase for phase in Phase}
 
 # begins the resource meta of a sync connector's job; the rest is its result
 _RESULT = b"flytekit result\0"
@@ -42,16 +40,22 @@ _RESULT = b"flytekit result\0"
 _NOT_ENCODABLE = (TypeError, ValueError, AttributeError)
 
 
-async def in_own_context(function: Callable[P, Awaitable[T]], *arguments: P.args, **named: P.kwargs) -> T:
-    """Await `function(*arguments)` with a stack of flytekit's contexts of its own.
+def _in_own_context(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return `function` with a stack of flytekit's contexts of its own for each call.
 
     flytekit keeps the stack in a list, in a context variable, and a copied context has the same list. So contexts that
     a connector enters (`FlyteContextManager.with_context`) would be those of all calls at the same time.
     """
-    flyte_context_Var.set([FlyteContextManager.current_context()])
-    return await function(*arguments, **named)
+
+    @wraps(function)
+    async def call(*arguments: P.args, **named: P.kwargs) -> T:
+        flyte_context_Var.set([FlyteContextManager.current_context()])
+        return await function(*arguments, **named)
+
+    return call
 
 
+@_in_own_context
 async def create(
     connector: AsyncConnectorBase, request: bytes | idl.CreateTaskRequest, inputs: Mapping[str, Any] | None
 ) -> bytes:
@@ -72,6 +76,7 @@ async def create(
     return data
 
 
+@_in_own_context
 async def do(
     connector: SyncConnectorBase, request: bytes | idl.CreateTaskRequest, inputs: Mapping[str, Any] | None
 ) -> bytes:
@@ -102,41 +107,43 @@ def result_of(connector: SyncConnectorBase, meta: bytes) -> Resource:
     :raises InvalidRequestError: `meta` is not from `do`
     """
     if not meta.startswith(_RESULT):
-        raise _not_made_by(connector, "it holds no result")
-    return _state(meta.removeprefix(_RESULT))
+        raise not_made_by(connector.task_category.name, "it holds no result")
+    return whole_state(meta.removeprefix(_RESULT))
 
 
+@_in_own_context
 async def get(connector: AsyncConnectorBase, meta: bytes) -> Resource:
     """Return the state of a job; encoded, unless the host has to look at all of it."""
-    resource = await mirror_async_methods(connector.get, resource_meta=_decoded(connector, meta))
-    proto = await _resource_proto(resource, f"{type(connector).__qualname__}.get")
-    encoded = proto.SerializeToString()
-    if proto.HasField("custom_info"):  # which may hold numbers that JSON does not have
-        return _state(encoded)
-    links = [decode(link.SerializeToString(), core.TaskLog) for link in proto.log_links]
-    phase = _PHASES.get(proto.phase, proto.phase)  # a number that is none is for the host to refuse
-    return EncodedResource(phase, proto.message, links, encoded=encoded, decode=_decode_resource)
+    resource = await mirror_async_methods(connector.get, resource_meta=_own_meta(connector, meta))
+    return job_state(await _resource_proto(resource, f"{type(connector).__qualname__}.get"))
 
 
+@_in_own_context
 async def delete(connector: AsyncConnectorBase, meta: bytes) -> None:
     """Cancel a job."""
-    await mirror_async_methods(connector.delete, resource_meta=_decoded(connector, meta))
+    await mirror_async_methods(connector.delete, resource_meta=_own_meta(connector, meta))
 
 
+@_in_own_context
 async def get_metrics(connector: AsyncConnectorBase, meta: bytes) -> idl.GetTaskMetricsResponse:
     """Return the metrics of a job."""
-    response = await mirror_async_methods(connector.get_metrics, resource_meta=_decoded(connector, meta))
-    data = _serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
+    response = await mirror_async_methods(connector.get_metrics, resource_meta=_own_meta(connector, meta))
+    data = serialized(response, GetTaskMetricsResponse, f"{type(connector).__qualname__}.get_metrics")
     message: idl.GetTaskMetricsResponse = decode(data, idl.GetTaskMetricsResponse)
     return message
 
 
+@_in_own_context
 async def get_logs(connector: AsyncConnectorBase, meta: bytes) -> idl.GetTaskLogsResponse:
     """Return the log lines of a job."""
-    response = await mirror_async_methods(connector.get_logs, resource_meta=_decoded(connector, meta))
-    data = _serialized(response, GetTaskLogsResponse, f"{type(connector).__qualname__}.get_logs")
+    response = await mirror_async_methods(connector.get_logs, resource_meta=_own_meta(connector, meta))
+    data = serialized(response, GetTaskLogsResponse, f"{type(connector).__qualname__}.get_logs")
     message: idl.GetTaskLogsResponse = decode(data, idl.GetTaskLogsResponse)
     return message
+
+
+def _own_meta(connector: AsyncConnectorBase, meta: bytes) -> Any:
+    return decoded_meta(connector.metadata_type, meta, connector.task_category.name)
 
 
 def _message(request: bytes | idl.CreateTaskRequest) -> Any:
@@ -172,36 +179,3 @@ async def _resource_proto(resource: Any, label: str) -> Any:
         except _NOT_ENCODABLE as reason:
             problem = text_of(reason) or type_name(reason)
             raise TypeError(f"{label} returned a Resource that cannot be encoded: {problem}") from error
-
-
-def _decode_resource(data: bytes) -> idl.Resource:
-    message: idl.Resource = decode(data, idl.Resource)
-    return message
-
-
-def _state(encoded: bytes) -> Resource:
-    whole = _decode_resource(encoded)
-    return Resource(whole.phase, whole.message, whole.log_links, whole.outputs, whole.custom_info)
-
-
-def _decoded(connector: AsyncConnectorBase, meta: bytes) -> Any:
-    """Return the connector's own metadata of a job.
-
-    :raises InvalidRequestError: `meta` is not from this connector
-    """
-    try:
-        return connector.metadata_type.decode(meta)
-    except Exception as error:
-        raise _not_made_by(connector, text_of(error) or type_name(error)) from error
-
-
-def _not_made_by(connector: AsyncConnectorBase | SyncConnectorBase, reason: str) -> InvalidRequestError:
-    what = f"the resource_meta of this {connector.task_category.name} task was not made by this connector"
-    return InvalidRequestError(f"{what}: {reason}")
-
-
-def _serialized(message: Any, cls: Any, label: str) -> bytes:
-    if not isinstance(message, cls):
-        raise TypeError(f"{label} returned an object of class {type(message).__qualname__}, not a {cls.__qualname__}")
-    data: bytes = message.SerializeToString()
-    return data
