@@ -278,7 +278,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
             arguments = method.with_connection(arguments, message.connection)
             create = partial(self._create_job, method, arguments, record, start)
             if start is not None and connector.create_is_idempotent:
-                meta = await self._polls.retrying(create, connector, record.retried)
+                meta = await self._polls.retrying(create, method.gate, record.retried)
             else:
                 meta = await create()
             self._know(record, meta)  # at once: its client may be gone, and then it is all that is known of the job

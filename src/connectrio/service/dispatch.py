@@ -94,13 +94,12 @@ class Dispatcher:
         self.gates = VendorGates(settings)
         metrics.registry.register(self.gates)
         self.methods = ConnectorMethods(self.gates)
-        self._policies = settings.policies
 
     def record(self, call: TaskCall) -> CallRecord:
         """Return what counts and logs the call, and makes a status of its error."""
         known = self._registry.has(call.task_type, call.version) or self._versions(call.task_type)
         label = call.task_type if known else UNREGISTERED
-        return CallRecord(call, label, self._metrics, self._account, self._trace, self._policies)
+        return CallRecord(call, label, self._metrics, self._account, self._trace)
 
     def find(self, record: CallRecord) -> ConnectorMethod:
         """Return the method of the connector that the call is for, which its record knows from then on.
@@ -118,7 +117,9 @@ class Dispatcher:
             if versions:
                 message += f" It is served in version {', '.join(map(str, versions))}, not in version {call.version}."
             raise RequestError(message, Status.NOT_FOUND) from None
-        return self.methods.get(connector, call.operation)
+        method = self.methods.get(connector, call.operation)
+        record.gate = method.gate
+        return method
 
     def _versions(self, task_type: str) -> list[int]:
         connectors = (registered.connector for registered in self._registry.registered())

@@ -7,30 +7,23 @@ out only when that has gone on for too long.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 
-from connectrio.connector.base import AsyncConnector
-from connectrio.connector.policy import ConnectorPolicy
 from connectrio.connector.retry_after import retry_after
-from connectrio.connector.transient import is_one_of
-from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2 import connector as idl
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
-from connectrio.logs import get_logger
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.exceptions import only_leaf
-from connectrio.service.errors import OutageError, OverloadError, RequestError, TimeLimitError
+from connectrio.service.errors import OutageError, OverloadError, TimeLimitError
 from connectrio.service.outputs import OutputStoreError
 from connectrio.service.settings import ServiceSettings
+from connectrio.service.vendor_gate import VendorGate
 from connectrio.telemetry.jobs import JobRecord
 
-__all__ = ["PollShield", "is_transient"]
-
-logger = get_logger("connectrio.service")
+__all__ = ["PollShield"]
 
 T = TypeVar("T")
 
@@ -49,24 +42,23 @@ class PollShield:
         self._retry = settings.poll_retry
         self._absorb = settings.poll_absorb
         self._clock = clock
-        self._policies = settings.policies
 
     async def retrying(
-        self, work: Callable[[], Awaitable[T]], connector: AsyncConnector[Any], retried: Callable[[Exception], None]
+        self, work: Callable[[], Awaitable[T]], gate: VendorGate, retried: Callable[[Exception], None]
     ) -> T:
         """Do `work`, and again while it fails transiently, after pauses that double, or that the vendor asks for.
 
         It goes on for at most half of what is left until the call's deadline: the rest is for an attempt that takes its
         time, and for the answer.
 
+        :param gate: the connector's
         :param retried: called before each further attempt, with the error of the one before
         :raises Exception: the last error of `work`, when the time has passed or the error is not transient
         """
         try:
             return await work()
         except Exception as first_error:
-            policy = self._policies.of(connector.task_type_name, connector.policy)
-            if self._retry == 0 or not is_transient(connector, first_error, policy):
+            if self._retry == 0 or not gate.is_vendors(first_error):
                 raise
             error = first_error
         now = anyio.current_time()
@@ -81,7 +73,7 @@ class PollShield:
             try:
                 return await work()
             except Exception as next_error:
-                if not is_transient(connector, next_error, policy):
+                if not gate.is_vendors(next_error):
                     raise
                 error = next_error
 
@@ -112,20 +104,3 @@ class PollShield:
         phase = job.phase if is_known else Phase.RUNNING
         seen = f"as of {self._clock() - (job.polled or 0):.0f} s ago" if is_known else "not seen by this host yet"
         return idl.Resource(phase=phase, message=f"{phase.name}, {seen}: {text}", log_links=job.links)
-
-
-def is_transient(connector: AsyncConnector[Any], error: BaseException, policy: ConnectorPolicy) -> bool:
-    """Return whether the connector or its policy says that `error` may pass."""
-    error = only_leaf(error)
-    if not isinstance(error, Exception) or issubclass(type(error), RequestError):
-        return False  # the host's own word on a request, whatever it was raised from
-    try:
-        return bool(policy.transient and is_one_of(error, policy.transient)) or bool(connector.is_transient(error))
-    except BaseException as failure:  # noqa: BLE001 - SystemExit as well, from the connector's code or its error's
-        # neither the text of this error nor that of the poll's, which it follows: they may hold secrets
-        logger.error(  # noqa: TRY400 - same
-            "is_transient failed; the error counts as lasting",
-            connector=connector.name,
-            exception=f"{''.join(traceback.format_tb(failure.__traceback__))}{type_name(failure)}",
-        )
-        return False

@@ -16,7 +16,7 @@ from connectrio.service.known_jobs import JobRefresh
 from connectrio.service.methods import ConnectorMethod, ConnectorMethods, Span
 from connectrio.service.metrics import Metrics
 from connectrio.service.operations import Operation
-from connectrio.service.poll_shield import PollShield, is_transient
+from connectrio.service.poll_shield import PollShield
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.telemetry import CallRecord
 from connectrio.service.workers import Workers
@@ -66,7 +66,7 @@ class Polling:
         if method.gate.applies:
             return await self._through_gate(method, message, record)
         poll = partial(self._poll_encoded, method, message, record.span, 0 if record.mask is not None else self._most)
-        return await self._shield.retrying(poll, method.connector, record.retried), self._clock()
+        return await self._shield.retrying(poll, method.gate, record.retried), self._clock()
 
     async def is_alive(
         self, connector: AsyncConnector[Any], message: CreateTaskRequest, span: Span | None, resource_meta: bytes
@@ -86,9 +86,9 @@ class Polling:
         with anyio.move_on_after(_LIFE_SIGN_TIMEOUT):
             try:
                 retried = partial(self._metrics.retried, connector.task_type_name, Operation.GET)
-                phase = (await self._shield.retrying(poll, connector, retried)).phase
+                phase = (await self._shield.retrying(poll, method.gate, retried)).phase
             except Exception as error:  # noqa: BLE001 - whatever the connector raises
-                return is_transient(connector, error, method.gate.policy)
+                return method.gate.is_vendors(error)
         # a job that cannot be reached just now counts as alive: polls will tell
         return phase not in FAILED_PHASES
 
@@ -103,7 +103,7 @@ class Polling:
             begun = jobs.try_begin()
             if begun is not None:
                 poll = jobs.account.passing(begun, partial(self._poll, method, message, record.span))
-                resource = await self._shield.retrying(poll, method.connector, record.retried)
+                resource = await self._shield.retrying(poll, method.gate, record.retried)
                 jobs.reported(job, resource)
                 return resource, self._clock()
             resource = jobs.wait(job)

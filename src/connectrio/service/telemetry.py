@@ -21,7 +21,6 @@ from grpclib.const import Status
 
 from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import reset_current_call, set_current_call
-from connectrio.connector.policy import Policies
 from connectrio.connector.transient import failure_kind
 from connectrio.diagnostics import LONGEST_TEXT, current_trace, format_error, shorten, text_of
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
@@ -47,9 +46,8 @@ from connectrio.service.methods import ConnectorMethod, Span
 from connectrio.service.metrics import UNREGISTERED, Metrics
 from connectrio.service.operations import Operation, TaskCall
 from connectrio.service.places import failed_in
-from connectrio.service.poll_shield import is_transient
 from connectrio.service.slots import Slots
-from connectrio.service.vendor_gate import VendorAccount
+from connectrio.service.vendor_gate import VendorAccount, VendorGate
 from connectrio.service.wanted_job import Origin
 from connectrio.service.workers import Workers
 from connectrio.telemetry.account import Account
@@ -86,7 +84,6 @@ class CallRecord:
 
     :param label: the `task_type` label of the metrics
     :param trace: makes the spans of the connector's methods; None without tracing
-    :param policies: what the operator has set for single connectors; None for nothing
     :ivar span: `trace` for this call
     :ivar mask: finds the secrets of the job; None if there are none, or if they are not known
     :ivar task: of Flyte, as far as the request says
@@ -95,6 +92,7 @@ class CallRecord:
     :ivar name: of the job that the call is about
     :ivar job: that job, if the account knows it
     :ivar connector: that the call is for, once it was found
+    :ivar gate: of that connector
     """
 
     def __init__(
@@ -104,7 +102,6 @@ class CallRecord:
         metrics: Metrics,
         account: Account,
         trace: TraceMethod | None = None,
-        policies: Policies | None = None,
     ) -> None:
         connection = call.connection
         self.mask = SecretMask(connection.secrets) if connection is not None and connection.secrets else None
@@ -115,8 +112,8 @@ class CallRecord:
         self.name: JobName | None = None
         self.job: JobRecord | None = None
         self.connector: AsyncConnector[Any] | None = None
+        self.gate: VendorGate | None = None
         self._label = label
-        self._policies = policies
         self._metrics = metrics
         self._account = account
         self.span: Span | None = None if trace is None else partial(trace, self)
@@ -413,15 +410,11 @@ class CallRecord:
     def is_vendors(self, error: BaseException) -> bool:
         """Return whether the system behind the connector is at fault, for the moment."""
         if self._verdict is None or self._verdict[0] is not error:
-            cause, connector = only_leaf(error), self.connector
-            if connector is None or issubclass(type(cause), RequestError):
-                found = False
+            cause, gate = only_leaf(error), self.gate
+            if gate is not None and issubclass(type(cause), TimeLimitError):
+                found = not _waited_for_room(cause)
             else:
-                is_late = issubclass(type(cause), TimeLimitError)
-                policy = connector.policy
-                if self._policies is not None:
-                    policy = self._policies.of(connector.task_type_name, policy)
-                found = not _waited_for_room(cause) if is_late else is_transient(connector, error, policy)
+                found = gate is not None and gate.is_vendors(cause)
             self._verdict = error, found
         return self._verdict[1]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,13 +30,14 @@ from connectrio.connector.base import AsyncConnector
 from connectrio.connector.context import pending_start
 from connectrio.connector.policy import ConnectorPolicy
 from connectrio.connector.retry_after import retry_after
+from connectrio.connector.transient import is_one_of
+from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.logs import get_logger
 from connectrio.rpc.call import current_call
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.errors import LimitedError, OutageError, OverloadError, RequestError
 from connectrio.service.operations import Operation
-from connectrio.service.poll_shield import is_transient
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.vendor_limits import Breaker, Outcome, VendorLimits
 
@@ -308,10 +310,21 @@ class VendorGate:
         return OutageError(text) if isinstance(error, OutageError) else OverloadError(text)
 
     def is_vendors(self, error: BaseException) -> bool:
-        """Return whether the other system is at fault, for the moment."""
-        return not issubclass(type(only_leaf(error)), RequestError) and is_transient(
-            self._connector, error, self.policy
-        )
+        """Return whether the other system is at fault, for the moment, as the connector or its policy says."""
+        error = only_leaf(error)
+        if not isinstance(error, Exception) or issubclass(type(error), RequestError):
+            return False  # the host's own word on a request, whatever it was raised from
+        words = self.policy.transient
+        try:
+            return bool(words and is_one_of(error, words)) or bool(self._connector.is_transient(error))
+        except BaseException as failure:  # noqa: BLE001 - SystemExit as well, from the connector's code or its error's
+            # neither the text of this error nor that of the call's, which it follows: they may hold secrets
+            logger.error(  # noqa: TRY400 - same
+                "is_transient failed; the error counts as lasting",
+                connector=self._connector.name,
+                exception=f"{''.join(traceback.format_tb(failure.__traceback__))}{type_name(failure)}",
+            )
+            return False
 
     def failed(self, account: VendorAccount, error: Exception) -> bool:
         """Keep to what the error of a call asks for; return whether the other system is at fault, for the moment."""
