@@ -25,7 +25,9 @@ from e2e.client import Client
 from e2e.programs import HostProgram
 from e2e.reference import ReferenceProgram, find_reference
 from flyte_sdk.connectors.mirror import RESOURCES, Color, Mirrored, Model, Point
+from flyte_sdk.table import DIFFERENCES
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "flyte-connectors.md"
 CONNECTORS = Path(__file__).parent / "connectors"
 
 # seconds; flyte-sdk takes long to import on a busy machine
@@ -239,3 +241,18 @@ def test_resources(ours, reference, name):
     else:
         # compared as bytes, because NaN is not equal to itself
         assert answer.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda each: each.case)
+def test_both_answer_as_the_table_says(ours, reference, difference):
+    assert (difference.answer(reference), difference.answer(ours)) == (difference.theirs, difference.ours)
+
+
+def test_the_document_has_the_table_and_the_numbers():
+    text = DOCUMENT.read_text()
+    table = text.partition("| what is asked |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert table == [difference.row for difference in DIFFERENCES]
+    counts = (
+        f"{len(VALUES)} values of all types, {len(LITERALS)} literals of other clients, and {len(RESOURCES)} states"
+    )
+    assert counts in " ".join(text.split())

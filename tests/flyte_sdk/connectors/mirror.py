@@ -5,6 +5,7 @@ And one that blocks, for measurements.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
 import enum
@@ -104,6 +105,23 @@ RESOURCES: dict[str, Any] = {
 }
 
 
+def fail(error: BaseException) -> Resource:
+    raise error
+
+
+DIFFERENT: dict[str, Any] = {
+    "undefined": lambda: Resource(phase=TaskExecution.UNDEFINED),
+    "half a pair": lambda: Resource(phase=TaskExecution.RUNNING, message="a\udcff"),
+    "nan": lambda: Resource(phase=TaskExecution.RUNNING, custom_info={"a": float("nan")}),
+    "not a text": lambda: Resource(phase=TaskExecution.RUNNING, message=7),
+    "time-out": lambda: fail(TimeoutError("the vendor is slow")),
+    "long": lambda: fail(ValueError("x" * 20_000)),
+    "not implemented": lambda: fail(NotImplementedError("later")),
+    "cancelled": lambda: fail(asyncio.CancelledError()),
+}
+"""What `get` can do that our host and flyte-sdk's answer differently."""
+
+
 class Mirror(AsyncConnector):
     name = "Mirror"
     task_type_name = "mirror"
@@ -113,7 +131,7 @@ class Mirror(AsyncConnector):
         return Mirrored(json.dumps([[key, describe(value)] for key, value in kwargs.items()]))
 
     async def get(self, **kwargs):
-        make = RESOURCES.get(kwargs["resource_meta"].said)
+        make = {**RESOURCES, **DIFFERENT}.get(kwargs["resource_meta"].said)
         if make is not None:
             return make()
         told = json.dumps([[key, describe(value)] for key, value in kwargs.items()])
@@ -140,5 +158,24 @@ class Blocking(Mirror):
         return Resource(phase=TaskExecution.RUNNING)
 
 
+class Bare(AsyncConnector):
+    name = "Bare"
+    task_type_name = "bare"
+    metadata_type = Mirrored
+
+    async def create(self, **kwargs):
+        return Mirrored()
+
+    async def get(self, **kwargs):
+        return Resource(phase=TaskExecution.RUNNING)
+
+    async def delete(self, **kwargs):
+        pass
+
+    async def get_metrics(self, **kwargs):
+        raise ValueError("no metrics today")
+
+
 ConnectorRegistry.register(Mirror())
+ConnectorRegistry.register(Bare())
 ConnectorRegistry.register(Blocking())
