@@ -168,9 +168,10 @@ def test_every_variable_is_a_setting(document: Path):
 
 
 def test_the_table_of_options_has_every_option_and_its_default():
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", (ROOT / "docs" / "vendor.md").read_text(), re.MULTILINE)
-    words = {"none": (), "`*`": ("*",)}
-    defaults = {name: words.get(text.split(",")[0], text.split(",")[0]) for name, text in rows}
+    rows = re.findall(r"^\| `(\w+)` \| ([^|,]+)", (ROOT / "docs" / "vendor.md").read_text(), re.MULTILINE)
+    words = {(): "none", ("*",): "`*`", False: "false"}
     policy = ConnectorPolicy()
-    expected = {each.name: getattr(policy, each.name) for each in fields(policy)}
-    assert defaults == {name: value if isinstance(value, tuple) else f"{value:g}" for name, value in expected.items()}
+    defaults = {each.name: getattr(policy, each.name) for each in fields(policy)}
+    assert {name: text.strip() for name, text in rows} == {
+        name: words[value] if isinstance(value, bool | tuple) else f"{value:g}" for name, value in defaults.items()
+    }
