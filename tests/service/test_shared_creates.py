@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from connectrio import ConnectorPolicy, Phase, Resource, current_call
+from connectrio.service.job_identity import JobIdentity
 from connectrio.service.job_store import store
 from connectrio.service.job_store.sqlite import SqliteSession
 from connectrio.service.job_store.store import JobStore
@@ -538,6 +539,24 @@ async def test_an_answer_is_written_when_the_store_is_back(tmp_path):
         await eventually(lambda: two.store.is_up and not one.store._pending)
         assert (await create(two)).resource_meta == Job("0").encode()
         assert vendor.jobs == ["0"]
+
+
+async def test_an_answer_does_not_wait_long_behind_others(tmp_path):
+    """It cannot be cancelled, so a slow database and many creates would keep a host from ending."""
+    async with hosts(tmp_path, Vendor()) as cluster:
+        one = await cluster.another()
+        name = JobIdentity("cr-1", "t-1", 0, declares_outputs=False)
+        claim, _ = await one.store.claim(name, retakes=True, with_earlier=False)
+        assert await one.store.begin(claim, claim.key)
+        store._TIMEOUT = 0.1
+        others = [object() for _ in range(int(one.store._places.total_tokens))]
+        for each in others:
+            await one.store._places.acquire_on_behalf_of(each)
+        with anyio.fail_after(60):
+            assert await one.store.finish(claim, b"meta", "fresh") == b"meta"
+        assert one.store.is_up
+        store._TIMEOUT = PATIENCE
+        await eventually(lambda: cluster.database.rows("meta") == [(b"meta",)])
 
 
 async def test_a_database_that_restarts_at_once_is_not_away(tmp_path):

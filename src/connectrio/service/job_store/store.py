@@ -171,19 +171,23 @@ class JobStore(Collector):
         return meta
 
     async def finish(self, claim: Claim, meta: bytes, origin: str) -> bytes | None:
-        """Write a job down, see `jobs.finish`. If the database is away, do so when it is back, and return `meta`."""
+        """Write a job down, see `jobs.finish`. If the database is away or too slow, do so later, and return `meta`."""
         write = partial(jobs.finish, mine=claim, owner=self._owner, meta=meta, memory=self._memory, origin=origin)
         if len(meta) > LONGEST_META:
             self.give_up(claim, in_doubt=False)
             return meta
+        official: bytes | None = meta
         try:
-            with anyio.CancelScope(shield=True):  # the job exists; it takes two seconds at most
+            # the job exists. Many creates may wait for their turn, so it may take longer than the call itself
+            with anyio.move_on_after(2 * _TIMEOUT, shield=True) as scope:
                 official = await self._call(write)
+            is_written = not scope.cancelled_caught
         except JobStoreAwayError:
-            self._later(write)
-            return meta
+            is_written = False
         finally:
             self._active.pop(claim.key, None)
+        if not is_written:
+            self._later(write)
         return official
 
     # what is written in the background
