@@ -37,9 +37,11 @@ INTERRUPTED = 130
 # 128 + SIGPIPE
 _BROKEN_PIPE = 141
 
+# for a call that has not reached a host
+_NO_CONNECTION = "is the host running, and is --target its address? start one with: connectrio serve"
 _NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 _HINTS = {
-    "UNAVAILABLE": "is the host running, and is --target its address? start one with: connectrio serve",
+    "UNAVAILABLE": "this may pass, so try again later; what is wrong with the host: connectrio top --once",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout SECONDS",
     "NOT_FOUND": "see what the host serves with: connectrio ls",
     "INVALID_ARGUMENT": "compare the inputs, or the resource meta, with what the connector expects",
@@ -109,8 +111,11 @@ def explained(*, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEED
         yield
     except GRPCError as error:
         name = error.status.name
+        hint = {**_HINTS, "DEADLINE_EXCEEDED": late}.get(name, "")
+        if (error.message or "").startswith("cannot connect to "):
+            hint = _NO_CONNECTION
         raise CommandError(
             error_text(error),
-            hint={**_HINTS, "DEADLINE_EXCEEDED": late}.get(name, ""),
+            hint=hint,
             code=unreachable if name in _NO_ANSWER else FAILURE,
         ) from error

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from connectrio import TransientError
+
 DOCUMENT = {
     "phase": "SUCCEEDED",
     "message": "",
@@ -187,6 +189,19 @@ def test_a_failed_call_is_an_error_and_a_hint(ask, arguments, message, hint):
     assert error.startswith(f"error: {message}")
     assert advice.startswith("hint: ")
     assert hint in advice
+
+
+def test_a_host_that_answers_unavailable_is_running(ask, toy, monkeypatch):
+    async def create(**kwargs):
+        raise TransientError("the other system is down")
+
+    monkeypatch.setattr(toy, "create", create)
+    outcome = ask("create", "toy")
+    assert outcome.err.startswith("error: UNAVAILABLE: "), outcome.err
+    assert "the other system is down" in outcome.err
+    assert outcome.err.endswith(
+        "hint: this may pass, so try again later; what is wrong with the host: connectrio top --once\n"
+    )
 
 
 @pytest.mark.parametrize("command", [["ls"], ["create", "toy"], ["get", "toy", "{}"], ["run", "toy"]])
