@@ -628,6 +628,29 @@ def test_a_connector_that_comes_with_connectrio_gives_way(monkeypatch, install):
     assert served(registry) == {"duckdb": "entry point a (connectrio.connectors.duckdb)"}
 
 
+def test_a_connector_of_our_own_without_its_extra_is_no_failure(monkeypatch, install):
+    for name in [name for name in sys.modules if name.startswith("connectrio.connectors.duckdb")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    install({"duckdb": "connectrio.connectors.duckdb"})
+    registry = Registry()
+    [line] = load_all(registry)
+    assert line["event"] == "connectrio's own connector is not served: its extra is not installed"
+    assert (line["log_level"], registry.failures) == ("info", [])
+    assert line["error"].endswith("""the DuckDB connector needs DuckDB: pip install "connectrio[duckdb]\"""")
+    assert registry.absent["duckdb"].error == line["error"]
+
+
+def test_another_package_that_lacks_a_package_is_a_failure(monkeypatch, install):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    install({"duckdb": "plugin_lacking"})
+    write("site/plugin_lacking.py", "import duckdb")
+    registry = Registry()
+    load_all(registry)
+    assert [failure.kind for failure in registry.failures] == ["ModuleNotFoundError"]
+    assert registry.absent == {}
+
+
 def test_a_choice_that_has_no_effect(rivals):
     registry = Registry()
     logs = load_all(registry, prefer=["plugin_tow", "plugin_two"], exclude=["other=plugin_one", "plugin_one"])

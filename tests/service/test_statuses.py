@@ -122,6 +122,16 @@ async def test_an_unknown_type_may_be_one_that_could_not_be_loaded(operation):
 
 
 @every_operation
+async def test_a_connector_whose_extra_is_not_installed(operation):
+    service = Service()
+    service.registry.absent["duckdb"] = LoadFailure("entry point duckdb", "ImportError", "ImportError: install it")
+    error = await failure(service, operation, "duckdb")
+    assert error.status is Status.NOT_FOUND
+    assert error.message.endswith("may be missing because of this: entry point duckdb: ImportError: install it")
+    assert "install it" not in (await failure(service, operation, "nope")).message
+
+
+@every_operation
 async def test_a_connector_that_is_not_open(operation):
     service = Service(poll_absorb=0)
     service.registry.outages["tiny", 0] = LoadFailure("module x", "lifespan failed", "Tiny Connector: no database")

@@ -28,6 +28,8 @@ class Registry:
     If several connectors are registered for one task type and version, all are kept and one is served: that which the
     user prefers (`Choice`), else that with the highest `Origin`, else that which was registered with `override`.
 
+    :ivar absent: by the name of its entry point, each connector of connectrio's own whose extra is not installed. That
+        is no failure
     :ivar registrations: how often a connector was registered, those that are left out included
     """
 
@@ -39,6 +41,7 @@ class Registry:
         self._source: tuple[str, Origin, str, str] | None = None
         self.registrations = 0
         self.failures: list[LoadFailure] = []
+        self.absent: dict[str, LoadFailure] = {}
         # by (task type, version): the connectors whose lifespan is not open, and why
         self.outages: dict[tuple[str, int], LoadFailure] = {}
 

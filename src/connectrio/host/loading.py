@@ -66,6 +66,10 @@ def _load_each(registry: Registry, found: Iterable[EntryPoint]) -> None:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit, and what event loops raise, end no host
+            if _lacks_extra(entry_point, error):
+                absent = registry.absent[entry_point.name] = _failure(source, error)
+                log.info("connectrio's own connector is not served: its extra is not installed", error=absent.error)
+                continue
             where = _place_in(entry_point.module, error)
             if isinstance(error, SyntaxError):
                 where = f"{error.filename}, line {error.lineno}"
@@ -76,10 +80,19 @@ def _distribution(entry_point: EntryPoint) -> str:
     return "" if entry_point.dist is None else entry_point.dist.name
 
 
+def _is_ours(entry_point: EntryPoint) -> bool:
+    return entry_point.module.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _lacks_extra(entry_point: EntryPoint, error: BaseException) -> bool:
+    """Return whether a connector of connectrio's own needs a package that the user has not chosen to install."""
+    package = error.name if isinstance(error, ImportError) and _is_ours(entry_point) else None
+    return package is not None and importlib.util.find_spec(package.partition(".")[0]) is None
+
+
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
     name, distribution = entry_point.module, _distribution(entry_point)
-    is_ours = name.partition(".")[0] == __name__.partition(".")[0]
-    origin = Origin.INCLUDED if is_ours else Origin.INSTALLED
+    origin = Origin.INCLUDED if _is_ours(entry_point) else Origin.INSTALLED
     is_first_import = name not in sys.modules
     before = registry.registrations
     with _loading(registry, source, origin, module=name, distribution=distribution):
@@ -114,12 +127,16 @@ def host_built_in(registry: Registry) -> None:
         _note_failure(registry, "flytekit", error, "a connector of flytekit's own cannot be hosted")
 
 
+def _failure(source: str, error: BaseException) -> LoadFailure:
+    return LoadFailure(source, type(error).__name__, f"{describe_error(error)}{missing_extra(error)}")
+
+
 def _note_failure(registry: Registry, source: str, error: BaseException, event: str, where: str = "") -> None:
     """Log the failure, and record it in `registry.failures`, with credentials in its texts masked.
 
     :param where: the line that has raised it
     """
-    failure = LoadFailure(source, type(error).__name__, f"{describe_error(error)}{missing_extra(error)}")
+    failure = _failure(source, error)
     fields = {"where": where} if where else {}
     log.warning(event, source=source, error=failure.error, **fields, exception=format_traceback(error))
     if failure not in registry.failures:

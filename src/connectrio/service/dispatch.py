@@ -112,8 +112,10 @@ class Dispatcher:
         except ConnectorNotFoundError:
             message = f"Cannot find connector for task type: {call.task_type}."
             versions = self._versions(call.task_type)
-            if not versions and self._registry.failures:
-                message += f" The connector may be missing because of this: {_shown(self._registry.failures)}"
+            absent = self._registry.absent.get(call.task_type)
+            failures = [absent] if absent is not None else self._registry.failures
+            if not versions and failures:
+                message += f" The connector may be missing because of this: {_shown(failures)}"
             if versions:
                 message += f" It is served in version {', '.join(map(str, versions))}, not in version {call.version}."
             raise RequestError(message, Status.NOT_FOUND) from None
