@@ -48,7 +48,7 @@ async def test_calls_that_begin_and_end_together_need_few_wake_ups(monkeypatch):
 
 
 async def test_a_call_that_is_alone_is_announced_at_once(monkeypatch):
-    """Others wait for a turn of the host's loop, in which more of them may start."""
+    """Others wait for a turn of the host's loop, in which more of them may start; so does one that comes after them."""
     delayed = []
     release = threading.Event()
 
@@ -74,6 +74,13 @@ async def test_a_call_that_is_alone_is_announced_at_once(monkeypatch):
         assert delayed
         release.set()
         await other.wait()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(lambda: pool.run(at_once, name="at once"))
+        for expected in (True, False):
+            delayed.clear()
+            await pool.run(at_once, name="at once")
+            assert bool(delayed) is expected
         dropped = pool.start(lambda _: at_once(), name="dropped")
         await dropped.cancel()
         assert HostLoop.current().calls == 0

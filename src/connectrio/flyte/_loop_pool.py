@@ -99,6 +99,8 @@ class LoopPool:
         self._home = LoopThread(f"{name} (home)", limit)
         self._further: list[LoopThread] = []
         self._home_takes = False
+        # the calls since the home loop was woken the last time
+        self._together = 0
         # the number of further loops that were asked to take a call and have not yet tried
         self._asked = 0
         self._overflows = False
@@ -152,10 +154,11 @@ class LoopPool:
         with self._lock:
             self._pending.append(call)
             wake_home, self._home_takes = not self._home_takes, True
-        if wake_home and call.host.calls > 1:
+            came_together, self._together = self._together, 1 if wake_home else self._together + 1
+        if wake_home and came_together <= 1 and call.host.calls == 1:
+            self._home.call_soon(self._take_at_home)  # calls come one by one: this one would wait for nothing
+        elif wake_home:
             call.host.after_this_turn(partial(self._wake_home, call.host, 1))
-        elif wake_home:  # a call that is alone would wait for nothing
-            self._home.call_soon(self._take_at_home)
         return call
 
     def _wake_home(self, host: HostLoop, seen: int) -> None:
