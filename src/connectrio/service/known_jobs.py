@@ -16,12 +16,10 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,28 +28,20 @@ from anyio.abc import TaskGroup, TaskStatus
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from connectrio.connector.phases import FINAL_PHASES
-from connectrio.diagnostics import LONGEST_TEXT, format_error, shorten
 from connectrio.idl.flyteidl2.connector import GetTaskRequest, Resource
 from connectrio.idl.flyteidl2.core import Connection
-from connectrio.logs import get_logger, line_fields, line_mask
-from connectrio.masking import SecretMask
+from connectrio.logs import line_fields
 from connectrio.rpc.codec import encode
-from connectrio.rpc.exceptions import is_cancellation
-from connectrio.rpc.left_open import leaving_nothing_open
-from connectrio.service.conversion import expect, resource_to_message
-from connectrio.service.errors import ConnectorFault, describe_error
+from connectrio.service.job_polls import BackgroundPolls, KnownJob
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.operations import Operation
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.slots import NoRoomError, Slots
 from connectrio.service.vendor_gate import Turn, VendorAccount, VendorCall, account_key
 from connectrio.service.workers import Workers
-from connectrio.telemetry.jobs import JobName, job_id
+from connectrio.telemetry.jobs import JobName
 
-__all__ = ["AccountJobs", "JobRefresh", "KnownJob"]
-
-logger = get_logger("connectrio.service")
+__all__ = ["AccountJobs", "JobRefresh"]
 
 # jobs that are known of each account; those that nobody has asked for are forgotten first
 _MOST_JOBS = 20_000
@@ -66,45 +56,6 @@ _MOST_CALLS = 32
 # seconds between two looks for jobs to forget, and until the next try where there is no room
 _PERIOD = 30.0
 _PAUSE = 1.0
-# how often jobs are polled one by one after `get_many` has failed for good
-_TIMES_ALONE = 10
-
-
-@dataclass(slots=True, eq=False)
-class KnownJob:
-    """A job that clients poll. Times are on the event loop's clock, if nothing else is said.
-
-    :ivar asked: when a client asked for it last
-    :ivar tried: when it was polled last; when it was asked for first, before that
-    :ivar due: when it is polled in the background; `inf` while that goes on, None if it does not wait for that
-    :ivar alone: how often it is polled with `get` from now on, although there is `get_many`
-    :ivar resource: the last state that is known
-    :ivar at: when that was reported, on the account's clock
-    :ivar size: its bytes if it is large, else 0
-    :ivar is_new: whether no client has got it yet
-    :ivar error: why the last poll in the background failed
-    :ivar places: where `error` was raised
-    """
-
-    name: JobName
-    resource_meta: bytes
-    output_prefix: str
-    connection: Connection | None
-    asked: float
-    tried: float
-    due: float | None = None
-    alone: int = 0
-    resource: Resource | None = None
-    at: float = 0.0
-    size: int = 0
-    is_new: bool = False
-    error: Exception | None = None
-    places: TracebackType | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the state will not change any more."""
-        return self.resource is not None and self.resource.phase in FINAL_PHASES
 
 
 class AccountJobs:
@@ -121,8 +72,8 @@ class AccountJobs:
         self.account = account
         self.task_type = get.owner
         self._refresh = refresh
-        self._get = get
-        self._many = many
+        self._has_many = many is not None
+        self._polls = BackgroundPolls(get, many, refresh.workers, refresh.limit, partial(refresh.count, get.owner))
         self._max_age = account.gate.policy.poll_max_age
         self._jobs: OrderedDict[JobName, KnownJob] = OrderedDict()
         self._connections: WeakValueDictionary[bytes, Connection] = WeakValueDictionary()
@@ -165,7 +116,7 @@ class AccountJobs:
         """
         if job.is_final:
             return self._delivered(job)
-        if self._many is None:
+        if not self._has_many:
             return None
         if job.error is not None:  # the places where it was caught before do not count
             raise job.error.with_traceback(job.places)
@@ -204,7 +155,7 @@ class AccountJobs:
         self._refresh.bytes += size - job.size
         job.resource, job.size, job.is_new, job.error, job.places = resource, size, is_new, None, None
         job.tried, job.at, job.due = now, self._refresh.clock(), None
-        if self._many is not None and not job.is_final:
+        if self._has_many and not job.is_final:
             self._schedule(job, now + self._max_age / 2)
 
     def forget(self, name: JobName) -> None:
@@ -261,7 +212,7 @@ class AccountJobs:
 
     async def _run(self) -> None:
         """Poll jobs in the background, as long as any is known."""
-        line_fields.set(self._identity)
+        line_fields.set(self._polls.identity)
         places = anyio.Semaphore(_MOST_CALLS)
         try:
             async with anyio.create_task_group() as calls:
@@ -316,7 +267,7 @@ class AccountJobs:
         others: list[KnownJob] = []
         # what is due soon is polled with what is due now, so that jobs come together
         until = anyio.current_time() + self._max_age / 4
-        most = 1 if self._many is None else self.account.gate.policy.many_limit
+        most = self.account.gate.policy.many_limit if self._has_many else 1
         while len(jobs) < most and len(others) < most:
             self._discard()
             if not self._queue or (jobs and self._queue[0][0] > until):
@@ -343,79 +294,13 @@ class AccountJobs:
         """Poll these jobs with one call, and keep what it has returned or raised."""
         try:
             with slot:
-                await self._ask(jobs, call)
+                if not jobs:  # the one that was due was polled by a client, or deleted
+                    call.give_back()
+                    return
+                for job, result in zip(jobs, await self._polls.ask(jobs, call), strict=True):
+                    self._keep(job, result)
         finally:
             release()
-
-    async def _ask(self, jobs: list[KnownJob], call: VendorCall) -> None:
-        if not jobs:  # the one that was due was polled by a client, or deleted
-            call.give_back()
-            return
-        first = jobs[0]
-        many = None if first.alone else self._many
-        secrets = {} if first.connection is None else first.connection.secrets
-        if secrets:
-            line_mask.set(SecretMask(secrets).text)
-        line_fields.set(partial(self._identity, Operation.GET if many is None else Operation.GET_MANY, jobs))
-        self._refresh.count(self.task_type, Operation.GET if many is None else Operation.GET_MANY)
-        try:
-            with call, anyio.fail_after(self._refresh.limit), leaving_nothing_open():
-                results = await (self._ask_one(first) if many is None else self._ask_many(many, jobs))
-        except BaseException as error:
-            if is_cancellation(error) or isinstance(error, KeyboardInterrupt):
-                raise
-            failure = error if isinstance(error, Exception) else ConnectorFault(describe_error(error))
-            results = self._all_failed(jobs, failure, is_many=many is not None)
-        for job, result in zip(jobs, results, strict=True):
-            self._keep(job, result)
-
-    async def _ask_one(self, job: KnownJob) -> list[Any]:
-        get = self._get
-        job.alone = max(0, job.alone - 1)
-        arguments = get.arguments(job.resource_meta, {"output_prefix": job.output_prefix}, job.connection)
-        return [resource_to_message(await get(arguments, self._refresh.workers), get.label)]
-
-    async def _ask_many(self, many: ConnectorMethod, jobs: list[KnownJob]) -> list[Any]:
-        """Return the state of each job, why there is none, or None for `get`."""
-        metas: dict[int, Any] = {}
-        results: list[Any] = [None] * len(jobs)
-        for number, job in enumerate(jobs):
-            try:
-                metas[number] = many.decode(job.resource_meta)
-            except Exception as error:  # noqa: BLE001 - `get` would raise it for this job alone
-                results[number] = error
-        if not metas:
-            return results
-        arguments = many.with_connection({"resource_metas": list(metas.values())}, jobs[0].connection)
-        found = expect(await many(arguments, self._refresh.workers), Sequence, f"{many.label} returned")  # type: ignore[type-abstract]  # isinstance takes it
-        if len(found) != len(metas):
-            raise ConnectorFault(
-                f"{many.label} returned {len(found)} items for {len(metas)} jobs; return one for each, in their order,"
-                " and None for a job that was not found"
-            )
-        for number, item in zip(metas, found, strict=True):
-            try:
-                is_none = item is None or isinstance(item, Exception)
-                results[number] = item if is_none else resource_to_message(item, many.label)
-            except ConnectorFault as error:
-                results[number] = error
-        return results
-
-    def _all_failed(self, jobs: list[KnownJob], error: Exception, *, is_many: bool) -> list[Exception | None]:
-        """Return what to keep of each job when the call for all has failed."""
-        if not is_many or self.account.gate.is_vendors(error):
-            return [error] * len(jobs)
-        mask = line_mask.get()
-        text = format_error(error, 2 * LONGEST_TEXT)
-        logger.warning(
-            "get_many failed; its jobs are polled one by one for a while",
-            method="get_many" if self._many is None else self._many.label,
-            jobs=len(jobs),
-            exception=shorten(text if mask is None else mask(text), LONGEST_TEXT),
-        )
-        for job in jobs:
-            job.alone = _TIMES_ALONE
-        return [None] * len(jobs)
 
     def _keep(self, job: KnownJob, result: Any) -> None:
         """Keep the state of a job, or the error; poll it with `get` if there is neither."""
@@ -431,18 +316,8 @@ class AccountJobs:
             return
         now = anyio.current_time()
         job.tried, job.error, job.places = now, result, result.__traceback__
-        if self._many is not None:
+        if self._has_many:
             self._schedule(job, now + self._max_age / 2)
-
-    def _identity(self, operation: Operation = Operation.GET, jobs: Sequence[KnownJob] = ()) -> dict[str, str | int]:
-        """Return what the lines say that a connector writes."""
-        connector = self._get.connector
-        fields: dict[str, str | int] = {
-            "operation": operation.value,
-            "task_type": connector.task_type_name,
-            "task_type_version": connector.task_type_version,
-        }
-        return fields | {"job": job_id(jobs[0].name)} if len(jobs) == 1 else fields
 
 
 class JobRefresh(Collector):
