@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from connectrio import Phase
 from connectrio.flyte import HostedConnector, HostedMeta
-from connectrio.flyte.hosting import Hosted
+from connectrio.flyte.hosting import ForeignConnector
 from connectrio.idl.flyteidl2 import core
 from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata as OurMetadata
@@ -586,7 +586,7 @@ async def test_connectors_of_two_frameworks_in_one_package_share_its_loop():
     async def loop_of(connector):
         return str(id(asyncio.get_running_loop()))
 
-    class OfAnotherFramework(Hosted):
+    class OfAnotherFramework(ForeignConnector):
         async def create(self, **kwargs):
             raise NotImplementedError
 

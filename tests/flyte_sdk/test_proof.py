@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from connectrio.flyte._proof import Proof, Turn, comes_from_loop
+from connectrio.flyte._proof import Permission, Proof, comes_from_loop
 
 
 def proof():
@@ -15,23 +15,23 @@ def proof():
 
 def test_a_method_leaves_after_a_success_and_a_search():
     one = proof()
-    assert one.turn("get") is Turn.WAIT
+    assert one.permission("get") is Permission.WAIT
     one.ended("get", None, at_home=False)
-    assert one.turn("get") is Turn.WAIT, "what a call on another loop has opened is not at home"
+    assert one.permission("get") is Permission.WAIT, "what a call on another loop has opened is not at home"
     one.ended("get", None, at_home=True)
-    assert one.turn("get") is Turn.SEARCH
-    assert one.turn("get") is Turn.WAIT, "somebody searches"
+    assert one.permission("get") is Permission.SEARCH
+    assert one.permission("get") is Permission.WAIT, "somebody searches"
     assert not one.may_leave("get")
     one.searched(None)
-    assert one.turn("get") is Turn.LEAVE
+    assert one.permission("get") is Permission.LEAVE
     assert one.may_leave("get")
-    assert one.turn("create") is Turn.WAIT
+    assert one.permission("create") is Permission.WAIT
     one.ended("create", None, at_home=True)
-    assert one.turn("create") is Turn.SEARCH
-    assert one.turn("get") is Turn.LEAVE
+    assert one.permission("create") is Permission.SEARCH
+    assert one.permission("get") is Permission.LEAVE
     one.searched("a lock")
     assert one.is_refuted
-    assert one.turn("get") is Turn.WAIT
+    assert one.permission("get") is Permission.WAIT
     assert not one.may_leave("get")
 
 
@@ -40,24 +40,24 @@ def test_a_failure_asks_for_another_success():
     one = proof()
     one.ended("get", None, at_home=True)
     one.ended("create", OSError("gone"), at_home=True)
-    assert one.turn("get") is Turn.WAIT
+    assert one.permission("get") is Permission.WAIT
     one.ended("get", None, at_home=True)
-    assert one.turn("get") is Turn.SEARCH
+    assert one.permission("get") is Permission.SEARCH
     one.ended("create", OSError("gone during the search"), at_home=True)
     one.searched(None)
-    assert one.turn("get") is Turn.WAIT
+    assert one.permission("get") is Permission.WAIT
 
 
 def test_what_is_proved_may_fail():
     """When the other system is away, calls that wait for it in vain must not wait for each other too."""
     one = proof()
     one.ended("get", None, at_home=True)
-    assert one.turn("get") is Turn.SEARCH
+    assert one.permission("get") is Permission.SEARCH
     one.searched(None)
     one.ended("get", OSError("gone"), at_home=True)
-    assert one.turn("get") is Turn.SEARCH, "two have ended, twice as many as at the last search"
+    assert one.permission("get") is Permission.SEARCH, "two have ended, twice as many as at the last search"
     one.searched(None)
-    assert one.turn("get") is Turn.LEAVE
+    assert one.permission("get") is Permission.LEAVE
 
 
 def error_of(coroutine):

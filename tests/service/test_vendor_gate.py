@@ -15,7 +15,7 @@ from connectrio import Phase, TransientError
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.rpc.call import Call, Deadline, set_current_call
 from connectrio.service.operations import Operation
-from connectrio.service.vendor_gate import Turn, VendorGate, account_key
+from connectrio.service.vendor_gate import CallKind, VendorGate, account_key
 from rpc.kit.virtual_time import LONG, in_virtual_time
 from service.harness import Job, attempt, secrets
 from service.vendor import OneByOne, Vendor, gated, polling
@@ -112,14 +112,14 @@ async def test_the_kinds_of_calls_take_turns():
     gate = service.servicer._dispatcher.methods.get(service.registry.get_connector("tiny"), Operation.GET).gate
     account = gate.account(None)
 
-    async def wait(turn: Turn):
+    async def wait(turn: CallKind):
         with await account.turn(turn):
             order.append(turn.name)
 
     async with anyio.create_task_group() as tasks:
-        await wait(Turn.CREATE)
-        for turn in (Turn.CREATE, Turn.CREATE, Turn.DELETE, Turn.DELETE, Turn.DELETE, Turn.POLL):
-            tasks.start_soon(wait, turn)
+        await wait(CallKind.CREATE)
+        for kind in [CallKind.CREATE] * 2 + [CallKind.DELETE] * 3 + [CallKind.POLL]:
+            tasks.start_soon(wait, kind)
             await anyio.sleep(0.01)
     assert order == ["CREATE", "DELETE", "POLL", "CREATE", "DELETE", "CREATE", "DELETE"]
 
@@ -141,7 +141,7 @@ async def test_nobody_passes_those_who_wait():
     passed = []
 
     async def wait():
-        with await account.turn(Turn.CREATE):
+        with await account.turn(CallKind.CREATE):
             passed.append("the one who waited")
 
     async with anyio.create_task_group() as tasks:
@@ -162,12 +162,12 @@ async def test_a_poll_finds_out_whether_the_vendor_is_back():
         raise ConnectionResetError
     order = []
 
-    async def wait(turn: Turn):
+    async def wait(turn: CallKind):
         with await account.turn(turn):
             order.append(turn.name)
 
     async with anyio.create_task_group() as tasks:
-        for turn in (Turn.DELETE, Turn.CREATE, Turn.POLL):
+        for turn in (CallKind.DELETE, CallKind.CREATE, CallKind.POLL):
             tasks.start_soon(wait, turn)
             await anyio.sleep(1)
     assert order[0] == "POLL"

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectrio import ConnectorPolicy
-from connectrio.service.vendor_limits import Breaker, Outcome, VendorLimits
+from connectrio.service.vendor_limits import Breaker, CallOutcome, VendorLimits
 
 
 def limits(**policy) -> VendorLimits:
     return VendorLimits(ConnectorPolicy(**policy))
 
 
-def fail(each: VendorLimits, now: float, outcome: Outcome = Outcome.FAILED) -> bool:
+def fail(each: VendorLimits, now: float, outcome: CallOutcome = CallOutcome.FAILED) -> bool:
     return each.end(now, outcome, is_probe=each.begin(now))
 
 
@@ -65,7 +65,7 @@ def test_calls_at_once():
     each.begin(0)
     assert each.wait(50) == math.inf
     assert each.reason(50) == "this host has 2 calls to this account at once (max_vendor_calls)"
-    each.end(50, Outcome.OTHER, is_probe=False)
+    each.end(50, CallOutcome.OTHER, is_probe=False)
     assert each.wait(50) == 0
 
 
@@ -75,7 +75,7 @@ def test_the_breaker_opens_and_closes():
     assert (each.breaker, each.wait(3), each.wait(33)) == (Breaker.OPEN, 30, 0)
     assert each.begin(40) is True
     assert (each.breaker, each.wait(40)) == (Breaker.PROBING, math.inf)
-    assert each.end(41, Outcome.ANSWERED, is_probe=True) is True
+    assert each.end(41, CallOutcome.ANSWERED, is_probe=True) is True
     assert (each.breaker, each.failures, each.wait(41)) == (Breaker.CLOSED, 0, 0)
 
 
@@ -89,7 +89,7 @@ def test_a_probe_that_fails_opens_it_anew():
 def test_a_probe_that_says_nothing_leaves_room_for_another():
     each = limits(breaker_failures=1, breaker_pause=30)
     fail(each, 0)
-    assert fail(each, 30, Outcome.OTHER) is False
+    assert fail(each, 30, CallOutcome.OTHER) is False
     assert (each.breaker, each.wait(31)) == (Breaker.OPEN, 0)
     assert each.begin(31) is True
 
@@ -97,7 +97,7 @@ def test_a_probe_that_says_nothing_leaves_room_for_another():
 def test_a_probe_that_was_late_opens_it_anew():
     each = limits(breaker_failures=1, breaker_pause=30)
     fail(each, 0)
-    fail(each, 30, Outcome.OTHER)
+    fail(each, 30, CallOutcome.OTHER)
     assert each.late(39) is False
     assert each.wait(39) == 30
 
@@ -110,9 +110,9 @@ def test_late_calls_open_it():
 def test_one_answer_starts_the_count_anew():
     each = limits(breaker_failures=2)
     fail(each, 0)
-    fail(each, 0, Outcome.ANSWERED)
+    fail(each, 0, CallOutcome.ANSWERED)
     assert fail(each, 0) is False
-    fail(each, 0, Outcome.OTHER)
+    fail(each, 0, CallOutcome.OTHER)
     assert fail(each, 0) is True
 
 
@@ -120,10 +120,10 @@ def test_calls_that_began_before_it_opened():
     """Their failures make the pause no longer; an answer shows that the other system is back."""
     each = limits(breaker_failures=1, breaker_pause=30)
     before = [each.begin(0), each.begin(0), each.begin(0)]
-    each.end(1, Outcome.FAILED, is_probe=before[0])
-    each.end(9, Outcome.FAILED, is_probe=before[1])
+    each.end(1, CallOutcome.FAILED, is_probe=before[0])
+    each.end(9, CallOutcome.FAILED, is_probe=before[1])
     assert each.wait(9) == 22
-    assert each.end(10, Outcome.ANSWERED, is_probe=before[2]) is True
+    assert each.end(10, CallOutcome.ANSWERED, is_probe=before[2]) is True
     assert each.breaker is Breaker.CLOSED
 
 
@@ -137,7 +137,7 @@ def test_what_the_other_system_asks_for_is_kept_to():
 
 def test_the_reason_is_told():
     each = limits(rate_calls=1, breaker_failures=1, breaker_pause=30)
-    each.end(0, Outcome.ANSWERED, is_probe=each.begin(0))
+    each.end(0, CallOutcome.ANSWERED, is_probe=each.begin(0))
     assert each.reason(0).startswith("this host makes at most 1 calls in 1 s to this account (rate_calls), and")
     fail(each, 0)
     assert each.reason(9.5) == "1 calls in a row have failed, so none is made for 21 s (breaker_pause)"
@@ -150,7 +150,7 @@ def test_what_may_be_forgotten():
     each = limits(rate_calls=1, rate_seconds=10)
     probe = each.begin(0)
     assert not each.is_idle(100)
-    each.end(1, Outcome.ANSWERED, is_probe=probe)
+    each.end(1, CallOutcome.ANSWERED, is_probe=probe)
     assert not each.is_idle(5)
     assert each.is_idle(10)
     each.hold(20)
@@ -159,6 +159,6 @@ def test_what_may_be_forgotten():
     assert not each.is_idle(79)
     assert each.is_idle(80), "an account that nobody uses any more is not kept for ever"
     each = limits(breaker_failures=1, breaker_pause=10)
-    each.end(100, Outcome.FAILED, is_probe=each.begin(0))
+    each.end(100, CallOutcome.FAILED, is_probe=each.begin(0))
     assert not each.is_idle(109)
     assert each.is_idle(110)

@@ -13,7 +13,7 @@ from connectrio.connector.base import Resource
 from connectrio.connector.registry import Registry
 from connectrio.flyte import _conversion as conversion
 from connectrio.flyte._loop_pool import Emit
-from connectrio.flyte.hosting import Hosted, HostedMeta, host_new, task_request
+from connectrio.flyte.hosting import ForeignConnector, HostedMeta, host_new, task_request
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs
@@ -21,7 +21,7 @@ from connectrio.idl.flyteidl2.task import Inputs
 __all__ = ["HostedConnector", "HostedMeta", "adopt"]
 
 
-class HostedConnector(Hosted):
+class HostedConnector(ForeignConnector):
     """Hosts an unmodified connector for flyte-sdk.
 
     Its methods get the same arguments as from flyte-sdk's own service: `flyteidl2`'s messages, and inputs converted by

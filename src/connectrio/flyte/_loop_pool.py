@@ -41,7 +41,7 @@ from connectrio.connector.failures import TransientError
 from connectrio.diagnostics import continue_traceback, text_of
 from connectrio.flyte._hand_over import HostLoop
 from connectrio.flyte._loop_thread import LoopThread, resolve
-from connectrio.flyte._proof import BoundState, Proof, Turn, comes_from_loop
+from connectrio.flyte._proof import BoundState, Permission, Proof, comes_from_loop
 from connectrio.logs import get_logger
 from connectrio.telemetry.stacks import follow, frames_of
 
@@ -217,12 +217,12 @@ class LoopPool:
                 return
             if len(self._further) == self._limit and all(thread.is_taken for thread in self._further):
                 return
-            turn = self._proof.turn(call.name)
-            if turn is Turn.WAIT:
+            permission = self._proof.permission(call.name)
+            if permission is Permission.WAIT:
                 return
             self._overflows = True
             thread = self._idle_thread()
-        take = self._search if turn is Turn.SEARCH else self._take_elsewhere
+        take = self._search if permission is Permission.SEARCH else self._take_elsewhere
         thread.call_soon(lambda: take(thread, was_asked=True))
 
     def ended(self, name: str, error: BaseException | None, thread: LoopThread) -> None:

@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from connectrio.diagnostics import text_of
 
-__all__ = ["BoundState", "Proof", "Turn", "comes_from_loop"]
+__all__ = ["BoundState", "Permission", "Proof", "comes_from_loop"]
 
 BoundState = Callable[[Sequence[asyncio.AbstractEventLoop]], str | None]
 """Returns the name of something that is bound to one of these loops or will be, or None."""
@@ -23,7 +23,7 @@ _WRONG_LOOP = re.compile(
 _MOST_ERRORS = 100
 
 
-class Turn(Enum):
+class Permission(Enum):
     """What a call that waits for a blocked home loop may do now."""
 
     WAIT = auto()
@@ -68,20 +68,20 @@ class Proof:
         elif at_home:
             self._succeeded.add(method)
 
-    def turn(self, method: str) -> Turn:
+    def permission(self, method: str) -> Permission:
         """Return what a waiting call of `method` may do."""
         if self.is_refuted or (said := self._says()) is False:
-            return Turn.WAIT
+            return Permission.WAIT
         if said:
-            return Turn.LEAVE
+            return Permission.LEAVE
         is_proved = method in self._proved
         if not is_proved and method not in self._succeeded:
-            return Turn.WAIT
+            return Permission.WAIT
         if not self._searches and (not is_proved or self._ended >= self._search_at):
             self._searches = True
             self._in_search = frozenset(self._succeeded)
-            return Turn.SEARCH
-        return Turn.LEAVE if is_proved else Turn.WAIT
+            return Permission.SEARCH
+        return Permission.LEAVE if is_proved else Permission.WAIT
 
     def may_leave(self, method: str) -> bool:
         """Return whether a call of `method` may begin on a further loop, without a new search."""

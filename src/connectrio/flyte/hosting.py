@@ -19,7 +19,7 @@ from connectrio.idl.flyteidl2.connector import CreateTaskRequest, TaskExecutionM
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.idl.flyteidl2.task import Inputs
 
-__all__ = ["Hosted", "HostedMeta", "host_new", "task_request"]
+__all__ = ["ForeignConnector", "HostedMeta", "host_new", "task_request"]
 
 # of all frameworks: a package may have connectors for two, which share its objects
 _POOLS = LoopPools()
@@ -41,7 +41,7 @@ class HostedMeta(ResourceMeta):
         return cls(data)
 
 
-class Hosted(AsyncConnector[HostedMeta]):
+class ForeignConnector(AsyncConnector[HostedMeta]):
     """A connector that was written for another framework.
 
     Its methods run on asyncio loops of its package (see `_loop_pool.py`), whatever the host runs on.
@@ -117,14 +117,15 @@ def host_new(
     found: Mapping[Any, object],
     before: Mapping[Any, object],
     overriding: Collection[tuple[str, int]],
-    host: Callable[[Any], Hosted],
+    host: Callable[[Any], ForeignConnector],
 ) -> None:
     """Host in `registry` those of the connectors `found` that were not there `before` and are not hosted yet.
 
     :param overriding: the task types and versions of those that were registered with `override`
     :raises ValueError: `registry` does not take one, see `Registry.register`. The others are hosted
     """
-    known = {id(claim.connector.connector) for claim in registry.claims() if isinstance(claim.connector, Hosted)}
+    connectors = (claim.connector for claim in registry.claims())
+    known = {id(each.connector) for each in connectors if isinstance(each, ForeignConnector)}
     errors: list[ValueError] = []
     for key, connector in list(found.items()):
         if before.get(key) is connector or id(connector) in known:

@@ -13,7 +13,7 @@ from flytekit.extend.backend.base_connector import ConnectorRegistry as Flytekit
 from connectrio.connector.base import Resource
 from connectrio.connector.registry import Registry
 from connectrio.flyte._loop_state import root_package
-from connectrio.flyte.hosting import Hosted, HostedMeta, host_new, task_request
+from connectrio.flyte.hosting import ForeignConnector, HostedMeta, host_new, task_request
 from connectrio.flytekit import _conversion as conversion
 from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskMetricsResponse, TaskExecutionMetadata
 from connectrio.idl.flyteidl2.core import TaskTemplate
@@ -27,7 +27,7 @@ _SENSOR = "flytekit.sensor.sensor_engine"
 FlytekitConnector: TypeAlias = AsyncConnectorBase | SyncConnectorBase
 
 
-class _Hosted(Hosted):
+class _Hosted(ForeignConnector):
     """What both kinds of connectors have in common. As in flytekit's service, a plain `def` runs in a thread of the
     loop's executor."""
 
@@ -100,7 +100,7 @@ class HostedSyncConnector(_Hosted):
         """Do nothing: the task has ended."""
 
 
-def hosted(connector: FlytekitConnector) -> Hosted:
+def hosted(connector: FlytekitConnector) -> ForeignConnector:
     """Host `connector` with a class of its own, so that logs and errors have the name of the connector's class."""
     kind = HostedSyncConnector if isinstance(connector, SyncConnectorBase) else HostedConnector
     return kind.of(connector)

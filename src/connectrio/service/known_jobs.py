@@ -37,7 +37,7 @@ from connectrio.service.methods import ConnectorMethod
 from connectrio.service.operations import Operation
 from connectrio.service.settings import ServiceSettings
 from connectrio.service.slots import NoRoomError, Slots
-from connectrio.service.vendor_gate import Turn, VendorAccount, VendorCall, account_key
+from connectrio.service.vendor_gate import CallKind, VendorAccount, VendorCall, account_key
 from connectrio.service.workers import Workers
 from connectrio.telemetry.jobs import JobName
 
@@ -225,7 +225,7 @@ class AccountJobs:
                         await anyio.sleep(_PAUSE)
                         continue
                     try:
-                        call = await self.account.turn(Turn.POLL, evenly=True)
+                        call = await self.account.turn(CallKind.POLL, evenly=True)
                     except BaseException:
                         slot.__exit__(None, None, None)
                         raise

@@ -39,9 +39,9 @@ from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.errors import LimitedError, OutageError, OverloadError, RequestError
 from connectrio.service.operations import Operation
 from connectrio.service.settings import ServiceSettings
-from connectrio.service.vendor_limits import Breaker, Outcome, VendorLimits
+from connectrio.service.vendor_limits import Breaker, CallOutcome, VendorLimits
 
-__all__ = ["Turn", "VendorAccount", "VendorCall", "VendorGate", "VendorGates", "account_key"]
+__all__ = ["CallKind", "VendorAccount", "VendorCall", "VendorGate", "VendorGates", "account_key"]
 
 logger = get_logger("connectrio.service")
 
@@ -58,7 +58,7 @@ _LONGEST_MARGIN = 1.0
 _SALT = secrets.token_bytes(32)
 
 
-class Turn(Enum):
+class CallKind(Enum):
     """The kinds of calls that wait at the gate."""
 
     DELETE = auto()
@@ -66,7 +66,7 @@ class Turn(Enum):
     CREATE = auto()
 
 
-_TURNS = {Operation.CREATE: Turn.CREATE, Operation.DELETE: Turn.DELETE}
+_KINDS = {Operation.CREATE: CallKind.CREATE, Operation.DELETE: CallKind.DELETE}
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +76,7 @@ class _Waiter:
     :ivar called: set when it is the next one, or when it should look again
     """
 
-    turn: Turn
+    kind: CallKind
     evenly: bool
     called: anyio.Event = field(default_factory=anyio.Event)
 
@@ -93,14 +93,14 @@ class VendorAccount:
         self.gate = gate
         self.limits = VendorLimits(gate.policy)
         self.is_needed = False
-        self._waiting: dict[Turn, deque[_Waiter]] = {turn: deque() for turn in Turn}
+        self._waiting: dict[CallKind, deque[_Waiter]] = {kind: deque() for kind in CallKind}
         # the kinds, that which had its turn last at the end
-        self._order = list(Turn)
+        self._order = list(CallKind)
 
     @property
     def waiting(self) -> int:
         """How many calls wait, beside polls."""
-        return len(self._waiting[Turn.CREATE]) + len(self._waiting[Turn.DELETE])
+        return len(self._waiting[CallKind.CREATE]) + len(self._waiting[CallKind.DELETE])
 
     def try_begin(self) -> VendorCall | None:
         """Begin a call, which is to be `with`ed at once, if it may begin now and nobody waits."""
@@ -132,13 +132,13 @@ class VendorAccount:
 
         return call_through
 
-    async def turn(self, turn: Turn, *, evenly: bool = False) -> VendorCall:
+    async def turn(self, kind: CallKind, *, evenly: bool = False) -> VendorCall:
         """Wait until a call may begin, and begin it; what this returns is to be `with`ed at once.
 
         :param evenly: see `VendorLimits.wait`
         """
-        waiter = _Waiter(turn, evenly)
-        self._waiting[turn].append(waiter)
+        waiter = _Waiter(kind, evenly)
+        self._waiting[kind].append(waiter)
         try:
             while True:
                 seconds = math.inf
@@ -146,21 +146,21 @@ class VendorAccount:
                     now = anyio.current_time()
                     seconds = self.limits.wait(now, evenly=evenly)
                     if seconds == 0:
-                        self._order.remove(turn)
-                        self._order.append(turn)
+                        self._order.remove(kind)
+                        self._order.append(kind)
                         return VendorCall(self, self.limits.begin(now))
                 with anyio.move_on_after(seconds):
                     await waiter.called.wait()
                 waiter.called = anyio.Event()
         finally:
-            self._waiting[turn].remove(waiter)
+            self._waiting[kind].remove(waiter)
             self.call_next()
 
     def _next(self) -> _Waiter | None:
         order = self._order
         if self.limits.breaker is not Breaker.CLOSED:  # a poll that fails is the cheapest way to find out
-            order = [Turn.POLL, Turn.DELETE, Turn.CREATE]
-        return next((self._waiting[turn][0] for turn in order if self._waiting[turn]), None)
+            order = [CallKind.POLL, CallKind.DELETE, CallKind.CREATE]
+        return next((self._waiting[kind][0] for kind in order if self._waiting[kind]), None)
 
     def call_next(self) -> None:
         """Let the next one look whether it may begin."""
@@ -168,7 +168,7 @@ class VendorAccount:
         if waiter is not None:
             waiter.called.set()
 
-    def ended(self, call: VendorCall, outcome: Outcome) -> None:
+    def ended(self, call: VendorCall, outcome: CallOutcome) -> None:
         """Note the end of a call."""
         now = anyio.current_time()
         if self.limits.end(now, outcome, is_probe=call.is_probe):
@@ -200,7 +200,7 @@ class VendorCall:
 
     def give_back(self) -> None:
         """End the call, which was not made."""
-        self.account.ended(self, Outcome.OTHER)
+        self.account.ended(self, CallOutcome.OTHER)
 
     def __enter__(self) -> None:
         """The call has begun already."""
@@ -210,9 +210,9 @@ class VendorCall:
     ) -> None:
         account = self.account
         if isinstance(error, Exception):
-            account.ended(self, Outcome.FAILED if account.gate.failed(account, error) else Outcome.OTHER)
+            account.ended(self, CallOutcome.FAILED if account.gate.failed(account, error) else CallOutcome.OTHER)
         else:
-            account.ended(self, Outcome.ANSWERED if error is None else Outcome.OTHER)
+            account.ended(self, CallOutcome.ANSWERED if error is None else CallOutcome.OTHER)
 
 
 class VendorGate:
@@ -293,7 +293,7 @@ class VendorGate:
         if sum(each.waiting for each in self._accounts.values()) >= self._most_waiting:
             raise self._too_busy(account, operation, "and as many calls wait as max_waiting_calls allows")
         with anyio.move_on_after(self._patience()):
-            return await account.turn(_TURNS[operation])
+            return await account.turn(_KINDS[operation])
         raise self._too_busy(account, operation, "and the client's deadline is near")
 
     def _patience(self) -> float:

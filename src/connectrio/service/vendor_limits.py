@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from connectrio.connector.policy import ConnectorPolicy
 
-__all__ = ["Breaker", "Outcome", "VendorLimits"]
+__all__ = ["Breaker", "CallOutcome", "VendorLimits"]
 
 # by how much longer than `rate_seconds` its calls take: they reach the other system after delays that differ
 _MARGIN = 1.01
@@ -31,7 +31,7 @@ class Breaker(Enum):
     PROBING = auto()
 
 
-class Outcome(Enum):
+class CallOutcome(Enum):
     """What a call says of the other system.
 
     :cvar ANSWERED: it works
@@ -89,16 +89,16 @@ class VendorLimits:
             return True
         return False
 
-    def end(self, now: float, outcome: Outcome, *, is_probe: bool) -> bool:
+    def end(self, now: float, outcome: CallOutcome, *, is_probe: bool) -> bool:
         """Note the end of a call; return whether the breaker has opened or closed.
 
         :param is_probe: what `begin` has returned
         """
         self.active -= 1
         before = self.breaker
-        if outcome is Outcome.ANSWERED:
+        if outcome is CallOutcome.ANSWERED:
             self.failures, self.breaker = 0, Breaker.CLOSED
-        elif outcome is Outcome.FAILED:
+        elif outcome is CallOutcome.FAILED:
             self._failed(now, may_open=is_probe or before is Breaker.CLOSED)
         elif is_probe and before is Breaker.PROBING:
             self.breaker = Breaker.OPEN  # the next call is the probe
