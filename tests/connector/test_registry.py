@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectrio import ConnectorRegistry, Registry
-from connectrio.connector.choice import Choice, Origin
+from connectrio.connector.choice import ConnectorChoice, SourceKind
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
@@ -61,30 +61,30 @@ def test_what_comes_from_another_source_is_kept():
             registry.register(each)
     assert registry.get_connector("tiny") is first
     assert [claim.connector for claim in registry.rivals("tiny")] == [first, second]
-    registry.choice = Choice(["b"])
+    registry.choice = ConnectorChoice(["b"])
     assert registry.get_connector("tiny") is second
     assert [claim.connector for claim in registry.rivals("tiny")] == [second]
-    registry.choice = Choice([], ["a", "b"])
+    registry.choice = ConnectorChoice([], ["a", "b"])
     assert registry.registered() == registry.rivals("tiny") == []
     assert [claim.connector for claim in registry.claims()] == [first, second]
-    registry.choice = Choice()
+    registry.choice = ConnectorChoice()
     assert registry.get_connector("tiny") is first
 
 
 @pytest.mark.parametrize("turn", [1, -1])
 def test_what_is_named_comes_before_what_is_installed_or_included(turn):
     registry = Registry()
-    found = {origin: connector() for origin in list(Origin)[::turn]}
+    found = {origin: connector() for origin in list(SourceKind)[::turn]}
     for origin, each in found.items():
         with registry.loading(origin.name, origin):
-            registry.register(each, override=origin is Origin.INCLUDED)
+            registry.register(each, override=origin is SourceKind.INCLUDED)
         best = max(claim.origin for claim in registry.claims())
         assert registry.get_connector("tiny") is found[best]
 
 
 def test_a_program_comes_before_what_is_installed():
     registry = Registry()
-    with registry.loading("entry point tiny", Origin.INSTALLED):
+    with registry.loading("entry point tiny", SourceKind.INSTALLED):
         registry.register(connector())
     mine = connector()
     registry.register(mine)

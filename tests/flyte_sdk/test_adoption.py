@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 import connectrio.host.loading
 from connectrio import Registry
-from connectrio.connector.choice import Choice
+from connectrio.connector.choice import ConnectorChoice
 from connectrio.flyte import HostedConnector
 from connectrio.host.loading import (
     ModuleLoadError,
@@ -104,7 +104,7 @@ def test_entry_points(install):
     assert (broken.kind, broken.error) == ("ImportError", "ImportError: no client library")
     assert (clash.source, clash.kind) == ("entry point d (d_module)", "Clash")
     assert {line["log_level"] for line in logs} == {"warning"}
-    registry.choice = Choice(["d_module"])
+    registry.choice = ConnectorChoice(["d_module"])
     assert served(registry) == {"a": "entry point d (d_module)", "b": "entry point b (b_module)"}
 
 
@@ -121,7 +121,7 @@ def test_a_module_and_an_entry_point(install, tmp_path, first, second, prefer):
     install(same=first)
     write("another", second.format(name="same"), tmp_path)
     registry = Registry()
-    registry.choice = Choice([prefer] if prefer else [])
+    registry.choice = ConnectorChoice([prefer] if prefer else [])
     load_modules(registry, ["another"])
     load_entry_points(registry)
     expected = "module another" if prefer is None else "entry point same (same_module)"

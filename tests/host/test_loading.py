@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 import connectrio.host.loading
 from connectrio import ConnectorRegistry, Registry
-from connectrio.connector.choice import Choice
+from connectrio.connector.choice import ConnectorChoice
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.loading import ModuleLoadError, load_entry_points, load_modules, report_choice
 from service.harness import connector
@@ -501,7 +501,7 @@ def test_an_entry_point_that_replaces_a_connector(install):
 
 def load_all(registry, modules=(), prefer=(), exclude=()):
     """Load as a host does; return the lines of the log."""
-    registry.choice = Choice(prefer, exclude)
+    registry.choice = ConnectorChoice(prefer, exclude)
     with capture_logs() as logs:
         load_modules(registry, modules)
         load_entry_points(registry)
@@ -624,7 +624,7 @@ def test_a_connector_that_comes_with_connectrio_gives_way(monkeypatch, install):
     registry = Registry()
     load_all(registry)
     assert served(registry) == {"duckdb": "entry point z (plugin_duck)"}
-    registry.choice = Choice(["connectrio"])
+    registry.choice = ConnectorChoice(["connectrio"])
     assert served(registry) == {"duckdb": "entry point a (connectrio.connectors.duckdb)"}
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from connectrio.connector.base import AsyncConnector
 
-__all__ = ["Choice", "Origin", "RegisteredConnector", "check_source"]
+__all__ = ["ConnectorChoice", "RegisteredConnector", "SourceKind", "check_source"]
 
 
-class Origin(enum.IntEnum):
+class SourceKind(enum.IntEnum):
     """How a connector came to a host. Of two for one task type, the one with the higher origin is served."""
 
     # with connectrio itself
@@ -38,7 +38,7 @@ class RegisteredConnector:
 
     connector: AsyncConnector[Any]
     source: str
-    origin: Origin = Origin.NAMED
+    origin: SourceKind = SourceKind.NAMED
     module: str = ""
     distribution: str = ""
     generation: int = 0
@@ -54,7 +54,7 @@ class RegisteredConnector:
         return f"{text}, package {self.distribution}" if self.distribution else text
 
 
-class Choice:
+class ConnectorChoice:
     """What the user has decided: which connectors come before others, and which are left out.
 
     Each entry is SOURCE, or TYPE=SOURCE for one task type. SOURCE is the name of an installed package, or a module, a
@@ -115,7 +115,7 @@ class Choice:
 
 
 def check_source(setting: str, entries: Iterable[str]) -> None:
-    """Check the entries of a setting that is given to `Choice`.
+    """Check the entries of a setting that is given to `ConnectorChoice`.
 
     :raises ValueError: one is neither SOURCE nor TYPE=SOURCE
     """

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from connectrio.connector.base import AsyncConnector
-from connectrio.connector.choice import Choice, Origin, RegisteredConnector
+from connectrio.connector.choice import ConnectorChoice, RegisteredConnector, SourceKind
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.policy import ConnectorPolicy
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
@@ -26,7 +26,8 @@ class Registry:
     that embeds several hosts gives each a `Registry` of its own.
 
     If several connectors are registered for one task type and version, all are kept and one is served: that which the
-    user prefers (`Choice`), else that with the highest `Origin`, else that which was registered with `override`.
+    user prefers (`ConnectorChoice`), else that with the highest `SourceKind`, else that which was registered with
+    `override`.
 
     :ivar absent: by the name of its entry point, each connector of connectrio's own whose extra is not installed. That
         is no failure
@@ -36,9 +37,9 @@ class Registry:
     def __init__(self) -> None:
         self._by_category: dict[tuple[str, int], RegisteredConnector] = {}
         self._claims: dict[tuple[str, int], list[RegisteredConnector]] = {}
-        self._choice = Choice()
+        self._choice = ConnectorChoice()
         # where modules are being loaded from: the arguments of `loading`
-        self._source: tuple[str, Origin, str, str] | None = None
+        self._source: tuple[str, SourceKind, str, str] | None = None
         self.registrations = 0
         self.failures: list[LoadFailure] = []
         self.absent: dict[str, LoadFailure] = {}
@@ -46,12 +47,12 @@ class Registry:
         self.outages: dict[tuple[str, int], LoadFailure] = {}
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> ConnectorChoice:
         """What the user has decided. To set it decides anew between the connectors that are registered already."""
         return self._choice
 
     @choice.setter
-    def choice(self, choice: Choice) -> None:
+    def choice(self, choice: ConnectorChoice) -> None:
         self._choice = choice
         for key in self._claims:
             self._decide(key)
@@ -63,7 +64,7 @@ class Registry:
     def register(self, connector: AsyncConnector[Any], override: bool = False) -> None:
         """Serve `connector.task_type_name` in `connector.task_type_version` with `connector`.
 
-        :param override: come before what is registered there already with the same `Origin`
+        :param override: come before what is registered there already with the same `SourceKind`
         :raises ValueError: the same source, or this program, has registered another there already, and nothing decides
             between the two; or the connector does not say what it serves
         :raises TypeError: not an `AsyncConnector` instance, or its `policy` is no `ConnectorPolicy`
@@ -80,7 +81,7 @@ class Registry:
         key = (connector.task_type_name, connector.task_type_version)
         claims = self._claims.get(key, [])
         generation = max((claim.generation for claim in claims), default=0) + override
-        source = self._source or (f"module {type(connector).__module__}", Origin.NAMED, "", "")
+        source = self._source or (f"module {type(connector).__module__}", SourceKind.NAMED, "", "")
         new = RegisteredConnector(connector, *source, generation=generation)
         if not self._choice.excludes(new):
             rank = self._choice.rank(new)
@@ -155,7 +156,7 @@ class Registry:
 
     @contextmanager
     def loading(
-        self, source: str, origin: Origin = Origin.NAMED, *, module: str = "", distribution: str = ""
+        self, source: str, origin: SourceKind = SourceKind.NAMED, *, module: str = "", distribution: str = ""
     ) -> Iterator[None]:
         """Register here what modules register inside this block.
 

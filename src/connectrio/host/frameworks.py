@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from connectrio.connector.choice import Origin
+from connectrio.connector.choice import SourceKind
 from connectrio.connector.registry import Registry
 
 __all__ = ["FLYTEKIT_GROUP", "host_built_in", "hosting"]
@@ -144,5 +144,5 @@ def host_built_in(registry: Registry, *, always: bool = False) -> None:
     if _FRAMEWORKS[1].registry is not None:
         from connectrio.flytekit import adopt_built_in
 
-        with registry.loading("flytekit", Origin.INSTALLED, module="flytekit", distribution="flytekit"):
+        with registry.loading("flytekit", SourceKind.INSTALLED, module="flytekit", distribution="flytekit"):
             adopt_built_in(registry, always=always)

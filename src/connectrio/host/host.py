@@ -21,7 +21,7 @@ import anyio
 from anyio.abc import Listener, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from connectrio.connector.choice import Choice
+from connectrio.connector.choice import ConnectorChoice
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.diagnostics import text_of
@@ -283,7 +283,7 @@ class Host:
             log.warning("a worker thread is stuck", method=name, seconds=round(seconds, 3), stack=stack)
 
     def _load(self) -> None:
-        self.registry.choice = Choice(self.settings.prefer, self.settings.exclude)
+        self.registry.choice = ConnectorChoice(self.settings.prefer, self.settings.exclude)
         if self._is_process_wide:
             host_registered(self.registry)
         # before the entry points: what a module imports of an installed package counts as named by the user

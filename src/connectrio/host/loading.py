@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from connectrio.connector.choice import Origin, RegisteredConnector
+from connectrio.connector.choice import RegisteredConnector, SourceKind
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
 from connectrio.diagnostics import is_of_author
@@ -92,7 +92,7 @@ def _lacks_extra(entry_point: EntryPoint, error: BaseException) -> bool:
 
 def _load_entry_point(entry_point: EntryPoint, source: str, registry: Registry) -> None:
     name, distribution = entry_point.module, _distribution(entry_point)
-    origin = Origin.INCLUDED if _is_ours(entry_point) else Origin.INSTALLED
+    origin = SourceKind.INCLUDED if _is_ours(entry_point) else SourceKind.INSTALLED
     is_first_import = name not in sys.modules
     before = registry.registrations
     with _loading(registry, source, origin, module=name, distribution=distribution):
@@ -145,7 +145,7 @@ def _note_failure(registry: Registry, source: str, error: BaseException, event: 
 
 @contextmanager
 def _loading(
-    registry: Registry, source: str, origin: Origin = Origin.NAMED, *, module: str, distribution: str = ""
+    registry: Registry, source: str, origin: SourceKind = SourceKind.NAMED, *, module: str, distribution: str = ""
 ) -> Iterator[None]:
     """Add to `registry` what modules register in this block, with connectrio, flyte-sdk or flytekit."""
     with registry.loading(source, origin, module=module, distribution=distribution), frameworks.hosting(registry):
@@ -184,7 +184,7 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
             raise ModuleLoadError(f"cannot load connectors from {module!r}: {why}")
     for key in {claim.key for claim in registry.claims()}:
         rivals = registry.rivals(*key)
-        if len(rivals) > 1 and rivals[0].origin is Origin.NAMED:
+        if len(rivals) > 1 and rivals[0].origin is SourceKind.NAMED:
             raise ModuleLoadError(_clash(rivals))
 
 
