@@ -27,9 +27,10 @@ from service.harness import META, Service, attempt, connector
 
 PACKAGE = Path(connectrio.__file__).parent
 SERVICE = "/flyteidl2.connector.AsyncConnectorService/"
+TINY = TaskCategory(name="tiny")
 
 # what a call may take
-CREATE_CALLS, CREATE_FILES, CANCEL_FRAMES = 208, 38, 4
+CREATE_CALLS, CREATE_FILES, GET_CALLS, CANCEL_FRAMES = 208, 38, 180, 4
 
 
 class Trace:
@@ -102,14 +103,23 @@ def _create(number: int) -> CreateTaskRequest:
 
 async def create_task() -> Trace:
     """Answer one CreateTask, after some that were like it."""
+    return await _last_of("CreateTask", [_create(number) for number in range(6)])
+
+
+async def get_task() -> Trace:
+    """Answer one GetTask, after some that were like it."""
+    return await _last_of("GetTask", [GetTaskRequest(resource_meta=META, task_category=TINY)] * 6)
+
+
+async def _last_of(method: str, messages: list[Any]) -> Trace:
+    """Answer these requests one by one, and trace the last one."""
     trace = Trace()
     service = Service(connector())
     async with raw_client(Server([service.servicer])) as client:
-        for number in range(6):
-            message = _create(number)
+        for number, message in enumerate(messages):
             stream_id = 2 * number + 1
-            request = _request(client, stream_id, "CreateTask", message)
-            with nullcontext() if number < 5 else trace.running():
+            request = _request(client, stream_id, method, message)
+            with trace.running() if number == len(messages) - 1 else nullcontext():
                 await client.send(request)
                 trailers = await client.trailers(stream_id)
             assert trailers["grpc-status"] == "0"
@@ -128,7 +138,7 @@ async def cancelled_get_task() -> Trace:
         finally:
             left.set()
 
-    message = GetTaskRequest(resource_meta=META, task_category=TaskCategory(name="tiny"))
+    message = GetTaskRequest(resource_meta=META, task_category=TINY)
     async with raw_client(Server([Service(connector(get=get)).servicer])) as client:
         await client.send(_request(client, 1, "GetTask", message))
         await waits.wait()
@@ -145,12 +155,16 @@ def test_a_create_is_read_in_few_files() -> None:
     assert trace.calls.total() <= CREATE_CALLS
 
 
+def test_a_poll_makes_few_calls() -> None:
+    assert anyio.run(get_task).calls.total() <= GET_CALLS
+
+
 def test_a_reset_reaches_the_scope_of_its_call_in_few_frames() -> None:
     assert 0 < anyio.run(cancelled_get_task).deepest <= CANCEL_FRAMES
 
 
 if __name__ == "__main__":
-    for ran in (create_task, cancelled_get_task):
+    for ran in (create_task, get_task, cancelled_get_task):
         trace = anyio.run(ran)
         print(
             f"{ran.__name__}: {trace.calls.total()} calls, {len(trace.files)} files, {trace.deepest} frames to a scope"

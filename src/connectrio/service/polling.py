@@ -65,8 +65,11 @@ class Polling:
         """
         if method.gate.applies:
             return await self._through_gate(method, message, record)
-        poll = partial(self._poll_encoded, method, message, record.span, 0 if record.mask is not None else self._most)
-        return await self._shield.retrying(poll, method.gate, record.retried), self._clock()
+        call = partial(self._call_get, method, message, record.span)
+        state = await self._shield.retrying(call, method.gate, record.retried)
+        # an answer that may hold secrets is decoded, to be masked
+        encoded = encoded_state(state, 0 if record.mask is not None else self._most)
+        return encoded or resource_to_message(state, method.label), self._clock()
 
     async def is_alive(
         self, connector: AsyncConnector[Any], message: CreateTaskRequest, span: Span | None, resource_meta: bytes
@@ -118,16 +121,6 @@ class Polling:
     async def _poll(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Resource:
         """Call the connector's `get`; return the job's state."""
         return resource_to_message(await self._call_get(method, message, span), method.label)
-
-    async def _poll_encoded(
-        self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None, most_encoded: int
-    ) -> Resource | EncodedResource:
-        """Call the connector's `get`; return the job's state, or that as the connector has encoded it.
-
-        :param most_encoded: bytes that it may have if the connector has encoded it; else it is decoded
-        """
-        state = await self._call_get(method, message, span)
-        return encoded_state(state, most_encoded) or resource_to_message(state, method.label)
 
     async def _call_get(self, method: ConnectorMethod, message: GetTaskRequest, span: Span | None) -> Any:
         offered = {"output_prefix": message.output_prefix}
