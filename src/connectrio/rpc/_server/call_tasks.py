@@ -28,6 +28,8 @@ from connectrio.rpc.left_open import count_left_in_task, discard_left_in_task
 # Many calls can be read at once. The writer, the reader and other connections get a turn after so many of them, so that
 # the first answers are sent while the others are worked on.
 _CALLS_PER_TURN = 16
+# tasks that wait for calls. One task answers most calls that never wait, and each other call needs a new one anyway
+_MOST_IDLE = 2
 
 Answer = Callable[[], Coroutine[Any, Any, None]]
 
@@ -87,7 +89,7 @@ class CallTasks:
                     return
                 if call.has_waited or not _is_same(before, copy_context()):
                     return
-            if self._is_closed:
+            if self._is_closed or len(self._idle_tasks) >= _MOST_IDLE:
                 return
             self._idle_tasks.append(wakeup)  # if calls are left, another task is coming for them, in the next turn
             try:
