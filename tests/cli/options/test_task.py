@@ -188,6 +188,11 @@ def test_an_execution_of_another_form(text):
         ("eyJpZCI6ICI3In0=", b'{"id": "7"}'),
         (base64.b64encode(pickle.dumps(("b-12",))).decode(), pickle.dumps(("b-12",))),  # has no padding
         ("CgVqb2ItMQ==", b"\n\x05job-1"),  # a message of protobuf
+        ("Cg5qb2ItMTIzNDU2Nzg5MBAB", b"\n\x0ejob-1234567890\x10\x01"),  # without padding
+        ("/wDw", b"/wDw"),
+        ("0123456789abcdef0123456789abcdef", b"0123456789abcdef0123456789abcdef"),
+        ("AbCdEfGh1234IjKlMnOp", b"AbCdEfGh1234IjKlMnOp"),
+        ("AAAA", b"AAAA"),
         ("MDQ6VXNlcjU4MzIzMQ==", b"MDQ6VXNlcjU4MzIzMQ=="),  # a name that is a text as base64
         ("base64:gASVBw==", b"\x80\x04\x95\x07"),
         ('{"resource_meta": null, "resource_meta_base64": "gASVBw==", "phase": "FAILED"}', b"\x80\x04\x95\x07"),

@@ -290,13 +290,23 @@ def _was_encoded(text: str, meta: bytes) -> bool:
     """Return whether `text` stands for `meta`, which it is as base64, and not for itself.
 
     A resource meta may be a text that looks like base64, such as the name of a job. So `meta` has to be an object in
-    JSON, a pickle, or bytes that are no text, which base64 has filled up with "=" as no name is.
+    JSON, a pickle, or a message: bytes with control characters, which base64 has filled up with "=" as no name is, or
+    which are otherwise text. A name decodes to bytes that are none.
     """
     is_pickle = meta.startswith(b"\x80") and meta.endswith(b".")
     try:
         return is_pickle or isinstance(msgspec.json.decode(meta), dict)
     except (ValueError, msgspec.DecodeError):
-        return text.endswith("=") and not meta.decode("utf-8", "replace").isprintable()
+        pass
+    has_padding = text.endswith("=")
+    try:
+        return (has_padding or len(meta) >= _NO_CHANCE) and not meta.decode().isprintable()
+    except UnicodeDecodeError:
+        return has_padding
+
+
+# if a name decodes to fewer bytes, these may be UTF-8 by chance
+_NO_CHANCE = 16
 
 
 def _read_json(path: Path) -> Any:
