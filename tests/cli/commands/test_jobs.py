@@ -192,10 +192,12 @@ def test_a_failed_call_is_an_error_and_a_hint(ask, arguments, message, hint):
 
 
 def test_a_host_that_answers_unavailable_is_running(ask, toy, monkeypatch):
-    async def create(**kwargs):
-        raise TransientError("the other system is down")
+    class Down(list):
+        def append(self, call):
+            raise TransientError("the other system is down")
 
-    monkeypatch.setattr(toy, "create", create)
+    # of `create` itself, the host keeps what an earlier test has called
+    monkeypatch.setattr(toy, "calls", Down())
     outcome = ask("create", "toy")
     assert outcome.err.startswith("error: UNAVAILABLE: "), outcome.err
     assert "the other system is down" in outcome.err
