@@ -122,6 +122,27 @@ async def test_a_literal_that_cannot_be_encoded():
         await reported(outputs={"n": core.Literal(scalar="x")})
 
 
+def nested(levels):
+    literal = literals_pb2.Literal()
+    inner = literal
+    for _ in range(levels):
+        inner = inner.collection.literals.add()
+    return literal
+
+
+async def test_a_message_that_nobody_can_read():
+    """No client's request is malformed here: the connector is at fault."""
+    with pytest.raises(GRPCError, match=r"a message flyteidl2.core.Literal that cannot be sent: nested more than"):
+        await reported(outputs={"a": nested(95)})
+
+
+async def test_outputs_that_contain_themselves():
+    endless = []
+    endless.append(endless)
+    with pytest.raises(GRPCError, match="whose outputs cannot be encoded: output 'a'"):
+        await reported(outputs={"a": endless})
+
+
 async def test_a_struct_as_an_output():
     resource = await reported(outputs={"s": struct(a=1)})
     assert resource.outputs.literals[0].value.scalar.generic.to_dict() == {"a": 1.0}

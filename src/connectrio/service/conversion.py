@@ -336,7 +336,7 @@ def _outputs(outputs: Any, claim: str) -> Outputs | None:
     except LiteralError as error:
         try:
             return outputs_to_literals(escape_surrogates(with_protobuf_replaced(dict(mapping))))
-        except LiteralError:
+        except (LiteralError, RecursionError):
             raise ConnectorFault(f"{claim} outputs {_cannot_encode(error)}") from error
 
 

@@ -25,7 +25,7 @@ from connectrio.idl.flyteidl2.connector import TaskExecutionMetadata
 from connectrio.idl.flyteidl2.core import LiteralMap, TaskTemplate
 from connectrio.idl.flyteidl2.task import Outputs
 from connectrio.idl.message_pool import default_message_pool
-from connectrio.rpc.codec import decode, encode
+from connectrio.rpc.codec import DecodeError, decode, encode
 from connectrio.service.errors import ConnectorFault
 
 __all__ = ["from_protobuf", "takes_protobuf", "to_protobuf", "with_protobuf_replaced", "wrong_messages"]
@@ -59,7 +59,7 @@ def from_protobuf(value: Any, cls: type[M]) -> M | None:
     found = _own_class(value)
     if found is not cls and not (found is LiteralMap and cls is Outputs):
         return None
-    message: M = decode(value.SerializeToString(), cls)
+    message: M = _read(value, cls)
     return message
 
 
@@ -80,7 +80,19 @@ def with_protobuf_replaced(value: Any) -> Any:
             return {key: with_protobuf_replaced(item) for key, item in value.items()}
         case _:
             cls = _own_class(value)
-            return value if cls is None else decode(value.SerializeToString(), cls)
+            return value if cls is None else _read(value, cls)
+
+
+def _read(value: Any, cls: type[Message]) -> Any:
+    """Return the `cls` that a message of protobuf is.
+
+    :raises ConnectorFault: it cannot be read; nobody else could read it either
+    """
+    try:
+        return decode(value.SerializeToString(), cls)
+    except DecodeError as error:
+        name = value.DESCRIPTOR.full_name
+        raise ConnectorFault(f"the connector returned a message {name} that cannot be sent: {error}") from error
 
 
 def _own_class(value: Any) -> type[Message] | None:
