@@ -651,17 +651,27 @@ async def test_a_create_that_takes_too_long_is_in_doubt(tmp_path):
         await eventually(lambda: [row for row in cluster.database.rows("begun, lease") if row[0] and not row[1]])
 
 
-async def test_a_large_resource_meta_is_not_stored(tmp_path):
-    vendor = Vendor()
+@pytest.mark.parametrize("at_most_once", [False, True])
+async def test_a_large_resource_meta_is_not_stored(tmp_path, at_most_once):
+    """Its job exists, but another host cannot tell which one it is."""
+    vendor, created = Vendor(), []
 
     async def large(_self, **kwargs):
+        created.append(current_call().key)
         return Job("x" * store.LONGEST_META)
 
-    vendor.connector = connector(Base, create=large)
+    vendor.connector = connector(Base, create=large, at_most_once=at_most_once)
     async with hosts(tmp_path, vendor) as cluster:
-        one = await cluster.another()
-        await create(one)
-        await eventually(lambda: cluster.database.rows("key") == [])
+        one, two = await cluster.another(), await cluster.another()
+        assert await create(one) == await create(one)
+        await eventually(lambda: cluster.database.rows("begun, meta, lease") == [(created[0], None, 0)])
+        if at_most_once:
+            with pytest.raises(Exception, match="The connector is at_most_once, so it is not created again"):
+                await create(two)
+        else:
+            await create(two)
+        assert two.sample("creates_in_doubt_total") == 1
+        assert len(created) == (1 if at_most_once else 2)
 
 
 async def test_tables_of_another_version_count_as_away(tmp_path):

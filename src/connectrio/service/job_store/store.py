@@ -174,7 +174,7 @@ class JobStore(Collector):
         """Write a job down, see `jobs.finish`. If the database is away or too slow, do so later, and return `meta`."""
         write = partial(jobs.finish, mine=claim, owner=self._owner, meta=meta, memory=self._memory, origin=origin)
         if len(meta) > LONGEST_META:
-            self.give_up(claim, in_doubt=False)
+            self.give_up(claim, in_doubt=True)  # other hosts only know that there may be a job
             return meta
         official: bytes | None = meta
         try:
