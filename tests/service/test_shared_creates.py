@@ -660,7 +660,8 @@ async def test_a_large_resource_meta_is_not_stored(tmp_path, at_most_once):
         created.append(current_call().key)
         return Job("x" * store.LONGEST_META)
 
-    vendor.connector = connector(Base, create=large, at_most_once=at_most_once)
+    policy = ConnectorPolicy(at_most_once=at_most_once)
+    vendor.connector = connector(Base, create=large, policy=policy)
     async with hosts(tmp_path, vendor) as cluster:
         one, two = await cluster.another(), await cluster.another()
         assert await create(one) == await create(one)
