@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from connectrio import PermanentFailure, Phase, Resource, current_call
 from connectrio.connector.failures import UnknownJobError
 from connectrio.rpc.call import Call, set_current_call
+from connectrio.service.known_jobs import AccountJobs
 from rpc.kit.virtual_time import in_virtual_time
 from service.harness import Job, secrets
 from service.vendor import Clients, OneByOne, Together, Vendor, gated, polling
@@ -537,3 +538,29 @@ async def test_outputs_that_cannot_be_stored_now_are_not_lost(monkeypatch):
         assert (await poll(service, "a")).phase is Phase.RUNNING
         assert (await poll(service, "a")).phase is Phase.SUCCEEDED
     assert writes == [1, 1]
+
+
+@in_virtual_time
+async def test_a_fault_of_the_host_s_own_ends_no_host(monkeypatch):
+    vendor = Vendor()
+    service = gated(OneByOne(vendor, rate_calls=1, rate_seconds=10))
+    take = AccountJobs._next_jobs
+    faults = iter([ValueError("a bug")])
+
+    def fail_once(jobs):
+        for fault in faults:
+            raise fault
+        return take(jobs)
+
+    monkeypatch.setattr(AccountJobs, "_next_jobs", fail_once)
+    async with polling(service):
+        with capture_logs() as logs:
+            for job in "ab":
+                await poll(service, job)
+            await anyio.sleep(20)
+        [line] = [line for line in logs if line["log_level"] == "error"]
+        assert line["event"] == "polls in the background have failed; the next poll of a client starts them"
+        await poll(service, "b")
+        await anyio.sleep(20)
+        assert vendor.polled["b"]
+        assert service.sample("background_polls_total", operation="get") > 0

@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 
 from connectrio.idl.flyteidl2.connector import GetTaskRequest, Resource
 from connectrio.idl.flyteidl2.core import Connection
-from connectrio.logs import line_fields
+from connectrio.logs import get_logger, line_fields
 from connectrio.rpc.codec import encode
 from connectrio.service.job_polls import BackgroundPolls, KnownJob
 from connectrio.service.methods import ConnectorMethod
@@ -42,6 +42,8 @@ from connectrio.service.workers import Workers
 from connectrio.telemetry.jobs import JobName
 
 __all__ = ["AccountJobs", "JobRefresh"]
+
+logger = get_logger("connectrio.service")
 
 # jobs that are known of each account; those that nobody has asked for are forgotten first
 _MOST_JOBS = 20_000
@@ -232,6 +234,8 @@ class AccountJobs:
                     calls.start_soon(self._poll, self._next_jobs(), slot, call, places.release)
         finally:
             self._is_running = False
+            for job in self._jobs.values():
+                job.due = None  # it does not wait any more; its client's next poll decides
 
     async def _job_is_due(self) -> bool:
         """Wait until a job is due; return False if none is known any more."""
@@ -370,7 +374,14 @@ class JobRefresh(Collector):
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a task that polls jobs."""
         if self._tasks is not None:
-            self._context.copy().run(partial(self._tasks.start_soon, work))
+            self._context.copy().run(partial(self._tasks.start_soon, self._guarded, work))
+
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do `work`; a fault of the host's own there is no reason to end the host."""
+        try:
+            await work()
+        except Exception:
+            logger.exception("polls in the background have failed; the next poll of a client starts them")
 
     def stop(self) -> None:
         """End all polls in the background."""
