@@ -137,17 +137,18 @@ def make_trouble(client: Client, folder: Path) -> dict[tuple[str, str], grpc.Sta
     codes = {}
     for task_type in ("healthy", "warehouse", "hanging", "buggy"):
         codes[EXECUTIONS[task_type], "create"] = call(client, "create", task_type)
-    for task_type in ("healthy", "warehouse"):
-        assert call(client, "get", task_type) is grpc.StatusCode.OK
-    (folder / "warehouse is down").touch()
-    codes["f2vendor", "get"] = call(client, "get", "warehouse")
     # its client leaves after the vendor was asked, and before it has answered
     lost = client.start(
         "create", task_type="slow", meta=b"s3://b/f5lost", task_execution_metadata=metadata("f5lost")
     )  # fmt: skip
     eventually((folder / "asked for f5lost").exists, PATIENCE)
     lost.cancel()
+    for task_type in ("healthy", "warehouse"):
+        assert call(client, "get", task_type) is grpc.StatusCode.OK
+    # these came over the same connection, so the host knows that the client has left
     (folder / "accepted f5lost").touch()
+    (folder / "warehouse is down").touch()
+    codes["f2vendor", "get"] = call(client, "get", "warehouse")
     return codes
 
 
