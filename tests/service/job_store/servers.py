@@ -79,10 +79,19 @@ class PostgresServer:
                 return False
             return True
 
-        eventually(answers)
+        try:
+            eventually(answers)
+        except TimeoutError as error:
+            error.add_note((self._folder / "errors").read_text())
+            raise
 
     def kill(self) -> None:
         """Kill it with SIGKILL, as a machine that loses its power would."""
+        # stopped first, so that it begins no process that would survive it: waiting for a lock of one that was killed,
+        # such a process would hold the memory for ever
+        os.kill(self._process.pid, signal.SIGSTOP)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
         self.signal(signal.SIGKILL)
         self._process.wait()
         self._process = None
