@@ -66,7 +66,7 @@ layers *arguments:
 interop *arguments:
     {{python}} -m pytest tests/interop tests/rpc/reflection tests/rpc/tls tests/rpc/client "$@"
 
-# attack a host, restart it under load, kill its clients, and check that a good client is served; see docs/drills.md
+# attack a host, restart it under load, kill its clients, and check that a good client is served; see docs/explanation/drills.md
 drills *arguments:
     PYTHONPATH=tests {{python}} -m drills "$@"
 

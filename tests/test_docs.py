@@ -17,11 +17,11 @@ from test_layers import MAY_IMPORT
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "connectrio"
-DECISIONS = ROOT / "docs" / "decisions"
+DECISIONS = ROOT / "docs" / "explanation" / "decisions"
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 
-# where the documents' paths begin: `docs/speed.md`, `rpc/_http2/stream.py` and `rpc/http2/test_fuzz` are all plain
+# where the documents' paths begin: `tests/bench`, `rpc/_http2/stream.py` and `rpc/http2/test_fuzz` are all plain
 BASES = (ROOT, PACKAGE, ROOT / "tests")
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -110,7 +110,7 @@ def test_every_module_and_its_names_exist(document: Path):
 
 
 def test_the_architecture_names_what_exists():
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     drawings = " ".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
     known = names_of_the_package()
     # ours are written like this: two words or more in one, as in ServerCall
@@ -124,7 +124,8 @@ def test_the_architecture_names_what_exists():
 
 
 def test_the_architecture_names_every_file_that_it_draws():
-    drawing = re.search(r"```text\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)
+    architecture = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    drawing = re.search(r"```text\n(.*?)```", architecture, re.DOTALL)
     assert drawing is not None
     paths = re.findall(r"\b(?:rpc|service|host)/[\w/]+\.py", drawing[1])
     assert len(paths) > 5
@@ -168,7 +169,7 @@ def test_every_variable_is_a_setting(document: Path):
 
 
 def test_the_table_of_options_has_every_option_and_its_default():
-    rows = re.findall(r"^\| `(\w+)` \| ([^|,]+)", (ROOT / "docs" / "vendor.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([^|,]+)", (ROOT / "docs" / "how-to" / "vendor.md").read_text(), re.MULTILINE)
     words = {(): "none", ("*",): "`*`", False: "false"}
     policy = ConnectorPolicy()
     defaults = {each.name: getattr(policy, each.name) for each in fields(policy)}

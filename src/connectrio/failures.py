@@ -5,7 +5,7 @@
             raise PermanentFailure("…") from error
         await anyio.sleep(retry_after(error) or 1)
 
-`connectrio.connector.transient` has the rules; docs/failure-model.md has them as a table.
+`connectrio.connector.transient` has the rules; docs/explanation/failure-model.md has them as a table.
 """
 
 from connectrio.connector.retry_after import retry_after

@@ -1,4 +1,4 @@
-"""Write the table of differences, and the run's counts, into docs/differences.md."""
+"""Write the table of differences, and the run's counts, into docs/explanation/differences.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from e2e.reference import VERSION
 
 __all__ = ["DOCUMENT", "document", "with_results"]
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "differences.md"
 BEGIN, END = "<!-- written by differential.run -->\n", "<!-- up to here -->\n"
 
 

@@ -1,6 +1,6 @@
 """All requests to both hosts, and what they answered.
 
-Run as a program, it prints what does not fit the table, and writes docs/differences.md anew:
+Run as a program, it prints what does not fit the table, and writes docs/explanation/differences.md anew:
 
     cd tests && python -m differential.run [PYTHON_WITH_FLYTE]
 """

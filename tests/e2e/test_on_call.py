@@ -1,4 +1,4 @@
-"""docs/on-call.md: each question gets the answer that it shows, from a host in the trouble that it describes.
+"""docs/how-to/on-call.md: each question gets the answer that it shows, from a host in the trouble that it describes.
 
 The questions, what is to be typed, and what is to be seen are read from the document. What is said about flyte-sdk's
 host is asked of that host, in the same trouble.
@@ -32,7 +32,7 @@ from e2e.client import Client, fetch
 from e2e.programs import CONNECTORS, IMPATIENT, CommandProgram, eventually
 from e2e.reference import START, VERSION, find_reference
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "on-call.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "on-call.md"
 BIN = Path(sys.executable).parent
 # seconds; longer than the host's own limit, so that a slow machine does not end what hangs otherwise
 BRIEF = 3.0

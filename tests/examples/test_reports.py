@@ -1,4 +1,4 @@
-"""Tests of a connector as its author writes them: docs/authors.md shows them."""
+"""Tests of a connector as its author writes them: docs/how-to/authors.md shows them."""
 
 from contextlib import nullcontext
 from dataclasses import replace

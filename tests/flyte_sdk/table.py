@@ -1,4 +1,4 @@
-"""Where a connector for flyte-sdk is answered for otherwise than in its own host: rows of docs/flyte-connectors.md."""
+"""Where a connector for flyte-sdk is answered for otherwise than in its own host: rows of flyte-connectors.md."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from e2e.reference import ReferenceProgram, find_reference
 from flyte_sdk.connectors.mirror import RESOURCES, Color, Mirrored, Model, Point
 from flyte_sdk.table import DIFFERENCES
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "flyte-connectors.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "flyte-connectors.md"
 CONNECTORS = Path(__file__).parent / "connectors"
 
 # seconds; flyte-sdk takes long to import on a busy machine

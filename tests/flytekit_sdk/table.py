@@ -1,4 +1,4 @@
-"""Where this host answers otherwise than flytekit's own, and why: the rows of the table in docs/flytekit.md."""
+"""Where this host answers otherwise than flytekit's own, and why: the rows of the table in docs/how-to/flytekit.md."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from flytekit_sdk import test_equality
 from flytekit_sdk.table import DIFFERENCES
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "flytekit.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "how-to" / "flytekit.md").read_text()
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda each: each.case)

@@ -1,4 +1,4 @@
-"""The part of docs/api.md that is made from the documents' docstrings: python tests/host/api_page.py"""
+"""The part of docs/reference/http.md that is made from the documents' docstrings: python tests/host/api_page.py"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from connectrio.telemetry import report
 from connectrio.telemetry.search import JobDetails
 
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 BEGIN = "## The documents\n"
 
 _IVAR = re.compile(r":ivar (\w+): (.*?)(?=\n *:ivar |\Z)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""The catalogue of metrics in docs/metrics.md, made from what a host and a supervisor register.
+"""The catalogue of metrics in docs/reference/metrics.md, made from what a host and a supervisor register.
 
 `uv run python tests/host/catalogue.py` writes it; `test_catalogue.py` fails while it is not up to date.
 """
@@ -35,7 +35,7 @@ from connectrio.service.workers import _Run  # noqa: E402
 from service.harness import Complete  # noqa: E402
 
 DOCS = TESTS.parent / "docs"
-DOCUMENT = DOCS / "metrics.md"
+DOCUMENT = DOCS / "reference" / "metrics.md"
 ALERTS = DOCS / "alerts.yml"
 BEGIN, END = "<!-- written by tests/host/catalogue.py -->\n", "<!-- up to here -->\n"
 OURS = ("flyte_connector_", "connectrio_")

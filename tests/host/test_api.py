@@ -171,7 +171,7 @@ def test_values_that_json_lacks():
 
 def test_the_page_of_the_documents_is_up_to_date():
     """`python tests/host/api_page.py` writes it."""
-    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
     assert page[page.index(api_page.BEGIN) :] == api_page.generated()
     for path in re.findall(r"`(/api/[\w]+)", page):
         assert path.split("/")[2] in {"status", *LISTS}, path

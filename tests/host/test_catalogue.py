@@ -1,4 +1,4 @@
-"""docs/metrics.md is true: its catalogue has all families, and its queries and alerts are about them."""
+"""docs/reference/metrics.md is true: its catalogue has all families, and its queries and alerts are about them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_queries_and_alerts_are_about_families_that_exist(found):
 def test_the_labels_that_other_documents_give_are_those_of_the_family(found):
     labels = {entry.name: set(entry.labels) for entry in found}
     named = 0
-    for page in DOCUMENT.parent.glob("*.md"):
+    for page in DOCS.rglob("*.md"):
         for name, given in re.findall(r"`(connectrio_\w+)\{([\w,]+)\}`", page.read_text()):
             named += 1
             assert set(given.split(",")) == labels[name], f"{page.name}: {name}"

@@ -1,4 +1,4 @@
-"""docs/logs.md describes the lines that the source writes, all of them and no others."""
+"""docs/reference/logs.md describes the lines that the source writes, all of them and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from connectrio.host.runner import serving_fields
 from connectrio.host.settings import HostSettings
 from logs.events import BY_CASE, Event, events
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "logs.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "logs.md"
 EVENTS = list(events())
 
 
@@ -59,7 +59,7 @@ def described_fields() -> set[str]:
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.where)
 def test_every_line_is_described(event: Event):
     level, fields = described_events().get((event.logger, event.text), ("", set()))
-    assert level, f"add to docs/logs.md, under {event.logger}: | {event.text} | {event.level} | … | … |"
+    assert level, f"add to docs/reference/logs.md, under {event.logger}: | {event.text} | {event.level} | … | … |"
     assert event.level in (*level.split(" or "), BY_CASE)
     assert event.fields <= fields
 

@@ -1,4 +1,4 @@
-"""What docs/authors.md shows is what runs."""
+"""What docs/how-to/authors.md shows is what runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "authors.md").read_text()
+TEXT = (ROOT / "docs" / "how-to" / "authors.md").read_text()
 EXAMPLES = [path.read_text() for path in (ROOT / "tests" / "examples").glob("*.py")]
 
 

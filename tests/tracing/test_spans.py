@@ -34,7 +34,7 @@ from rpc.kit.serving import eventually
 from service.harness import Job, connector, log_lines, secrets
 from tracing.harness import SERVICE, Spans, hosted, is_child
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "tracing.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "tracing.md"
 SECRET = "hunter2-and-more"
 # what another program sends: version, trace, span, and whether it is sampled
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

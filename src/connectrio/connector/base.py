@@ -1,8 +1,8 @@
 """The classes that the author of a connector writes against.
 
 The vocabulary and the signatures are flyte-sdk's (`flyte.connectors`), so that porting a connector means changing its
-imports (`docs/porting.md`). Beyond flyte-sdk, each method may be `async def` or a plain `def` (which runs in a worker
-thread), and a connector may have a `lifespan`.
+imports (`docs/how-to/porting.md`). Beyond flyte-sdk, each method may be `async def` or a plain `def` (which runs in a
+worker thread), and a connector may have a `lifespan`.
 """
 
 from __future__ import annotations
@@ -266,8 +266,8 @@ class AsyncConnector(ABC, Generic[M]):
 
         By default: `TransientError`; connections that fail or break, and time-outs, Python's and those of well-known
         clients; HTTP statuses and codes by which vendors throttle or say that they are unavailable; gRPC's UNAVAILABLE,
-        DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. docs/failure-model.md has the table. Override it to name others. It is
-        called on the event loop, so it must not block.
+        DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED. docs/explanation/failure-model.md has the table. Override it to name
+        others. It is called on the event loop, so it must not block.
         """
         return passes(error)
 

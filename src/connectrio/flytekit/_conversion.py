@@ -2,7 +2,7 @@
 
 All of this runs on a hosted loop. The names of the arguments and their classes are those of flytekit
 (`flytekit/extend/backend/connector_service.py`): flytekit's models, made from Flyte 1's messages. On the wire these
-equal Flyte 2's (docs/flyte1.md), so the bytes of both executors' requests are read alike.
+equal Flyte 2's (docs/how-to/flyte1.md), so the bytes of both executors' requests are read alike.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A bad night on a real host, read from its status page by somebody who was woken.
 
-With CONNECTRIO_SCREENSHOTS=docs, the pictures of the documentation are taken again. They show paths of the connectors'
-module, so it is copied to a place that looks the same everywhere.
+With CONNECTRIO_SCREENSHOTS=docs/images, the pictures of the documentation are taken again. They show paths of the
+connectors' module, so it is copied to a place that looks the same everywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changes the imports of connectors for flyte-sdk by the tables of docs/porting.md, and nothing else."""
+"""Changes the imports of connectors for flyte-sdk by the tables of docs/how-to/porting.md, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-PAGE = Path(__file__).parents[3] / "docs" / "porting.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "porting.md"
 _ROW = re.compile(r"\| `([\w.]+)` \| (`.*`) \| `([\w.]+)` \|")
 
 Table = dict[tuple[str, str], str]

@@ -208,7 +208,7 @@ def test_the_tables_are_made_by_many_at_once(database):
 
 
 def test_the_documents_have_the_tables():
-    document = (Path(__file__).parents[3] / "docs" / "job-once.md").read_text()
+    document = (Path(__file__).parents[3] / "docs" / "how-to" / "job-once.md").read_text()
     shown = document.partition("```sql")[2].partition("```")[0]
     made = ";".join(jobs.SCHEMA).replace("{bytes}", "BYTEA").replace(" IF NOT EXISTS", "")
     inserted = f"INSERT INTO connectrio_schema VALUES ({jobs.VERSION});"

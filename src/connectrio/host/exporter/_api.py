@@ -1,6 +1,6 @@
 """/api: what the host tells of itself, as JSON.
 
-docs/api.md describes it; the fields are those of `connectrio.telemetry.report`.
+docs/reference/http.md describes it; the fields are those of `connectrio.telemetry.report`.
 """
 
 from __future__ import annotations
