@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from connectrio.connector.transient import FailureKind, failure_kind
-from host.catalogue import ALERTS, DOCUMENT, Entry, alerts, document, entries, families_in, family_of
+from host.catalogue import ALERTS, DOCS, DOCUMENT, Entry, alerts, document, entries, families_in, family_of
 
 QUERIES = [
     query
