@@ -129,8 +129,10 @@ def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
             app[name]  # imports its module: the overview shows the first line of its docstring
     if not is_terminal() and (is_overview or any(flag in arguments for flag in app.help_flags)):
         from cyclopts.help.formatters import PlainFormatter
+        from rich.console import Console
 
         app.help_formatter = PlainFormatter()
+        app.console = Console(width=1000, color_system=None)  # a line for each option, for grep
 
 
 def _help_hint(app: cyclopts.App, arguments: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from connectrio.cli.settings_help import GROUPS
 from connectrio.host.settings import HostSettings
 
 
@@ -259,8 +261,29 @@ def test_the_help_has_what_the_settings_say_of_themselves(run):
     text = " ".join(run("serve", "--help").out.split())
     assert "--grace FLOAT: how long calls in flight may take to finish after SIGTERM" in text
     assert "(seconds) [env var: CONNECTRIO_GRACE] [default: 25.0]" in text
-    assert "(bytes) [env var: CONNECTRIO_MAX_RECEIVE_MESSAGE_SIZE]" in text
+    assert "--write-buffer INT: bytes that may wait for the socket" in text
     assert ":param" not in text
+
+
+def test_the_help_is_in_groups_and_begins_with_the_five_that_matter_most(run):
+    text = run("serve", "--help").out
+    titles = re.findall(r"^([A-Z][\w ]+):$", text, re.MULTILINE)
+    assert titles == [*GROUPS, "Examples"]
+    first = text.partition("Most used:")[2].partition("Network:")[0]
+    assert re.findall(r"^  --([a-z-]+)", first, re.MULTILINE) == [
+        "modules",
+        "port",
+        "worker",
+        "drain-delay",
+        "log-level",
+    ]
+
+
+def test_every_setting_is_in_one_group(run):
+    grouped = [name for names in GROUPS.values() for name in names.split()]
+    every = [field.name for field in fields(HostSettings)]
+    every += ["backend", "processes", "log_level", "log_format", "config"]
+    assert sorted(grouped) == sorted(every)
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:hunter2@db/x", "postgresql://db/x?password=hunter2"])

@@ -6,52 +6,25 @@ A source only fills in what no source before it has set: flag, environment, TOML
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
-import re
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
-from cyclopts import App, Argument, ArgumentCollection, Parameter, Token
+from cyclopts import App, Argument, ArgumentCollection, Group, Parameter, Token
 from cyclopts.config import Dict, Env
 
 from connectrio.cli.errors import UsageError
 from connectrio.cli.hosting import DEFAULT_FILE, LogFormat, host, variable
+from connectrio.cli.settings_help import GROUPS, settings_help
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import Levels
 
 __all__ = ["c0_app", "serve", "serve_app"]
 
-F = TypeVar("F", bound=Callable[..., object])
-
-_IVAR = re.compile(r":ivar (\w+): (.*?)(?=\n *:ivar |\Z)", re.DOTALL)
-_UNITS = {"float": "seconds", "float | None": "seconds"}
-_SIZES = (
-    "max_receive_message_size",
-    "max_header_list_size",
-    "stream_window",
-    "connection_window",
-    "write_buffer",
-    "max_control_backlog",
-)
 _SETTINGS = HostSettings()
 _LOG_LEVEL = ["info"]
-
-
-def _with_help_of_settings(command: F) -> F:
-    """Add the descriptions of `HostSettings`' fields to the help of `command`, whose parameter is `settings`."""
-    units = {field.name: _UNITS.get(str(field.type), "") for field in fields(HostSettings)}
-    units |= dict.fromkeys(_SIZES, "bytes")
-    lines = [inspect.cleandoc(command.__doc__ or "")]
-    for name, text in (found for layer in HostSettings.__mro__ for found in _IVAR.findall(layer.__doc__ or "")):
-        unit = f" ({units[name]})" if units.get(name) else ""
-        lines.append(f":param settings.{name}: {' '.join(text.split())}{unit}")
-    command.__doc__ = "\n".join(lines)
-    return command
 
 
 def _check_levels(_kind: object, words: list[str]) -> None:
@@ -62,7 +35,6 @@ def _check_levels(_kind: object, words: list[str]) -> None:
     Levels.read(words)
 
 
-@_with_help_of_settings
 def serve(
     *,
     settings: Annotated[HostSettings, Parameter(name="*", consume_multiple=True)] = _SETTINGS,
@@ -78,7 +50,7 @@ def serve(
     signal.
 
     Every option can also be set by an environment variable or in a TOML file (port = 8000). A flag comes before the
-    environment, the environment before the file.
+    environment, the environment before the file. docs/reference/settings.md gives the reason for each default.
 
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
     :param processes: that host on the one port, each new connection with one of them; limits are for each process
@@ -180,8 +152,30 @@ def _convert_path(expected: type, value: Any) -> Any:
     raise ValueError(f"Expected `{expected.__name__}`, got `{type(value).__name__}`")
 
 
+class _ServeApp(App):
+    """Sorts the many options into groups, and says one sentence of each."""
+
+    def assemble_argument_collection(
+        self, *, default_parameter: Parameter | None = None, parse_docstring: bool = False
+    ) -> ArgumentCollection:
+        """Return the options; cyclopts asks with `parse_docstring` for the help."""
+        arguments = super().assemble_argument_collection(
+            default_parameter=default_parameter, parse_docstring=parse_docstring
+        )
+        if parse_docstring:
+            groups = {title: Group(title, sort_key=place) for place, title in enumerate(GROUPS)}
+            known = settings_help(serve)
+            for argument in arguments:
+                if setting := known.get(_key(argument)):
+                    described = Parameter(group=(groups[setting.group],), help=setting.summary)
+                    argument.parameter = Parameter.combine(argument.parameter, described)
+            order = list(known)
+            arguments.sort(key=lambda argument: order.index(_key(argument)) if _key(argument) in known else -1)
+        return arguments
+
+
 def _app(name: str, example: str) -> App:
-    app = App(
+    app = _ServeApp(
         name=name,
         config=(Environment(), TomlFile()),
         help_epilogue=f"Examples:\n  {example}",
