@@ -493,6 +493,24 @@ async def test_leaving_ends_the_calls_of_other_tasks():
         assert outcome.status is Status.UNAVAILABLE
 
 
+async def test_closing_ends_calls_before_the_block_is_left():
+    async with leaving_nothing(), RawServer() as raw, anyio.create_task_group() as tasks:
+        outcome = Outcome()
+        async with Channel(raw.connect, options=ChannelOptions(**PROMPT)) as channel:
+            tasks.start_soon(outcome.of, ScriptStub(channel))
+            peer = await raw.accept()
+            await peer.until(lambda frame: isinstance(frame, Headers))
+            channel.close()
+            assert channel.state is ChannelState.SHUTDOWN
+            channel.close()  # once more does nothing
+            await outcome.ended.wait()
+            assert outcome.status is Status.UNAVAILABLE
+            with pytest.raises(GRPCError, match="the channel was closed"):
+                await ScriptStub(channel).unary(Note())
+        with pytest.raises(RuntimeError, match="make another"):
+            await channel.__aenter__()
+
+
 async def test_leaving_ends_calls_that_wait_for_a_connection():
     async def connect() -> AnyByteStream:
         connecting.set()

@@ -57,6 +57,9 @@ class Channel(StubChannel):
     :raises ValueError: the target is none of these
     """
 
+    # a private attribute of grpclib's channel, which is our base only for type checkers
+    _state: ChannelState  # type: ignore[assignment]
+
     def __init__(
         self,
         target: str | Connect,
@@ -102,7 +105,8 @@ class Channel(StubChannel):
 
     # calls
 
-    def request(
+    # ClientStream has the interface of grpclib's client stream, and shares no code with it
+    def request(  # type: ignore[override]
         self,
         name: str,
         cardinality: Cardinality,
@@ -256,6 +260,18 @@ class Channel(StubChannel):
             raise RuntimeError("the channel is not open; use it as `async with Channel(…) as channel:`")
         return self._tasks
 
+    def close(self) -> None:
+        """Close all connections for good; calls fail with UNAVAILABLE, and further ones with an error.
+
+        Leaving the channel's block does this too, and waits until what is written is sent, within `close_timeout`.
+        """
+        policy, self._policy = self._policy, None
+        for scope in self._call_task_scopes:
+            scope.cancel()
+        if policy is not None:
+            policy.close()
+        self._on_change()
+
     async def __aenter__(self) -> Self:
         if self._state is ChannelState.SHUTDOWN:
             raise RuntimeError("the channel was closed; make another")
@@ -278,12 +294,7 @@ class Channel(StubChannel):
         tasks, is_opener = self._check_open(), anyio.get_current_task().id == self._opener
         if is_opener:
             self._tasks = None
-        policy, self._policy = self._policy, None
-        for scope in self._call_task_scopes:
-            scope.cancel()
-        if policy is not None:
-            policy.close()  # flushes what is written, within `close_timeout`
-        self._on_change()
+        self.close()
         if not is_opener:
             raise RuntimeError(
                 f"the channel to {self._target.name} was opened in another task. Its connections are closed, but not"
@@ -300,7 +311,7 @@ class WhenReady(StubChannel):
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def request(self, *args: Any, **kwargs: Any) -> ClientStream[Any, Any]:
+    def request(self, *args: Any, **kwargs: Any) -> ClientStream[Any, Any]:  # type: ignore[override]  # as above
         """Return a call that waits for a server; the arguments are those of `Channel.request`."""
         return self._channel.request(*args, wait_for_ready=True, **kwargs)
 

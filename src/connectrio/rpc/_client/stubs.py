@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from betterproto2.grpclib import ServiceStub
@@ -20,8 +20,14 @@ from grpclib.const import Cardinality
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._client.call import ClientStream
 
+if TYPE_CHECKING:
+    # the type of what generated stubs take. Only for type checkers: its code is asyncio's, and none of it is used here
+    from grpclib.client import Channel as _GrpclibChannel
+else:
+    _GrpclibChannel = object
 
-class StubChannel:
+
+class StubChannel(_GrpclibChannel):
     """The base of our channels. On these, betterproto2's stubs use the functions of this module."""
 
 
