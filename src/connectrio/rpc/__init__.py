@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from grpclib.exceptions import GRPCError
 
     from connectrio.rpc._client.channel import Channel
+    from connectrio.rpc._client.response_metadata import ResponseMetadata, response_metadata
+    from connectrio.rpc._client.stubs import closing
     from connectrio.rpc._client.subchannel import ChannelState
     from connectrio.rpc._server.server import OpenConnection, Server, ServerStats
     from connectrio.rpc.call import Call, Deadline, OnCall, OnCallEnd, current_call
@@ -37,13 +39,16 @@ __all__ = [
     "OnCall",
     "OnCallEnd",
     "OpenConnection",
+    "ResponseMetadata",
     "Server",
     "ServerOptions",
     "ServerStats",
     "ServerTLS",
     "Status",
+    "closing",
     "current_call",
     "listen_unix",
+    "response_metadata",
 ]
 
 # each is imported when it is first asked for, so that users of the options do not load the server
@@ -59,13 +64,16 @@ _HOMES = {
     "OpenConnection": "connectrio.rpc._server.server",
     "OnCall": "connectrio.rpc.call",
     "OnCallEnd": "connectrio.rpc.call",
+    "ResponseMetadata": "connectrio.rpc._client.response_metadata",
     "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",
     "ServerStats": "connectrio.rpc._server.server",
     "ServerTLS": "connectrio.rpc.tls",
     "Status": "grpclib.const",
+    "closing": "connectrio.rpc._client.stubs",
     "current_call": "connectrio.rpc.call",
     "listen_unix": "connectrio.rpc.sockets",
+    "response_metadata": "connectrio.rpc._client.response_metadata",
 }
 
 

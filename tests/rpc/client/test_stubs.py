@@ -12,6 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
+from connectrio.rpc import closing
 from rpc.kit.frames import Data, Reset
 from rpc.kit.playing import OK, RESPONSE, channel_to
 from rpc.kit.raw import RawPeer, RawServer
@@ -50,7 +51,7 @@ async def test_leaving_a_server_stream_early_cancels_the_call(serving):
                 await anyio.sleep(0.001)
 
     async with serving(Script(server_streaming=forever)) as served:
-        async with aclosing(served.stub.server_streaming(Note())) as answers:
+        async with closing(served.stub.server_streaming(Note())) as answers:
             async for _ in answers:
                 break
         await servicer.event.wait()
@@ -72,7 +73,7 @@ async def test_leaving_a_bidirectional_stream_early_cancels_the_call_and_stops_t
             await anyio.sleep_forever()
 
     async with serving(Script(bidi=echo)) as served:
-        async with aclosing(served.stub.bidi(questions())) as answers:
+        async with closing(served.stub.bidi(questions())) as answers:
             async for _ in answers:
                 break
         await servicer.event.wait()
@@ -91,7 +92,7 @@ async def test_a_stream_left_early_is_reset_at_once():
 
         peers: list[RawPeer] = []
         tasks.start_soon(answer)
-        async with aclosing(ScriptStub(channel).server_streaming(Note())) as answers:
+        async with closing(ScriptStub(channel).server_streaming(Note())) as answers:
             assert await anext(answers) == Note("one")
         await peers[0].until(lambda frame: frame == Reset(1, ErrorCodes.CANCEL))
 

@@ -31,7 +31,7 @@ from collections.abc import AsyncIterator
 import anyio
 from betterproto.demo import GreeterBase, GreeterStub, HelloReply, HelloRequest
 
-from connectrio.rpc import Channel, Server
+from connectrio.rpc import Channel, Server, closing
 
 
 class Greeter(GreeterBase):
@@ -58,6 +58,8 @@ async def main() -> None:
             async for reply in stub.repeat(HelloRequest(name="you"), metadata={"a": "b"}):
                 print(reply.text.upper())
             print((await stub.collect([HelloRequest(name="you")])).text)
+            async with closing(stub.chat(names())) as replies:
+                print((await anext(replies)).text)
             async for reply in stub.chat(names()):
                 print(reply.text)
             await GreeterStub(channel.when_ready).say_hello(HelloRequest())

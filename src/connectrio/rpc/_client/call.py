@@ -26,6 +26,7 @@ from multidict import MultiDict
 
 from connectrio._version import __version__
 from connectrio.rpc._client.attempts import Attempts, ChannelContext
+from connectrio.rpc._client.response_metadata import show_outcome
 from connectrio.rpc._client.response_status import (
     Outcome,
     check_response,
@@ -60,8 +61,6 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     """One call: an async context manager, made by `Channel.request`.
 
     :ivar context: what the call shares with the others of its channel
-    :ivar initial_metadata: the metadata of the response's headers; None until they are here
-    :ivar trailing_metadata: the metadata of the trailers; None until they are here
     :ivar compress_messages: whether messages sent from now on are compressed; without effect if the channel's
         `compression` is "identity"
     :ivar message_was_compressed: whether the message received last came compressed; it differs from message to message
@@ -79,8 +78,6 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         metadata: Metadata,
         wait_for_ready: bool,
     ) -> None:
-        self.initial_metadata: Metadata | None = None
-        self.trailing_metadata: Metadata | None = None
         self.compress_messages = True
         self.message_was_compressed = False
         self.context = context
@@ -91,11 +88,22 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._metadata: Any = metadata
         self._metadata_headers: Headers = ()
         self._outcome = Outcome(deadline)
+        show_outcome(self._outcome)
         self._attempts = Attempts(context, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._messages_sent = 0
         self._messages_received = 0
         self._on_end: OnCallEnd | None = None
+
+    @property
+    def initial_metadata(self) -> Metadata | None:
+        """The metadata of the response's headers; None until they are here."""
+        return self._outcome.initial_metadata
+
+    @property
+    def trailing_metadata(self) -> Metadata | None:
+        """The metadata of the trailers; None until they are here."""
+        return self._outcome.trailing_metadata
 
     # sending
 
@@ -217,7 +225,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             trailers_only = self._attempts.stream.is_trailers_only
             check_response(headers, trailers_only=trailers_only, content_type=self.context.content_type)
             metadata = MultiDict() if trailers_only else received_metadata(headers)
-        (self.initial_metadata,) = await self.context.grpclib_events.recv_initial_metadata(metadata)
+        (self._outcome.initial_metadata,) = await self.context.grpclib_events.recv_initial_metadata(metadata)
         if trailers_only:
             await self._settle(headers)
 
@@ -291,7 +299,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         with self._within_deadline():
             metadata = received_metadata(trailers)
         details = details_from_trailers(trailers, status, message, self.context.status_details_codec)
-        (self.trailing_metadata,) = await self.context.grpclib_events.recv_trailing_metadata(
+        (self._outcome.trailing_metadata,) = await self.context.grpclib_events.recv_trailing_metadata(
             metadata, status=status, status_message=message, status_details=details
         )
         self._outcome.settle(status, message, details)

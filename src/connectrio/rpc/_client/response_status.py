@@ -56,15 +56,19 @@ _DEADLINE_PASSED = "the deadline passed before the call was done"
 
 
 class Outcome:
-    """The status of one call, from the moment it has one. The first status stays.
+    """The status of one call, from the moment it has one, and its metadata. The first status stays.
 
     :ivar deadline: of the call; None when it has none
+    :ivar initial_metadata: the metadata of the response's headers; None until they are here
+    :ivar trailing_metadata: the metadata of the trailers; None until they are here
     """
 
-    __slots__ = ("_details", "_message", "_status", "deadline")
+    __slots__ = ("_details", "_message", "_status", "deadline", "initial_metadata", "trailing_metadata")
 
     def __init__(self, deadline: Deadline | None) -> None:
         self.deadline = deadline
+        self.initial_metadata: Metadata | None = None
+        self.trailing_metadata: Metadata | None = None
         self._status: Status | None = None
         self._message: str | None = None
         self._details: Any = None

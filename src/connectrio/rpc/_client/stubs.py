@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 from betterproto2.grpclib import ServiceStub
@@ -26,9 +26,24 @@ if TYPE_CHECKING:
 else:
     _GrpclibChannel = object
 
+_Recv = TypeVar("_Recv")
+
 
 class StubChannel(_GrpclibChannel):
     """The base of our channels. On these, betterproto2's stubs use the functions of this module."""
+
+
+def closing(responses: AsyncIterator[_Recv]) -> AbstractAsyncContextManager[AsyncIterator[_Recv]]:
+    """End a streaming call of a stub with the block, however the block ends, so that the server stops working on it.
+
+        async with closing(stub.watch(request)) as replies:
+            async for reply in replies:
+                ...
+
+    It is `contextlib.aclosing` for what generated stubs return. They are annotated with AsyncIterator, although they
+    return generators, so type checkers do not let `aclosing` close them.
+    """
+    return aclosing(cast("AsyncGenerator[_Recv]", responses))
 
 
 @cache
