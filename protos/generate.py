@@ -2,8 +2,7 @@
 
 Usage: python protos/generate.py [OUTPUT_DIRECTORY]
 
-protoc (from grpcio-tools) parses the files, betterproto2's compiler renders them, ruff formats the result. All three
-come from the environment of the Python that runs this script, so the result depends on nothing installed elsewhere.
+`connectrio.codegen` makes them, as `connectrio rpc gen` makes those of users; here they get what hosts need beside.
 The server's reflection answers with the descriptors. They have no comments.
 
 A message of Flyte 1 gets no class of its own if Flyte 2 has one that reads and writes the same: its name is an alias.
@@ -13,12 +12,8 @@ Of 116 classes that leaves 28, and a host starts sooner.
 from __future__ import annotations
 
 import ast
-import contextlib
-import os
 import re
 import sys
-import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,13 +26,12 @@ from betterproto2_compiler.lib.google.protobuf import (
     FileDescriptorSet,
     SourceCodeInfo,
 )
-from betterproto2_compiler.lib.google.protobuf.compiler import CodeGeneratorRequest
-from betterproto2_compiler.plugin.parser import generate_code, traverse
-from grpc_tools import protoc  # type: ignore[import-untyped]  # grpcio-tools ships no type information
+from betterproto2_compiler.plugin.parser import traverse
+
+from connectrio.codegen import DESCRIPTORS, OccupiedError, ProtoError, compile_descriptors, render_stubs, write_package
 
 PROTOS = Path(__file__).parent
 IDL = PROTOS.parent / "src" / "connectrio" / "idl"
-OPTIONS = "client_generation=async,server_generation=async"
 
 # `datetime` and `timedelta` have no nanoseconds, and one value out of their range would make the whole request
 # undecodable. So these two stay messages; `connectrio.literals` converts them, with a clear error.
@@ -45,7 +39,6 @@ KEPT_AS_MESSAGES = [("google.protobuf", "Timestamp"), ("google.protobuf", "Durat
 
 Declared = DescriptorProto | EnumDescriptorProto
 
-DESCRIPTORS = "descriptors.binpb"
 WELL_KNOWN = "google/protobuf/__init__.py"
 
 # a struct's fields by name, as protobuf's own class has them
@@ -72,22 +65,14 @@ STRUCT_ITEMS = """
 PACKAGE_DOCSTRING = '"""Messages and service bases generated from `protos/` by `just gen`; never edited by hand."""\n'
 
 
-def compile_descriptors(protos: Path, *options: str) -> bytes:
-    """Run protoc over all of `protos`; return an encoded FileDescriptorSet, each file after those that it imports."""
-    files = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
-    well_known = Path(protoc.__file__).parent / "_proto"
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "descriptors.bin"
-        arguments = ["protoc", f"-I{protos}", f"-I{well_known}", f"--descriptor_set_out={out}", "--include_imports"]
-        code = protoc.main([*arguments, *options, *files])
-        if code != 0:
-            raise SystemExit(code)
-        return out.read_bytes()
+def proto_files() -> list[Path]:
+    """Return the .proto files, in order."""
+    return sorted(PROTOS.rglob("*.proto"))
 
 
-def parse(protos: Path) -> FileDescriptorSet:
-    """Return the descriptors of `protos`, with their comments."""
-    descriptors = FileDescriptorSet.parse(compile_descriptors(protos, "--include_source_info"))
+def parse() -> FileDescriptorSet:
+    """Return the descriptors of all .proto files, with their comments."""
+    descriptors = FileDescriptorSet.parse(compile_descriptors(proto_files(), [PROTOS], "--include_source_info"))
     for file in descriptors.file:
         if file.package.startswith("google."):
             file.source_code_info = SourceCodeInfo()  # comments of others
@@ -207,18 +192,6 @@ def with_aliases(module: str, package: str, moved: dict[str, list[str]]) -> str:
     )
 
 
-@contextlib.contextmanager
-def compiler_surroundings() -> Iterator[None]:
-    """Set the working directory and the PATH in which betterproto2's compiler looks for ruff and its settings."""
-    path = os.environ.get("PATH", os.defpath)
-    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), path])
-    try:
-        with contextlib.chdir(PROTOS.parent):
-            yield
-    finally:
-        os.environ["PATH"] = path
-
-
 def render(descriptors: FileDescriptorSet) -> dict[str, str]:
     """Return the generated files: path below the output directory → text."""
     for name in KEPT_AS_MESSAGES:
@@ -228,13 +201,7 @@ def render(descriptors: FileDescriptorSet) -> dict[str, str]:
     for file in descriptors.file:
         for source, names in cut_aliases(file, aliases).items():
             moved.setdefault(file.package, {}).setdefault(source, []).extend(names)
-    request = CodeGeneratorRequest(
-        file_to_generate=[file.name for file in descriptors.file],
-        parameter=OPTIONS,
-        proto_file=descriptors.file,
-    )
-    with compiler_surroundings():
-        files = {file.name: file.content for file in generate_code(request).file}
+    files = render_stubs(descriptors)
     for package, sources in moved.items():
         path = f"{package.replace('.', '/')}/__init__.py"
         files[path] = with_aliases(files[path], package, sources)
@@ -293,29 +260,14 @@ def without_dateutil(module: str) -> str:
 def generate(output: Path) -> None:
     """Make `output` hold freshly generated stubs and descriptors, and no other Python file.
 
-    A file is replaced only if its text changes, and at once, so a program that imports the stubs meanwhile never finds
-    half of them.
-
-    :raises SystemExit: `output` is a directory with something else in it
+    :raises SystemExit: a file cannot be compiled, or `output` is a directory with something else in it
     """
-    if output.exists() and any(output.iterdir()) and not (output / "message_pool.py").exists():
-        raise SystemExit(f"{output} holds something else than generated stubs: name an empty or a new directory")
-    files = {output / name: text.encode() for name, text in render(parse(PROTOS)).items()}
-    files[output / DESCRIPTORS] = compile_descriptors(PROTOS)
-    for path, content in files.items():
-        replace(path, content)
-    for stale in set(output.rglob("*.py")) - files.keys():
-        stale.unlink()
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write `content` to `path` in one step, unless it is there already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_bytes() == content:
-        return
-    new = path.with_suffix(".new")
-    new.write_bytes(content)
-    new.replace(path)
+    try:
+        files = {name: text.encode() for name, text in render(parse()).items()}
+        files[DESCRIPTORS] = compile_descriptors(proto_files(), [PROTOS])
+        write_package(output, files)
+    except (ProtoError, OccupiedError) as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

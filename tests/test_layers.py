@@ -21,6 +21,7 @@ API = {"connector", "idl", "literals", "logs"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "diagnostics": set(),
+    "codegen": set(),
     "idl": set(),
     "logs": {"diagnostics"},
     "telemetry": {"diagnostics", "logs", "masking"},
@@ -44,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conformance": API | {"client", "diagnostics", "host", "masking", "service", "testing"},
     "testing": API | {"client", "host", "rpc", "service"},
     "cli": {
-        "_version", "client", "conformance", "connector", "connectors", "host", "idl", "literals", "logs", "masking",
-        "processes", "rpc", "telemetry", "terminal", "testing",
+        "_version", "client", "codegen", "conformance", "connector", "connectors", "host", "idl", "literals", "logs",
+        "masking", "processes", "rpc", "telemetry", "terminal", "testing",
     },
     "__main__": {"cli"},
     "__init__": {"_version", "connector", "host", "idl"},

@@ -11,7 +11,7 @@ from connectrio import __version__
 from connectrio.cli import app as cli_app
 from connectrio.cli import main
 
-COMMANDS = ["serve", "demo", "run", "create", "get", "logs", "metrics", "delete", "ls", "health", "version"]
+COMMANDS = ["serve", "demo", "run", "create", "get", "logs", "metrics", "delete", "ls", "health", "rpc", "version"]
 
 
 @pytest.mark.parametrize("argument", ["version", "--version"])

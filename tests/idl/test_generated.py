@@ -69,7 +69,7 @@ def test_generating_again_touches_only_what_has_changed(tmp_path):
     kept = output / "message_pool.py"
     inode = kept.stat().st_ino
     (output / "flyteidl2" / "core" / "__init__.py").write_text("outdated = True\n")
-    (output / "flyteidl2" / "core" / "stale.py").write_text("stale = True\n")
+    (output / "flyteidl2" / "core" / "stale.py").write_text("# @generated\nstale = True\n")
 
     run = generate(output)
 

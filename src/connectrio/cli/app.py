@@ -69,6 +69,9 @@ def connectrio_app() -> cyclopts.App:
                 help_epilogue=_examples(example),
                 version_flags=(),  # --version is the task type's, where a command has it
             )
+    app.command(
+        "connectrio.cli.commands.rpc:rpc_app", name="rpc", group=cyclopts.Group("gRPC", sort_key=len(_COMMANDS))
+    )
     app.command(_version, name="version", help_epilogue="")
     return app
 
@@ -127,7 +130,8 @@ def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
     if is_overview:
         for name in app:
             app[name]  # imports its module: the overview shows the first line of its docstring
-    if not is_terminal() and (is_overview or any(flag in arguments for flag in app.help_flags)):
+    is_group = arguments == ["rpc"]  # which has commands of its own, and shows them
+    if not is_terminal() and (is_overview or is_group or any(flag in arguments for flag in app.help_flags)):
         from cyclopts.help.formatters import PlainFormatter
         from rich.console import Console
 
@@ -136,5 +140,5 @@ def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
 
 
 def _help_hint(app: cyclopts.App, arguments: list[str]) -> str:
-    known = arguments[:1] if arguments and arguments[0] in app else []
+    known, _, _ = app.parse_commands(arguments)
     return f"see: {' '.join([app.name[0], *known, '--help'])}"

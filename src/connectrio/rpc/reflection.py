@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import betterproto2
@@ -32,6 +33,7 @@ __all__ = ["Reflection", "bundled_descriptors", "service_names"]
 # Both versions have the same messages on the wire, so v1's classes serve v1alpha too.
 _OWN_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _OWN_PROTOS = "grpc/"
+_DESCRIPTORS = "descriptors.binpb"
 
 _Stream = grpclib.server.Stream[ServerReflectionRequest, ServerReflectionResponse]
 
@@ -44,7 +46,7 @@ def service_names(servicers: Iterable[Servicer]) -> list[str]:
 
 def bundled_descriptors() -> bytes:
     """Return an encoded FileDescriptorSet of all .proto files that this package has stubs for."""
-    return resources.files("connectrio.idl").joinpath("descriptors.binpb").read_bytes()
+    return resources.files("connectrio.idl").joinpath(_DESCRIPTORS).read_bytes()
 
 
 def _load(services: Iterable[str], descriptors: bytes | Callable[[], bytes]) -> Descriptors:
@@ -57,11 +59,33 @@ def _load(services: Iterable[str], descriptors: bytes | Callable[[], bytes]) -> 
     return loaded
 
 
+def _descriptors_beside(module: str) -> bytes:
+    """Return the descriptors that `connectrio rpc gen` has written into the package of stubs that `module` is in."""
+    package = module
+    while package:
+        # a module that is no package (`__main__`) has no files
+        if hasattr(sys.modules.get(package), "__path__"):
+            file = resources.files(package).joinpath(_DESCRIPTORS)
+            if file.is_file():
+                return file.read_bytes()
+        package = package.rpartition(".")[0]
+    raise ValueError(
+        f"no {_DESCRIPTORS} in the package of {module}: make the stubs with `connectrio rpc gen`, or give Reflection"
+        " the descriptors that protoc writes"
+    )
+
+
 class Reflection:
     """The servicer that describes the services of a server, in both versions of the protocol.
 
+    For stubs that `connectrio rpc gen` has made, use `of`:
+
         servicers = [Greeter(), Health()]
-        server = Server([*servicers, Reflection(service_names(servicers), Path("greeter.binpb").read_bytes())])
+        server = Server([*servicers, Reflection.of(servicers)])
+
+    For other stubs, pass the descriptors:
+
+        reflection = Reflection(service_names(servicers), Path("greeter.binpb").read_bytes())
 
     :param services: the full names of the services to list; reflection's own are added
     :param descriptors: an encoded FileDescriptorSet of the services, as `protoc --include_imports
@@ -78,6 +102,20 @@ class Reflection:
             self._descriptors()  # check them now
         self._receive_scopes: set[anyio.CancelScope] = set()
         self._ended = False
+
+    @classmethod
+    def of(cls, servicers: Iterable[Servicer]) -> Self:
+        """Return the reflection of `servicers`, with the descriptors that lie beside their stubs.
+
+        :param servicers: all that the server is to list, `Health` too
+        :raises ValueError: the stubs of one were not made by `connectrio rpc gen`, and so have no descriptors, or they
+            were made without its service
+        """
+        servicers = list(servicers)
+        handlers = (handler for servicer in servicers for handler in servicer.__mapping__().values())
+        modules = dict.fromkeys(handler.request_type.__module__ for handler in handlers)
+        # by protobuf's encoding, two sets one after the other are one set
+        return cls(service_names(servicers), b"".join(map(_descriptors_beside, modules)))
 
     def __mapping__(self) -> dict[str, Handler]:
         handler = Handler(

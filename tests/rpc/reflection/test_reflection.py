@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpclib.const import Cardinality, Status
+from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
 import connectrio.host.host
+from connectrio.idl.grpc.health.v1 import HealthCheckRequest
 from connectrio.idl.grpc.reflection.v1 import ExtensionRequest
 from connectrio.rpc import Channel, Server
 from connectrio.rpc.health import Health
@@ -63,6 +65,29 @@ async def test_the_text_of_the_question_for_services_means_nothing():
 
 def test_the_names_of_servicers():
     assert service_names([Health(), Reflection([])]) == ["grpc.health.v1.Health", *OWN]
+
+
+async def test_descriptors_lie_beside_the_stubs():
+    async with reflecting(Reflection.of([Health(), Reflection([])])) as channel:
+        [listed] = await ask(channel, Request(list_services="*"))
+        assert [service.name for service in listed.list_services_response.service] == ["grpc.health.v1.Health", *OWN]
+        [found] = await ask(channel, Request(file_containing_symbol="grpc.health.v1.Health"))
+        assert file_names(found) == ["grpc/health/v1/health.proto"]
+
+
+def servicer_of(request_type: type) -> types.SimpleNamespace:
+    handler = Handler(None, Cardinality.UNARY_UNARY, request_type, request_type)
+    return types.SimpleNamespace(__mapping__=lambda: {f"/{KEEPER}/Feed": handler})
+
+
+def test_stubs_without_descriptors_are_refused():
+    with pytest.raises(ValueError, match=r"no descriptors.binpb in the package of \S*test_reflection: make the stubs"):
+        Reflection.of([servicer_of(type("Animal", (), {"__module__": __name__}))])
+
+
+def test_descriptors_of_other_services_are_refused():
+    with pytest.raises(ValueError, match=r"the descriptors lack zoo\.Keeper"):
+        Reflection.of([servicer_of(HealthCheckRequest)])
 
 
 # files
