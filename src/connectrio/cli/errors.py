@@ -73,9 +73,9 @@ class UsageError(CommandError):
 
 
 def command_error(error: Exception) -> CommandError:
-    """Return what ends a command whose host cannot start; for a module that cannot be loaded, with its traceback."""
-    traceback = getattr(error, "traceback", "")
-    return CommandError(f"{error}\n{traceback}" if traceback else str(error))
+    """Return what ends a command whose host cannot start; for a module that cannot be loaded, with its picture."""
+    picture = getattr(error, "picture", "")
+    return CommandError(f"{error}\n{picture}" if picture else str(error))
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

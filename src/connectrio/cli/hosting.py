@@ -155,8 +155,8 @@ def explained_start() -> Iterator[None]:
         yield
     except (CommandError, HostError) as error:
         if is_script() and writes_json():
-            traceback = getattr(error, "traceback", "")
-            fields = {"exception": traceback} if traceback else {}
+            picture = getattr(error, "picture", "")
+            fields = {"exception": picture} if picture else {}
             log.error("the host cannot start", error=str(error), **fields)  # noqa: TRY400 - the text says what to do
             raise SystemExit(FAILURE) from error
         raise error if isinstance(error, CommandError) else command_error(error) from error

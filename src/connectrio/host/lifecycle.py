@@ -15,7 +15,12 @@ __all__ = ["Addresses", "HostError", "HostState", "ProcessOfSeveral", "completes
 
 
 class HostError(Exception):
-    """The host cannot start; the message says why, and what to do."""
+    """The host cannot start; the message says why, and what to do.
+
+    :ivar picture: the line of the author's code that has failed, and the way to it, masked; "" if none has
+    """
+
+    picture = ""
 
 
 class HostState(enum.StrEnum):

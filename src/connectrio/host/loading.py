@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -14,10 +13,9 @@ from pathlib import Path
 from connectrio.connector.choice import RegisteredConnector, SourceKind
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import Registry
-from connectrio.diagnostics import is_of_author
 from connectrio.host import frameworks
 from connectrio.host.frameworks import FLYTEKIT_GROUP
-from connectrio.host.lifecycle import HostError
+from connectrio.host.load_errors import ModuleLoadError, failed_import, place_in
 from connectrio.host.unregistered import missing_extra, why_nothing
 from connectrio.logs import get_logger
 from connectrio.masking.credentials import describe_error, format_traceback
@@ -35,15 +33,6 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "flyte.connectors"
-
-
-class ModuleLoadError(HostError):
-    """A module that the user has named cannot be loaded.
-
-    :ivar traceback: where its code has failed, masked; "" if none of its code has run
-    """
-
-    traceback = ""
 
 
 def load_entry_points(registry: Registry) -> None:
@@ -70,9 +59,7 @@ def _load_each(registry: Registry, found: Iterable[EntryPoint]) -> None:
                 absent = registry.absent[entry_point.name] = _failure(source, error)
                 log.info("connectrio's own connector is not served: its extra is not installed", error=absent.error)
                 continue
-            where = _place_in(entry_point.module, error)
-            if isinstance(error, SyntaxError):
-                where = f"{error.filename}, line {error.lineno}"
+            where = place_in(entry_point.module, error)
             _note_failure(registry, source, error, "an entry point failed to load", where)
 
 
@@ -174,12 +161,7 @@ def load_modules(registry: Registry, modules: Iterable[str]) -> None:
                 else:
                     importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            where = _place_in(name, error)
-            place = f" ({where})" if where else ""
-            extra = missing_extra(error)
-            failure = ModuleLoadError(f"cannot load connectors from {module!r}: {describe_error(error)}{extra}{place}")
-            failure.traceback = format_traceback(error) if is_of_author(error) and not extra else ""
-            raise failure from error
+            raise failed_import(module, name, error) from error
         if is_first_import and registry.registrations == before and (why := why_nothing(name, registry)):
             raise ModuleLoadError(f"cannot load connectors from {module!r}: {why}")
     for key in {claim.key for claim in registry.claims()}:
@@ -225,15 +207,6 @@ def _clash(rivals: Sequence[RegisteredConnector]) -> str:
         f" setting prefer ({task_type}=SOURCE), or leave the others out with exclude; SOURCE is the name of a package,"
         " module or class in this list"
     )
-
-
-def _place_in(name: str, error: BaseException) -> str:
-    """Return the innermost line that raised `error` in module `name` or a package around it: "one.py, line 3"."""
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        if f"{name}.".startswith(f"{frame.f_globals.get('__name__')}."):
-            place = f"{frame.f_code.co_filename}, line {line}"
-    return place
 
 
 def _import_file(path: Path, name: str) -> None:

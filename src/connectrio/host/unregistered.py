@@ -82,7 +82,7 @@ def _framework(connector: type[Any]) -> str:
 
 def _advice(connector: type[Any], module: ModuleType) -> str:
     try:
-        place = f"{inspect.getsourcefile(connector)}, line {inspect.getsourcelines(connector)[1]}"
+        place = f"{inspect.getsourcefile(connector)}:{inspect.getsourcelines(connector)[1]}"
     except (OSError, TypeError):  # it was made by code that has no file
         place = module.__name__
     name = connector.__qualname__

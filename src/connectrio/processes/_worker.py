@@ -157,9 +157,8 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
                 end_process=end_process,
             )
         except HostError as error:
-            traceback = getattr(error, "traceback", "")
-            if traceback:  # the supervisor says the rest, and the other processes have the same to tell
-                log.error("a module cannot be loaded", error=str(error), exception=traceback)  # noqa: TRY400 - it has one
+            if error.picture:  # the supervisor says the rest, and the other processes have the same to tell
+                log.error("a module cannot be loaded", error=str(error), exception=error.picture)  # noqa: TRY400 - it has one
             last_words.setblocking(True)
             with suppress(OSError):
                 last_words.sendall(encode(Failed(str(error))))

@@ -81,7 +81,7 @@ def test_a_module_that_registers_no_connector(run, tmp_path, command):
     outcome = run(*command, str(path))
     sys.modules.pop("forgetful")
     assert outcome.code == 1
-    assert f"Its class Forgotten ({path}, line 3) is not registered" in outcome.err
+    assert f"Its class Forgotten ({path}:3) is not registered" in outcome.err
 
 
 def test_the_user_chooses_the_connector(tmp_path):

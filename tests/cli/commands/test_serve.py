@@ -147,7 +147,7 @@ BROKEN = "import json\n\njson.loads('{')\n"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_in_json_the_traceback_of_a_module_is_a_field(tmp_path, processes):
+def test_in_json_the_picture_of_a_module_is_a_field(tmp_path, processes):
     (tmp_path / "broken.py").write_text(BROKEN)
     several = ["--processes", "2"] if processes > 1 else []
     with Process("serve", *LOOPBACK, "--modules", "broken.py", *several, cwd=tmp_path) as host:
@@ -155,16 +155,16 @@ def test_in_json_the_traceback_of_a_module_is_a_field(tmp_path, processes):
     assert (outcome.code, outcome.out) == (1, "")
     lines = [json.loads(line) for line in outcome.err.splitlines()]
     assert lines[-1]["event"] == "the host cannot start"
-    assert lines[-1]["error"].endswith(f"({tmp_path / 'broken.py'}, line 3)")
+    assert lines[-1]["error"].endswith(f"({tmp_path / 'broken.py'}:3)")
     (line, *_) = [line for line in lines if "exception" in line]
     assert line["event"] == ("the host cannot start" if processes == 1 else "a module cannot be loaded")
-    first, folded, place, *_ = line["exception"].splitlines()
-    assert (first, folded[:4]) == ("Traceback (most recent call last):", "  […")
+    source, first, place, *_ = line["exception"].splitlines()
+    assert (source, first) == ("   3 | json.loads('{')", "Traceback (most recent call last):")
     assert place == f'  File "{tmp_path / "broken.py"}", line 3, in <module>'
 
 
 @pytest.mark.parametrize("command", [["serve", "--log-format", "console"], ["check"], ["run", "toy", "--modules"]])
-def test_for_people_the_traceback_of_a_module_follows_the_error(tmp_path, command):
+def test_for_people_the_picture_of_a_module_follows_the_error(tmp_path, command):
     (tmp_path / "broken.py").write_text(BROKEN)
     modules = ["--modules", "broken.py", *LOOPBACK] if command[0] == "serve" else ["broken.py"]
     with Process(*command, *modules, cwd=tmp_path) as host:
@@ -172,7 +172,7 @@ def test_for_people_the_traceback_of_a_module_follows_the_error(tmp_path, comman
     assert (outcome.code, outcome.out) == (1, "")
     lines = outcome.err.splitlines()
     assert lines[0].startswith("error: cannot load connectors from 'broken.py': JSONDecodeError: ")
-    assert lines[1] == "    Traceback (most recent call last):"
+    assert lines[1:3] == ["       3 | json.loads('{')", "    Traceback (most recent call last):"]
     assert f'      File "{tmp_path / "broken.py"}", line 3, in <module>' in lines
 
 
