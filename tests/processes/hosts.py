@@ -21,13 +21,15 @@ class Processes(Program):
     :param options: further flags of it
     """
 
-    def __init__(self, backend, *options, processes=2, modules=PROBES, port=0, wrapper=(), env=None):
+    def __init__(
+        self, backend, *options, processes=2, modules=PROBES, port=0, wrapper=(), env=None, log_format="json"
+    ):
         self.calls = 0
         super().__init__(
             [
                 *wrapper, sys.executable, "-m", "connectrio", "serve", "--backend", backend, "--host", "127.0.0.1",
                 "--port", str(port), "--prometheus_port", "0", "--no-entry-points", "--modules", modules,
-                "--processes", str(processes), "--log-format", "json", *options,
+                "--processes", str(processes), "--log-format", log_format, *options,
             ],
             cwd=HERE,
             env=env,

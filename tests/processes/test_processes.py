@@ -23,6 +23,9 @@ from flyteidl2.core.identifier_pb2 import (
     WorkflowExecutionIdentifier,
 )
 
+from connectrio.host.settings import HostSettings
+from connectrio.processes.control import ServeOptions
+from connectrio.processes.supervisor import Supervisor
 from e2e.client import Client, fetch, order
 from e2e.programs import UNSHARE, children_of, eventually, why_no_namespace
 from processes.hosts import LONG, Processes, is_alive, pid_behind
@@ -64,6 +67,21 @@ def test_a_life(backend):
         assert host.wait(LONG) == 0
         assert {line["process"] for line in host.log if line["event"] == "drained"} == {0, 1}
         assert not any(is_alive(pid) for pid in clients)
+
+
+def test_the_first_answer_has_the_number_of_connectors():
+    """The supervisor answers before a process has told it what it serves."""
+    with Processes("asyncio", log_format="console") as program:
+        url = program.wait_for_output(re.compile(r"(http://\S+)/metrics"), patience=LONG)[1]
+        assert json.loads(fetch(f"{url}/healthz")[1])["connectors"] == 6  # which asks no process
+        program.send(signal.SIGTERM)
+        assert program.wait(LONG) == 0
+        assert "is serving in 2 processes" in program.output
+
+
+def test_before_a_process_serves_the_number_of_connectors_is_not_known():
+    options = ServeOptions(HostSettings(), 2, "asyncio", ["info"], "json")
+    assert Supervisor(options).connectors is None
 
 
 def test_the_report_of_all_processes():

@@ -103,7 +103,7 @@ class Host:
     ) -> None:
         self.settings = settings or HostSettings()
         self._listeners = listeners
-        self._one_of = one_of
+        self.one_of = one_of
         self.registry = registry if registry is not None else ConnectorRegistry.default
         self._is_process_wide = registry is None
         self.state = HostState.STARTING
@@ -242,9 +242,9 @@ class Host:
                     self._tracing = _start_tracing()
                     stack.push_async_callback(self._tracing.stop)
                 shared = await _share_creates(self.settings, self.metrics, stack)
-                bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self._one_of)
+                bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self.one_of)
                 # the kernel gives connections to one of several as soon as it listens, so it binds when it can serve
-                ports = None if self._one_of else await bind()
+                ports = None if self.one_of else await bind()
                 async with anyio.create_task_group() as exporting:
                     if ports and ports.http:
                         from connectrio.host.exporter import serve_exporter  # not before a host has one

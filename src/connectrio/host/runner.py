@@ -127,7 +127,8 @@ def _served(host: Host) -> dict[tuple[str, str], list[str]]:
 
 
 def _print_announcement(host: Host, addresses: Addresses) -> None:
-    print_line(f"connectrio {__version__} is serving", "bold green")
+    processes = host.one_of.processes if host.one_of else 1
+    print_line(f"connectrio {__version__} is serving{f' in {processes} processes' * (processes > 1)}", "bold green")
     tls = " with TLS" if host.settings.tls_cert is not None else ""
     print_line(f"  gRPC     {addresses.target}{tls}{_bound(addresses.grpc, addresses.target)}")
     if addresses.unix_socket is not None:

@@ -76,7 +76,12 @@ class _Worker:
         if value is not None and self._tasks is not None and self._control is not None:
             self._addresses = value
             self._is_serving()
-            self._tasks.start_soon(self._control.send, Serving(list(value.grpc)))
+            self._tasks.start_soon(self._tell_that_it_serves, self._control, Serving(list(value.grpc)))
+
+    async def _tell_that_it_serves(self, control: Control, serving: Serving) -> None:
+        """Send the state before that, so that the supervisor's first answer has it."""
+        await control.send(self._report())
+        await control.send(serving)
 
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:

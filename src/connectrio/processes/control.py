@@ -3,8 +3,8 @@
 Each message is its size in four bytes, then MessagePack: settings and metrics may be infinite or NaN, which JSON lacks.
 
 supervisor → process   Order, first and once; then "announce" once, and any number of the other requests
-process → supervisor   Serving once, or Failed; then an answer to each request, see `Request`; Announced for "announce",
-                       if the log is JSON
+process → supervisor   a StateReport and Serving once, or Failed; then an answer to each request, see `Request`;
+                       Announced for "announce", if the log is JSON
 """
 
 from __future__ import annotations

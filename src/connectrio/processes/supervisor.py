@@ -119,9 +119,9 @@ class Supervisor:
         return self.state is HostState.SERVING and any(member.is_ready for member in self._members)
 
     @property
-    def connectors(self) -> int:
-        """The number of task types that are served, by the process that serves most."""
-        return max((member.report.connectors for member in self._members if member.report), default=0)
+    def connectors(self) -> int | None:
+        """The number of task types that are served, by the process that serves most; None before one serves."""
+        return max((member.report.connectors for member in self._members if member.report), default=None)
 
     @property
     def failures(self) -> Sequence[LoadFailure]:

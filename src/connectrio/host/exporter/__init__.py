@@ -64,8 +64,8 @@ class ExporterSource(Protocol):
         """The state of the host: "starting", "serving", "draining" or "stopped"."""
 
     @property
-    def connectors(self) -> int:
-        """The number of connectors that are served."""
+    def connectors(self) -> int | None:
+        """The number of connectors that are served; None as long as no process has said it."""
 
     @property
     def failures(self) -> Sequence[LoadFailure]:
