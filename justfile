@@ -45,6 +45,14 @@ demo *arguments:
 serve *arguments:
     connectrio serve "$@"
 
+# build the documentation site into site/; arguments go to mkdocs build
+docs *arguments:
+    NO_MKDOCS_2_WARNING=1 uv run --quiet --inexact --group docs mkdocs build --strict "$@"
+
+# show the documentation site at http://127.0.0.1:8001 while you write
+docs-serve:
+    NO_MKDOCS_2_WARNING=1 uv run --quiet --inexact --group docs mkdocs serve --livereload --dev-addr 127.0.0.1:8001
+
 # sort imports and format the code
 format:
     ruff check --fix --select I
