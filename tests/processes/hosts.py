@@ -21,9 +21,7 @@ class Processes(Program):
     :param options: further flags of it
     """
 
-    def __init__(
-        self, backend, *options, processes=2, modules=PROBES, port=0, wrapper=(), env=None, log_format="json"
-    ):
+    def __init__(self, backend, *options, processes=2, modules=PROBES, port=0, wrapper=(), env=None, log_format="json"):
         self.calls = 0
         super().__init__(
             [
