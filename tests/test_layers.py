@@ -70,7 +70,8 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "_grpc": {"_http2"},
     "call": {"_grpc"},
     "_tls_stream": {"sockets"},
-    "tls": {"_tls_stream", "peer"},
+    "_certificates": set(),
+    "tls": {"_certificates", "_tls_stream", "peer"},
     "_server": {
         "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "garbage", "left_open",
         "options", "peer", "sockets", "status", "tls",

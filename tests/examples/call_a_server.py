@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import anyio
+import trustme
 
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
-from connectrio.rpc import Channel, GRPCError, Server, closing, response_metadata
+from connectrio.rpc import Channel, ChannelTLS, GRPCError, Server, ServerTLS, closing, response_metadata
 from connectrio.rpc.health import Health, ServingStatus
 
 
@@ -46,18 +47,33 @@ async def send_and_read_metadata(stub: HealthStub) -> None:
             print(seen.trailing["build"], seen.status)
 
 
+async def call_with_tls(target: str, authority: bytes, certificate: bytes, key: bytes) -> None:
+    tls = ChannelTLS(authority, certificate, key)
+    async with Channel(target, tls=tls) as channel:
+        reply = await HealthStub(channel).check(HealthCheckRequest(), timeout=30)
+        print(reply.status.name)
+
+
 async def main() -> None:
     health = Health(details=lambda: [("build", "7f3a")])
     health.set("", ServingStatus.SERVING)
     server = Server([health])
+    trusted = trustme.CA()
+    ours, theirs = trusted.issue_cert("127.0.0.1"), trusted.issue_cert("client@example.com")
+    ca = trusted.cert_pem.bytes()
+    tls = ServerTLS(ours.private_key_and_cert_chain_pem.bytes(), client_ca=ca)
+    plain, secured = [await anyio.create_tcp_listener(local_host="127.0.0.1") for _ in range(2)]
     async with anyio.create_task_group() as tasks:
-        [(host, port)] = await tasks.start(server.serve, await anyio.create_tcp_listener(local_host="127.0.0.1"))
+        addresses = await tasks.start(server.serve, [plain, tls.listen(secured)])
+        (host, port), (_, tls_port) = addresses
         await make_calls(f"{host}:{port}")
         async with Channel(f"{host}:{port}") as channel:
             stub = HealthStub(channel)
             await limit_the_time(stub)
             await wait_for_the_server(channel)
             await send_and_read_metadata(stub)
+        certificate, key = theirs.cert_chain_pems[0].bytes(), theirs.private_key_pem.bytes()
+        await call_with_tls(f"{host}:{tls_port}", ca, certificate, key)
         await server.shutdown(grace=0)
 
 

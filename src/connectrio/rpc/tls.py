@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from os import PathLike
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 from connectrio.diagnostics import SafeLogger
+from connectrio.rpc._certificates import (
+    Pem,
+    PemSource,
+    TLSFilesError,
+    expiry,
+    load_authorities,
+    load_certificate,
+)
 from connectrio.rpc._tls_stream import HandshakeAbandonedError, TLSByteStream, TLSHandshakeError
 from connectrio.rpc.peer import Peer
 
@@ -23,7 +29,6 @@ __all__ = ["ChannelTLS", "ServerTLS", "TLSByteStream", "TLSFilesError", "TLSHand
 
 log = SafeLogger("connectrio.rpc")
 
-AnyPath: TypeAlias = str | PathLike[str]
 _Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 _REFUSED = "a connection from %(peer)s was refused: %(reason)s"
@@ -33,15 +38,7 @@ _REFUSED = "a connection from %(peer)s was refused: %(reason)s"
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _HTTP2 = ("h2",)
 
-# tags of DER (X.690), and the bit of a length that is more than one byte
-_UTC_TIME, _VERSION = 0x17, 0xA0
-_LONG_FORM = 0x80
-
 _AUTHORITY = re.compile(r"\[?(?P<host>.*?)(%[^\]]*)?\]?(:[0-9]+)?")
-
-
-class TLSFilesError(ValueError):
-    """The files for TLS cannot be used; the message says which, why, and what to do."""
 
 
 class ServerTLS:
@@ -50,37 +47,58 @@ class ServerTLS:
         tls = ServerTLS("server.pem", "server.key", client_ca="clients.pem")
         await server.serve(tls.listen(await anyio.create_tcp_listener(local_port=443)))
 
+    Each certificate and key is the path of a file, or PEM as `bytes`, as a store of secrets gives it. Bytes are not
+    written to a disk: where Python's ssl wants a file, it gets one in memory (on other systems than Linux, a temporary
+    file that has no name any more).
+
     When one of the files changes, new connections use the new contents. While the files do not fit together, the old
-    contents stay in use, with a warning in the log.
+    contents stay in use, with a warning in the log. Bytes are replaced with `replace`.
 
     :param certfile: PEM: the server's certificate, then the authorities between it and the root
-    :param keyfile: PEM: its private key, not encrypted; None when that is in `certfile`
+    :param keyfile: PEM: its private key, not encrypted; None when that is with `certfile`
     :param client_ca: PEM: every client must show a certificate of one of these authorities; None asks clients for none
     :param minimum_version: TLS 1.2 by default, the least that HTTP/2 allows (RFC 9113 §9.2)
     :param handshake_timeout: seconds that a client may take. It needs two round trips; 10, as in many servers, is
         enough for the slowest links, and bounds what silent clients can hold
     :param protocols: those that clients may choose from, by ALPN; HTTP/2 alone for `Server`
-    :ivar certfile: the same
+    :ivar certfile: the path, or a text that says that it was given as bytes
     :ivar expires_at: when the certificate that is in use expires, in seconds since 1970; None if it does not tell
-    :raises TLSFilesError: the files cannot be used
+    :raises TLSFilesError: a certificate or key cannot be used
     """
 
     def __init__(
         self,
-        certfile: AnyPath,
-        keyfile: AnyPath | None = None,
+        certfile: PemSource,
+        keyfile: PemSource | None = None,
         *,
-        client_ca: AnyPath | None = None,
+        client_ca: PemSource | None = None,
         minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
         handshake_timeout: float = 10.0,
         protocols: Sequence[str] = _HTTP2,
     ) -> None:
         self.handshake_timeout = handshake_timeout
-        self.certfile, self._keyfile, self._client_ca = Path(certfile), _path(keyfile), _path(client_ca)
-        self._protocols = protocols
         self.expires_at: float | None = None
+        self._protocols = protocols
         self._minimum_version = minimum_version
-        self._context = _ReloadingContext([self.certfile, self._keyfile, self._client_ca], self._make_context)
+        self._client_ca = _optional(client_ca, "certificate of an authority")
+        self.replace(certfile, keyfile)
+
+    def replace(
+        self, certfile: PemSource, keyfile: PemSource | None = None, *, client_ca: PemSource | None = None
+    ) -> None:
+        """Use another certificate for connections from now on; those that are open go on.
+
+        :param client_ca: other authorities for clients; None leaves them as they are
+        :raises TLSFilesError: a certificate or key cannot be used; nothing has changed then
+        """
+        certificate = Pem(certfile, "certificate")
+        key = _optional(keyfile, "private key") or certificate
+        authorities = _optional(client_ca, "certificate of an authority") or self._client_ca
+        self._context = _ReloadingContext(
+            [certificate, key, authorities], partial(self._make_context, certificate, key, authorities)
+        )
+        self.certfile: Path | str = certificate.file or str(certificate)
+        self._client_ca = authorities
 
     def refresh(self) -> None:
         """Read the files again if they have changed, as each new connection does."""
@@ -103,13 +121,13 @@ class ServerTLS:
         """Return the context for the next connection; for servers other than `Server`."""
         return self._context.current()
 
-    def _make_context(self) -> ssl.SSLContext:
+    def _make_context(self, certificate: Pem, key: Pem, authorities: Pem | None) -> ssl.SSLContext:
         context = _context(ssl.PROTOCOL_TLS_SERVER, self._minimum_version, self._protocols)
-        _load_certificate(context, self.certfile, self._keyfile)
-        if self._client_ca is not None:
+        load_certificate(context, certificate, key)
+        if authorities is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            _load_authorities(context, self._client_ca)
-        self.expires_at = _expiry(self.certfile)
+            load_authorities(context, authorities)
+        self.expires_at = expiry(certificate.read())
         return context
 
 
@@ -173,33 +191,56 @@ class ChannelTLS:
 
         Channel("connectors.example.com:443", tls=ChannelTLS())
 
-    Files that change are read again, as with `ServerTLS`.
+    Certificates and keys are paths or bytes, and files that change are read again, as with `ServerTLS`.
 
     :param ca: PEM: the authorities that servers' certificates must come from; None for those of the system
     :param certfile: PEM: the channel's certificate, then the authorities between it and the root; None for none
-    :param keyfile: PEM: its private key, not encrypted; None when that is in `certfile`
+    :param keyfile: PEM: its private key, not encrypted; None when that is with `certfile`
     :param server_hostname: the name that the server's certificate must have, instead of the host in the channel's
         target; it is the `:authority` of the requests as well
     :param minimum_version: TLS 1.2 by default, the least that HTTP/2 allows (RFC 9113 §9.2)
-    :raises TLSFilesError: the files cannot be used
+    :raises TLSFilesError: a certificate or key cannot be used
     :raises ValueError: a `keyfile` without a `certfile`
     """
 
     def __init__(
         self,
-        ca: AnyPath | None = None,
-        certfile: AnyPath | None = None,
-        keyfile: AnyPath | None = None,
+        ca: PemSource | None = None,
+        certfile: PemSource | None = None,
+        keyfile: PemSource | None = None,
         *,
         server_hostname: str | None = None,
         minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
     ) -> None:
-        if keyfile is not None and certfile is None:
-            raise ValueError(f"the private key {keyfile} is of no use without its certificate: give certfile as well")
         self.server_hostname = server_hostname
-        self._ca, self._certfile, self._keyfile = _path(ca), _path(certfile), _path(keyfile)
         self._minimum_version = minimum_version
-        self._context = _ReloadingContext([self._ca, self._certfile, self._keyfile], self._make_context)
+        self._ca: Pem | None = None
+        self._certificate: Pem | None = None
+        self._key: Pem | None = None
+        self.replace(certfile, keyfile, ca=ca)
+
+    def replace(
+        self, certfile: PemSource | None = None, keyfile: PemSource | None = None, *, ca: PemSource | None = None
+    ) -> None:
+        """Use other certificates for connections from now on; those that are open go on.
+
+        :param certfile: another certificate, with the `keyfile` that belongs to it; None leaves both as they are
+        :param ca: other authorities; None leaves them as they are
+        :raises TLSFilesError: a certificate or key cannot be used; nothing has changed then
+        :raises ValueError: a `keyfile` without a `certfile`
+        """
+        new_key = _optional(keyfile, "private key")
+        if certfile is None and new_key is not None:
+            raise ValueError(f"{new_key} is of no use without its certificate: give certfile as well")
+        authorities = _optional(ca, "certificate of an authority") or self._ca
+        certificate, key = self._certificate, self._key
+        if certfile is not None:
+            certificate = Pem(certfile, "certificate")
+            key = new_key or certificate
+        self._context = _ReloadingContext(
+            [authorities, certificate, key], partial(self._make_context, authorities, certificate, key)
+        )
+        self._ca, self._certificate, self._key = authorities, certificate, key
 
     async def secure(self, transport: AnyByteStream, authority: str) -> TLSByteStream:
         """Return TLS on `transport`, after the handshake; if that fails, `transport` is closed.
@@ -216,30 +257,30 @@ class ChannelTLS:
         await stream.handshake()
         return stream
 
-    def _make_context(self) -> ssl.SSLContext:
+    def _make_context(self, authorities: Pem | None, certificate: Pem | None, key: Pem | None) -> ssl.SSLContext:
         context = _context(ssl.PROTOCOL_TLS_CLIENT, self._minimum_version)
-        if self._ca is None:
+        if authorities is None:
             context.load_default_certs()
         else:
-            _load_authorities(context, self._ca)
-        if self._certfile is not None:
-            _load_certificate(context, self._certfile, self._keyfile)
+            load_authorities(context, authorities)
+        if certificate is not None and key is not None:
+            load_certificate(context, certificate, key)
         return context
 
 
-# contexts, and the files that they are made from
+# contexts, and what they are made from
 
 
 class _ReloadingContext:
     """Keeps the TLS context of some files up to date: certificates are short-lived, and renewed by replacing files.
 
-    :param files: what the context is made from; None stands for no file
+    :param sources: what the context is made from
     :param make: makes it; raises TLSFilesError
-    :raises TLSFilesError: the files cannot be used
+    :raises TLSFilesError: the sources cannot be used
     """
 
-    def __init__(self, files: Iterable[Path | None], make: Callable[[], ssl.SSLContext]) -> None:
-        self._files = [file for file in files if file is not None]
+    def __init__(self, sources: Iterable[Pem | None], make: Callable[[], ssl.SSLContext]) -> None:
+        self._files = [source.file for source in sources if source is not None and source.file is not None]
         self._make = make
         # looked at before they are read, here and below: a change in between is then noticed the next time
         self._signature = self._stat_files()
@@ -294,85 +335,5 @@ def _hostname(authority: str) -> str:
     return authority if match is None else match["host"].removesuffix(".")
 
 
-def _path(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _load_certificate(context: ssl.SSLContext, certfile: Path, keyfile: Path | None) -> None:
-    """Let `context` show a certificate.
-
-    :param certfile: PEM: the certificate, then the authorities between it and the root
-    :param keyfile: PEM: its private key; None when that is in `certfile`
-    :raises TLSFilesError: the files cannot be used
-    """
-    keyfile = keyfile or certfile
-
-    def refuse_password() -> NoReturn:
-        # without this, OpenSSL would ask for the password on the terminal
-        raise TLSFilesError(f"the private key in {keyfile} is encrypted: decrypt it (openssl pkey -in … -out …)")
-
-    for file in (certfile, keyfile):
-        _check_readable(file)
-    try:
-        context.load_cert_chain(certfile, keyfile, refuse_password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise TLSFilesError(f"the private key in {keyfile} is not that of the certificate in {certfile}") from error
-        raise TLSFilesError(
-            f"cannot use {certfile} with {keyfile}: expected a certificate and a private key, in PEM ({error})"
-        ) from error
-
-
-def _expiry(certfile: Path) -> float | None:
-    """Return when the first certificate of a file expires, in seconds since 1970; None if that cannot be found.
-
-    Python's ssl decodes only the certificates of peers, so this reads the DER of ours (RFC 5280 §4.1).
-    """
-    with suppress(OSError, ValueError, IndexError):
-        text = certfile.read_text("latin-1")
-        begin = text.index(ssl.PEM_HEADER)
-        pem = text[begin : text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)]
-        certificate = _der_values(ssl.PEM_cert_to_DER_cert(pem))[0][1]
-        signed_part = _der_values(certificate)[0][1]
-        # serialNumber, signature, issuer, validity: notBefore and notAfter
-        validity = [content for tag, content in _der_values(signed_part) if tag != _VERSION][3]
-        tag, not_after = _der_values(validity)[1]
-        form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
-        return datetime.strptime(not_after.decode(), form).replace(tzinfo=UTC).timestamp()
-    return None
-
-
-def _der_values(data: bytes) -> list[tuple[int, bytes]]:
-    """Return the tag and the content of each value in `data` (X.690 §8.1)."""
-    values: list[tuple[int, bytes]] = []
-    at = 0
-    while at < len(data):
-        tag, length = data[at], data[at + 1]
-        at += 2
-        if length >= _LONG_FORM:
-            size = length - _LONG_FORM
-            length = int.from_bytes(data[at : at + size], "big")
-            at += size
-        values.append((tag, data[at : at + length]))
-        at += length
-    return values
-
-
-def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
-    """Let `context` trust the certificates in `file`, and what they sign.
-
-    :raises TLSFilesError: the file cannot be used
-    """
-    _check_readable(file)
-    try:
-        context.load_verify_locations(file)
-    except ssl.SSLError as error:
-        raise TLSFilesError(f"cannot use {file}: expected certificates of authorities, in PEM ({error})") from error
-
-
-def _check_readable(file: Path) -> None:
-    """Raise an error that names the file; OpenSSL's own errors do not."""
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise TLSFilesError(f"cannot read {file}: {error.strerror}") from error
+def _optional(source: PemSource | None, what: str) -> Pem | None:
+    return None if source is None else Pem(source, what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from connectrio.rpc import tls as tls_module
+from connectrio.rpc import GRPCError
+from connectrio.rpc._certificates import expiry as expiry_of
 from connectrio.rpc.tls import ChannelTLS, ServerTLS, TLSFilesError
 from rpc.kit.certificates import Certificate, Pki, issue
 from rpc.kit.script import Note
@@ -53,20 +55,50 @@ def test_a_directory_is_named(pki: Pki):
         ServerTLS(pki.directory, pki.server.key)
 
 
-@pytest.mark.parametrize("content", [b"", b"no certificate", b"\xff" * 100])
-def test_a_file_without_a_certificate(pki: Pki, content: bytes):
+@pytest.mark.parametrize("content", [b"", b"no certificate", b"\xff" * 100], ids=["empty", "text", "binary"])
+def test_a_file_without_pem(pki: Pki, content: bytes):
     empty = pki.directory / "empty.pem"
     empty.write_bytes(content)
-    with pytest.raises(
-        TLSFilesError, match=r"cannot use .*empty\.pem with .*server\.key: expected a certificate and a"
-    ):
-        ServerTLS(empty, pki.server.key)
-    with pytest.raises(
-        TLSFilesError, match=r"cannot use .*server\.pem with .*empty\.pem: expected a certificate and a"
-    ):
-        ServerTLS(pki.server.cert, empty)
-    with pytest.raises(TLSFilesError, match=r"cannot use .*empty\.pem: expected certificates of authorities, in PEM"):
-        ServerTLS(pki.server.cert, pki.server.key, client_ca=empty)
+    cases = [
+        ("certificate", "CERTIFICATE", lambda: ServerTLS(empty, pki.server.key)),
+        ("private key", "PRIVATE KEY", lambda: ServerTLS(pki.server.cert, empty)),
+        ("certificate of an authority", "CERTIFICATE", lambda: ChannelTLS(empty)),
+        (
+            "certificate of an authority",
+            "CERTIFICATE",
+            lambda: ServerTLS(pki.server.cert, pki.server.key, client_ca=empty),
+        ),
+    ]
+    for meaning, label, use in cases:
+        with pytest.raises(TLSFilesError) as raised:
+            use()
+        assert (
+            str(raised.value) == f"there is no {meaning} in {empty}; expected PEM, with a line -----BEGIN {label}-----"
+        )
+
+
+def test_a_certificate_and_a_key_that_were_swapped(pki: Pki):
+    with pytest.raises(TLSFilesError, match=r"^there is no certificate in .*server\.key; it holds: .*PRIVATE KEY$"):
+        ServerTLS(pki.server.key, pki.server.cert)
+    with pytest.raises(TLSFilesError, match=r"^there is no private key in .*server\.pem; it holds: CERTIFICATE"):
+        ServerTLS(pki.server.cert)
+
+
+def test_which_part_is_damaged(pki: Pki):
+    def damaged(path: Path) -> bytes:
+        lines = path.read_bytes().splitlines(keepends=True)
+        return b"".join([lines[0], *lines[2:]])
+
+    certificate, key, authority = pki.server.cert.read_bytes(), pki.server.key.read_bytes(), pki.ca.read_bytes()
+    with pytest.raises(TLSFilesError, match=r"^a certificate in the bytes given as certificate is damaged"):
+        ServerTLS(damaged(pki.server.cert), key)
+    with pytest.raises(TLSFilesError, match=r"^the private key in the bytes given as private key is damaged"):
+        ServerTLS(certificate, damaged(pki.server.key))
+    with pytest.raises(TLSFilesError, match=r"^a certificate in the bytes given as certificate of an aut"):
+        ChannelTLS(damaged(pki.ca))
+    replace(pki.server.cert, damaged(pki.server.cert))
+    with pytest.raises(TLSFilesError, match=r"^a certificate in .*server\.pem is damaged or cut short \("):
+        ServerTLS(pki.server.cert, pki.server.key, client_ca=authority)
 
 
 def test_a_key_of_another_certificate(pki: Pki):
@@ -281,8 +313,99 @@ def test_it_is_that_of_the_files_in_use(pki: Pki):
 @pytest.mark.parametrize("length", [0, 1, 20, 40])
 def test_a_certificate_that_cannot_be_decoded_has_no_time(pki: Pki, length: int):
     der = ssl.PEM_cert_to_DER_cert(pki.server.cert.read_text().partition(ssl.PEM_FOOTER)[0] + ssl.PEM_FOOTER)
-    file = pki.directory / "cut.pem"
-    file.write_text(ssl.DER_cert_to_PEM_cert(der[:length]))
-    assert tls_module._expiry(file) is None
-    file.write_text("nothing")
-    assert tls_module._expiry(file) is None
+    assert expiry_of(ssl.DER_cert_to_PEM_cert(der[:length]).encode()) is None
+    assert expiry_of(b"nothing") is None
+
+
+# bytes
+
+
+async def refuses(served: Served, tls: ChannelTLS) -> None:
+    with pytest.raises(GRPCError, match="certificate"):
+        await answers(served.target, tls)
+
+
+@pytest.fixture(params=["memfd", "temporary file"])
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where Python's ssl reads bytes from: on Linux, and on other systems."""
+    if request.param == "temporary file":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif not hasattr(os, "memfd_create"):
+        pytest.skip("memfd_create is Linux's")
+    return request.param
+
+
+async def test_everything_may_be_bytes(pki: Pki, storage: str):
+    tls = ServerTLS(of(pki.server), pki.server.key.read_bytes(), client_ca=pki.ca.read_bytes())
+    known = ChannelTLS(pki.ca.read_bytes(), of(pki.client), pki.client.key.read_bytes())
+    stranger = ChannelTLS(pki.ca.read_bytes(), of(pki.stranger), pki.stranger.key.read_bytes())
+    assert tls.expires_at == expiry(pki.server.cert)
+    assert tls.certfile == "the bytes given as certificate"
+    async with serving(tls) as served:
+        assert await answers(served.target, known)
+        await refuses(served, stranger)
+
+
+async def test_certificate_and_key_may_be_in_the_same_bytes(pki: Pki, storage: str):
+    async with serving(ServerTLS(pki.server.key.read_bytes() + of(pki.server))) as served:
+        assert await answers(served.target, ChannelTLS(pki.ca))
+
+
+def test_bytes_leave_no_file_behind(pki: Pki, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not even while they are read."""
+    seen = []
+    load = ssl.SSLContext.load_cert_chain
+
+    def look(context, certfile, keyfile, password) -> None:
+        seen.append(list(directory.iterdir()))
+        load(context, certfile, keyfile, password)
+
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", look)
+    ServerTLS(of(pki.server), pki.server.key.read_bytes())
+    assert seen == [[]]
+    assert list(directory.iterdir()) == []
+
+
+def test_pem_as_text_is_no_path(pki: Pki):
+    with pytest.raises(
+        TLSFilesError, match=r"^a certificate is a path, or PEM as bytes; this one is PEM as str: \.enc"
+    ):
+        ServerTLS(pki.server.cert.read_text(), pki.server.key)
+
+
+async def test_bytes_are_replaced(pki: Pki, renewed: Certificate, storage: str):
+    tls = ServerTLS(of(pki.server), pki.server.key.read_bytes(), client_ca=pki.ca.read_bytes())
+    channel_tls = ChannelTLS(pki.ca.read_bytes(), of(pki.stranger), pki.stranger.key.read_bytes())
+    async with serving(tls) as served:
+        channel_tls.replace(of(pki.client), pki.client.key.read_bytes())
+        async with calling(served.target, channel_tls) as stub:
+            assert await stub.unary(Note("before")) == Note("before")
+            with pytest.raises(TLSFilesError, match="is not that of the certificate in the bytes given as cert"):
+                tls.replace(of(renewed), pki.server.key.read_bytes())
+            assert tls.expires_at == expiry(pki.server.cert)
+            tls.replace(of(renewed), renewed.key.read_bytes())
+            assert tls.expires_at == expiry(renewed.cert)
+            assert await stub.unary(Note("after")) == Note("after")
+        # clients are asked for certificates as before
+        assert await answers(served.target, channel_tls)
+        await refuses(served, ChannelTLS(pki.ca))
+        tls.replace(of(renewed), renewed.key.read_bytes(), client_ca=pki.strangers.read_bytes())
+        await refuses(served, channel_tls)
+        with pytest.raises(ValueError, match="give certfile as well"):
+            channel_tls.replace(keyfile=pki.client.key)
+        channel_tls.replace(ca=pki.strangers.read_bytes())
+        channel_tls.replace(pki.stranger.cert, pki.stranger.key, ca=pki.ca)
+        assert await answers(served.target, channel_tls)
+
+
+def test_a_file_is_replaced_by_another(pki: Pki, renewed: Certificate):
+    """And is watched no more."""
+    tls = ServerTLS(pki.server.cert, pki.server.key)
+    tls.replace(renewed.cert, renewed.key)
+    context = tls.context()
+    pki.server.cert.unlink()
+    assert tls.context() is context
+    assert tls.certfile == renewed.cert
