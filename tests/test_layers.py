@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # the same for the parts of rpc/
 RPC_MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"_client", "_server", "call", "options", "sockets", "tls"},
+    "__init__": {"_client", "_server", "call", "interceptors", "options", "sockets", "tls"},
     "_betterproto": set(),
     "backoff": set(),
     "exceptions": set(),
@@ -69,15 +69,17 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "status": {"_grpc", "_http2"},
     "_grpc": {"_http2"},
     "call": {"_grpc"},
+    "interceptors": {"call", "left_open"},
     "_tls_stream": {"sockets"},
     "_certificates": set(),
     "tls": {"_certificates", "_tls_stream", "peer"},
     "_server": {
-        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "garbage", "left_open",
-        "options", "peer", "sockets", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "call", "codec", "exceptions", "garbage", "interceptors",
+        "left_open", "options", "peer", "sockets", "status", "tls",
     },
     "_client": {
-        "_betterproto", "_grpc", "_http2", "backoff", "call", "codec", "options", "peer", "status", "tls",
+        "_betterproto", "_grpc", "_http2", "backoff", "call", "codec", "interceptors", "options",
+        "peer", "status", "tls",
     },
     "health": {"_http2", "call"},
     "reflection": {"_codec", "_server"},

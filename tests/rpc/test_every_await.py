@@ -19,7 +19,7 @@ import anyio
 import pytest
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup
 from anyio.lowlevel import checkpoint
-from grpclib.const import Cardinality
+from grpclib.const import Cardinality, Status
 from grpclib.events import (
     RecvInitialMetadata,
     RecvMessage,
@@ -37,7 +37,17 @@ from h2.settings import SettingCodes
 
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
 from connectrio.idl.grpc.reflection.v1 import ServerReflectionRequest, ServerReflectionStub
-from connectrio.rpc import Channel, ChannelOptions, Server, ServerOptions
+from connectrio.rpc import (
+    Call,
+    Channel,
+    ChannelOptions,
+    MessageStream,
+    Proceed,
+    Server,
+    ServerOptions,
+    StreamWrapper,
+    current_call,
+)
 from connectrio.rpc._client.subchannel import Keepalive
 from connectrio.rpc._http2.client_side import ClientConnection
 from connectrio.rpc.health import Health
@@ -218,6 +228,40 @@ async def hearing_of_everything(server: Server, tasks: TaskGroup) -> None:
             await ScriptStub(channel)._unary_unary("/no/such", Note(), Note)
         async with channel.request(BIDI, Cardinality.STREAM_STREAM, Note, Note) as stream:
             await stream.send_request(end=True)
+
+
+@asynccontextmanager
+async def slow_interceptor(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+    """Waits at each step, on whichever side."""
+    await checkpoint()
+    async with proceed() as stream:
+        yield StreamWrapper(stream)
+        await checkpoint()
+
+
+async def through_interceptors(server: Server, tasks: TaskGroup) -> None:
+    """With initial metadata from a servicer, before its message and with a status."""
+
+    class Headers(ScriptBase):
+        async def unary(self, note: Note) -> Note:
+            current_call().set_initial_metadata([("x-first", "1")])
+            if note.text:
+                await current_call().send_initial_metadata()
+                return note
+            raise GRPCError(Status.NOT_FOUND, "no text")
+
+    async def listener(event) -> None:
+        await checkpoint()
+
+    interceptors = [slow_interceptor, slow_interceptor]
+    own = Server([Headers()], options=ServerOptions(linger=0.01), interceptors=interceptors)
+    listen(own, SendInitialMetadata, listener)
+    options = ChannelOptions(close_timeout=0.01)
+    async with Channel(connecting(own, tasks), options=options, interceptors=interceptors) as channel:
+        await ScriptStub(channel).unary(Note("x"))
+        with suppress(GRPCError):
+            await ScriptStub(channel).unary(Note())
+        assert await ScriptStub(channel).client_streaming([Note("x"), Note("y")]) == Note("xy")
 
 
 async def health_and_reflection(server: Server, tasks: TaskGroup) -> None:
@@ -534,6 +578,7 @@ async def test_every_await_is_cancelled_right_there(pki: Pki, tmp_path: Path):
         over_sockets,
         lambda server, tasks: over_unix_sockets(server, tasks, tmp_path),
         hearing_of_everything,
+        through_interceptors,
         health_and_reflection,
         keepalive,
         flood,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from connectrio.rpc._client.subchannel import ChannelState
     from connectrio.rpc._server.server import OpenConnection, Server, ServerStats
     from connectrio.rpc.call import Call, Deadline, OnCall, OnCallEnd, current_call
+    from connectrio.rpc.interceptors import Interceptor, MessageStream, Proceed, StreamWrapper
     from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
     from connectrio.rpc.sockets import listen_unix
     from connectrio.rpc.tls import ChannelTLS, ServerTLS
@@ -36,15 +37,19 @@ __all__ = [
     "ConnectionOptions",
     "Deadline",
     "GRPCError",
+    "Interceptor",
+    "MessageStream",
     "OnCall",
     "OnCallEnd",
     "OpenConnection",
+    "Proceed",
     "ResponseMetadata",
     "Server",
     "ServerOptions",
     "ServerStats",
     "ServerTLS",
     "Status",
+    "StreamWrapper",
     "closing",
     "current_call",
     "listen_unix",
@@ -61,6 +66,10 @@ _HOMES = {
     "ConnectionOptions": "connectrio.rpc.options",
     "Deadline": "connectrio.rpc.call",
     "GRPCError": "grpclib.exceptions",
+    "Interceptor": "connectrio.rpc.interceptors",
+    "MessageStream": "connectrio.rpc.interceptors",
+    "Proceed": "connectrio.rpc.interceptors",
+    "StreamWrapper": "connectrio.rpc.interceptors",
     "OpenConnection": "connectrio.rpc._server.server",
     "OnCall": "connectrio.rpc.call",
     "OnCallEnd": "connectrio.rpc.call",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import grpclib.metadata
-from grpclib.const import Status
+from grpclib.const import Cardinality, Status
+from grpclib.exceptions import ProtocolError
 
 from connectrio.diagnostics import SafeLogger, text_of, type_name
 from connectrio.rpc._grpc import CONTENT_TYPE, ENCODINGS, IDENTITY, Metadata
@@ -48,15 +49,19 @@ class Deadline(grpclib.metadata.Deadline):
 
 
 class Call:
-    """One call, as the servicer that answers it sees it; on a channel, as its `on_call` sees it.
+    """One call, as its servicer and the server's interceptors see it; on a channel, as its interceptors see it.
 
     :ivar method: the full method name, "/package.Service/Method"
-    :ivar deadline: when the client stops waiting; None when it set none
-    :ivar metadata: what the client sent with the request
+    :ivar cardinality: whether requests and responses are one message or many
+    :ivar deadline: when the client stops waiting; None when it set none. On a channel, an interceptor may set it
+    :ivar metadata: what the client sent with the request. On a channel, what will be sent: interceptors may change it
     :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none; on a channel, the
         channel's `authority`
     :ivar user_agent: what the client calls itself
+    :ivar initial_metadata: what `set_initial_metadata` has collected
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
+    :ivar status: how the call has ended; CANCELLED as long as it has not. An interceptor asks after `proceed()`
+    :ivar status_message: the text that came with the status
     :ivar content_type: of the request, and so of the response; "application/grpc+json" for messages in JSON
     :ivar request_encoding: how the client's messages are compressed: "identity", "gzip" or "deflate"
     :ivar message_was_compressed: whether the message that was read last came compressed: each may or may not
@@ -67,16 +72,22 @@ class Call:
     """
 
     __slots__ = (
+        "_state",
+        "_stream",
         "accepted_encodings",
+        "cardinality",
         "compress_messages",
         "content_type",
         "deadline",
+        "initial_metadata",
         "message_was_compressed",
         "metadata",
         "method",
         "peer",
         "request_encoding",
         "response_encoding",
+        "status",
+        "status_message",
         "trailing_metadata",
         "user_agent",
     )
@@ -86,6 +97,7 @@ class Call:
         method: str,
         metadata: Metadata,
         *,
+        cardinality: Cardinality = Cardinality.UNARY_UNARY,
         deadline: Deadline | None = None,
         peer: str = "",
         user_agent: str | None = None,
@@ -94,6 +106,7 @@ class Call:
         accepted_encodings: frozenset[str] = frozenset([IDENTITY]),
     ) -> None:
         self.method = method
+        self.cardinality = cardinality
         self.metadata = metadata
         self.deadline = deadline
         self.peer = peer
@@ -104,7 +117,19 @@ class Call:
         self.accepted_encodings = accepted_encodings
         self.response_encoding = IDENTITY
         self.compress_messages = True
+        self.initial_metadata: list[tuple[str, str | bytes]] = []
         self.trailing_metadata: list[tuple[str, str | bytes]] = []
+        self.status = Status.CANCELLED
+        self.status_message: str | None = None
+        self._state: dict[Any, Any] | None = None
+        self._stream: Any = None  # the ServerStream while the call is answered: they refer to each other
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """A place for what interceptors and servicers tell each other about this call; nothing else uses it."""
+        if self._state is None:
+            self._state = {}
+        return self._state
 
     def compress_response(self, encoding: str) -> bool:
         """Compress the response's messages, if the client can read that; call it before anything is sent.
@@ -119,6 +144,34 @@ class Call:
             self.response_encoding = encoding
         return self.response_encoding == encoding
 
+    def set_initial_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
+        """Send these with the headers of the response: before its first message, or with the status if it has none.
+
+        :param pairs: lower-case keys, printable ASCII values; `bytes` for keys that end in `-bin`
+        :raises ProtocolError: the headers are sent already; or this is not a call that a server is answering
+        """
+        self._answering().raise_if_headers_sent()
+        self.initial_metadata.extend(pairs)
+
+    async def send_initial_metadata(self) -> None:
+        """Send the headers of the response now, with what `set_initial_metadata` has collected.
+
+        Otherwise they go with the first message, which may take long. Only a listener of grpclib's may wait here;
+        cancelled there, nothing is sent.
+
+        :raises ProtocolError: as `set_initial_metadata`
+        :raises ValueError: the metadata cannot be sent
+        """
+        await self._answering().send_initial_metadata()
+
+    def _answering(self) -> Any:
+        if self._stream is None:
+            raise ProtocolError(
+                f"{self.method} has no response to send initial metadata with: only a call that a server is answering"
+                " has one, until its servicer has returned"
+            )
+        return self._stream
+
     def set_trailing_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
         """Send these with the status, whatever it will be.
 
@@ -130,8 +183,22 @@ class Call:
 _current: ContextVar[Call | None] = ContextVar("connectrio_current_call", default=None)
 
 
-def current_call() -> Call | None:
-    """Return the call that this task, or worker thread, answers; None outside of calls."""
+def current_call() -> Call:
+    """Return the call that this task, or worker thread, answers: for servicers and a server's interceptors.
+
+    :raises LookupError: no call is being answered here
+    """
+    call = _current.get()
+    if call is None:
+        raise LookupError(
+            "current_call() is for code that answers a call: a servicer, an interceptor of a server, and the tasks and"
+            " worker threads that these start. This code runs outside of any"
+        )
+    return call
+
+
+def find_current_call() -> Call | None:
+    """Return what `current_call` returns; None outside of calls."""
     return _current.get()
 
 

@@ -16,7 +16,7 @@ from connectrio.idl.grpc.health.v1 import (
 )
 from connectrio.idl.grpc.health.v1 import HealthCheckResponseServingStatus as ServingStatus
 from connectrio.rpc._http2.wakeup import Wakeup
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import find_current_call
 
 __all__ = ["Health", "ServingStatus"]
 
@@ -58,7 +58,7 @@ class Health(HealthBase):
     async def check(self, message: HealthCheckRequest) -> HealthCheckResponse:
         """Return the status of one service; NOT_FOUND if it was never set."""
         status = self._statuses.get(message.service)
-        call = current_call()
+        call = find_current_call()
         if self._details is not None and call is not None:
             call.set_trailing_metadata(self._details())
         if status is None:

@@ -5,22 +5,28 @@ exit, and at last the task fails, and with it the task group that it is in: all 
 So whoever runs code of others in a scope calls `close_left_open` when that scope fails to exit.
 
 anyio (4.16) and trio (0.35) have no interface for this. It uses attributes of theirs, none while all is well.
+
+And the reverse: `run_without_waiting` leaves nothing, where nobody can wait for code that may.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 __all__ = [
-    "LeftOpenError", "close_left_open", "count_left_in_task", "discard_left_in_task", "leaving_nothing_open",
-    "trio_has_closed",
+    "CannotWaitError", "LeftOpenError", "close_left_open", "count_left_in_task", "discard_left_in_task",
+    "leaving_nothing_open", "run_without_waiting", "trio_has_closed",
 ]  # fmt: skip
+
+# how often code that is closed may wait again, before it is left as it is
+_MOST_WAITS = 10
 
 
 class LeftOpenError(RuntimeError):
@@ -31,6 +37,10 @@ class LeftOpenError(RuntimeError):
             "a cancel scope or task group that was entered here is still open: leave it in the call that has entered"
             " it, best with a `with` or `async with` block. An async generator that was not closed can hold one too"
         )
+
+
+class CannotWaitError(BaseException):
+    """Code would wait where nobody can. It is no `Exception`, as a cancellation is none."""
 
 
 @contextmanager
@@ -100,6 +110,24 @@ async def discard_left_in_task() -> None:
     else:
         with suppress(anyio.get_cancelled_exc_class()):
             await cancel_shielded_checkpoint()
+
+
+def run_without_waiting(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run `coroutine` in the current task, now. Wherever it would wait, `CannotWaitError` is raised instead.
+
+    :raises Exception: what it raises
+    """
+    step: Callable[[], Any] = partial(coroutine.send, None)
+    for _ in range(_MOST_WAITS):
+        try:
+            waits_for = step()
+        except (StopIteration, GeneratorExit, CannotWaitError):
+            return
+        # on trio, what it waits for knows of this task, and would wake it later
+        abort = getattr(waits_for, "abort_func", None)
+        if abort is not None:
+            abort(lambda: None)
+        step = partial(coroutine.throw, CannotWaitError("the caller has left the call, and cannot wait"))
 
 
 def _nurseries() -> list[Any]:

@@ -35,7 +35,7 @@ from connectrio.literals import LiteralError
 from connectrio.literals.times import duration_to_timedelta, timestamp_to_datetime
 from connectrio.logs import get_logger
 from connectrio.masking import SecretMask
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import find_current_call
 from connectrio.rpc.codec import received_size
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.conversion import (
@@ -478,7 +478,7 @@ class AsyncConnectorService(AsyncConnectorServiceBase):
 
 def _local_connection() -> Connection | None:
     """Return the connection that a client in this process has sent beside the message of the current call."""
-    rpc = current_call()
+    rpc = find_current_call()
     data = None if rpc is None or rpc.peer else rpc.metadata.get(CONNECTION_KEY)
     return Connection.parse(data) if isinstance(data, bytes) else None
 

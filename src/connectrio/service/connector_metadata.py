@@ -18,7 +18,7 @@ from connectrio.idl.flyteidl2.connector import (
     ListConnectorsResponse,
 )
 from connectrio.logs import get_logger
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import find_current_call
 from connectrio.rpc.status import fit_status_message
 
 __all__ = [
@@ -58,7 +58,7 @@ class ConnectorMetadataService(ConnectorMetadataServiceBase):
         message: ListConnectorsRequest,  # noqa: ARG002 - the base's signature; the request has no fields
     ) -> ListConnectorsResponse:
         """Return all connectors; what could not be loaded, or is not open, goes into the trailing metadata."""
-        call = current_call()
+        call = find_current_call()
         if call is not None:
             call.set_trailing_metadata(registry_metadata(self._registry))
         connectors = self._registry.describe()

@@ -13,7 +13,7 @@ from grpclib.const import Status
 
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorNotFoundError, Registry
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import find_current_call
 from connectrio.rpc.exceptions import is_cancellation
 from connectrio.rpc.left_open import LeftOpenError, close_left_open
 from connectrio.rpc.peer import share_of
@@ -135,7 +135,7 @@ class Dispatcher:
         now = anyio.current_time()
         deadline = now + self._seconds[call.operation]
         if call.operation is Operation.GET and self._early_polls:
-            rpc = current_call()
+            rpc = find_current_call()
             if rpc is not None and rpc.deadline is not None:
                 margin = min(_LONGEST_MARGIN, _MARGIN * (rpc.deadline.at - now))
                 return _TimeLimit(min(deadline, rpc.deadline.at - margin), now, call, self)
@@ -182,7 +182,7 @@ class Dispatcher:
 
         :raises NoRoomError: all are taken, or half of them by this address
         """
-        rpc = current_call()
+        rpc = find_current_call()
         # "" for a transport without addresses; whoever may write to a Unix socket is trusted
         address = "" if rpc is None or rpc.peer.startswith("unix:") else share_of(rpc.peer.rpartition(":")[0])
         if address and self._log_streams[address] >= max(1, slots.limit // 2):

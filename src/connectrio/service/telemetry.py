@@ -28,7 +28,7 @@ from connectrio.idl.flyteidl2.task import Inputs
 from connectrio.literals.errors import MAX_DEPTH
 from connectrio.logs import LogLevel, get_logger, line_fields, line_mask
 from connectrio.masking import SecretMask
-from connectrio.rpc.call import current_call as current_rpc  # the `current_call` of connectors is set from it
+from connectrio.rpc.call import find_current_call
 from connectrio.rpc.codec import EncodeError, encode, received_size
 from connectrio.rpc.exceptions import is_cancellation, only_leaf
 from connectrio.rpc.status import fit_status_message
@@ -117,7 +117,7 @@ class CallRecord:
         self._metrics = metrics
         self._account = account
         self.span: Span | None = None if trace is None else partial(trace, self)
-        self._rpc = current_rpc()
+        self._rpc = find_current_call()
         self._token: Token[Any] | None = None
         self._fields_token: Token[Any] | None = None
         self._mask_token: Token[Any] | None = None

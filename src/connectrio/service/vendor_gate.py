@@ -34,7 +34,7 @@ from connectrio.connector.transient import is_one_of
 from connectrio.diagnostics import type_name
 from connectrio.idl.flyteidl2.core import Connection
 from connectrio.logs import get_logger
-from connectrio.rpc.call import current_call
+from connectrio.rpc.call import find_current_call
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.service.errors import LimitedError, OutageError, OverloadError, RequestError
 from connectrio.service.operations import Operation
@@ -297,7 +297,7 @@ class VendorGate:
         raise self._too_busy(account, operation, "and the client's deadline is near")
 
     def _patience(self) -> float:
-        rpc = current_call()
+        rpc = find_current_call()
         if rpc is None or rpc.deadline is None:
             return math.inf
         left = rpc.deadline.time_remaining()

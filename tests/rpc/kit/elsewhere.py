@@ -27,11 +27,11 @@ ELSEWHERE = {
         _NEVER + "a task group has nothing to wait for as it begins"
     ),
     "_client.call.ClientStream.send_request: self.end()": _LAST,
-    "_client.call.ClientStream.send_all: self.end()": _LAST,
-    "_client.call.ClientStream._send_async: with AsyncExitStack()": (
+    "_client.stubs._send_all: stream.end()": _LAST,
+    "_client.stubs._send_async: with AsyncExitStack()": (
         "suspends only if the caller's generator does as it is closed; the request stays open then, the call goes on"
     ),
-    "_client.call.ClientStream._send_async: stack.enter_async_context(aclosing(messages))": (
+    "_client.stubs._send_async: stack.enter_async_context(aclosing(messages))": (
         _NEVER + "`aclosing` has nothing to wait for as it begins"
     ),
     "_client.call.ClientStream._read_message: self._settle(stream.trailers)": (
@@ -56,7 +56,7 @@ ELSEWHERE = {
     "_client.stubs._Responses._begin: self._exit_stack.enter_async_context(self._call)": (
         _NEVER + "a call has nothing to wait for as it begins"
     ),
-    "_client.stubs._Sender._run: self._call.cancel()": _NEVER + "`ClientStream.cancel` awaits nothing",
+    "_client.stubs._Sender._run: self._stream.cancel()": _NEVER + "`ClientStream.cancel` awaits nothing",
     "tls.TLSListener.accept: self.listener.accept()": _ANYIOS,
     "sockets.UnixListener.accept: self._listener.accept()": _ANYIOS,
     "testing.MemoryListener.serve: self.aclose()": "shielded",

@@ -650,7 +650,8 @@ async def test_the_current_call():
 
     async with in_memory(Script(method)) as served:
         await served.stub.unary(Note(), timeout=PATIENCE, metadata={"x-key": "value"})
-        assert current_call() is None
+        with pytest.raises(LookupError, match="code that answers a call"):
+            current_call()
     call, in_child, in_thread = calls
     assert call is in_child is in_thread
     assert call is not None

@@ -33,6 +33,7 @@ from connectrio.rpc._client.response_status import Outcome
 from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError, TerminationCause
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.call import OnCall
+from connectrio.rpc.interceptors import Interceptor
 from connectrio.rpc.options import ChannelOptions
 
 # refusals that end a call; its pauses add up to some 0.6 s by then
@@ -50,6 +51,7 @@ class ChannelContext:
     :ivar open_stream: `Channel.open_stream`
     :ivar start_soon: `Channel.start_soon`
     :ivar on_call: told of each call; None costs nothing
+    :ivar interceptors: around each call, the first outermost
     :ivar connection_error: returns why there is no connection, for people; "" while there is one
     """
 
@@ -64,6 +66,7 @@ class ChannelContext:
     start_soon: Callable[..., None]
     connection_error: Callable[[], str]
     on_call: OnCall | None = None
+    interceptors: tuple[Interceptor, ...] = ()
 
 
 class Outbox:

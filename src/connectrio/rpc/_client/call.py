@@ -12,19 +12,19 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError
 from grpclib.stream import StreamIterator
 from multidict import MultiDict
 
 from connectrio._version import __version__
+from connectrio.diagnostics import type_name
 from connectrio.rpc._client.attempts import Attempts, ChannelContext
 from connectrio.rpc._client.response_metadata import show_outcome
 from connectrio.rpc._client.response_status import (
@@ -50,6 +50,7 @@ from connectrio.rpc._grpc import (
 from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.call import Call, Deadline, OnCallEnd, call_begins, call_ended
+from connectrio.rpc.interceptors import Intercepted, intercepted
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
@@ -60,6 +61,7 @@ USER_AGENT = f"grpc-python-connectrio/{__version__}"
 class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     """One call: an async context manager, made by `Channel.request`.
 
+    :param call: what the channel's interceptors know of it; None if there are none
     :ivar context: what the call shares with the others of its channel
     :ivar compress_messages: whether messages sent from now on are compressed; without effect if the channel's
         `compression` is "identity"
@@ -77,6 +79,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         deadline: Deadline | None,
         metadata: Metadata,
         wait_for_ready: bool,
+        call: Call | None = None,
     ) -> None:
         self.compress_messages = True
         self.message_was_compressed = False
@@ -93,6 +96,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._messages_sent = 0
         self._messages_received = 0
+        self._call = call
         self._on_end: OnCallEnd | None = None
 
     @property
@@ -185,30 +189,10 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             with self._within_deadline():
                 await self._attempts.flush()
 
-    async def send_all(self, messages: AsyncIterable[_Send] | Iterable[_Send]) -> None:
-        """Send `messages`, then end the request; stop early when the server has ended the call.
-
-        An asynchronous generator is always closed afterwards.
-        """
-        if isinstance(messages, AsyncIterable):
-            await self._send_async(messages)
-        else:
-            for message in messages:
-                await self.send_message(message)
-                if self._attempts.stream.is_complete:
-                    return
-                await checkpoint()  # if nothing above ever waits, what the server sends must still be read
-        await self.end()
-
-    async def _send_async(self, messages: AsyncIterable[_Send]) -> None:
-        async with AsyncExitStack() as stack:
-            if isinstance(messages, AsyncGenerator):
-                await stack.enter_async_context(aclosing(messages))
-            async for message in messages:
-                await self.send_message(message)
-                if self._attempts.stream.is_complete:
-                    return
-                await checkpoint()  # as above
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has ended the call, so that it reads no more messages."""
+        return self._attempts.stream.is_complete
 
     # receiving
 
@@ -324,6 +308,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             call = Call(
                 self._method,
                 self._metadata,
+                cardinality=self._cardinality,
                 deadline=self._outcome.deadline,
                 peer=self.context.authority,
             )
@@ -349,7 +334,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._tell_end()
 
     def _tell_end(self) -> None:
-        """Tell what `on_call` has returned how the call has ended, once."""
+        """Tell interceptors, and once what `on_call` has returned, how the call has ended."""
+        if self._call is not None:
+            self._call.status, self._call.status_message = self._outcome.status
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             call_ended(on_end, *self._outcome.status)
@@ -384,3 +371,48 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         failure = self._outcome.settle(status, message)
         self._attempts.reset(failure.message or "")
         return failure
+
+
+def intercepted_call(
+    context: ChannelContext,
+    call: Call,
+    send_type: type[_Send],
+    recv_type: type[_Recv],
+    *,
+    wait_for_ready: bool,
+) -> Intercepted:
+    """Return the interceptors of a channel around a call; each `proceed()` of the innermost makes an attempt of it."""
+
+    def attempt() -> ClientStream[_Send, _Recv]:
+        return ClientStream(
+            context,
+            call.method,
+            call.cardinality,
+            send_type,
+            recv_type,
+            deadline=call.deadline,
+            metadata=call.metadata.copy(),
+            wait_for_ready=wait_for_ready,
+            call=call,
+        )
+
+    known: BaseException | None = None
+
+    def note(interceptor: str, error: BaseException) -> BaseException:
+        nonlocal known
+        if error is known:  # of an inner interceptor
+            return error
+        known = error
+        if isinstance(error, GRPCError):
+            call.status, call.status_message = error.status, error.message
+        elif isinstance(error, Exception):
+            error.add_note(f"This comes from the interceptor {interceptor}, around a call of {call.method}")
+            call.status, call.status_message = (
+                Status.UNKNOWN,
+                f"the interceptor {interceptor} raised {type_name(error)}",
+            )
+        else:
+            call.status, call.status_message = Status.CANCELLED, "the client left the call"
+        return error
+
+    return intercepted(context.interceptors, call, attempt, note)

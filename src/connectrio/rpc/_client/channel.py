@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -20,15 +20,16 @@ from multidict import MultiDict
 
 from connectrio.rpc._client.attempts import ChannelContext
 from connectrio.rpc._client.balancing import POLICIES, Policy
-from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.call import ClientStream, intercepted_call
 from connectrio.rpc._client.stubs import StubChannel, adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
 from connectrio.rpc._grpc import CONTENT_TYPE, PROTO, Metadata
 from connectrio.rpc._http2.stream import Headers, Stream
 from connectrio.rpc._http2.wakeup import Wakeup
-from connectrio.rpc.call import Deadline, OnCall
+from connectrio.rpc.call import Call, Deadline, OnCall
 from connectrio.rpc.codec import MessageCodec
+from connectrio.rpc.interceptors import Interceptor, checked
 from connectrio.rpc.options import ChannelOptions
 from connectrio.rpc.tls import ChannelTLS
 
@@ -54,7 +55,9 @@ class Channel(StubChannel):
     :param tls: how the server proves who it is; None for a plaintext connection
     :param on_call: called for each call before it is sent, and again at its end, see `OnCall`: for traces, metrics,
         logs and metadata
+    :param interceptors: code around each call, the first outermost, see `connectrio.rpc.interceptors`
     :raises ValueError: the target is none of these
+    :raises TypeError: an interceptor lacks its decorator
     """
 
     # a private attribute of grpclib's channel, which is our base only for type checkers
@@ -69,6 +72,7 @@ class Channel(StubChannel):
         status_details_codec: StatusDetailsCodecBase | None = None,
         tls: ChannelTLS | None = None,
         on_call: OnCall | None = None,
+        interceptors: Iterable[Interceptor] = (),
     ) -> None:
         adopt_stubs()
         self.options = options or ChannelOptions()
@@ -101,6 +105,7 @@ class Channel(StubChannel):
             start_soon=self.start_soon,
             connection_error=lambda: self.error,
             on_call=on_call,
+            interceptors=checked(interceptors),
         )
 
     # calls
@@ -130,16 +135,16 @@ class Channel(StubChannel):
         limits = [Deadline.convert(deadline)] if deadline is not None else []
         if timeout is not None:
             limits.append(Deadline.from_timeout(timeout))
-        return ClientStream(
-            self._context,
-            name,
-            cardinality,
-            request_type,
-            reply_type,
-            deadline=min(limits, default=None),
-            metadata=cast("Metadata", MultiDict(metadata or ())),
-            wait_for_ready=self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
-        )
+        limit: Deadline | None = min(limits, default=None)
+        sent: Metadata = cast("Metadata", MultiDict(metadata or ()))
+        is_patient = self.options.wait_for_ready if wait_for_ready is None else wait_for_ready
+        context, types = self._context, (request_type, reply_type)
+        if not context.interceptors:
+            return ClientStream(
+                context, name, cardinality, *types, deadline=limit, metadata=sent, wait_for_ready=is_patient
+            )
+        call = Call(name, sent, cardinality=cardinality, deadline=limit, peer=self.authority)
+        return cast("ClientStream[_Send, _Recv]", intercepted_call(context, call, *types, wait_for_ready=is_patient))
 
     @property
     def when_ready(self) -> WhenReady:

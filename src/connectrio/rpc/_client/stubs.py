@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
+from anyio.lowlevel import checkpoint
 from betterproto2.grpclib import ServiceStub
 from grpclib.const import Cardinality
 
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc.interceptors import StreamWrapper
 
 if TYPE_CHECKING:
     # the type of what generated stubs take. Only for type checkers: its code is asyncio's, and none of it is used here
@@ -51,7 +53,9 @@ def adopt_stubs() -> None:
     """Let betterproto2's stubs use functions of ours on our channels. Every call after the first does nothing."""
     for name, ours in ("_unary_stream", _unary_stream), ("_stream_stream", _stream_stream):
         replace(ServiceStub, name, ours, lambda stub, *_: isinstance(stub.channel, StubChannel))
-    replace(ServiceStub, "_send_messages", ClientStream.send_all, lambda call, _: isinstance(call, ClientStream))
+    replace(
+        ServiceStub, "_send_messages", _send_all, lambda stream, _: isinstance(stream, ClientStream | StreamWrapper)
+    )
 
 
 def _unary_stream(
@@ -65,7 +69,7 @@ def _stream_stream(
     stub: ServiceStub, route: str, messages: Any, request_type: type[Any], response_type: type[Any], **options: Any
 ) -> AsyncIterator[Any]:
     call = _request(stub, route, Cardinality.STREAM_STREAM, request_type, response_type, **options)
-    return _Responses(call, None, _Sender(call, messages))
+    return _Responses(call, None, messages)
 
 
 def _request(
@@ -90,20 +94,52 @@ def _request(
     )
 
 
+async def _send_all(stream: Any, messages: AsyncIterable[Any] | Iterable[Any]) -> None:
+    """Send `messages`, then end the request; stop early when the server has ended the call.
+
+    An asynchronous generator is always closed afterwards.
+
+    :param stream: a `ClientStream`, or a `StreamWrapper` around one
+    """
+    if isinstance(messages, AsyncIterable):
+        await _send_async(stream, messages)
+    else:
+        for message in messages:
+            await stream.send_message(message)
+            if stream.is_answered:
+                return
+            await checkpoint()  # if nothing above ever waits, what the server sends must still be read
+    await stream.end()
+
+
+async def _send_async(stream: Any, messages: AsyncIterable[Any]) -> None:
+    async with AsyncExitStack() as stack:
+        if isinstance(messages, AsyncGenerator):
+            await stack.enter_async_context(aclosing(messages))
+        async for message in messages:
+            await stream.send_message(message)
+            if stream.is_answered:
+                return
+            await checkpoint()  # as above
+
+
 class _Responses(AsyncIterator[Any]):
     """The responses of one call, for a stub's generator to read.
 
     A stub's generator that is closed early just drops what it reads from. So this is no generator, which the event loop
     would have to finish at some later time (trio warns of it), but an object that ends the call when it is dropped.
 
+    :param call: what `Channel.request` has returned
     :param request: the one message of a call that does not stream its requests
-    :param sender: sends the messages of one that does
+    :param requests: the messages of one that does
     """
 
-    def __init__(self, call: ClientStream[Any, Any], request: Any, sender: _Sender | None = None) -> None:
+    def __init__(self, call: ClientStream[Any, Any], request: Any, requests: Any = None) -> None:
         self._call = call
+        self._stream: Any = None  # `call`, or what interceptors have put around it
         self._request = request
-        self._sender = sender
+        self._requests = requests
+        self._sender: _Sender | None = None
         self._exit_stack = AsyncExitStack()
         self._is_begun = self._is_over = False
         self._thread = threading.get_ident()
@@ -114,7 +150,7 @@ class _Responses(AsyncIterator[Any]):
         try:
             if not self._is_begun:
                 await self._begin()
-            message = await self._call.recv_message()
+            message = await self._stream.recv_message()
         except BaseException:
             self._is_over = True
             await self._exit_stack.__aexit__(*sys.exc_info())
@@ -127,10 +163,11 @@ class _Responses(AsyncIterator[Any]):
 
     async def _begin(self) -> None:
         self._is_begun = True
-        await self._exit_stack.enter_async_context(self._call)
-        if self._sender is None:
-            await self._call.send_message(self._request, end=True)
+        self._stream = await self._exit_stack.enter_async_context(self._call)
+        if self._requests is None:
+            await self._stream.send_message(self._request, end=True)
         else:
+            self._sender = _Sender(self._stream, self._requests)
             await self._exit_stack.enter_async_context(self._sender)
 
     def __del__(self) -> None:
@@ -144,16 +181,16 @@ class _Responses(AsyncIterator[Any]):
 class _Sender:
     """Sends a call's messages while another task receives; an error of the messages' source reaches the receiver."""
 
-    def __init__(self, call: ClientStream[Any, Any], messages: Any) -> None:
+    def __init__(self, stream: ClientStream[Any, Any], messages: Any) -> None:
         self.scope = anyio.CancelScope()
-        self._call = call
+        self._stream = stream
         self._messages = messages
         self._ended = anyio.Event()
         self._error: Exception | None = None
 
     async def __aenter__(self) -> None:
-        await self._call.send_request()
-        self._call.context.start_soon(self._run)
+        await self._stream.send_request()
+        self._stream.context.start_soon(self._run)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
@@ -167,9 +204,9 @@ class _Sender:
     async def _run(self) -> None:
         try:
             with self.scope:
-                await self._call.send_all(self._messages)
+                await _send_all(self._stream, self._messages)
         except Exception as error:  # noqa: BLE001 - it is the caller's iterator, and the caller's error
             self._error = error
-            await self._call.cancel()
+            await self._stream.cancel()
         finally:
             self._ended.set()

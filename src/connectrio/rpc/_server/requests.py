@@ -27,6 +27,7 @@ from connectrio.rpc._http2.stream import Headers
 from connectrio.rpc._server.memory import RequestMemory
 from connectrio.rpc._server.turns import Turn
 from connectrio.rpc.call import Call, Deadline, OnCall
+from connectrio.rpc.interceptors import Interceptor
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.status import fit_status_message, trailers_only
@@ -44,6 +45,7 @@ class CallContext:
     :ivar memory: what the requests of all connections hold
     :ivar turn: of the connection, when it has many frames to act on
     :ivar on_call: told of each call that a servicer answers; None costs nothing
+    :ivar interceptors: around each call that a servicer answers, the first outermost; none cost nothing
     """
 
     handlers: Mapping[str, Handler]
@@ -57,6 +59,7 @@ class CallContext:
     memory: RequestMemory
     turn: Turn
     on_call: OnCall | None = None
+    interceptors: tuple[Interceptor, ...] = ()
 
 
 class RefusedRequestError(Exception):
@@ -127,6 +130,7 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     return handler, Call(
         path,
         metadata,
+        cardinality=handler.cardinality,
         deadline=None if seconds is None else Deadline.from_timeout(seconds),
         peer=context.peer_name,
         user_agent=values.get("user-agent"),

@@ -31,6 +31,7 @@ from connectrio.rpc._server.stream import ServerStream
 from connectrio.rpc._server.turns import Turns
 from connectrio.rpc.call import OnCall
 from connectrio.rpc.codec import MessageCodec
+from connectrio.rpc.interceptors import Interceptor, StreamWrapper, checked
 from connectrio.rpc.options import ServerOptions
 from connectrio.rpc.peer import Peer
 from connectrio.rpc.sockets import own_sockets, shut_down
@@ -102,7 +103,10 @@ class Server:
         closed because there was no room for it: "refused"
     :param on_call: called for each call that reaches a servicer, and again at its end, see `OnCall`: for traces,
         metrics and logs
+    :param interceptors: code around each call that reaches a servicer, the first outermost, see
+        `connectrio.rpc.interceptors`
     :raises ValueError: two codecs are for the same content subtype
+    :raises TypeError: an interceptor lacks its decorator
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class Server:
         status_details_codec: StatusDetailsCodecBase | None = None,
         on_connection_end: Callable[[str], None] = lambda _: None,
         on_call: OnCall | None = None,
+        interceptors: Iterable[Interceptor] = (),
     ) -> None:
         _adopt_servicers()
         self._handlers: dict[str, Handler] = {}
@@ -124,6 +129,7 @@ class Server:
         self._status_details_codec = status_details_codec
         self._on_connection_end = on_connection_end
         self._on_call = on_call
+        self._interceptors = checked(interceptors)
         self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
@@ -195,6 +201,7 @@ class Server:
                 memory=self._memory,
                 turn=self._turns.of(host_of(address)),
                 on_call=self._on_call,
+                interceptors=self._interceptors,
             )
             connection = ServedConnection(transport, context, self._on_connection_end, self._traffic)
             self._connections.add(connection, address)
@@ -308,4 +315,4 @@ def _adopt_servicers() -> None:
         else:
             await original(servicer, lambda _: responses, stream, request)
 
-    replace(ServiceBase, name, call, lambda *args: isinstance(args[2], ServerStream))
+    replace(ServiceBase, name, call, lambda *args: isinstance(args[2], ServerStream | StreamWrapper))

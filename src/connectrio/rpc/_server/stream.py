@@ -70,15 +70,16 @@ class CallState(enum.Enum):
     CANCELLED = enum.auto()  # the servicer reset the stream
 
 
-_FINISHED = (CallState.ENDED, CallState.CANCELLED)
-_CANNOT_SEND = (CallState.HALF_SENT, *_FINISHED)
+# the servicer has ended the call itself
+FINISHED = (CallState.ENDED, CallState.CANCELLED)
+_CANNOT_SEND = (CallState.HALF_SENT, *FINISHED)
 
 
 class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     """A call as grpclib's servicers know it; see `grpclib.server.Stream`.
 
     Beyond grpclib's: messages over the limit are refused before they are buffered, a unary request is exactly one
-    message, and trailing metadata set through `current_call()` goes out with the status.
+    message, and metadata set through `current_call()` goes out with the response's headers and with the status.
 
     :ivar state: where the call is
     :ivar metadata: what the client sent along
@@ -87,7 +88,6 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     :ivar peer: who the client is: `addr()` and `cert()`
     :ivar listeners: who has asked grpclib for events; they may change what is sent
     :ivar encoding_error: of the last message that could not be encoded
-    :ivar sent_status: the status that has ended the call, and its message; None until it is sent
     """
 
     def __init__(self, http2_stream: Stream, handler: Handler, call: Call, context: CallContext) -> None:
@@ -97,7 +97,6 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         self.user_agent = call.user_agent
         self.peer = context.peer
         self.encoding_error: Exception | None = None
-        self.sent_status: tuple[Status, str | None] | None = None
         self._http2_stream = http2_stream
         self._handler = handler
         self._call = call
@@ -251,15 +250,27 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
         if self.state in _CANNOT_SEND:
             self._raise_cannot_send()
         if self.state is not CallState.RUNNING:
-            raise ProtocolError("the initial metadata was sent already")
-        headers = _response_headers(self._call.content_type, self._call.response_encoding)
-        if metadata or self.listeners:
-            (metadata,) = await self._context.grpclib_events.send_initial_metadata(
-                cast("Any", MultiDict(metadata or ()))
-            )
-            headers += tuple(encode_metadata(metadata))
+            self.raise_if_headers_sent()
+        call = self._call
+        headers = _response_headers(call.content_type, call.response_encoding)
+        if metadata or call.initial_metadata or self.listeners:
+            initial = MultiDict(call.initial_metadata)
+            initial.extend(metadata or ())
+            (initial,) = await self._context.grpclib_events.send_initial_metadata(cast("Any", initial))
+            headers += tuple(encode_metadata(initial))
         self._http2_stream.send_headers(headers)
         self.state = CallState.HEADERS_SENT
+
+    def raise_if_headers_sent(self) -> None:
+        """Do nothing while the response's headers can still be changed.
+
+        :raises ProtocolError: they are sent already
+        """
+        if self.state is not CallState.RUNNING:
+            raise ProtocolError(
+                "the initial metadata was sent already: it goes with the response's headers, which are sent with its"
+                " first message or by send_initial_metadata(). Set it before, or send trailing metadata"
+            )
 
     async def send_message(self, message: _Send) -> None:
         """Send a message, after the initial metadata.
@@ -324,20 +335,22 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
     ) -> None:
         """End the call with a status. Only a listener of grpclib's may wait here; cancelled there, nothing is sent."""
         call, context = self._call, self._context
-        if self.state in _FINISHED:
+        if self.state in FINISHED:
             how = "the status was already sent" if self.state is CallState.ENDED else "the call was already cancelled"
             raise ProtocolError(f"the call cannot end with {status.name}: {how}")
         if status is Status.OK:
             has_extras = metadata or call.trailing_metadata or status_message or status_details
             if self.state is CallState.MESSAGE_SENT and not has_extras and not self.listeners:
                 self._end(_SUCCESS_TRAILERS)
-                self.sent_status = Status.OK, None
+                call.status = Status.OK
                 return
             if self.state is CallState.HALF_SENT:
                 self._raise_cannot_send()
             if self.lacks_response:
                 raise ProtocolError("a unary response with the status OK is one message, and none was sent")
         limit = self._http2_stream.header_list_limit
+        if call.initial_metadata and self.state is CallState.RUNNING:
+            await self.send_initial_metadata()
         if status_message is not None:
             status_message = fit_status_message(status_message, message_room(limit))
         headers = self._status_headers(status, status_message)
@@ -350,12 +363,12 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             cast("Any", trailing), status=status, status_message=status_message, status_details=status_details
         )
         self._end([*headers, *encode_metadata(cast("Any", trailing))])
-        self.sent_status = status, status_message
+        call.status, call.status_message = status, status_message
 
     def send_bare_status(self, status: Status, message: str) -> None:
         """End the call with a status and nothing that could be wrong with it."""
         self._end(self._status_headers(status, message))
-        self.sent_status = status, message
+        self._call.status, self._call.status_message = status, message
 
     def _status_headers(self, status: Status, message: str | None) -> list[tuple[str, str]]:
         """Return the trailers with a status, or the whole response if nothing was sent yet."""
@@ -370,11 +383,6 @@ class ServerStream(StreamIterator[_Recv], Generic[_Recv, _Send]):
             raise ProtocolError("the call was cancelled already")
         self._http2_stream.reset(ErrorCodes.CANCEL, "the servicer cancelled the call")
         self.state = CallState.CANCELLED
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the servicer has ended the call itself, with a status or by cancelling it."""
-        return self.state in _FINISHED
 
     @property
     def lacks_response(self) -> bool:
