@@ -20,6 +20,7 @@ from connectrio.rpc.testing import memory_channel
 from rpc.kit.serving import eventually, held_port
 
 EXAMPLES = Path(__file__).parent
+TUTORIAL = EXAMPLES.parents[1] / "docs" / "tutorials" / "first-grpc-service.md"
 # seconds; only ends a test that fails
 PATIENCE = 120
 KINDS = ["", "_asyncio"]
@@ -166,6 +167,13 @@ def test_two_members_talk(made, tmp_path, kind):
             each.stdin.close()
             assert each.stdout.read() == ""
             assert each.wait(PATIENCE) == 0
+
+
+def test_the_tutorial_shows_the_files_of_the_greeter():
+    shown = dict(re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```', TUTORIAL.read_text(), re.DOTALL | re.MULTILINE))
+    assert shown.keys() == {path.name for path in EXAMPLES.glob("greeter/*.*")} - {"client_asyncio.py"}
+    for name, text in shown.items():
+        assert text == (EXAMPLES / "greeter" / name).read_text(), name
 
 
 @pytest.mark.parametrize(
