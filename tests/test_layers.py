@@ -91,8 +91,10 @@ RPC_REQUIRES = {"anyio", "betterproto2", "grpclib", "h2", "hpack", "hyperframe",
 
 
 def modules(part: str) -> list[Path]:
+    """The modules of a part. `cli/templates` has none: these files are written elsewhere, and imported there."""
     folder = PACKAGE / part
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    found = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    return [file for file in found if "templates" not in file.parts]
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ __all__ = ["connectrio_app", "dispatch", "flyte_connector_app"]
 _COMMANDS = {
     "Hosting": {
         "demo": ("demo", "connectrio demo --backend trio"),
+        "new": ("new", "connectrio new acme-reports --template http"),
         "check": ("check", "connectrio check my_connector.py --input n=21 --secret token=TOKEN"),
     },
     "Jobs": {
