@@ -164,3 +164,12 @@ def test_the_duckdb_connector_keeps_to_all_rules(tmp_path):
         outcome = command.wait()
     assert outcome.code == 0, outcome
     assert outcome.document["untried"].keys() == {"secrets"}
+
+
+@pytest.mark.parametrize(("options", "is_told"), [([], False), (["--log-level", "info"], True)])
+def test_the_log_of_a_check(tmp_path, options, is_told):
+    (tmp_path / "sdk.py").write_text(SDK)
+    with Process("check", "sdk.py", *options, cwd=tmp_path) as command:
+        outcome = command.wait()
+    assert outcome.code == 1, outcome
+    assert ("call finished" in outcome.err) is is_told

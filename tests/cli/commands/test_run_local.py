@@ -142,6 +142,30 @@ def test_a_choice_needs_connectors_in_this_process(run, option):
     assert f"{option} must be SOURCE or TYPE=SOURCE" in outcome.err
 
 
+def test_several_modules_as_serve_takes_them(run, secretive):
+    outcome = run("run", "toy", "--modules", str(TOY_MODULE), secretive, "--input", "end=SUCCEEDED", "--json")
+    assert (outcome.code, outcome.document["phase"]) == (0, "SUCCEEDED")
+    outcome = run("run", "nope", "--modules", str(TOY_MODULE), secretive)
+    assert "NOT_FOUND: Cannot find connector for task type: nope." in outcome.err
+
+
+def test_the_log_of_a_host_in_this_process(run):
+    outcome = run(*LOCAL, "--input", "end=SUCCEEDED")
+    assert "call finished" not in outcome.err
+    outcome = run(*LOCAL, "--input", "end=SUCCEEDED", "--log-level", "info", "connectrio.rpc=error")
+    assert outcome.code == 0
+    assert "call finished" in outcome.err
+
+
+def test_a_log_level_needs_a_host_in_this_process(run):
+    outcome = run("run", "toy", "--log-level", "info")
+    assert outcome.code == 2
+    assert "--log-level is about a job in this process: give --local or --modules as well" in outcome.err
+    outcome = run(*LOCAL, "--log-level", "loud")
+    assert outcome.code == 2
+    assert "'loud' is no log level" in outcome.err
+
+
 @pytest.mark.parametrize("option", ["--prefer", "--exclude"])
 def test_a_choice_that_no_connector_matches_is_named(run, option):
     outcome = run(*LOCAL, option, "toy=no_such_place")

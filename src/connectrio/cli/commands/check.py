@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from connectrio.cli import event_loop
 from connectrio.cli.errors import CommandError, UsageError, command_error
 from connectrio.cli.options.client import output_directory
+from connectrio.cli.options.log_level import LogLevel
 from connectrio.cli.options.task import Credentials, TaskOptions
 from connectrio.cli.script import prints_to_stderr
 from connectrio.host.settings import Backend
@@ -23,6 +24,7 @@ __all__ = ["check"]
 
 _CREDENTIALS = Credentials()
 _TASK = TaskOptions()
+_LOG_LEVEL = ["error"]  # which shows the tracebacks of what the connector raises
 
 
 def check(
@@ -35,6 +37,7 @@ def check(
     seconds: float = 60.0,
     json: Annotated[bool, Parameter(negative=())] = False,
     backend: Backend | None = None,
+    log_level: LogLevel = _LOG_LEVEL,
 ) -> int:
     """Try a connector on a sample task, without a server, and print what it does wrong and how to correct it.
 
@@ -48,13 +51,14 @@ def check(
     :param seconds: how long one job may take
     :param json: print JSON for machines
     :param backend: the event loop to run on; by default uvloop where it is installed, else asyncio
+    :param log_level: the least severe log lines of the host and of the connector, as for `connectrio serve`
     """
     from connectrio.conformance import check_connector
     from connectrio.logs import configure_logging
 
     if seconds <= 0:
         raise UsageError(f"--seconds must be more than 0, got {seconds:g}")
-    configure_logging("error")  # which shows the tracebacks of what the connector raises
+    configure_logging(log_level)
     with prints_to_stderr() as own_output:
         connector = _load(module, task_type)
         if task.version is None:

@@ -17,9 +17,9 @@ from cyclopts.config import Dict, Env
 
 from connectrio.cli.errors import UsageError
 from connectrio.cli.hosting import DEFAULT_FILE, LogFormat, host, variable
+from connectrio.cli.options.log_level import LogLevel
 from connectrio.cli.settings_help import GROUPS, settings_help
 from connectrio.host.settings import Backend, HostSettings
-from connectrio.logs import Levels
 
 __all__ = ["c0_app", "serve", "serve_app"]
 
@@ -27,20 +27,12 @@ _SETTINGS = HostSettings()
 _LOG_LEVEL = ["info"]
 
 
-def _check_levels(_kind: object, words: list[str]) -> None:
-    """Check the value of --log-level; cyclopts names the option, or the variable, in the error.
-
-    :raises ValueError: a word is no level
-    """
-    Levels.read(words)
-
-
 def serve(
     *,
     settings: Annotated[HostSettings, Parameter(name="*", consume_multiple=True)] = _SETTINGS,
     backend: Backend | None = None,
     processes: int = 1,
-    log_level: Annotated[list[str], Parameter(consume_multiple=True, validator=_check_levels)] = _LOG_LEVEL,
+    log_level: LogLevel = _LOG_LEVEL,
     log_format: LogFormat = "auto",
     config: Path | None = None,  # noqa: ARG001 - TomlFile reads it, before the others have their values
 ) -> None:

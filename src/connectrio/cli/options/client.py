@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from connectrio.cli import event_loop
 from connectrio.cli.errors import UsageError, command_error
+from connectrio.cli.options.log_level import LogLevel
 from connectrio.client.jobs import Jobs
 from connectrio.connector.choice import check_source
 from connectrio.host.settings import Backend, HostSettings
@@ -26,6 +27,9 @@ from connectrio.terminal import print_warning
 __all__ = ["Client", "Local", "output_directory"]
 
 T = TypeVar("T")
+
+_SEVERAL = Parameter(show_default=False, consume_multiple=True)
+_NEEDS_LOCAL = "is about a job in this process: give --local or --modules as well"
 
 
 @Parameter(name="*")
@@ -114,22 +118,27 @@ class Local:
     """Whether to run the job on a host in this process, and with which connectors.
 
     :param local: run the job in this process, without a server, with the installed connectors
-    :param modules: run the job in this process, with the connectors of this module or .py file; repeatable
+    :param modules: run the job in this process, with the connectors of these modules or .py files; give TASK_TYPE first
     :param prefer: whose connector runs the job where several serve its task type: SOURCE or TYPE=SOURCE, as for
-        `connectrio serve`; repeatable
-    :param exclude: whose connectors are left out, in the same form; repeatable
+        `connectrio serve`
+    :param exclude: whose connectors are left out, in the same form
+    :param log_level: the least severe log lines of the host in this process, as for `connectrio serve`; by default
+        error
     """
 
     local: Annotated[bool, Parameter(negative=())] = False
-    modules: Annotated[list[str] | None, Parameter(show_default=False)] = None
-    prefer: Annotated[list[str] | None, Parameter(show_default=False)] = None
-    exclude: Annotated[list[str] | None, Parameter(show_default=False)] = None
+    modules: Annotated[list[str] | None, _SEVERAL] = None
+    prefer: Annotated[list[str] | None, _SEVERAL] = None
+    exclude: Annotated[list[str] | None, _SEVERAL] = None
+    log_level: Annotated[LogLevel | None, Parameter(show_default=False)] = None
 
     def __post_init__(self) -> None:
         for option, entries in (("--prefer", self.prefer), ("--exclude", self.exclude)):
             check_source(option, entries or ())
             if entries and not self.is_wanted:
-                raise ValueError(f"{option} is about a job in this process: give --local or --modules as well")
+                raise ValueError(f"{option} {_NEEDS_LOCAL}")
+        if self.log_level and not self.is_wanted:
+            raise ValueError(f"--log-level {_NEEDS_LOCAL}; a host has a --log-level of its own")
 
     @property
     def is_wanted(self) -> bool:
@@ -173,7 +182,7 @@ class Local:
             except HostError as error:
                 raise command_error(error) from error
 
-        configure_logging("error")  # which shows the tracebacks of what a connector raises
+        configure_logging(self.log_level or "error")  # which shows the tracebacks of what a connector raises
         with output_directory(output_prefix):
             return event_loop.run(hosted, backend, interrupts)
 
