@@ -17,7 +17,7 @@ test-fast *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 \
         --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/differential \
         --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/flytekit_sdk --ignore tests/interop \
-        --ignore tests/processes --ignore tests/test_time_limit.py --ignore tests/tracing/test_export.py "$@"
+        --ignore tests/processes --ignore tests/type_checks --ignore tests/test_time_limit.py --ignore tests/tracing/test_export.py "$@"
 
 # raise the real errors of vendors' clients, in an environment of their own
 test-clients *arguments:
@@ -29,9 +29,10 @@ lint:
     ruff check
     ruff format --check
 
-# check types
+# check types: the package, and with mypy and pyright, as strict as they can be, the programs of users
 types:
     mypy
+    {{python}} tests/type_checks/checkers.py
 
 # regenerate the betterproto stubs from protos/
 gen:

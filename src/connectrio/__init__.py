@@ -12,6 +12,7 @@ from connectrio._version import __version__
 if TYPE_CHECKING:
     from connectrio.connector.base import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
     from connectrio.connector.context import CurrentCall, current_call
+    from connectrio.connector.custom import read_custom
     from connectrio.connector.failures import (
         ConnectorError,
         InvalidRequestError,
@@ -67,6 +68,7 @@ __all__ = [
     "convert_to_flyte_phase",
     "current_call",
     "is_terminal_phase",
+    "read_custom",
     "system_logger",
 ]
 
@@ -102,6 +104,7 @@ _HOMES = {
     "convert_to_flyte_phase": "connectrio.connector.porting",
     "current_call": "connectrio.connector.context",
     "is_terminal_phase": "connectrio.connector.porting",
+    "read_custom": "connectrio.connector.custom",
     "system_logger": "connectrio.connector.porting",
 }
 

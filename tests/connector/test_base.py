@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Optional
+from typing import Any, Generic, Optional, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import connectrio
-from connectrio import Phase, Resource, ResourceMeta, TaskLog
+from connectrio import AsyncConnector, Phase, Resource, ResourceMeta, TaskLog
 from connectrio.connector.base import ResourceMetaError
 from service.harness import Base, Job
 
@@ -200,3 +200,53 @@ def test_what_is_asked_for_first_is_imported_then():
     with pytest.raises(AttributeError, match=r"^module 'connectrio' has no attribute 'Nothing'$"):
         connectrio.Nothing  # noqa: B018 - looking it up is the test
     assert all(hasattr(connectrio, name) for name in connectrio.__all__)
+
+
+# the type of the meta, from the base class
+
+M = TypeVar("M", bound=ResourceMeta)
+T = TypeVar("T")
+
+
+@dataclass
+class Special(Meta):
+    """A meta of its own."""
+
+
+class Open(AsyncConnector[M]):
+    """Leaves the meta open."""
+
+
+class Twice(Open[M], Generic[T, M]):
+    """Has one more type variable, before that of the meta."""
+
+
+def test_the_type_of_the_meta_is_the_argument_of_the_base_class():
+    class Direct(AsyncConnector[Meta]): ...
+
+    class Through(Open[Meta]): ...
+
+    class Second(Twice[Job, Meta]): ...
+
+    class Inherited(Second): ...
+
+    assert [each.metadata_type for each in (Direct, Through, Second, Inherited)] == [Meta] * 4
+
+
+def test_what_a_class_states_comes_first():
+    class Stated(AsyncConnector[Meta]):
+        metadata_type = Special
+
+    class Inherited(Stated): ...
+
+    assert (Stated.metadata_type, Inherited.metadata_type) == (Special, Special)
+
+
+def test_a_class_that_leaves_the_meta_open_has_no_type():
+    class Anything(AsyncConnector[Any]): ...
+
+    class Bare(AsyncConnector): ...
+
+    class Named(AsyncConnector["Meta"]): ...
+
+    assert not any(hasattr(each, "metadata_type") for each in (Open, Twice, Anything, Bare, Named))

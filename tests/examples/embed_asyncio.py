@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
@@ -25,39 +26,40 @@ class Timer(ResourceMeta):
 class TimerConnector(AsyncConnector[Timer]):
     name = "Timer Connector"
     task_type_name = "timer"
-    metadata_type = Timer
 
-    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+    async def create(
+        self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], **kwargs: Any
+    ) -> Timer:
         return Timer(rings_at=time.time() + 0.5)
 
-    async def get(self, resource_meta, **kwargs):
+    async def get(self, resource_meta: Timer, **kwargs: Any) -> Resource:
         rings = time.time() >= resource_meta.rings_at
         return Resource(phase=Phase.SUCCEEDED if rings else Phase.RUNNING)
 
-    async def delete(self, resource_meta, **kwargs):
+    async def delete(self, resource_meta: Timer, **kwargs: Any) -> None:
         pass
 
 
-async def work_of_your_own():
+async def work_of_your_own() -> None:
     while True:
         print("working", flush=True)
         await asyncio.sleep(0.1)
 
 
-async def run_a_job(target):
+async def run_a_job(target: str) -> None:
     async with Channel(target) as channel:
         tasks = AsyncConnectorServiceStub(channel)
         created = await tasks.create_task(CreateTaskRequest(template=TaskTemplate(type="timer")))
         request = GetTaskRequest(task_category=TaskCategory(name="timer"), resource_meta=created.resource_meta)
         while True:
             answer = await tasks.get_task(request)
-            if answer.resource.phase is Phase.SUCCEEDED:
+            if answer.resource is not None and answer.resource.phase is Phase.SUCCEEDED:
                 break
             await asyncio.sleep(0.1)
     print("the job has succeeded", flush=True)
 
 
-async def main():
+async def main() -> None:
     registry = Registry()
     registry.register(TimerConnector())
     service = ConnectorService(HostSettings(host="127.0.0.1", port=0, prometheus_port=0), registry=registry)

@@ -7,7 +7,7 @@ from connectrio.rpc import Channel, Server
 from connectrio.rpc.health import Health, ServingStatus
 
 
-async def main():
+async def main() -> None:
     servicer = Health()
     servicer.set("", ServingStatus.SERVING)
     server = Server([servicer])

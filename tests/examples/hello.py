@@ -1,6 +1,7 @@
 from dataclasses import dataclass
+from typing import Any
 
-from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta
+from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta, TaskTemplate
 
 
 @dataclass
@@ -11,15 +12,16 @@ class Greeting(ResourceMeta):
 class Hello(AsyncConnector[Greeting]):
     name = "Hello"
     task_type_name = "hello"
-    metadata_type = Greeting
 
-    async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
+    async def create(
+        self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], **kwargs: Any
+    ) -> Greeting:
         return Greeting(inputs["name"])  # start the job here; return what identifies it
 
-    async def get(self, resource_meta, **kwargs):
+    async def get(self, resource_meta: Greeting, **kwargs: Any) -> Resource:
         return Resource(Phase.SUCCEEDED, outputs={"greeting": f"Hello, {resource_meta.name}!"})
 
-    async def delete(self, resource_meta, **kwargs):
+    async def delete(self, resource_meta: Greeting, **kwargs: Any) -> None:
         pass  # this one has nothing to cancel
 
 

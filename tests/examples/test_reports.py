@@ -12,12 +12,12 @@ from examples.reports import DesktopVendor, Reports, desktop
 
 
 @pytest.fixture
-def task(monkeypatch):
+def task(monkeypatch: pytest.MonkeyPatch) -> Task:
     monkeypatch.setenv("VENDOR_TOKEN", "xyzzy")
     return Task(inputs={"subject": "sales"}, secrets={"token": "VENDOR_TOKEN"})
 
 
-async def test_a_report_is_made(task):
+async def test_a_report_is_made(task: Task) -> None:
     async with hosting(Reports(desktop)) as host:
         job = await host.create(task)
         state = await job.wait()
@@ -28,7 +28,7 @@ async def test_a_report_is_made(task):
     assert b"xyzzy" not in job.meta
 
 
-async def test_the_token_is_needed():
+async def test_the_token_is_needed() -> None:
     async with hosting(Reports(desktop)) as host:
         with pytest.raises(GRPCError, match="token") as caught:
             await host.create(Task(inputs={"subject": "sales"}))
@@ -36,20 +36,21 @@ async def test_the_token_is_needed():
 
 
 class SlowVendor(DesktopVendor):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.asked = Event()
         self.left = Event()
 
-    async def status(self, id):  # noqa: A002 - the vendor's own word
+    async def status(self, id: str) -> tuple[str, str | None]:  # noqa: A002 - the vendor's own word
         self.asked.set()
         try:
             await sleep_forever()
+            return "busy", None  # it never answers
         finally:
             self.left.set()
 
 
-async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task):
+async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task: Task) -> None:
     vendor = SlowVendor()
     async with hosting(Reports(lambda: nullcontext(vendor))) as host:
         job = await host.create(task)
@@ -57,7 +58,7 @@ async def test_nobody_asks_the_vendor_for_a_client_that_is_gone(task):
         assert vendor.left.is_set()
 
 
-async def test_a_deadline_passes(task):
+async def test_a_deadline_passes(task: Task) -> None:
     vendor = SlowVendor()
     settings = HostSettings(poll_absorb=0)
     async with hosting(Reports(lambda: nullcontext(vendor)), settings=settings) as host:
@@ -67,7 +68,7 @@ async def test_a_deadline_passes(task):
         assert caught.value.status is Status.DEADLINE_EXCEEDED
 
 
-async def test_an_answer_is_lost(task):
+async def test_an_answer_is_lost(task: Task) -> None:
     vendor = DesktopVendor()
     nightly = replace(task, execution="nightly")
     async with hosting(Reports(lambda: nullcontext(vendor))) as host:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -22,7 +22,6 @@ from connectrio.connector.transient import passes
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskMetricsResponse,
-    TaskExecutionMetadata,
 )
 from connectrio.idl.flyteidl2.connector import Resource as ResourceMessage
 from connectrio.idl.flyteidl2.core import TaskExecutionPhase as Phase
@@ -163,12 +162,14 @@ class AsyncConnector(ABC, Generic[M]):
     A method is either `async def`, and is cancelled when its call's deadline passes or its client goes away, or a
     plain `def`, and runs in one of the host's worker threads. Whatever a method raises ends that one call.
 
-    The secrets and configs of the request's connection arrive as further keyword arguments.
+    The secrets and configs of the request's connection arrive as further keyword arguments. The host passes all
+    arguments by name, so a method may take them in any order, name those that it needs, and take the others as
+    `**kwargs`. (Here `*args: Any, **kwargs: Any` stand for any further parameters: type checkers accept each override.)
 
     :cvar name: what people see in listings
     :cvar task_type_name: the task type this connector serves
     :cvar task_type_version: the version of that task type
-    :cvar metadata_type: the `ResourceMeta` subclass that `create` returns
+    :cvar metadata_type: the `ResourceMeta` subclass that `create` returns; by default the X of `AsyncConnector[X]`
     :cvar converts_inputs: whether `create` converts the inputs itself, because they belong to another type system: it
         then gets the encoded CreateTaskRequest in place of the values, or an `Inputs` message with what is stored
         elsewhere fetched, and raises `LiteralError` for what it cannot convert
@@ -198,6 +199,12 @@ class AsyncConnector(ABC, Generic[M]):
     policy: ClassVar[ConnectorPolicy] = ConnectorPolicy()
     takes_protobuf: ClassVar[bool | None] = None
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        stated = _type_argument(cls)
+        if isinstance(stated, type) and issubclass(stated, ResourceMeta) and not hasattr(cls, "metadata_type"):
+            cls.metadata_type = stated  # type: ignore[assignment]  # it is the M of this class
+
     def __init__(
         self,
         *,
@@ -224,27 +231,29 @@ class AsyncConnector(ABC, Generic[M]):
         self,
         task_template: TaskTemplate,
         output_prefix: str,
-        inputs: dict[str, Any] | None = None,
-        task_execution_metadata: TaskExecutionMetadata | None = None,
+        inputs: dict[str, Any],
+        *args: Any,
         **kwargs: Any,
     ) -> Awaitable[M] | M:
         """Start the job and return what is needed to find it again.
 
-        :param task_template: the task, its interface and its custom configuration
+        A parameter named `task_execution_metadata` (a `TaskExecutionMetadata`, or None if the client sends none) says
+        who runs this, under which execution, in which attempt.
+
+        :param task_template: the task, its interface and its custom configuration: see `read_custom`
         :param output_prefix: where outputs are to be written: a path or a URL
         :param inputs: input name → Python value, in the interface's order
-        :param task_execution_metadata: who runs this, under which execution, in which attempt
         """
 
     @abstractmethod
-    def get(self, resource_meta: M, **kwargs: Any) -> Awaitable[Resource] | Resource:
+    def get(self, resource_meta: M, *args: Any, **kwargs: Any) -> Awaitable[Resource] | Resource:
         """Report the state of the job.
 
         A parameter named `output_prefix` gets the request's.
         """
 
     def get_many(
-        self, resource_metas: Sequence[M], **kwargs: Any
+        self, resource_metas: Sequence[M], *args: Any, **kwargs: Any
     ) -> Awaitable[Sequence[Resource | Exception | None]] | Sequence[Resource | Exception | None]:
         """Report the state of many jobs of one account with one request to the other system, or few.
 
@@ -258,7 +267,7 @@ class AsyncConnector(ABC, Generic[M]):
         raise NotImplementedError(f"{self.name} polls one job at a time")
 
     @abstractmethod
-    def delete(self, resource_meta: M, **kwargs: Any) -> Awaitable[None] | None:
+    def delete(self, resource_meta: M, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
         """Cancel the job. Deleting a job that has ended, or twice, is not an error."""
 
     def is_transient(self, error: Exception) -> bool:
@@ -272,7 +281,7 @@ class AsyncConnector(ABC, Generic[M]):
         return passes(error)
 
     def get_metrics(
-        self, resource_meta: M, **kwargs: Any
+        self, resource_meta: M, *args: Any, **kwargs: Any
     ) -> Awaitable[GetTaskMetricsResponse] | GetTaskMetricsResponse:
         """Report the job's metrics. Not overridden: the client sees UNIMPLEMENTED.
 
@@ -281,7 +290,7 @@ class AsyncConnector(ABC, Generic[M]):
         """
         raise NotImplementedError(f"{self.name} has no metrics")
 
-    def get_logs(self, resource_meta: M, **kwargs: Any) -> LogsResult:
+    def get_logs(self, resource_meta: M, *args: Any, **kwargs: Any) -> LogsResult:
         """Report the job's log lines. Not overridden: the client sees UNIMPLEMENTED.
 
         Either a coroutine (or plain function) that returns one response, or an async generator of many. Parameters
@@ -297,6 +306,19 @@ class AsyncConnector(ABC, Generic[M]):
         it again after a while, so it must return a new context manager each time.
         """
         return _no_resources()
+
+
+def _type_argument(connector: type[AsyncConnector[Any]]) -> Any:
+    """Return the X of the `AsyncConnector[X]` that a class inherits from; None if the class does not say it."""
+    for base in vars(connector).get("__orig_bases__", ()):
+        origin = get_origin(base)
+        if origin is AsyncConnector:
+            return get_args(base)[0]
+        if isinstance(origin, type) and issubclass(origin, AsyncConnector):
+            # what the class in between leaves open is a type variable, for which this base has the argument
+            found = _type_argument(origin)
+            return dict(zip(origin.__parameters__, get_args(base), strict=True)).get(found, found)  # type: ignore[attr-defined]
+    return None
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from grpclib.const import Status
 
+from connectrio.connector.custom import read_custom
 from connectrio.connector.failures import ConnectorError, InvalidRequestError
 from connectrio.idl.flyteidl2.core import TaskTemplate
 from connectrio.literals import DataFrame, Dir, File
@@ -114,7 +115,7 @@ def _declared_output(template: TaskTemplate) -> str | None:
 
 
 def _custom(template: TaskTemplate) -> dict[str, Any]:
-    custom = template.custom.to_dict() if template.custom else {}
+    custom = read_custom(template)
     unknown = sorted(custom.keys() - set(CUSTOM_KEYS))
     if unknown:
         keys = ", ".join(map(repr, unknown))

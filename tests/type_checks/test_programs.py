@@ -1,0 +1,68 @@
+"""Programs of users under mypy and pyright, strict: what is right is accepted, and what is wrong is refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from type_checks.checkers import CHECKERS, copy_examples, documents, pages, pyright, why_no_pyright, write
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+@pytest.fixture(params=CHECKERS)
+def check(request: pytest.FixtureRequest):
+    if request.param == "pyright" and (reason := why_no_pyright()):
+        pytest.skip(reason)
+    return CHECKERS[request.param]
+
+
+def test_the_examples_and_every_shape_of_a_method_are_accepted(check, tmp_path: Path):
+    copy_examples(tmp_path)
+    shutil.copy(PROGRAMS / "accepted.py", tmp_path)
+    assert len(list(tmp_path.rglob("*.py"))) > 5
+    assert check(tmp_path) == []
+
+
+def test_mistakes_are_refused_where_they_are(request, check, tmp_path: Path):
+    marks = ("# refused: ", f"# refused by {request.node.callspec.params['check']}: ")
+    lines = (PROGRAMS / "refused.py").read_text().splitlines()
+    shutil.copy(PROGRAMS / "refused.py", tmp_path)
+    found = check(tmp_path)
+    expected = {number for number, line in enumerate(lines, 1) if any(mark in line for mark in marks)}
+    assert len(expected) >= 9
+    assert {refusal.line for refusal in found} == expected, "\n".join(map(str, found))
+
+
+def test_a_connector_without_annotations_has_only_these_missing(check, tmp_path: Path):
+    shutil.copy(PROGRAMS / "unannotated.py", tmp_path)
+    found = check(tmp_path)
+    assert found
+    assert [str(each) for each in found if not re.search("annotation|unknown", each.text)] == []
+
+
+def test_pyright_as_by_default_accepts_a_connector_without_annotations(tmp_path: Path):
+    if reason := why_no_pyright():
+        pytest.skip(reason)
+    shutil.copy(PROGRAMS / "unannotated.py", tmp_path)
+    assert pyright(tmp_path, mode="standard") == []
+
+
+def test_what_documents_tell_to_write_is_accepted(check, tmp_path: Path):
+    for number, (document, files) in enumerate(documents()):
+        directory = tmp_path / str(number)
+        write(directory, files)
+        assert [f"{document}: {refusal}" for refusal in check(directory)] == []
+
+
+def test_a_file_that_a_document_changes_is_checked_before_and_after():
+    text = "".join(
+        f'```python title="{name}"\n{block}\n```\n\n' for name, block in [("a.py", "1"), ("b/c.py", "2"), ("a.py", "3")]
+    )
+    assert list(pages(f"# Title\n\n```python\nexcerpt\n```\n\n{text}")) == [
+        {"a.py": "1\n", "b/c.py": "2\n"},
+        {"a.py": "3\n", "b/c.py": "2\n"},
+    ]
