@@ -54,7 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # the same for the parts of rpc/
 RPC_MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"_client", "_server", "call", "interceptors", "options", "sockets", "tls"},
+    "__init__": {
+        "_client", "_http2", "_server", "call", "codec", "health", "interceptors", "options", "reflection", "sockets",
+        "tls",
+    },
     "_betterproto": set(),
     "backoff": set(),
     "exceptions": set(),
