@@ -85,7 +85,7 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
         "peer", "status", "tls",
     },
     "health": {"_http2", "call"},
-    "reflection": {"_codec", "_server"},
+    "reflection": {"_codec", "_server", "codec"},
     "testing": {"_client", "_server", "options"},
 }  # fmt: skip
 

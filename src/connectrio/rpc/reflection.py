@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -24,6 +25,7 @@ from connectrio.idl.grpc.reflection.v1 import (
     ServiceResponse,
 )
 from connectrio.rpc._codec.descriptors import Descriptors, UnknownNameError, split_file_set
+from connectrio.rpc.codec import encode_field
 
 if TYPE_CHECKING:
     from connectrio.rpc._server.server import Servicer
@@ -59,9 +61,14 @@ def _load(services: Iterable[str], descriptors: bytes | Callable[[], bytes]) -> 
     return loaded
 
 
-def _descriptors_beside(module: str) -> bytes:
-    """Return the descriptors that `connectrio rpc gen` has written into the package of stubs that `module` is in."""
-    package = module
+def _descriptors_of(service: str, message: type[Any]) -> bytes:
+    """Return descriptors that have `service`, found by the class of one of its messages.
+
+    protobuf's classes know them; for betterproto2's, `connectrio rpc gen` writes a file into the package of the stubs.
+    """
+    if hasattr(message, "DESCRIPTOR"):
+        return _descriptors_of_protobuf(service, message.DESCRIPTOR.file)
+    package = message.__module__
     while package:
         # a module that is no package (`__main__`) has no files
         if hasattr(sys.modules.get(package), "__path__"):
@@ -70,15 +77,31 @@ def _descriptors_beside(module: str) -> bytes:
                 return file.read_bytes()
         package = package.rpartition(".")[0]
     raise ValueError(
-        f"no {_DESCRIPTORS} in the package of {module}: make the stubs with `connectrio rpc gen`, or give Reflection"
-        " the descriptors that protoc writes"
+        f"no {_DESCRIPTORS} in the package of {message.__module__}: make the stubs with `connectrio rpc gen`, or give"
+        " Reflection the descriptors that protoc writes"
     )
+
+
+def _descriptors_of_protobuf(service: str, file: Any) -> bytes:
+    """Return an encoded FileDescriptorSet of the file that declares `service`, and of all that it imports.
+
+    :param file: protobuf's descriptor of a file in the same pool
+    """
+    with contextlib.suppress(KeyError):  # then the file has to do, and is checked
+        file = file.pool.FindFileContainingSymbol(service)
+    found = {file.name: file}
+    todo = [file]
+    while todo:
+        new = [each for each in todo.pop().dependencies if each.name not in found]
+        found.update({each.name: each for each in new})
+        todo += new
+    return b"".join(encode_field(1, each.serialized_pb) for each in found.values())
 
 
 class Reflection:
     """The servicer that describes the services of a server, in both versions of the protocol.
 
-    For stubs that `connectrio rpc gen` has made, use `of`:
+    For stubs that `connectrio rpc gen` has made, and for grpclib's, use `of`:
 
         servicers = [Greeter(), Health()]
         server = Server([*servicers, Reflection.of(servicers)])
@@ -105,17 +128,17 @@ class Reflection:
 
     @classmethod
     def of(cls, servicers: Iterable[Servicer]) -> Self:
-        """Return the reflection of `servicers`, with the descriptors that lie beside their stubs.
+        """Return the reflection of `servicers`, with the descriptors that their stubs come with.
+
+        These are stubs that `connectrio rpc gen` has made, or grpclib's with protobuf's messages.
 
         :param servicers: all that the server is to list, `Health` too
-        :raises ValueError: the stubs of one were not made by `connectrio rpc gen`, and so have no descriptors, or they
-            were made without its service
+        :raises ValueError: the stubs of one have no descriptors, or these are without its service
         """
-        servicers = list(servicers)
-        handlers = (handler for servicer in servicers for handler in servicer.__mapping__().values())
-        modules = dict.fromkeys(handler.request_type.__module__ for handler in handlers)
+        mapping = {path: handler for each in servicers for path, handler in each.__mapping__().items()}
+        messages = {path.split("/")[1]: handler.request_type for path, handler in mapping.items()}
         # by protobuf's encoding, two sets one after the other are one set
-        return cls(service_names(servicers), b"".join(map(_descriptors_beside, modules)))
+        return cls(messages, b"".join(_descriptors_of(*each) for each in messages.items()))
 
     def __mapping__(self) -> dict[str, Handler]:
         handler = Handler(

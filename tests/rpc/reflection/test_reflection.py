@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from flyteidl2.connector import connector_pb2, service_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
@@ -75,9 +76,18 @@ async def test_descriptors_lie_beside_the_stubs():
         assert file_names(found) == ["grpc/health/v1/health.proto"]
 
 
-def servicer_of(request_type: type) -> types.SimpleNamespace:
+def servicer_of(request_type: type, service: str = KEEPER) -> types.SimpleNamespace:
     handler = Handler(None, Cardinality.UNARY_UNARY, request_type, request_type)
-    return types.SimpleNamespace(__mapping__=lambda: {f"/{KEEPER}/Feed": handler})
+    return types.SimpleNamespace(__mapping__=lambda: {f"/{service}/Feed": handler})
+
+
+async def test_protobufs_messages_know_their_descriptors():
+    """Those of the file that declares the service, which is another one than theirs, and of its imports."""
+    service = "flyteidl2.connector.AsyncConnectorService"
+    async with reflecting(Reflection.of([servicer_of(connector_pb2.CreateTaskRequest, service)])) as channel:
+        [found] = await ask(channel, Request(file_containing_symbol=service))
+        assert file_names(found)[0] == service_pb2.DESCRIPTOR.name
+        assert {"flyteidl2/connector/connector.proto", "google/protobuf/struct.proto"} <= set(file_names(found))
 
 
 def test_stubs_without_descriptors_are_refused():
@@ -85,9 +95,10 @@ def test_stubs_without_descriptors_are_refused():
         Reflection.of([servicer_of(type("Animal", (), {"__module__": __name__}))])
 
 
-def test_descriptors_of_other_services_are_refused():
+@pytest.mark.parametrize("message", [HealthCheckRequest, connector_pb2.CreateTaskRequest])
+def test_descriptors_of_other_services_are_refused(message: type):
     with pytest.raises(ValueError, match=r"the descriptors lack zoo\.Keeper"):
-        Reflection.of([servicer_of(HealthCheckRequest)])
+        Reflection.of([servicer_of(message)])
 
 
 # files
