@@ -80,7 +80,8 @@ def unknown(program: str, words: list[str]) -> list[str]:
         app = app[rest.pop(0)]
     known = {*app.help_flags, *app.version_flags}
     if app.default_command is not None:
-        known |= {name for argument in app.assemble_argument_collection() for name in argument.names}
+        default = app_of(program).default_parameter
+        known |= {name for each in app.assemble_argument_collection(default_parameter=default) for name in each.names}
     options = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
     return [option for option in options if option.replace("_", "-") not in known]
 
