@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import urllib.request
 
 import pytest
 
@@ -17,7 +19,11 @@ COLUMNS = ["month", "best_region", "orders", "customers", "revenue", "growth_per
 def demo(tmp_path, *options):
     """The demo, with a directory of its own for temporary files."""
     (tmp_path / "tmp").mkdir()
-    return Process("demo", *options, cwd=tmp_path, environment={"TMPDIR": str(tmp_path / "tmp")})
+    return Process("demo", *options, cwd=tmp_path, environment=temporary(tmp_path))
+
+
+def temporary(tmp_path):
+    return {"TMPDIR": str(tmp_path / "tmp")}
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
@@ -48,13 +54,32 @@ def test_the_whole_demo(tmp_path, backend):
 
 
 def test_what_is_kept(tmp_path):
-    with demo(tmp_path, "--orders", ORDERS, "--keep", "kept") as process:
+    with demo(tmp_path, "--orders", ORDERS, "--directory", "kept") as process:
         outcome = process.wait()
     assert (outcome.code, outcome.err) == (0, "")
     assert "kept in kept: result/best_regions.parquet" in outcome.out
     with duckdb.connect() as connection:
         [(rows,)] = connection.execute(f"SELECT count(*) FROM '{tmp_path}/kept/result/best_regions.parquet'").fetchall()
     assert rows == 10
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_stay_up(tmp_path, backend, end):
+    with demo(tmp_path, "--orders", ORDERS, "--backend", backend, "--keep") as process:
+        page = process.line_with("its page, for a browser: ").rpartition(" ")[2]
+        commands = [shlex.split(process.line_with(f"  connectrio {name} ")) for name in ("run", "create", "ls", "top")]
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page) as response:
+            assert b"<title>status: serving" in response.read()
+        for _, name, *arguments in commands:
+            once = ["--once"] if name == "top" else []
+            with Process(name, *arguments, *once, cwd=tmp_path, environment=temporary(tmp_path)) as asked:
+                assert asked.wait().code == 0, name
+        process.signal(end)
+        outcome = process.wait()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.endswith("\n== Drain\nthe host has finished its calls and stopped\n")
+    assert not list((tmp_path / "tmp").glob("connectrio-demo-*"))
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
@@ -83,6 +108,6 @@ def test_no_orders(run):
 
 def test_a_place_where_nothing_can_be_kept(run, tmp_path):
     (tmp_path / "file").touch()
-    outcome = run("demo", "--keep", "file/in/a/file")
+    outcome = run("demo", "--directory", "file/in/a/file")
     assert outcome.code == 2
     assert outcome.err.startswith("error: cannot keep anything in file/in/a/file: ")

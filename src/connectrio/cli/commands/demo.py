@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 from anyio import to_thread
+from cyclopts import Parameter
 
 from connectrio.cli import event_loop
 from connectrio.cli.errors import INTERRUPTED, CommandError, UsageError, explained
@@ -44,6 +45,12 @@ connectrio serve                              # a host, with its metrics and pro
 connectrio ls                                 # what it serves
 connectrio run duckdb --sql 'select $n * 2 as twice' --input n=21 --output result
 connectrio serve --modules my_connector.py    # a connector of your own"""
+
+_WHILE_IT_RUNS = """\
+connectrio run duckdb --target {target} --sql 'select $n * 2 as twice' --input n=21 --output result
+connectrio create duckdb --target {target} --sql 'select count(*) from range(3000000000)'
+connectrio ls --target {target}
+connectrio top --url {url}"""
 
 _OUTPUT = "best_regions"
 _SQL = """\
@@ -94,14 +101,21 @@ ORDER BY month
 """
 
 
-def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | None = None) -> None:
+def demo(
+    *,
+    backend: Backend | None = None,
+    orders: int = _ORDERS,
+    keep: Annotated[bool, Parameter(negative=())] = False,
+    directory: Path | None = None,
+) -> None:
     """Start a host, send it an analytical query over gRPC, and show progress, log, result and metrics.
 
-    It listens on free ports of 127.0.0.1. Unless --keep is given, it leaves no files behind.
+    It listens on free ports of 127.0.0.1. Unless --directory is given, it leaves no files behind.
 
     :param backend: the event loop to run on; by default uvloop where it is installed, else asyncio
     :param orders: how many orders the query makes up and analyses
-    :param keep: a directory to keep the result and the job store in
+    :param keep: keep the host running afterwards, until Ctrl-C: for a look at its page, and for jobs of your own
+    :param directory: where to write the result and the job store, and to leave them
     """
     if orders < 1:
         raise UsageError(f"--orders must be at least 1, got {orders}")
@@ -110,31 +124,36 @@ def demo(*, backend: Backend | None = None, orders: int = _ORDERS, keep: Path | 
             "the demo's query needs DuckDB, which is not installed", hint="pip install 'connectrio[duckdb]'"
         )
     configure_logging("error")
-    with _workspace(keep) as directory:
+    with _workspace(directory) as workspace:
         interrupts = event_loop.Interrupts(graceful=True)
         event_loop.run(
-            lambda: _host_and_query(directory, backend or default_backend(), orders, interrupts), backend, interrupts
+            lambda: _host_and_query(workspace, backend or default_backend(), orders, interrupts, keep=keep),
+            backend,
+            interrupts,
         )
-    if keep is not None:
-        print_line(f"kept in {keep}: result/{_OUTPUT}.parquet, and the job store in jobs/")
-    print_heading("Try next")
-    print_code(_WHAT_NEXT, "console")
+    if directory is not None:
+        print_line(f"kept in {directory}: result/{_OUTPUT}.parquet, and the job store in jobs/")
+    if not keep:
+        print_heading("Try next")
+        print_code(_WHAT_NEXT, "console")
 
 
 @contextmanager
-def _workspace(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
+def _workspace(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
         try:
-            keep.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot keep anything in {keep}: {error.strerror}") from error
-        yield keep.absolute()
+            raise UsageError(f"cannot keep anything in {directory}: {error.strerror}") from error
+        yield directory.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="connectrio-demo-", ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
+    with tempfile.TemporaryDirectory(prefix="connectrio-demo-", ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
 
 
-async def _host_and_query(directory: Path, backend: Backend, orders: int, interrupts: event_loop.Interrupts) -> None:
+async def _host_and_query(
+    directory: Path, backend: Backend, orders: int, interrupts: event_loop.Interrupts, *, keep: bool
+) -> None:
     from connectrio.connector.registry import Registry
     from connectrio.connectors.duckdb import DuckDBConnector, DuckDBSettings
     from connectrio.host.host import Host
@@ -149,8 +168,17 @@ async def _host_and_query(directory: Path, backend: Backend, orders: int, interr
             addresses = await tasks.start(host.serve)
             print_heading("Host")
             print_line(f"gRPC on {addresses.target}, metrics on {addresses.url}/metrics, running on {backend}")
+            is_answered = False
             with interrupts.cancellable():
                 await _query(addresses, directory, orders)
+                is_answered = True
+                if keep:
+                    print_heading("The host keeps running, until Ctrl-C")
+                    print_line(f"its page, for a browser: {addresses.url}/status")
+                    print_line("jobs of your own, from another terminal:")
+                    print_code(_WHILE_IT_RUNS.format(target=addresses.target, url=addresses.url), "console")
+                    await anyio.sleep_forever()
+            if is_answered:
                 print_heading("Drain")
                 await host.shutdown()
                 print_line("the host has finished its calls and stopped")
