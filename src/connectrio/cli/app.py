@@ -73,6 +73,11 @@ def connectrio_app() -> cyclopts.App:
     app.command(
         "connectrio.cli.commands.rpc:rpc_app", name="rpc", group=cyclopts.Group("gRPC", sort_key=len(_COMMANDS))
     )
+    app.command(
+        "connectrio.cli.commands.completion:completion",
+        name="completion",
+        help_epilogue=_examples('connectrio completion --install\n  eval "$(connectrio completion bash)"'),
+    )
     app.command(_version, name="version", help_epilogue="")
     return app
 
