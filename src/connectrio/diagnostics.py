@@ -7,6 +7,7 @@ it returns is bounded.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -25,6 +26,7 @@ __all__ = [
     "continue_traceback",
     "count_dropped_lines",
     "current_trace",
+    "definition_of",
     "dropped_lines",
     "encodable",
     "format_error",
@@ -190,6 +192,17 @@ def place_of(frame: FrameType, line: int | None = None) -> str:
     """Return a line of code as "/path/my_connector.py:42 in MyConnector.get"."""
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno if line is None else line} in {code.co_qualname}"
+
+
+def definition_of(thing: Any) -> str:
+    """Return where a class, a function or a method is defined: "/path/my_connector.py, line 42"."""
+    code = getattr(inspect.unwrap(thing), "__code__", None)
+    if code is not None:
+        return f"{code.co_filename}, line {code.co_firstlineno}"
+    try:
+        return f"{inspect.getsourcefile(thing)}, line {inspect.getsourcelines(thing)[1]}"
+    except (OSError, TypeError):  # it was made by code that has no file
+        return f"module {getattr(thing, '__module__', '?')}"
 
 
 def continue_traceback(error: BaseException, places: TracebackType | None) -> None:

@@ -111,13 +111,6 @@ class Ordinary(Base):
     """A class of this module."""
 
 
-@pytest.mark.parametrize("attribute", ["task_type_name", "metadata_type"])
-def test_a_connector_must_say_what_it_serves(monkeypatch, attribute):
-    monkeypatch.delattr(Base, attribute)
-    with pytest.raises(ValueError, match=f"^Ordinary does not set {attribute}$"):
-        Registry().register(Ordinary())
-
-
 def test_all_failures_are_those_of_loading_and_the_outages():
     registry = Registry()
     failure, outage = (

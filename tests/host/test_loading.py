@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 
@@ -221,6 +222,45 @@ def test_the_causes_of_an_error_are_shown():
 def test_secrets_in_a_line_of_source_are_masked():
     write("broken.py", "connect(password='hunter2')")
     assert picture("broken.py") == ["   1 | connect(password='***')"]
+
+
+MISSPELT = """
+from connectrio import AsyncConnector, ConnectorRegistry, ResourceMeta
+
+class Misspelt(AsyncConnector[ResourceMeta]):
+    task_type_name = "misspelt"
+
+    def create(self, task_tempalte, **kwargs): ...
+    def get(self, resource_meta): ...
+    def delete(self, resource_meta): ...
+
+ConnectorRegistry.register(Misspelt())
+"""
+
+
+def test_a_connector_that_is_refused_is_shown_with_its_line(install):
+    path = write("misspelt.py", MISSPELT).resolve()
+    problem = (
+        f"ValueError: Misspelt ({path}, line 4) cannot be registered: its create ({path}, line 7) has the parameter"
+        " 'task_tempalte', which the host does not know: rename it to 'task_template'"
+    )
+    assert load_error("misspelt.py") == f"cannot load connectors from 'misspelt.py': {problem} ({path}, line 11)"
+    install({"bad": "plugin_misspelt", "good": "plugin_good"})
+    path = write("site/plugin_misspelt.py", MISSPELT).resolve()
+    write("site/plugin_good.py")
+    registry = Registry()
+    with capture_logs():
+        load_entry_points(registry)
+    assert names(registry) == ["plugin_good"]
+    assert f"its create ({path}, line 7) has the parameter 'task_tempalte'" in registry.failures[0].error
+
+
+def test_a_connector_without_delete_is_shown_with_the_line_that_makes_it():
+    path = write("misspelt.py", MISSPELT.replace("def delete", "def on_delete")).resolve()
+    error = load_error("misspelt.py")
+    assert "TypeError: Can't instantiate abstract class Misspelt " in error
+    assert re.search(r"\bdelete\b", error)
+    assert error.endswith(f"({path}, line 11)")
 
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such_file.py"])

@@ -10,9 +10,14 @@ from connectrio.connector.base import AsyncConnector
 from connectrio.connector.choice import ConnectorChoice, RegisteredConnector, SourceKind
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.policy import ConnectorPolicy
+from connectrio.connector.registration import misspelt_methods, problems_of
+from connectrio.diagnostics import definition_of
 from connectrio.idl.flyteidl2.connector import Connector, TaskCategory
+from connectrio.logs import get_logger
 
 __all__ = ["ConnectorNotFoundError", "ConnectorRegistry", "RegisteredConnector", "Registry"]
+
+log = get_logger("connectrio.connector.registry")
 
 
 class ConnectorNotFoundError(LookupError):
@@ -66,14 +71,19 @@ class Registry:
 
         :param override: come before what is registered there already with the same `SourceKind`
         :raises ValueError: the same source, or this program, has registered another there already, and nothing decides
-            between the two; or the connector does not say what it serves
+            between the two; or a call of the connector would fail, for what the text names with its line: it does not
+            say what it serves, has a parameter that the host does not pass, or a meta that cannot be read back
         :raises TypeError: not an `AsyncConnector` instance, or its `policy` is no `ConnectorPolicy`
         """
         if not isinstance(connector, AsyncConnector):
             raise TypeError(f"register() takes an instance of an AsyncConnector subclass, got {connector!r}")
-        for attribute in ("task_type_name", "metadata_type"):
-            if not hasattr(connector, attribute):
-                raise ValueError(f"{type(connector).__qualname__} does not set {attribute}")
+        if problems := problems_of(connector):
+            own = f"{type(connector).__qualname__} ({definition_of(type(connector))})"
+            raise ValueError(f"{own} cannot be registered: {'; '.join(problems)}")
+        for method, nearest, where in misspelt_methods(connector):
+            log.warning(
+                "no host calls a method whose name is almost right", method=method, nearest=nearest, where=where
+            )
         if not isinstance(connector.policy, ConnectorPolicy):
             raise TypeError(
                 f"{type(connector).__qualname__}.policy must be a ConnectorPolicy, got {connector.policy!r}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from connectrio.connector.registry import Registry
-from connectrio.diagnostics import text_of
+from connectrio.diagnostics import definition_of, text_of
 
 __all__ = ["missing_extra", "why_nothing"]
 
@@ -81,12 +80,9 @@ def _framework(connector: type[Any]) -> str:
 
 
 def _advice(connector: type[Any], module: ModuleType) -> str:
-    try:
-        place = f"{inspect.getsourcefile(connector)}:{inspect.getsourcelines(connector)[1]}"
-    except (OSError, TypeError):  # it was made by code that has no file
-        place = module.__name__
     name = connector.__qualname__
-    text = f"Its class {name} ({place}) is not registered: add ConnectorRegistry.register({name}()) below it"
+    text = f"Its class {name} ({definition_of(connector)}) is not registered"
+    text += f": add ConnectorRegistry.register({name}()) below it"
     if not hasattr(module, "ConnectorRegistry"):
         text += f", with: from {_REGISTRIES[_framework(connector)]} import ConnectorRegistry"
     missing = sorted(getattr(connector, "__abstractmethods__", ()))
