@@ -23,7 +23,7 @@ from rpc.kit.serving import held_port
 # seconds; only ends a test that fails
 PATIENCE = 60.0
 
-PORTS = ("8000", "9090", "50051")
+PORTS = ("8000", "8080", "9090", "50051")
 EXAMPLES = ROOT / "tests" / "examples"
 # programs that a machine may lack
 TOOLS = {"curl", "grpcurl", "kubectl", "openssl", "promtool", "psql", "uv"}

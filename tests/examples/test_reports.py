@@ -1,4 +1,4 @@
-"""Tests of a connector as its author writes them: docs/how-to/authors.md shows them."""
+"""Tests of a connector as its author writes them: docs/how-to/test-a-connector.md shows them."""
 
 from contextlib import nullcontext
 from dataclasses import replace
