@@ -1,37 +1,19 @@
-"""What the README shows is what runs."""
+"""What the README shows is what runs; `docs/test_pages.py` tries its connector and its session."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from connectrio.cli.app import connectrio_app
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXAMPLES = {path.name: path.read_text() for path in (ROOT / "tests" / "examples").glob("*.py")}
 CONNECTRIO = [sys.executable, "-m", "connectrio"]
-
-
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_every_program_is_part_of_an_example_that_the_tests_run(block):
-    assert any(block in text for text in EXAMPLES.values())
-
-
-def test_every_command_is_there():
-    named = set(re.findall(r"(?:^|[`$] ?|run )connectrio ([a-z]+)", README, re.MULTILINE))
-    assert {"serve", "demo", "run", "ls"} <= named
-    assert named <= set(connectrio_app())
-
-
-def test_the_table_of_commands_has_all_of_them():
-    rows = re.findall(r"^\| `connectrio (.*?) \|", README, re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"\w+", row)}
-    assert named == {name for name in connectrio_app() if not name.startswith("-")}
 
 
 def test_the_demo_prints_what_is_shown():
@@ -57,24 +39,40 @@ def test_the_grpc_example_runs():
     assert ran.stdout == "SERVING\n"
 
 
-def test_the_connector_runs(tmp_path):
-    """The README's own session: a host with hello.py, and `connectrio run`."""
-    free_ports = ["--host", "127.0.0.1", "--port", "0", "--prometheus-port", "0"]
-    modules = ["--no-entry-points", "--modules", ROOT / "tests" / "examples" / "hello.py"]
-    host = subprocess.Popen(
-        [*CONNECTRIO, "serve", "--log-format", "console", *free_ports, *modules],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    try:
-        lines = iter(host.stdout.readline, "")
-        target = next(line.split()[1] for line in lines if line.lstrip().startswith("gRPC"))
-        command = [*CONNECTRIO, "run", "hello", "--input", "name=Flyte", "--target", target]
-        ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-        assert ran.stdout.splitlines() == ["SUCCEEDED", "Outputs   Value", "greeting  Hello, Flyte!"]
-        assert ran.stderr.splitlines()[0] == 'created {"name":"Flyte"}'
-    finally:
-        host.terminate()
-        host.communicate(timeout=60)
-    assert host.returncode == 0
+@pytest.fixture(scope="module")
+def on_pypi(tmp_path_factory):
+    """The description in the metadata of the wheel."""
+    if shutil.which("uv") is None:
+        pytest.skip("uv is not installed; get it with: pip install uv")
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", folder], cwd=ROOT, check=True, timeout=170)
+    [wheel] = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [each for each in archive.namelist() if each.endswith(".dist-info/METADATA")]
+        return archive.read(name).decode()
+
+
+def test_its_links_work_on_pypi(on_pypi):
+    links = re.findall(r"\]\(([^)]*)\)", on_pypi)
+    assert len(links) == len(re.findall(r"\]\(", README))
+    assert [link for link in links if not link.startswith("https://")] == []
+    site, repository = mkdocs("site_url"), f"{mkdocs('repo_url')}/blob/main/"
+    for link in links:
+        path = link.partition("#")[0]
+        if path.startswith(site):
+            page = ROOT / "docs" / path.removeprefix(site)
+            assert any(each.exists() for each in (page.with_suffix(".md"), page / "index.md", page / "README.md")), link
+        elif path.startswith(repository):
+            assert (ROOT / path.removeprefix(repository)).exists(), link
+    assert sum(link.startswith(site) for link in links) > 10
+
+
+def test_the_addresses_of_the_project_are_those_of_the_site(on_pypi):
+    urls = dict(re.findall(r"^Project-URL: (\w+), (.*)$", on_pypi, re.MULTILINE))
+    assert urls.keys() == {"Homepage", "Documentation", "Repository", "Changelog", "Issues"}
+    assert (urls["Documentation"], urls["Repository"]) == (mkdocs("site_url"), mkdocs("repo_url"))
+
+
+def mkdocs(key: str) -> str:
+    """The value of a key of mkdocs.yml."""
+    return re.search(rf"^{key}: (.*)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[1]

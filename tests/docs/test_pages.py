@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from docs.blocks import PAGES, ROOT, Block, Stop, parts
 from docs.trial import EXAMPLES, Trial, needed_tools, skip_without
+from type_checks.checkers import CHECKERS, why_no_pyright
 
 TRIED = [page for page in PAGES if any(isinstance(part, Block) for part in parts(page))]
 
@@ -44,15 +43,12 @@ def test_a_reader_gets_what_is_shown(page, tmp_path):
 
 
 def check_types(trial: Trial) -> None:
-    """Check the page's Python as its reader's own, as strictly as mypy can."""
-    if trial.typed:
-        options = ["--strict", "--explicit-package-bases", f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}"]
-        ran = subprocess.run(
-            [sys.executable, "-m", "mypy", *options, *trial.typed],
-            cwd=trial.directory, check=False, capture_output=True, text=True, timeout=170,
-        )  # fmt: skip
-        assert ran.returncode == 0, f"{', '.join(trial.typed.values())}: mypy --strict:\n{ran.stdout}{ran.stderr}"
-        trial.typed.clear()
+    """Check the page's Python as its reader's own, as strictly as mypy and pyright can."""
+    for name, check in CHECKERS.items() if trial.typed else ():
+        if name != "pyright" or not why_no_pyright():
+            refused = [each for each in check(trial.directory) if each.file in trial.typed]
+            assert not refused, f"{name}:\n" + "\n".join(f"{trial.typed[each.file]}: {each}" for each in refused)
+    trial.typed.clear()
 
 
 def test_every_stop_stops_something():

@@ -1,28 +1,25 @@
-"""Runs type checkers over the programs of users: examples, and what documents show.
+"""Runs type checkers over the programs of users: examples, and what documents show (`docs/test_pages.py`).
 
     python tests/type_checks/checkers.py
 
-checks them all with both, and prints what they refuse.
+checks the examples with both, and prints what they refuse.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tests" / "examples"
-# a fenced block whose title is the name of its file
-TITLED = re.compile(r'^```python title="([^"]+\.py)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, order=True)
@@ -96,35 +93,6 @@ def copy_examples(directory: Path) -> None:
     shutil.copytree(EXAMPLES, directory / "examples", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def pages(text: str) -> Iterator[dict[str, str]]:
-    """Yield the files of Python that a document tells its reader to write: name → text.
-
-    If it has a file twice, the files before the second version are one set of programs, those after it another.
-    """
-    files: dict[str, str] = {}
-    for name, block in TITLED.findall(text):
-        if name in files:
-            yield dict(files)
-        files[name] = block
-    if files:
-        yield files
-
-
-def documents() -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the files of the README and of each document, with the name of the document."""
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        for files in pages(document.read_text()):
-            yield str(document.relative_to(ROOT)), files
-
-
-def write(directory: Path, files: dict[str, str]) -> None:
-    """Write files into a directory, with the folders that they need."""
-    for name, text in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
 CHECKERS: dict[str, Callable[[Path], list[Refusal]]] = {"mypy": mypy, "pyright": pyright}
 
 
@@ -138,11 +106,7 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory() as made:
             copy_examples(Path(made))
-            found = [*check(Path(made))]
-        for document, files in documents():
-            with tempfile.TemporaryDirectory() as made:
-                write(Path(made), files)
-                found += [Refusal(f"{document}: {each.file}", each.line, each.text) for each in check(Path(made))]
+            found = check(Path(made))
         for refusal in found:
             print(f"{name}: {refusal}")
         count += len(found)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from type_checks.checkers import CHECKERS, copy_examples, documents, pages, pyright, why_no_pyright, write
+from type_checks.checkers import CHECKERS, copy_examples, pyright, why_no_pyright
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -49,20 +49,3 @@ def test_pyright_as_by_default_accepts_a_connector_without_annotations(tmp_path:
         pytest.skip(reason)
     shutil.copy(PROGRAMS / "unannotated.py", tmp_path)
     assert pyright(tmp_path, mode="standard") == []
-
-
-def test_what_documents_tell_to_write_is_accepted(check, tmp_path: Path):
-    for number, (document, files) in enumerate(documents()):
-        directory = tmp_path / str(number)
-        write(directory, files)
-        assert [f"{document}: {refusal}" for refusal in check(directory)] == []
-
-
-def test_a_file_that_a_document_changes_is_checked_before_and_after():
-    text = "".join(
-        f'```python title="{name}"\n{block}\n```\n\n' for name, block in [("a.py", "1"), ("b/c.py", "2"), ("a.py", "3")]
-    )
-    assert list(pages(f"# Title\n\n```python\nexcerpt\n```\n\n{text}")) == [
-        {"a.py": "1\n", "b/c.py": "2\n"},
-        {"a.py": "3\n", "b/c.py": "2\n"},
-    ]
