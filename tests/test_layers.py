@@ -55,14 +55,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 # the same for the parts of rpc/
 RPC_MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {
-        "_client", "_http2", "_server", "call", "codec", "health", "interceptors", "options", "reflection", "sockets",
-        "tls",
+        "_client", "_http2", "_server", "call", "codec", "health", "interceptors", "options", "reflection",
+        "service_config", "sockets", "tls",
     },
     "_betterproto": set(),
     "backoff": set(),
     "exceptions": set(),
     "garbage": set(),
     "left_open": set(),
+    "service_config": {"options"},
     "options": set(),
     "peer": set(),
     "sockets": set(),

@@ -5,8 +5,20 @@ from __future__ import annotations
 import anyio
 import trustme
 
-from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
-from connectrio.rpc import Channel, ChannelTLS, GRPCError, Server, ServerTLS, closing, response_metadata
+from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthCheckResponse, HealthStub
+from connectrio.rpc import (
+    Channel,
+    ChannelOptions,
+    ChannelTLS,
+    GRPCError,
+    RetryPolicy,
+    Server,
+    ServerTLS,
+    Status,
+    closing,
+    options_from_service_config,
+    response_metadata,
+)
 from connectrio.rpc.health import Health, ServingStatus
 
 
@@ -47,6 +59,37 @@ async def send_and_read_metadata(stub: HealthStub) -> None:
             print(seen.trailing["build"], seen.status)
 
 
+async def retry(target: str) -> None:
+    policy = RetryPolicy(max_attempts=4, initial_backoff=0.1, retryable_status_codes=[Status.UNAVAILABLE])
+    async with Channel(target, options=ChannelOptions(retry=policy)) as channel:
+        reply = await HealthStub(channel).check(HealthCheckRequest(service="starting"), timeout=30)
+        print(reply.status.name)
+
+
+SERVICE_CONFIG = """
+{
+  "methodConfig": [{
+    "name": [{"service": "grpc.health.v1.Health"}],
+    "timeout": "30s",
+    "retryPolicy": {
+      "maxAttempts": 4,
+      "initialBackoff": "0.1s",
+      "maxBackoff": "1s",
+      "backoffMultiplier": 2,
+      "retryableStatusCodes": ["UNAVAILABLE"]
+    }
+  }],
+  "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}
+}
+"""
+
+
+async def use_a_service_config(target: str) -> None:
+    async with Channel(target, options=options_from_service_config(SERVICE_CONFIG)) as channel:
+        reply = await HealthStub(channel).check(HealthCheckRequest(service="starting"))
+        print(reply.status.name)
+
+
 async def call_with_tls(target: str, authority: bytes, certificate: bytes, key: bytes) -> None:
     tls = ChannelTLS(authority, certificate, key)
     async with Channel(target, tls=tls) as channel:
@@ -54,9 +97,23 @@ async def call_with_tls(target: str, authority: bytes, certificate: bytes, key: 
         print(reply.status.name)
 
 
+class StartingHealth(Health):
+    """Its service "starting" fails two calls of three."""
+
+    calls = 0
+
+    async def check(self, message: HealthCheckRequest) -> HealthCheckResponse:
+        if message.service == "starting":
+            self.calls += 1
+            if self.calls % 3:
+                raise GRPCError(Status.UNAVAILABLE, "starting")
+        return await super().check(message)
+
+
 async def main() -> None:
-    health = Health(details=lambda: [("build", "7f3a")])
+    health = StartingHealth(details=lambda: [("build", "7f3a")])
     health.set("", ServingStatus.SERVING)
+    health.set("starting", ServingStatus.SERVING)
     server = Server([health])
     trusted = trustme.CA()
     ours, theirs = trusted.issue_cert("127.0.0.1"), trusted.issue_cert("client@example.com")
@@ -72,6 +129,8 @@ async def main() -> None:
             await limit_the_time(stub)
             await wait_for_the_server(channel)
             await send_and_read_metadata(stub)
+        await retry(f"{host}:{port}")
+        await use_a_service_config(f"{host}:{port}")
         certificate, key = theirs.cert_chain_pems[0].bytes(), theirs.private_key_pem.bytes()
         await call_with_tls(f"{host}:{tls_port}", ca, certificate, key)
         await server.shutdown(grace=0)

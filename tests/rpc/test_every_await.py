@@ -43,6 +43,7 @@ from connectrio.rpc import (
     ChannelOptions,
     MessageStream,
     Proceed,
+    RetryPolicy,
     Server,
     ServerOptions,
     StreamWrapper,
@@ -60,6 +61,7 @@ from rpc.kit.certificates import Pki
 from rpc.kit.core import SMALL, check_windows
 from rpc.kit.elsewhere import ELSEWHERE
 from rpc.kit.frames import Data, FrameFactory
+from rpc.kit.playing import RESPONSE
 from rpc.kit.positions import each_suspension, positions, waiting
 from rpc.kit.raw import RawServer
 from rpc.kit.script import BIDI, Note, ScriptBase, ScriptStub
@@ -395,6 +397,26 @@ async def a_call_that_is_refused_again(server: Server, tasks: TaskGroup) -> None
             await ScriptStub(channel).unary(Note())
 
 
+async def calls_with_a_retry_policy(server: Server, tasks: TaskGroup) -> None:
+    """After an answer, and while no server can be reached."""
+    options = ChannelOptions(close_timeout=0.01, retry=RetryPolicy(initial_backoff=1000, max_backoff=1000))
+
+    async def fail(raw: RawServer) -> None:
+        peer = await raw.accept()
+        await peer.whole(1)
+        await peer.send(peer.make.headers(1, [*RESPONSE, ("grpc-status", "14")], end_stream=True))
+
+    async with RawServer() as raw, Channel(raw.connect, options=options) as channel:
+        tasks.start_soon(fail, raw)
+        await for_a_while(partial(ScriptStub(channel).unary, Note()))
+
+    async def connect() -> AnyByteStream:
+        raise OSError("nobody")
+
+    async with Channel(connect, options=options) as channel:
+        await for_a_while(partial(ScriptStub(channel).unary, Note()))
+
+
 async def ending_with_a_message_in_line(server: Server, tasks: TaskGroup) -> None:
     async with RawServer() as raw, Channel(raw.connect, options=ChannelOptions(close_timeout=0.01)) as channel:
         tasks.start_soon(raw.accept, {SettingCodes.INITIAL_WINDOW_SIZE: 10})
@@ -585,6 +607,7 @@ async def test_every_await_is_cancelled_right_there(pki: Pki, tmp_path: Path):
         a_flood_from_the_server,
         a_call_that_moves,
         a_call_that_is_refused_again,
+        calls_with_a_retry_policy,
         ending_with_a_message_in_line,
         no_more_files,
         listening_in_memory,

@@ -42,8 +42,16 @@ if TYPE_CHECKING:
     from connectrio.rpc.codec import DecodeError, EncodeError, MessageCodec, StatusDetailsCodec
     from connectrio.rpc.health import Health, ServingStatus
     from connectrio.rpc.interceptors import Interceptor, MessageStream, Proceed, StreamWrapper
-    from connectrio.rpc.options import ChannelOptions, ConnectionOptions, ServerOptions
+    from connectrio.rpc.options import (
+        ChannelOptions,
+        ConnectionOptions,
+        MethodConfig,
+        RetryPolicy,
+        RetryThrottling,
+        ServerOptions,
+    )
     from connectrio.rpc.reflection import Reflection
+    from connectrio.rpc.service_config import ServiceConfigError, options_from_service_config
     from connectrio.rpc.sockets import listen_unix
     from connectrio.rpc.tls import ChannelTLS, ServerTLS
 
@@ -66,6 +74,7 @@ __all__ = [
     "Interceptor",
     "MessageCodec",
     "MessageStream",
+    "MethodConfig",
     "OnCall",
     "OnCallEnd",
     "OpenConnection",
@@ -73,11 +82,14 @@ __all__ = [
     "ProtocolError",
     "Reflection",
     "ResponseMetadata",
+    "RetryPolicy",
+    "RetryThrottling",
     "Server",
     "ServerOptions",
     "ServerStats",
     "ServerStream",
     "ServerTLS",
+    "ServiceConfigError",
     "Servicer",
     "ServingStatus",
     "Status",
@@ -88,6 +100,7 @@ __all__ = [
     "closing",
     "current_call",
     "listen_unix",
+    "options_from_service_config",
     "response_metadata",
 ]
 
@@ -111,6 +124,7 @@ _HOMES = {
     "Interceptor": "connectrio.rpc.interceptors",
     "MessageCodec": "connectrio.rpc.codec",
     "MessageStream": "connectrio.rpc.interceptors",
+    "MethodConfig": "connectrio.rpc.options",
     "OnCall": "connectrio.rpc.call",
     "OnCallEnd": "connectrio.rpc.call",
     "OpenConnection": "connectrio.rpc._server.server",
@@ -118,11 +132,14 @@ _HOMES = {
     "ProtocolError": "grpclib.exceptions",
     "Reflection": "connectrio.rpc.reflection",
     "ResponseMetadata": "connectrio.rpc._client.response_metadata",
+    "RetryPolicy": "connectrio.rpc.options",
+    "RetryThrottling": "connectrio.rpc.options",
     "Server": "connectrio.rpc._server.server",
     "ServerOptions": "connectrio.rpc.options",
     "ServerStats": "connectrio.rpc._server.server",
     "ServerStream": "connectrio.rpc._server.stream",
     "ServerTLS": "connectrio.rpc.tls",
+    "ServiceConfigError": "connectrio.rpc.service_config",
     "Servicer": "connectrio.rpc._server.server",
     "ServingStatus": "connectrio.rpc.health",
     "Status": "grpclib.const",
@@ -133,6 +150,7 @@ _HOMES = {
     "closing": "connectrio.rpc._client.stubs",
     "current_call": "connectrio.rpc.call",
     "listen_unix": "connectrio.rpc.sockets",
+    "options_from_service_config": "connectrio.rpc.service_config",
     "response_metadata": "connectrio.rpc._client.response_metadata",
 }
 

@@ -1,11 +1,14 @@
-"""The limits and time-outs of a connection: each with its unit, its default and the reason for it."""
+"""The limits and time-outs of a connection and of calls: each with its unit, its default and the reason for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Literal
+
+from grpclib.const import Status
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -138,6 +141,75 @@ class ServerOptions(ConnectionOptions):
         check_bound(self, POSITIVE, *(limit.name for limit in fields(ServerOptions)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """When a failed call is made again, although a server may have seen it (gRFC A6). The defaults are A6's example.
+
+    Only calls that may be answered twice should be retried: choose the statuses with which the server has done nothing,
+    or methods that may be repeated. A call is retried as long as no headers of a response have come and all that it has
+    sent fits into `ChannelOptions.retry_buffer_size`. Its deadline covers all attempts. A server can forbid a retry or
+    name the pause before it (`grpc-retry-pushback-ms` in its trailers).
+
+    :ivar max_attempts: how often a call is made at most, the first time included; at least 2
+    :ivar initial_backoff: seconds from the first failure to the second attempt, give or take a fifth
+    :ivar max_backoff: the longest pause, before the fifth
+    :ivar backoff_multiplier: how many times longer each further pause is
+    :ivar retryable_status_codes: the statuses that are retried
+    """
+
+    max_attempts: int = 4
+    initial_backoff: float = 0.1
+    max_backoff: float = 1.0
+    backoff_multiplier: float = 2.0
+    retryable_status_codes: Collection[Status] = frozenset([Status.UNAVAILABLE])
+
+    def __post_init__(self) -> None:
+        check_bound(self, (lambda value: value >= 2, "must be at least 2, the first attempt included"), "max_attempts")
+        check_bound(self, POSITIVE, "initial_backoff", "max_backoff", "backoff_multiplier")
+        codes = self.retryable_status_codes
+        if not codes or not all(isinstance(code, Status) for code in codes) or Status.OK in codes:
+            raise ValueError(f"retryable_status_codes must be some of grpclib's Status, without OK, got {codes!r}")
+        object.__setattr__(self, "retryable_status_codes", frozenset(codes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryThrottling:
+    """Stops the retries of a channel while too many of its calls fail (gRFC A6), so that they do not add to the load.
+
+    A channel begins with `max_tokens`. Each attempt that fails with a retryable status, or forbids retries, takes one;
+    each call that succeeds gives `token_ratio` back. With half of them or less, failed calls are not retried.
+
+    :ivar max_tokens: more than 0, at most 1,000
+    :ivar token_ratio: more than 0; three decimal places count
+    """
+
+    max_tokens: float = 10.0
+    token_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_bound(self, (lambda value: 0 < value <= 1000, "must be more than 0, and at most 1,000"), "max_tokens")
+        check_bound(self, (lambda value: value >= 0.001, "must be at least 0.001"), "token_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """What a channel does with the calls of a method, or of a service.
+
+    :ivar retry: when failed calls are made again; None for never
+    :ivar timeout: seconds that a call may take; the caller's own limit counts if it is shorter
+    :ivar wait_for_ready: as in `ChannelOptions`; None is as there
+    """
+
+    retry: RetryPolicy | None = None
+    timeout: float = math.inf
+    wait_for_ready: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_bound(self, POSITIVE, "timeout")
+
+
+_NOTHING_SPECIAL = MethodConfig()
+
 # gRFC A8: the least time between two PINGs of a client; servers treat more as an attack.
 MIN_KEEPALIVE_TIME = 10.0
 
@@ -172,8 +244,12 @@ class ChannelOptions(ConnectionOptions):
     :ivar keepalive_without_calls: whether to ping while no call is running; most servers treat that as abuse
     :ivar idle_timeout: time without a call after which the channel disconnects; the next call connects again. Never by
         default: a connection costs little, and servers close idle ones themselves if they mind (gRFC A9)
+    :ivar retry: when failed calls are made again; None for never. Calls that no server has seen are repeated anyway
+    :ivar methods: what holds for single methods and services, in place of `retry`: "package.Service/Method",
+        "package.Service", or "" for all others. The most specific one counts, as a whole
+    :ivar retry_throttling: stops retries while too many calls fail; None for never
     :ivar retry_buffer_size: bytes of a call's requests that are kept until the server answers, to send them again when
-        it refused the call unseen (gRFC A6). A call that has sent more is not repeated; 256 KiB, as in grpc-go and
+        the call is made again (gRFC A6). A call that has sent more is not repeated; 256 KiB, as in grpc-go and
         grpc's C core, holds most unary calls
     :ivar close_timeout: to flush what is written when the channel is closed
     """
@@ -192,6 +268,9 @@ class ChannelOptions(ConnectionOptions):
     keepalive_timeout: float = 20.0
     keepalive_without_calls: bool = False
     idle_timeout: float = math.inf
+    retry: RetryPolicy | None = None
+    methods: Mapping[str, MethodConfig] = field(default_factory=lambda: MappingProxyType({}))
+    retry_throttling: RetryThrottling | None = None
     retry_buffer_size: int = 256 * KIB
     close_timeout: float = 1.0
 
@@ -207,3 +286,17 @@ class ChannelOptions(ConnectionOptions):
         check_bound(self, _SHARE, "backoff_jitter")
         if self.keepalive_time < MIN_KEEPALIVE_TIME:
             object.__setattr__(self, "keepalive_time", MIN_KEEPALIVE_TIME)
+        wrong = [name for name in self.methods if name.startswith("/") or name.count("/") > 1]
+        if wrong:
+            raise ValueError(f'methods has the name {wrong[0]!r}; write "package.Service/Method" or "package.Service"')
+
+    def method_config(self, method: str) -> MethodConfig:
+        """Return what holds for a method.
+
+        :param method: its path, "/package.Service/Method"
+        """
+        for name in (method[1:], method[1:].partition("/")[0], "") if self.methods else ():
+            found = self.methods.get(name)
+            if found is not None:
+                return found
+        return _NOTHING_SPECIAL if self.retry is None else MethodConfig(retry=self.retry)

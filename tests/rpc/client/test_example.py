@@ -17,6 +17,8 @@ DEADLINE_EXCEEDED the deadline passed before the call was done
 7f3a Status.OK
 7f3a Status.NOT_FOUND
 SERVING
+SERVING
+SERVING
 """
 
 

@@ -16,7 +16,7 @@ from anyio import to_thread
 from grpclib.const import Status
 
 from connectrio.rpc import Channel, ChannelOptions, ChannelState, GRPCError
-from connectrio.rpc._client import attempts
+from connectrio.rpc._client import retries
 from rpc.kit.script import UNARY, Note, ScriptStub
 from rpc.kit.serving import PATIENCE, captured_logs, eventually, leaving_nothing
 
@@ -118,7 +118,7 @@ async def test_a_server_that_stops_without_grace_ends_its_calls():
 
 async def test_more_calls_at_once_than_the_server_allows(monkeypatch: pytest.MonkeyPatch):
     # the server counts a call until its threads let go of it, however long they wait for their turn
-    monkeypatch.setattr(attempts, "_MAX_REFUSALS", 12)
+    monkeypatch.setattr(retries, "_MAX_REFUSALS", 12)
     async with leaving_nothing(), grpcio(max_concurrent_streams=2) as served:
         replies = []
 

@@ -1,10 +1,4 @@
-"""The attempts of a call: what it sends, the stream it is on, and the next stream when no server has seen the call.
-
-Source: gRFC A6, transparent retries.
-
-A6 repeats a refused call once. Servers on gRPC's C core refuse calls that keep to their MAX_CONCURRENT_STREAMS, again
-and again, because calls they have answered count until their memory is freed. So a call that is refused again waits a
-little and joins the queue anew, a bounded number of times.
+"""The attempts of a call: what it sends, the stream it is on, and the next stream when the call is made again.
 
 Rules:
 1. One task at a time moves the call; the others find it moved. Cancelled while it waits for a stream, nothing has
@@ -12,8 +6,8 @@ Rules:
 2. A call that is settled moves no more, and leaves no stream behind.
 3. Only `Outbox.push` gives bytes to a stream, and it keeps count: any task may push, cancelled or not, and every byte
    goes out once, in order.
-4. A call may be repeated as long as everything it has sent is still in the outbox, and the server has not begun to
-   answer.
+4. A call may be made again as long as everything it has sent is still in the outbox, and the server has not begun to
+   answer. `Retries` says whether it is.
 """
 
 from __future__ import annotations
@@ -26,20 +20,15 @@ from typing import Any
 
 import anyio
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
-from grpclib.exceptions import ProtocolError
+from grpclib.exceptions import GRPCError, ProtocolError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc._client.response_status import Outcome
-from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError, TerminationCause
-from connectrio.rpc.backoff import Backoff
+from connectrio.rpc._client.retries import Retries, RetryTokens
+from connectrio.rpc._http2.stream import Headers, Stream, StreamTerminatedError
 from connectrio.rpc.call import OnCall
 from connectrio.rpc.interceptors import Interceptor
-from connectrio.rpc.options import ChannelOptions
-
-# refusals that end a call; its pauses add up to some 0.6 s by then
-_MAX_REFUSALS = 8
-# seconds; each pause is twice the one before, give or take a half
-_INITIAL_PAUSE = 0.01
+from connectrio.rpc.options import ChannelOptions, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +39,8 @@ class ChannelContext:
     :ivar grpclib_events: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
     :ivar open_stream: `Channel.open_stream`
     :ivar start_soon: `Channel.start_soon`
+    :ivar closed: `Channel.wait_closed`
+    :ivar retry_tokens: of the channel; None if nothing throttles retries
     :ivar on_call: told of each call; None costs nothing
     :ivar interceptors: around each call, the first outermost
     :ivar connection_error: returns why there is no connection, for people; "" while there is one
@@ -65,8 +56,14 @@ class ChannelContext:
     open_stream: Callable[..., Awaitable[Stream]]
     start_soon: Callable[..., None]
     connection_error: Callable[[], str]
+    closed: Callable[[], Awaitable[None]]
+    retry_tokens: RetryTokens | None = None
     on_call: OnCall | None = None
     interceptors: tuple[Interceptor, ...] = ()
+
+
+class UnreachableError(GRPCError):
+    """No server can be reached now, but attempts to connect go on."""
 
 
 class Outbox:
@@ -132,52 +129,14 @@ class Outbox:
             self._next_index = 0
 
 
-class Retries:
-    """How often a call was repeated, and whether it may be once more.
-
-    :ivar pause: seconds to wait before the call is repeated; 0 after its first refusal (gRFC A6)
-    """
-
-    __slots__ = ("_backoff", "_refusals", "pause")
-
-    def __init__(self) -> None:
-        self.pause = 0.0
-        self._refusals = 0
-        self._backoff: Backoff | None = None
-
-    def allow(self, stream: Stream) -> bool:
-        """Return whether the call that `stream` carried may be repeated, because no server has seen it.
-
-        A call that was never sent may be repeated without limit. One that servers refused may not: refusing costs them.
-        """
-        if stream.termination is None or stream.headers is not None:
-            return False
-        if stream.termination.cause is TerminationCause.NEVER_SENT:
-            return True
-        return _is_refused(stream) and self._refusals < _MAX_REFUSALS - 1
-
-    def count(self, stream: Stream) -> None:
-        """Note that the call that `stream` carried is repeated."""
-        if _is_refused(stream):
-            self._refusals += 1
-            self._backoff = self._backoff or Backoff(_INITIAL_PAUSE, factor=2, jitter=0.5)
-            self.pause = self._backoff.next()
-
-
-def _is_refused(stream: Stream) -> bool:
-    termination = stream.termination
-    return termination is not None and (
-        termination.cause is TerminationCause.UNPROCESSED
-        or (termination.cause is TerminationCause.RESET_BY_PEER and termination.error_code == ErrorCodes.REFUSED_STREAM)
-    )
-
-
 class Attempts:
     """One call's streams, one after the other.
 
     :param request_headers: makes the request's headers, anew for each attempt
     :param outcome: of the call
+    :param policy: when the call is made again although a server may have seen it; None for never
     :ivar outbox: what the call sends
+    :ivar retries: how often the call was made
     """
 
     def __init__(
@@ -187,13 +146,15 @@ class Attempts:
         outcome: Outcome,
         *,
         wait_for_ready: bool,
+        policy: RetryPolicy | None = None,
     ) -> None:
         self.outbox = Outbox(context.options.retry_buffer_size)
         self._context = context
         self._request_headers = request_headers
         self._outcome = outcome
         self._wait_for_ready = wait_for_ready
-        self._retries = Retries()
+        self.retries = Retries(policy, context.retry_tokens)
+        self._pause_scope: anyio.CancelScope | None = None
         self._retry_lock = anyio.Lock()
         self._stream: Stream | None = None
 
@@ -212,13 +173,33 @@ class Attempts:
             raise ProtocolError("the request was not sent yet")
         return self._stream
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has ended the call for good, so that nothing more is sent.
+
+        An answer that may lead to a retry counts as soon as `_retry` has looked at it.
+        """
+        return self.stream.is_complete and not (self.retries.has_policy and self.outbox.is_replayable)
+
     async def open(self) -> Stream:
         """Wait for a stream, and put the call on it.
 
         :raises GRPCError: no connection can be had; or the call was settled meanwhile
         """
-        self._outcome.raise_if_failed()
-        stream = await self._context.open_stream(self._request_headers, wait_for_ready=self._wait_for_ready)
+        is_new = self._stream is None
+        while True:
+            self._outcome.raise_if_failed()
+            try:
+                stream = await self._context.open_stream(
+                    self._request_headers, wait_for_ready=self._wait_for_ready, is_new=is_new
+                )
+                break
+            except UnreachableError as error:
+                pause = self.retries.pause_after_status(error.status)
+                if pause is None:
+                    raise
+                is_new = False
+                await self._wait(pause)
         if self._outcome.is_settled:  # another task has ended the call meanwhile
             stream.reset(ErrorCodes.CANCEL)
             stream.release()
@@ -237,9 +218,12 @@ class Attempts:
                 while not self.outbox.push(stream):
                     await stream.writable.wait()
             except StreamTerminatedError:
-                if stream.is_complete:
+                if self.is_answered:
                     return
-                await self._retry(stream)
+                if not await self._retry(stream):
+                    if stream.is_complete:
+                        return
+                    raise
             else:
                 return
 
@@ -251,38 +235,53 @@ class Attempts:
         while True:
             stream = self.stream
             if stream.headers is not None:
+                if self.retries.has_policy and await self._retry(stream):
+                    continue  # it was an answer after which the call is made again
                 self.outbox.commit()
                 return stream.headers
-            if stream.termination is not None:
-                await self._retry(stream)
-            else:
+            if stream.termination is None:
                 await stream.readable.wait()
+            elif not await self._retry(stream):
+                stream.raise_if_terminated()
 
     def reset(self, detail: str = "") -> None:
         """Tell the server that nobody waits for the call, unless it is over."""
         if self._stream is not None:
             self._stream.reset(ErrorCodes.CANCEL, detail)
+        if self._pause_scope is not None:
+            self._pause_scope.cancel()
 
     def release(self) -> None:
-        """Give the stream back: the call needs it no more."""
+        """Give the stream back: the call is over, and needs it no more."""
+        self.retries.finish(self._stream, self._outcome.status[0])
         if self._stream is not None:
             self._stream.release()
 
-    async def _retry(self, failed: Stream) -> None:
+    async def _retry(self, failed: Stream) -> bool:
+        """Make the call again if it has failed on a stream and may be; return whether it has moved."""
         async with self._retry_lock:
             if self._stream is not failed:
-                return
-            if not (self.outbox.is_replayable and self._retries.allow(failed)):
-                failed.raise_if_terminated()
-            if self._retries.pause:
-                await anyio.sleep(self._retries.pause)
+                return True
+            self._outcome.raise_if_failed()
+            pause = self.retries.pause_after(failed, may_repeat=self.outbox.is_replayable)
+            if pause is None:
+                self.outbox.commit()
+                return False
+            failed.reset(ErrorCodes.CANCEL)  # if an answer that is not gRPC still comes
+            if pause:
+                await self._wait(pause)
             stream = await self.open()
-            self._retries.count(failed)
             failed.release()
             self.outbox.rewind()
             if not self.outbox.push(stream):
                 # the task that sent this may be waiting for the response now
                 self._context.start_soon(self._replay, stream)
+            return True
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait before the call is made again, until it is over or the channel is closed."""
+        with anyio.move_on_after(seconds) as self._pause_scope:
+            await self._context.closed()
 
     async def _replay(self, stream: Stream) -> None:
         with suppress(StreamTerminatedError):

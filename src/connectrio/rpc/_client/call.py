@@ -92,7 +92,13 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         self._metadata_headers: Headers = ()
         self._outcome = Outcome(deadline)
         show_outcome(self._outcome)
-        self._attempts = Attempts(context, self._request_headers, self._outcome, wait_for_ready=wait_for_ready)
+        self._attempts = Attempts(
+            context,
+            self._request_headers,
+            self._outcome,
+            wait_for_ready=wait_for_ready,
+            policy=context.options.method_config(method).retry,
+        )
         self._reader = MessageReader(context.options.max_receive_message_size)
         self._messages_sent = 0
         self._messages_received = 0
@@ -144,6 +150,9 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         deadline = self._outcome.deadline
         if deadline is not None:
             headers.append(("grpc-timeout", encode_timeout(deadline.time_remaining())))
+        previous = self._attempts.retries.previous_attempts
+        if previous:
+            headers.append(("grpc-previous-rpc-attempts", str(previous)))
         headers += [("te", "trailers"), ("content-type", self.context.content_type), ("user-agent", USER_AGENT)]
         if self.context.options.compression != IDENTITY:
             headers.append(("grpc-encoding", self.context.options.compression))
@@ -174,25 +183,25 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         else:
             data = frame_message(compress(raw, encoding), compressed=True)
         self._messages_sent += 1
-        if not self._attempts.stream.is_complete:
+        if not self._attempts.is_answered:
             self._attempts.outbox.add(data, end=end)
             with self._within_deadline():
                 await self._attempts.flush()
 
     async def end(self) -> None:
         """Tell the server that no more messages will be sent."""
-        stream = self._attempts.stream
+        is_answered = self._attempts.is_answered
         if not self._cardinality.client_streaming and not self._attempts.outbox.is_ended:
             raise ProtocolError("a unary request carries one message; send it before ending the request")
-        if not stream.is_complete:
+        if not is_answered:
             self._attempts.outbox.end()
             with self._within_deadline():
                 await self._attempts.flush()
 
     @property
     def is_answered(self) -> bool:
-        """Whether the server has ended the call, so that it reads no more messages."""
-        return self._attempts.stream.is_complete
+        """Whether the server has ended the call for good, so that it reads no more messages."""
+        return self._attempts.is_answered
 
     # receiving
 

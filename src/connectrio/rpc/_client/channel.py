@@ -18,9 +18,10 @@ from grpclib.events import _DispatchChannelEvents
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
-from connectrio.rpc._client.attempts import ChannelContext
+from connectrio.rpc._client.attempts import ChannelContext, UnreachableError
 from connectrio.rpc._client.balancing import POLICIES, Policy
 from connectrio.rpc._client.call import ClientStream, intercepted_call
+from connectrio.rpc._client.retries import RetryTokens
 from connectrio.rpc._client.stubs import StubChannel, adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
 from connectrio.rpc._client.target import Connect, parse_target
@@ -104,6 +105,8 @@ class Channel(StubChannel):
             open_stream=self.open_stream,
             start_soon=self.start_soon,
             connection_error=lambda: self.error,
+            closed=self.wait_closed,
+            retry_tokens=RetryTokens(self.options.retry_throttling) if self.options.retry_throttling else None,
             on_call=on_call,
             interceptors=checked(interceptors),
         )
@@ -133,8 +136,12 @@ class Channel(StubChannel):
             say
         """
         limits = [Deadline.convert(deadline)] if deadline is not None else []
-        if timeout is not None:
+        config = self.options.method_config(name)
+        timeout = config.timeout if timeout is None else min(timeout, config.timeout)
+        if timeout != math.inf:
             limits.append(Deadline.from_timeout(timeout))
+        if wait_for_ready is None:
+            wait_for_ready = config.wait_for_ready
         limit: Deadline | None = min(limits, default=None)
         sent: Metadata = cast("Metadata", MultiDict(metadata or ()))
         is_patient = self.options.wait_for_ready if wait_for_ready is None else wait_for_ready
@@ -151,16 +158,19 @@ class Channel(StubChannel):
         """This channel for stubs whose calls wait for a server, for as long as their deadlines allow."""
         return WhenReady(self)
 
-    async def open_stream(self, headers: Callable[[], Headers], *, wait_for_ready: bool) -> Stream:
+    async def open_stream(self, headers: Callable[[], Headers], *, wait_for_ready: bool, is_new: bool = True) -> Stream:
         """Wait for a connection, and for the call's turn on it, then begin a stream.
 
         Cancelled while it waits, nothing was sent and no call has lost its turn.
 
         :param headers: makes the request's headers, at the last moment
-        :raises GRPCError: UNAVAILABLE, when the server cannot be reached, or the channel is closed meanwhile
+        :param is_new: whether the call was not made before, so that a channel that is closed is the caller's mistake
+        :raises UnreachableError: UNAVAILABLE, the server cannot be reached
+        :raises GRPCError: UNAVAILABLE, the channel is closed meanwhile
         :raises HeadersTooLargeError: the server does not take such headers
         """
-        self._check_open()
+        if is_new:
+            self._check_open()
         self._call_begun.wake()
         try:
             with self._queue.place() as place:
@@ -172,7 +182,7 @@ class Channel(StubChannel):
                     if connection is not None:
                         return connection.open(headers())
                     if self._state is ChannelState.TRANSIENT_FAILURE and not wait_for_ready:
-                        raise GRPCError(Status.UNAVAILABLE, self.error)
+                        raise UnreachableError(Status.UNAVAILABLE, self.error)
                     await place.wait()
         finally:
             self._activity.wake()
@@ -220,6 +230,11 @@ class Channel(StubChannel):
         while self._state is seen and seen is not ChannelState.SHUTDOWN:
             await self._state_changed.wait()
         return self._state
+
+    async def wait_closed(self) -> None:
+        """Wait until the channel is closed."""
+        while self._state is not ChannelState.SHUTDOWN:
+            await self._state_changed.wait()
 
     async def wait_until_ready(self) -> None:
         """Connect, and wait for a connection, however long that takes.
