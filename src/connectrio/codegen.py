@@ -27,9 +27,9 @@ __all__ = ["DESCRIPTORS", "OccupiedError", "ProtoError", "compile_descriptors", 
 DESCRIPTORS = "descriptors.binpb"
 
 _OPTIONS = "client_generation=async,server_generation=async"
-# mypy checks programs against the stubs, and not the stubs: a field that is called `list` is an error in strict mode,
-# and most functions of betterproto2's well-known types lack a type
-_HEADER = "# mypy: ignore-errors\n"
+# Type checkers check programs against the stubs, and not the stubs, whatever the project's settings are: a field that
+# is called `list` is an error of mypy, and most functions of betterproto2's well-known types lack a type.
+_HEADER = "# mypy: ignore-errors\n# pyright: basic\n"
 _RUFF = 'line-length = 120\ntarget-version = "py311"\n'
 # each generated package has this file, and each generated module this word
 _POOL = "message_pool.py"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tests" / "examples"
+PROTOS = sorted(EXAMPLES.glob("*/*.proto"))
 
 
 @dataclass(frozen=True, order=True)
@@ -89,8 +90,18 @@ def _environment() -> dict[str, str]:
 
 
 def copy_examples(directory: Path) -> None:
-    """Copy the examples into a directory, as the package `examples`."""
-    shutil.copytree(EXAMPLES, directory / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    """Copy the examples into a directory, as the package `examples`, without those that need stubs."""
+    # "from_…" are programs of other libraries, with protobuf's stubs, which have no types
+    others = ["__pycache__", "from_*", "test_interceptors.py"]  # the last is a test of ours, with the kit of our tests
+    ignored = shutil.ignore_patterns(*others, *(proto.parent.name for proto in PROTOS))
+    shutil.copytree(EXAMPLES, directory / "examples", ignore=ignored)
+
+
+def copy_project(proto: Path, directory: Path) -> None:
+    """Copy an example that has a .proto file, and make its stubs."""
+    shutil.copytree(proto.parent, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "connectrio", "rpc", "gen", proto.name]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
 
 
 CHECKERS: dict[str, Callable[[Path], list[Refusal]]] = {"mypy": mypy, "pyright": pyright}
@@ -107,6 +118,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as made:
             copy_examples(Path(made))
             found = check(Path(made))
+        for proto in PROTOS:
+            with tempfile.TemporaryDirectory() as made:
+                copy_project(proto, Path(made))
+                found += check(Path(made))
         for refusal in found:
             print(f"{name}: {refusal}")
         count += len(found)

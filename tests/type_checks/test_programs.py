@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from type_checks.checkers import CHECKERS, copy_examples, pyright, why_no_pyright
+from type_checks.checkers import CHECKERS, PROTOS, copy_examples, copy_project, pyright, why_no_pyright
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -24,6 +24,12 @@ def test_the_examples_and_every_shape_of_a_method_are_accepted(check, tmp_path: 
     copy_examples(tmp_path)
     shutil.copy(PROGRAMS / "accepted.py", tmp_path)
     assert len(list(tmp_path.rglob("*.py"))) > 5
+    assert check(tmp_path) == []
+
+
+@pytest.mark.parametrize("proto", PROTOS, ids=lambda proto: proto.stem)
+def test_examples_with_stubs_are_accepted(check, proto: Path, tmp_path: Path):
+    copy_project(proto, tmp_path)
     assert check(tmp_path) == []
 
 

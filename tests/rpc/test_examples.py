@@ -1,4 +1,4 @@
-"""The gRPC examples as their reader runs them: stubs that `connectrio rpc gen` makes, programs, tests, types."""
+"""The gRPC examples as their reader runs them: stubs that `connectrio rpc gen` makes, programs and tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from connectrio.rpc import Server
 from connectrio.rpc.testing import memory_channel
 from rpc.kit.serving import eventually, held_port
 
-EXAMPLES = Path(__file__).parent
-TUTORIAL = EXAMPLES.parents[1] / "docs" / "tutorials" / "first-grpc-service.md"
+TESTS = Path(__file__).parents[1]
+EXAMPLES = TESTS / "examples"
+TUTORIAL = TESTS.parent / "docs" / "tutorials" / "first-grpc-service.md"
 # seconds; only ends a test that fails
 PATIENCE = 120
 KINDS = ["", "_asyncio"]
@@ -85,13 +86,6 @@ async def test_who_leaves_the_room_without_a_word_is_forgotten(module):
 @pytest.mark.parametrize("name", ["greeter", "chat"])
 def test_pytest_runs_their_tests(made, name):
     ran = run(made(name), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", f"test_{name}.py")
-    assert ran.returncode == 0, ran.stdout
-
-
-@pytest.mark.parametrize("name", ["greeter", "chat"])
-def test_they_type_check_strictly(made, name):
-    cache = EXAMPLES.parents[1] / ".mypy_cache" / "examples"
-    ran = run(made(name), "-m", "mypy", "--strict", f"--cache-dir={cache}", ".")
     assert ran.returncode == 0, ran.stdout
 
 
