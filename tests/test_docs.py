@@ -77,6 +77,7 @@ def test_every_link_leads_somewhere(document: Path):
 def test_nothing_was_doubled_by_a_merge(document: Path):
     """A merge that keeps both sides can leave a heading inside a paragraph, and a paragraph or a row twice."""
     text = without_blocks(document.read_text())
+    assert re.findall(r"^(?:<{7}|>{7}) .*", text, re.MULTILINE) == []
     assert re.findall(r"\S\n(#+ .*)", text) == []
     paragraphs = [" ".join(each.split()) for each in re.split(r"\n\n|\n(?=[-|#])", text)]
     begun = [each[:40] for each in paragraphs if len(each) >= 40 and not each.startswith("|")]
