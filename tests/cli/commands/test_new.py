@@ -14,6 +14,7 @@ from typing import get_args
 import pytest
 
 from connectrio.cli.commands.new import TEMPLATES, Template
+from type_checks.checkers import why_no_pyright
 
 RUFF = Path(sys.executable).with_name("ruff")
 every_template = pytest.mark.parametrize("template", get_args(Template))
@@ -28,7 +29,7 @@ def shell(tmp_path):
     def run(line: str) -> str:
         environment = os.environ | {
             "PATH": f"{programs}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{source}/src:{source}/tests",
+            "PYTHONPATH": f"{source}/src",
             "MYPYPATH": f"{source}/src",
             "TMPDIR": str(tmp_path),
         }
@@ -91,6 +92,9 @@ def test_what_is_written_passes_its_own_tests(run, shell, template):
 def test_its_types(run, shell, template):
     run("new", "acme-reports", "--template", template)
     shell("mypy")
+    if reason := why_no_pyright():
+        pytest.skip(reason)
+    shell(f"pyright --pythonpath {sys.executable}")
 
 
 @every_template

@@ -4,7 +4,7 @@ The API is the one of `tests/fake_service.py`: replace the paths, the fields and
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,6 @@ from connectrio import (
     PhaseMap,
     Resource,
     ResourceMeta,
-    TaskExecutionMetadata,
     TaskLog,
     TaskTemplate,
     UnknownJobError,
@@ -60,7 +59,6 @@ class MyConnector(AsyncConnector[Job]):
 
     name = "My Connector"
     task_type_name = "my_task"
-    metadata_type = Job
     create_is_idempotent = True  # the API gives the same job to the same Idempotency-Key
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -68,42 +66,35 @@ class MyConnector(AsyncConnector[Job]):
         self._transport = transport
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncGenerator[None]:
         """Keep connections to the API while the host serves."""
         url = os.environ.get("MY_CONNECTOR_URL", "https://api.example")
         async with httpx.AsyncClient(base_url=url, transport=self._transport, timeout=20) as self._api:
             yield
 
     async def create(
-        self,
-        task_template: TaskTemplate,
-        output_prefix: str,
-        inputs: dict[str, Any] | None = None,
-        task_execution_metadata: TaskExecutionMetadata | None = None,
-        *,
-        token: str = "",
-        **kwargs: Any,
+        self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], *, token: str, **kwargs: Any
     ) -> Job:
         """Start a job, once for each key."""
         headers = {**_credentials(token), "Idempotency-Key": current_call().key or str(uuid4())}
-        answer = await self._api.post("/jobs", json={"report": (inputs or {}).get("report")}, headers=headers)
-        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:  # another attempt would fail as well
+        answer = await self._api.post("/jobs", json={"report": inputs.get("report")}, headers=headers)
+        if answer.status_code == 422:  # another attempt would fail as well
             raise PermanentFailure(f"the API refuses the task's inputs: {answer.text}")
         return Job(answer.raise_for_status().json()["id"])
 
-    async def get(self, resource_meta: Job, *, token: str = "", **kwargs: Any) -> Resource:
+    async def get(self, resource_meta: Job, *, token: str, **kwargs: Any) -> Resource:
         """Report the state of a job, with a link to its page."""
         answer = await self._api.get(f"/jobs/{resource_meta.id}", headers=_credentials(token))
-        if answer.status_code == httpx.codes.NOT_FOUND:
+        if answer.status_code == 404:
             raise UnknownJobError(f"the API has no job {resource_meta.id!r}")
         job = answer.raise_for_status().json()
         links = [TaskLog(uri=job["page"], name="Job")]
         return Resource(PHASES[job["state"]], job.get("message"), links, outputs=job.get("outputs"))
 
-    async def delete(self, resource_meta: Job, *, token: str = "", **kwargs: Any) -> None:
+    async def delete(self, resource_meta: Job, *, token: str, **kwargs: Any) -> None:
         """Cancel a job; one that has ended or is unknown is left as it is."""
         answer = await self._api.delete(f"/jobs/{resource_meta.id}", headers=_credentials(token))
-        if answer.status_code != httpx.codes.NOT_FOUND:
+        if answer.status_code != 404:
             answer.raise_for_status()
 
     async def get_logs(self, resource_meta: Job, token: str = "", **kwargs: Any) -> AsyncIterator[GetTaskLogsResponse]:

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ from connectrio import (
     Phase,
     Resource,
     ResourceMeta,
-    TaskExecutionMetadata,
     TaskTemplate,
     UnknownJobError,
     current_call,
@@ -52,11 +51,10 @@ class MyConnector(AsyncConnector[Query]):
 
     name = "My Connector"
     task_type_name = "my_task"
-    metadata_type = Query
     create_is_idempotent = True  # the key is the primary key of the table
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncGenerator[None]:
         """Make the table, and let queries run while the host serves. Flyte makes another attempt at those it stops."""
         self._host = str(uuid4())
         self._running: dict[str, sqlite3.Connection] = {}
@@ -72,14 +70,7 @@ class MyConnector(AsyncConnector[Query]):
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._stop)
 
-    def create(
-        self,
-        task_template: TaskTemplate,
-        output_prefix: str,
-        inputs: dict[str, Any] | None = None,
-        task_execution_metadata: TaskExecutionMetadata | None = None,
-        **kwargs: Any,
-    ) -> Query:
+    def create(self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], **kwargs: Any) -> Query:
         """Start the query in a thread, once for each key."""
         if task_template.sql is None:
             raise PermanentFailure("the task has no SQL statement")
@@ -88,7 +79,7 @@ class MyConnector(AsyncConnector[Query]):
         with _database() as database:
             is_new = database.execute("INSERT OR IGNORE INTO flyte_jobs VALUES (?, ?, ?, ?, ?, ?)", values).rowcount
         if is_new:
-            self._threads.submit(self._run, query.id, task_template.sql.statement, inputs or {})
+            self._threads.submit(self._run, query.id, task_template.sql.statement, inputs)
         return query
 
     def get(self, resource_meta: Query, **kwargs: Any) -> Resource:
@@ -153,7 +144,7 @@ class MyConnector(AsyncConnector[Query]):
 
 
 @contextmanager
-def _database() -> Iterator[sqlite3.Connection]:
+def _database() -> Generator[sqlite3.Connection]:
     with closing(connect()) as connection, connection:
         yield connection
 

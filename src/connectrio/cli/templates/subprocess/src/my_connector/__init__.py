@@ -31,7 +31,6 @@ from connectrio import (
     Phase,
     Resource,
     ResourceMeta,
-    TaskExecutionMetadata,
     TaskTemplate,
     UnknownJobError,
     current_call,
@@ -65,7 +64,6 @@ class MyConnector(AsyncConnector[Job]):
 
     name = "My Connector"
     task_type_name = "my_task"
-    metadata_type = Job
     create_is_idempotent = True  # the key is the name of the directory
 
     def __init__(self, program: tuple[str, ...] = PROGRAM) -> None:
@@ -74,16 +72,9 @@ class MyConnector(AsyncConnector[Job]):
         default = Path(tempfile.gettempdir(), "my_connector")
         self._home = Path(os.environ.get("MY_CONNECTOR_HOME", default))
 
-    def create(
-        self,
-        task_template: TaskTemplate,
-        output_prefix: str,
-        inputs: dict[str, Any] | None = None,
-        task_execution_metadata: TaskExecutionMetadata | None = None,
-        **kwargs: Any,
-    ) -> Job:
+    def create(self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], **kwargs: Any) -> Job:
         """Start the process, once for each key."""
-        steps = (inputs or {}).get("steps")
+        steps = inputs.get("steps")
         if not isinstance(steps, int):
             raise PermanentFailure("the task needs the input 'steps', an integer")
         job = Job(current_call().key or str(uuid4()))
