@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta, TaskLog
+from connectrio import AsyncConnector, ConnectorRegistry, Phase, Resource, ResourceMeta, TaskLog, UnknownJobError
 from connectrio.idl.flyteidl2.connector import (
     GetTaskLogsResponse,
     GetTaskLogsResponseBody,
@@ -76,6 +76,8 @@ class Toy(AsyncConnector[ToyJob]):
         return ToyJob(len(self.calls), inputs.get("end", "SUCCEEDED"), inputs.get("message", ""), output_prefix)
 
     async def get(self, resource_meta, **kwargs):
+        if resource_meta.number < 0:
+            raise UnknownJobError(f"there is no job {resource_meta.number}")
         polls = self.polls[resource_meta.number] = self.polls.get(resource_meta.number, 0) + 1
         end = self.ends.get(resource_meta.number, resource_meta.end)
         if end == "NEVER" or polls == 1:

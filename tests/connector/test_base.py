@@ -107,7 +107,10 @@ def test_fields_with_a_default_may_be_missing():
         (b'{"id": "7", "done": 1}', r"Meta: Expected `bool`, got `int` - at `\$.done`"),
         (b'{"id": "7", "colour": "blue"}', "Meta: Invalid enum value 'blue'"),
         (b'{"id": "7", "parts": [{"size": 1}]}', r"Meta: Object missing required field `name` - at `\$.parts\[0\]`"),
-        (b'{"id": "7", "what": 1, "else": 2}', "Meta has no field named 'else', 'what'"),
+        (
+            b'{"id": "7", "what": 1, "else": 2}',
+            "Meta has no field named 'else', 'what'; its fields: attempts, colour, ",
+        ),
     ],
 )
 def test_bytes_that_are_no_such_meta(data, complaint):

@@ -103,6 +103,18 @@ async def test_an_unknown_type(operation):
 
 
 @every_operation
+@pytest.mark.parametrize("name", ["tny", "Tiny", "TINY_", "tinny"])
+async def test_an_unknown_type_that_is_almost_a_known_one(operation, name):
+    error = await failure(Service(), operation, name)
+    assert error.message == f"Cannot find connector for task type: {name}. Did you mean tiny?"
+
+
+async def test_a_very_long_type_is_compared_in_part():
+    error = await failure(Service(connector(task_type_name="t" * 100)), "get", "t" * 2_000)
+    assert error.message.endswith(f"Did you mean {'t' * 100}?")
+
+
+@every_operation
 async def test_an_unknown_type_may_be_one_that_could_not_be_loaded(operation):
     """Only this answer reaches the task's author."""
     service = Service()

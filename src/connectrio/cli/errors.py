@@ -39,11 +39,14 @@ _BROKEN_PIPE = 141
 
 # for a call that has not reached a host
 _NO_CONNECTION = "is the host running, and is --target its address? start one with: connectrio serve"
+_NO_CONNECTOR = "see what the host serves with: connectrio ls"
+_FOREIGN_META = "give what `connectrio create` printed for this job, as it is, as @FILE, or by a pipe as -"
 _NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 _HINTS = {
     "UNAVAILABLE": "this may pass, so try again later; what is wrong with the host: connectrio top --once",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout SECONDS",
-    "NOT_FOUND": "see what the host serves with: connectrio ls",
+    # a job, where it is no connector
+    "NOT_FOUND": "it may have ended long ago, or be on another host; the jobs that this one knows: connectrio ps --all",
     "INVALID_ARGUMENT": "compare the inputs, or the resource meta, with what the connector expects",
     "UNAUTHENTICATED": "pass credentials with --secret NAME=ENVIRONMENT_VARIABLE",
     "PERMISSION_DENIED": "pass other credentials with --secret NAME=ENVIRONMENT_VARIABLE",
@@ -114,6 +117,10 @@ def explained(*, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEED
         hint = {**_HINTS, "DEADLINE_EXCEEDED": late}.get(name, "")
         if (error.message or "").startswith("cannot connect to "):
             hint = _NO_CONNECTION
+        elif (error.message or "").startswith("Cannot find connector "):
+            hint = _NO_CONNECTOR
+        elif "resource_meta" in (error.message or "") and name == "INVALID_ARGUMENT":
+            hint = _FOREIGN_META
         raise CommandError(
             error_text(error),
             hint=hint,

@@ -132,7 +132,7 @@ def _warn_of_variables() -> None:
     known = {name.upper() for name in (*_TYPES, "config", "url", "target", "token")}
     for name, value in sorted(os.environ.items()):
         # Kubernetes sets its own for each Service whose name begins so
-        if not name.startswith(prefix) or _NOT_OURS.search(name) or value.startswith(("tcp://", "udp://")):
+        if not name.startswith(prefix) or _NOT_OURS.search(name) or value.startswith(("tcp://", "udp://", "sctp://")):
             continue
         setting = name.removeprefix(prefix)
         if setting not in known:

@@ -77,9 +77,10 @@ class ResourceMeta:
             raw = msgspec.json.decode(data)
             if not isinstance(raw, dict):
                 raise ResourceMetaError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")
-            unknown = raw.keys() - _field_names(cls)  # type: ignore[arg-type]  # mypy: classes are hashable
-            if unknown:
-                raise ResourceMetaError(f"{cls.__name__} has no field named {', '.join(map(repr, sorted(unknown)))}")
+            known = _field_names(cls)  # type: ignore[arg-type]  # mypy: classes are hashable
+            if unknown := raw.keys() - known:
+                names, fields = ", ".join(map(repr, sorted(unknown))), ", ".join(sorted(known)) or "none"
+                raise ResourceMetaError(f"{cls.__name__} has no field named {names}; its fields: {fields}")
             return msgspec.convert(raw, cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ResourceMetaError(f"{cls.__name__}: {error}") from error

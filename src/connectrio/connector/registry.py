@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -18,6 +19,9 @@ from connectrio.logs import get_logger
 __all__ = ["ConnectorNotFoundError", "ConnectorRegistry", "RegisteredConnector", "Registry"]
 
 log = get_logger("connectrio.connector.registry")
+
+# characters of a name that are compared with others
+_LONGEST_NAME = 100
 
 
 class ConnectorNotFoundError(LookupError):
@@ -140,6 +144,13 @@ class Registry:
     def has(self, task_type_name: str, task_type_version: int = 0) -> bool:
         """Return whether there is a connector for that task type in exactly that version."""
         return (task_type_name, task_type_version) in self._by_category
+
+    def nearest(self, task_type_name: str) -> str | None:
+        """Return the task type that is served and whose name is most like `task_type_name`; None if none is like it."""
+        served = {name.lower(): name for name, _ in self._by_category}
+        # comparing takes the square of the length, which clients choose
+        near = difflib.get_close_matches(task_type_name[:_LONGEST_NAME].lower(), served, n=1, cutoff=0.65)
+        return served[near[0]] if near else None
 
     def registered(self) -> list[RegisteredConnector]:
         """Return the connectors that are served, in the order in which they were registered."""

@@ -114,6 +114,8 @@ class Dispatcher:
             versions = self._versions(call.task_type)
             absent = self._registry.absent.get(call.task_type)
             failures = [absent] if absent is not None else self._registry.failures
+            if not versions and absent is None and (nearest := self._registry.nearest(call.task_type)):
+                message += f" Did you mean {nearest}?"
             if not versions and failures:
                 message += f" The connector may be missing because of this: {_shown(failures)}"
             if versions:

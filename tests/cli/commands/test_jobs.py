@@ -178,7 +178,17 @@ def test_delete(ask, toy, job):
     [
         (["get", "nope", "{}"], "NOT_FOUND: Cannot find connector for task type: nope", "connectrio ls"),
         (["get", "toy", "{}", "--version", "3"], "NOT_FOUND: ", "connectrio ls"),
-        (["get", "toy", '{"x": 1}'], "INVALID_ARGUMENT: ", "resource meta"),
+        (
+            ["get", "tyo", "{}"],
+            "NOT_FOUND: Cannot find connector for task type: tyo. Did you mean toy?",
+            "connectrio ls",
+        ),
+        (["get", "toy", '{"x": 1}'], "INVALID_ARGUMENT: ", "what `connectrio create` printed"),
+        (
+            ["get", "toy", '{"number":-1,"end":"","message":"","prefix":""}'],
+            "NOT_FOUND: there is no job -1",
+            "connectrio ps --all",
+        ),
         (["metrics", "mute", '{"number":1,"end":"","message":"","prefix":""}'], "UNIMPLEMENTED: ", "connector"),
     ],
 )

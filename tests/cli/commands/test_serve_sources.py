@@ -157,10 +157,13 @@ def test_an_empty_variable_counts_as_none(serve, monkeypatch):
 
 def test_the_variable_that_kubernetes_makes_of_a_service_is_not_ours(serve, monkeypatch):
     monkeypatch.setenv("CONNECTRIO_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("CONNECTRIO_PROMETHEUS_PORT", "udp://10.0.0.1:9999")
     monkeypatch.setenv("CONNECTRIO_PORT_8000_TCP_PORT", "8000")
     monkeypatch.setenv("CONNECTRIO_SERVICE_HOST", "10.0.0.1")
-    settings = serve().settings
-    assert (settings.port, settings.host) == (8000, None)
+    with capture_logs() as logs:
+        settings = serve().settings
+    assert (settings.port, settings.prometheus_port, settings.host) == (8000, 9090, None)
+    assert logs == []
 
 
 def test_variables_that_are_no_settings_are_named(serve, monkeypatch):

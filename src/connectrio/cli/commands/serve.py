@@ -70,8 +70,9 @@ class Environment(Env):
         for argument in arguments:
             name = variable(_key(argument))
             value = os.environ.get(name, "")
-            # Kubernetes sets CONNECTRIO_PORT=tcp://10.0.0.1:8000 in each pod beside a Service named "connectrio"
-            is_kubernetes_link = name == variable("port") and value.startswith("tcp://")
+            # Kubernetes sets CONNECTRIO_PORT=tcp://10.0.0.1:8000 in each pod beside a Service named "connectrio", and
+            # CONNECTRIO_PROMETHEUS_PORT beside one named "connectrio-prometheus"
+            is_kubernetes_link = name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
             if argument.tokens or not value or is_kubernetes_link:
                 continue
             with suppress(msgspec.ValidationError):  # cyclopts says it, too
