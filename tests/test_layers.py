@@ -73,7 +73,7 @@ RPC_MAY_IMPORT: dict[str, set[str]] = {
     "status": {"_grpc", "_http2"},
     "_grpc": {"_http2"},
     "call": {"_grpc"},
-    "interceptors": {"call", "left_open"},
+    "interceptors": {"call", "exceptions", "left_open"},
     "_tls_stream": {"sockets"},
     "_certificates": set(),
     "tls": {"_certificates", "_tls_stream", "peer"},

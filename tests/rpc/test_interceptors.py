@@ -13,7 +13,7 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 
 from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthStub
-from connectrio.rpc import Channel, Deadline, Server, current_call
+from connectrio.rpc import Channel, Deadline, Server, current_call, response_metadata
 from connectrio.rpc.call import Call
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.interceptors import Interceptor, MessageStream, Proceed, StreamWrapper
@@ -338,13 +338,18 @@ async def test_a_server_s_interceptor_adds_metadata_to_the_response():
             yield stream
         call.set_trailing_metadata([("x-last", call.status.name)])
 
-    async with serving(Server([Script()], interceptors=[adding])) as stub:  # noqa: SIM117 - the call ends first
-        async with stub.channel.request(UNARY, Cardinality.UNARY_UNARY, Note, Note) as stream:
-            await stream.send_message(Note())
-            await stream.recv_message()
-            await stream.recv_trailing_metadata()
-            assert stream.initial_metadata == {"x-first": "1"}
-            assert stream.trailing_metadata == {"x-last": "OK"}
+    read = []
+
+    @asynccontextmanager
+    async def reading(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+        with response_metadata() as seen:
+            async with proceed() as stream:
+                yield stream
+        read.append((dict(seen.initial), dict(seen.trailing)))
+
+    async with serving(Server([Script()], interceptors=[adding]), reading) as stub:
+        await stub.unary(Note())
+    assert read == [({"x-first": "1"}, {"x-last": "OK"})]
 
 
 async def test_the_servicer_sees_context_variables_and_the_state_of_the_call():
@@ -614,6 +619,54 @@ async def test_the_caller_s_own_error_passes_as_it_is():
     assert caught.value is error
     assert not hasattr(error, "__notes__")
     assert theirs.ends == [(ValueError, Status.CANCELLED, "the client left the call")] * 2
+
+
+@asynccontextmanager
+async def with_tasks(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.sleep_forever)
+        async with proceed() as stream:
+            yield stream
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("servicer", "end"),
+    [
+        (fail, (Status.NOT_FOUND, "no such note")),
+        (break_down, (Status.UNKNOWN, "the servicer raised ValueError")),
+        (Script().__mapping__()[UNARY].func, (Status.OK, None)),
+    ],
+)
+async def test_a_task_group_of_an_interceptor_wraps_no_error(servicer, end):
+    ours, theirs = Seen(), Seen()
+    server = Server([Script(unary=servicer)], interceptors=[ours.interceptor(), with_tasks])
+    async with serving(server, theirs.interceptor(), with_tasks) as stub:
+        if end[0] is Status.OK:
+            await stub.unary(Note())
+        else:
+            with pytest.raises(GRPCError, match=end[1]):
+                await stub.unary(Note())
+            error = LookupError("the caller's")
+            with pytest.raises(LookupError) as caught:
+                async with stub.channel.request(UNARY, Cardinality.UNARY_UNARY, Note, Note):
+                    raise error
+            assert caught.value is error
+    assert ours.ends[0] == theirs.ends[0] == (GRPCError if end[1] else type(None), *end)
+
+
+async def test_what_an_interceptor_leaves_open_ends_its_call_alone():
+    @asynccontextmanager
+    async def careless(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+        if call.method == UNARY:
+            anyio.CancelScope().__enter__()
+        async with proceed() as stream:
+            yield stream
+
+    async with serving(Server([Script()], interceptors=[careless])) as stub:
+        with pytest.raises(GRPCError, match="a cancel scope or task group that was entered here is still open"):
+            await stub.unary(Note())
+        assert [each.text async for each in stub.bidi([Note("a")])] == ["a"]
 
 
 @pytest.mark.parametrize("where", [Server, Channel])

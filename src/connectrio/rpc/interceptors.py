@@ -51,12 +51,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from grpclib.const import Status
 
 from connectrio.diagnostics import SafeLogger, type_name
 from connectrio.rpc.call import Call
+from connectrio.rpc.exceptions import only_leaf
 from connectrio.rpc.left_open import run_without_waiting
 
 __all__ = ["Interceptor", "MessageStream", "Proceed", "StreamWrapper"]
@@ -151,9 +152,8 @@ class Intercepted:
         try:
             self._manager = self._interceptor(self._call, self.proceed)
             return await self._manager.__aenter__()
-        except BaseException as error:
-            self._raise_for(error)
-            raise
+        except BaseException as error:  # noqa: BLE001 - it, or what stands for it, is raised again
+            self._raise(only_leaf(error))
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
@@ -161,22 +161,24 @@ class Intercepted:
         manager: Any = self._manager
         try:
             is_swallowed = await manager.__aexit__(exc_type, exc_value, traceback)
-        except BaseException as error:
+        except BaseException as raised:  # noqa: BLE001 - as above
+            error = only_leaf(raised)  # a task group of the interceptor's may have wrapped it
             if error is not exc_value:
-                self._raise_for(error)
-            raise
+                self._raise(error)
+            return
         if exc_value is not None and is_swallowed:
             swallowed = RuntimeError(f"it has swallowed the error of the call; raise this or another: {exc_value!r}")
-            self._raise_for(swallowed)
-            raise swallowed from exc_value
+            swallowed.__cause__ = exc_value
+            self._raise(swallowed)
         if exc_value is None and not self._has_proceeded:  # it has answered by itself
             self._call.status, self._call.status_message = Status.OK, None
 
-    def _raise_for(self, error: BaseException) -> None:
-        """Raise what stands for `error`, unless that is `error` itself."""
+    def _raise(self, error: BaseException) -> NoReturn:
+        """Raise what stands for `error`."""
         translated = self._translate(name_of(self._interceptor), error)
-        if translated is not error:
-            raise translated from error
+        if translated is error:
+            raise error
+        raise translated from error
 
     def abandon(self) -> None:
         """Leave the call without waiting, as rule 3 has it."""
