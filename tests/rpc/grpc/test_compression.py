@@ -191,7 +191,6 @@ async def test_the_decompressed_size_counts():
 
 async def compressed_answer(stream) -> None:
     call = current_call()
-    assert call is not None
     async for note in stream:
         chosen = call.compress_response(note.text)
         await stream.send_message(Note(f"{chosen} " + "x" * 100))
@@ -218,7 +217,6 @@ async def test_a_response_is_not_compressed_for_a_client_that_cannot_read_it(acc
 async def test_a_servicer_can_leave_messages_as_they_are():
     async def method(stream):
         call = current_call()
-        assert call is not None
         call.compress_response("gzip")
         for compressed in True, False:
             call.compress_messages = compressed
@@ -249,7 +247,6 @@ async def test_a_channel_compresses_and_reads_what_is_compressed(encoding: str):
 
     async def method(stream):
         call = current_call()
-        assert call is not None
         seen.append(call.request_encoding)
         call.compress_response(encoding)
         async for note in stream:
@@ -268,7 +265,6 @@ async def test_a_channel_compresses_and_reads_what_is_compressed(encoding: str):
 async def test_a_response_that_is_a_bomb():
     async def method(stream):
         call = current_call()
-        assert call is not None
         call.compress_response("gzip")
         await stream.send_message(Note("x" * 100_000))
 

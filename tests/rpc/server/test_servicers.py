@@ -396,7 +396,6 @@ async def trailers_of(method) -> tuple[Headers, list]:
 async def test_trailing_metadata_of_the_current_call_goes_with_any_status(outcome: str):
     async def method(stream):
         call = current_call()
-        assert call is not None
         call.set_trailing_metadata([("x-cost", "5"), ("x-raw-bin", b"\0\xff")])
         call.set_trailing_metadata([("x-cost", "6")])
         await stream.recv_message()
@@ -439,7 +438,6 @@ async def test_trailing_metadata_of_the_current_call_goes_with_any_status(outcom
 async def test_trailing_metadata_that_cannot_be_sent(pairs, outcome: str):
     async def method(stream):
         call = current_call()
-        assert call is not None
         await stream.recv_message()
         if outcome == "answers":
             await stream.send_message(Note())
@@ -457,7 +455,6 @@ async def test_trailing_metadata_that_cannot_be_sent(pairs, outcome: str):
 async def test_trailing_metadata_that_is_not_valid_hurts_no_other_call():
     async def method(stream):
         call = current_call()
-        assert call is not None
         call.set_trailing_metadata([("UPPER", "case")])
         await stream.send_message(await stream.recv_message())
 
@@ -654,7 +651,6 @@ async def test_the_current_call():
             current_call()
     call, in_child, in_thread = calls
     assert call is in_child is in_thread
-    assert call is not None
     assert call.method == UNARY
     assert call.metadata["x-key"] == "value"
     assert call.peer == ""
@@ -675,7 +671,6 @@ async def test_calls_at_once_have_each_their_own():
             met.set()
         await met.wait()
         call = current_call()
-        assert call is not None
         await stream.send_message(Note(f"{note.text} {call.metadata['x-key']}"))
 
     async with in_memory(Script(method)) as served, anyio.create_task_group() as tasks:
