@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from connectrio.rpc._client.call import ClientStream
     from connectrio.rpc._client.channel import Channel
     from connectrio.rpc._client.response_metadata import ResponseMetadata, response_metadata
+    from connectrio.rpc._client.response_status import CallEndedError
     from connectrio.rpc._client.stubs import closing
     from connectrio.rpc._client.subchannel import ChannelState
     from connectrio.rpc._http2.stream import StreamTerminatedError
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "CallEndedError",
     "Cardinality",
     "Channel",
     "ChannelOptions",
@@ -107,6 +109,7 @@ __all__ = [
 # each is imported when it is first asked for, so that users of the options do not load the server
 _HOMES = {
     "Call": "connectrio.rpc.call",
+    "CallEndedError": "connectrio.rpc._client.response_status",
     "Cardinality": "grpclib.const",
     "Channel": "connectrio.rpc._client.channel",
     "ChannelOptions": "connectrio.rpc.options",

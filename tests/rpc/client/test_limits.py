@@ -285,8 +285,14 @@ async def test_a_status_that_comes_before_the_request_is_whole_ends_the_sending(
     async with playing() as played:
         peer = await played.connected({SettingCodes.INITIAL_WINDOW_SIZE: 10})
         async with played.channel.request(BIDI, Cardinality.STREAM_STREAM, Note, Note) as stream:
+
+            async def send() -> None:
+                with pytest.raises(GRPCError) as raised:
+                    await stream.send_message(Note("x" * 1000))
+                assert raised.value.status is Status.RESOURCE_EXHAUSTED
+
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stream.send_message, Note("x" * 1000))
+                tasks.start_soon(send)
                 await peer.until(lambda frame: isinstance(frame, Headers))
                 await peer.send(peer.make.headers(1, [*RESPONSE, ("grpc-status", "8")], end_stream=True))
             with pytest.raises(GRPCError) as raised:

@@ -207,9 +207,10 @@ class Attempts:
         self._stream = stream
         return stream
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """Send everything in the outbox, on another stream if need be; nothing more once the server has answered.
 
+        :returns: whether everything was sent
         :raises StreamTerminatedError: the stream was cut short, and the call cannot move
         """
         while True:
@@ -219,13 +220,13 @@ class Attempts:
                     await stream.writable.wait()
             except StreamTerminatedError:
                 if self.is_answered:
-                    return
+                    return False
                 if not await self._retry(stream):
                     if stream.is_complete:
-                        return
+                        return False
                     raise
             else:
-                return
+                return True
 
     async def response_headers(self) -> Headers:
         """Wait for the response's headers, on another stream if need be; from then on the call stays where it is.

@@ -28,6 +28,7 @@ from connectrio.diagnostics import type_name
 from connectrio.rpc._client.attempts import Attempts, ChannelContext
 from connectrio.rpc._client.response_metadata import show_outcome
 from connectrio.rpc._client.response_status import (
+    CallEndedError,
     Outcome,
     check_response,
     details_from_trailers,
@@ -162,10 +163,13 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
     async def send_message(self, message: _Send, *, end: bool = False) -> None:
         """Send a message; the request's headers first, if they are not sent yet.
 
-        Once the server has ended the call, messages are dropped: receive to learn the status. Cancelled while it waits
-        for the server's window, the message stays in line, and is sent before the next one or by `end`.
+        Cancelled while it waits for the server's window, the message stays in line, and is sent before the next one or
+        by `end`. That it was sent does not say that the server has read it.
 
         :param end: this is the last message (always so for a unary request)
+        :raises GRPCError: the call has failed, with this status; a status that comes before all of a unary request is
+            sent is raised where the response is received
+        :raises CallEndedError: the server has ended the call with OK, and the message was not sent, or only in part
         """
         if not self._attempts.is_open:
             await self.send_request()
@@ -175,6 +179,7 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
             end = True
         if self._attempts.outbox.is_ended:
             raise ProtocolError("the request was ended already")
+        self._raise_if_answered()
         (message,) = await self.context.grpclib_events.send_message(message)
         raw = self.context.codec.encode(message, self._send_type)
         encoding = self.context.options.compression
@@ -186,7 +191,29 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         if not self._attempts.is_answered:
             self._attempts.outbox.add(data, end=end)
             with self._within_deadline():
-                await self._attempts.flush()
+                is_sent = await self._attempts.flush()
+            if not is_sent:
+                self._raise_if_answered()
+
+    def _raise_if_answered(self) -> None:
+        """Do nothing while the server may read messages. The status of a unary request is raised with its response.
+
+        :raises GRPCError: the server has ended the call with this status
+        :raises CallEndedError: the same with OK
+        """
+        if not self._attempts.is_answered or not self._cardinality.client_streaming:
+            return
+        stream = self._attempts.stream
+        self._outcome.raise_if_failed()
+        trailers = stream.trailers or ()
+        if stream.is_trailers_only:
+            trailers = stream.headers or ()
+            check_response(trailers, content_type=self.context.content_type)
+        status, message = status_from_trailers(trailers)
+        if status is Status.OK:
+            raise CallEndedError
+        details = details_from_trailers(trailers, status, message, self.context.status_details_codec)
+        raise GRPCError(status, message, details)
 
     async def end(self) -> None:
         """Tell the server that no more messages will be sent."""

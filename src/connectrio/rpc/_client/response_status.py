@@ -55,6 +55,16 @@ _STATUSES = {str(status.value): status for status in Status}
 _DEADLINE_PASSED = "the deadline passed before the call was done"
 
 
+class CallEndedError(Exception):
+    """A message was not sent, because the server has ended the call with OK and reads no more. Receive its answer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the message was not sent: the server has ended the call with OK before it read all messages; receive what"
+            " it has answered"
+        )
+
+
 class Outcome:
     """The status of one call, from the moment it has one, and its metadata. The first status stays.
 

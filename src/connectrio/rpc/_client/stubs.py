@@ -17,9 +17,11 @@ import anyio
 from anyio.lowlevel import checkpoint
 from betterproto2.grpclib import ServiceStub
 from grpclib.const import Cardinality
+from grpclib.exceptions import GRPCError
 
 from connectrio.rpc._betterproto import replace
 from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.response_status import CallEndedError
 from connectrio.rpc.interceptors import StreamWrapper
 
 if TYPE_CHECKING:
@@ -105,10 +107,8 @@ async def _send_all(stream: Any, messages: AsyncIterable[Any] | Iterable[Any]) -
         await _send_async(stream, messages)
     else:
         for message in messages:
-            await stream.send_message(message)
-            if stream.is_answered:
+            if not await _send_one(stream, message):
                 return
-            await checkpoint()  # if nothing above ever waits, what the server sends must still be read
     await stream.end()
 
 
@@ -117,10 +117,19 @@ async def _send_async(stream: Any, messages: AsyncIterable[Any]) -> None:
         if isinstance(messages, AsyncGenerator):
             await stack.enter_async_context(aclosing(messages))
         async for message in messages:
-            await stream.send_message(message)
-            if stream.is_answered:
+            if not await _send_one(stream, message):
                 return
-            await checkpoint()  # as above
+
+
+async def _send_one(stream: Any, message: Any) -> bool:
+    """Send a message; return whether the server reads more. The status is the receiver's to raise."""
+    try:
+        await stream.send_message(message)
+        await checkpoint()  # if nothing above ever waits, what the server sends must still be read
+    except (GRPCError, CallEndedError):
+        if not stream.is_answered:
+            raise
+    return not stream.is_answered
 
 
 class _Responses(AsyncIterator[Any]):
