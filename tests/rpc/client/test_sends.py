@@ -12,7 +12,17 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from connectrio.rpc import CallEndedError, Channel, Interceptor, MessageStream, Proceed, Server, StreamWrapper
+from connectrio.rpc import (
+    CallEndedError,
+    Channel,
+    ChannelOptions,
+    Interceptor,
+    MessageStream,
+    Proceed,
+    RetryPolicy,
+    Server,
+    StreamWrapper,
+)
 from connectrio.rpc._client.call import ClientStream
 from connectrio.rpc.call import Call
 from connectrio.rpc.testing import memory_channel
@@ -32,7 +42,7 @@ def bidi(channel: Channel, **options) -> ClientStream[Note, Note]:
 
 
 async def answered(stream: ClientStream[Note, Note]) -> None:
-    await eventually(lambda: stream.is_answered)
+    await eventually(lambda: stream._attempts.stream.is_complete)
 
 
 async def refuse(stream) -> None:
@@ -49,9 +59,11 @@ async def answer_once(stream) -> None:
     await stream.send_message(await stream.recv_message())
 
 
+@pytest.mark.parametrize("policy", [None, RetryPolicy(retryable_status_codes=[Status.UNAVAILABLE])])
 @pytest.mark.parametrize("servicer", [refuse, answer_and_refuse])
-async def test_after_an_early_error_sending_raises_it(servicer):
-    async with in_memory(Script(bidi=servicer)) as served, bidi(served.channel) as stream:
+async def test_after_an_early_error_sending_raises_it(servicer, policy):
+    options = ChannelOptions(retry=policy)
+    async with in_memory(Script(bidi=servicer), channel_options=options) as served, bidi(served.channel) as stream:
         await stream.send_message(Note("one"))
         await answered(stream)
         for _ in range(2):
@@ -63,6 +75,27 @@ async def test_after_an_early_error_sending_raises_it(servicer):
             assert await stream.recv_message() == Note("one")
         with pytest.raises(GRPCError, match="not now"):
             await stream.recv_trailing_metadata()
+
+
+async def test_an_answer_after_which_the_call_is_made_again_ends_no_sending():
+    received = []
+
+    async def refuse_once(stream) -> None:
+        received.append([(await stream.recv_message()).text])
+        if len(received) == 1:
+            raise GRPCError(Status.UNAVAILABLE, "not now")
+        async for note in stream:
+            received[-1].append(note.text)
+        await stream.send_message(Note("done"))
+
+    options = ChannelOptions(retry=RetryPolicy(initial_backoff=0.001, retryable_status_codes=[Status.UNAVAILABLE]))
+    async with in_memory(Script(bidi=refuse_once), channel_options=options) as served, bidi(served.channel) as stream:
+        await stream.send_message(Note("one"))
+        await answered(stream)
+        await stream.send_message(Note("two"))
+        await stream.end()
+        assert await stream.recv_message() == Note("done")
+    assert received == [["one"], ["one", "two"]]
 
 
 async def test_the_status_reaches_a_caller_who_only_sends():
