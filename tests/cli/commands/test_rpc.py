@@ -62,8 +62,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from connectrio.rpc import Server
-from connectrio.rpc.reflection import Reflection
+from connectrio.rpc import Reflection, Server
 from connectrio.rpc.testing import memory_channel
 from stubs.common import Mood
 from stubs.google.protobuf import Empty, Struct

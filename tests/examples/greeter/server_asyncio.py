@@ -3,8 +3,7 @@ import signal
 
 import anyio
 
-from connectrio.rpc import Server
-from connectrio.rpc.reflection import Reflection
+from connectrio.rpc import Reflection, Server
 from service import Greeter
 
 

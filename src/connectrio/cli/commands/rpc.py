@@ -23,8 +23,7 @@ _EXAMPLES = (
 
 _NEXT = """\
 import anyio
-from connectrio.rpc import Server
-from connectrio.rpc.reflection import Reflection
+from connectrio.rpc import Reflection, Server
 from {module} import {service}Base
 
 class {service}({service}Base):
