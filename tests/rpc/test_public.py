@@ -8,27 +8,11 @@ import inspect
 import itertools
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 import connectrio.rpc
-from connectrio.rpc import (
-    Call,
-    Cardinality,
-    CodecBase,
-    GRPCError,
-    Handler,
-    MessageStream,
-    Proceed,
-    Server,
-    ServerStream,
-    Status,
-    current_call,
-    response_metadata,
-)
-from connectrio.rpc.testing import memory_channel
+from type_checks.programs.grpc_by_hand import main
 
 
 def aliases(module: str) -> dict[str, str]:
@@ -75,46 +59,5 @@ def test_it_loads_nothing_of_flyte():
     assert not [name for name in loaded if "flyte" in name]
 
 
-class Text(CodecBase):
-    """Messages that are texts."""
-
-    @property
-    def __content_subtype__(self) -> str:
-        return "text"
-
-    def encode(self, message: object, message_type: type[object]) -> bytes:
-        return str(message).encode()
-
-    def decode(self, data: bytes, message_type: type[object]) -> str:
-        return data.decode()
-
-
-class Shouter:
-    """A servicer that is written by hand."""
-
-    async def _shout(self, stream: ServerStream[str, str]) -> None:
-        text = await stream.recv_message()
-        if not text:
-            raise GRPCError(Status.INVALID_ARGUMENT, "nothing to shout")
-        current_call().set_initial_metadata([("x-by", current_call().state["by"])])
-        await stream.send_message(text.upper())
-
-    def __mapping__(self) -> dict[str, Handler]:
-        return {"/demo.Shouter/Shout": Handler(self._shout, Cardinality.UNARY_UNARY, str, str)}
-
-
-@asynccontextmanager
-async def naming(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
-    call.state["by"] = "naming"
-    async with proceed() as stream:
-        yield stream
-
-
 async def test_a_service_by_hand_needs_nothing_else():
-    server = Server([Shouter()], codec=Text(), interceptors=[naming])
-    async with memory_channel(server, codec=Text()) as channel:
-        with response_metadata() as seen:
-            async with channel.request("/demo.Shouter/Shout", Cardinality.UNARY_UNARY, str, str) as stream:
-                await stream.send_message("a", end=True)
-                assert await stream.recv_message() == "A"
-        assert seen.initial["x-by"] == "naming"
+    assert await main() == ["memory", "A!"]

@@ -33,6 +33,11 @@ def test_examples_with_stubs_are_accepted(check, proto: Path, tmp_path: Path):
     assert check(tmp_path) == []
 
 
+def test_a_grpc_service_by_hand_is_accepted(check, tmp_path: Path):
+    shutil.copy(PROGRAMS / "grpc_by_hand.py", tmp_path)
+    assert check(tmp_path) == []
+
+
 def test_mistakes_are_refused_where_they_are(request, check, tmp_path: Path):
     marks = ("# refused: ", f"# refused by {request.node.callspec.params['check']}: ")
     lines = (PROGRAMS / "refused.py").read_text().splitlines()
