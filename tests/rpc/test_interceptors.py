@@ -278,6 +278,29 @@ async def test_a_client_that_has_gone_when_the_servicer_returns():
     assert ours.ends == [(GRPCError, *GONE)]
 
 
+async def test_one_that_sends_when_the_client_has_gone_is_told():
+    @asynccontextmanager
+    async def saying_goodbye(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+        try:
+            async with proceed() as stream:
+                yield stream
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stream.send_message(Note("goodbye"))
+
+    ours = Seen()
+    servicer = Script(server_streaming=hang)
+    async with serving(Server([servicer], interceptors=[ours.interceptor(), saying_goodbye])) as stub:
+        with captured_logs() as lines:
+            async with stub.channel.request(SERVER_STREAMING, Cardinality.UNARY_STREAM, Note, Note) as stream:
+                await stream.send_message(Note())
+                await eventually(lambda: ("one", "yields") in ours.events)
+                await stream.cancel()
+            await eventually(lambda: bool(ours.ends))
+    assert ours.ends == [(GRPCError, *GONE)]
+    assert not [line for line in lines if line["log_level"] == "error"]
+
+
 async def test_a_server_that_shuts_down():
     ours = Seen()
     server = Server([Script(unary=hang)], interceptors=[ours.interceptor()])

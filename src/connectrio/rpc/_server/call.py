@@ -220,6 +220,8 @@ class ServerCall:
             return self._noted(self._cause_of_cancellation(), error) or error
         if isinstance(error, GRPCError) and isinstance(cast("object", error.status), Status):
             result = CallResult(error.status, error.message, error.details)
+        elif type(error) is StreamTerminatedError:  # it has sent something of its own
+            result = CallResult(Status.CANCELLED, str(error))
         else:
             fields = {"interceptor": interceptor, "rpc": self._call.method, "peer": self._call.peer}
             log.error("the interceptor %(interceptor)s of %(rpc)s raised", fields, exc_info=error)
