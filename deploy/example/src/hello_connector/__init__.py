@@ -16,7 +16,6 @@ class Hello(AsyncConnector[Greeting]):
 
     name = "Hello"
     task_type_name = "hello"
-    metadata_type = Greeting
 
     async def create(
         self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], **kwargs: Any
