@@ -1,4 +1,4 @@
-"""What the site does beside mkdocs: links to files outside docs/ lead to the repository."""
+"""What the site does beside mkdocs: links to files outside docs/ lead to the repository, and dialogs have names."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
         return f"{config.repo_url}/blob/main/{target}"
 
     return _BLOCK_OR_TARGET.sub(address, markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Give the theme's dialog a name, which screen readers say."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
