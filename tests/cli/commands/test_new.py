@@ -71,7 +71,7 @@ def test_the_files(run, tmp_path, template):
 
 
 @every_template
-@pytest.mark.parametrize("name", ["q", "the-longest-names-have-32-letters"[:32]])
+@pytest.mark.parametrize("name", ["a", "z", "the-longest-names-have-32-letter"])
 def test_the_style_whatever_the_name(run, tmp_path, template, name):
     assert run("new", name, "--template", template).code == 0
     for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):

@@ -4,8 +4,8 @@ import httpx
 import pytest
 from connectrio.conformance import check_connector
 from connectrio.testing import GRPCError, Status, Task, hosting
-
 from fake_service import FakeService
+
 from my_connector import MyConnector
 
 
@@ -22,7 +22,7 @@ def connector(service: FakeService) -> MyConnector:
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> Task:
     monkeypatch.setenv("MY_CONNECTOR_TOKEN", "a-secret")
-    return Task(inputs={"report": "sales"}, secrets={"token": "MY_CONNECTOR_TOKEN"})
+    return Task(inputs={"report": "sales"}, secrets={"api_token": "MY_CONNECTOR_TOKEN"})
 
 
 async def test_a_job_from_start_to_end(connector: MyConnector, task: Task) -> None:

@@ -73,32 +73,32 @@ class MyConnector(AsyncConnector[Job]):
             yield
 
     async def create(
-        self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], *, token: str, **kwargs: Any
+        self, task_template: TaskTemplate, output_prefix: str, inputs: dict[str, Any], *, api_token: str, **kwargs: Any
     ) -> Job:
         """Start a job, once for each key."""
-        headers = {**_credentials(token), "Idempotency-Key": current_call().key or str(uuid4())}
+        headers = {**_credentials(api_token), "Idempotency-Key": current_call().key or str(uuid4())}
         answer = await self._api.post("/jobs", json={"report": inputs.get("report")}, headers=headers)
         if answer.status_code == 422:  # another attempt would fail as well
             raise PermanentFailure(f"the API refuses the task's inputs: {answer.text}")
         return Job(answer.raise_for_status().json()["id"])
 
-    async def get(self, resource_meta: Job, *, token: str, **kwargs: Any) -> Resource:
+    async def get(self, resource_meta: Job, *, api_token: str, **kwargs: Any) -> Resource:
         """Report the state of a job, with a link to its page."""
-        answer = await self._api.get(f"/jobs/{resource_meta.id}", headers=_credentials(token))
+        answer = await self._api.get(f"/jobs/{resource_meta.id}", headers=_credentials(api_token))
         if answer.status_code == 404:
             raise UnknownJobError(f"the API has no job {resource_meta.id!r}")
         job = answer.raise_for_status().json()
         links = [TaskLog(uri=job["page"], name="Job")]
         return Resource(PHASES[job["state"]], job.get("message"), links, outputs=job.get("outputs"))
 
-    async def delete(self, resource_meta: Job, *, token: str, **kwargs: Any) -> None:
+    async def delete(self, resource_meta: Job, *, api_token: str, **kwargs: Any) -> None:
         """Cancel a job; one that has ended or is unknown is left as it is."""
-        answer = await self._api.delete(f"/jobs/{resource_meta.id}", headers=_credentials(token))
+        answer = await self._api.delete(f"/jobs/{resource_meta.id}", headers=_credentials(api_token))
         if answer.status_code != 404:
             answer.raise_for_status()
 
     async def get_logs(self, resource_meta: Job, token: str = "", **kwargs: Any) -> AsyncIterator[GetTaskLogsResponse]:
-        """Yield the lines of a job's log from the place that `token` names: here it is no secret."""
+        """Yield the lines of a job's log from the place that `token` names."""
         headers = _credentials(os.environ.get("MY_CONNECTOR_TOKEN", ""))
         answer = await self._api.get(f"/jobs/{resource_meta.id}/log", params={"from": token}, headers=headers)
         page = answer.raise_for_status().json()
