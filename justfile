@@ -75,6 +75,10 @@ layers *arguments:
 interop *arguments:
     {{python}} -m pytest tests/interop tests/rpc/reflection tests/rpc/tls tests/rpc/client "$@"
 
+# walk the paths of new users in fresh environments, with the built wheel, from the package index; arguments name paths
+paths *arguments:
+    PYTHONPATH=tests {{python}} -m paths "$@"
+
 # attack a host, restart it under load, kill its clients, and check that a good client is served; see docs/explanation/drills.md
 drills *arguments:
     PYTHONPATH=tests {{python}} -m drills "$@"

@@ -25,6 +25,7 @@ PATIENCE = 60.0
 
 PORTS = ("8000", "8080", "9090", "50051")
 EXAMPLES = ROOT / "tests" / "examples"
+PROGRAMS = Path(sys.executable).parent
 # programs that a machine may lack
 TOOLS = {"curl", "grpcurl", "kubectl", "openssl", "promtool", "psql", "uv"}
 # what these do is not tried, because they fetch packages; test_commands.py checks what they name
@@ -122,7 +123,7 @@ class Trial:
     :ivar typed: the Python files that it has shown, to be checked as its reader's own
     """
 
-    def __init__(self, directory: Path, kept: Path, ports: Ports) -> None:
+    def __init__(self, directory: Path, kept: Path, ports: Ports, programs: Path) -> None:
         self.directory = directory
         self.typed: dict[str, str] = {}
         self._kept = kept
@@ -132,7 +133,7 @@ class Trial:
         (kept / "cwd").write_text(str(directory))
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("CONNECTRIO", "PYTEST"))}
         ours |= {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{programs}:{os.environ['PATH']}",
             "CONNECTRIO_HOST": "127.0.0.1",
             "CONNECTRIO_PORT": ports.free("8000"),
             "CONNECTRIO_PROMETHEUS_PORT": ports.free("9090"),
@@ -149,13 +150,16 @@ class Trial:
 
     @classmethod
     @contextmanager
-    def of(cls, directory: Path) -> Iterator[Self]:
-        """Try a page in this directory. What it leaves running is stopped."""
+    def of(cls, directory: Path, programs: Path = PROGRAMS) -> Iterator[Self]:
+        """Try a page in this directory. What it leaves running is stopped.
+
+        :param programs: where those of the page's reader are
+        """
         with ExitStack() as held:
             ports = Ports([held.enter_context(held_port()) for _ in PORTS])
             (directory / "work").mkdir()
             (directory / "kept").mkdir()
-            trial = cls(directory / "work", directory / "kept", ports)
+            trial = cls(directory / "work", directory / "kept", ports, programs)
             try:
                 yield trial
             finally:
