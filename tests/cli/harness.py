@@ -125,13 +125,13 @@ class Process:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    def line_with(self, text: str) -> str:
-        """Wait for a line on standard output that holds `text`."""
-        return self._out.line_with(text)
+    def line_with(self, text: str, count: int = 1) -> str:
+        """Wait for line number `count` on standard output that holds `text`."""
+        return self._out.line_with(text, count)
 
-    def error_with(self, text: str) -> str:
-        """Wait for a line on standard error that holds `text`."""
-        return self._err.line_with(text)
+    def error_with(self, text: str, count: int = 1) -> str:
+        """Wait for line number `count` on standard error that holds `text`."""
+        return self._err.line_with(text, count)
 
     def wait(self) -> Outcome:
         """Wait for its end; the outcome has all that was printed."""
@@ -159,15 +159,16 @@ class _Lines:
             self._ended = True
             self._changed.notify_all()
 
-    def line_with(self, text: str) -> str:
+    def line_with(self, text: str, count: int = 1) -> str:
         with self._changed:
-            assert self._changed.wait_for(lambda: self._ended or self._find(text), PATIENCE)
-            found = self._find(text)
+            assert self._changed.wait_for(lambda: self._ended or self._find(text, count), PATIENCE), self._lines
+            found = self._find(text, count)
         assert found, f"the process ended without {text!r}: {self._lines}"
         return found
 
-    def _find(self, text: str) -> str | None:
-        return next((line.rstrip("\n") for line in self._lines if text in line), None)
+    def _find(self, text: str, count: int) -> str | None:
+        found = [line.rstrip("\n") for line in self._lines if text in line]
+        return found[count - 1] if len(found) >= count else None
 
     def all(self) -> str:
         self._thread.join(PATIENCE)

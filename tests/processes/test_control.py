@@ -10,10 +10,12 @@ import anyio
 import pytest
 
 from connectrio.connector.failures import LoadFailure
+from connectrio.host.samples import Sample
 from connectrio.host.settings import HostSettings
 from connectrio.processes._worker import _fitting
 from connectrio.processes.control import (
     Control,
+    Described,
     Failed,
     Order,
     Request,
@@ -27,18 +29,22 @@ from connectrio.processes.control import (
     receive_order,
     write_options,
 )
-from connectrio.processes.exposition import Family, Sample
+from connectrio.processes.exposition import Family
+from connectrio.processes.exposition import Sample as MetricSample
 from connectrio.telemetry.report import StackReport
 from host.reports import call, job, report
 
 SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), logs_limit=None, max_connection_idle=5)
 HTTP = [("127.0.0.1", 9090)]
-FAMILY = Family("calls", "Calls", "counter", "", [Sample("calls_total", {"kind": "get"}, math.inf)])
+FAMILY = Family("calls", "Calls", "counter", "", [MetricSample("calls_total", {"kind": "get"}, math.inf)])
 MESSAGES = [
     Order(1, ServeOptions(SETTINGS, 2, "trio", ["info"], "json"), HTTP),
     Request("report"),
-    Serving(HTTP),
+    Order(2, ServeOptions(SETTINGS, 1, "trio", ["info"], "json"), HTTP, LoadFailure("module x", "broken", "x.py:1")),
+    Serving(),
+    Described([("Hello", "hello (0)", "module x")], [Sample("hello", 0, "x.py", ["--input", "n=1"])], ["duckdb: no"]),
     Failed("no such module: ∅"),
+    Failed("x: NameError (x.py:1)", "   1 | y"),
     StateReport("serving", True, 3, [LoadFailure("module x", "ImportError", "broken")], [FAMILY], ["draining"]),
     StatusReport(report(jobs=[job()], calls=[call()], lag=math.inf)),
     Stacks([StackReport(kind="thread", name="t", what="", frames=["a.py:1 in f"])]),

@@ -25,8 +25,8 @@ class Scripted(Member):
     """
 
     def __init__(self, lives: list[float]) -> None:
-        super().__init__(ORDER, lambda: None)
-        self.serving.set()
+        super().__init__(ORDER, lambda member: None)
+        self.settled.set()
         self.lives = lives
 
     async def _live(self) -> _End:
@@ -94,7 +94,7 @@ async def watched(
     :param loaded_at: seconds from its start until it serves; it says nothing before
     """
     order = Order(0, ServeOptions(HostSettings(hang_limit=hang_limit), 2, "asyncio", ["info"], "json"), [])
-    member, process, began = Member(order, lambda: None), Process(), anyio.current_time()
+    member, process, began = Member(order, lambda member: None), Process(), anyio.current_time()
 
     async def serve() -> None:
         await anyio.sleep(loaded_at)
@@ -115,7 +115,7 @@ async def watched(
 async def test_a_frozen_process_is_killed_after_the_limit(loaded_at):
     member, after = await watched(1000.0, loaded_at=loaded_at)
     assert 1000 + 30 <= after <= 1000 + 37.5
-    assert member._error == "process 0 gave no sign of life for 30 s (hang_limit), and was killed"
+    assert member._failure.error == "process 0 gave no sign of life for 30 s (hang_limit), and was killed"
 
 
 @in_virtual_time
@@ -129,7 +129,8 @@ async def test_one_that_answers_is_not(loaded_at):
 async def test_one_that_freezes_while_it_starts_is_killed_too(hang_limit, limit):
     member, after = await watched(0.0, loaded_at=1e6, hang_limit=hang_limit)
     assert limit <= after <= limit + hang_limit / 4
-    assert member._error.startswith(f"process 0 gave no sign of life for {limit} s while it started, and was killed")
+    error = member._failure.error
+    assert error.startswith(f"process 0 gave no sign of life for {limit} s while it started, and was killed")
 
 
 @in_virtual_time
@@ -137,4 +138,4 @@ async def test_one_that_freezes_while_it_starts_is_killed_too(hang_limit, limit)
 async def test_one_that_does_not_end_when_it_is_told_to_is_killed(frozen_at):
     member, after = await watched(frozen_at, stopped_at=10.0)
     assert after == pytest.approx(10 + 25 + 20)
-    assert member._error == "process 0 did not end after it was told to, and was killed"
+    assert member._failure.error == "process 0 did not end after it was told to, and was killed"

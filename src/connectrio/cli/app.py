@@ -62,6 +62,7 @@ def connectrio_app() -> cyclopts.App:
         group = cyclopts.Group(title, sort_key=order)
         if title == "Hosting":
             app.command("connectrio.cli.commands.serve:serve_app", name="serve", group=group)
+            app.command("connectrio.cli.commands.dev:dev_app", name="dev", group=group)
         for name, (module, example) in commands.items():
             app.command(
                 f"connectrio.cli.commands.{module}:{name}",

@@ -40,6 +40,9 @@ class Registry:
 
     :ivar absent: by the name of its entry point, each connector of connectrio's own whose extra is not installed. That
         is no failure
+    :ivar broken: why the modules that the user names cannot be loaded, of a host that serves without them until they
+        can: its health is NOT_SERVING, and calls for unknown task types are answered UNAVAILABLE with this. It is one
+        of `failures`
     :ivar registrations: how often a connector was registered, those that are left out included
     """
 
@@ -52,6 +55,7 @@ class Registry:
         self.registrations = 0
         self.failures: list[LoadFailure] = []
         self.absent: dict[str, LoadFailure] = {}
+        self.broken: LoadFailure | None = None
         # by (task type, version): the connectors whose lifespan is not open, and why
         self.outages: dict[tuple[str, int], LoadFailure] = {}
 

@@ -11,6 +11,7 @@ The life of a host, which `HostState` names:
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -42,6 +43,7 @@ from connectrio.logs import get_logger, keep_logging
 from connectrio.rpc import Server
 from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors, service_names
+from connectrio.rpc.sockets import own_sockets
 from connectrio.service.async_connector import AsyncConnectorService
 from connectrio.service.connector_metadata import ConnectorMetadataService, not_ready_metadata, registry_metadata
 from connectrio.service.flyte1.agents import AgentMetadataService, AsyncAgentService
@@ -128,6 +130,7 @@ class Host:
             changed=self._update_health,
         )
         self._stopped = anyio.Event()
+        self._grpc_sockets: list[socket.socket] = []
         # on the clock of time.monotonic; None before the first call can come
         self._served_since: float | None = None
 
@@ -153,6 +156,8 @@ class Host:
                 if is_starting
                 else _WHY[self.state]
             )
+        if self.registry.broken is not None:
+            reasons.append(f"{self.registry.broken.source} cannot be loaded; the log and the status page say why")
         culprit = None if self.watchdog is None else self.watchdog.culprit
         if culprit is not None:
             reasons.append(f"{culprit.method} blocks the event loop at {culprit.line}{culprit.whom}")
@@ -163,6 +168,11 @@ class Host:
                 for (task_type, version), outage in outages
             ]
         return reasons
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it takes new connections for gRPC."""
+        return any(each.fileno() >= 0 for each in self._grpc_sockets)
 
     @property
     def _has_required(self) -> bool:
@@ -326,6 +336,7 @@ class Host:
         if self.tls:
             self.metrics.registry.register(CertificateMetrics(self.tls))
         async with anyio.create_task_group() as siblings:
+            self._grpc_sockets = [each for listener in ports.grpc for each in own_sockets(listener)]
             await siblings.start(server.serve, ports.grpc)
             self.state = HostState.SERVING
             self._served_since = time.monotonic()
@@ -355,7 +366,8 @@ class Host:
 
     def _update_health(self) -> None:
         if self.state is HostState.SERVING:
-            status = ServingStatus.SERVING if self._has_required else ServingStatus.NOT_SERVING
+            is_well = self._has_required and self.registry.broken is None
+            status = ServingStatus.SERVING if is_well else ServingStatus.NOT_SERVING
             for name in _HEALTH_NAMES:
                 self.health.set(name, status)
 

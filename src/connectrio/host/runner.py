@@ -21,7 +21,7 @@ from connectrio.rpc.peer import format_address
 from connectrio.rpc.sockets import unix_target
 from connectrio.terminal import is_terminal, open_standard_descriptors, print_line, print_table
 
-__all__ = ["ConnectorService", "announce", "run_host", "serving_fields"]
+__all__ = ["ConnectorService", "announce", "run_host", "served", "serving_fields"]
 
 log = get_logger("connectrio.host.host")
 
@@ -109,17 +109,17 @@ def serving_fields(host: Host, addresses: Addresses) -> dict[str, Any]:
         "http": addresses.url,
         "connectors": [
             {"name": name, "task_types": task_types, "source": source}
-            for (name, source), task_types in _served(host).items()
+            for (name, source), task_types in served(host.registry).items()
         ],
         "not_loaded": [f"{failure.source}: {failure.error}" for failure in host.failures],
         "settings": changed_settings(settings),
     }
 
 
-def _served(host: Host) -> dict[tuple[str, str], list[str]]:
+def served(registry: Registry) -> dict[tuple[str, str], list[str]]:
     """Return the task types by the connector's name and source."""
     found: dict[tuple[str, str], list[str]] = {}
-    for registered in host.registry.registered():
+    for registered in registry.registered():
         connector = registered.connector
         task_type = f"{connector.task_type_name} ({connector.task_type_version})"
         found.setdefault((connector.name, registered.source), []).append(task_type)
@@ -142,7 +142,7 @@ def _print_announcement(host: Host, addresses: Addresses) -> None:
     print_table(
         _TABLE_TITLE,
         ("Connector Name", "Support Task Types", "Loaded from"),
-        [(name, " ".join(task_types), source) for (name, source), task_types in _served(host).items()],
+        [(name, " ".join(task_types), source) for (name, source), task_types in served(host.registry).items()],
     )
     for what, failures in (("loaded", host.registry.failures), ("open", host.registry.outages.values())):
         for failure in failures:

@@ -20,6 +20,7 @@ from connectrio.logs import get_logger
 from connectrio.processes.control import (
     Announced,
     Control,
+    Described,
     Failed,
     Order,
     Request,
@@ -35,12 +36,14 @@ log = get_logger("connectrio.processes")
 
 __all__ = ["Member", "MemberState", "restart_backoff"]
 
-Answer = TypeVar("Answer", StateReport, StatusReport, Stacks)
+Answer = TypeVar("Answer", StateReport, StatusReport, Stacks, Described)
 
 # seconds for a process to answer: probes wait one second by default, and a host answers within milliseconds
 _REPORT_TIMEOUT = 0.5
 # the same for what people ask for, who wait longer than probes
 _STATUS_TIMEOUT = 2.0
+# seconds between two looks whether a process has left the port
+_LOOK = 0.01
 # seconds from the order to stop at once until the process is killed; by itself it takes at most one
 _KILL_AFTER = 1.5
 # seconds, beyond `drain_delay` and `grace`, from the order to stop to the end: lifespans have ten to close
@@ -67,12 +70,12 @@ class _End:
     """How a process has ended.
 
     :ivar served: the seconds for which it has answered calls
-    :ivar error: why it could not start, if it has reported that
+    :ivar failure: why it could not start, if it has reported that
     """
 
     code: int
     served: float
-    error: str | None
+    failure: Failed | None
 
 
 @dataclass
@@ -92,29 +95,34 @@ class Member:
     """One of the processes. `run` keeps it alive.
 
     :param order: sent to the process when it starts
-    :param on_end: called when the process has ended, before it is started again
+    :param on_end: called with this when the process has ended, before it is started again
+    :param waits: start the process, which imports the host, and send the order when `begin` is called
 
-    :ivar serving: set once the process answers calls for the first time
-    :ivar addresses: where it answered them
+    :ivar settled: set once the process answers calls for the first time, or cannot
+    :ivar failure: why it cannot
     :ivar restarts: the number of times it was started again
     :ivar report: the last report; None before the first
     """
 
-    def __init__(self, order: Order, on_end: Callable[[], None]) -> None:
+    def __init__(self, order: Order, on_end: Callable[[Member], None], *, waits: bool = False) -> None:
         self._order = order
         self._on_end = on_end
         self._process: Process | None = None
         self._control: Control | None = None
         self._expected: dict[type, _Expected] = {}
         self._stopping = anyio.Event()
-        self._error: str | None = None
+        self._failure: Failed | None = None
+        self._life = anyio.CancelScope()
+        self._ordered = anyio.Event()
+        if not waits:
+            self._ordered.set()
         self._served_since: float | None = None
         self._heard_at = 0.0
         self._state = MemberState.STARTING
         self._answers = True
         self.number = order.number
-        self.serving = anyio.Event()
-        self.addresses: list[tuple[str, int]] = []
+        self.settled = anyio.Event()
+        self.failure: HostError | None = None
         self.restarts = 0
         self.report: StateReport | None = None
 
@@ -142,19 +150,40 @@ class Member:
         """The id of the process that runs now."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    def begin(self, order: Order) -> None:
+        """Let a process that waits host as `order` says."""
+        self._order = order
+        self._ordered.set()
+
     async def run(self) -> None:
         """Keep a process running until `stop`, then wait until it has ended. When this is cancelled, stop it at once.
 
-        :raises HostError: the first process has ended before it served
+        If the first process ends before it serves, it is not started again, and `failure` says why.
         """
+        try:
+            with self._life:
+                await self._keep_running()
+        finally:
+            self._state = MemberState.STOPPED
+            self.settled.set()
+
+    async def _keep_running(self) -> None:
         backoff = restart_backoff()
         while not self._stopping.is_set():
             self._state = MemberState.STARTING
             end = await self._live()
             if self._stopping.is_set():
                 break
-            if not self.serving.is_set():
-                raise HostError(end.error or f"process {self.number} ended with {_code(end.code)} before it served")
+            if not self.settled.is_set():
+                why = end.failure or Failed(f"process {self.number} ended with {_code(end.code)} before it served")
+                self.failure = HostError(why.error)
+                self.failure.picture = why.picture
+                return
             if end.served >= _LONG_ENOUGH:
                 backoff.reset()
                 delay = 0.0
@@ -165,19 +194,31 @@ class Member:
             log.error(
                 "a process ended; it is started again",
                 about_process=self.number,
-                reason=end.error or _code(end.code),
+                reason=end.failure.error if end.failure else _code(end.code),
                 delay_seconds=delay,
+                **({"exception": end.failure.picture} if end.failure and end.failure.picture else {}),
             )
             with anyio.move_on_after(delay):
                 await self._stopping.wait()
-        self._state = MemberState.STOPPED
 
     def stop(self) -> None:
         """Let the process drain, as SIGTERM does; called again, let it stop at once. If it does not end, kill it."""
         self._stopping.set()
+        self._ordered.set()
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
+
+    async def has_left_the_port(self) -> None:
+        """Wait until a process that was told to stop takes no more connections, or does not answer."""
+        while self._control is not None and self._answers and (self.report is None or self.report.is_listening):
+            await self.refresh()
+            await anyio.sleep(_LOOK)
+
+    def give_up(self) -> None:
+        """End the process at once, if it has not served yet, and end `run`."""
+        self._stopping.set()
+        self._life.cancel()
 
     def show_stuck(self) -> None:
         """Let the process log which of its worker threads are stuck, if it serves."""
@@ -204,6 +245,10 @@ class Member:
         """Return where the tasks and threads of the process are; None if it does not answer in time."""
         return await self._ask_for("stacks", Stacks, _STATUS_TIMEOUT)
 
+    async def describe(self) -> Described | None:
+        """Return what the process serves, for its author; None if it does not answer in time."""
+        return await self._ask_for("describe", Described, _STATUS_TIMEOUT)
+
     async def _ask_for(self, what: str, kind: type[Answer], timeout: float) -> Answer | None:  # noqa: ASYNC109 - of the answer
         if self._control is None:
             return None
@@ -215,7 +260,7 @@ class Member:
 
     async def _live(self) -> _End:
         """Run a process from its start to its end."""
-        self._error, self._served_since, self._answers = None, None, True
+        self._failure, self._served_since, self._answers = None, None, True
         ours, theirs = socket.socketpair()
         with theirs:
             process = self._process = await _start(theirs)
@@ -223,6 +268,7 @@ class Member:
             if self._stopping.is_set():  # `stop` was called while the process was starting, and could not signal it
                 self.stop()
             self._control = await Control.over(ours)
+            await self._ordered.wait()
             async with anyio.create_task_group() as watching:
                 watching.start_soon(self._watch, process, self._control)
                 await self._control.send(self._order)
@@ -231,7 +277,7 @@ class Member:
                 watching.cancel_scope.cancel()
         finally:
             await self._end(process)
-        return _End(code, self._seconds_served(), self._error)
+        return _End(code, self._seconds_served(), self._failure)
 
     def _seconds_served(self) -> float:
         return 0.0 if self._served_since is None else anyio.current_time() - self._served_since
@@ -240,17 +286,16 @@ class Member:
         while (message := await control.receive()) is not None:
             self._heard_at = anyio.current_time()
             match message:
-                case Serving(grpc=addresses):
-                    self.addresses = addresses
+                case Serving():
                     self._served_since = anyio.current_time()
                     self._state = MemberState.SERVING
-                    self.serving.set()
+                    self.settled.set()
                 case Announced(fields=fields):
                     processes = self._order.options.processes
                     log.info("serving", **{**fields, "pid": os.getpid(), "processes": processes})
-                case Failed(error=error):
-                    self._error = error
-                case StateReport() | StatusReport() | Stacks():
+                case Failed():
+                    self._failure = message
+                case StateReport() | StatusReport() | Stacks() | Described():
                     if isinstance(message, StateReport):
                         self.report = message
                     expected = self._expected.pop(type(message), None)
@@ -276,15 +321,16 @@ class Member:
         name = f"process {self.number}"
         if self._stopping.is_set():
             await anyio.sleep(settings.drain_delay + settings.grace + _END_AFTER)
-            self._error = f"{name} did not end after it was told to, and was killed"
+            reason = f"{name} did not end after it was told to, and was killed"
         elif self._served_since is not None:
-            self._error = f"{name} gave no sign of life for {limit:g} s (hang_limit), and was killed"
+            reason = f"{name} gave no sign of life for {limit:g} s (hang_limit), and was killed"
         else:
-            self._error = (
+            reason = (
                 f"{name} gave no sign of life for {limit:g} s while it started, and was killed; look at what the"
                 " modules of its connectors do when they are imported"
             )
-        log.error("a process is killed", about_process=self.number, reason=self._error)
+        self._failure = Failed(reason)
+        log.error("a process is killed", about_process=self.number, reason=reason)
         with suppress(ProcessLookupError):
             process.kill()
 
@@ -303,7 +349,7 @@ class Member:
             if self._control is not None:
                 await self._control.aclose()
         self._process = self._control = self.report = None
-        self._on_end()
+        self._on_end(self)
 
 
 async def _start(end: socket.socket) -> Process:

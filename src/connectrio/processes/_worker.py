@@ -12,9 +12,11 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from connectrio.connector.registry import ConnectorRegistry
 from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
-from connectrio.host.runner import announce, serving_fields
+from connectrio.host.runner import announce, served, serving_fields
+from connectrio.host.samples import samples_of
 from connectrio.host.signals import run_until_signalled
 from connectrio.logs import get_logger, host_logging, writes_json
 from connectrio.processes.control import (
@@ -22,6 +24,7 @@ from connectrio.processes.control import (
     Alive,
     Announced,
     Control,
+    Described,
     Failed,
     Order,
     Request,
@@ -60,6 +63,9 @@ class _Worker:
         self._addresses: Addresses | None = None
         self._tasks: TaskGroup | None = None
         self._control: Control | None = None
+        if order.broken is not None:
+            ConnectorRegistry.default.broken = order.broken
+            ConnectorRegistry.default.failures.append(order.broken)
         self.host = Host(order.options.settings, one_of=ProcessOfSeveral(order.options.processes, tuple(order.http)))
 
     async def serve(self) -> None:
@@ -76,12 +82,12 @@ class _Worker:
         if value is not None and self._tasks is not None and self._control is not None:
             self._addresses = value
             self._is_serving()
-            self._tasks.start_soon(self._tell_that_it_serves, self._control, Serving(list(value.grpc)))
+            self._tasks.start_soon(self._tell_that_it_serves, self._control)
 
-    async def _tell_that_it_serves(self, control: Control, serving: Serving) -> None:
+    async def _tell_that_it_serves(self, control: Control) -> None:
         """Send the state before that, so that the supervisor's first answer has it."""
         await control.send(self._report())
-        await control.send(serving)
+        await control.send(Serving())
 
     async def _listen_to(self, control: Control) -> None:
         while (message := await control.receive()) is not None:
@@ -90,6 +96,8 @@ class _Worker:
                     await control.send(Alive())
                 case Request(what="report" | "status" | "stacks" as what):
                     await self._tell(what, control)
+                case Request(what="describe"):
+                    await control.send(self._description())
                 case Request(what="announce") if self._addresses is not None:
                     if writes_json():
                         await control.send(Announced(serving_fields(self.host, self._addresses)))
@@ -103,8 +111,20 @@ class _Worker:
         host = self.host
         failures = list(host.failures)
         return StateReport(
-            str(host.state), host.is_ready, host.connectors, failures, snapshot(host.collectors), list(host.not_ready)
+            str(host.state),
+            host.is_ready,
+            host.connectors,
+            failures,
+            snapshot(host.collectors),
+            list(host.not_ready),
+            host.is_listening,
         )
+
+    def _description(self) -> Described:
+        registry = self.host.registry
+        connectors = [(name, " ".join(types), source) for (name, source), types in served(registry).items()]
+        failures = [f"{each.source}: {each.error}" for each in registry.all_failures() if each != registry.broken]
+        return Described(connectors, samples_of(registry), failures)
 
     async def _tell(self, what: str, control: Control) -> None:
         """Send the state of this process, or what the status page shows of it; nothing if that fails."""
@@ -145,7 +165,10 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
     # a child of a connector would keep the connection to the supervisor open
     os.set_inheritable(end.fileno(), False)
     close_in_children(end)
-    order = receive_order(end)
+    try:
+        order = receive_order(end)
+    except EOFError:  # the supervisor has ended while this process waited for an order
+        return 1
     options = order.options
     logging = host_logging(
         options.log_level, options.log_format, process=order.number, owns_process=end_process is not None
@@ -162,10 +185,8 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
                 end_process=end_process,
             )
         except HostError as error:
-            if error.picture:  # the supervisor says the rest, and the other processes have the same to tell
-                log.error("a module cannot be loaded", error=str(error), exception=error.picture)  # noqa: TRY400 - it has one
             last_words.setblocking(True)
             with suppress(OSError):
-                last_words.sendall(encode(Failed(str(error))))
+                last_words.sendall(encode(Failed(str(error), error.picture)))
             return 1
     return 0

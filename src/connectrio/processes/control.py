@@ -23,14 +23,15 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from connectrio.connector.failures import LoadFailure
 from connectrio.diagnostics import encodable
+from connectrio.host.samples import Sample
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat
 from connectrio.processes.exposition import Family
 from connectrio.telemetry.report import HostReport, StackReport
 
 __all__ = [
-    "MAX_SIZE", "Alive", "Announced", "Control", "Failed", "Message", "Order", "Request", "ServeOptions", "Serving",
-    "Stacks", "StateReport", "StatusReport", "encode", "process_command", "read_options", "receive_order",
+    "MAX_SIZE", "Alive", "Announced", "Control", "Described", "Failed", "Message", "Order", "Request", "ServeOptions",
+    "Serving", "Stacks", "StateReport", "StatusReport", "encode", "process_command", "read_options", "receive_order",
     "write_options",
 ]  # fmt: skip
 
@@ -58,24 +59,24 @@ class Order(msgspec.Struct, tag=True, frozen=True):
 
     :ivar number: the number of the process, from 0
     :ivar http: the addresses of the supervisor's exporter
+    :ivar broken: why the modules cannot be loaded, and the process hosts without them, see `Registry.broken`
     """
 
     number: int
     options: ServeOptions
     http: list[tuple[str, int]]
+    broken: LoadFailure | None = None
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):
     """Asks a process to "announce" what is served, for a `StateReport` ("report"), for `Alive` ("live"), for a
-    `StatusReport` ("status"), or for `Stacks` ("stacks")."""
+    `StatusReport` ("status"), for `Stacks` ("stacks"), or for `Described` ("describe")."""
 
     what: str
 
 
 class Serving(msgspec.Struct, tag=True, frozen=True):
-    """The process answers calls at these addresses."""
-
-    grpc: list[tuple[str, int]]
+    """The process answers calls."""
 
 
 class Announced(msgspec.Struct, tag=True, frozen=True):
@@ -89,9 +90,13 @@ class Alive(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The process cannot start, or has ended, for this reason."""
+    """The process cannot start, or has ended, for this reason.
+
+    :ivar picture: see `HostError`
+    """
 
     error: str
+    picture: str = ""
 
 
 class StateReport(msgspec.Struct, tag=True, frozen=True):
@@ -99,6 +104,7 @@ class StateReport(msgspec.Struct, tag=True, frozen=True):
 
     :ivar not_ready: why it takes no new work
     :ivar failures: the connectors that could not be loaded, or whose lifespan is not open
+    :ivar is_listening: whether it takes new connections
     """
 
     state: str
@@ -107,6 +113,7 @@ class StateReport(msgspec.Struct, tag=True, frozen=True):
     failures: list[LoadFailure]
     metrics: list[Family]
     not_ready: list[str] = []
+    is_listening: bool = True
 
 
 class StatusReport(msgspec.Struct, tag=True, frozen=True):
@@ -115,13 +122,26 @@ class StatusReport(msgspec.Struct, tag=True, frozen=True):
     report: HostReport
 
 
+class Described(msgspec.Struct, tag=True, frozen=True):
+    """What the process serves, for its author.
+
+    :ivar connectors: name, task types and source of each
+    :ivar samples: a sample task for each connector of `modules`
+    :ivar not_loaded: what could not be loaded, and why
+    """
+
+    connectors: list[tuple[str, str, str]]
+    samples: list[Sample]
+    not_loaded: list[str]
+
+
 class Stacks(msgspec.Struct, tag=True, frozen=True):
     """Where the tasks and threads of a process are."""
 
     stacks: list[StackReport]
 
 
-Message = Order | Request | Serving | Announced | Alive | Failed | StateReport | StatusReport | Stacks
+Message = Order | Request | Serving | Announced | Alive | Failed | StateReport | StatusReport | Stacks | Described
 
 
 def _encode_path(value: Any) -> str:

@@ -7,10 +7,11 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +19,7 @@ from urllib.parse import quote
 
 import anyio
 import msgspec
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from connectrio._version import __version__
@@ -32,7 +33,7 @@ from connectrio.host.signals import run_until_signalled
 from connectrio.logs import flush_output, get_logger
 from connectrio.logs.metrics import DroppedLines
 from connectrio.processes._member import Member
-from connectrio.processes.control import Order, ServeOptions, process_command, write_options
+from connectrio.processes.control import Described, Order, ServeOptions, process_command, write_options
 from connectrio.processes.exposition import Merged, snapshot
 from connectrio.processes.reports import join
 from connectrio.rpc.sockets import stop_listening
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 log = get_logger("connectrio.processes")
 
-__all__ = ["Supervisor", "become_supervisor", "supervise"]
+Conduct = Callable[["Supervisor"], Awaitable[None]]
+
+__all__ = ["Conduct", "Supervisor", "become_supervisor", "check", "supervise"]
 
 # seconds from the second signal to the end of the supervisor; the processes end or are killed within that
 _UNWIND_TIMEOUT = 3.0
@@ -63,15 +66,18 @@ def become_supervisor(options: ServeOptions) -> NoReturn:
     os.execv(sys.executable, process_command("supervise", descriptor))  # noqa: S606 - this very interpreter
 
 
-def supervise(options: ServeOptions, end_process: Callable[[int], None] | None = None) -> None:
+def supervise(
+    options: ServeOptions, end_process: Callable[[int], None] | None = None, conduct: Conduct | None = None
+) -> None:
     """Host in several processes until told to stop. Signals have the same effect as on one process, see `run_host`.
 
     :param end_process: see `run_until_signalled`
+    :param conduct: see `Supervisor`
     :raises SystemExit: at the second signal
     :raises HostError: a setting does not work with several processes, or a process cannot start
     """
     check(options.settings, options.processes)
-    supervisor = Supervisor(options)
+    supervisor = Supervisor(options, conduct)
     run_until_signalled(
         supervisor.serve,
         supervisor.shutdown,
@@ -88,11 +94,25 @@ class Supervisor:
     Run `serve` in a task group of yours; end it with `shutdown`, or by cancelling it. It serves once.
 
     :param options: the supervisor applies the `timeout` of its settings to all processes at once
+    :param conduct: starts processes with `replace`, the first ones and others in their place. It is cancelled when the
+        supervisor shuts down, which then drains the processes; so it does when this returns. By default, it starts and
+        announces the first ones
     """
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, conduct: Conduct | None = None) -> None:
         self.settings = options.settings
         self._options = options
+        self._conduct = conduct or Supervisor._start_and_announce
+        # set while `serve` runs: the tasks of the processes, and what is common to their orders
+        self._tasks: TaskGroup | None = None
+        self._order: Callable[[int, LoadFailure | None], Order] | None = None
+        self._numbers = count()
+        # where it and its processes are reached; None before the ports are bound
+        self.addresses: Addresses | None = None
+        # those that wait for their order
+        self._spares: list[Member] = []
+        # those that were replaced, and drain
+        self._leaving: list[Member] = []
         self._members: list[Member] = []
         self._shutdown_requested = anyio.Event()
         self._stopped = anyio.Event()
@@ -140,8 +160,12 @@ class Supervisor:
                 "state": member.state,
                 "restarts": member.restarts,
             }
-            for member in self._members
+            for member in self._everyone
         ]
+
+    @property
+    def _everyone(self) -> list[Member]:
+        return [*self._leaving, *self._members]
 
     @property
     def not_ready(self) -> list[str]:
@@ -167,11 +191,11 @@ class Supervisor:
 
         async with anyio.create_task_group() as asking:
             asking.start_soon(self.refresh)
-            for member in self._members:
+            for member in self._everyone:
                 asking.start_soon(ask, member)
         processes = [
             ProcessReport(process=each.number, pid=each.pid, state=each.state, restarts=each.restarts)
-            for each in self._members
+            for each in self._everyone
         ]
         return join(self._own_report(), dict(sorted(reports.items())), processes)
 
@@ -185,7 +209,7 @@ class Supervisor:
                 found[member.number] = answer.stacks
 
         async with anyio.create_task_group() as asking:
-            for member in self._members:
+            for member in self._everyone:
                 asking.start_soon(ask, member)
         return [msgspec.structs.replace(stack, process=number) for number in sorted(found) for stack in found[number]]
 
@@ -232,9 +256,9 @@ class Supervisor:
         for each in self._tls.values():
             each.refresh()
         async with anyio.create_task_group() as asking:
-            for member in self._members:
+            for member in self._everyone:
                 asking.start_soon(member.refresh)
-        for member in self._members:
+        for member in self._everyone:
             if not member.answers:
                 self._merged.silent(member.number)
             elif member.report is not None:
@@ -246,10 +270,8 @@ class Supervisor:
 
     # the life cycle
 
-    async def serve(self, *, task_status: TaskStatus[Addresses] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self) -> None:
         """Serve until `shutdown` was called and every process has ended, or until cancelled (all stop at once).
-
-        Started with `TaskGroup.start`, this reports the addresses once every process answers calls.
 
         :raises HostError: a port is taken, or a process cannot start
         """
@@ -260,11 +282,17 @@ class Supervisor:
             self._own.register(CertificateMetrics(self._tls))
         try:
             with ExitStack() as stack:
-                port, http = await self._bind(stack)
+                reserved, http = await self._bind(stack)
+                self.addresses = Addresses(
+                    local_addresses(reserved),
+                    local_addresses(http),
+                    has_tls=self.settings.tls_cert is not None,
+                    has_http_tls=self.settings.prometheus_tls,
+                )
                 job_store = stack.enter_context(_job_store(self.settings))
                 async with anyio.create_task_group() as siblings:
                     await siblings.start(partial(serve_exporter, http, self, self.settings, context=context))
-                    await self._serve_members(port, local_addresses(http), job_store, task_status)
+                    await self._serve_members(self.addresses, job_store)
                     siblings.cancel_scope.cancel()
         finally:
             self.state = HostState.STOPPED
@@ -277,11 +305,63 @@ class Supervisor:
 
     def show_stuck(self) -> None:
         """Let every process log which of its worker threads are stuck."""
-        for member in self._members:
+        for member in self._everyone:
             member.show_stuck()
 
-    async def _bind(self, stack: ExitStack) -> tuple[int, list[socket.socket]]:
-        """Return the gRPC port, reserved until `stack` ends, and the sockets of the exporter.
+    def prepare(self) -> None:
+        """Start the processes of the next `replace`, which import the host, and wait for what to host."""
+        if self._tasks is None or self._order is None:
+            raise RuntimeError("the supervisor does not serve")
+        for _ in range(self._options.processes):
+            member = Member(self._order(next(self._numbers), None), on_end=self._ended, waits=True)
+            self._spares.append(member)
+            self._tasks.start_soon(self._run, member)
+
+    async def replace(self, broken: LoadFailure | None = None) -> None:
+        """Start processes. When all of them serve, those of before drain, and end. New connections reach only the new
+        ones when this returns.
+
+        If this is cancelled or fails before, those of before go on.
+
+        :param broken: host without the modules, which cannot be loaded for this reason, see `Registry.broken`
+        :raises HostError: a process cannot start
+        """
+        if self._tasks is None or self._order is None:
+            raise RuntimeError("the supervisor does not serve")
+        if not self._spares:
+            self.prepare()
+        new, self._spares = self._spares, []
+        self._members = self._members or new
+        for member in new:
+            member.begin(self._order(member.number, broken))
+        try:
+            await _until_all_serve(new)
+        except BaseException:
+            if self._members is not new or not self._shutdown_requested.is_set():  # the end drains those that it finds
+                for member in new:
+                    member.give_up()
+                self._members = [member for member in self._members if member not in new]
+            raise
+        if self.state is HostState.STARTING:
+            self.state = HostState.SERVING
+        if self._members is not new:
+            await self._put_in_place(new)
+
+    async def _put_in_place(self, new: list[Member]) -> None:
+        """Drain the processes of before, and wait until new connections reach only the new ones."""
+        old, self._members = self._members, new
+        self._leaving += old
+        for member in old:
+            member.stop()
+        for member in old:
+            await member.has_left_the_port()
+
+    async def describe(self) -> Described | None:
+        """Return what the first process serves, for its author; None if it does not answer in time."""
+        return await self._members[0].describe()
+
+    async def _bind(self, stack: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+        """Return sockets that reserve the gRPC port until `stack` ends, and those of the exporter.
 
         :raises HostError: a port cannot be bound
         """
@@ -299,49 +379,56 @@ class Supervisor:
         )
         for each in http:
             stack.callback(stop_listening, each)
-        return port, http
+        return reserved, http
 
-    async def _serve_members(
-        self,
-        port: int,
-        http: tuple[tuple[str, int], ...],
-        job_store: str | None,
-        task_status: TaskStatus[Addresses],
-    ) -> None:
+    async def _serve_members(self, addresses: Addresses, job_store: str | None) -> None:
         """Run the processes, from their start to their end."""
-        settings = replace(self.settings, port=port, timeout=None, job_store=job_store)
+        settings = replace(self.settings, port=addresses.port, timeout=None, job_store=job_store)
         options = msgspec.structs.replace(self._options, settings=settings)
-        async with anyio.create_task_group() as tasks:
-            for number in range(options.processes):
-                member = Member(Order(number, options, list(http)), partial(self._ended, number))
-                self._members.append(member)
-                tasks.start_soon(member.run)
-            if await completes_before(self._shutdown_requested, self._wait_until_all_serve):
-                self.state = HostState.SERVING
-                await self._members[0].ask("announce")
-                log.info("all processes serve", processes=options.processes)
-                task_status.started(
-                    Addresses(
-                        tuple(self._members[0].addresses),
-                        http,
-                        has_tls=self.settings.tls_cert is not None,
-                        has_http_tls=self.settings.prometheus_tls,
-                    )
-                )
-                with anyio.move_on_after(self.settings.timeout):
-                    await self._shutdown_requested.wait()
+        bare = msgspec.structs.replace(options, settings=replace(settings, modules=[]))
+        http = list(addresses.http)
+        self._order = lambda number, broken: Order(number, bare if broken else options, http, broken)
+        async with anyio.create_task_group() as self._tasks:
+            await completes_before(self._shutdown_requested, partial(self._conduct, self))
             self.state = HostState.DRAINING
-            for member in self._members:
+            for member in [*self._members, *self._spares]:
                 member.stop()
 
-    def _ended(self, number: int) -> None:
-        self._merged.ended(number)
-        if self.state is HostState.SERVING:
+    async def _start_and_announce(self) -> None:
+        await self.replace()
+        await self._members[0].ask("announce")
+        log.info("all processes serve", processes=self._options.processes)
+        with anyio.move_on_after(self.settings.timeout):
+            await anyio.sleep_forever()
+
+    async def _run(self, member: Member) -> None:
+        await member.run()
+        if member in self._leaving:
+            self._leaving.remove(member)
+
+    def _ended(self, member: Member) -> None:
+        self._merged.ended(member.number)
+        if self.state is HostState.SERVING and not member.is_stopping:
             self._restarts.inc()
 
-    async def _wait_until_all_serve(self) -> None:
-        for member in self._members:
-            await member.serving.wait()
+
+async def _until_all_serve(members: list[Member]) -> None:
+    """Wait until all processes serve.
+
+    :raises HostError: one cannot
+    """
+
+    async def wait(member: Member) -> None:
+        await member.settled.wait()
+        if member.failure is not None:
+            waiting.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as waiting:
+        for member in members:
+            waiting.start_soon(wait, member)
+    for member in members:
+        if member.failure is not None:
+            raise member.failure
 
 
 @contextmanager

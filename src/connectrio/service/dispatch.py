@@ -110,6 +110,8 @@ class Dispatcher:
         try:
             connector = record.connector = self._registry.get_connector(call.task_type, call.version)
         except ConnectorNotFoundError:
+            if self._registry.broken is not None:
+                raise OutageError(self._registry.broken.error) from None
             message = f"Cannot find connector for task type: {call.task_type}."
             versions = self._versions(call.task_type)
             absent = self._registry.absent.get(call.task_type)

@@ -276,11 +276,14 @@ def _load_failures(report: HostReport) -> Iterator[Attention]:
                 " again; `connectrio stacks` shows what the lifespan waits for",
             )
         else:
+            is_broken = each.kind.startswith("cannot be loaded")  # in `connectrio dev`
             yield Attention(
                 kind="load failure",
                 severity=_ERROR,
                 text=f"not loaded: {each.source}: {each.error}",
-                what_to_do="its task types are answered NOT_FOUND; mend or remove it, and restart the host",
+                what_to_do="its task types are answered UNAVAILABLE; mend and save it"
+                if is_broken
+                else "its task types are answered NOT_FOUND; mend or remove it, and restart the host",
             )
 
 

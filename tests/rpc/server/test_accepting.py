@@ -11,7 +11,7 @@ import time
 
 import anyio
 import pytest
-from anyio.abc import Listener, SocketAttribute, SocketStream
+from anyio.abc import Listener, SocketAttribute, SocketListener, SocketStream
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 
@@ -153,3 +153,37 @@ async def test_when_no_file_is_left_the_log_says_so_once_a_second(monkeypatch: p
             now[0] += 1
     assert [str(line["error"]) for line in lines] == 2 * ["[Errno 24] Too many open files"]
     assert [line.get("left_out") for line in lines] == [None, 19]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a listening socket cannot be shut down")
+async def test_new_connections_go_to_another_process_as_soon_as_the_server_stops_accepting():
+    """At once, and not some turns later: a client that is told to go elsewhere would come back, and be reset."""
+    with socket.socket() as other, socket.socket() as own:
+        for each in (other, own):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            each.setblocking(False)
+        other.bind(("127.0.0.1", 0))
+        own.bind(other.getsockname())
+        for each in (other, own):
+            each.listen()
+        async with anyio.create_task_group() as tasks:
+            server = Server([])
+            await tasks.start(server.serve, await SocketListener.from_socket(own))
+            server.stop_accepting()
+            clients = [socket.create_connection(other.getsockname()) for _ in range(20)]
+            accepted = [other.accept()[0] for _ in clients]
+            with pytest.raises(BlockingIOError):
+                other.accept()
+            for each in (*clients, *accepted):
+                each.close()
+            await server.shutdown()
+
+
+async def test_errors_of_a_socket_that_was_shut_down_mean_nothing():
+    async with anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        listener.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_RDWR)
+        await accepting.accept_connections(listener, None, tasks, lambda: True)
+        with pytest.raises(OSError, match="Invalid argument"):
+            await accepting.accept_connections(listener, None, tasks, lambda: False)
+        await listener.aclose()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from cyclopts import App, Argument, ArgumentCollection, Group, Parameter, Token
@@ -21,7 +22,7 @@ from connectrio.cli.options.log_level import LogLevel
 from connectrio.cli.settings_help import GROUPS, settings_help
 from connectrio.host.settings import Backend, HostSettings
 
-__all__ = ["c0_app", "serve", "serve_app"]
+__all__ = ["c0_app", "serve", "serve_app", "settings_app"]
 
 _SETTINGS = HostSettings()
 _LOG_LEVEL = ["info"]
@@ -145,7 +146,7 @@ def _convert_path(expected: type, value: Any) -> Any:
     raise ValueError(f"Expected `{expected.__name__}`, got `{type(value).__name__}`")
 
 
-class _ServeApp(App):
+class _SettingsApp(App):
     """Sorts the many options into groups, and says one sentence of each."""
 
     def assemble_argument_collection(
@@ -157,7 +158,8 @@ class _ServeApp(App):
         )
         if parse_docstring:
             groups = {title: Group(title, sort_key=place) for place, title in enumerate(GROUPS)}
-            known = settings_help(serve)
+            command = cast("Callable[..., object]", self.default_command)
+            known = settings_help(command)
             for argument in arguments:
                 if setting := known.get(_key(argument)):
                     described = Parameter(group=(groups[setting.group],), help=setting.summary)
@@ -167,18 +169,21 @@ class _ServeApp(App):
         return arguments
 
 
-def _app(name: str, example: str) -> App:
-    app = _ServeApp(
+def settings_app(name: str, command: Callable[..., None], example: str) -> App:
+    """Return the app of a command whose options come from flags, variables and the TOML file."""
+    app = _SettingsApp(
         name=name,
         config=(Environment(), TomlFile()),
         help_epilogue=f"Examples:\n  {example}",
         version_flags=(),
     )
-    app.default(serve)
+    app.default(command)
     return app
 
 
-serve_app = _app(
-    "serve", "connectrio serve --modules my_connector.py\n  CONNECTRIO_GRACE=10 connectrio serve --port 8000"
+serve_app = settings_app(
+    "serve", serve, "connectrio serve --modules my_connector.py\n  CONNECTRIO_GRACE=10 connectrio serve --port 8000"
 )
-c0_app = _app("c0", "flyte-connector c0 --port 8000 --prometheus_port 9090 --worker 10 --modules my_connector")
+c0_app = settings_app(
+    "c0", serve, "flyte-connector c0 --port 8000 --prometheus_port 9090 --worker 10 --modules my_connector"
+)

@@ -42,12 +42,15 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_DELAY = 0.1
 
 
-async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskGroup) -> None:
+async def accept_connections(
+    listener: Listener[Any], serve: Serve, tasks: TaskGroup, is_over: Callable[[], bool] = lambda: False
+) -> None:
     """Accept connections until cancelled, and run `serve` for each, in a task of `tasks`.
 
     Cancelled, no connection is lost: each that was accepted has its task. An exception of `serve` is logged.
 
     :param listener: one of anyio's or ours, or another
+    :param is_over: whether its socket is shut down, and errors of it mean nothing
     :raises OSError: accepting failed, and will fail again
     """
     if not hasattr(listener, "accept"):
@@ -60,6 +63,8 @@ async def accept_connections(listener: Listener[Any], serve: Serve, tasks: TaskG
         try:
             accepted = await _accept(listener)
         except OSError as error:
+            if is_over():
+                return
             if error.errno in _EXHAUSTED:
                 log.repeated_warning(
                     "cannot accept a connection now: %(error)s; trying again in %(delay_seconds)g s",

@@ -133,6 +133,7 @@ class Server:
         self._connections = Connections(self._options.max_connections)
         self._accept_scope: anyio.CancelScope | None = None
         self._draining = False
+        self._sockets: list[socket] = []
         # one at a time: with more threads, the event loop would wait longer for the interpreter's lock
         self._decode_turn = anyio.Lock()
         self._memory = RequestMemory(self._options.max_request_memory)
@@ -159,7 +160,7 @@ class Server:
             for each in ([listeners] if isinstance(listeners, Listener) else listeners)
             for one in (each.listeners if isinstance(each, MultiListener) else [each])
         ]
-        sockets = [each for listener in listeners for each in own_sockets(listener)]
+        sockets = self._sockets = [each for listener in listeners for each in own_sockets(listener)]
         try:
             async with anyio.create_task_group() as connections:
                 with anyio.CancelScope() as self._accept_scope:
@@ -167,7 +168,9 @@ class Server:
                         self._accept_scope.cancel()
                     async with anyio.create_task_group() as accepting:
                         for listener in listeners:
-                            accepting.start_soon(accept_connections, listener, self.serve_connection, connections)
+                            accepting.start_soon(
+                                accept_connections, listener, self.serve_connection, connections, lambda: self._draining
+                            )
                         addresses = [listener.extra(SocketAttribute.local_address, None) for listener in listeners]
                         task_status.started(addresses)
                 await _close(listeners, sockets)
@@ -214,8 +217,14 @@ class Server:
             await anyio.aclose_forcefully(transport)
 
     def stop_accepting(self) -> None:
-        """Close the listeners; open connections go on."""
+        """Close the listeners; open connections go on.
+
+        New ones are refused from now on, or go to other processes that share the port. So a client that is told to go
+        elsewhere does not come back here.
+        """
         self._draining = True
+        for each in self._sockets:
+            shut_down(each)
         if self._accept_scope is not None:
             self._accept_scope.cancel()
 
