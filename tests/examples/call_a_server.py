@@ -9,6 +9,7 @@ from connectrio.idl.grpc.health.v1 import HealthCheckRequest, HealthCheckRespons
 from connectrio.rpc import (
     Channel,
     ChannelOptions,
+    ChannelState,
     ChannelTLS,
     GRPCError,
     RetryPolicy,
@@ -90,6 +91,24 @@ async def use_a_service_config(target: str) -> None:
         print(reply.status.name)
 
 
+async def follow_the_health(target: str, health: Health) -> None:
+    options = ChannelOptions(load_balancing="round_robin", health_service="")
+    async with Channel(target, options=options) as channel:
+        await channel.wait_until_ready()
+        health.set("", ServingStatus.NOT_SERVING)
+        await channel.wait_for_state(ChannelState.TRANSIENT_FAILURE)
+        print(channel.state.name, channel.error)
+        health.set("", ServingStatus.SERVING)
+        print((await channel.wait_for_state(ChannelState.READY)).name)
+
+
+async def print_states(channel: Channel) -> None:
+    state = channel.state
+    while state is not ChannelState.SHUTDOWN:
+        print(state.name)
+        state = await channel.wait_for_state_change(state)
+
+
 async def call_with_tls(target: str, authority: bytes, certificate: bytes, key: bytes) -> None:
     tls = ChannelTLS(authority, certificate, key)
     async with Channel(target, tls=tls) as channel:
@@ -131,6 +150,11 @@ async def main() -> None:
             await send_and_read_metadata(stub)
         await retry(f"{host}:{port}")
         await use_a_service_config(f"{host}:{port}")
+        await follow_the_health(f"{host}:{port}", health)
+        async with Channel(f"{host}:{port}") as channel:
+            await channel.wait_until_ready()
+            tasks.start_soon(print_states, channel)
+            await anyio.wait_all_tasks_blocked()
         certificate, key = theirs.cert_chain_pems[0].bytes(), theirs.private_key_pem.bytes()
         await call_with_tls(f"{host}:{tls_port}", ca, certificate, key)
         await server.shutdown(grace=0)

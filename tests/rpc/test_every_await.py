@@ -42,6 +42,7 @@ from connectrio.rpc import (
     Call,
     Channel,
     ChannelOptions,
+    ChannelState,
     MessageStream,
     Proceed,
     RetryPolicy,
@@ -52,7 +53,7 @@ from connectrio.rpc import (
 )
 from connectrio.rpc._client.subchannel import Keepalive
 from connectrio.rpc._http2.client_side import ClientConnection
-from connectrio.rpc.health import Health
+from connectrio.rpc.health import Health, ServingStatus
 from connectrio.rpc.reflection import Reflection, bundled_descriptors
 from connectrio.rpc.sockets import listen_unix
 from connectrio.rpc.testing import MemoryListener, memory_channel, memory_transport_pair
@@ -418,6 +419,29 @@ async def calls_with_a_retry_policy(server: Server, tasks: TaskGroup) -> None:
         await for_a_while(partial(ScriptStub(channel).unary, Note()))
 
 
+async def a_channel_that_checks_health(server: Server, tasks: TaskGroup) -> None:
+    """Of a server that serves; of one with no room for the check, which then ends it and fails it."""
+    options = ChannelOptions(close_timeout=0.01, load_balancing="round_robin", health_service="", initial_backoff=1000)
+    health = Health()
+    health.set("", ServingStatus.SERVING)
+    own = Server([health, ScriptBase()], options=ServerOptions(linger=0.01))
+    async with Channel(connecting(own, tasks), options=options) as channel:
+        await ScriptStub(channel).unary(Note())
+
+    async def serve(raw: RawServer) -> None:
+        peer = await raw.accept({SettingCodes.MAX_CONCURRENT_STREAMS: 0})
+        await turns(30)
+        await peer.send(peer.make.settings({SettingCodes.MAX_CONCURRENT_STREAMS: 10}))
+        await peer.whole(1)
+        await peer.send(peer.make.headers(1, [*RESPONSE, ("grpc-status", "13")], end_stream=True))
+
+    async with RawServer() as raw, Channel(raw.connect, options=options) as channel:
+        tasks.start_soon(serve, raw)
+        channel.connect()
+        await channel.wait_for_state(ChannelState.TRANSIENT_FAILURE)
+        await turns(30)
+
+
 async def ending_with_a_message_in_line(server: Server, tasks: TaskGroup) -> None:
     async with RawServer() as raw, Channel(raw.connect, options=ChannelOptions(close_timeout=0.01)) as channel:
         tasks.start_soon(raw.accept, {SettingCodes.INITIAL_WINDOW_SIZE: 10})
@@ -609,6 +633,7 @@ async def test_every_await_is_cancelled_right_there(pki: Pki, tmp_path: Path):
         a_call_that_moves,
         a_call_that_is_refused_again,
         calls_with_a_retry_policy,
+        a_channel_that_checks_health,
         ending_with_a_message_in_line,
         no_more_files,
         listening_in_memory,

@@ -31,6 +31,7 @@ CONFIG = {
         {"name": [{}], "waitForReady": True},
     ],
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    "healthCheckConfig": {"serviceName": "a.B"},
 }
 
 
@@ -41,6 +42,7 @@ def test_all_that_is_supported(config: object):
     assert options == ChannelOptions(
         keepalive_time=30,
         load_balancing="round_robin",
+        health_service="a.B",
         methods={"a.B/C": with_retry, "a.D": with_retry, "": MethodConfig(wait_for_ready=True)},
         retry_throttling=RetryThrottling(max_tokens=10, token_ratio=0.1),
     )
@@ -90,6 +92,8 @@ def test_the_older_field_for_load_balancing(name: str):
         (retry(retryableStatusCodes=[99]), "retryPolicy: retryableStatusCodes has an unknown status: 99"),
         ({"retryThrottling": {"maxTokens": 1001, "tokenRatio": 1}}, "retryThrottling: max_tokens must be more than 0"),
         ({"retryThrottling": {"maxTokens": 10}}, "retryThrottling: tokenRatio must be a number, got None"),
+        ({"healthCheckConfig": {}}, 'the service config: health_service needs load_balancing="round_robin"'),
+        ({"healthCheckConfig": {"service": "a"}}, "healthCheckConfig has fields that are not supported: service"),
         ({"loadBalancingConfig": [{"grpclb": {}}]}, r"load balancing policies that are not supported: \['grpclb'\]"),
     ],
 )
@@ -110,6 +114,7 @@ def test_what_cannot_be_used_is_named(config: object, message: str):
         (lambda: RetryPolicy(retryable_status_codes=["UNAVAILABLE"]), "retryable_status_codes must be some of"),
         (lambda: RetryThrottling(max_tokens=0), "max_tokens must be more than 0"),
         (lambda: RetryThrottling(token_ratio=0.0001), "token_ratio must be at least"),
+        (lambda: ChannelOptions(health_service=""), 'health_service needs load_balancing="round_robin"'),
         (lambda: MethodConfig(timeout=0), "timeout must be more than 0"),
         (lambda: ChannelOptions(methods={"/a.B/C": MethodConfig()}), "methods has the name '/a.B/C'; write"),
         (lambda: ChannelOptions(methods={"a.B/C/D": MethodConfig()}), "methods has the name 'a.B/C/D'; write"),

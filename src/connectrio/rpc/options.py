@@ -222,6 +222,10 @@ class ChannelOptions(ConnectionOptions):
         Responses are read in any of them
     :ivar load_balancing: "pick_first" (the default, as in every gRPC library) connects to the first address that
         answers; "round_robin" connects to all and distributes the calls in turn
+    :ivar health_service: the service whose health each server is asked for, "" for the server as a whole: calls go only
+        to those that say SERVING (gRFC A17). A server without a health service counts as healthy. None, the default,
+        asks nobody. Only with "round_robin", as in other gRPC libraries: "pick_first" has no other server to go to. The
+        check is a stream of its own, and counts toward the streams that the server allows
     :ivar wait_for_ready: whether calls wait, up to their deadline, while the server cannot be reached. By default they
         fail at once with UNAVAILABLE and the reason (gRPC's "Wait for Ready Semantics"); `Channel.when_ready` and
         `Channel.request` choose for each call
@@ -256,6 +260,7 @@ class ChannelOptions(ConnectionOptions):
 
     compression: Literal["identity", "gzip", "deflate"] = "identity"
     load_balancing: Literal["pick_first", "round_robin"] = "pick_first"
+    health_service: str | None = None
     wait_for_ready: bool = False
     connect_timeout: float = 20.0
     initial_backoff: float = 1.0
@@ -278,6 +283,8 @@ class ChannelOptions(ConnectionOptions):
         super().__post_init__()
         if self.load_balancing not in ("pick_first", "round_robin"):
             raise ValueError(f'load_balancing is {self.load_balancing!r}; choose "pick_first" or "round_robin"')
+        if self.health_service is not None and self.load_balancing != "round_robin":
+            raise ValueError('health_service needs load_balancing="round_robin", which works with one address too')
         check_bound(self, POSITIVE, "connect_timeout", "initial_backoff", "max_backoff", "resolution_interval")
         check_bound(self, POSITIVE, "keepalive_timeout", "idle_timeout")
         check_bound(self, AT_LEAST_1, "backoff_multiplier")

@@ -33,7 +33,8 @@ def options_from_service_config(
     """Return options for a channel that keeps to a service config.
 
     Used are `methodConfig` (`name`, `retryPolicy`, `timeout`, `waitForReady`), `retryThrottling`,
-    `loadBalancingConfig` and `loadBalancingPolicy`. More than five attempts count as five (gRFC A6).
+    `loadBalancingConfig`, `loadBalancingPolicy` and `healthCheckConfig`. More than five attempts count as five, as in
+    gRFC A6.
 
     :param config: JSON, or the mapping that it stands for
     :param options: all other options
@@ -58,8 +59,15 @@ def options_from_service_config(
     policy = _load_balancing(top)
     if policy is not None:
         changes["load_balancing"] = policy
+    health = top.take_fields("healthCheckConfig")
+    if health is not None:
+        changes["health_service"] = health.take("serviceName") or ""
+        health.check_empty()
     top.check_empty()
-    return replace(options or ChannelOptions(), **changes)
+    try:
+        return replace(options or ChannelOptions(), **changes)
+    except ValueError as error:
+        raise ServiceConfigError(f"the service config: {error}") from error
 
 
 class _Fields:

@@ -50,6 +50,9 @@ ELSEWHERE = {
     "_server.server._adopt_servicers.call: original(servicer, lambda _: responses, stream, request)": (
         "for handlers that are no generators: it is betterproto's own function, with nothing of ours around it"
     ),
+    "_client.health_watch.HealthWatch.follow: with self._watch(connection)": (
+        _NEVER + "as it is left, the status is here: it comes with the end of the messages, and nobody listens to it"
+    ),
     "_client.stubs._Responses.__anext__: self._exit_stack.__aexit__(*sys.exc_info())": (
         "after an exception: what it waits for is `_Sender.__aexit__`, which is shielded; a call is just left"
     ),

@@ -39,7 +39,7 @@ class ChannelContext:
     :ivar grpclib_events: the `_DispatchChannelEvents` where `grpclib.events.listen(channel, …)` registers
     :ivar open_stream: `Channel.open_stream`
     :ivar start_soon: `Channel.start_soon`
-    :ivar closed: `Channel.wait_closed`
+    :ivar closed: `Channel.wait_for_state`, which waits until the channel is closed if it is given no state
     :ivar retry_tokens: of the channel; None if nothing throttles retries
     :ivar on_call: told of each call; None costs nothing
     :ivar interceptors: around each call, the first outermost
@@ -56,7 +56,7 @@ class ChannelContext:
     open_stream: Callable[..., Awaitable[Stream]]
     start_soon: Callable[..., None]
     connection_error: Callable[[], str]
-    closed: Callable[[], Awaitable[None]]
+    closed: Callable[[], Awaitable[object]]
     retry_tokens: RetryTokens | None = None
     on_call: OnCall | None = None
     interceptors: tuple[Interceptor, ...] = ()

@@ -105,7 +105,7 @@ class Channel(StubChannel):
             open_stream=self.open_stream,
             start_soon=self.start_soon,
             connection_error=lambda: self.error,
-            closed=self.wait_closed,
+            closed=self.wait_for_state,
             retry_tokens=RetryTokens(self.options.retry_throttling) if self.options.retry_throttling else None,
             on_call=on_call,
             interceptors=checked(interceptors),
@@ -213,7 +213,8 @@ class Channel(StubChannel):
         """Why no server can be reached, for people; "" while one can, or none was tried."""
         error = self._policy.error if self._policy is not None else ""
         name = self._target.name
-        return f"cannot connect to {name}: {error.removeprefix(f'{name}: ')}" if error else ""
+        problem = "cannot connect to" if self.options.health_service is None else "no healthy server for"
+        return f"{problem} {name}: {error.removeprefix(f'{name}: ')}" if error else ""
 
     def connect(self) -> None:
         """Connect now and not with the first call; does nothing when not IDLE."""
@@ -231,10 +232,14 @@ class Channel(StubChannel):
             await self._state_changed.wait()
         return self._state
 
-    async def wait_closed(self) -> None:
-        """Wait until the channel is closed."""
-        while self._state is not ChannelState.SHUTDOWN:
+    async def wait_for_state(self, *states: ChannelState) -> ChannelState:
+        """Wait until the channel is in one of these states, or SHUTDOWN, and return it.
+
+        Nothing is done to get there: `connect` begins to connect. A state that soon becomes another may pass unnoticed.
+        """
+        while self._state not in states and self._state is not ChannelState.SHUTDOWN:
             await self._state_changed.wait()
+        return self._state
 
     async def wait_until_ready(self) -> None:
         """Connect, and wait for a connection, however long that takes.
@@ -272,6 +277,14 @@ class Channel(StubChannel):
                 continue
             policy.disconnect()
 
+    def _watch_health(self) -> Callable[..., Coroutine[Any, Any, None]] | None:
+        service = self.options.health_service
+        if service is None:
+            return None
+        from connectrio.rpc._client.health_watch import HealthWatch  # only for channels that check
+
+        return HealthWatch(self._context, service).follow
+
     async def _secure(self, transport: AnyByteStream) -> AnyByteStream:
         return transport if self._tls is None else await self._tls.secure(transport, self._target.authority)
 
@@ -301,7 +314,9 @@ class Channel(StubChannel):
         keepalive = Keepalive(
             options.keepalive_time, options.keepalive_timeout, without_calls=options.keepalive_without_calls
         )
-        context = SubchannelContext(options, keepalive, tasks, self._target.name, self._on_change, self._secure)
+        context = SubchannelContext(
+            options, keepalive, tasks, self._target.name, self._on_change, self._secure, self._watch_health()
+        )
         self._tasks, self._opener = tasks, anyio.get_current_task().id
         self._policy = POLICIES[options.load_balancing](self._target.resolve, context)
         if options.idle_timeout != math.inf:

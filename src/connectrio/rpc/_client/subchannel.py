@@ -7,16 +7,19 @@ Rules:
 3. Attempts are spaced by the backoff. A connection that has answered a call, or lasted until the next attempt was
    allowed, resets it. After one connection that did neither, reconnect at once; after a second in a row, wait for the
    backoff.
-4. The task that runs a connection acts on its changes, in the next turn of the event loop. Until then a READY
+4. With health checks (gRFC A17), a subchannel is READY while the server says that it serves. One that does not is in
+   TRANSIENT_FAILURE, and keeps its connection.
+5. The task that runs a connection acts on its changes, in the next turn of the event loop. Until then a READY
    subchannel may have no connection that is `available`, and calls wait for the change.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import anyio
 from anyio.abc import AnyByteStream, TaskGroup
@@ -45,6 +48,10 @@ class ChannelState(enum.Enum):
     READY = enum.auto()  # calls are sent
     TRANSIENT_FAILURE = enum.auto()  # calls fail, unless they wait for a server; attempts go on, with longer pauses
     SHUTDOWN = enum.auto()  # closed for good
+
+
+HealthTold = Callable[[ChannelState, str], None]
+"""Called with the state of a connection whose health is watched, and the reason for people."""
 
 
 class Keepalive:
@@ -116,6 +123,7 @@ class SubchannelContext:
     :ivar name: the channel's target, for people
     :ivar on_change: called when a state changes, and when one more stream may be opened
     :ivar secure: puts TLS on a transport, if the channel has TLS; raises OSError if that fails
+    :ivar watch_health: `HealthWatch.follow`; None if connections are healthy as long as they last
     """
 
     options: ChannelOptions
@@ -124,6 +132,7 @@ class SubchannelContext:
     name: str
     on_change: Callable[[], None]
     secure: Callable[[AnyByteStream], Awaitable[AnyByteStream]]
+    watch_health: Callable[[ClientConnection, HealthTold], Coroutine[Any, Any, None]] | None = None
 
 
 class Subchannel:
@@ -152,6 +161,7 @@ class Subchannel:
         self._tried = ""
         self._connect_scope: anyio.CancelScope | None = None
         self._current: ClientConnection | None = None
+        self._health_scope = anyio.CancelScope()
         self._connections: set[ClientConnection] = set()
 
     def connect(self) -> None:
@@ -163,17 +173,19 @@ class Subchannel:
     def pick(self) -> ClientConnection | None:
         """Return the connection, if a stream can be opened on it right now."""
         connection = self._current
-        return connection if connection is not None and connection.can_open() else None
+        if connection is None or self.state is not ChannelState.READY:
+            return None
+        return connection if connection.can_open() else None
 
     @property
     def is_busy(self) -> bool:
         """Whether a call is running."""
-        return any(connection.streams for connection in self._connections)
+        return any(connection.is_busy for connection in self._connections)
 
     def disconnect(self) -> None:
         """Stop connecting, and take no more calls; running calls go on. The state is IDLE afterwards."""
         self._stop_connecting()
-        current, self._current = self._current, None
+        current = self._release_current()
         if current is not None:
             self._next_attempt = 0.0
             current.retire()
@@ -182,7 +194,7 @@ class Subchannel:
     def close(self) -> None:
         """End everything for good, running calls too."""
         self._stop_connecting()
-        self._current = None
+        self._release_current()
         self.state = ChannelState.SHUTDOWN
         for connection in self._connections:
             connection.finish()
@@ -220,8 +232,8 @@ class Subchannel:
                         connection.finish()
                     return
                 if connection is not None:
-                    self._current, self._connect_scope, self.error = connection, None, ""
-                    self._enter(ChannelState.READY)
+                    self._connect_scope = None
+                    self._take(connection)
                     return
                 self.error = error or f"{self._tried}no answer within {limit:g} seconds"
                 self._enter(ChannelState.TRANSIENT_FAILURE)
@@ -257,7 +269,7 @@ class Subchannel:
             ):
                 upkeep.start_soon(self._context.keepalive.watch, connection)
                 while connection.state is ConnectionState.OPEN or (
-                    connection.state is ConnectionState.GOING_AWAY and connection.streams
+                    connection.state is ConnectionState.GOING_AWAY and connection.is_busy
                 ):
                     await connection.changed.wait()
                     self._connection_changed(connection)
@@ -268,6 +280,32 @@ class Subchannel:
 
     # what becomes of the connection
 
+    def _take(self, connection: ClientConnection) -> None:
+        """Use a new connection for calls, once it is known to be healthy."""
+        self._current, self.error = connection, ""
+        if self._context.watch_health is None:
+            self._enter(ChannelState.READY)
+            return
+        self._health_scope = anyio.CancelScope()
+        self._enter(ChannelState.CONNECTING)
+        self._context.tasks.start_soon(self._follow_health, connection, self._health_scope)
+
+    async def _follow_health(self, connection: ClientConnection, scope: anyio.CancelScope) -> None:
+        def told(state: ChannelState, reason: str) -> None:
+            if connection is self._current:
+                self.error = reason or ("" if state is ChannelState.READY else self.error)
+                self._enter(state)
+
+        with scope:
+            if self._context.watch_health is not None:
+                await self._context.watch_health(connection, told)
+
+    def _release_current(self) -> ClientConnection | None:
+        """Give the connection no more calls, and watch its health no longer; return it."""
+        current, self._current = self._current, None
+        self._health_scope.cancel()
+        return current
+
     def _connection_changed(self, connection: ClientConnection) -> None:
         if connection is self._current and connection.state is not ConnectionState.OPEN:
             self._connection_lost(connection)
@@ -276,7 +314,7 @@ class Subchannel:
 
     def _connection_lost(self, connection: ClientConnection) -> None:
         """Become IDLE; after a second connection in a row that was of no use, reconnect after the backoff (rule 3)."""
-        self._current = None
+        self._release_current()
         if connection.told_to_ping_less:
             self._context.keepalive.slow_down(self._context.name)
         if connection.has_answered or anyio.current_time() >= self._next_attempt:

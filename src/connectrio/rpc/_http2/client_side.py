@@ -27,12 +27,13 @@ class ClientConnection(Connection):
     """A connection that we opened.
 
     Beyond what `Connection` says, `changed` is woken when a full connection has room again, and, if there is an
-    `idle_timeout`, when the last stream is released.
+    `idle_timeout`, when the last call is released.
 
     :ivar has_answered: a response has come, so this connection was worth opening
     :ivar goodbye: the error code and the words with which the server has gone away; "" when it gave none
     :ivar told_to_ping_less: the server goes away because we sent too many PINGs
     :ivar opened: woken when a stream is opened
+    :ivar watch: the stream of the channel's own health check, which is no call; None without one
     """
 
     options: ChannelOptions
@@ -43,6 +44,7 @@ class ClientConnection(Connection):
         self.goodbye = ""
         self.told_to_ping_less = False
         self.opened = Wakeup()
+        self.watch: Stream | None = None
         self._handlers |= {
             ResponseReceived: (self._response_received,),
             RequestReceived: (self._request_received,),
@@ -51,6 +53,11 @@ class ClientConnection(Connection):
             StreamReset: (self._stream_reset, self._room_made),
             ConnectionTerminated: (self._goaway_received,),
         }
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is running."""
+        return len(self.streams) > (self.watch is not None and self.watch.id in self.streams)
 
     def can_open(self) -> bool:
         """Return whether the server allows one more stream now."""
@@ -89,7 +96,7 @@ class ClientConnection(Connection):
         """Credit the `unread` bytes of `stream`, and remove it."""
         self._room_made()
         super().forget(stream, unread)
-        if not self.streams and self.options.idle_timeout != math.inf:
+        if not self.is_busy and self.options.idle_timeout != math.inf:
             self.changed.wake()
 
     # what the server's frames mean
