@@ -81,6 +81,26 @@ async def test_a_grpc_error_is_its_status(status: Status):
     assert (outcome.status, outcome.message) == (status, "why")
 
 
+async def test_a_grpc_error_in_a_task_of_the_servicer_is_its_status():
+    """The task group around it, and one around that, put it into groups."""
+
+    async def serve(_):
+        async with anyio.create_task_group(), anyio.create_task_group() as tasks:
+            tasks.start_soon(raising(GRPCError(Status.NOT_FOUND, "why")), _)
+            await anyio.sleep_forever()
+
+    async with in_memory(Script(serve)) as served:
+        outcome = await failure(served)
+    assert (outcome.status, outcome.message) == (Status.NOT_FOUND, "why")
+
+
+async def test_of_several_grpc_errors_none_is_the_status():
+    errors = [GRPCError(Status.NOT_FOUND, "one"), GRPCError(Status.ABORTED, "another")]
+    async with in_memory(Script(raising(ExceptionGroup("several", errors)))) as served:
+        outcome = await failure(served)
+    assert (outcome.status, outcome.message) == (Status.UNKNOWN, "the servicer raised ExceptionGroup")
+
+
 async def test_a_grpc_error_without_a_message():
     async with in_memory(Script(raising(GRPCError(Status.ABORTED)))) as served:
         outcome = await failure(served)

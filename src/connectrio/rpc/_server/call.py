@@ -32,7 +32,7 @@ from connectrio.rpc._http2.stream import Stream, StreamTerminatedError
 from connectrio.rpc._server.requests import CallContext
 from connectrio.rpc._server.stream import FINISHED, CallState, ServerStream
 from connectrio.rpc.call import Call, OnCallEnd, call_begins, call_ended, reset_current_call, set_current_call
-from connectrio.rpc.exceptions import is_cancellation, is_cancelled_from_outside, leaves
+from connectrio.rpc.exceptions import is_cancellation, is_cancelled_from_outside, leaves, only_leaf
 from connectrio.rpc.interceptors import intercepted
 from connectrio.rpc.left_open import LeftOpenError, close_left_open, trio_has_closed
 
@@ -182,10 +182,11 @@ class ServerCall:
     def _result_of_error(self, error: BaseException) -> CallResult:
         """Return the result of a servicer that raised: SystemExit or not, it ends this call, never the server."""
         fields = {"rpc": self._call.method, "peer": self._call.peer, "error": error}
-        if isinstance(error, GRPCError):
-            status: object = error.status  # servicers have been seen to put numbers here, and exceptions into messages
+        single = only_leaf(error)  # a task group of the servicer's own puts the error of its task into a group
+        if isinstance(single, GRPCError):
+            status: object = single.status  # servicers have been seen to put numbers here, and exceptions into messages
             if isinstance(status, Status):
-                return CallResult(status, None if error.message is None else text_of(error.message), error.details)
+                return CallResult(status, None if single.message is None else text_of(single.message), single.details)
         if isinstance(error, MetadataError | HeadersTooLargeError):
             log.error("the metadata of the servicer of %(rpc)s is refused: %(error)s", fields)
             return CallResult(Status.INTERNAL, str(error))
