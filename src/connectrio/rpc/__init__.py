@@ -7,8 +7,7 @@
             reply = await GreeterStub(channel).say_hello(HelloRequest(name="you"), timeout=1)
         await server.shutdown(grace=10)
 
-It knows nothing of Flyte. What comes from grpclib is here too, so that servicers, codecs and interceptors need no other
-import:
+What comes from grpclib is here too, so that servicers, codecs and interceptors need no other import:
 
 - `Status` and `GRPCError`: how a call ends, and what a servicer raises to end it so. `ProtocolError` is raised where
   code uses a call in a way that gRPC does not allow.

@@ -22,6 +22,8 @@ class Deadline(grpclib.metadata.Deadline):
     """A point in time by which a call must be done, as grpclib's.
 
     It is on the clock of the running event loop, so that it agrees with cancel scopes and with a test's virtual clock.
+
+    :ivar at: the point in time, in seconds, as of `anyio.current_time`
     """
 
     def __init__(self, *, _timestamp: float) -> None:
@@ -30,7 +32,7 @@ class Deadline(grpclib.metadata.Deadline):
 
     @classmethod
     def from_timeout(cls, timeout: float) -> Self:
-        """Return the deadline `timeout` seconds from now."""
+        """Return the deadline `timeout` seconds from now. Call it in a running event loop."""
         return cls(_timestamp=anyio.current_time() + timeout)
 
     @classmethod

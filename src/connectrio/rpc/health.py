@@ -25,9 +25,18 @@ _MAX_LISTED = 100
 
 
 class Health(HealthBase):
-    """The servicer that reports the health of a server's services. "" is the name of the server as a whole.
+    """The servicer that reports the health of a server's services, as probes and load balancers ask for it.
 
-    :param details: called for each Check; its result is sent as trailing metadata
+        health = Health()
+        server = Server([Greeter(), health])
+        health.set("", ServingStatus.SERVING)  # "" is the server as a whole
+        ...
+        health.drain()  # tell clients to go elsewhere, before the listeners close
+        await server.shutdown(grace=10)
+
+    Source: the gRPC Health Checking Protocol.
+
+    :param details: called for each Check; its result, pairs of key and value, is sent as trailing metadata
     """
 
     def __init__(self, details: Callable[[], Iterable[tuple[str, str | bytes]]] | None = None) -> None:
@@ -38,7 +47,10 @@ class Health(HealthBase):
         self._ended = False
 
     def set(self, service: str, status: ServingStatus) -> None:
-        """Set the status of `service`, and tell its watchers. Has no effect after `drain`."""
+        """Set the status of `service`, and tell its watchers. Has no effect after `drain`.
+
+        :param service: the full name, "package.Service", or "" for the server as a whole
+        """
         if not self._draining:
             self._statuses[service] = status
             self._changed.wake()

@@ -79,9 +79,9 @@ class ServerOptions(ConnectionOptions):
     """The limits of a server, beyond `ConnectionOptions`. Times are in seconds; `math.inf` means never.
 
     :ivar max_concurrent_streams: calls at once on one connection; further ones are refused with REFUSED_STREAM, which
-        clients retry. As many again (at least 100) may still be ending here when the client is done with them. The
-        executor sends all its calls over one connection, so this is also the most it can have in flight; 1,000 bounds
-        the tasks a peer can make us start
+        clients retry. As many again (at least 100) may still be ending here when the client is done with them. Most
+        clients send all their calls over one connection, so this is also the most that one can have in flight; 1,000
+        bounds the tasks a peer can make us start
     :ivar max_connections: connections at once, over all listeners; further ones are closed as soon as they are
         accepted. 1,000 leaves room below the 1,024 files that a process may have open by default. One address (of
         IPv6: one /64) gets at most half of them, and the longest idle ones are told to go before others are closed
@@ -92,7 +92,7 @@ class ServerOptions(ConnectionOptions):
         unknown frames, and all but data for streams that are over) before a connection is ended. Data and answers that
         we send raise it, because honest clients answer data with such frames, and their resets cross our answers
     :ivar min_ping_interval: the least time between two PINGs of a client with calls (gRFC A8). Go's default is five
-        minutes; the executor pings every 30 s and must always pass
+        minutes; honest clients that ping every 30 s, as many are set to, must always pass
     :ivar handshake_timeout: from accepting a connection to the client's first SETTINGS. Clients send them at once; 20
         is what gRPC's clients give a connection to be established
     :ivar header_block_timeout: from the first frame of a header block to its last. Nothing else can come in between;

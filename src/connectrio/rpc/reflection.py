@@ -99,7 +99,9 @@ def _descriptors_of_protobuf(service: str, file: Any) -> bytes:
 
 
 class Reflection:
-    """The servicer that describes the services of a server, in both versions of the protocol.
+    """The servicer that describes the services of a server, so that tools such as grpcurl need no .proto file.
+
+    It answers both versions of the protocol, v1 and v1alpha.
 
     For stubs that `connectrio rpc gen` has made, and for grpclib's, use `of`:
 

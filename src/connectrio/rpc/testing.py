@@ -17,7 +17,7 @@ from connectrio.rpc.options import ChannelOptions
 
 
 def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStream, AnyByteStream]:
-    """Return the two ends of a connection.
+    """Return the two ends of a connection. Each belongs to the caller: close both, or give them to who closes them.
 
     :param buffered_sends: how many sends an end accepts before it blocks, like a socket whose buffer is full
     """
@@ -27,7 +27,13 @@ def memory_transport_pair(buffered_sends: float = math.inf) -> tuple[AnyByteStre
 
 
 class MemoryListener(Listener[AnyByteStream]):
-    """Listens in memory: each `connect` of a client starts a handler of the server."""
+    """Listens in memory, for `Server.serve`: each `connect` of a client starts a handler of the server.
+
+    listener = MemoryListener()
+    await tasks.start(server.serve, listener)
+    async with Channel(listener.connect) as channel:
+        ...
+    """
 
     def __init__(self) -> None:
         self._waiting, self._connections = anyio.create_memory_object_stream[AnyByteStream](math.inf)
@@ -71,6 +77,13 @@ async def memory_channel(
 ) -> AsyncIterator[Channel]:
     """Open a channel to `server`, which serves each of its connections in memory while the block runs.
 
+        async with memory_channel(Server([Greeter()])) as channel:
+            reply = await GreeterStub(channel).say_hello(HelloRequest(name="you"))
+
+    All but the socket is as over a network: HTTP/2, deadlines, cancellation, limits. At the end of the block, the
+    channel is closed and calls that are left are cancelled.
+
+    :param options: of the channel
     :param arguments: further ones of `Channel`
     """
     connections = anyio.create_task_group()

@@ -82,17 +82,31 @@ class OpenConnection:
 
 
 class Servicer(Protocol):
-    """What grpclib can serve: betterproto's `…Base` classes, and grpclib's own."""
+    """What a server serves: betterproto2's generated `…Base` classes, grpclib's, or a class of your own."""
 
-    def __mapping__(self) -> dict[str, Handler]: ...
+    def __mapping__(self) -> dict[str, Handler]:
+        """Return what answers each method: its full name, "/package.Service/Method", → a `Handler`."""
+        ...
 
 
 class Server:
-    """Serves grpclib servicers over HTTP/2.
+    """Serves gRPC services: the servicers that betterproto2 or grpclib generates.
 
-    Pass listeners to `serve`; end it with `shutdown` (gracefully) or by cancelling it (at once). A server serves once.
+        server = Server([Greeter(), Health()])
+        async with anyio.create_task_group() as tasks:
+            listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=50051)
+            await tasks.start(server.serve, listener)
+            ...
+            await server.shutdown(grace=10)
 
-    :param servicers: the services
+    Each call runs in a cancel scope of its own: the call's deadline, a client that leaves and the end of the server
+    cancel it. What a servicer raises ends its call and nothing else: `GRPCError` with its status, other exceptions with
+    UNKNOWN.
+
+    A server owns its listeners and connections, but not its servicers: close what they hold after `serve` has returned.
+    It serves once, in one event loop. It handles no signals.
+
+    :param servicers: the services; of two that have the same method, the last one is served
     :param options: limits and time-outs
     :param codec: how messages are encoded; betterproto2's and protobuf's messages by default, see `MessageCodec`. With
         several, each is for the requests whose content type names its `__content_subtype__`. A content type without a
@@ -150,10 +164,13 @@ class Server:
     ) -> None:
         """Serve until `shutdown` has finished, or until cancelled.
 
-        Started with `TaskGroup.start`, this reports the listeners' local addresses once it accepts connections.
+        Started with `TaskGroup.start` (on trio, `Nursery.start`), this reports the listeners' local addresses, in their
+        order, once it accepts connections. Cancelled, it ends all calls at once.
 
-        :param listeners: owned by the server from here on, and closed by it. Their sockets are shut down, so that no
-            child that was forked keeps a port; processes that share a port need a socket each (SO_REUSEPORT)
+        :param listeners: one or several of anyio's, such as `await anyio.create_tcp_listener(local_port=50051)`, of
+            `listen_unix`, or of `ServerTLS.listen`. They are owned by the server from here on, and closed by it. Their
+            sockets are shut down, so that no child that was forked keeps a port; processes that share a port need a
+            socket each (SO_REUSEPORT)
         """
         listeners = [
             one
@@ -179,7 +196,11 @@ class Server:
                 await _close(listeners, sockets)
 
     async def serve_connection(self, transport: AnyByteStream) -> None:
-        """Serve one connection over `transport`, which is closed afterwards, until either side ends it."""
+        """Serve one connection over `transport`, which is closed afterwards, until either side ends it.
+
+        For connections that were accepted by other means; `serve` calls this for its own. It works without `serve`,
+        too. `shutdown` ends these connections as well.
+        """
         connection: ServedConnection | None = None
         try:
             peer = Peer(transport)
@@ -217,7 +238,7 @@ class Server:
             await anyio.aclose_forcefully(transport)
 
     def stop_accepting(self) -> None:
-        """Close the listeners; open connections go on.
+        """Close the listeners; open connections go on, and may begin further calls.
 
         New ones are refused from now on, or go to other processes that share the port. So a client that is told to go
         elsewhere does not come back here.
@@ -231,7 +252,9 @@ class Server:
     async def shutdown(self, grace: float | None = None) -> None:
         """Stop accepting, let the calls in flight finish, and return when every connection is closed.
 
-        Clients are told to go elsewhere (GOAWAY); a call that raced with that is still answered.
+        Clients are told to go elsewhere (GOAWAY); a call that raced with that is still answered. Cancelled, the drain
+        goes on, but nobody waits for it. Streams that clients keep open (`Health` watches, `Reflection`) are calls too:
+        end them with `Health.end_watches` and `Reflection.end_streams`.
 
         :param grace: seconds; the calls that are left then are cancelled and answered UNAVAILABLE. None waits for
             them for as long as they take
