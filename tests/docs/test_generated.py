@@ -7,6 +7,10 @@ import tomllib
 
 import pytest
 
+import connectrio
+import connectrio.conformance
+import connectrio.rpc
+import connectrio.testing
 from connectrio.cli import errors
 from connectrio.cli.commands import jobs
 from connectrio.host.settings import HostSettings
@@ -23,6 +27,13 @@ def test_each_part_stands_in_one_page():
 @pytest.mark.parametrize("page", [path for path, text in PAGES.items() if "<!-- generated: " in text], ids=str)
 def test_a_page_is_up_to_date(page):
     assert PAGES[page] == current(PAGES[page]), "write it with: python tests/docs/generated.py"
+
+
+@pytest.mark.parametrize("package", [connectrio, connectrio.rpc, connectrio.testing, connectrio.conformance], ids=str)
+def test_the_api_has_all_that_a_package_exports(package):
+    text = "".join(page for path, page in PAGES.items() if path.parent.name == "api")
+    missing = {name for name in package.__all__ if not re.search(rf"\b{name}\b", text)}
+    assert missing - {"__version__"} == set()
 
 
 def test_the_sample_file_has_every_setting_with_a_value_that_is_taken():
