@@ -39,6 +39,21 @@ def test_the_grpc_example_runs():
     assert ran.stdout == "SERVING\n"
 
 
+def test_its_numbers_of_speed_are_those_that_were_measured():
+    speed = (ROOT / "docs" / "explanation" / "speed.md").read_text()
+    table = speed.partition("Compared with the targets")[2]
+
+    def measured(work: str) -> list[float]:
+        [row] = re.findall(rf"^\| {work}[^|]*\|[^|]*\|(.*)\|$", table, re.MULTILINE)[:1]
+        return sorted(float(each) for each in re.findall(r"[\d.]+", row))
+
+    get, create, memory = measured("GetTask, 64 at once, calls/s"), measured("CreateTask"), measured("idle memory")
+    said = " ".join(README.split())
+    assert f"{get[0]:.1f} to {get[-1]:.1f} times as many GetTask" in said
+    assert f"{create[0]:.1f} to {create[-1]:.1f} times as many CreateTask" in said
+    assert f"with {memory[len(memory) // 2]:.1f} of the memory" in said
+
+
 @pytest.fixture(scope="module")
 def on_pypi(tmp_path_factory):
     """The description in the metadata of the wheel."""
