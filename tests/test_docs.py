@@ -169,6 +169,16 @@ def test_every_variable_is_a_setting(document: Path):
         assert name in settings or name.split("_")[0] in of_others, name
 
 
+@each_document
+def test_every_number_beside_a_setting_is_its_default(document: Path):
+    """As in "`grace` seconds (25)", and in tables that begin with a setting and its default."""
+    defaults = {field.name: field.default for field in fields(HostSettings)}
+    named = re.findall(r"`(?:--)?([\w-]+)`(?: seconds)?(?: \(| \| )(\d[\d,]*)\b", document.read_text())
+    for name, number in named:
+        setting = name.replace("-", "_")
+        assert setting not in defaults or float(number.replace(",", "")) == defaults[setting], name
+
+
 def test_the_table_of_options_has_every_option_and_its_default():
     rows = re.findall(r"^\| `(\w+)` \| ([^|,]+)", (ROOT / "docs" / "how-to" / "vendor.md").read_text(), re.MULTILINE)
     words = {(): "none", ("*",): "`*`", False: "false"}
