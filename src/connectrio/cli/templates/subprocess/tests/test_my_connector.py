@@ -76,10 +76,12 @@ async def test_a_process_that_was_killed(home: Path) -> None:
     assert state.phase is Phase.RETRYABLE_FAILED
 
 
-async def test_an_unknown_job() -> None:
+@pytest.mark.parametrize("name", ["other", "", "..", "../other"])
+async def test_an_unknown_job(name: str, home: Path) -> None:
+    (home.parent / "log").touch()
     async with hosting(MyConnector()) as host:
-        with pytest.raises(GRPCError, match="no job 'other'") as caught:
-            await host.attach(b'{"id":"other"}').get()
+        with pytest.raises(GRPCError, match=f"no job '{name}'") as caught:
+            await host.attach(b'{"id":"%s"}' % name.encode()).get()
     assert caught.value.status is Status.NOT_FOUND
 
 

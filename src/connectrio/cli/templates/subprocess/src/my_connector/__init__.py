@@ -7,12 +7,14 @@ for as long as any of them lives. So every host of the machine, also one that st
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -96,12 +98,12 @@ class MyConnector(AsyncConnector[Job]):
         directory = self._directory(resource_meta)
         runs = _runs(directory)  # before the exit code is read, which comes before the end
         exit_code = _text(directory / "exit")
+        if exit_code == "0":
+            return Resource(Phase.SUCCEEDED, outputs=json.loads(_text(directory / "outputs.json") or "{}"))
+        if exit_code:
+            return Resource(Phase.FAILED, f"the program ended with exit code {exit_code}")
         if (directory / "cancelled").exists():
             return Resource(Phase.ABORTED, "cancelled")
-        if exit_code:
-            outputs = json.loads(_text(directory / "outputs.json") or "{}")
-            failed = Resource(Phase.FAILED, f"the program ended with exit code {exit_code}")
-            return Resource(Phase.SUCCEEDED, outputs=outputs) if exit_code == "0" else failed
         if runs:
             return Resource(Phase.RUNNING)
         return Resource(Phase.RETRYABLE_FAILED, "the process was killed, or its machine was restarted")
@@ -113,7 +115,8 @@ class MyConnector(AsyncConnector[Job]):
             end = time.monotonic() + PATIENCE
             if _runs(directory):
                 (directory / "cancelled").touch()
-                os.killpg(int(_text(directory / "group")), signum)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.killpg(int(_text(directory / "group")), signum)
             while _runs(directory) and time.monotonic() < end:
                 time.sleep(0.02)
 
@@ -135,8 +138,8 @@ class MyConnector(AsyncConnector[Job]):
             return found, "" if is_whole else str(log.tell())
 
     def _directory(self, job: Job) -> Path:
-        directory = self._home / Path(job.id).name
-        if not (directory / "log").exists():
+        directory = self._home / job.id
+        if not re.fullmatch(r"[\w-]+", job.id) or not (directory / "log").exists():
             raise UnknownJobError(f"this machine has no job {job.id!r}")
         return directory
 
