@@ -9,8 +9,19 @@ from dataclasses import dataclass
 import anyio
 import anyio.lowlevel
 
-from connectrio import AsyncConnector, Phase, Resource, ResourceMeta
-from connectrio.idl.flyteidl2.connector import GetTaskLogsResponse, GetTaskLogsResponseBody, GetTaskMetricsResponse
+from connectrio import (
+    AsyncConnector,
+    GetTaskLogsResponse,
+    GetTaskLogsResponseBody,
+    GetTaskLogsResponseHeader,
+    GetTaskMetricsResponse,
+    Phase,
+    Resource,
+    ResourceMeta,
+    TransientError,
+    UnknownJobError,
+    current_call,
+)
 
 
 @dataclass
@@ -52,6 +63,39 @@ class Good(AsyncConnector[Meta]):
 
     async def get_metrics(self, resource_meta, **kwargs):
         return GetTaskMetricsResponse()
+
+
+class Complete(Good):
+    """Keeps to the rules for what a connector need not have, too."""
+
+    create_is_idempotent = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: dict[str, Meta] = {}
+
+    async def create(self, *args, **kwargs):
+        key = current_call().key
+        if key not in self.keys:
+            made = await super().create(*args, **kwargs)
+            if key is None:
+                return made
+            self.keys[key] = made
+        return self.keys[key]
+
+    async def get_many(self, resource_metas, **kwargs):
+        return [Resource(self.jobs[meta.number]) for meta in resource_metas]
+
+    def lines(self) -> int:
+        return 3
+
+    async def get_logs(self, resource_meta, token="", **kwargs):
+        start, end = int(token or 0), self.lines()
+        following = str(start + 2) if start + 2 < end else ""
+        yield GetTaskLogsResponse(
+            body=GetTaskLogsResponseBody(results=[f"line {number}" for number in range(start, min(start + 2, end))])
+        )
+        yield GetTaskLogsResponse(header=GetTaskLogsResponseHeader(token=following))
 
 
 class Nameless(Good):
@@ -266,6 +310,102 @@ class Converting(Good):
             raise RuntimeError("interrupted") from error
 
 
+class MakesAnother(Complete):
+    """Makes a second job for the same key."""
+
+    async def create(self, *args, **kwargs):
+        return await Good.create(self, *args, **kwargs)
+
+
+class RefusesAgain(Complete):
+    """Takes the second request for a mistake."""
+
+    async def create(self, *args, **kwargs):
+        if current_call().key in self.keys:
+            raise RuntimeError("there is such a job")
+        return await super().create(*args, **kwargs)
+
+
+class Sorting(Complete):
+    """Answers in an order of its own."""
+
+    async def get_many(self, resource_metas, **kwargs):
+        return (await super().get_many(resource_metas))[::-1]
+
+
+class LeavesOut(Complete):
+    """Leaves out what it does not know."""
+
+    async def get_many(self, resource_metas, **kwargs):
+        return (await super().get_many(resource_metas))[1:]
+
+
+class Mistaken(Complete):
+    """Takes each job for a lost one."""
+
+    async def get_many(self, resource_metas, **kwargs):
+        return [UnknownJobError("gone") for _ in resource_metas]
+
+
+class NotTogether(Complete):
+    """Cannot ask for many."""
+
+    async def get_many(self, resource_metas, **kwargs):
+        raise RuntimeError("no list")
+
+
+class Circling(Complete):
+    """Has pages that lead back to the first."""
+
+    async def get_logs(self, resource_meta, token="", **kwargs):
+        yield GetTaskLogsResponse(header=GetTaskLogsResponseHeader(token="b" if token == "a" else "a"))
+
+
+class Moving(Complete):
+    """Has other lines whenever one looks."""
+
+    looks = 0
+
+    async def get_logs(self, resource_meta, **kwargs):
+        self.looks += 1
+        yield GetTaskLogsResponse(body=GetTaskLogsResponseBody(results=[f"look {self.looks}"]))
+
+
+class Growing(Complete):
+    """Says that the log has ended, and has more lines later."""
+
+    polls = 0
+
+    async def delete(self, resource_meta, **kwargs):
+        self.polls += 1  # what comes late has come by then
+        await super().delete(resource_meta)
+
+    def lines(self) -> int:
+        return 4 if self.polls else 3
+
+
+class Hiding(Good):
+    """Has errors of its own in place of the vendor's."""
+
+    async def get(self, resource_meta, **kwargs):
+        try:
+            return await super().get(resource_meta)
+        except OSError:
+            raise RuntimeError("it failed") from None
+
+    async def delete(self, resource_meta, **kwargs):
+        try:
+            await super().delete(resource_meta)
+        except KeyError:
+            raise UnknownJobError("there is no such job") from None
+        except ConnectionError as error:
+            raise RuntimeError("it failed") from error
+        except TimeoutError:
+            raise TransientError("later", retry_after=5) from None
+        except (ValueError, IndexError):
+            raise RuntimeError("not the vendor's") from None
+
+
 class Clock:
     """What time it is, for who looks for steps that block: connectors say how long they take.
 
@@ -303,6 +443,18 @@ class Blocking(Good):
 # connector → the rules that it breaks, and where
 BREAKS = {
     Good: set(),
+    Complete: set(),
+    MakesAnother: {("idempotence", "MakesAnother.create")},
+    RefusesAgain: {("idempotence", "RefusesAgain.create")},
+    Sorting: {("get-many", "Sorting.get_many")},
+    LeavesOut: {("get-many", "LeavesOut.get_many")},
+    # the host polls with it, too
+    Mistaken: {("get-many", "Mistaken.get_many"), ("poll", "Mistaken.get")},
+    NotTogether: {("get-many", "NotTogether.get_many")},
+    Circling: {("late-logs", "Circling.get_logs")},
+    Moving: {("late-logs", "Moving.get_logs")},
+    Growing: {("late-logs", "Growing.get_logs")},
+    Hiding: {("retry-after", "Hiding.get")},
     Nameless: {("names", "Nameless")},
     NoLifespan: {("lifespan", "NoLifespan.lifespan")},
     BadClose: {("lifespan", "BadClose.lifespan")},

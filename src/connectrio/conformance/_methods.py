@@ -17,11 +17,10 @@ from typing import Any, Self
 
 import anyio
 
+from connectrio.conformance._answers import create_arguments
 from connectrio.conformance._report import Report
 from connectrio.connector.base import AsyncConnector
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
-from connectrio.idl.flyteidl2.core import TaskTemplate
-from connectrio.literals import inputs_to_python
 from connectrio.service.methods import ConnectorMethod
 from connectrio.service.operations import Operation
 
@@ -71,7 +70,7 @@ def _call(
     async def call() -> None:
         wanted = request()
         if operation is Operation.CREATE:
-            arguments = _create_arguments(connector, wanted)
+            arguments = create_arguments(connector, wanted)
         else:
             offered = {"token": "", "lines": 0, "queries": [], "output_prefix": wanted.output_prefix}
             offered |= {"start_time": None, "end_time": None, "step": None}
@@ -88,17 +87,6 @@ def _call(
                 created(result)
 
     return call
-
-
-def _create_arguments(connector: AsyncConnector[Any], request: CreateTaskRequest) -> dict[str, Any]:
-    template = request.template or TaskTemplate()
-    declared = template.interface.inputs if template.interface is not None else None
-    return {
-        "task_template": template,
-        "output_prefix": request.output_prefix,
-        "inputs": request.inputs if connector.converts_inputs else inputs_to_python(request.inputs, declared),
-        "task_execution_metadata": request.task_execution_metadata,
-    }
 
 
 async def _check_blocking(method: ConnectorMethod, call: Call, report: Report) -> bool:

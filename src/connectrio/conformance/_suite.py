@@ -15,6 +15,7 @@ from grpclib.const import Status
 
 from connectrio.client.jobs import error_text
 from connectrio.client.task import new_execution
+from connectrio.conformance._answers import LogPages, check_get_many, check_idempotence, check_retry_after
 from connectrio.conformance._methods import check_methods
 from connectrio.conformance._report import Report
 from connectrio.connector.base import AsyncConnector
@@ -56,6 +57,7 @@ async def check_connector(
         report.found("names", cls.__qualname__, f"its name is the default, {connector.name!r}")
     if not cls.__doc__ and not connector.converts_inputs:  # the host makes the class of a connector for flyte-sdk
         report.found("names", cls.__qualname__, "it has no docstring")
+    check_retry_after(connector, report)
     with _captured_logs() as logs:
         async with serving_in_memory(settings, registry) as host:
             if host.host.failures:
@@ -89,6 +91,7 @@ class _Check:
         self._report = report
         self._logs = logs
         self._jobs: list[Job] = []  # deleted at the end
+        self._pages: LogPages | None = None
 
     async def run(self) -> None:
         together = await self._create_at_once()
@@ -104,13 +107,15 @@ class _Check:
             await self._check_reports(job)
             await self._check_garbage()
             await self._check_deletion(job, "the job has ended" if state is not None else "the job runs")
-            await self._check_early_deletion()
+            deleted = await self._check_early_deletion()
+            await self._check_answers([job, *deleted])
             if self._connector.converts_inputs:
                 own_loop = "a connector for flyte-sdk or flytekit runs in an event loop of its own"
                 self._report.untried |= {"cancellation": own_loop, "blocking": own_loop}
             elif meta is not None:
                 await check_methods(self._connector, self._new_request, meta, self._created, self._report)
             self._check_secrets(job, state)
+            await self._check_late_logs()
         finally:
             await self._clean_up()
 
@@ -221,6 +226,9 @@ class _Check:
                 continue
             try:
                 found = await call()
+                if rule == "logs":
+                    self._pages = LogPages(job, f"{self._class}.get_logs", self._report)
+                    await self._pages.read()
             except GRPCError as error:
                 if error.status is Status.UNIMPLEMENTED:
                     self._report.untried[rule] = f"there is no {operation.value}"
@@ -228,6 +236,8 @@ class _Check:
                 self._found(rule, operation.value, f"it failed for a job that has ended: {error_text(error)}")
             else:
                 self._logs.append(repr(found))
+        if "logs" in self._report.untried:
+            self._report.untried["late-logs"] = self._report.untried["logs"]
 
     async def _check_garbage(self) -> None:
         try:
@@ -250,14 +260,36 @@ class _Check:
         except GRPCError as error:
             self._found("get-after-delete", "get", f"after delete, it failed: {error_text(error)}")
 
-    async def _check_early_deletion(self) -> None:
+    async def _check_early_deletion(self) -> list[Job]:
+        """Return the job that was deleted; none if it could not be created."""
         job = await self._create()
         if job is None:
-            return
+            return []
         await self._check_deletion(job, "the job had just been created")
-        if any(finding.rule in ("delete", "get-after-delete", "poll", "end") for finding in self._report.findings):
+        if not any(finding.rule in ("delete", "get-after-delete", "poll", "end") for finding in self._report.findings):
+            await self._check_end(job)
+        return [job]
+
+    async def _check_answers(self, jobs: list[Job]) -> None:
+        """Try `create` and `get_many` of the connector itself: a host makes no job twice, and asks for many by itself.
+
+        :param jobs: one that has ended, and one that was deleted early
+        """
+        service = self._host.host.service
+        if service is None:  # it has not started
             return
-        await self._check_end(job)
+        metas = await check_idempotence(self._connector, self._new_request(), service.workers, self._report)
+        for meta in metas:
+            self._created(meta)
+        fresh = await self._create()
+        jobs = jobs if fresh is None else [fresh, *jobs]
+        await check_get_many(self._connector, self._request, jobs, service.workers, self._report)
+
+    async def _check_late_logs(self) -> None:
+        """Look for lines that have come since the log was read."""
+        if self._pages is not None:
+            with suppress(GRPCError):  # its log may have gone with the job
+                await self._pages.read_later()
 
     def _check_secrets(self, job: Job, state: State | None) -> None:
         connection = self._request.connection or Connection()

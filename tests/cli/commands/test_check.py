@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 
-from cli.bad_connectors import BREAKS, Blocking, Clock, Good
+from cli.bad_connectors import BREAKS, Blocking, Clock, Complete, Good, Hiding
 from cli.harness import Process
+from connectrio import Phase
 from connectrio.conformance import RULES, _methods, check_connector
 from connectrio.idl.flyteidl2.connector import CreateTaskRequest
 from connectrio.idl.flyteidl2.core import Connection, TaskTemplate
 
+ROOT = Path(__file__).parents[3]
 REQUEST = CreateTaskRequest(template=TaskTemplate(type="sample"), connection=Connection(secrets={"token": "s3cret"}))
 
 MODULE = (
@@ -56,10 +62,11 @@ def test_each_rule_is_broken_by_somebody():
 
 
 async def test_a_good_connector_keeps_to_all_and_nothing_is_left():
-    good = Good()
+    good = Complete()
     report = await check_connector(good, REQUEST)
     assert (report.kept, report.untried) == ([*RULES], {})
     assert len(good.jobs) > 7
+    assert Phase.RUNNING not in good.jobs.values()
 
 
 async def test_the_line_that_blocks_is_named(clock):
@@ -70,7 +77,26 @@ async def test_the_line_that_blocks_is_named(clock):
 
 async def test_what_cannot_be_tried_is_said():
     report = await check_connector(Good(), CreateTaskRequest(template=TaskTemplate(type="sample")))
-    assert report.untried == {"secrets": "the sample task has none: give some with --secret"}
+    assert report.untried == {
+        "secrets": "the sample task has none: give some with --secret",
+        "idempotence": "the class does not say create_is_idempotent",
+        "get-many": "there is no get_many",
+    }
+
+
+async def test_the_line_that_hides_an_error_is_named():
+    report = await check_connector(Hiding(), REQUEST)
+    code = inspect.getsource(Hiding.get).splitlines()
+    offset = next(number for number, line in enumerate(code) if "from None" in line)
+    line = Hiding.get.__code__.co_firstlineno + offset
+    [finding] = report.findings
+    assert finding.what.endswith(f"/bad_connectors.py:{line}")
+
+
+def test_the_table_in_the_documents_has_all_rules_in_their_order():
+    text = (ROOT / "docs" / "reference" / "check.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", text, re.MULTILINE)
+    assert [rule for row in rows for rule in re.findall(r"`([a-z-]+)`", row)] == [*RULES]
 
 
 @pytest.fixture
@@ -96,7 +122,7 @@ def test_the_command_says_what_to_do(run, module):
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_the_command_as_json(run, module, backend, monkeypatch):
     monkeypatch.setenv("TOKEN", "s3cret")
-    outcome = run("check", module("Good"), "--json", "--backend", backend, "--secret", "token=TOKEN")
+    outcome = run("check", module("Complete"), "--json", "--backend", backend, "--secret", "token=TOKEN")
     assert outcome.code == 0, outcome
     assert outcome.document == {"connector": "Good", "findings": [], "kept": [*RULES], "untried": {}}
 
@@ -154,7 +180,9 @@ def test_a_connector_for_flyte_sdk(tmp_path, backend):
     assert {(finding["rule"], finding["where"]) for finding in outcome.document["findings"]} == {
         ("delete", "Sdk.delete")
     }
-    assert outcome.document["untried"].keys() == {"logs", "metrics", "secrets", "cancellation", "blocking"}
+    assert outcome.document["untried"].keys() == {
+        "logs", "metrics", "late-logs", "idempotence", "get-many", "secrets", "cancellation", "blocking",
+    }  # fmt: skip
 
 
 def test_the_duckdb_connector_keeps_to_all_rules(tmp_path):
@@ -163,7 +191,7 @@ def test_the_duckdb_connector_keeps_to_all_rules(tmp_path):
     with Process("check", "connectrio.connectors.duckdb", *arguments, cwd=tmp_path, environment=environment) as command:
         outcome = command.wait()
     assert outcome.code == 0, outcome
-    assert outcome.document["untried"].keys() == {"secrets"}
+    assert outcome.document["untried"].keys() == {"secrets", "idempotence", "get-many"}
 
 
 @pytest.mark.parametrize(("options", "is_told"), [([], False), (["--log-level", "info"], True)])
