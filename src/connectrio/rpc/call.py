@@ -60,6 +60,7 @@ class Call:
     :ivar peer: the client's address, "127.0.0.1:50000", "unix:", or "" for a transport that has none; on a channel, the
         channel's `authority`
     :ivar user_agent: what the client calls itself
+    :ivar previous_attempts: how often the client has made this call before, by its retry policy (gRFC A6)
     :ivar initial_metadata: what `set_initial_metadata` has collected
     :ivar trailing_metadata: what `set_trailing_metadata` has collected
     :ivar status: how the call has ended; CANCELLED as long as it has not. An interceptor asks after `proceed()`
@@ -86,6 +87,7 @@ class Call:
         "metadata",
         "method",
         "peer",
+        "previous_attempts",
         "request_encoding",
         "response_encoding",
         "status",
@@ -103,6 +105,7 @@ class Call:
         deadline: Deadline | None = None,
         peer: str = "",
         user_agent: str | None = None,
+        previous_attempts: int = 0,
         content_type: str = CONTENT_TYPE,
         request_encoding: str = IDENTITY,
         accepted_encodings: frozenset[str] = frozenset([IDENTITY]),
@@ -113,6 +116,7 @@ class Call:
         self.deadline = deadline
         self.peer = peer
         self.user_agent = user_agent
+        self.previous_attempts = previous_attempts
         self.content_type = content_type
         self.request_encoding = request_encoding
         self.message_was_compressed = False

@@ -8,7 +8,7 @@ import pytest
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 
-from connectrio.rpc import Server
+from connectrio.rpc import Server, current_call
 from rpc.kit.frames import Headers, request_headers
 from rpc.kit.raw import raw_client
 from rpc.kit.script import CLIENT_STREAMING, UNARY, Note, Script
@@ -271,6 +271,19 @@ async def test_large_metadata(size: int):
         await stream.send_message(Note("a"), end=True)
         await stream.recv_message()
         assert stream.initial_metadata["x-echo"] == value
+
+
+@pytest.mark.parametrize(
+    ("value", "attempts"),
+    [(None, 0), ("1", 1), ("999999999", 999999999), ("", 0), ("-1", 0), ("one", 0), ("1" * 10, 0)],
+)
+async def test_how_often_the_client_has_made_the_call_before(value: str | None, attempts: int):
+    async def tell(stream):
+        await stream.send_message(Note(str(current_call().previous_attempts)))
+
+    extra = [] if value is None else [("grpc-previous-rpc-attempts", value)]
+    frames = await response_to({}, *extra, script=Script(tell))
+    assert frames[1].data[5:] == str(attempts).encode()
 
 
 async def test_a_long_path_is_not_told_back_whole():

@@ -5,6 +5,7 @@ Source: "Requests" in gRPC over HTTP2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ from connectrio.rpc.status import fit_status_message, trailers_only
 
 # bytes; a refusal tells the client what was wrong with its request, not the whole of it
 _MAX_REFUSAL_SIZE = 256
+
+_ATTEMPTS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
     if seconds == 0:
         message = "the deadline had passed when the request arrived"
         raise RefusedRequestError(Status.DEADLINE_EXCEEDED, message, content_type=content_type)
+    attempts = values.get("grpc-previous-rpc-attempts")
     return handler, Call(
         path,
         metadata,
@@ -134,6 +138,8 @@ def check_request(headers: Headers, context: CallContext) -> tuple[Handler, Call
         deadline=None if seconds is None else Deadline.from_timeout(seconds),
         peer=context.peer_name,
         user_agent=values.get("user-agent"),
+        # what is no number says nothing; int() would take other digits and any length
+        previous_attempts=int(attempts) if attempts and _ATTEMPTS.fullmatch(attempts) else 0,
         content_type=content_type,
         request_encoding=encoding,
         accepted_encodings=accepted_encodings(values.get("grpc-accept-encoding")),
