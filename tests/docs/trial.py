@@ -113,7 +113,8 @@ class Ports:
         return re.sub(rf"\b(?:{'|'.join(self._free)})\b", lambda port: self._free[port[0]], text)
 
     def back(self, text: str) -> str:
-        """Return an output with the ports that documents name."""
+        """Return an output with the ports that documents name, without a target that is then the default."""
+        text = text.replace(f" --target 127.0.0.1:{self._free['8000']}", "")
         return re.sub(rf"\b(?:{'|'.join(self._named)})\b", lambda port: self._named[port[0]], text)
 
 
