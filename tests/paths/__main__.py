@@ -32,12 +32,12 @@ def demo(walk: Walk) -> None:
 
 
 def new(walk: Walk) -> None:
-    """Write a connector, and serve it as an installed package; one of each template."""
+    """Write a connector, break and mend it, and serve it as an installed package; one of each template."""
     for template in ("http", "sql", "subprocess"):
         name, module = f"acme-{template}", f"acme_{template}"
         walk.install("connectrio")
         told = walk.run(f"connectrio new {name} --template {template}", "== Try next")
-        check, serve = re.findall(r"^  (.*connectrio (?:check|serve) .*)$", told, re.MULTILINE)
+        check, dev = re.findall(r"^  (.*connectrio (?:check|dev) .*)$", told, re.MULTILINE)
         walk.run("uv sync --quiet", within=name)
         walk.run("uv run pytest -q", " passed", within=name)
         walk.run(check, ": no findings", within=name)
@@ -45,8 +45,16 @@ def new(walk: Walk) -> None:
             walk.run("uv run ruff check && uv run ruff format --check && uv run mypy && uv run pyright", within=name)
         readme = (walk.directory / name / "README.md").read_text()
         [job] = re.findall(r"^    (.*connectrio run .*)$", readme, re.MULTILINE)
-        with walk.running(f"{serve} {LOOPBACK}", r" module \S+\n", within=name) as shown:
-            walk.run(f"{job} --target {shown(TARGET)[1]}", "SUCCEEDED", within=name)
+        source = walk.directory / name / "src" / module / "__init__.py"
+        right = source.read_text()
+        with walk.running(f"{dev} {LOOPBACK}", "serving after", within=name) as shown:
+            target = shown(TARGET)[1]
+            source.write_text(f"{right}\nbroken(\n")
+            shown(r"__init__\.py changed\n.*SyntaxError.*calls are answered UNAVAILABLE")
+            walk.run(f"{job} --target {target}", "SyntaxError", within=name, code=1)
+            source.write_text(right)
+            shown("calls are answered UNAVAILABLE.*serving after")
+            walk.run(f"{job} --target {target}", "SUCCEEDED", within=name)
         walk.run("uv build --quiet", within=name)
         [wheel] = (walk.directory / name / "dist").glob("*.whl")
         walk.install(str(wheel))

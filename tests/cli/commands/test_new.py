@@ -113,7 +113,7 @@ def test_what_to_do_next(run):
         "  uv sync",
         "  uv run pytest",
         "  uv run connectrio check acme_reports --sql 'select :n * 2 as twice' --input n=21",
-        "  uv run connectrio serve --modules acme_reports",
+        "  uv run connectrio dev acme_reports",
     ]
 
 

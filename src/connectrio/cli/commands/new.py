@@ -81,7 +81,7 @@ def new(
     except OSError as error:
         raise CommandError(f"cannot write the package to {directory}: {error.strerror}") from error
     print_heading("Try next")
-    steps = [f"cd {directory}", "uv sync", "uv run pytest", texts["check"], texts["serve"]]
+    steps = [f"cd {directory}", "uv sync", "uv run pytest", texts["check"], texts["dev"]]
     print_code(own("\n".join(steps)), "console")
 
 
@@ -105,7 +105,8 @@ def _texts(facts: dict[str, Any]) -> dict[str, str]:
         "system": facts["system"],
         "notes": facts["notes"].strip(),
         "check": f"{connectrio} check {facts['module']} {facts['sample']}",
-        "serve": f"{connectrio} serve --modules {facts['module']}",
+        # dev watches the module's own package or folder
+        "dev": f"{connectrio} dev {facts['module']}" + (" --watch src" if facts["module"].endswith(".py") else ""),
         "run": f"{connectrio} run my_task {facts['sample']}",
     }
 
