@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
+from connectrio.cli.commands.new import Template
 from docs.blocks import ROOT
 from paths.walk import LOOPBACK, StepError, Walk
 
@@ -33,7 +35,7 @@ def demo(walk: Walk) -> None:
 
 def new(walk: Walk) -> None:
     """Write a connector, break and mend it, and serve it as an installed package; one of each template."""
-    for template in ("http", "sql", "subprocess"):
+    for template in get_args(Template):
         name, module = f"acme-{template}", f"acme_{template}"
         walk.install("connectrio")
         told = walk.run(f"connectrio new {name} --template {template}", "== Try next")
