@@ -92,13 +92,15 @@ class Dev:
         with Client(self.target) as client:
             return asked(client)
 
-    def end(self, *, times: int = 1) -> None:
+    def end(self, *, at_once: bool = False) -> None:
         """End it as Ctrl-C does. Nothing is left of it."""
         children = children_of(self.process.pid)
-        for _ in range(times):
+        self.process.signal(signal.SIGINT)
+        if at_once:
+            self.process.error_with("send the signal again to stop at once")
             self.process.signal(signal.SIGINT)
         outcome = self.process.wait()
-        assert outcome.code == (0 if times == 1 else 130), outcome
+        assert outcome.code == (130 if at_once else 0), outcome
         assert "Traceback" not in outcome.err
         eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
@@ -268,7 +270,7 @@ def test_ctrl_c_before_the_first_start(module, tmp_path):
     module.write_text(SLOW)
     with developing(module.parent, "connector.py") as dev:
         eventually((tmp_path / "importing").exists, PATIENCE)
-        dev.end(times=2)
+        dev.end(at_once=True)
 
 
 def test_processes_whose_dev_is_killed_end(module):

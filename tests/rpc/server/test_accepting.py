@@ -180,10 +180,10 @@ async def test_new_connections_go_to_another_process_as_soon_as_the_server_stops
 
 
 async def test_errors_of_a_socket_that_was_shut_down_mean_nothing():
-    async with anyio.create_task_group() as tasks:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    several = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    [listener] = several.listeners
+    async with several, anyio.create_task_group() as tasks:
         listener.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_RDWR)
         await accepting.accept_connections(listener, None, tasks, lambda: True)
         with pytest.raises(OSError, match="Invalid argument"):
             await accepting.accept_connections(listener, None, tasks, lambda: False)
-        await listener.aclose()
