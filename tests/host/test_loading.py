@@ -724,7 +724,7 @@ def test_a_connector_of_our_own_without_its_extra_is_no_failure(monkeypatch, ins
     registry = Registry()
     [line] = load_all(registry)
     assert line["event"] == "connectrio's own connector is not served: its extra is not installed"
-    assert (line["log_level"], registry.failures) == ("info", [])
+    assert (line["log_level"], registry.failures) == ("debug", [])
     assert line["error"].endswith("""the DuckDB connector needs DuckDB: pip install "connectrio[duckdb]\"""")
     assert registry.absent["duckdb"].error == line["error"]
 

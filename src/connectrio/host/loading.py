@@ -57,7 +57,7 @@ def _load_each(registry: Registry, found: Iterable[EntryPoint]) -> None:
         except BaseException as error:  # noqa: BLE001 - SystemExit, and what event loops raise, end no host
             if _lacks_extra(entry_point, error):
                 absent = registry.absent[entry_point.name] = _failure(source, error)
-                log.info("connectrio's own connector is not served: its extra is not installed", error=absent.error)
+                log.debug("connectrio's own connector is not served: its extra is not installed", error=absent.error)
                 continue
             where = place_in(entry_point.module, error)
             _note_failure(registry, source, error, "an entry point failed to load", where)
