@@ -244,7 +244,7 @@ def test_a_connector_that_is_refused_is_shown_with_its_line(install):
         f"ValueError: Misspelt ({path}, line 4) cannot be registered: its create ({path}, line 7) has the parameter"
         " 'task_tempalte', which the host does not know: rename it to 'task_template'"
     )
-    assert load_error("misspelt.py") == f"cannot load connectors from 'misspelt.py': {problem} ({path}, line 11)"
+    assert load_error("misspelt.py") == f"cannot load connectors from 'misspelt.py': {problem} ({path}:11)"
     install({"bad": "plugin_misspelt", "good": "plugin_good"})
     path = write("site/plugin_misspelt.py", MISSPELT).resolve()
     write("site/plugin_good.py")
@@ -260,7 +260,7 @@ def test_a_connector_without_delete_is_shown_with_the_line_that_makes_it():
     error = load_error("misspelt.py")
     assert "TypeError: Can't instantiate abstract class Misspelt " in error
     assert re.search(r"\bdelete\b", error)
-    assert error.endswith(f"({path}, line 11)")
+    assert error.endswith(f"({path}:11)")
 
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such_file.py"])
