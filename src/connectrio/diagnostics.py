@@ -195,12 +195,12 @@ def place_of(frame: FrameType, line: int | None = None) -> str:
 
 
 def definition_of(thing: Any) -> str:
-    """Return where a class, a function or a method is defined: "/path/my_connector.py, line 42"."""
+    """Return where a class, a function or a method is defined: "/path/my_connector.py:42"."""
     code = getattr(inspect.unwrap(thing), "__code__", None)
     if code is not None:
-        return f"{code.co_filename}, line {code.co_firstlineno}"
+        return f"{code.co_filename}:{code.co_firstlineno}"
     try:
-        return f"{inspect.getsourcefile(thing)}, line {inspect.getsourcelines(thing)[1]}"
+        return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):  # it was made by code that has no file
         return f"module {getattr(thing, '__module__', '?')}"
 

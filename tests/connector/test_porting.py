@@ -94,7 +94,7 @@ def test_what_the_constructor_leaves_out_is_the_class_s():
 
     connector = Named()
     assert (connector.name, connector.task_type_name, connector.task_type_version) == ("Named", "y", 4)
-    with pytest.raises(ValueError, match=r"Named \(.*test_porting.py, line 88\) .* does not set metadata_type"):
+    with pytest.raises(ValueError, match=r"Named \(.*test_porting.py:88\) .* does not set metadata_type"):
         Registry().register(connector)
 
 

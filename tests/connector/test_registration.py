@@ -32,7 +32,7 @@ def refusal(connector: AsyncConnector[Any]) -> str:
 
 
 def line_of(thing: Any) -> str:
-    return f"test_registration.py, line {thing.__code__.co_firstlineno}"
+    return f"test_registration.py:{thing.__code__.co_firstlineno}"
 
 
 class Ordinary(Base):
@@ -54,7 +54,7 @@ class Ordinary(Base):
 def test_what_a_connector_must_say(monkeypatch, attribute, value, problem):
     monkeypatch.setattr(Ordinary, attribute, value)
     assert f"cannot be registered: {problem}" in refusal(Ordinary())
-    assert re.match(r"Ordinary \(test_registration.py, line \d+\)", refusal(Ordinary()))
+    assert re.match(r"Ordinary \(test_registration.py:\d+\)", refusal(Ordinary()))
 
 
 def test_a_connector_without_task_type_and_meta():
@@ -251,7 +251,7 @@ class OwnCode(ResourceMeta):
 def test_a_meta_that_is_no_dataclass(meta, fields):
     text = refusal(connector(metadata_type=meta))
     assert re.search(
-        rf"{meta.__name__} \(test_registration.py, line \d+\) has the fields {fields}, and is no dataclass: write"
+        rf"{meta.__name__} \(test_registration.py:\d+\) has the fields {fields}, and is no dataclass: write"
         r" @dataclass above it$",
         text,
     )
@@ -307,7 +307,7 @@ class Node(ResourceMeta):
 )
 def test_a_meta_that_cannot_be_read_back(meta, problem):
     text = refusal(connector(metadata_type=meta))
-    assert re.search(rf"{meta.__name__} \(test_registration.py, line \d+\) {problem}", text)
+    assert re.search(rf"{meta.__name__} \(test_registration.py:\d+\) {problem}", text)
 
 
 @pytest.mark.parametrize("meta", [Parent, WithoutFields, OwnCode, Node, ResourceMeta])

@@ -241,7 +241,7 @@ ConnectorRegistry.register(Misspelt())
 def test_a_connector_that_is_refused_is_shown_with_its_line(install):
     path = write("misspelt.py", MISSPELT).resolve()
     problem = (
-        f"ValueError: Misspelt ({path}, line 4) cannot be registered: its create ({path}, line 7) has the parameter"
+        f"ValueError: Misspelt ({path}:4) cannot be registered: its create ({path}:7) has the parameter"
         " 'task_tempalte', which the host does not know: rename it to 'task_template'"
     )
     assert load_error("misspelt.py") == f"cannot load connectors from 'misspelt.py': {problem} ({path}:11)"
@@ -252,7 +252,7 @@ def test_a_connector_that_is_refused_is_shown_with_its_line(install):
     with capture_logs():
         load_entry_points(registry)
     assert names(registry) == ["plugin_good"]
-    assert f"its create ({path}, line 7) has the parameter 'task_tempalte'" in registry.failures[0].error
+    assert f"its create ({path}:7) has the parameter 'task_tempalte'" in registry.failures[0].error
 
 
 def test_a_connector_without_delete_is_shown_with_the_line_that_makes_it():
