@@ -40,6 +40,7 @@ _BROKEN_PIPE = 141
 # for a call that has not reached a host
 _NO_CONNECTION = "is the host running, and is --target its address? start one with: connectrio serve"
 _NO_CONNECTOR = "see what the host serves with: connectrio ls"
+_NO_CREDENTIALS = "add --secret NAME=VARIABLE, with an environment variable that has the secret; or --config NAME=VALUE"
 _FOREIGN_META = "give what `connectrio create` printed for this job, as it is, as @FILE, or by a pipe as -"
 _NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 _HINTS = {
@@ -119,6 +120,8 @@ def explained(*, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEED
             hint = _NO_CONNECTION
         elif (error.message or "").startswith("Cannot find connector "):
             hint = _NO_CONNECTOR
+        elif "the connection has no secret" in (error.message or ""):
+            hint = _NO_CREDENTIALS
         elif "resource_meta" in (error.message or "") and name == "INVALID_ARGUMENT":
             hint = _FOREIGN_META
         raise CommandError(

@@ -248,6 +248,10 @@ def test_wrong_usage(run, arguments, message):
     assert message in outcome.err
 
 
+def test_a_secret_without_a_variable_has_a_hint(run):
+    assert "export TOKEN=…, then --secret token=TOKEN" in run("create", "toy", "--secret", "token=pa55word").err
+
+
 @pytest.mark.parametrize("secret", ["token=pa55word", "pa55word"])
 def test_a_secret_given_by_mistake_is_not_repeated(run, secret):
     assert "pa55word" not in run("create", "toy", "--secret", secret).err

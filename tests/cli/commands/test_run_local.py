@@ -62,6 +62,15 @@ def test_final_phases_are_exit_codes(run, end, code, backend):
     assert "line 2" in outcome.err
 
 
+def test_a_secret_that_the_connector_needs_has_a_hint(run, tmp_path):
+    path = tmp_path / "needy.py"
+    path.write_text(SECRETIVE.replace("task_execution_metadata=None, **", "task_execution_metadata=None, *, token, **"))
+    outcome = run("run", "secretive", "--modules", str(path))
+    assert outcome.code == 1
+    assert "Secretive.create needs 'token'" in outcome.err
+    assert "hint: add --secret NAME=VARIABLE" in outcome.err
+
+
 def test_a_module_that_is_not_there(run):
     outcome = run("run", "toy", "--modules", "no_such_module_here")
     assert outcome.code == 1

@@ -204,7 +204,10 @@ def test_flyte_connector_without_options(serve):
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("prot = 1", "connectrio.toml: there is no setting 'prot'; did you mean 'port'?"),
+        (
+            "prot = 1",
+            "connectrio.toml: there is no setting 'prot'; did you mean 'port'?\nhint: a key is a flag without its --",
+        ),
         ("config = 'x'", "connectrio.toml: there is no setting 'config'"),
         ("[serve]\nport = 1", "connectrio.toml: there is no setting 'serve'"),
         ('port = "1"', "connectrio.toml: port is '1': Expected `int`, got `str`"),

@@ -101,7 +101,7 @@ class TomlFile:
                 similar = difflib.get_close_matches(name, known, n=1)
                 raise UsageError(
                     f"{path}: there is no setting {key!r}" + (f"; did you mean {similar[0]!r}?" if similar else ""),
-                    hint=f"settings: {' '.join(known)}",
+                    hint="a key is a flag without its --; all of them: connectrio serve --help",
                 )
         for name, (_, value) in settings.items():
             try:

@@ -74,9 +74,11 @@ class Credentials:
     def missing(self, secret: str) -> UsageError:
         """Return the error that says that a secret's variable is not set."""
         # the text behind "=" is not repeated: it may be the secret itself, given by mistake
+        variable = secret.upper()
         return UsageError(
             f"--secret {secret}=…: there is no such environment variable",
-            hint="secrets are not taken from the command line, where others can read them: export it and name it here",
+            hint="secrets are not taken from the command line, where others can read them. Put it into a variable, and"
+            f" name that: export {variable}=…, then --secret {secret}={variable}",
         )
 
 
