@@ -287,6 +287,25 @@ def test_a_syntax_error_shows_its_line_and_place(source, line, mark):
         assert shown[1] == mark
 
 
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("exec('x = = 2')", "   1 | exec('x = = 2')"),
+        (
+            "raise SyntaxError('no', (__file__, None, None, None))",
+            "   1 | raise SyntaxError('no', (__file__, None, None, None))",
+        ),
+    ],
+)
+def test_a_syntax_error_elsewhere_marks_nothing_in_the_module(source, line):
+    """Code that the module runs is wrong, or the error names no line."""
+    path = write("broken.py", source).resolve()
+    assert load_error("broken.py").endswith(f"({path}:1)")
+    shown = picture("broken.py")
+    assert shown[0] == line
+    assert not any(each.startswith("     | ") for each in shown)
+
+
 def test_a_syntax_error_in_a_part_of_a_package():
     path = write("package/__init__.py", "from package import two").resolve()
     part = write("package/two.py", "x = 1\ndef (").resolve()

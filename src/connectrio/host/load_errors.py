@@ -41,7 +41,7 @@ def place_in(name: str, error: BaseException) -> str:
 
     Of a SyntaxError, return the line that is wrong, in whichever file; "" if there is none.
     """
-    if isinstance(error, SyntaxError) and error.filename and linecache.getlines(error.filename):
+    if isinstance(error, SyntaxError) and error.lineno and linecache.getlines(str(error.filename)):
         return f"{error.filename}:{error.lineno}"
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -51,11 +51,11 @@ def place_in(name: str, error: BaseException) -> str:
 
 
 def _source(place: str, error: BaseException) -> str:
-    """Return the line of source at `place` with its number, and under a syntax error its mark."""
+    """Return the line of source at `place` with its number, and the mark under it if the syntax error is there."""
     file, _, number = place.rpartition(":")
     line = linecache.getline(file, int(number)).rstrip().replace("\t", " ")
     shown = f"{number:>4} | {line}"
-    if isinstance(error, SyntaxError) and error.offset:
+    if isinstance(error, SyntaxError) and error.offset and place == f"{error.filename}:{error.lineno}":
         ends_here = error.end_lineno == error.lineno and error.end_offset is not None
         width = max(1, (error.end_offset or 0) - error.offset) if ends_here else 1
         shown += f"\n     | {' ' * (error.offset - 1)}{'^' * width}"
