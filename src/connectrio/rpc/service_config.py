@@ -61,7 +61,7 @@ def options_from_service_config(
         changes["load_balancing"] = policy
     health = top.take_fields("healthCheckConfig")
     if health is not None:
-        changes["health_service"] = health.take("serviceName") or ""
+        changes["health_service"] = health.text("serviceName")
         health.check_empty()
     top.check_empty()
     try:
@@ -96,14 +96,23 @@ class _Fields:
         value = self.take(name)
         return None if value is None else _Fields(f"{self.path}: {name}", value)
 
+    def take_list(self, name: str) -> Sequence[Any]:
+        """Return a field that is a list; an empty one if it is missing."""
+        value = self.take(name)
+        if value is not None and (not isinstance(value, Sequence) or isinstance(value, str)):
+            raise ServiceConfigError(f"{self.path}: {name} must be a list, got {value!r}")
+        return value or ()
+
     def take_all(self, name: str) -> list[_Fields]:
         """Return the objects in a list; none if it is missing."""
+        return [_Fields(f"{self.path}: {name}[{number}]", each) for number, each in enumerate(self.take_list(name))]
+
+    def text(self, name: str) -> str:
+        """Return a field that is a text; "" if it is missing."""
         value = self.take(name)
-        if value is None:
-            return []
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ServiceConfigError(f"{self.path}: {name} must be a list, got {value!r}")
-        return [_Fields(f"{self.path}: {name}[{number}]", each) for number, each in enumerate(value)]
+        if value is not None and not isinstance(value, str):
+            raise ServiceConfigError(f"{self.path}: {name} must be a text, got {value!r}")
+        return value or ""
 
     def number(self, name: str) -> Any:
         """Return a field that is a number."""
@@ -162,7 +171,7 @@ def _methods(configs: Iterable[_Fields]) -> dict[str, MethodConfig]:
 
 
 def _name(fields: _Fields) -> str:
-    service, method = fields.take("service") or "", fields.take("method") or ""
+    service, method = fields.text("service"), fields.text("method")
     fields.check_empty()
     if method and not service:
         raise ServiceConfigError(f"{fields.path} has a method and no service")
@@ -170,27 +179,26 @@ def _name(fields: _Fields) -> str:
 
 
 def _retry_policy(fields: _Fields) -> RetryPolicy:
-    names = fields.take("retryableStatusCodes") or ()
-    try:
-        codes = {Status[name] for name in names}
-    except KeyError as error:
-        raise ServiceConfigError(f"{fields.path}: retryableStatusCodes has an unknown status: {error}") from error
+    names = fields.take_list("retryableStatusCodes")
+    for name in names:
+        if not isinstance(name, str) or name not in Status.__members__:
+            raise ServiceConfigError(f"{fields.path}: retryableStatusCodes has an unknown status: {name!r}")
     policy: RetryPolicy = fields.make(
         RetryPolicy,
         max_attempts=min(fields.number("maxAttempts"), _MOST_ATTEMPTS),
         initial_backoff=fields.duration("initialBackoff"),
         max_backoff=fields.duration("maxBackoff"),
         backoff_multiplier=fields.number("backoffMultiplier"),
-        retryable_status_codes=codes,
+        retryable_status_codes={Status[name] for name in names},
     )
     return policy
 
 
 def _load_balancing(top: _Fields) -> str | None:
     """Return the first policy that is known; None if the config names none."""
-    old = top.take("loadBalancingPolicy")
+    old = top.text("loadBalancingPolicy")
     names = [name for each in top.take_all("loadBalancingConfig") for name in each.names]
-    if not names and isinstance(old, str):
+    if not names and old:
         names = [old.lower()]
     known = [name for name in names if name in _POLICIES]
     if names and not known:
