@@ -117,6 +117,11 @@ def test_what_to_do_next(run):
     ]
 
 
+def test_the_directory_is_shown_as_it_was_given(run):
+    outcome = run("new", "q", "--directory", "my_connector of mine")
+    assert "\n  cd 'my_connector of mine'\n" in outcome.out
+
+
 def test_an_empty_directory_is_filled(run, tmp_path):
     (tmp_path / "q").mkdir()
     assert run("new", "q").code == 0

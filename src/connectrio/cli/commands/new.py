@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -81,8 +82,8 @@ def new(
     except OSError as error:
         raise CommandError(f"cannot write the package to {directory}: {error.strerror}") from error
     print_heading("Try next")
-    steps = [f"cd {directory}", "uv sync", "uv run pytest", texts["check"], texts["dev"]]
-    print_code(own("\n".join(steps)), "console")
+    steps = ["uv sync", "uv run pytest", own(texts["check"]), own(texts["dev"])]
+    print_code("\n".join([shlex.join(["cd", str(directory)]), *steps]), "console")
 
 
 def _check_name(name: str, module: str) -> None:
