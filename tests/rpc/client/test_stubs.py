@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Self
 
 import anyio
@@ -12,7 +13,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
-from connectrio.rpc import closing
+from connectrio.rpc import Server, closing
+from connectrio.rpc.testing import memory_channel
 from rpc.kit.frames import Data, Reset
 from rpc.kit.playing import OK, RESPONSE, channel_to
 from rpc.kit.raw import RawPeer, RawServer
@@ -273,6 +275,33 @@ async def test_cancelling_the_receiver_cancels_the_call_and_the_sender():
             tasks.cancel_scope.cancel()
         await sender.event.wait()
         await servicer.event.wait()
+
+
+async def test_a_channel_that_is_closed_before_the_sender_has_begun_ends_the_call():
+    """On asyncio, the block of the channel ends before the sender's first step; on trio it may."""
+    begins, receiver = anyio.Event(), Ended()
+
+    async def receive(channel):
+        with receiver, pytest.raises(GRPCError, match="the connection was closed"):
+            async for _ in ScriptStub(channel).bidi(forever()):
+                pass
+
+    async def forever():
+        while True:
+            yield Note("more")
+            await checkpoint()
+
+    async with leaving_nothing(), anyio.create_task_group() as tasks:
+        async with memory_channel(Server([Script(bidi=silent)])) as channel:
+            start_soon = channel._context.start_soon
+            channel._context = replace(channel._context, start_soon=lambda *task: (begins.set(), start_soon(*task)))
+            tasks.start_soon(receive, channel)
+            await begins.wait()
+        await receiver.event.wait()
+
+
+async def silent(stream):
+    await anyio.sleep_forever()
 
 
 @in_virtual_time

@@ -192,9 +192,9 @@ class Channel(StubChannel):
         self._check_open().start_soon(self._run_call_task, function, *args)
 
     async def _run_call_task(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        if self._tasks is None:
-            return
         with anyio.CancelScope() as scope:
+            if self._policy is None:  # the channel was closed before this began; somebody may wait for its end
+                scope.cancel()
             self._call_task_scopes.add(scope)
             try:
                 await function(*args)
