@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
@@ -701,9 +702,18 @@ def test_a_forgotten_decorator_is_an_error_at_once(where):
     async def worse(call: Call, proceed: Proceed) -> None:
         pass
 
-    for each in forgotten, worse:
-        line = each.__code__.co_firstlineno
-        with pytest.raises(TypeError, match=rf"{each.__name__} \(.*test_interceptors.py:{line}\).*asynccontextmanager"):
+    class WithCall:
+        async def __call__(self, call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+            yield await proceed().__aenter__()
+
+    for each, name, code in (
+        (forgotten, "forgotten", forgotten.__code__),
+        (worse, "worse", worse.__code__),
+        (partial(forgotten), "forgotten", forgotten.__code__),
+        (WithCall(), "WithCall", WithCall.__call__.__code__),
+    ):
+        place = rf"{name} \(.*test_interceptors.py:{code.co_firstlineno}\)"
+        with pytest.raises(TypeError, match=rf"{place}.*asynccontextmanager"):
             where([] if where is Server else "localhost:1", interceptors=[each])
 
 

@@ -55,7 +55,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 
 from grpclib.const import Status
 
-from connectrio.diagnostics import SafeLogger, type_name
+from connectrio.diagnostics import SafeLogger, definition_of, type_name
 from connectrio.rpc.call import Call
 from connectrio.rpc.exceptions import only_leaf
 from connectrio.rpc.left_open import run_without_waiting
@@ -207,15 +207,17 @@ def checked(interceptors: Iterable[Interceptor]) -> tuple[Interceptor, ...]:
     """
     found = tuple(interceptors)
     for each in found:
-        if inspect.isasyncgenfunction(each) or inspect.iscoroutinefunction(each):
-            code = inspect.unwrap(each).__code__
+        own: Any = each.func if isinstance(each, partial) else each
+        function = own if hasattr(own, "__code__") else type(own).__call__
+        if inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(function):
             raise TypeError(
-                f"the interceptor {name_of(each)} ({code.co_filename}:{code.co_firstlineno}) returns no async context"
-                " manager: let it `yield` the stream, and decorate it with `contextlib.asynccontextmanager`"
+                f"the interceptor {name_of(each)} ({definition_of(function)}) returns no async context manager: let it"
+                " `yield` the stream, and decorate it with `contextlib.asynccontextmanager`"
             )
     return found
 
 
 def name_of(interceptor: Callable[..., Any]) -> str:
     """Return what an interceptor is called in its author's code."""
-    return getattr(interceptor, "__qualname__", None) or type_name(interceptor)
+    own = interceptor.func if isinstance(interceptor, partial) else interceptor
+    return getattr(own, "__qualname__", None) or type_name(own)
