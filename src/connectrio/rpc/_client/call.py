@@ -24,7 +24,6 @@ from grpclib.stream import StreamIterator
 from multidict import MultiDict
 
 from connectrio._version import __version__
-from connectrio.diagnostics import type_name
 from connectrio.rpc._client.attempts import Attempts, ChannelContext
 from connectrio.rpc._client.response_metadata import show_outcome
 from connectrio.rpc._client.response_status import (
@@ -51,7 +50,6 @@ from connectrio.rpc._grpc import (
 from connectrio.rpc._http2.connection import HeadersTooLargeError
 from connectrio.rpc._http2.stream import Headers, StreamTerminatedError
 from connectrio.rpc.call import Call, Deadline, OnCallEnd, call_begins, call_ended
-from connectrio.rpc.interceptors import Intercepted, intercepted
 
 _Send = TypeVar("_Send")
 _Recv = TypeVar("_Recv")
@@ -407,48 +405,3 @@ class ClientStream(StreamIterator[_Recv], Generic[_Send, _Recv]):
         failure = self._outcome.settle(status, message)
         self._attempts.reset(failure.message or "")
         return failure
-
-
-def intercepted_call(
-    context: ChannelContext,
-    call: Call,
-    send_type: type[_Send],
-    recv_type: type[_Recv],
-    *,
-    wait_for_ready: bool,
-) -> Intercepted:
-    """Return the interceptors of a channel around a call; each `proceed()` of the innermost makes an attempt of it."""
-
-    def attempt() -> ClientStream[_Send, _Recv]:
-        return ClientStream(
-            context,
-            call.method,
-            call.cardinality,
-            send_type,
-            recv_type,
-            deadline=call.deadline,
-            metadata=call.metadata.copy(),
-            wait_for_ready=wait_for_ready,
-            call=call,
-        )
-
-    known: BaseException | None = None
-
-    def note(interceptor: str, error: BaseException) -> BaseException:
-        nonlocal known
-        if error is known:  # of an inner interceptor
-            return error
-        known = error
-        if isinstance(error, GRPCError):
-            call.status, call.status_message = error.status, error.message
-        elif isinstance(error, Exception):
-            error.add_note(f"This comes from the interceptor {interceptor}, around a call of {call.method}")
-            call.status, call.status_message = (
-                Status.UNKNOWN,
-                f"the interceptor {interceptor} raised {type_name(error)}",
-            )
-        else:
-            call.status, call.status_message = Status.CANCELLED, "the client left the call"
-        return error
-
-    return intercepted(context.interceptors, call, attempt, note)

@@ -20,7 +20,8 @@ from multidict import MultiDict
 
 from connectrio.rpc._client.attempts import ChannelContext, UnreachableError
 from connectrio.rpc._client.balancing import POLICIES, Policy
-from connectrio.rpc._client.call import ClientStream, intercepted_call
+from connectrio.rpc._client.call import ClientStream
+from connectrio.rpc._client.intercepted_call import intercepted_call
 from connectrio.rpc._client.retries import RetryTokens
 from connectrio.rpc._client.stubs import StubChannel, adopt_stubs
 from connectrio.rpc._client.subchannel import ChannelState, Keepalive, SubchannelContext
