@@ -129,13 +129,14 @@ async def watching(what: Watched, changed: Callable[[set[Path]], None]) -> Async
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     stop = anyio.Event()
 
-    async def watch(roots: set[Path], recursive: bool) -> None:
-        def counts(_: Change, path: str) -> bool:
-            return what.has(Path(path))
+    def counts(_: Change, path: str) -> bool:
+        return what.has(Path(path))
 
-        watch = partial(awatch, watch_filter=counts, debounce=_LONGEST, step=_QUIET, recursive=recursive)
+    begin = partial(awatch, watch_filter=counts, debounce=_LONGEST, step=_QUIET, stop_event=stop)
+
+    async def watch(roots: set[Path], recursive: bool) -> None:
         try:
-            async for changes in watch(*sorted(roots), stop_event=stop):
+            async for changes in begin(*sorted(roots), recursive=recursive):
                 changed({Path(path) for _, path in changes})
         except OSError as error:
             raise HostError(f"cannot watch {', '.join(map(str, roots))}: {error}") from error

@@ -216,7 +216,7 @@ class Member:
             await anyio.sleep(_LOOK)
 
     def give_up(self) -> None:
-        """End the process at once, if it has not served yet, and end `run`."""
+        """End the process and `run`, without waiting. A process that does not follow SIGTERM in time is killed."""
         self._stopping.set()
         self._life.cancel()
 

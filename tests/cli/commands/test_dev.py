@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from cli.harness import PATIENCE, Process
 from connectrio.cli.commands import dev as command
+from connectrio.cli.watching import watched
 from e2e.client import Client, fetch
 from e2e.programs import children_of, eventually
 
@@ -237,6 +238,24 @@ def is_served(dev: Dev, text: str) -> bool:
         return dev.version() == text
     except grpc.RpcError:  # a version in between was broken
         return False
+
+
+async def test_a_save_just_when_the_code_serves_is_not_forgotten(tmp_path):
+    """Its compiled form may be that of before, and must not be used."""
+    file = tmp_path / "connector.py"
+    author = command._Author(watched([], [tmp_path]), opens=False)
+
+    class Serves:
+        async def replace(self) -> None:
+            author._note({file})
+
+        async def describe(self) -> None:
+            pass
+
+        addresses = prepare = staticmethod(lambda: None)
+
+    await author._reload(Serves())
+    assert author._files == {file}
 
 
 SLOW = "from pathlib import Path\nimport time\nPath('importing').touch()\ntime.sleep(3600)\n"

@@ -168,9 +168,10 @@ class _Author:
 
     async def _reload(self, supervisor: Supervisor) -> None:
         """Start the code as it is; when it serves, the old one drains. The next change cancels this."""
-        forget_bytecode(self._files)
-        if self._files:
-            print_line(f"{', '.join(sorted(map(_short, self._files)))} changed", "cyan")
+        files, self._files = self._files, set()
+        forget_bytecode(files)
+        if files:
+            print_line(f"{', '.join(sorted(map(_short, files)))} changed", "cyan")
         began = time.monotonic()
         try:
             await supervisor.replace()
@@ -178,7 +179,6 @@ class _Author:
             await self._show_broken(supervisor, error)
         else:
             await self._show(supervisor, f"{time.monotonic() - began:.2f} s")
-        self._files.clear()
         supervisor.prepare()
 
     async def _show_broken(self, supervisor: Supervisor, error: HostError) -> None:
