@@ -203,6 +203,12 @@ def test_the_grpc_layer_loads_nothing_of_flyte():
     assert not [name for name in loaded if "flyte" in name]
 
 
+def test_what_becomes_a_supervisor_does_not_load_it():
+    """It would do so twice: it is replaced by a process that imports what a supervisor needs."""
+    loaded = loaded_by("import connectrio.processes.launch")
+    assert not loaded & {"connectrio.processes.supervisor", "connectrio.host.exporter"}
+
+
 def test_importing_the_grpc_layer_leaves_betterproto2_as_it_is():
     """Only the first Channel and the first Server replace functions of it."""
     loaded_by(

@@ -91,13 +91,14 @@ def host(
         _warn_of_variables()
         if processes != 1:
             from connectrio.processes.control import ServeOptions
-            from connectrio.processes.supervisor import become_supervisor, supervise
+            from connectrio.processes.launch import become_supervisor
 
             options = ServeOptions(settings, processes, backend or default_backend(), list(log_level), log_format)
-            if end_process() is None:
-                supervise(options)
-            else:
+            if end_process() is not None:
                 become_supervisor(options)
+            from connectrio.processes.supervisor import supervise
+
+            supervise(options)
             return
         # another program's garbage collector stays as it is
         with starting() if is_script() else nullcontext(lambda: None) as started:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import anyio
@@ -25,16 +24,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from connectrio._version import __version__
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
-from connectrio.host.lifecycle import Addresses, HostError, HostState, completes_before
+from connectrio.host.lifecycle import Addresses, HostState, completes_before
 from connectrio.host.metrics import READY, CertificateMetrics, ReadyMetric
-from connectrio.host.ports import bind_tcp, can_share_ports, exporter_tls, local_addresses
+from connectrio.host.ports import bind_tcp, exporter_tls, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
-from connectrio.logs import flush_output, get_logger
+from connectrio.logs import get_logger
 from connectrio.logs.metrics import DroppedLines
 from connectrio.processes._member import Member
-from connectrio.processes.control import Described, Order, ServeOptions, process_command, write_options
+from connectrio.processes.control import Described, Order, ServeOptions
 from connectrio.processes.exposition import Merged, snapshot
+from connectrio.processes.launch import check
 from connectrio.processes.reports import join
 from connectrio.rpc.sockets import stop_listening
 from connectrio.telemetry.attention import needs_attention
@@ -47,23 +47,10 @@ log = get_logger("connectrio.processes")
 
 Conduct = Callable[["Supervisor"], Awaitable[None]]
 
-__all__ = ["Conduct", "Supervisor", "become_supervisor", "check", "supervise"]
+__all__ = ["Conduct", "Supervisor", "supervise"]
 
 # seconds from the second signal to the end of the supervisor; the processes end or are killed within that
 _UNWIND_TIMEOUT = 3.0
-
-
-def become_supervisor(options: ServeOptions) -> NoReturn:
-    """Replace this process by one that supervises, under the same process id.
-
-    A supervisor needs little of what this process has imported, which would stay in memory.
-
-    :raises HostError: a setting does not work with several processes
-    """
-    check(options.settings, options.processes)
-    descriptor = write_options(options)
-    flush_output()
-    os.execv(sys.executable, process_command("supervise", descriptor))  # noqa: S606 - this very interpreter
 
 
 def supervise(
@@ -450,18 +437,3 @@ def _job_store(settings: HostSettings) -> Iterator[str | None]:
             yield None
             return
         yield f"sqlite://{quote(str(Path(directory).resolve() / 'jobs.db'))}"
-
-
-def check(settings: HostSettings, processes: int) -> None:
-    """Check whether several processes can host with these settings.
-
-    :raises HostError: they cannot
-    """
-    if processes < 1:
-        raise HostError(f"--processes must be at least 1, got {processes}")
-    if not can_share_ports():
-        raise HostError("this system does not let processes share a port (SO_REUSEPORT): leave --processes at 1")
-    if settings.unix_socket is not None:
-        raise HostError(
-            "a Unix socket cannot be shared by several processes: leave --unix-socket out, or --processes at 1"
-        )
