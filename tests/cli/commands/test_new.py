@@ -88,6 +88,15 @@ def test_what_is_written_passes_its_own_tests(run, shell, template):
     assert "trio" in listed
 
 
+@pytest.mark.parametrize(
+    ("name", "template"), [("job", "http"), ("task", "http"), ("query", "sql"), ("job", "subprocess")]
+)
+def test_a_name_that_the_files_use_for_something_else(run, shell, template, name):
+    run("new", name, "--template", template, "--directory", "acme-reports")
+    assert f"class {name.capitalize()}Connector(" in Path("acme-reports", "src", name, "__init__.py").read_text()
+    assert re.search(r"^\d+ passed", shell("python -m pytest -q -p no:cacheprovider"), re.MULTILINE)
+
+
 @every_template
 def test_its_types(run, shell, template):
     run("new", "acme-reports", "--template", template)
@@ -153,6 +162,9 @@ def test_a_place_where_nothing_can_be_written(run, tmp_path):
         ("class", "the name 'class' is taken by Python itself"),
         ("select", "the name 'select' is taken by Python itself"),
         ("connectrio", "a module 'connectrio' is installed already, at "),
+        ("tests", "the name 'tests' is one of the package's tests"),
+        ("test-bed", "the name 'test-bed' is one of the package's tests"),  # pytest would collect its class
+        ("fake-service", "the name 'fake-service' is one of the package's tests"),
     ],
 )
 def test_names_that_are_refused(run, tmp_path, name, problem):

@@ -45,7 +45,7 @@ def new(
     :param directory: where to write it; by default a directory of that name
     """
     module = name.replace("-", "_")
-    _check_name(name, module)
+    _check_name(name, module, template)
     task_type = module if task_type is None else task_type
     if not _TASK_TYPE.fullmatch(task_type) or len(task_type) > _LONGEST_NAME:
         raise UsageError(
@@ -58,7 +58,7 @@ def new(
         "my_connector": module,
         "my-connector": name,
         "MY_CONNECTOR": module.upper(),
-        "MyConnector": "".join(words),
+        "MyConnector": _class_name(words, template),
         "My Connector": " ".join(words),
         "my_task": task_type,
         "my-dependencies": '", "'.join(facts["dependencies"]),
@@ -86,7 +86,7 @@ def new(
     print_code("\n".join([shlex.join(["cd", str(directory)]), *steps]), "console")
 
 
-def _check_name(name: str, module: str) -> None:
+def _check_name(name: str, module: str, template: Template) -> None:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise UsageError(
             f"the name {name!r} must be lower-case letters, digits and single - or _ between them, beginning with a"
@@ -94,9 +94,18 @@ def _check_name(name: str, module: str) -> None:
         )
     if keyword.iskeyword(module) or module in sys.stdlib_module_names:
         raise UsageError(f"the name {name!r} is taken by Python itself")
+    if module.startswith("test") or any(path.stem == module for path, _ in _files(template)):
+        raise UsageError(f"the name {name!r} is one of the package's tests", hint="choose another name")
     installed = find_spec(module)
     if installed is not None and installed.origin is not None:
         raise UsageError(f"a module {module!r} is installed already, at {installed.origin}", hint="choose another name")
+
+
+def _class_name(words: list[str], template: Template) -> str:
+    """Return the name of the connector's class, which is no other name in the files of the template."""
+    name = "".join(words)
+    sources = [path.read_text(encoding="utf-8") for path, _ in _files(template) if path.suffix == ".py"]
+    return f"{name}Connector" if any(re.search(rf"\b{name}\b", source) for source in sources) else name
 
 
 def _texts(facts: dict[str, Any]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from connectrio import Phase
 from connectrio.conformance import check_connector
 from connectrio.testing import GRPCError, Status, Task, hosting
 
-import my_connector
 from my_connector import MyConnector
 
 ENDLESS = Task(sql="WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
@@ -60,7 +59,7 @@ async def test_a_host_that_stops_lets_flyte_try_again() -> None:
 async def test_a_host_that_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     async with hosting(MyConnector()) as host:
         job = await host.create(ENDLESS)
-        monkeypatch.setattr(my_connector, "LOST_AFTER", -60)
+        monkeypatch.setattr("my_connector.LOST_AFTER", -60)
         assert (await job.get()).phase is Phase.RETRYABLE_FAILED
 
 

@@ -10,7 +10,6 @@ from connectrio import Phase
 from connectrio.conformance import check_connector
 from connectrio.testing import GRPCError, Status, Task, hosting
 
-import my_connector
 from my_connector import MyConnector
 
 TASK = Task(inputs={"steps": 3})
@@ -50,7 +49,7 @@ async def test_a_program_that_fails() -> None:
 
 
 async def test_cancelling_ends_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(my_connector, "PATIENCE", 0.1)
+    monkeypatch.setattr("my_connector.PATIENCE", 0.1)
     async with hosting(MyConnector(STUBBORN)) as host:
         job = await host.create(TASK)
         while not await job.logs():
