@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from connectrio import InvalidRequestError, TaskTemplate, read_custom
-from connectrio.idl.google.protobuf import Struct
+from connectrio.idl.google.protobuf import ListValue, Struct, Value
 
 
 @dataclass
@@ -66,3 +66,15 @@ def test_what_does_not_fit(custom: dict[str, Any], text: str):
     with pytest.raises(InvalidRequestError) as raised:
         read_custom(template(custom), Settings)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [Value(), Value(list_value=ListValue(values=[Value()]))])
+def test_a_value_without_a_kind(value: Value):
+    with pytest.raises(InvalidRequestError, match="the task's custom has a value without a kind"):
+        read_custom(TaskTemplate(custom=Struct(fields={"warehouse": value})), Settings)
+
+
+def test_a_long_key():
+    with pytest.raises(InvalidRequestError) as caught:
+        read_custom(template({"k" * 1_000_000: 1}), Settings)
+    assert len(str(caught.value)) < 300
