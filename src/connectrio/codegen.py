@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import keyword
 import os
 import subprocess
 import sys
@@ -74,6 +75,11 @@ def render_stubs(descriptors: FileDescriptorSet) -> dict[str, str]:
     :param descriptors: with source info, from which the docstrings come
     :raises ProtoError: betterproto2 has no Python for something in them
     """
+    for file in descriptors.file:
+        words = [word for word in file.package.split(".") if keyword.iskeyword(word)]
+        if words or file.package.split(".")[0] == Path(_POOL).stem:
+            name = words[0] if words else Path(_POOL).stem
+            raise ProtoError(f"{file.name}: no Python module of the package {file.package} can be named {name!r}")
     request = CodeGeneratorRequest(
         file_to_generate=[file.name for file in descriptors.file], parameter=_OPTIONS, proto_file=descriptors.file
     )

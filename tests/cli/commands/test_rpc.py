@@ -269,6 +269,21 @@ def test_what_betterproto2_cannot_render(protos, run):
     assert outcome.err.startswith("error: betterproto2's compiler cannot render these files: ")
 
 
+@pytest.mark.parametrize("package", ["shop.async.v1", "message_pool.v1"])
+def test_a_package_that_python_cannot_import(protos, run, package):
+    (protos / "shop.proto").write_text(f'syntax = "proto3"; package {package}; message A {{}}')
+    outcome = run("rpc", "gen", "shop.proto")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"error: shop.proto: no Python module of the package {package} can be named '")
+    assert not (protos / "stubs").exists()
+
+
+def test_a_place_where_no_package_can_be_written(protos, run):
+    (protos / "stubs").touch()
+    outcome = run("rpc", "gen", "greeter.proto")
+    assert (outcome.code, outcome.err) == (1, "error: cannot write the package to stubs: Not a directory\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -278,6 +293,7 @@ def test_what_betterproto2_cannot_render(protos, run):
         (["greeter.proto", "-I", "nope"], "-I nope: no such directory"),
         (["greeter.proto", "-I", "common"], "greeter.proto is in none of the directories of -I: common"),
         (["greeter.proto", "--out", "my-stubs"], "--out my-stubs: a package of this name cannot be imported"),
+        (["greeter.proto", "--out", "class"], "--out class: a package of this name cannot be imported"),
     ],
 )
 def test_wrong_usage(protos, run, arguments, text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
 from pathlib import Path
@@ -71,7 +72,7 @@ def gen(
         ) from error
 
     files, paths = _checked(protos, proto_path or [])
-    if not out.resolve().name.isidentifier():
+    if not out.resolve().name.isidentifier() or keyword.iskeyword(out.resolve().name):
         raise UsageError(f"--out {out}: a package of this name cannot be imported; take letters, digits and _")
     try:
         descriptors = FileDescriptorSet.parse(codegen.compile_descriptors(files, paths, "--include_source_info"))
@@ -82,6 +83,8 @@ def gen(
         raise CommandError(str(error), hint=_hint(str(error), files)) from error
     except codegen.OccupiedError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"cannot write the package to {out}: {error.strerror}") from error
     for name in sorted(made):
         print_line(f"wrote {out / name}")
     _print_next(out, descriptors)
