@@ -25,7 +25,7 @@ def start_error(**settings):
 
 @pytest.mark.parametrize(
     ("setting", "flag", "purpose"),
-    [("port", "--port", "gRPC"), ("prometheus_port", "--prometheus_port", "the metrics")],
+    [("port", "--port", "gRPC"), ("prometheus_port", "--prometheus-port", "the metrics")],
 )
 def test_a_taken_port(setting, flag, purpose):
     with socket.create_server(("127.0.0.1", 0)) as taken:

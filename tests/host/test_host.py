@@ -274,7 +274,7 @@ async def test_it_accepts_nothing_after_the_drain_delay():
 
 @pytest.mark.parametrize(
     ("setting", "flag", "purpose"),
-    [("port", "--port", "gRPC"), ("prometheus_port", "--prometheus_port", "the metrics")],
+    [("port", "--port", "gRPC"), ("prometheus_port", "--prometheus-port", "the metrics")],
 )
 async def test_a_taken_port(setting, flag, purpose):
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -88,7 +88,7 @@ async def bind_ports(
         http: list[socket.socket] = []
         if one_of is None:
             http = await bind_tcp(
-                settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
+                settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus-port"
             )
         for bound in http:
             stack.callback(stop_listening, bound)

@@ -362,7 +362,7 @@ class Supervisor:
         for each in reserved:
             stack.callback(each.close)
         http = await bind_tcp(
-            settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus_port"
+            settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus-port"
         )
         for each in http:
             stack.callback(stop_listening, each)
