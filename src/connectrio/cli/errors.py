@@ -102,11 +102,14 @@ def exit_code(command: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def explained(*, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEEDED"]) -> Iterator[None]:
+def explained(
+    *, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEEDED"], unserved: str = _NO_CONNECTOR
+) -> Iterator[None]:
     """Turn a failed call in this block into a `CommandError` that says `STATUS: message`, with a hint.
 
     :param unreachable: the exit code if the host did not answer
     :param late: the hint if it did not answer in time
+    :param unserved: the hint if no connector serves the task type
     """
     from connectrio.client.jobs import error_text
     from connectrio.rpc import GRPCError
@@ -119,7 +122,7 @@ def explained(*, unreachable: int = FAILURE, late: str = _HINTS["DEADLINE_EXCEED
         if (error.message or "").startswith("cannot connect to "):
             hint = _NO_CONNECTION
         elif (error.message or "").startswith("Cannot find connector "):
-            hint = _NO_CONNECTOR
+            hint = unserved
         elif "the connection has no secret" in (error.message or ""):
             hint = _NO_CREDENTIALS
         elif "resource_meta" in (error.message or "") and name == "INVALID_ARGUMENT":

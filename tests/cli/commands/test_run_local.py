@@ -81,6 +81,8 @@ def test_a_task_type_that_the_module_does_not_have(run):
     outcome = run("run", "nope", "--modules", str(TOY_MODULE))
     assert outcome.code == 1
     assert "NOT_FOUND: Cannot find connector for task type: nope." in outcome.err
+    assert "hint: install the package of the connector, or name the module" in outcome.err
+    assert "connectrio ls" not in outcome.err  # there is no host to ask
 
 
 @pytest.mark.parametrize("command", [["run", "toy", "--modules"], ["check"]])

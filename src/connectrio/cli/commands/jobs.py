@@ -44,6 +44,7 @@ T = TypeVar("T")
 LogWait = Annotated[float, Parameter(validator=validators.Number(gte=0))]
 
 _ABORTED = 4
+_NOT_HERE = "install the package of the connector, or name the module that registers it with --modules"
 _EXIT_CODES = {Phase.SUCCEEDED: 0, Phase.ABORTED: _ABORTED, Phase.RETRYABLE_FAILED: TEMPORARY_FAILURE}
 
 _CLIENT = Client()
@@ -87,7 +88,7 @@ def run(
             is_local=local.is_wanted,
         )
         with job_view(sys.stderr) as view:
-            return await _create_and_follow(request, jobs, view, interrupts, log_wait)
+            return await _create_and_follow(request, jobs, view, interrupts, log_wait, local)
 
     with prints_to_stderr() if local.is_wanted else nullcontext(nullcontext) as own_output:
         if local.is_wanted:
@@ -103,7 +104,7 @@ def run(
 
 
 async def _create_and_follow(
-    request: CreateTaskRequest, jobs: Jobs, view: JobView, interrupts: Interrupts, log_wait: float
+    request: CreateTaskRequest, jobs: Jobs, view: JobView, interrupts: Interrupts, log_wait: float, local: Local
 ) -> tuple[bytes, Resource]:
     """Return the job's resource meta and its last state. If interrupted, delete the job.
 
@@ -111,7 +112,7 @@ async def _create_and_follow(
     """
     # an interrupt waits for the answer of `create`: without the meta, the job could not be deleted
     interrupts.notify = lambda: view.say("interrupted; waiting for the job's name, to delete it")
-    with explained():
+    with explained(unserved=_NOT_HERE) if local.is_wanted else explained():
         meta = await jobs.create(request)
     view.say(f"created {meta_argument(meta)}")
     job = f"{jobs.category.name} {shlex.quote(meta_argument(meta))}"
