@@ -32,6 +32,7 @@ def test_the_overview_has_every_command_with_a_sentence(run, arguments):
     for command in COMMANDS:
         assert any(line.startswith(f"{command}: ") and len(line) > 20 for line in lines), command
     assert "Examples:" in lines
+    assert "Documentation: https://connectrio.github.io/connectrio/" in lines
 
 
 @pytest.mark.parametrize("command", COMMANDS[:-1])

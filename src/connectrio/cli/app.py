@@ -135,6 +135,7 @@ def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
     """Set up what only help needs, because it takes time."""
     is_overview = not arguments or arguments[0] in app.help_flags
     if is_overview:
+        app.help_epilogue = f"{app.help_epilogue}\n\nDocumentation: {_documentation()}"
         for name in app:
             app[name]  # imports its module: the overview shows the first line of its docstring
     is_group = arguments == ["rpc"]  # which has commands of its own, and shows them
@@ -144,6 +145,14 @@ def _prepare_help(app: cyclopts.App, arguments: list[str]) -> None:
 
         app.help_formatter = PlainFormatter()
         app.console = Console(width=1000, color_system=None)  # a line for each option, for grep
+
+
+def _documentation() -> str:
+    """Return the address of the documentation, as the package's metadata has it."""
+    from importlib.metadata import metadata
+
+    urls = dict(url.split(", ", 1) for url in metadata("connectrio").get_all("Project-URL", []))
+    return str(urls["Documentation"])
 
 
 def _help_hint(app: cyclopts.App, arguments: list[str]) -> str:

@@ -34,6 +34,7 @@ GROUPS = {
 
 _IVAR = re.compile(r":ivar (\w+): (.*?)(?=\n *:ivar |\Z)", re.DOTALL)
 _PARAM = re.compile(r":param (\w+): (.*?)(?=\n *:param |\Z)", re.DOTALL)
+_SETTING = re.compile(r"`([a-z_]+)`")
 _SENTENCE = re.compile(r"(?<=[^.])\. (?=[A-Z0-9/])")
 _SIZES = {
     "max_receive_message_size",
@@ -64,6 +65,16 @@ class SettingHelp:
         """The first sentence of the text, with the unit."""
         summary = _SENTENCE.split(self.text)[0].rstrip(".")
         return f"{summary} ({self.unit})" if self.unit and self.unit not in summary else summary
+
+    @property
+    def flag_help(self) -> str:
+        """The summary, with flags in place of the names of other settings."""
+        return _SETTING.sub(_flag, self.summary)
+
+
+def _flag(found: re.Match[str]) -> str:
+    is_setting = any(found[1] in names.split() for names in GROUPS.values())
+    return f"--{found[1].replace('_', '-')}" if is_setting else found[0]
 
 
 @cache

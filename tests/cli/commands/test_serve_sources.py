@@ -285,6 +285,12 @@ def test_the_help_is_in_groups_and_begins_with_the_five_that_matter_most(run):
     ]
 
 
+def test_help_names_other_settings_as_flags(run):
+    text = run("serve", "--help").out
+    assert "not needed if the key is in --tls-cert" in text
+    assert [line for line in text.splitlines() if re.search(r"`[a-z]+_[a-z_]+`", line)] == []
+
+
 def test_every_setting_is_in_one_group(run):
     grouped = [name for names in GROUPS.values() for name in names.split()]
     every = [field.name for field in fields(HostSettings)]

@@ -43,7 +43,7 @@ def serve(
     signal.
 
     Every option can also be set by an environment variable or in a TOML file (port = 8000). A flag comes before the
-    environment, the environment before the file. docs/reference/settings.md gives the reason for each default.
+    environment, the environment before the file. The reason for each default is in the documentation, under Settings.
 
     :param backend: the event loop to run on; uvloop where it is installed, else asyncio
     :param processes: that host on the one port, each new connection with one of them; limits are for each process
@@ -162,7 +162,7 @@ class _SettingsApp(App):
             known = settings_help(command)
             for argument in arguments:
                 if setting := known.get(_key(argument)):
-                    described = Parameter(group=(groups[setting.group],), help=setting.summary)
+                    described = Parameter(group=(groups[setting.group],), help=setting.flag_help)
                     argument.parameter = Parameter.combine(argument.parameter, described)
             order = list(known)
             arguments.sort(key=lambda argument: order.index(_key(argument)) if _key(argument) in known else -1)
