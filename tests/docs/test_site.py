@@ -24,6 +24,14 @@ def test_every_page_is_in_the_navigation():
     assert sorted(named) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
 
 
+@pytest.mark.parametrize("folder", ["how-to", "reference", "explanation"])
+def test_the_index_of_a_folder_names_its_pages(folder):
+    index = ROOT / "docs" / folder / "index.md"
+    named = {(index.parent / target).resolve() for target in re.findall(r"\]\(([\w/.-]+\.md)", index.read_text())}
+    pages = [page for page in index.parent.rglob("*.md") if page != index and "decisions" not in page.parts]
+    assert [page for page in pages if page.resolve() not in named] == []
+
+
 def test_links_that_leave_the_documents_lead_to_the_repository(site):
     page = (site / "how-to" / "authors" / "index.html").read_text()
     assert 'href="https://github.com/connectrio/connectrio/blob/main/tests/examples/reports.py"' in page
