@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Self
 
@@ -13,6 +13,8 @@ from grpclib.exceptions import ProtocolError
 
 from connectrio.diagnostics import SafeLogger, text_of, type_name
 from connectrio.rpc._grpc import CONTENT_TYPE, ENCODINGS, IDENTITY, Metadata
+
+PlainMetadata = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 
 # seconds. uvloop's clock shows whole milliseconds, rounded down, so it can show less than a deadline that has passed
 _COARSEST_CLOCK = 0.001
@@ -150,14 +152,15 @@ class Call:
             self.response_encoding = encoding
         return self.response_encoding == encoding
 
-    def set_initial_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
+    def set_initial_metadata(self, metadata: PlainMetadata) -> None:
         """Send these with the headers of the response: before its first message, or with the status if it has none.
 
-        :param pairs: lower-case keys, printable ASCII values; `bytes` for keys that end in `-bin`
+        :param metadata: a mapping, or pairs: lower-case keys, printable ASCII values; `bytes` under keys in `-bin`
+        :raises TypeError: it is neither
         :raises ProtocolError: the headers are sent already; or this is not a call that a server is answering
         """
         self._answering().raise_if_headers_sent()
-        self.initial_metadata.extend(pairs)
+        self.initial_metadata.extend(_pairs(metadata))
 
     async def send_initial_metadata(self) -> None:
         """Send the headers of the response now, with what `set_initial_metadata` has collected.
@@ -178,12 +181,24 @@ class Call:
             )
         return self._stream
 
-    def set_trailing_metadata(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
+    def set_trailing_metadata(self, metadata: PlainMetadata) -> None:
         """Send these with the status, whatever it will be.
 
-        :param pairs: lower-case keys, printable ASCII values; `bytes` for keys that end in `-bin`
+        :param metadata: a mapping, or pairs: lower-case keys, printable ASCII values; `bytes` under keys in `-bin`
+        :raises TypeError: it is neither
         """
-        self.trailing_metadata.extend(pairs)
+        self.trailing_metadata.extend(_pairs(metadata))
+
+
+def _pairs(metadata: PlainMetadata) -> list[tuple[str, str | bytes]]:
+    """Return the pairs of `metadata`. What is wrong with it is said here, where the servicer's line is on the stack."""
+    pairs: list[Any] = list(metadata.items() if isinstance(metadata, Mapping) else metadata)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(
+                f"metadata is a mapping, or pairs such as [('x-cost', '5')], got {text_of(pair)} in place of a pair"
+            )
+    return pairs
 
 
 _current: ContextVar[Call | None] = ContextVar("connectrio_current_call", default=None)

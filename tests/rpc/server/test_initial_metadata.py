@@ -30,6 +30,29 @@ async def test_it_goes_with_the_first_message():
     assert list(seen.initial.items()) == PAIRS
 
 
+async def test_metadata_is_pairs_or_a_mapping():
+    wrong = []
+
+    class Servicer(ScriptBase):
+        async def unary(self, note: Note) -> Note:
+            call = current_call()
+            call.set_initial_metadata({"x-id": "1", "x-raw-bin": b"\0"})
+            call.set_trailing_metadata({"x-cost": "5"})
+            for metadata in (("x-id", "1"), ["x-id"], [("x-id", "1", "2")]):
+                for method in (call.set_initial_metadata, call.set_trailing_metadata):
+                    with pytest.raises(TypeError, match="metadata is a mapping, or pairs such as") as raised:
+                        method(metadata)  # type: ignore[arg-type]
+                    wrong.append(raised)
+            return note
+
+    async with in_memory(Servicer()) as served:
+        with response_metadata() as seen:
+            await served.stub.unary(Note("a"))
+    assert list(seen.initial.items()) == [("x-id", "1"), ("x-raw-bin", b"\0")]
+    assert list(seen.trailing.items()) == [("x-cost", "5")]
+    assert len(wrong) == 6
+
+
 async def test_it_goes_at_once_while_the_servicer_works_on():
     go_on = anyio.Event()
 
