@@ -35,6 +35,16 @@ def test_every_block_has_a_language_that_is_tried_or_checked():
     assert [f"{block.place}: {block.language!r}" for block in BLOCKS if block.language.lower() not in LANGUAGES] == []
 
 
+def test_only_command_lines_are_indented_without_a_fence():
+    """A program in an indented block would be neither run nor checked."""
+    program = re.compile(
+        r"^\n    (?:(?:async )?def |class |from |import |return |@|[A-Z]+ [A-Z]+ |\w+ = )", re.MULTILINE
+    )
+    fenced = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+    pages = [page for page in DOCUMENTS if page.name not in ("CHANGELOG.md", "cli.md")]
+    assert [page.name for page in pages if program.search(fenced.sub("", page.read_text()))] == []
+
+
 @in_language("python")
 def test_python_compiles(block):
     ast.parse(block.text, filename=block.place)

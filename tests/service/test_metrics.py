@@ -107,9 +107,10 @@ def test_the_families_of_the_default_registry_are_there():
     def families(registry) -> list[str]:
         text = generate_latest(registry).decode()
         lines = [line for line in text.splitlines() if line.startswith("#")]
-        return [line for line in lines if "flyte_connector" not in line and " connectrio_" not in line]
+        # those that the client of Prometheus adds: programs of other tests count in the default registry, too
+        return [line for line in lines if line.split()[2].startswith(("python_", "process_"))]
 
-    assert families(Metrics().registry) == families(REGISTRY)
+    assert families(Metrics().registry) == families(REGISTRY) != []
 
 
 async def test_two_hosts_in_one_process_count_apart():
