@@ -64,8 +64,9 @@ def test_final_phases_are_exit_codes(run, end, code, backend):
 
 def test_a_secret_that_the_connector_needs_has_a_hint(run, tmp_path):
     path = tmp_path / "needy.py"
-    path.write_text(SECRETIVE.replace("task_execution_metadata=None, **", "task_execution_metadata=None, *, token, **"))
-    outcome = run("run", "secretive", "--modules", str(path))
+    needy = SECRETIVE.replace("execution_metadata=None, **", "execution_metadata=None, *, token, **")
+    path.write_text(needy.replace('"secretive"', '"needy"'))
+    outcome = run("run", "needy", "--modules", str(path))
     assert outcome.code == 1
     assert "Secretive.create needs 'token'" in outcome.err
     assert "hint: add --secret NAME=VARIABLE" in outcome.err
