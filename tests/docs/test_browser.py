@@ -31,6 +31,16 @@ QUESTIONS = {
     "Which variable sets this option?": ("environment variable", "reference/settings/"),
     "What does the exit code mean?": ("exit code", "reference/cli/"),
     "How do I test with pytest?": ("pytest", "how-to/test-a-connector/"),
+    "How do I install it?": ("install", ""),
+    "Does it reload when I save?": ("reload on save", "how-to/dev/"),
+    "How do I keep to the vendor's limit?": ("rate limit", "how-to/vendor/"),
+    "Why does nothing answer?": ("event loop blocked", "how-to/debug-a-hang/"),
+    "How do I check a token of each gRPC call?": ("authentication token grpc", "how-to/interceptors/"),
+    "How long does a gRPC call wait?": ("timeout deadline", "how-to/client/"),
+    "How does a client try a call again?": ("retry grpc call", "how-to/client/"),
+    "How do I stream replies?": ("streaming", "tutorials/first-grpc-service/"),
+    "How do I run it inside FastAPI?": ("fastapi", "how-to/embed/"),
+    "How do I scrape it?": ("prometheus scrape", "how-to/monitor/"),
 }
 
 
