@@ -756,6 +756,35 @@ async def test_one_that_waits_then_is_closed_where_it_waits():
         await turns()
 
 
+async def test_tasks_of_one_end_then_and_wake_nobody():
+    ended = []
+
+    async def task() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("task")
+
+    @asynccontextmanager
+    async def busy(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:
+        async with anyio.create_task_group() as tasks, proceed() as stream:
+            tasks.start_soon(task)
+            await turns()
+            yield stream
+            tasks.cancel_scope.cancel()
+
+    async with serving(Server([ScriptBase()]), busy) as stub:
+        with anyio.CancelScope() as scope:
+            async with aclosing(stub.server_streaming(Note("abc"))) as notes:
+                async for _ in notes:
+                    break
+            await eventually(lambda: ended == ["task"])
+            await turns()
+        assert not scope.cancel_called
+        assert await stub.unary(Note("a")) == Note("a")
+    assert ended == ["task"] * 2
+
+
 async def test_one_that_fails_then_is_logged():
     @asynccontextmanager
     async def faulty(call: Call, proceed: Proceed) -> AsyncIterator[MessageStream]:

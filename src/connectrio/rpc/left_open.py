@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
@@ -118,16 +118,41 @@ def run_without_waiting(coroutine: Coroutine[Any, Any, object]) -> None:
     :raises Exception: what it raises
     """
     step: Callable[[], Any] = partial(coroutine.send, None)
-    for _ in range(_MOST_WAITS):
-        try:
-            waits_for = step()
-        except (StopIteration, GeneratorExit, CannotWaitError):
-            return
-        # on trio, what it waits for knows of this task, and would wake it later
-        abort = getattr(waits_for, "abort_func", None)
-        if abort is not None:
-            abort(lambda: None)
-        step = partial(coroutine.throw, CannotWaitError("the caller has left the call, and cannot wait"))
+    try:
+        for _ in range(_MOST_WAITS):
+            try:
+                waits_for = step()
+            except (StopIteration, GeneratorExit, CannotWaitError):
+                return
+            except BaseExceptionGroup as group:  # of a task group
+                _, rest = group.split((GeneratorExit, CannotWaitError))
+                if rest is None:
+                    return
+                raise rest from None
+            # on trio, what it waits for knows of this task, and would wake it later
+            abort = getattr(waits_for, "abort_func", None)
+            if abort is not None:
+                abort(_raise_cannot_wait)
+            step = partial(coroutine.throw, CannotWaitError("the caller has left the call, and cannot wait"))
+    finally:
+        _leave_waiting_nurseries()
+
+
+def _raise_cannot_wait() -> NoReturn:
+    raise CannotWaitError("the caller has left the call, and cannot wait")
+
+
+def _leave_waiting_nurseries() -> None:
+    """Leave the task groups in which the current task waits, on trio, although it runs: their tasks end by themselves.
+
+    The last of these tasks would wake the current task, wherever that is by then, and trio would fail.
+    """
+    nurseries = _nurseries()
+    while nurseries and nurseries[-1]._parent_waiting_in_aexit:  # noqa: SLF001
+        nursery = nurseries.pop()
+        nursery._parent_waiting_in_aexit = False  # noqa: SLF001
+        nursery.cancel_scope.cancel()
+        nursery.cancel_scope._close(None)  # noqa: SLF001
 
 
 def _nurseries() -> list[Any]:
