@@ -32,6 +32,8 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _LARGEST_TIMEOUT = 99_999_999
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
+# when a client may make a call again, in milliseconds, or -1 for never (gRFC A6): gRPC's own, but servicers send it
+RETRY_PUSHBACK = "grpc-retry-pushback-ms"
 # Not metadata: HTTP/2's and gRPC's own headers of requests and of responses.
 _REQUEST_HEADERS = frozenset({"te", "content-type", "user-agent"})
 RESPONSE_HEADERS = frozenset({"content-type"})
@@ -127,7 +129,8 @@ def _encode_value(name: object, value: object) -> str:
         raise MetadataError(
             f"the metadata name {name!r} cannot be sent: only a-z, 0-9, '_', '-' and '.' are allowed in it"
         )
-    if name in _REQUEST_HEADERS or name in _HTTP_HEADERS or name.startswith("grpc-"):
+    is_grpcs = name.startswith("grpc-") and name != RETRY_PUSHBACK
+    if is_grpcs or name in _REQUEST_HEADERS or name in _HTTP_HEADERS:
         raise MetadataError(f"the metadata name {name!r} cannot be sent: it belongs to HTTP/2 or gRPC; choose another")
     if name.endswith("-bin"):
         if not isinstance(value, bytes):

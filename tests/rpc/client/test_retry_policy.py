@@ -19,13 +19,16 @@ from connectrio.rpc import (
     MethodConfig,
     RetryPolicy,
     RetryThrottling,
+    Server,
     Status,
+    current_call,
     response_metadata,
 )
+from connectrio.rpc.testing import MemoryListener
 from rpc.kit.frames import Data, Headers, Reset
 from rpc.kit.playing import OK, RESPONSE, Played, answer, echo, playing, request_on
 from rpc.kit.raw import RawPeer
-from rpc.kit.script import BIDI, Note, ScriptStub
+from rpc.kit.script import BIDI, Note, ScriptBase, ScriptStub
 from rpc.kit.serving import eventually, leaving_nothing, turns
 from rpc.kit.virtual_time import LONG, in_virtual_time
 
@@ -165,6 +168,27 @@ async def test_a_server_forbids_a_retry():
         peer = await played.accept()
         await fail(peer, 1, UNAVAILABLE, ("grpc-retry-pushback-ms", "-1"))
         assert await call.status() is UNAVAILABLE
+
+
+@pytest.mark.parametrize(("pushback", "attempts"), [("-1", 1), ("0", 4)])
+async def test_a_servicer_of_ours_says_when_to_retry(pushback: str, attempts: int):
+    made = 0
+
+    class Busy(ScriptBase):
+        async def unary(self, note: Note) -> Note:
+            nonlocal made
+            made += 1
+            current_call().set_trailing_metadata([("grpc-retry-pushback-ms", pushback)])
+            raise GRPCError(UNAVAILABLE, "busy")
+
+    options = ChannelOptions(retry=LATE)
+    async with leaving_nothing(), anyio.create_task_group() as tasks, MemoryListener() as listener:
+        tasks.start_soon(Server([Busy()]).serve, listener)
+        async with Channel(listener.connect, options=options) as channel:
+            with pytest.raises(GRPCError, match="busy"):
+                await ScriptStub(channel).unary(Note())
+        tasks.cancel_scope.cancel()
+    assert made == attempts
 
 
 async def test_a_channel_whose_calls_fail_retries_no_more_until_some_succeed():

@@ -16,6 +16,7 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from connectrio.rpc._client.response_status import check_response, error_from_termination, status_from_trailers
+from connectrio.rpc._grpc import RETRY_PUSHBACK
 from connectrio.rpc._http2.stream import Stream, TerminationCause
 from connectrio.rpc.backoff import Backoff
 from connectrio.rpc.options import RetryPolicy, RetryThrottling
@@ -185,4 +186,4 @@ def _failure(stream: Stream) -> Status | None:
 
 
 def _pushback(stream: Stream) -> str | None:
-    return dict(stream.headers or ()).get("grpc-retry-pushback-ms")
+    return dict(stream.headers or ()).get(RETRY_PUSHBACK)
