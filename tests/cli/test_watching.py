@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import anyio
@@ -110,6 +111,43 @@ async def test_changes_are_told(project, change, name, further):
         change(project / name)
         await has_come.wait()
     assert told == {project / name}
+
+
+@pytest.mark.parametrize("name", ["hello.py", "pack"])
+async def test_a_directory_that_is_made_anew(tmp_path, monkeypatch, name):
+    """As by another branch of a repository that is checked out, and back."""
+    folder = tmp_path / "made" / "pack"
+    file = folder / ("__init__.py" if name == "pack" else name)
+    monkeypatch.chdir(tmp_path)
+
+    def make() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    make()
+    if name == "pack":
+        monkeypatch.syspath_prepend(folder.parent)
+    told: list[set[Path]] = []
+    has_come = anyio.Event()
+
+    def note(files: set[Path]) -> None:
+        told.append(files)
+        has_come.set()
+
+    async def come() -> set[Path]:
+        nonlocal has_come
+        while not told:
+            await has_come.wait()
+            has_come = anyio.Event()
+        return told.pop(0)
+
+    async with watching(watched([str(file) if name == "hello.py" else name], []), note):
+        shutil.rmtree(folder)
+        assert await come() == {file}
+        make()
+        assert await come() == {folder}
+        file.write_text("new")
+        assert await come() == {file}
 
 
 def test_old_bytecode_is_forgotten(tmp_path, monkeypatch):

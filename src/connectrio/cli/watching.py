@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ __all__ = ["Watched", "forget_bytecode", "watched", "watching"]
 _NOT_SOURCE = {"__pycache__", "node_modules", "site-packages"}
 # milliseconds without a change after which several changes count as one, and the longest time until they do
 _QUIET, _LONGEST = 50, 1600
+# seconds after which a directory that was deleted is looked for again
+_ABSENT = 0.2
 
 
 @dataclass(frozen=True)
@@ -124,22 +126,8 @@ async def watching(what: Watched, changed: Callable[[set[Path]], None]) -> Async
 
     :raises HostError: the system cannot watch them
     """
-    from watchfiles import Change, awatch
-
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     stop = anyio.Event()
-
-    def counts(_: Change, path: str) -> bool:
-        return what.has(Path(path))
-
-    begin = partial(awatch, watch_filter=counts, debounce=_LONGEST, step=_QUIET, stop_event=stop)
-
-    async def watch(roots: set[Path], recursive: bool) -> None:
-        try:
-            async for changes in begin(*sorted(roots), recursive=recursive):
-                changed({Path(path) for _, path in changes})
-        except OSError as error:
-            raise HostError(f"cannot watch {', '.join(map(str, roots))}: {error}") from error
 
     async with anyio.create_task_group() as tasks:
         # the directories, not the files: an editor may put another file in the place of one
@@ -148,13 +136,41 @@ async def watching(what: Watched, changed: Callable[[set[Path]], None]) -> Async
             ({*what.folders, *(file.parent for file in what.files)}, False),
         ):
             if roots:
-                tasks.start_soon(watch, roots, recursive)
+                tasks.start_soon(_watch, what, changed, roots, recursive, stop)
         for _ in range(2):  # by then the tasks wait, and the system watches: trio runs them and this in any order
             await checkpoint()
         try:
             yield
         finally:
             stop.set()  # to cancel the thread that waits would take as long as it waits
+
+
+async def _watch(
+    what: Watched, changed: Callable[[set[Path]], None], roots: set[Path], recursive: bool, stop: anyio.Event
+) -> None:
+    """Call `changed` with the files that have changed in the directories `roots`, until `stop` is set."""
+    from watchfiles import Change, awatch
+
+    def counts(_: Change, path: str) -> bool:
+        return what.has(Path(path)) or Path(path) in roots
+
+    watch = partial(awatch, watch_filter=counts, debounce=_LONGEST, step=_QUIET, recursive=recursive, stop_event=stop)
+    try:
+        while not stop.is_set():
+            async with aclosing(watch(*sorted(roots))) as batches:
+                async for changes in batches:
+                    if files := {Path(path) for _, path in changes} - roots:
+                        changed(files)
+                    if any(Path(path) in roots and change is Change.deleted for change, path in changes):
+                        break
+            # the system watches no directory that takes the place of one that was deleted
+            while not stop.is_set() and not all(root.is_dir() for root in roots):
+                with anyio.move_on_after(_ABSENT):
+                    await stop.wait()
+            if not stop.is_set():
+                changed(roots)
+    except OSError as error:
+        raise HostError(f"cannot watch {', '.join(map(str, roots))}: {error}") from error
 
 
 def forget_bytecode(files: set[Path]) -> None:
