@@ -59,6 +59,7 @@ ConnectorRegistry.register(Versioned())
 """
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
 SERVES = "serving after"
+NO_MODULE = "error: no module is named, and ./pyproject.toml has no entry points of flyte.connectors\n"
 
 
 def save(file: Path, text: str) -> None:
@@ -380,13 +381,23 @@ def test_the_modules_of_the_project(module, tmp_path):
         dev.end()
 
 
-@pytest.mark.parametrize("text", [None, "", "[project]\nentry-points = 3", "[", "\udc80"])
-def test_a_project_without_modules(run, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (None, NO_MODULE),
+        ("", NO_MODULE),
+        ("[project]\nentry-points = 3", NO_MODULE),
+        ("[project.entry-points.'flyte.connectors']", NO_MODULE),
+        ("[", "error: pyproject.toml is not TOML: "),
+        ("\udc80", "error: pyproject.toml is not TOML: "),
+    ],
+)
+def test_a_project_without_modules(run, tmp_path, text, error):
     if text is not None:
         (tmp_path / "pyproject.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
     outcome = run("dev")
     assert outcome.code == 2
-    assert "no module is named, and ./pyproject.toml has no entry points of flyte.connectors" in outcome.err
+    assert outcome.err.startswith(error)
 
 
 @pytest.mark.parametrize(

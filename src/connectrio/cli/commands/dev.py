@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shlex
 import time
-import tomllib
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from cyclopts import Parameter
 
 from connectrio._version import __version__
 from connectrio.cli import event_loop
-from connectrio.cli.commands.serve import settings_app
+from connectrio.cli.commands.serve import read_toml, settings_app
 from connectrio.cli.errors import CommandError, UsageError, command_error
 from connectrio.cli.hosting import LogFormat, explained_start
 from connectrio.cli.options.log_level import LogLevel
@@ -95,17 +94,20 @@ def dev(
 def _offered() -> list[str]:
     """Return the modules that ./pyproject.toml offers as entry points.
 
-    :raises UsageError: it offers none
+    :raises UsageError: it offers none, or is no TOML
     """
+    project = Path("pyproject.toml")
     try:
-        document = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
-        found = document["project"]["entry-points"][ENTRY_POINT_GROUP]
-        return [str(value).partition(":")[0].strip() for value in found.values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = read_toml(project)["project"]["entry-points"][ENTRY_POINT_GROUP] if project.exists() else {}
+        modules = [str(value).partition(":")[0].strip() for value in found.values()]
+    except (KeyError, TypeError, AttributeError):
+        modules = []
+    if not modules:
         raise UsageError(
             f"no module is named, and ./pyproject.toml has no entry points of {ENTRY_POINT_GROUP}",
             hint="name the file that registers your connector: connectrio dev my_connector.py",
-        ) from None
+        )
+    return modules
 
 
 async def _with_free_ports(settings: HostSettings) -> HostSettings:

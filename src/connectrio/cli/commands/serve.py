@@ -22,7 +22,7 @@ from connectrio.cli.options.log_level import LogLevel
 from connectrio.cli.settings_help import GROUPS, settings_help
 from connectrio.host.settings import Backend, HostSettings
 
-__all__ = ["c0_app", "serve", "serve_app", "settings_app"]
+__all__ = ["c0_app", "read_toml", "serve", "serve_app", "settings_app"]
 
 _SETTINGS = HostSettings()
 _LOG_LEVEL = ["info"]
@@ -94,7 +94,7 @@ class TomlFile:
         path = Path(chosen[-1].value if chosen else DEFAULT_FILE)
         if not chosen and not path.is_file():
             return
-        settings = {key.replace("-", "_"): (key, value) for key, value in _read_toml(path).items()}
+        settings = {key.replace("-", "_"): (key, value) for key, value in read_toml(path).items()}
         known = {key: argument for argument in arguments if (key := _key(argument)) and key != "config"}
         for name, (key, _) in settings.items():
             if name not in known:
@@ -128,7 +128,11 @@ def _check(name: str, value: Any, source: str) -> None:
         return
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds.
+
+    :raises UsageError: it cannot be read, or is no TOML
+    """
     import tomllib  # most hosts have no file
 
     try:
