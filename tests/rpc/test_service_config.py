@@ -80,7 +80,10 @@ def test_the_older_field_for_load_balancing(name: str):
         ({"methodConfig": [{"name": [{}], "timeout": 3}]}, r'\[0\]: timeout must be seconds such as "0.1s", got 3'),
         ({"methodConfig": [{"name": [{}], "timeout": "0s"}]}, r"\[0\]: timeout must be more than 0"),
         ({"methodConfig": [{"name": [{}], "waitForReady": "yes"}]}, r"waitForReady must be true or false, got 'yes'"),
-        (retry(maxAttempts=1), "retryPolicy: max_attempts must be at least 2, the first attempt included, got 1"),
+        (
+            retry(maxAttempts=1),
+            "retryPolicy: max_attempts must be a whole number of at least 2, the first attempt included, got 1",
+        ),
         (retry(maxAttempts="4"), "retryPolicy: maxAttempts must be a number, got '4'"),
         (retry(maxAttempts=True), "retryPolicy: maxAttempts must be a number, got True"),
         (retry(initialBackoff=None), 'retryPolicy: initialBackoff must be seconds such as "0.1s", got None'),
@@ -115,7 +118,8 @@ def test_what_cannot_be_used_is_named(config: object, message: str):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RetryPolicy(max_attempts=1), "max_attempts must be at least 2"),
+        (lambda: RetryPolicy(max_attempts=1), "max_attempts must be a whole number of at least 2"),
+        (lambda: RetryPolicy(max_attempts=2.5), "max_attempts must be a whole number .*, got 2.5"),
         (lambda: RetryPolicy(initial_backoff=0), "initial_backoff must be more than 0"),
         (lambda: RetryPolicy(retryable_status_codes=[]), "retryable_status_codes must be some of"),
         (lambda: RetryPolicy(retryable_status_codes=["UNAVAILABLE"]), "retryable_status_codes must be some of"),

@@ -37,6 +37,8 @@ What is true where:
 3. On a channel, the deadline bounds what the stream waits for, as without interceptors. An interceptor bounds its own
    waits, by `call.deadline`. If the caller drops the responses of a call before their end, the interceptors end at
    once: GeneratorExit is raised at their `yield`, and an error that is no `Exception` wherever they wait after it.
+   Callers who leave a stream early use `closing`. Without it, Python may end the interceptors in another task, where
+   they cannot leave a cancel scope or a task group that is open around the `yield`.
 4. An error of an interceptor's own ends its call, and nothing else. A server logs it with the interceptor's name, and
    the client gets INTERNAL. On a channel it reaches the caller, with a note that has the name.
 5. An interceptor cannot swallow an error: that is an error of its own.

@@ -27,6 +27,10 @@ _WINDOW: Bound = (
     lambda value: PROTOCOL_WINDOW <= value < 2**31,  # RFC 9113 §6.9.1
     f"must be at least {PROTOCOL_WINDOW:,}, the protocol's own window, and less than 2 GiB",
 )
+_ATTEMPTS: Bound = (
+    lambda value: value >= 2 and value == int(value),
+    "must be a whole number of at least 2, the first attempt included",
+)
 _SHARE: Bound = (lambda value: 0 <= value <= 1, "must be a share, from 0 to 1")
 
 
@@ -164,7 +168,7 @@ class RetryPolicy:
     retryable_status_codes: Collection[Status] = frozenset([Status.UNAVAILABLE])
 
     def __post_init__(self) -> None:
-        check_bound(self, (lambda value: value >= 2, "must be at least 2, the first attempt included"), "max_attempts")
+        check_bound(self, _ATTEMPTS, "max_attempts")
         check_bound(self, POSITIVE, "initial_backoff", "max_backoff", "backoff_multiplier")
         codes = self.retryable_status_codes
         if not codes or not all(isinstance(code, Status) for code in codes) or Status.OK in codes:
