@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from environments import python_with
+from plugin_environments import python_with
 
 VERSION = "1.16.31"
 NAMES = (

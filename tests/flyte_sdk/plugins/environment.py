@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from environments import python_with
+from plugin_environments import python_with
 
 VERSION = "2.12.1"
 PLUGINS = [f"flyteplugins-{name}=={VERSION}" for name in ("bigquery", "snowflake", "databricks", "slurm")]
