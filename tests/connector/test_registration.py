@@ -46,6 +46,8 @@ class Ordinary(Base):
         ("task_type_name", "", "it does not set task_type_name, the task type that it serves"),
         ("task_type_version", "1", "its task_type_version must be an int, got '1'"),
         ("task_type_version", True, "its task_type_version must be an int, got True"),
+        ("create", None, "its create is None, which cannot be called"),
+        ("get_many", 7, "its get_many is 7, which cannot be called"),
         ("metadata_type", None, "it does not set metadata_type: say what `create` returns"),
         ("metadata_type", Job("7"), "its metadata_type must be a subclass of ResourceMeta, got Job(id='7')"),
         ("metadata_type", dict, "its metadata_type must be a subclass of ResourceMeta, got <class 'dict'>"),

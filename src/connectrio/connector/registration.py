@@ -78,16 +78,21 @@ def misspelt_methods(connector: AsyncConnector[Any]) -> Iterator[tuple[str, str,
 
 
 def _parameters(connector: AsyncConnector[Any], method: str) -> dict[str, inspect.Parameter] | None:
-    """Return the parameters of a method, without `self`; None if the connector does not override it."""
+    """Return the parameters of a method, without `self`; None if there is none, or nobody can tell."""
     bound = getattr(connector, method)
-    if getattr(bound, "__func__", bound) is getattr(AsyncConnector, method):
+    if getattr(bound, "__func__", bound) is getattr(AsyncConnector, method) or not callable(bound):
         return None
-    return dict(inspect.signature(bound).parameters)
+    try:
+        return dict(inspect.signature(bound).parameters)
+    except ValueError:  # it is written in C
+        return None
 
 
 def _problems_of_method(connector: AsyncConnector[Any], method: str) -> Iterator[str]:
     parameters = _parameters(connector, method)
     if parameters is None:
+        if not callable(getattr(connector, method)):
+            yield f"its {method} is {text_of(getattr(connector, method))}, which cannot be called"
         return
     always, further = _PASSED[method]
     own = f"its {method} ({definition_of(getattr(connector, method))})"
