@@ -16,6 +16,9 @@ SCREENS = {"light": LIGHT, "dark": DARK, "phone": PHONE | {"viewport": {"width":
 # of the theme's own elements: buttons of each block and its navigation have equal names; wide tables scroll
 _OF_THE_THEME = ("landmark-unique: ", 'scrollable-region-focusable: <div class="md-typeset__scrollwrap"')
 
+# milliseconds: the time-out of the tests comes first
+PATIENCE = 300_000
+
 # what a new user would ask: what is typed → the page that answers
 QUESTIONS = {
     "How does my connector get a secret?": ("secret token", "how-to/use-your-connector/"),
@@ -72,6 +75,7 @@ def address(opened, tmp_path_factory):
 @pytest.mark.parametrize("screen", SCREENS)
 def test_pages_can_be_read(opened, address, screen):
     page = opened.new_page(**SCREENS[screen])
+    page.set_default_timeout(PATIENCE)
     wrong = []
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -88,6 +92,7 @@ def test_pages_can_be_read(opened, address, screen):
 def test_the_search_answers_a_question_within_two_clicks(opened, address, typed, path):
     """A reader types it, finds the page among the first two, and opens it."""
     page = opened.new_page(**LIGHT)
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
     search = page.get_by_role("textbox", name="Search")
     search.click()

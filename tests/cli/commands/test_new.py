@@ -32,6 +32,7 @@ def shell(tmp_path):
             "PYTHONPATH": f"{source}/src",
             "MYPYPATH": f"{source}/src",
             "TMPDIR": str(tmp_path),
+            "PYTEST_ADDOPTS": "",
         }
         ran = subprocess.run(
             ["bash", "-c", line], cwd=source, env=environment, check=False, capture_output=True, text=True, timeout=170
