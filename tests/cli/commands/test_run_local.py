@@ -50,7 +50,8 @@ def run_program(*arguments, cwd, environment):
 def secretive(tmp_path):
     path = tmp_path / "secretive.py"
     path.write_text(SECRETIVE)
-    return str(path)
+    yield str(path)
+    sys.modules.pop("secretive", None)  # the next one is at another place
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -193,6 +194,7 @@ def test_a_choice_that_no_connector_matches_is_named(run, option):
 def test_secrets_come_from_named_variables(run, secretive, monkeypatch):
     monkeypatch.setenv("VENDOR_TOKEN", "12345")
     outcome = run("run", "secretive", "--modules", secretive, "--secret", "token=VENDOR_TOKEN", "--json")
+    assert outcome.code == 0, outcome.err
     assert outcome.document["outputs"] == {"seen": ["token of 5"]}
     custom = 'secrets={"token": "VENDOR_TOKEN"}'
     outcome = run("run", "secretive", "--modules", secretive, "--custom", custom, "--json")

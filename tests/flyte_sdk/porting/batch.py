@@ -46,7 +46,7 @@ class BatchConnector(AsyncConnector):
         output_prefix: str,
         inputs: Optional[Dict[str, Any]] = None,  # noqa: UP006, UP045 - as they write it
         task_execution_metadata: Optional[TaskExecutionMetadata] = None,  # noqa: UP045 - as they write it
-        token: str = "",
+        api_token: str = "",
         **kwargs,
     ) -> BatchJob:
         logger.info(f"a job of {task_template.id.name}")
@@ -65,7 +65,7 @@ class BatchConnector(AsyncConnector):
             "attempt": task_execution_metadata.HasField("task_execution_id")
             and task_execution_metadata.task_execution_id.retry_attempt,
             "labels": dict(task_execution_metadata.labels),
-            "token": token,
+            "token": api_token,
         }
         return BatchJob("job-1", seen, output_prefix)
 

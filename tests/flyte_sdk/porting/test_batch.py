@@ -71,7 +71,8 @@ async def whole_life(connector, monkeypatch):
     monkeypatch.setenv("A_TOKEN", "xyzzy")
     task = Task(
         inputs={"n": 7, "text": "x"}, outputs={"n": int}, custom={"queue": "q", "deep": {"list": [1, None]}},
-        template=TEMPLATE, secrets={"token": "A_TOKEN"}, output_prefix="s3://prefix", execution="nightly", attempt=2,
+        template=TEMPLATE, secrets={"api_token": "A_TOKEN"}, output_prefix="s3://prefix", execution="nightly",
+        attempt=2,
     )  # fmt: skip
     async with hosting(connector) as host:
         job = await host.create(task)
