@@ -15,8 +15,8 @@ test *arguments:
 # run the tests without the folders that start other programs, for quick checks; arguments go to pytest
 test-fast *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 \
-        --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/differential \
-        --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/flytekit_sdk --ignore tests/interop \
+        --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/deploy \
+        --ignore tests/differential --ignore tests/docs --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/flytekit_sdk --ignore tests/interop \
         --ignore tests/processes --ignore tests/type_checks --ignore tests/test_time_limit.py --ignore tests/tracing/test_export.py "$@"
 
 # raise the real errors of vendors' clients, in an environment of their own
