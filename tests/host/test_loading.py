@@ -191,17 +191,16 @@ def picture(module):
 def test_the_picture_of_a_module_that_fails(module):
     """The line of source, and the traceback without frames of the import system and of the host."""
     path = write("broken.py", BROKEN).resolve()
-    assert picture(module) == [
+    without_marks = [line for line in picture(module) if line.strip(" ~^")]  # they differ from Python to Python
+    assert without_marks == [
         "   3 |     return Vendor()",
         "Traceback (most recent call last):",
         f'  File "{path}", line 10, in <module>',
         "    connect()",
         f'  File "{path}", line 7, in connect',
         '    return json.loads("{") if broken == "inside" else client()',
-        "                                                      ^^^^^^^^",
         f'  File "{path}", line 3, in client',
         "    return Vendor()",
-        "           ^^^^^^",
         "NameError: name 'Vendor' is not defined",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 from connectrio.diagnostics import framework_of
@@ -41,7 +42,7 @@ def place_in(name: str, error: BaseException) -> str:
 
     Of a SyntaxError, return the line that is wrong, in whichever file; "" if there is none.
     """
-    if isinstance(error, SyntaxError) and error.lineno and linecache.getlines(str(error.filename)):
+    if isinstance(error, SyntaxError) and error.lineno and Path(str(error.filename)).is_file():
         return f"{error.filename}:{error.lineno}"
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
