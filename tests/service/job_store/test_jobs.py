@@ -189,14 +189,16 @@ def test_a_job_without_a_claim_is_recorded_once(session):
 
 def test_the_tables_are_made_by_many_at_once(database):
     errors = []
+    barrier = threading.Barrier(8)
 
     def make():
-        with closing(_sessions(database)()) as session:
-            try:
+        barrier.wait()
+        try:
+            with closing(_sessions(database)()) as session:
                 jobs.create_schema(session)
                 claim(session)
-            except Exception as error:  # noqa: BLE001 - told below
-                errors.append(error)
+        except Exception as error:  # noqa: BLE001 - told below
+            errors.append(error)
 
     threads = [threading.Thread(target=make) for _ in range(8)]
     for thread in threads:

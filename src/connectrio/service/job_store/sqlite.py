@@ -14,6 +14,8 @@ __all__ = ["SqliteSession"]
 
 # seconds that a statement waits for those of other processes; they take a millisecond
 _BUSY = 1.5
+# seconds between attempts at what SQLite refuses at once, rather than wait
+_PAUSE = 0.005
 
 
 class SqliteSession:
@@ -29,11 +31,25 @@ class SqliteSession:
         self._connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             self._connection.create_function("now", 0, clock)
-            self._connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            self._use_wal()
             self._connection.execute("PRAGMA synchronous = NORMAL").fetchall()
         except BaseException:
             self._connection.close()
             raise
+
+    def _use_wal(self) -> None:
+        """Keep a write-ahead log. Of many that make the file at once, SQLite lets one do so and refuses the others."""
+        last_try = time.monotonic() + _BUSY
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > last_try:
+                    raise
+            else:
+                return
+            time.sleep(_PAUSE)
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of one statement."""
