@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+
 import anyio
+import anyio.lowlevel
 import pytest
 
 from connectrio.host.settings import HostSettings
+from connectrio.processes import _member
 from connectrio.processes._member import Member, _End, restart_backoff
-from connectrio.processes.control import Order, Request, ServeOptions
+from connectrio.processes.control import Control, Order, Request, ServeOptions
 from rpc.kit.virtual_time import in_virtual_time
 
 ORDER = Order(0, ServeOptions(HostSettings(), 2, "asyncio", ["info"], "json"), [])
@@ -108,6 +112,57 @@ async def watched(
             await anyio.sleep(stopped_at)
             member.stop()
     return member, -1.0 if process.killed_at is None else process.killed_at - began
+
+
+class Lasting:
+    """A process that lives until it is told to end."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.returncode: int | None = None
+        self.ended = anyio.Event()
+
+    def terminate(self) -> None:
+        self.returncode = 0
+        self.ended.set()
+
+    async def wait(self) -> int:
+        await self.ended.wait()
+        return 0
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_process_gets_its_order_before_all_requests(waits: bool, monkeypatch: pytest.MonkeyPatch):
+    """A scrape or a probe may come at any moment, also while a process is started again."""
+    ends: list[socket.socket] = []
+
+    async def start(end: socket.socket) -> Lasting:
+        ends.append(end.dup())
+        return Lasting()
+
+    monkeypatch.setattr(_member, "_start", start)
+    member = Member(ORDER, lambda member: None, waits=waits)
+
+    async def scrape() -> None:
+        while True:
+            await member.ask("report")
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(member.run)
+        tasks.start_soon(scrape)
+        while not ends:
+            await anyio.lowlevel.checkpoint()
+        process = await Control.over(ends[0])
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        if waits:
+            member.begin(ORDER)
+        assert await process.receive() == ORDER
+        assert isinstance(await process.receive(), Request)
+        await process.aclose()
+        tasks.cancel_scope.cancel()
 
 
 @in_virtual_time

@@ -262,21 +262,22 @@ class Member:
         """Run a process from its start to its end."""
         self._failure, self._served_since, self._answers = None, None, True
         ours, theirs = socket.socketpair()
+        control = await Control.over(ours)
         with theirs:
             process = self._process = await _start(theirs)
         try:
             if self._stopping.is_set():  # `stop` was called while the process was starting, and could not signal it
                 self.stop()
-            self._control = await Control.over(ours)
             await self._ordered.wait()
             async with anyio.create_task_group() as watching:
-                watching.start_soon(self._watch, process, self._control)
-                await self._control.send(self._order)
-                await self._listen_to(self._control)
+                watching.start_soon(self._watch, process, control)
+                await control.send(self._order)
+                self._control = control  # not before: the process takes the first message for its order
+                await self._listen_to(control)
                 code = await process.wait()
                 watching.cancel_scope.cancel()
         finally:
-            await self._end(process)
+            await self._end(process, control)
         return _End(code, self._seconds_served(), self._failure)
 
     def _seconds_served(self) -> float:
@@ -334,7 +335,7 @@ class Member:
         with suppress(ProcessLookupError):
             process.kill()
 
-    async def _end(self, process: Process) -> None:
+    async def _end(self, process: Process, control: Control) -> None:
         with anyio.CancelScope(shield=True):
             if process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -346,8 +347,7 @@ class Member:
                     process.kill()
                 with anyio.move_on_after(_KILL_AFTER):  # the kernel may hold it, as while a file system is away
                     await process.wait()
-            if self._control is not None:
-                await self._control.aclose()
+            await control.aclose()
         self._process = self._control = self.report = None
         self._on_end(self)
 
