@@ -33,6 +33,7 @@ from connectrio.processes.exposition import Family
 from connectrio.processes.exposition import Sample as MetricSample
 from connectrio.telemetry.report import StackReport
 from host.reports import call, job, report
+from rpc.kit.serving import turns
 
 SETTINGS = HostSettings(modules=["a", "b"], tls_cert=Path("/certificate.pem"), logs_limit=None, max_connection_idle=5)
 HTTP = [("127.0.0.1", 9090)]
@@ -66,6 +67,21 @@ async def test_messages_arrive_as_they_were_sent():
     await ours.aclose()
     assert await theirs.receive() is None
     await theirs.aclose()
+
+
+@pytest.mark.parametrize("turns_before", range(4))
+async def test_a_receive_that_is_cancelled_as_a_message_comes(turns_before: int):
+    """The event loop has nothing to report, which would fail this test."""
+    for _ in range(5):
+        ours, theirs = await pair()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ours.receive)
+            await turns(10)
+            await theirs.send(Serving())
+            await turns(turns_before)
+            tasks.cancel_scope.cancel()
+        await ours.aclose()
+        await theirs.aclose()
 
 
 async def test_texts_that_utf_8_cannot_encode():

@@ -27,6 +27,7 @@ from connectrio.host.samples import Sample
 from connectrio.host.settings import Backend, HostSettings
 from connectrio.logs import LogFormat
 from connectrio.processes.exposition import Family
+from connectrio.rpc.sockets import prepare
 from connectrio.telemetry.report import HostReport, StackReport
 
 __all__ = [
@@ -197,7 +198,9 @@ class Control:
     @classmethod
     async def over(cls, end: socket.socket) -> Control:
         """Return the control over a connected socket, which it owns from here on."""
-        return cls(await UNIXSocketStream.from_socket(end))
+        stream = await UNIXSocketStream.from_socket(end)
+        prepare(stream)
+        return cls(stream)
 
     async def send(self, message: Message) -> None:
         """Send `message`. If the other end is gone, do nothing: `receive` reports that.
