@@ -95,12 +95,14 @@ async def test_where_a_hosted_call_blocks_its_loop(monkeypatch):
     async with hosting(plugin) as (host, stub, tasks):
         tasks.start_soon(poll, stub)
         try:
-            report = await until(host, lambda report: report.threads)
+            blocks = place("it blocks", "get")
+            report = await until(
+                host, lambda report: report.threads and report.calls and report.calls[0].waits == blocks
+            )
             [thread] = report.threads
             assert (thread.runs, thread.stuck_seconds) == ("Plugin.get", None)
             assert thread.loop.endswith(" (home)")
-            assert any(frame.startswith(place("it blocks", "get")) for frame in thread.stack)
-            assert report.calls[0].waits == place("it blocks", "get")
+            assert any(frame.startswith(blocks) for frame in thread.stack)
             assert needs_attention(report) == []
             late = structs.replace(report, threads=[structs.replace(thread, seconds=10.0)])
             [attention] = needs_attention(late)
