@@ -299,10 +299,9 @@ def test_a_process_that_a_connector_interrupts_says_so(tmp_path, backend):
     module.write_text(INTERRUPTED)
     place = f"{module}:{INTERRUPTED.splitlines().index('    raise KeyboardInterrupt  # here') + 1} in interrupt"
     with Processes(backend, modules=str(module)) as program:
-        host = program.ready()
-        reason = host.wait_for_log("a process ended; it is started again")["reason"]
+        reason = program.wait_for_log("a process ended; it is started again", patience=LONG)["reason"]
         assert reason == f"code of a connector has ended the host: KeyboardInterrupt, at {place}"
-        line = host.wait_for_log("code of a connector has ended the host")
+        line = program.wait_for_log("code of a connector has ended the host")
         assert (line["level"], line["where"], line["module"]) == ("error", place, "interrupted")
 
 
