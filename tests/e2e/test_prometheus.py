@@ -1,4 +1,4 @@
-"""Prometheus itself: it scrapes a host, answers questions about it, and evaluates the alerts of docs/alerts.yml."""
+"""Prometheus itself: it scrapes a host, answers questions about it, and evaluates the chart's alerts."""
 
 from __future__ import annotations
 

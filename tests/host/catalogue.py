@@ -36,7 +36,7 @@ from service.harness import Complete  # noqa: E402
 
 DOCS = TESTS.parent / "docs"
 DOCUMENT = DOCS / "reference" / "metrics.md"
-ALERTS = DOCS / "alerts.yml"
+ALERTS = TESTS.parent / "deploy" / "helm" / "connectrio" / "files" / "alerts.yaml"
 BEGIN, END = "<!-- written by tests/host/catalogue.py -->\n", "<!-- up to here -->\n"
 OURS = ("flyte_connector_", "connectrio_")
 
