@@ -80,6 +80,7 @@ async def test_a_task_that_cannot_be_created(metadata):
     assert [(line["event"], line["log_level"], line["error"]) for line in logs] == [("call failed", "warning", SPARK)]
     assert service.count("create", "400") == 1
     assert service.sample("permanent_failures_total", operation="create") == 1
+    assert service.sample("client_errors_total", operation="create", error_code="400") == 0
     resource = (await service.get(resource_meta=meta)).resource
     assert (resource.phase, resource.message) == (Phase.FAILED, SPARK)
 

@@ -193,6 +193,15 @@ def test_statuses_with_one_http_code_are_one_series():
     assert metrics.registry.get_sample_value("flyte_connector_requests_failure_total", labels) == 2
 
 
+def test_calls_that_failed_and_were_answered_are_no_errors_of_clients():
+    metrics = Metrics()
+    for is_answered in (True, False, True):
+        metrics.request_ended("tiny", "get", Status.UNAVAILABLE, 0.1, is_answered=is_answered)
+    labels = {"task_type": "tiny", "operation": "get", "error_code": "503"}
+    assert metrics.registry.get_sample_value("flyte_connector_requests_failure_total", labels) == 3
+    assert metrics.registry.get_sample_value("connectrio_client_errors_total", labels) == 1
+
+
 def test_openmetrics_shows_the_last_exemplar_of_each_bucket():
     metrics = Metrics()
     for status, seconds, name in (

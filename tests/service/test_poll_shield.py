@@ -99,6 +99,7 @@ async def test_then_the_last_phase_is_the_answer():
     )
     assert service.sample("absorbed_polls_total") == 1
     assert (service.count("get"), service.count("get", "500")) == (1, 1)
+    assert service.sample("client_errors_total", operation="get", error_code="500") == 0
     begun, line = logs
     assert (begun["event"], begun["log_level"]) == ("an incident began: the other system fails", "warning")
     assert (begun["error"], begun["kind"]) == ("failed to get tiny task with error:\n reset by peer.", "connection")
@@ -349,6 +350,7 @@ async def test_nothing_is_absorbed_with_0():
     await service.get()
     with pytest.raises(GRPCError, match="reset"):
         await service.get()
+    assert service.sample("client_errors_total", operation="get", error_code="500") == 1
 
 
 async def test_jobs_are_told_apart():
@@ -406,4 +408,5 @@ async def test_a_permanent_failure_is_the_jobs_end(absorb):
     assert (resource.phase, resource.message) == (Phase.FAILED, "the table is gone; make it again")
     assert service.sample("permanent_failures_total", operation="get") == 1
     assert service.count("get", "400") == 1
+    assert service.sample("client_errors_total", operation="get", error_code="400") == 0
     assert [(line["event"], line["log_level"]) for line in logs] == [("call failed", "warning")]

@@ -118,11 +118,13 @@ class _Requests(Collector):
 
     :ivar succeeded: by task type and operation
     :ivar failed: by task type, operation and `error_code`
+    :ivar told: those of the failed calls whose clients got no answer in place of the error, by the same
     """
 
     def __init__(self) -> None:
         self.succeeded: _Series[tuple[str, str]] = _Series()
         self.failed: _Series[tuple[str, str, str]] = _Series()
+        self.told: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
     def totals(self, absorbed: Mapping[str, int], retries: Mapping[str, int]) -> dict[str, Totals]:
         """Return the calls of each task type.
@@ -156,7 +158,8 @@ class _Requests(Collector):
         }
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the four families."""
+        """Yield flyte-sdk's families, the histogram, and the calls that failed for their clients."""
+        told = list(self.told.items())  # first, so that they are never more than those that failed
         # `list` is one step of the interpreter, so that no call can end in the middle
         succeeded, failed = list(self.succeeded.items()), list(self.failed.items())
         ended = sorted([*succeeded, *failed], key=lambda item: item[1].created)
@@ -194,6 +197,15 @@ class _Requests(Collector):
         yield latency
 
         yield _histogram(durations)
+
+        name = "connectrio_client_errors"
+        errors = Metric(
+            name, "Calls that failed for their clients: polls that were absorbed are not among them", "counter"
+        )
+        for (task_type, operation, code), count in told:
+            named = {"task_type": task_type, "operation": str(operation), "error_code": code}
+            errors.add_sample(f"{name}_total", named, float(count))
+        yield errors
 
 
 def _histogram(durations: _Series[tuple[str, str]]) -> Metric:
@@ -330,12 +342,15 @@ class Metrics:
         status: Status,
         seconds: float,
         exemplar: Mapping[str, str] | None = None,
+        *,
+        is_answered: bool = False,
     ) -> None:
         """Count a call that took `seconds`. Call it on one thread.
 
         :param task_type: a registered one, or `UNREGISTERED`
         :param exemplar: names the call, as `{"trace_id": …}` does. OpenMetrics shows the last one of each bucket; one
             of more than 128 characters is left out
+        :param is_answered: the call failed, and its client got an answer in place of the error
         """
         if status is Status.OK:
             durations = self._requests.succeeded[task_type, operation]
@@ -344,6 +359,8 @@ class Metrics:
         bucket = bisect_left(DURATION_BUCKETS, seconds)
         durations.counts[bucket] += 1
         durations.seconds += seconds
+        if status is not Status.OK and not is_answered:
+            self._requests.told[task_type, operation, str(HTTP_CODES[status])] += 1
         if exemplar:
             labels = dict(exemplar)
             if sum(len(name) + len(value) for name, value in labels.items()) <= _LONGEST_EXEMPLAR:

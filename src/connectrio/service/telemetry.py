@@ -291,14 +291,14 @@ class CallRecord:
         """
         failure = self._classify(error)
         self._metrics.permanent_failures.labels(self._label, self.call.operation).inc()
-        self._failed(failure, error)
+        self._failed(failure, error, is_answered=True)
         return fit_status_message(failure.message)
 
     def poll_absorbed(self, error: BaseException) -> None:
         """Record that a poll failed with `error`, and that the client gets the last known phase."""
         failure = self._classify(error)
         self._metrics.absorbed_polls.labels(self._label).inc()
-        seconds = self._end(failure.status)
+        seconds = self._end(failure.status, is_answered=True)
         place = self._account_for(failure, error, seconds, absorbed=True)
         # the lines of an incident tell of the vendor's failures, once for all polls
         left_out = 0 if self.is_vendors(error) else self._left_out(failure, place)
@@ -327,8 +327,8 @@ class CallRecord:
             self._account.failed(self._failure(status, text, seconds, "client", place), self._label)
         logger.info("call cancelled", **_without_empty({**self._fields(status, seconds), "place": place}))
 
-    def _failed(self, failure: CallFailure, error: BaseException) -> None:
-        seconds = self._end(failure.status)
+    def _failed(self, failure: CallFailure, error: BaseException, *, is_answered: bool = False) -> None:
+        seconds = self._end(failure.status, is_answered=is_answered)
         if self._is_not_offered(failure.status):
             log = logger.debug
             log("call failed", **self._fields(failure.status, seconds), error=shorten(failure.message, LONGEST_TEXT))
@@ -436,13 +436,18 @@ class CallRecord:
         self._last_failure = error, failure
         return failure
 
-    def _end(self, status: Status) -> float:
-        """Count the call; return how many seconds it took."""
+    def _end(self, status: Status, *, is_answered: bool = False) -> float:
+        """Count the call; return how many seconds it took.
+
+        :param is_answered: it failed, and its client gets an answer in place of the error
+        """
         self._is_ended = True
         seconds = time.perf_counter() - self._started
         trace = None if self.span is None else current_trace()
         exemplar = None if trace is None else {"trace_id": trace[0], "span_id": trace[1]}
-        self._metrics.request_ended(self._label, self.call.operation, status, seconds, exemplar)
+        self._metrics.request_ended(
+            self._label, self.call.operation, status, seconds, exemplar, is_answered=is_answered
+        )
         return seconds
 
     def _fields(self, status: Status, seconds: float) -> dict[str, Any]:
