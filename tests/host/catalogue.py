@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import yaml
 from grpclib.const import Status
 from h2.errors import ErrorCodes
 from prometheus_client import CollectorRegistry
@@ -107,10 +108,19 @@ def of_registry(registry: CollectorRegistry) -> list[Entry]:
     return found
 
 
+def rules() -> list[dict[str, Any]]:
+    """Return the rules of the chart, those that record included."""
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
 def alerts() -> dict[str, str]:
-    """Return the expression of each alert, by its name."""
-    rules = ALERTS.read_text().split("- alert: ")[1:]
-    return {rule.split("\n", 1)[0]: rule.partition("expr:")[2].partition("labels:")[0] for rule in rules}
+    """Return the expression of each alert, by its name, with what the recorded names in it stand for."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+    return {
+        rule["alert"]: re.sub(r"connectrio:[\w:]+", lambda match: f"({recorded[match[0]]})", rule["expr"])
+        for rule in rules()
+        if "alert" in rule
+    }
 
 
 def family_of(sample: str, names: set[str]) -> str | None:
