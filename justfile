@@ -38,6 +38,10 @@ types:
 gen:
     {{python}} protos/generate.py
 
+# write the Grafana dashboard into the Helm chart
+dashboard:
+    {{python}} deploy/monitoring/dashboard.py
+
 # start a host, run one query through it, and stop
 demo *arguments:
     connectrio demo "$@"
