@@ -12,7 +12,7 @@ ANSWERED = f'{OF},operation!="get_logs"'
 # the errors of calls that are not the request's fault; 501 says that a connector has no logs or metrics
 BAD = f'connectrio_client_errors_total{{{OF},error_code=~"429|5..",error_code!="501"}}'
 CALLS = f"connectrio_request_duration_seconds_count{{{OF}}}"
-ENDED = "SUCCEEDED|FAILED|ABORTED|RETRYABLE_FAILED"
+ENDED = "SUCCEEDED|FAILED|ABORTED|RETRYABLE_FAILED|DELETED"
 GREEN, YELLOW, RED = "green", "yellow", "red"
 
 
@@ -77,7 +77,7 @@ def quantile(part: float, by: str, labels: str = ANSWERED, name: str = "connectr
 
 def taken(by: str, name: str) -> str:
     """What part of a limit is taken, by all connectors: the limit is theirs together."""
-    return f"sum by ({by}) ({name}{{{HOSTS}}}) / sum by ({by}) ({name}_limit{{{HOSTS}}})"
+    return f"sum by ({by}) ({name}{{{HOSTS}}}) / (sum by ({by}) ({name}_limit{{{HOSTS}}}) > 0)"
 
 
 ROWS: dict[str, tuple[Graph | Number, ...]] = {
@@ -87,7 +87,7 @@ ROWS: dict[str, tuple[Graph | Number, ...]] = {
             Query(f"sum(connectrio_ready{{{HOSTS}}})", "ready"), ((None, RED), (1, GREEN)), 0,
         ),
         Number(
-            "Calls", "Calls of Flyte that have ended, a second.", "reqps",
+            "Calls a second", "Calls of Flyte that have ended.", "reqps",
             Query(f"sum(rate({CALLS}{WINDOW}))", "calls"),
         ),
         Number(
@@ -154,11 +154,13 @@ ROWS: dict[str, tuple[Graph | Number, ...]] = {
             (Query(quantile(0.99, "task_type", f'{OF},operation="create"'), "{{task_type}}"),),
         ),
         Graph(
-            "Errors that Flyte got", "Calls that failed for their clients, a second, by the HTTP code of their status.",
+            "Errors that Flyte got",
+            "Calls that failed for their clients, a second, by the HTTP code of their status. 400, 404: the request is"
+            " at fault. 499: the client left. 501, a connector without logs or metrics, is left out.",
             "reqps",
             (
                 Query(
-                    total("operation, error_code", rate("connectrio_client_errors_total")),
+                    total("operation, error_code", rate("connectrio_client_errors_total", f'{OF},error_code!="501"')),
                     "{{operation}} {{error_code}}",
                 ),
             ),

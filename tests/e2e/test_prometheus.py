@@ -76,14 +76,18 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
-    """Run Prometheus, which scrapes `target` five times a second."""
+def prometheus(directory: Path, *targets: str, every: str = "200ms") -> Iterator[Prometheus]:
+    """Run Prometheus.
+
+    :param targets: what it scrapes, as HOST:PORT
+    :param every: how often it scrapes, and evaluates the alerts
+    """
     config = directory / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}\n"
+        f"global: {{scrape_interval: {every}, scrape_timeout: {every}, evaluation_interval: {every}}}\n"
         f"rule_files: ['{ALERTS}']\n"
         "scrape_configs:\n"
-        f"  - {{job_name: connectrio, scrape_timeout: 200ms, static_configs: [{{targets: ['{target}']}}]}}\n"
+        f"  - {{job_name: connectrio, static_configs: [{{targets: {list(targets)}}}]}}\n"
     )
     with held_port() as port, (directory / "log").open("wb") as log:
         process = subprocess.Popen(
