@@ -9,13 +9,11 @@ import subprocess
 import pytest
 
 from deploy.alert_trials import TRIALS, Fires, Trial
-from host.catalogue import ALERTS, DOCS, rules
+from host.catalogue import ALERTS, rules
 from host.test_catalogue import needs_promtool
 
 RULES = {rule["alert"]: rule for rule in rules() if "alert" in rule}
-RUNBOOKS = DOCS / "how-to" / "runbooks"
 VALUE = r'{{ \$value(?: \| (?:humanizePercentage|humanizeDuration|printf "%.0f"))? }}'
-SITE = "https://connectrio.github.io/connectrio/how-to/runbooks"
 
 
 def rendered(template: str, found: Fires) -> str:
