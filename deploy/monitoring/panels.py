@@ -112,7 +112,7 @@ ROWS: dict[str, tuple[Graph | Number, ...]] = {
             Query(f'sum(connectrio_jobs{{{OF},phase!~"{ENDED}"}})', "jobs"), decimals=0,
         ),
         Number(
-            "Connectors that are down", "Lifespans that do not open, on all hosts.", "short",
+            "Connectors down", "Lifespans that do not open, on all hosts.", "short",
             Query(f"count(connectrio_connector_up{{{OF}}} == 0) or vector(0)", "down"), ((None, GREEN), (1, RED)), 0,
         ),
     ),
@@ -189,7 +189,7 @@ ROWS: dict[str, tuple[Graph | Number, ...]] = {
             ),
         ),
         Graph(
-            "Connectors that are open, circuit breakers that are not closed",
+            "Connectors open, breakers not closed",
             "On how many hosts a connector's lifespan is open; for how many accounts its system gets no calls.",
             "short",
             (

@@ -14,6 +14,7 @@ from itertools import combinations
 import anyio
 import pytest
 
+from deploy import picture
 from deploy.scene import DASHBOARD, ROOT, Scene, queries, replaced, scene
 from e2e.programs import eventually
 from e2e.test_prometheus import PATIENCE, needs_prometheus, rules
@@ -132,6 +133,30 @@ def test_panels_are_told_apart_and_lie_side_by_side():
 def test_the_chart_can_take_the_file_as_it_is():
     """Helm's `.Files.Get` gives it unchanged; a ConfigMap holds up to 1 MiB."""
     assert len(DASHBOARD.read_bytes()) < 200_000
+
+
+def test_the_picture_has_all_panels_of_its_rows():
+    drawn = picture.page({panel["id"]: [picture.Line("a line", [(0, 1), (60, 2)])] for panel in picture.wanted()}, 120)
+    titles = [panel["title"] for panel in picture.wanted()]
+    assert len(titles) > 15
+    for title in (*titles, *picture.ROWS):
+        assert f">{title}</h" in drawn
+    for part in ("<polyline", "<polygon", ">a line<", ">2/s<", "200 %"):
+        assert part in drawn
+
+
+def test_the_page_says_what_the_picture_shows():
+    page = " ".join((ROOT / "docs" / "how-to" / "monitor.md").read_text().split())
+    assert picture.LASTS == 4 * 60
+    assert "two hosts ran for four minutes" in page
+    assert f"A warehouse was down for {picture.BACK - picture.DOWN} seconds" in page
+    assert "rate_calls=4" in (ROOT / "tests" / "deploy" / "troubled.py").read_text()
+    rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
+    assert (
+        re.findall(r"\| ([^|]+) \| [^|]+ \|", page.partition("| row | the question | |---|---| ")[2])[: len(rows)]
+        == rows
+    )
+    assert picture.PICTURE.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")
