@@ -96,6 +96,10 @@ interop-tools:
     go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
     go install github.com/grpc-ecosystem/grpc-health-probe@latest
 
+# install the tools that check deploy/, with `go install`
+deploy-tools:
+    go install helm.sh/helm/v3/cmd/helm@v3.22.0
+
 # run all checks: style, types, tests, the built package
 ci:
     .ci/run

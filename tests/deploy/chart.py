@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         )
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The chart refuses values; the text is helm's."""
 
 
@@ -65,7 +64,7 @@ def rendered(
 ) -> str:
     """Return the manifests of an install with these values.
 
-    :raises Refused: the chart refuses them
+    :raises RefusedError: the chart refuses them
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "values.yaml"
@@ -74,7 +73,7 @@ def rendered(
             "template", release, chart, "--namespace", NAMESPACE, "--kube-version", KUBERNETES, "-f", path, *options
         )
     if ran.returncode:
-        raise Refused(ran.stderr)
+        raise RefusedError(ran.stderr)
     assert ran.stderr == ""
     return ran.stdout
 
@@ -119,27 +118,22 @@ class Install:
         return {each["name"]: each["containerPort"] for each in self.container["ports"]}
 
 
+# too long for a document
+_FOLDED = {
+    "PrometheusRule": ("spec", "the rules of files/alerts.yaml"),
+    "ConfigMap": ("data", "files/dashboard.json"),
+}
+
+
 def manifests_of(values: Path) -> str:
-    """Return the manifests of a documented install, without the alerts and the dashboard, which are long."""
-    folded = []
-    for document in re.split(r"^---\n", rendered(values), flags=re.MULTILINE):
+    """Return the manifests of a documented install, without the alerts and the dashboard."""
+
+    def folded(document: str) -> str:
         kind = re.search(r"^kind: (\w+)$", document, re.MULTILINE)
-        if kind and kind[1] == "PrometheusRule":
-            document = re.sub(
-                r"^spec:\n.*", "spec: {}  # the rules of files/alerts.yaml\n", document, flags=re.S | re.M
-            )
-        if kind and kind[1] == "ConfigMap":
-            document = re.sub(r"^data:\n.*", "data: {}  # files/dashboard.json\n", document, flags=re.S | re.M)
-        folded.append(document)
-    header = f"# made by tests/deploy/generated.py: helm template {RELEASE} deploy/helm/connectrio -n {NAMESPACE}\n"
-    return header + f"# --values docs/how-to/helm/{values.name}\n" + "---\n".join(folded)
+        key, what = _FOLDED.get(kind[1] if kind else "", ("", ""))
+        return re.sub(rf"(?ms)^{key}:\n.*", f"{key}: {{}}  # {what}\n", document) if key else document
 
-
-def paths_of(values: dict[str, Any], below: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the path and the value of each leaf; an empty map is one."""
-    for key, value in values.items():
-        path = f"{below}.{key}" if below else key
-        if isinstance(value, dict) and value:
-            yield from paths_of(value, path)
-        else:
-            yield path, value
+    parts = re.split(r"^---\n", rendered(values), flags=re.MULTILINE)
+    command = f"helm template {RELEASE} deploy/helm/connectrio --namespace {NAMESPACE}"
+    header = f"# made by tests/deploy/generated.py: {command} --values docs/how-to/helm/{values.name}\n"
+    return header + "---\n".join(map(folded, parts))

@@ -1,4 +1,4 @@
-"""What is made from the chart: its schema, tables of the documents, rendered installs. python tests/deploy/generated.py.
+"""What is made from the chart: its schema, tables of documents, rendered installs. `python tests/deploy/generated.py`.
 
 A table stands in its page between `<!-- of the chart: NAME -->` and `<!-- up to here -->`. `test_chart_generated.py`
 fails while something is not up to date. The rendered installs need helm.
@@ -157,7 +157,9 @@ def schema_of_settings() -> dict[str, Any]:
 def schema_at(path: str, value: Any, texts: dict[str, tuple[str, str]]) -> dict[str, Any]:
     if path not in texts and isinstance(value, dict):
         below = {key: schema_at(f"{path}.{key}" if path else key, each, texts) for key, each in value.items()}
-        needed = [key for key, each in value.items() if isinstance(each, bool | int | str)]
+        scalars = [key for key, each in value.items() if isinstance(each, bool | int | str)]
+        # a null in a user's values takes the default away
+        needed = [key for key in scalars if not texts[f"{path}.{key}" if path else key][0]]
         return {"type": "object", "properties": below, "required": needed, "additionalProperties": False}
     kind, text = texts[path]
     if path == "settings":
@@ -199,18 +201,25 @@ def comparison() -> Iterator[str]:
     rows = []
     for path, fact in theirs["values"].items():
         rows.append(
-            (code(path), fact["here"], shown(fact["default"]), ours_beside(path, fact), cell(fact.get("note", "")))
+            (code(path), here_of(fact), shown(fact["default"]), ours_beside(path, fact), cell(fact.get("note", "")))
         )
-    yield from table("value of flyteconnector | here | its default there | here it is | what is different", rows)
-    new = [path for path in known if path not in theirs["values"]]
-    yield f"New are {', '.join(map(code, new))}."
+    yield from table("value of flyteconnector | here | its default there | its default here | what is different", rows)
+    new = dict.fromkeys(path for path in known if path not in theirs["values"])
+    whole = {path.split(".")[0] for path in new} - {path.split(".")[0] for path in theirs["values"]}
+    names = dict.fromkeys(path.split(".")[0] if path.split(".")[0] in whole else path for path in new)
+    yield f"New are {', '.join(map(code, names))}."
     yield ""
+
+
+def here_of(fact: dict[str, Any]) -> str:
+    return f"now {code(fact['use'])}" if fact["here"] == "renamed" else fact["here"]
 
 
 def ours_beside(path: str, fact: dict[str, Any]) -> str:
     if fact["here"] == "same":
-        return f"default {shown(value_at(path)) or 'empty'}"
-    return code(fact["use"]) if fact["here"] == "renamed" else ""
+        is_equal = value_at(path) == fact["default"]
+        return "the same" if is_equal else shown(value_at(path)) or "empty"
+    return ""
 
 
 PARTS: dict[str, Callable[[], Iterator[str]]] = {each.__name__: each for each in (values, comparison)}

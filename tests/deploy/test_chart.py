@@ -56,7 +56,8 @@ CASES = {
     "headless": {"headlessService": {"enabled": True}},
     "processes": {"processes": 4},
     "TLS": TLS,
-    "TLS for metrics": {**TLS, "settings": {"prometheus_tls": True}, "monitoring": {"serviceMonitor": {"enabled": True}}},
+    "TLS for metrics": {**TLS, "settings": {"prometheus_tls": True},
+                        "monitoring": {"serviceMonitor": {"enabled": True}}},
     "ports": {"ports": {"containerPort": 9000, "name": "connector-grpc", "metricsPort": 9100},
               "networkPolicy": {"enabled": True}, "monitoring": {"serviceMonitor": {"enabled": True}}},
     "job store": {"jobStore": {"existingSecret": "db-app", "urlKey": "uri"}, "networkPolicy": {"enabled": True}},
@@ -64,7 +65,8 @@ CASES = {
     "plain": {"podSecurityContext": None, "topologySpreadConstraints": [], "podDisruptionBudget": {"enabled": False},
               "serviceAccount": {"create": False, "name": "ours"}, "service": {"type": "LoadBalancer"},
               "podEnv": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}],
-              "resources": {"limits": {"cpu": "500m"}}, "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}}},
+              "resources": {"limits": {"cpu": "500m"}},
+              "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}}},
 }  # fmt: skip
 
 
