@@ -1,0 +1,123 @@
+"""What an upgrade of a release changes, what NOTES.txt says, and the objects that are made from files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy.chart import CHART, INSTALLS, NAMESPACE, RELEASE, Install, why_no_helm
+
+pytestmark = pytest.mark.skipif(bool(why_no_helm()), reason=why_no_helm())
+
+IMAGE = {"image": {"tag": "1.4.0"}}
+
+
+def copy_of_the_chart(folder: Path) -> Path:
+    return Path(shutil.copytree(CHART, folder / "connectrio"))
+
+
+def test_a_new_version_of_the_chart_restarts_no_pods(tmp_path):
+    newer = copy_of_the_chart(tmp_path)
+    text = (newer / "Chart.yaml").read_text()
+    facts = yaml.safe_load(text)
+    (newer / "Chart.yaml").write_text(text.replace(f"ersion: {facts['version']}", "ersion: 9.9.9"))
+    after, before = Install(IMAGE, chart=newer), Install(IMAGE)
+    assert after.one("Deployment")["metadata"]["labels"]["helm.sh/chart"] == "connectrio-9.9.9"
+    assert after.template == before.template
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicaCount": 5},
+        {"podDisruptionBudget": {"maxUnavailable": 2}},
+        {"monitoring": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}},
+        {"networkPolicy": {"enabled": True}},
+        {"service": {"annotations": {"a": "b"}}},
+        {"commonAnnotations": {"a": "b"}},
+        {"autoscaling": {"enabled": True}},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_is_not_of_the_pods_restarts_none(values):
+    assert Install(IMAGE | values).template == Install(IMAGE).template
+
+
+def test_a_secret_of_the_chart_restarts_pods_when_it_changes():
+    def annotations(token: str, user: str = "a") -> dict[str, str]:
+        secrets = {"databricks": {"stringData": {"token": token}}, "snowflake": {"existingSecret": user}}
+        store = {"url": "postgresql://db/jobs", "password": token}
+        return Install({"connectorSecrets": secrets, "jobStore": store}).template["metadata"]["annotations"]
+
+    assert annotations("a") == annotations("a") == annotations("a", user="b")
+    assert annotations("a") != annotations("b")
+    assert "annotations" not in Install().template["metadata"]
+
+
+def test_alerts_are_those_of_the_file():
+    rule = Install({"monitoring": {"prometheusRule": {"enabled": True, "labels": {"release": "x"}}}}).one(
+        "PrometheusRule"
+    )
+    assert rule["apiVersion"] == "monitoring.coreos.com/v1"
+    assert rule["metadata"]["labels"]["release"] == "x"
+    assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+
+
+def test_the_dashboard_is_the_file(tmp_path):
+    chart = copy_of_the_chart(tmp_path)
+    # braces of Grafana's own are no templates of Helm's
+    dashboard = '{\n  "title": "connectrio {{ task_type }}",\n\n  "panels": []\n}'
+    (chart / "files" / "dashboard.json").write_text(dashboard + "\n")
+    values = {"monitoring": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "Flyte"}}}}
+    made = Install(values, chart=chart).one("ConfigMap", f"{RELEASE}-dashboard")
+    assert made["data"] == {f"{RELEASE}.json": dashboard + "\n"}
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert made["metadata"]["annotations"] == {"grafana_folder": "Flyte"}
+
+
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory):
+    """The chart, whose notes are an object, because `helm template` prints none."""
+    chart = copy_of_the_chart(tmp_path_factory.mktemp("noted"))
+    shutil.move(chart / "templates" / "NOTES.txt", chart / "notes.txt")
+    object_with_notes = '{kind: Notes, metadata: {name: notes}, text: {{ tpl (.Files.Get "notes.txt") . | quote }}}\n'
+    (chart / "templates" / "notes.yaml").write_text(object_with_notes)
+
+    def notes(values: dict) -> str:
+        return Install(values, chart=chart).one("Notes", "notes")["text"]
+
+    return notes
+
+
+def test_the_notes_have_the_executors_configuration(noted):
+    text = noted({})
+    begin = text.index("  plugins:")
+    plugin = yaml.safe_load(text[begin : text.index("3. See")])["plugins"]["connector-service"]
+    address = f"{RELEASE}.{NAMESPACE}.svc.cluster.local"
+    assert plugin["defaultConnector"] == {"endpoint": f"dns:///{address}:8000", "insecure": True}
+    headless = noted({"headlessService": {"enabled": True}, "tls": {"enabled": True, "existingSecret": "a"}})
+    assert f"dns:///{address.replace('.', '-headless.', 1)}:8000" in headless
+    assert "insecure: false" in headless
+    assert "takes up to 44 s: 6 s until" in text
+
+
+def test_the_notes_warn_of_what_may_surprise(noted):
+    store = {"jobStore": {"url": "postgresql://db/jobs"}}
+    warnings = {
+        "no job store": {},
+        "there is one pod": {"replicaCount": 1},
+        "one pod gets all of its calls": {"autoscaling": {"enabled": True}, **store},
+        "pods that are added get calls": {
+            "autoscaling": {"enabled": True},
+            "headlessService": {"enabled": True},
+            **store,
+        },
+    }
+    texts = {text: noted(values) for text, values in warnings.items()}
+    for text, notes in texts.items():
+        assert [other for other in texts if other in notes] == [text]
+    assert "NOTE" not in noted(store)
+    assert "NOTE" not in noted(yaml.safe_load(INSTALLS[2].read_text()))
