@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from connectrio.host.settings import HostSettings
 from deploy.chart import DOCS, INSTALLS, THEIRS, Install, RefusedError, manifests_of, rendered, why_no_helm
@@ -88,3 +89,19 @@ def test_the_page_shows_what_helm_says_of_a_drain_that_is_too_short():
         rendered({"terminationGracePeriodSeconds": 30})
     assert str(refused.value).startswith(begin)
     assert text in str(refused.value)
+
+
+def test_the_executors_configurations_have_known_keys():
+    """The page of all keys names each key that the page of the migration gives."""
+    known = set(re.findall(r"`(\w+)`", (DOCS / "how-to" / "connect-flyte.md").read_text()))
+    page = (DOCS / "how-to" / "from-flyteconnector.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    found = [block["configuration"]["inline"] for block in blocks if "configuration" in block]
+    assert len(found) == 2
+    for configuration in found:
+        plugin = configuration["plugins"]["connector-service"]
+        assert plugin.keys() | plugin["defaultConnector"].keys() <= known
+        routes = configuration["tasks"]["task-plugins"]["default-for-task-types"]
+        assert {name for name, route in routes.items() if route == "connector-service"} == {
+            *plugin["supportedTaskTypes"]
+        }

@@ -13,6 +13,7 @@ from deploy.test_chart import TLS
 pytestmark = pytest.mark.skipif(bool(why_no_helm()), reason=why_no_helm())
 
 HPA = {"enabled": True}
+KEPT = {"existingSecret": "a"}
 SECRET = {"existingSecret": "a", "stringData": {"b": "c"}}
 # name → values, and what the text has
 REFUSED = {
@@ -50,6 +51,9 @@ REFUSED = {
         {"jobStore": {"url": "postgresql://a/b", "password": "c", "existingSecret": "d"}}, "one password"),
     "a password for no database": ({"jobStore": {"password": "c"}}, "but no address: give jobStore.url"),
     "two Secrets": ({"connectorSecrets": {"x": SECRET}}, "connectorSecrets.x has both"),
+    "a Secret in another": (
+        {"connectorSecrets": {"a": {**KEPT, "mountPath": "/etc/secrets/"}, "b": KEPT}},
+        "connectorSecrets.b is mounted at /etc/secrets/b, and connectorSecrets.a at /etc/secrets, which is read-only"),
     "no Secret": ({"connectorSecrets": {"x": {}}}, "connectorSecrets.x is empty: give existingSecret"),
     "a Secret's name that is taken": ({"connectorSecrets": {"tls": {"stringData": {"a": "b"}}}}, "take another name"),
     "a setting of another value": ({"settings": {"port": 1}}, "use the value ports.containerPort"),

@@ -101,6 +101,9 @@ def test_the_notes_have_the_executors_configuration(noted):
     headless = noted({"headlessService": {"enabled": True}, "tls": {"enabled": True, "existingSecret": "a"}})
     assert f"dns:///{address.replace('.', '-headless.', 1)}:8000" in headless
     assert "insecure: false" in headless
+    assert "connectrio ls --tls-ca /etc/connectrio/tls/ca.crt --tls-name connectors-headless." in headless
+    assert "-- connectrio ls --target 127.0.0.1:9000\n" in noted({"ports": {"containerPort": 9000}})
+    assert "-- connectrio ls\n" in text
     assert "takes up to 44 s: 6 s until" in text
 
 

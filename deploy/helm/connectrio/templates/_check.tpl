@@ -80,6 +80,11 @@
 {{- $given := or $secret.stringData $secret.data -}}
 {{- if and $given $secret.existingSecret }}{{ fail (printf "connectorSecrets.%s has both existingSecret and data of its own: give one of them" $name) }}{{ end -}}
 {{- if and $given (has $name (list "tls" "job-store")) }}{{ fail (printf "connectorSecrets.%s would have the name of another object of the chart: take another name" $name) }}{{ end -}}
+{{- $path := $secret.mountPath | default (printf "/etc/secrets/%s" $name) | trimSuffix "/" -}}
+{{- range $other, $its := $values.connectorSecrets -}}
+{{- $inner := $its.mountPath | default (printf "/etc/secrets/%s" $other) | trimSuffix "/" -}}
+{{- if and (ne $other $name) (hasPrefix (printf "%s/" $path) (printf "%s/" $inner)) }}{{ fail (printf "connectorSecrets.%s is mounted at %s, and connectorSecrets.%s at %s, which is read-only: give one of them another mountPath" $other $inner $name $path) }}{{ end -}}
+{{- end -}}
 {{- if not (or $given $secret.existingSecret) }}{{ fail (printf "connectorSecrets.%s is empty: give existingSecret, the name of a Secret, or stringData" $name) }}{{ end -}}
 {{- end -}}
 {{- end }}
