@@ -61,6 +61,8 @@ CASES = {
     "ports": {"ports": {"containerPort": 9000, "name": "connector-grpc", "metricsPort": 9100},
               "networkPolicy": {"enabled": True}, "monitoring": {"serviceMonitor": {"enabled": True}}},
     "job store": {"jobStore": {"existingSecret": "db-app", "urlKey": "uri"}, "networkPolicy": {"enabled": True}},
+    "OpenShift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}, **TLS,
+                  "connectorSecrets": {"snowflake": {"existingSecret": "key"}}},
     "budget": {"replicaCount": 5, "podDisruptionBudget": {"minAvailable": "50%"}},
     "plain": {"podSecurityContext": None, "topologySpreadConstraints": [], "podDisruptionBudget": {"enabled": False},
               "serviceAccount": {"create": False, "name": "ours"}, "service": {"type": "LoadBalancer"},
@@ -219,7 +221,9 @@ def test_pods_are_confined(each):
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
     }  # fmt: skip
-    if each is not install("plain"):
+    if each is install("OpenShift"):
+        assert each.pod["securityContext"].keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
+    elif each is not install("plain"):
         context = each.pod["securityContext"]
         assert (context["runAsNonRoot"], context["runAsUser"]) == (True, 10001)
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -255,6 +259,8 @@ def test_secrets_are_mounted_as_files_that_the_user_may_read():
     }  # fmt: skip
     assert {each["defaultMode"] for each in secrets.values()} == {0o440}
     assert found.pod["securityContext"]["fsGroup"] == found.pod["securityContext"]["runAsGroup"]
+    assigned = install("OpenShift").pod["volumes"]
+    assert {each["secret"]["defaultMode"] for each in assigned if "secret" in each} == {0o444}
     mounts = {each["name"]: each["mountPath"] for each in found.container["volumeMounts"]}
     assert mounts["secret-snowflake"] == "/etc/secrets/snowflake"
     assert found.one("Secret", "connectors-databricks")["stringData"] == {"token": "abc"}

@@ -80,18 +80,23 @@ limits: {memory: {{ mul 512 $processes }}Mi}
 {{- end -}}
 {{- end }}
 
+{{- /* files of Secrets belong to root and to fsGroup; without that, the host's user is one of the others */}}
+{{- define "connectrio.secretMode" -}}
+{{ ternary "0440" "0444" (hasKey (.Values.podSecurityContext | default dict) "fsGroup") }}
+{{- end }}
+
 {{- define "connectrio.volumes" -}}
 - name: tmp
   emptyDir: {}
 {{- if .Values.tls.enabled }}
 - name: tls
-  secret: {secretName: {{ include "connectrio.tlsSecret" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "connectrio.tlsSecret" . }}, defaultMode: {{ include "connectrio.secretMode" . }}}
 {{- end }}
 {{- range $name, $secret := .Values.connectorSecrets }}
 - name: secret-{{ $name }}
   secret:
     secretName: {{ $secret.existingSecret | default (printf "%s-%s" (include "connectrio.fullname" $) $name) }}
-    defaultMode: 0440
+    defaultMode: {{ include "connectrio.secretMode" $ }}
 {{- end }}
 {{- with .Values.additionalVolumes }}
 {{ tpl (toYaml .) $ }}
