@@ -43,7 +43,8 @@ class Pod:
 
     def here(self, text: str) -> str:
         """A text of the pod with this folder in place of its mounts."""
-        return text.replace("/etc/connectrio/tls", str(self.folder)).replace("/tmp", str(self.folder))
+        # this folder may itself be in /tmp
+        return text.replace("/tmp", str(self.folder)).replace("/etc/connectrio/tls", str(self.folder))
 
     def variables(self) -> dict[str, str]:
         # nothing answers at these, which a host survives
