@@ -137,7 +137,7 @@ async def test_a_process_gets_its_order_before_all_requests(waits: bool, monkeyp
     """A scrape or a probe may come at any moment, also while a process is started again."""
     ends: list[socket.socket] = []
 
-    async def start(end: socket.socket) -> Lasting:
+    async def start(end: socket.socket, held: list[int]) -> Lasting:
         ends.append(end.dup())
         return Lasting()
 

@@ -26,6 +26,7 @@ from connectrio.connector.choice import ConnectorChoice
 from connectrio.connector.failures import LoadFailure
 from connectrio.connector.registry import ConnectorRegistry, Registry
 from connectrio.diagnostics import text_of
+from connectrio.host.held import HeldSockets
 from connectrio.host.lifecycle import Addresses, HostError, HostState, ProcessOfSeveral, completes_before
 from connectrio.host.lifespans import Lifespans
 from connectrio.host.loading import (
@@ -93,6 +94,7 @@ class Host:
     :param listeners: used in place of the settings' ports and sockets; then there is no exporter. The addresses of the
         host are theirs
     :param one_of: this host is one of several that share the port; then it has no exporter of its own
+    :param held: listening sockets that another process has opened for the settings' ports, as systemd does
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Host:
         registry: Registry | None = None,
         listeners: Sequence[Listener[Any]] | None = None,
         one_of: ProcessOfSeveral | None = None,
+        held: HeldSockets | None = None,
     ) -> None:
         self.settings = settings or HostSettings()
         self._listeners = listeners
+        self._held = held
         self.one_of = one_of
         self.registry = registry if registry is not None else ConnectorRegistry.default
         self._is_process_wide = registry is None
@@ -131,6 +135,7 @@ class Host:
         )
         self._stopped = anyio.Event()
         self._grpc_sockets: list[socket.socket] = []
+        self._exporting: anyio.CancelScope | None = None
         # on the clock of time.monotonic; None before the first call can come
         self._served_since: float | None = None
 
@@ -252,15 +257,14 @@ class Host:
                     self._tracing = _start_tracing()
                     stack.push_async_callback(self._tracing.stop)
                 shared = await _share_creates(self.settings, self.metrics, stack)
-                bind = partial(bind_ports, self.settings, stack, listeners=self._listeners, one_of=self.one_of)
+                bind = partial(
+                    bind_ports, self.settings, stack, listeners=self._listeners, one_of=self.one_of, held=self._held
+                )
                 # the kernel gives connections to one of several as soon as it listens, so it binds when it can serve
                 ports = None if self.one_of else await bind()
                 async with anyio.create_task_group() as exporting:
                     if ports and ports.http:
-                        from connectrio.host.exporter import serve_exporter  # not before a host has one
-
-                        exporter = partial(serve_exporter, ports.http, self, self.settings, context=ports.http_context)
-                        await exporting.start(exporter)
+                        await exporting.start(self._export, ports)
                     self._keep_logging()
                     async with anyio.create_task_group() as holding:
                         if await completes_before(self._shutdown_requested, partial(self._lifespans.open, holding)):
@@ -274,6 +278,13 @@ class Host:
             if self._served_since is not None:
                 log.info("stopped", seconds=round(time.monotonic() - self._served_since, 3))
             self._stopped.set()
+
+    async def _export(self, ports: HostPorts, *, task_status: TaskStatus[Any]) -> None:
+        """Run the exporter until cancelled, or until a successor has its port."""
+        from connectrio.host.exporter import serve_exporter  # not before a host has one
+
+        with anyio.CancelScope() as self._exporting:
+            await serve_exporter(ports.http, self, self.settings, context=ports.http_context, task_status=task_status)
 
     async def shutdown(self, grace: float | None = None) -> None:
         """Drain, and return when the host has stopped. Calling it again waits for the same end.
@@ -353,10 +364,12 @@ class Host:
             siblings.start_soon(self.account.run)
             await siblings.start(connectors.known_jobs.run)
             task_status.started(ports.addresses)
+            if ports.predecessor is not None:
+                await ports.predecessor.succeed()
             try:
                 with anyio.move_on_after(self.settings.timeout):
                     await self._shutdown_requested.wait()
-                await self._drain(server, connectors)
+                await self._drain(ports, server, connectors)
             finally:
                 # when this is cancelled, creates that are shielded from their callers' cancellation end as well
                 connectors.creates.end_by(anyio.current_time())
@@ -387,12 +400,12 @@ class Host:
         self._reflection = Reflection(service_names(servicers), bundled_descriptors)
         return make((*servicers, self._reflection))
 
-    async def _drain(self, server: Server, connectors: AsyncConnectorService) -> None:
+    async def _drain(self, ports: HostPorts, server: Server, connectors: AsyncConnectorService) -> None:
         log.info("draining", calls=server.active_calls, grace_seconds=self._grace)
         self.state = HostState.DRAINING
         self.health.drain()
         self._lifespans.drain()
-        await anyio.sleep(self.settings.drain_delay)
+        await self._accept_meanwhile(ports)
         server.stop_accepting()
         self.health.end_watches()
         if self._reflection is not None:
@@ -401,6 +414,17 @@ class Host:
         connectors.known_jobs.stop()
         await server.shutdown(self._grace)
         log.info("drained")
+
+    async def _accept_meanwhile(self, ports: HostPorts) -> None:
+        """Wait for `drain_delay`, or until a successor has the ports and serves."""
+        if not self.settings.drain_delay or self._listeners is not None or self.one_of is not None:
+            await anyio.sleep(self.settings.drain_delay)
+            return
+        from connectrio.host.handover import hand_over  # not before a host drains
+
+        tcp = [each for each in self._grpc_sockets if each.family in (socket.AF_INET, socket.AF_INET6)]
+        if await hand_over(tcp, ports.http, self.settings.drain_delay) is not None and self._exporting is not None:
+            self._exporting.cancel()
 
 
 async def _share_creates(settings: HostSettings, metrics: Metrics, stack: AsyncExitStack) -> SharedCreates | None:

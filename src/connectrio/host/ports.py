@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from anyio.abc import Listener, SocketAttribute, SocketListener
 from anyio.streams.stapled import MultiListener
 
+from connectrio.host.held import HeldSockets, addresses_of, plain_host
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.settings import HostSettings
 from connectrio.rpc.peer import format_address
@@ -29,12 +29,19 @@ from connectrio.rpc.sockets import (
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from connectrio.host.handover import Predecessor
     from connectrio.rpc.tls import ServerTLS
 
-__all__ = ["HostPorts", "bind_ports", "bind_tcp", "can_share_ports", "exporter_tls", "local_addresses"]
+__all__ = [
+    "HostPorts", "PortTakenError", "bind_ports", "bind_tcp", "can_share_ports", "exporter_tls", "local_addresses",
+]  # fmt: skip
 
 # the errors of a machine without IPv6 (or IPv4)
 _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+
+
+class PortTakenError(HostError):
+    """Another process listens on the port."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class HostPorts:
     :ivar addresses: where clients reach all of these
     :ivar tls: what the TCP ports for gRPC show; None without TLS, and for listeners that were given
     :ivar http_tls: what the exporter shows; None without TLS
+    :ivar predecessor: the host that has handed its ports over, and goes on until it is told that this one serves
     """
 
     grpc: list[Listener[Any]]
@@ -53,6 +61,7 @@ class HostPorts:
     addresses: Addresses
     tls: ServerTLS | None = None
     http_tls: ServerTLS | None = None
+    predecessor: Predecessor | None = None
 
     @property
     def http_context(self) -> Callable[[], SSLContext] | None:
@@ -66,11 +75,15 @@ async def bind_ports(
     *,
     listeners: Sequence[Listener[Any]] | None = None,
     one_of: ProcessOfSeveral | None = None,
+    held: HeldSockets | None = None,
 ) -> HostPorts:
     """Bind the ports of `settings`, or take `listeners` in their place.
 
+    A port that a host has which drains is taken over from it.
+
     :param stack: closes what is still open when it ends
     :param one_of: this host shares its gRPC port with others, and has no exporter
+    :param held: listening sockets for these ports, which are not bound then
     :raises HostError: a port cannot be bound, or the files for TLS cannot be used
     """
     if listeners is not None:
@@ -82,11 +95,12 @@ async def bind_ports(
     tls = _server_tls(settings)
     http_tls = exporter_tls(settings)
     try:
-        tcp = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=one_of is not None)
+        held, predecessor = await _grpc_sockets(settings, stack, one_of, held or HeldSockets())
+        tcp = held.grpc
         for bound in tcp:
             stack.callback(stop_listening, bound)
-        http: list[socket.socket] = []
-        if one_of is None:
+        http = held.http
+        if one_of is None and not http:
             http = await bind_tcp(
                 settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus-port"
             )
@@ -109,7 +123,26 @@ async def bind_ports(
         has_tls=tls is not None,
         has_http_tls=http_tls is not None,
     )
-    return HostPorts(grpc, http, addresses, tls, http_tls)
+    return HostPorts(grpc, http, addresses, tls, http_tls, predecessor)
+
+
+async def _grpc_sockets(
+    settings: HostSettings, stack: AsyncExitStack, one_of: ProcessOfSeveral | None, held: HeldSockets
+) -> tuple[HeldSockets, Predecessor | None]:
+    """Return the sockets with those for gRPC, and the host that they were taken over from, if they were."""
+    if held.grpc:
+        return held, None
+    try:
+        shared = one_of is not None
+        bound = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port", shared=shared)
+    except PortTakenError:
+        from connectrio.host.handover import ask_predecessor  # most ports are free
+
+        predecessor = None if one_of is not None else await ask_predecessor(settings, stack)
+        if predecessor is None:
+            raise
+        return predecessor.sockets, predecessor
+    return replace(held, grpc=bound), None
 
 
 def _given_addresses(listeners: Sequence[Listener[Any]]) -> Addresses:
@@ -181,15 +214,12 @@ async def bind_tcp(
     :param shared: other processes of this user may listen on it as well (SO_REUSEPORT)
     :param listen: False reserves the port without accepting connections
     :returns: non-blocking sockets, which the caller closes with `stop_listening`
+    :raises PortTakenError: another process has the port
     :raises HostError: the port cannot be bound; the message says which, why, and what to do
     """
-    host = host if host is None else host.removeprefix("[").removesuffix("]")
-    host = None if host == "::" else host
+    host = plain_host(host)
     try:
-        found = await anyio.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
-        )
-        addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        addresses = await addresses_of(host, port)
         return _bind_all(addresses, one_is_enough=host is None, shared=shared, listen=listen)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -203,7 +233,8 @@ async def bind_tcp(
         else:
             reason = error.strerror or str(error)
         where = f"port {port}" if host is None else format_address(host, port)
-        raise HostError(f"cannot listen on {where} for {purpose}: {reason}") from error
+        kind = PortTakenError if error.errno == errno.EADDRINUSE else HostError
+        raise kind(f"cannot listen on {where} for {purpose}: {reason}") from error
 
 
 def _bind_all(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from connectrio._version import __version__
@@ -16,6 +17,7 @@ from connectrio.host.lifecycle import Addresses
 from connectrio.host.metrics import backend_name
 from connectrio.host.settings import Backend, HostSettings, changed_settings, default_backend
 from connectrio.host.signals import run_until_signalled
+from connectrio.host.systemd import held_sockets, reporting
 from connectrio.logs import get_logger, host_logging, own_output, writes_json
 from connectrio.rpc.peer import format_address
 from connectrio.rpc.sockets import unix_target
@@ -43,6 +45,8 @@ def run_host(
     SIGTERM, SIGINT or SIGHUP drains it; a second SIGTERM or SIGINT stops it at once. SIGUSR1 logs which worker threads
     are stuck, and where. All work for process 1 of a container, too. Call this from the main thread.
 
+    Sockets that systemd has opened for this process are used, and systemd is told of the host, see `host.systemd`.
+
     A connector's thread that never returns still runs after this call, and Python waits for it at exit (not on trio,
     whose threads are daemons). The command line ends its process without such threads.
 
@@ -54,13 +58,13 @@ def run_host(
     :raises HostError: the host cannot start
     :raises ValueError: the backend is unknown or not installed
     """
-    host = Host(settings, registry=registry)
+    host = Host(settings, registry=registry, held=held_sockets(settings))
 
     async def serve() -> None:
         await host.serve(task_status=_Announcement(host, announce))
 
     run_until_signalled(
-        serve,
+        partial(reporting, serve, host),
         host.shutdown,
         backend=backend or default_backend(),
         show_stuck=host.show_stuck,

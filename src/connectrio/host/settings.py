@@ -50,7 +50,8 @@ class HostSettings(ServiceSettings, ServerOptions):
         rest of that is for connectors to close what they hold
     :ivar drain_delay: the time for which the host still accepts calls after SIGTERM, while its health is NOT_SERVING,
         so that load balancers stop sending first. 0 suits a client that reconnects by itself; behind a Kubernetes
-        Service set two periods of the readiness probe
+        Service set two periods of the readiness probe. On Linux, a host that is started on the same ports meanwhile
+        takes them over, and this time ends when it serves
     :ivar watchdog: the time for which a method may block the event loop before the log names it and /readyz turns 503;
         0 turns that off. After a few seconds, peers take their connections for lost
     :ivar hang_limit: the time without a sign of life after which one of several processes is killed and replaced. It

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -264,7 +264,7 @@ class Member:
         ours, theirs = socket.socketpair()
         control = await Control.over(ours)
         with theirs:
-            process = self._process = await _start(theirs)
+            process = self._process = await _start(theirs, self._order.held)
         try:
             if self._stopping.is_set():  # `stop` was called while the process was starting, and could not signal it
                 self.stop()
@@ -352,14 +352,14 @@ class Member:
         self._on_end(self)
 
 
-async def _start(end: socket.socket) -> Process:
+async def _start(end: socket.socket, held: Sequence[int]) -> Process:
     # a session of its own: otherwise each process would get Ctrl-C from the terminal and again from the supervisor
     return await anyio.open_process(
         process_command("host", end.fileno()),
         stdin=subprocess.DEVNULL,
         stdout=None,
         stderr=None,
-        pass_fds=[end.fileno()],
+        pass_fds=[end.fileno(), *held],
         start_new_session=True,
     )
 

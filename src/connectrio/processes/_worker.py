@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from connectrio.connector.registry import ConnectorRegistry
+from connectrio.host.held import HeldSockets, adopt
 from connectrio.host.host import Host
 from connectrio.host.lifecycle import Addresses, HostError, ProcessOfSeveral
 from connectrio.host.runner import announce, served, serving_fields
@@ -66,7 +67,11 @@ class _Worker:
         if order.broken is not None:
             ConnectorRegistry.default.broken = order.broken
             ConnectorRegistry.default.failures.append(order.broken)
-        self.host = Host(order.options.settings, one_of=ProcessOfSeveral(order.options.processes, tuple(order.http)))
+        self.host = Host(
+            order.options.settings,
+            one_of=ProcessOfSeveral(order.options.processes, tuple(order.http)),
+            held=HeldSockets([adopt(each, f"descriptor {each}, from the supervisor,") for each in order.held]),
+        )
 
     async def serve(self) -> None:
         """Host until told to shut down, or until the supervisor is gone."""

@@ -61,12 +61,14 @@ class Order(msgspec.Struct, tag=True, frozen=True):
     :ivar number: the number of the process, from 0
     :ivar http: the addresses of the supervisor's exporter
     :ivar broken: why the modules cannot be loaded, and the process hosts without them, see `Registry.broken`
+    :ivar held: the descriptors of listening sockets for gRPC, which the process inherits; empty if it opens its own
     """
 
     number: int
     options: ServeOptions
     http: list[tuple[str, int]]
     broken: LoadFailure | None = None
+    held: list[int] = []
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):

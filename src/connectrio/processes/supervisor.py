@@ -24,11 +24,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from connectrio._version import __version__
 from connectrio.connector.failures import LoadFailure
 from connectrio.host.exporter import serve_exporter
+from connectrio.host.held import HeldSockets
 from connectrio.host.lifecycle import Addresses, HostState, completes_before
 from connectrio.host.metrics import READY, CertificateMetrics, ReadyMetric
 from connectrio.host.ports import bind_tcp, exporter_tls, local_addresses
 from connectrio.host.settings import HostSettings
 from connectrio.host.signals import run_until_signalled
+from connectrio.host.systemd import held_sockets, reporting
 from connectrio.logs import get_logger
 from connectrio.logs.metrics import DroppedLines
 from connectrio.processes._member import Member
@@ -64,9 +66,9 @@ def supervise(
     :raises HostError: a setting does not work with several processes, or a process cannot start
     """
     check(options.settings, options.processes)
-    supervisor = Supervisor(options, conduct)
+    supervisor = Supervisor(options, conduct, held_sockets(options.settings))
     run_until_signalled(
-        supervisor.serve,
+        partial(reporting, supervisor.serve, supervisor),
         supervisor.shutdown,
         backend=options.backend,
         show_stuck=supervisor.show_stuck,
@@ -84,11 +86,14 @@ class Supervisor:
     :param conduct: starts processes with `replace`, the first ones and others in their place. It is cancelled when the
         supervisor shuts down, which then drains the processes; so it does when this returns. By default, it starts and
         announces the first ones
+    :param held: listening sockets that another process has opened for the settings' ports. The processes share those
+        for gRPC
     """
 
-    def __init__(self, options: ServeOptions, conduct: Conduct | None = None) -> None:
+    def __init__(self, options: ServeOptions, conduct: Conduct | None = None, held: HeldSockets | None = None) -> None:
         self.settings = options.settings
         self._options = options
+        self._held = held or HeldSockets()
         self._conduct = conduct or Supervisor._start_and_announce
         # set while `serve` runs: the tasks of the processes, and what is common to their orders
         self._tasks: TaskGroup | None = None
@@ -353,20 +358,28 @@ class Supervisor:
         :raises HostError: a port cannot be bound
         """
         settings = self.settings
-        # not shared at first: a shared port could also be shared with a host that runs already
-        alone = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
-        port = int(alone[0].getsockname()[1])
-        for each in alone:
-            stop_listening(each)
-        reserved = await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
+        reserved = self._held.grpc or await self._reserve()
         for each in reserved:
             stack.callback(each.close)
-        http = await bind_tcp(
+        http = self._held.http or await bind_tcp(
             settings.host, settings.prometheus_port, purpose="the metrics", setting="--prometheus-port"
         )
         for each in http:
             stack.callback(stop_listening, each)
         return reserved, http
+
+    async def _reserve(self) -> list[socket.socket]:
+        """Return sockets with the gRPC port, which the processes can share.
+
+        :raises HostError: it cannot be bound
+        """
+        settings = self.settings
+        # not shared at first: a shared port could also be shared with a host that runs already
+        alone = await bind_tcp(settings.host, settings.port, purpose="gRPC", setting="--port")
+        port = int(alone[0].getsockname()[1])
+        for each in alone:
+            stop_listening(each)
+        return await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
 
     async def _serve_members(self, addresses: Addresses, job_store: str | None) -> None:
         """Run the processes, from their start to their end."""
@@ -374,7 +387,8 @@ class Supervisor:
         options = msgspec.structs.replace(self._options, settings=settings)
         bare = msgspec.structs.replace(options, settings=replace(settings, modules=[]))
         http = list(addresses.http)
-        self._order = lambda number, broken: Order(number, bare if broken else options, http, broken)
+        held = [each.fileno() for each in self._held.grpc]
+        self._order = lambda number, broken: Order(number, bare if broken else options, http, broken, held)
         async with anyio.create_task_group() as self._tasks:
             await completes_before(self._shutdown_requested, partial(self._conduct, self))
             self.state = HostState.DRAINING

@@ -3,6 +3,7 @@
 A connector may fork a child that outlives the host. The child has the host's sockets too: closed by the host alone,
 a port would stay taken, and connections would go to a child that never answers. So sockets are closed in children,
 and a listening socket is shut down before it is closed: a child may have been forked without Python's knowledge.
+Only a socket on which another process goes on listening (`share`) must not be shut down.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, 
 from anyio.streams.stapled import MultiListener
 
 __all__ = [
-    "UnixListener", "UnixSocketError", "close_in_children", "listen_unix", "own_sockets", "prepare", "shut_down",
-    "stop_listening", "unix_target",
+    "UnixListener", "UnixSocketError", "close_in_children", "listen_unix", "own_sockets", "prepare", "share",
+    "shut_down", "stop_listening", "unix_target",
 ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ class UnixSocketError(OSError):
 
 
 _closed_in_children: WeakSet[socket.socket] = WeakSet()
+_shared: WeakSet[socket.socket] = WeakSet()
 
 
 def close_in_children(own: socket.socket) -> None:
@@ -58,14 +60,21 @@ def own_sockets(listener: Listener[Any]) -> list[socket.socket]:
     return own
 
 
+def share(listening: socket.socket) -> None:
+    """Note that another process listens on the socket too, and goes on when this one ends: it is not shut down."""
+    _shared.add(listening)
+
+
 def stop_listening(listening: socket.socket) -> None:
-    """Close a listening socket, and refuse connections from now on, whichever other process has the socket as well."""
+    """Close a listening socket, and refuse connections from now on, unless the socket is shared."""
     shut_down(listening)
     listening.close()
 
 
 def shut_down(listening: socket.socket) -> None:
-    """Refuse connections from now on, whichever other process has the socket as well. Do nothing if it is closed."""
+    """Refuse connections from now on, also if a child has the socket. Do nothing if it is shared or closed."""
+    if listening in _shared:
+        return
     with suppress(OSError):  # it is closed, or this system only shuts down connections
         listening.shutdown(socket.SHUT_RDWR)
 
