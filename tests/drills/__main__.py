@@ -1,4 +1,4 @@
-"""The drills: python -m drills [attacks | drain | kill | soak] [NAME…] [--backend …] [--seconds …] [--json]
+"""The drills: python -m drills [attacks | drain | kill | restart | soak] [NAME…] [--backend …] [--seconds …] [--json]
 
 `just drills` runs it. The exit code is 1 when a call of a good client has failed, an attacker got what it should not,
 or something is left of calls that are over.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from drills import assault, drain, kill, soak
+from drills import assault, drain, kill, restart, soak
 from drills.attacks.catalogue import ATTACKS
 from drills.hosting import BACKENDS
+from drills.polling import build_poller
 
 # connections of each killed client, and calls on each
 _ONE, _MANY = (1, 1), (10, 20)
@@ -34,7 +37,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="just drills", description=__doc__.splitlines()[0])
-    parser.add_argument("drill", nargs="?", choices=["all", "attacks", "drain", "kill", "soak"], default="all")
+    parser.add_argument(
+        "drill", nargs="?", choices=["all", "attacks", "drain", "kill", "restart", "soak"], default="all"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"attacks, of: {', '.join(ATTACKS)}")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="all of them, unless given")
     parser.add_argument("--seconds", type=float, help="of each attack (4), or of the soak (1200), which all leaves out")
@@ -61,9 +66,21 @@ def _drills(options: argparse.Namespace, backend: str) -> Iterator[tuple[Any, st
         for kills, shape in ((50, _ONE), (options.calls // (_MANY[0] * _MANY[1]), _MANY)):
             killed = kill.drill(backend, kills, shape)
             yield killed, _kill_line(killed)
+    if options.drill in ("all", "restart"):
+        yield from _restarts(backend, with_c0=backend == options.backend[0])
     if options.drill == "soak":
         soaked = soak.drill(backend, options.seconds or 1200.0)
         yield soaked, _soak_line(soaked)
+
+
+def _restarts(backend: str, *, with_c0: bool) -> Iterator[tuple[Any, str]]:
+    """Restart hosts in all ways; flyte-sdk's has an event loop of its own, and needs only one drill."""
+    with tempfile.TemporaryDirectory() as directory:
+        poller = build_poller(Path(directory))
+        for way in restart.WAYS:
+            if way != "c0" or with_c0:
+                report = restart.drill(backend, way, poller, restarts=3)
+                yield report, _restart_line(report)
 
 
 def _verdict(report: Any) -> str:
@@ -87,6 +104,15 @@ def _drain_line(report: drain.Report) -> str:
         f"drain {report.client:16} {report.connections} connections, {report.rate:.0f} calls/s: {report.outcomes}"
         f"  slowest {report.slowest_seconds:.2f} s  drained in {drains} s"
     )
+
+
+def _restart_line(report: restart.Report) -> str:
+    seconds = ", ".join(f"{each:.1f}" for each in report.seconds)
+    counts = ", ".join(
+        f"{name}: {each.failures} of {each.calls} failed, slowest {each.slowest:.2f} s"
+        for name, each in (("polls", report.polls), ("fresh connections", report.fresh))
+    )
+    return f"restart {report.way:10} {counts}, at most {report.worst_job} of a job; restarts took {seconds} s"
 
 
 def _kill_line(report: kill.Report) -> str:

@@ -15,7 +15,7 @@ from flyteidl2.connector.service_pb2_grpc import AsyncConnectorServiceStub
 from drills.attacks.attack import Attack
 from drills.orders import order
 from e2e.client import fetch
-from e2e.programs import Program
+from e2e.programs import HeldPorts, Program
 
 HERE = Path(__file__).parent
 BACKENDS = ("asyncio", "uvloop", "trio")
@@ -35,10 +35,13 @@ TIMEOUTS = {
 class DrillHost(Program):
     """`connectrio serve` on a free port of the loopback interface. A context manager that ends it.
 
+    :param held: sockets that it is given
     :param settings: fields of `HostSettings`
     """
 
-    def __init__(self, backend: str, *, env: dict[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, backend: str, *, env: dict[str, str] | None = None, held: HeldPorts | None = None, **settings: Any
+    ) -> None:
         settings = {
             "host": "127.0.0.1",
             "port": 0,
@@ -55,7 +58,8 @@ class DrillHost(Program):
         ]
         flags = [part for name, value in given for part in (f"--{name.replace('_', '-')}", value)]
         command = [Path(sys.executable).parent / "connectrio", "serve", "--no-entry-points", *flags]
-        super().__init__(command, cwd=HERE, env=env)
+        wrapper, descriptors = ([], []) if held is None else (held.wrapper, held.descriptors)
+        super().__init__([*wrapper, *command], cwd=HERE, env=env, descriptors=descriptors)
 
     def ready(self) -> Self:
         """This, once it serves, and its exporter too: that opens what it needs at its first connection, or soon.

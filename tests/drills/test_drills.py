@@ -1,4 +1,4 @@
-"""Small drills: attacks, a rolling restart, killed clients, and a soak. No durations are asserted.
+"""Small drills: attacks, restarts, killed clients, and a soak. No durations are asserted.
 
 Each attack is tried on one event loop, and some of each kind on the others; `just drills` tries all of them on all.
 """
@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from drills import drain, kill, soak
+from drills import drain, kill, restart, soak
 from drills.attacks.attack import Attack, Attacker
 from drills.attacks.catalogue import ATTACKS
 from drills.good import GoodClient
 from drills.hosting import BACKENDS, PATIENCE, TIMEOUTS, DrillHost
+from drills.polling import NoPollerError, build_poller
 from drills.process import MIB, resident
 from rpc.kit.certificates import Pki
 
@@ -144,3 +145,27 @@ def test_a_soak_loses_nothing(backend: str):
     assert {"refused", "answered"} <= set(report.vendor)
     assert report.killed["calls"] == report.killed["cancelled"] > 0
     assert report.exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def poller(tmp_path_factory):
+    """The client in Go."""
+    try:
+        return build_poller(tmp_path_factory.mktemp("poller"))
+    except NoPollerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("backend", "way"), [("uvloop", "hand-over"), ("trio", "hand-over"), ("asyncio", "held")])
+def test_a_restart_in_place_loses_no_poll(poller, backend: str, way: str):
+    report = restart.drill(backend, way, poller, pause=0.5)
+    assert report.polls.calls > 0
+    assert report.fresh.calls > 0
+    assert report.passed, report
+
+
+def test_without_that_polls_fail(poller):
+    """So the drill sees what it is for."""
+    report = restart.drill("uvloop", "plain", poller, pause=0.5)
+    assert set(report.polls.failed) == {"Unavailable"}
+    assert report.passed

@@ -62,10 +62,18 @@ def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> Non
 class Program:
     """A process whose lines on standard output are JSON objects with an `event`, as far as tests wait for them.
 
+    :param descriptors: those that the process inherits
     :ivar pid: of the process
     """
 
-    def __init__(self, command: Sequence[str | Path], *, cwd: Path = HERE, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        cwd: Path = HERE,
+        env: dict[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self._changed = threading.Condition()
         self._events: list[dict[str, Any]] = []
         self._output: list[str] = []
@@ -78,6 +86,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=descriptors,
         )
         self.pid = self._process.pid
         self._readers = [
@@ -287,6 +296,34 @@ def hold_port() -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as gRPC's C core binds
     held.bind(("127.0.0.1", 0))
     return held
+
+
+class HeldPorts:
+    """Sockets that listen on free ports of 127.0.0.1 and outlive the programs that use them, as systemd's do.
+
+    :ivar wrapper: a command that gives them to the program which is its argument
+    :ivar descriptors: for `Program`
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        self.descriptors = [each.fileno() for each in self.sockets]
+        # some shells know redirections of one digit only
+        copies = " ".join(f"{3 + number}<&{each}" for number, each in enumerate(self.descriptors))
+        start = f'LISTEN_PID=$$ LISTEN_FDS={count} exec "$@" {copies}'
+        self.wrapper = ["bash", "-c", start, "bash"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self.sockets:
+            each.close()
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports of the sockets."""
+        return [each.getsockname()[1] for each in self.sockets]
 
 
 def children_of(pid: int) -> list[int]:

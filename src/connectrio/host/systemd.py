@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
@@ -123,6 +124,7 @@ class Notifier:
     def __init__(self, address: str, watchdog: float | None) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._watchdog = watchdog
+        self._sign_due = 0.0
         self._told: set[str] = set()
         self._status = ""
         self._has_failed = False
@@ -145,31 +147,38 @@ class Notifier:
             await anyio.sleep(look if self._watchdog is None else min(look, self._watchdog / 3))
 
     def tell(self, service: Service) -> None:
-        """Tell what has changed since the last time, and that the service is alive."""
-        lines = [] if self._watchdog is None else ["WATCHDOG=1"]
-        status = _status(service)
-        if status != self._status:
+        """Tell what has changed since it was told, and in time that the service is alive."""
+        status, now = f"STATUS={_status(service)}", time.monotonic()
+        states = [
+            line
+            for line, of in (
+                ("READY=1", {HostState.SERVING}),
+                ("STOPPING=1", {HostState.DRAINING, HostState.STOPPED}),
+            )
+            if service.state in of and line not in self._told
+        ]
+        signs = ["WATCHDOG=1"] if self._watchdog is not None and now >= self._sign_due else []
+        lines = [*signs, *([status] if status != self._status else []), *states]
+        if lines and self._send("\n".join(lines)):
             self._status = status
-            lines.append(f"STATUS={status}")
-        for line, states in (
-            ("READY=1", {HostState.SERVING}),
-            ("STOPPING=1", {HostState.DRAINING, HostState.STOPPED}),
-        ):
-            if service.state in states and line not in self._told:
-                self._told.add(line)
-                lines.append(line)
-        if lines:
-            self._send("\n".join(lines))
+            self._told.update(states)
+            if signs and self._watchdog is not None:
+                self._sign_due = now + self._watchdog / 3
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str) -> bool:
+        """Send a datagram, and return whether systemd takes it. If not, all of it is told again."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
                 sending.setblocking(False)
                 sending.sendto(text.encode("utf-8", "replace"), self._address)
+        except BlockingIOError:
+            return False
         except OSError as error:
             if not self._has_failed:
                 self._has_failed = True
                 log.warning("systemd cannot be told the state of this host", reason=str(error))
+            return False
+        return True
 
 
 def _status(service: Service) -> str:

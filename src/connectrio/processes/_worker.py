@@ -180,8 +180,8 @@ def main(descriptor: int, is_serving: Callable[[], None], end_process: Callable[
     )
     with logging, end.dup() as last_words:
         close_in_children(last_words)
-        worker = _Worker(order, end, is_serving)
         try:
+            worker = _Worker(order, end, is_serving)
             run_until_signalled(
                 worker.serve,
                 worker.host.shutdown,

@@ -281,10 +281,12 @@ class Supervisor:
                     has_tls=self.settings.tls_cert is not None,
                     has_http_tls=self.settings.prometheus_tls,
                 )
+                # copies, because uvloop closes in the processes what is closed in other children
+                held = [stack.enter_context(each.dup()).fileno() for each in self._held.grpc]
                 job_store = stack.enter_context(_job_store(self.settings))
                 async with anyio.create_task_group() as siblings:
                     await siblings.start(partial(serve_exporter, http, self, self.settings, context=context))
-                    await self._serve_members(self.addresses, job_store)
+                    await self._serve_members(self.addresses, job_store, held)
                     siblings.cancel_scope.cancel()
         finally:
             self.state = HostState.STOPPED
@@ -381,13 +383,12 @@ class Supervisor:
             stop_listening(each)
         return await bind_tcp(settings.host, port, purpose="gRPC", setting="--port", shared=True, listen=False)
 
-    async def _serve_members(self, addresses: Addresses, job_store: str | None) -> None:
+    async def _serve_members(self, addresses: Addresses, job_store: str | None, held: list[int]) -> None:
         """Run the processes, from their start to their end."""
         settings = replace(self.settings, port=addresses.port, timeout=None, job_store=job_store)
         options = msgspec.structs.replace(self._options, settings=settings)
         bare = msgspec.structs.replace(options, settings=replace(settings, modules=[]))
         http = list(addresses.http)
-        held = [each.fileno() for each in self._held.grpc]
         self._order = lambda number, broken: Order(number, bare if broken else options, http, broken, held)
         async with anyio.create_task_group() as self._tasks:
             await completes_before(self._shutdown_requested, partial(self._conduct, self))
