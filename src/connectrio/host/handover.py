@@ -25,7 +25,6 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from typing import cast
 
 import anyio
@@ -47,6 +46,8 @@ _PATIENCE = 5.0
 # a host has one socket for each address
 _MOST_SOCKETS = 64
 _CREDENTIALS = struct.Struct("3i")
+# the user as whom the kernel shows all those that a user namespace does not know
+_NOBODY = 65534
 
 
 async def hand_over(grpc: Sequence[socket.socket], http: Sequence[socket.socket], seconds: float) -> int | None:
@@ -171,6 +172,4 @@ def _peer(stream: UNIXSocketStream) -> tuple[int, bool]:
     """Return the process at the other end, and whether it is one of this user."""
     raw = stream.extra(SocketAttribute.raw_socket)
     pid, uid, _ = _CREDENTIALS.unpack(raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    # in a user namespace, all users of others look like this one
-    unknown = int(Path("/proc/sys/kernel/overflowuid").read_text())
-    return pid, uid == os.geteuid() != unknown
+    return pid, uid == os.geteuid() != _NOBODY
