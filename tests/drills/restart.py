@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drills.hosting import PATIENCE, DrillHost
 from drills.polling import Counts, Poller
@@ -66,10 +67,11 @@ class Report:
         return set(self.exit_codes) == {0} and (lost == 0 or self.way not in GAPLESS)
 
 
-def drill(backend: str, way: str, poller: Path, *, restarts: int = 1, pause: float = PAUSE) -> Report:
+def drill(backend: str, way: str, poller: Path, *, restarts: int = 1, pause: float = PAUSE, **flags: Any) -> Report:
     """Restart a host while jobs are polled.
 
     :param poller: see `build_poller`
+    :param flags: further ones of the poller
     """
     seconds: list[float] = []
     codes: list[int] = []
@@ -77,7 +79,7 @@ def drill(backend: str, way: str, poller: Path, *, restarts: int = 1, pause: flo
         held = stack.enter_context(HeldPorts()) if way == "held" else None
         port = held.ports[0] if held else stack.enter_context(hold_port()).getsockname()[1]
         host = stack.enter_context(_host(backend, way, port, held))
-        flags = {"jobs": JOBS, "polls": POLLS, "fresh": FRESH, "meta": ORDER, "task_type": "probe"}
+        flags = {"jobs": JOBS, "polls": POLLS, "fresh": FRESH, "meta": ORDER, "task_type": "probe", **flags}
         with Poller(poller, f"dns:///127.0.0.1:{port}", **flags) as client:
             client.begun()
             for _ in range(restarts):

@@ -197,6 +197,7 @@ class Systemd:
     """The socket that a service notifies."""
 
     def __init__(self, path, monkeypatch) -> None:
+        self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._socket.setblocking(False)
@@ -210,6 +211,13 @@ class Systemd:
                 self.lines += self._socket.recv(4096).decode().split("\n")
         except BlockingIOError:
             return self.lines
+
+    def fill(self) -> None:
+        """Send it lines until there is no room for more, which raises BlockingIOError."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            sending.setblocking(False)
+            while True:
+                sending.sendto(b"STATUS=full", str(self.path))
 
     async def wait_for(self, line: str) -> None:
         with anyio.fail_after(PATIENCE):
@@ -289,6 +297,19 @@ def test_a_socket_may_have_an_abstract_name():
         other.settimeout(PATIENCE)
         Notifier(f"@connectrio-test-{os.getpid()}", None).tell(make_host())
         assert other.recv(4096) == b"STATUS=starting"
+
+
+def test_what_systemd_has_no_room_for_is_told_again(notified):
+    """READY=1 must not be lost: systemd would stop the service as one that has not started."""
+    service = SimpleNamespace(state=systemd.HostState.SERVING, not_ready=[], connectors=1, addresses=None)
+    notifier = Notifier.of_environment()
+    with pytest.raises(BlockingIOError):
+        notified.fill()
+    notifier.tell(service)
+    assert "READY=1" not in notified.read()
+    notifier.tell(service)
+    notifier.tell(service)
+    assert notified.read().count("READY=1") == 1
 
 
 def test_the_status_says_why_the_host_is_not_ready(notified):

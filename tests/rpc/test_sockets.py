@@ -1,4 +1,4 @@
-"""Unix sockets: whose they are, who may connect, and what is left of them."""
+"""Unix sockets: whose they are, who may connect, and what is left of them; and who goes on listening."""
 # ruff: noqa: ASYNC240 - tests may look at files: nothing waits for them meanwhile
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from anyio.abc import Listener, SocketAttribute, SocketListener, SocketStream, U
 from anyio.streams.stapled import MultiListener
 
 from connectrio.rpc import Server
-from connectrio.rpc.sockets import UnixSocketError, close_in_children, listen_unix, prepare, unix_target
+from connectrio.rpc.sockets import (
+    UnixSocketError,
+    close_in_children,
+    listen_unix,
+    prepare,
+    share,
+    stop_listening,
+    unix_target,
+)
 from connectrio.rpc.tls import TLSListener
 from rpc.kit.script import Note, Script
 from rpc.kit.serving import turns
@@ -314,3 +322,14 @@ async def test_whoever_waits_for_a_stream_that_is_closed_hears_of_it():
         tasks.start_soon(receive)
         await turns(10)
         await stream.aclose()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_copy_of_a_socket_goes_on_listening_only_if_it_is_shared(is_shared: bool):
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening.dup() as copy, socket.socket() as client:
+        if is_shared:
+            share(listening)
+        stop_listening(listening)
+        assert listening.fileno() == -1
+        assert (client.connect_ex(copy.getsockname()) == 0) is is_shared

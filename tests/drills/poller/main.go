@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -46,6 +47,7 @@ var (
 	repeats  = flag.Bool("repeats", false, "send each create again, as an executor does that was restarted meanwhile")
 	fresh    = flag.Float64("fresh", 0, "polls a second over connections of their own")
 	deadline = flag.Duration("deadline", 10*time.Second, "of each call")
+	answered = flag.Duration("connect", 20*time.Second, "the time that a server has to answer a new connection")
 	seconds  = flag.Float64("seconds", 0, "end after this time; 0 goes on until SIGTERM")
 )
 
@@ -164,6 +166,7 @@ func connect(policy string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"loadBalancingConfig": [{%q: {}}]}`, policy)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: *answered}),
 	}
 	if strings.Contains(*target, "://") {
 		return grpc.NewClient(*target, options...)
