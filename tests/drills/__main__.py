@@ -1,7 +1,7 @@
-"""The drills: python -m drills [attacks | drain | kill | restart | soak] [NAME…] [--backend …] [--seconds …] [--json]
+"""The drills: python -m drills [attacks | drain | kill | restart | soak | rolling] [NAME…] [--backend …] [--json] …
 
 `just drills` runs it. The exit code is 1 when a call of a good client has failed, an attacker got what it should not,
-or something is left of calls that are over.
+or something is left of calls that are over. A drill whose tool is missing is skipped.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from drills import assault, drain, kill, restart, soak
+from drills import assault, drain, kill, restart, rolling, soak
 from drills.attacks.catalogue import ATTACKS
+from drills.cluster.figures import keep
+from drills.cluster.rows import ROLLOUTS, ROWS
+from drills.cluster.ways import MissingToolError
 from drills.hosting import BACKENDS
 from drills.polling import build_poller
 
 # connections of each killed client, and calls on each
 _ONE, _MANY = (1, 1), (10, 20)
+_DRILLS = ("attacks", "drain", "kill", "restart", "soak")
+_ROWS = {**ROLLOUTS, **ROWS}
 
 
 def main() -> int:
@@ -30,6 +35,9 @@ def main() -> int:
     passed = True
     for backend in options.backend:
         for report, line in _drills(options, backend):
+            if report is None:
+                print(f"skip  {backend:8}{line}", file=sys.stderr, flush=True)
+                continue
             passed = passed and report.passed
             print(json.dumps(asdict(report)) if options.json else f"{_verdict(report)}  {backend:8}{line}", flush=True)
     return 0 if passed else 1
@@ -37,19 +45,25 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="just drills", description=__doc__.splitlines()[0])
+    parser.add_argument("drill", nargs="?", choices=["all", "rolling", *_DRILLS], default="all")
     parser.add_argument(
-        "drill", nargs="?", choices=["all", "attacks", "drain", "kill", "restart", "soak"], default="all"
+        "names", nargs="*", metavar="NAME",
+        help=f"attacks, of: {', '.join(ATTACKS)}; or rolling updates, of: {', '.join(_ROWS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backend", action="append", choices=BACKENDS, help="all of them, unless given; for rolling updates, uvloop"
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"attacks, of: {', '.join(ATTACKS)}")
-    parser.add_argument("--backend", action="append", choices=BACKENDS, help="all of them, unless given")
     parser.add_argument("--seconds", type=float, help="of each attack (4), or of the soak (1200), which all leaves out")
     parser.add_argument("--calls", type=int, default=100_000, help="of clients that are killed")
+    parser.add_argument("--rate", type=float, default=100, help="calls a second in rolling updates")
+    parser.add_argument("--figures", type=Path, help="a JSON file to keep the results of rolling updates in")
     parser.add_argument("--json", action="store_true", help="a JSON object for each drill, in place of the table")
     options = parser.parse_args()
-    unknown = set(options.names) - set(ATTACKS)
+    known = _ROWS if options.drill == "rolling" else ATTACKS
+    unknown = set(options.names) - set(known)
     if unknown:
-        parser.error(f"there is no attack {', '.join(sorted(unknown))}; choose from {', '.join(ATTACKS)}")
-    options.backend = options.backend or BACKENDS
+        parser.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+    options.backend = options.backend or (["uvloop"] if options.drill == "rolling" else BACKENDS)
     return options
 
 
@@ -68,6 +82,8 @@ def _drills(options: argparse.Namespace, backend: str) -> Iterator[tuple[Any, st
             yield killed, _kill_line(killed)
     if options.drill in ("all", "restart"):
         yield from _restarts(backend, with_c0=backend == options.backend[0])
+    if options.drill == "rolling":
+        yield from _rolling(options, backend)
     if options.drill == "soak":
         soaked = soak.drill(backend, options.seconds or 1200.0)
         yield soaked, _soak_line(soaked)
@@ -81,6 +97,27 @@ def _restarts(backend: str, *, with_c0: bool) -> Iterator[tuple[Any, str]]:
             if way != "c0" or with_c0:
                 report = restart.drill(backend, way, poller, restarts=3)
                 yield report, _restart_line(report)
+
+
+def _rolling(options: argparse.Namespace, backend: str) -> Iterator[tuple[rolling.Report | None, str]]:
+    for name in options.names or _ROWS:
+        try:
+            report = rolling.drill(name, _ROWS[name], backend=backend, rate=options.rate)
+        except MissingToolError as error:
+            yield None, f"{name}: {error}"
+            continue
+        if options.figures is not None:
+            keep(report, options.figures)
+        yield report, _rolling_line(report)
+
+
+def _rolling_line(report: rolling.Report) -> str:
+    failed = ", ".join(f"{what} x {count}" for what, count in report.failed.items()) or "none"
+    return (
+        f"rolling {report.name:20} {report.replaced} pods, {report.calls} calls, failed: {failed}"
+        f"  jobs {report.jobs}, duplicates {report.duplicates}  slowest {report.slowest_seconds:.2f} s"
+        f"  killed {report.killed}, exit codes {report.exit_codes}, drained in {report.drained_seconds:.1f} s"
+    )
 
 
 def _verdict(report: Any) -> str:

@@ -50,6 +50,7 @@ class Result:
     """What a poller has seen.
 
     :ivar polls: over the connection that it keeps, as the executor's
+    :ivar deletes: of the jobs that were created
     :ivar fresh: polls over connections of their own
     :ivar created: the jobs that were created, beside those that are polled
     :ivar duplicates: creates that were answered with another job than the same create before
@@ -60,6 +61,7 @@ class Result:
     seconds: float
     polls: Counts
     creates: Counts
+    deletes: Counts
     fresh: Counts
     created: int
     duplicates: int
@@ -110,5 +112,5 @@ class Poller(Program):
         """Wait for its end, and return what it has seen. It ends when `seconds` are over, or at SIGTERM."""
         told = dict(self.wait_for("result", patience=PATIENCE))
         del told["event"]
-        kinds = {name: Counts(**told.pop(name)) for name in ("polls", "creates", "fresh")}
+        kinds = {name: Counts(**told.pop(name)) for name in ("polls", "creates", "deletes", "fresh")}
         return Result(**told, **kinds)

@@ -46,12 +46,15 @@ def poller(tmp_path_factory):
 def test_calls_of_all_kinds_are_counted(poller):
     with DrillHost("uvloop") as host:
         target = host.ready().target
-        with Poller(poller, f"dns:///{target}", polls=20, creates=10, fresh=10, seconds=1, jobs=3) as client:
+        with Poller(
+            poller, f"dns:///{target}", polls=20, creates=10, deletes=True, fresh=10, seconds=1, jobs=3
+        ) as client:
             result = client.result()
     assert result.polls.calls >= 20
     assert result.fresh.calls >= 10
-    assert result.created == result.creates.calls >= 10
-    assert (result.polls.failures, result.creates.failures, result.fresh.failures) == (0, 0, 0)
+    assert result.created == result.creates.calls == result.deletes.calls >= 10
+    kinds = (result.polls, result.creates, result.deletes, result.fresh)
+    assert [counts.failures for counts in kinds] == [0, 0, 0, 0]
     assert (result.jobs, result.jobs_lost, result.duplicates) == (3, 0, 0)
 
 

@@ -2,7 +2,7 @@
 //
 // It is configured as the executor's plugin configures its connection: round robin, a ping every 30 seconds while calls
 // run, a deadline of ten seconds for each call, no retry policy, and no waiting for a connection: a call fails at once
-// if there is none. It creates jobs, polls them in turn, and asks for some polls over connections of their own, at fixed
+// if there is none. It creates jobs (and deletes some), polls them in turn, and asks for some polls over connections of their own, at fixed
 // rates. It ends at SIGTERM or after -seconds, finishes the calls in flight, and prints one line of JSON.
 package main
 
@@ -45,6 +45,7 @@ var (
 	polls    = flag.Float64("polls", 20, "polls a second")
 	creates  = flag.Float64("creates", 0, "jobs that are created, a second, beside those that are polled")
 	repeats  = flag.Bool("repeats", false, "send each create again, as an executor does that was restarted meanwhile")
+	deletes  = flag.Bool("deletes", false, "delete each job of -creates once it is created")
 	fresh    = flag.Float64("fresh", 0, "polls a second over connections of their own")
 	deadline = flag.Duration("deadline", 10*time.Second, "of each call")
 	answered = flag.Duration("connect", 20*time.Second, "the time that a server has to answer a new connection")
@@ -88,7 +89,7 @@ func createRequest(name string) []byte {
 	)
 }
 
-// pollRequest is a GetTaskRequest for the job with this resource meta.
+// pollRequest is a GetTaskRequest for the job with this resource meta. A DeleteTaskRequest has the same fields.
 func pollRequest(meta []byte) []byte {
 	return fields(field(2, meta), field(3, field(1, []byte(*taskType))))
 }
@@ -268,7 +269,7 @@ func run() error {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*seconds*float64(time.Second)))
 		defer cancel()
 	}
-	countedPolls, countedCreates, countedFresh := newCounts(), newCounts(), newCounts()
+	countedPolls, countedCreates, countedDeletes, countedFresh := newCounts(), newCounts(), newCounts(), newCounts()
 	// the job of each name; a second job for one name is a duplicate
 	var mutex sync.Mutex
 	created, duplicates := map[string]string{}, 0
@@ -303,6 +304,12 @@ func run() error {
 			if *repeats {
 				create(name)
 			}
+			mutex.Lock()
+			made := created[name]
+			mutex.Unlock()
+			if *deletes && made != "" {
+				countedDeletes.call(connection, "DeleteTask", pollRequest([]byte(made)))
+			}
 		})
 	})
 	all.Go(func() {
@@ -329,6 +336,7 @@ func run() error {
 		"seconds":    time.Since(began).Seconds(),
 		"polls":      countedPolls,
 		"creates":    countedCreates,
+		"deletes":    countedDeletes,
 		"fresh":      countedFresh,
 		"created":    len(created),
 		"duplicates": duplicates,

@@ -45,9 +45,10 @@ class PostgresServer:
     :ivar password: of its user
     """
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, connections: int = 60) -> None:
         self._folder = folder
         self._port = port
+        self._connections = connections
         self._data = folder / "data"
         self._process: subprocess.Popen | None = None
         self.password = PASSWORD
@@ -70,7 +71,7 @@ class PostgresServer:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._run(
                     "postgres", "-D", str(self._data), "-p", str(self._port), "-k", str(self._folder), "-F",
-                    "-c", "listen_addresses=127.0.0.1", "-c", "log_min_messages=fatal", "-c", "max_connections=60",
+                    "-c", "listen_addresses=127.0.0.1", "-c", "log_min_messages=fatal", "-c", f"max_connections={self._connections}",
                     "-c", "shared_buffers=16MB",
                 )  # fmt: skip
             try:
@@ -148,11 +149,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server():
-    """A running server, with its data in a temporary folder."""
+def postgres_server(*, connections: int = 60):
+    """A running server for so many connections, with its data in a temporary folder."""
     # the folder of pytest's temporary files is open to its own user alone
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder, held_port() as port:
-        server = PostgresServer(Path(folder), port)
+        server = PostgresServer(Path(folder), port, connections)
         try:
             server.start()
             yield server
