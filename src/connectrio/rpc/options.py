@@ -244,7 +244,8 @@ class ChannelOptions(ConnectionOptions):
     :ivar connection_attempt_delay: from the attempt at one address to the attempt at the next, if the first has not
         answered yet (RFC 8305 §5 recommends 0.25)
     :ivar resolution_interval: between two resolutions of a name by "round_robin", which resolves again when an address
-        fails; 30 as in other gRPC libraries, to spare the name servers
+        fails; 30 as in other gRPC libraries, to spare the name servers. While none of its addresses answers, it
+        resolves as often as it connects
     :ivar keepalive_time: silence of the server after which it is sent a PING. Off by default: PINGs need the server's
         consent (gRFC A8). Less than 10, that document's minimum, becomes 10
     :ivar keepalive_timeout: for any byte to come after that PING, before the connection is given up and its calls fail

@@ -175,24 +175,53 @@ async def test_calls_go_where_there_is_room():
 
 @in_virtual_time
 async def test_a_failure_makes_the_name_be_resolved_again_but_not_too_often():
-    old, new = Place("old"), Place("new")
-    names = Names(old)
-    async with new, playing_at(names, **ROUND_ROBIN, resolution_interval=30) as played:
+    stays, old, new = three()
+    names = Names(stays, old)
+    async with stays, new, playing_at(names, **ROUND_ROBIN, resolution_interval=30) as played:
         served: list[str] = []
+        played.tasks.start_soon(serve, stays, served)
         played.tasks.start_soon(serve, new, served)
-        peer = await played.connected()
+        played.channel.connect()
+        peer = await old.accept()
         await anyio.sleep(10)
-        names.addresses = [new]
+        names.addresses = [stays, new]
         old.error = DOWN
         await peer.transport.aclose()
-        call = played.call("moved", wait_for_ready=True)
-        assert await call.answer() == "moved"
-        assert served == ["new"]
+        await anyio.sleep(19.5)
+        assert len(names.asked) == 1, "another address answers, so there is no hurry"
+        await anyio.sleep(1)
+        for number in range(4):
+            assert await played.call(str(number)).answer() == str(number)
+        assert sorted(served) == ["a", "a", "c", "c"]
         assert names.asked[1] - names.asked[0] == pytest.approx(30, abs=0.1)
         tried = len(old.tried)
         await anyio.sleep(1000)
         assert len(old.tried) == tried, "an address that is gone is left alone"
         assert len(names.asked) == 2
+
+
+@in_virtual_time
+async def test_a_name_is_resolved_soon_when_none_of_its_addresses_answers():
+    """As when all pods of a headless Service were replaced."""
+    old, new = Place("old"), Place("new")
+    names = Names(old)
+    options = {"resolution_interval": 30, "initial_backoff": 1, "backoff_multiplier": 2, "backoff_jitter": 0}
+    async with new, playing_at(names, **ROUND_ROBIN, **options) as played:
+        served: list[str] = []
+        played.tasks.start_soon(serve, new, served)
+        peer = await played.connected()
+        await anyio.sleep(5)
+        old.error = DOWN
+        await peer.transport.aclose()
+        await anyio.sleep(100)
+        pauses = [later - earlier for earlier, later in zip(names.asked, names.asked[1:], strict=False)]
+        assert pauses == pytest.approx([5, 2, 4, 8, 16, 30, 30], abs=0.1), "and no more than 30 s later"
+        names.addresses = [new]
+        assert await played.call("moved", wait_for_ready=True).answer() == "moved"
+        assert served == ["new"]
+        asked = len(names.asked)
+        await anyio.sleep(1000)
+        assert len(names.asked) == asked
 
 
 @in_virtual_time

@@ -5,6 +5,7 @@ Sources: gRPC's "Load Balancing" document, and gRFC A62 for what happens when no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias
@@ -20,8 +21,8 @@ from connectrio.rpc._http2.wakeup import Wakeup
 class RoundRobin:
     """Keeps a connection to every address; calls go to the connected ones in turn.
 
-    When an address fails, the name is resolved again: addresses that are new are connected to, those that are gone
-    take no more calls. Its methods are those of `Subchannel`, the other policy.
+    When an address fails, the name is resolved again, soon if no other answers: addresses that are new are connected
+    to, those that are gone take no more calls. Its methods are those of `Subchannel`, the other policy.
     """
 
     def __init__(self, resolve: Resolve, context: SubchannelContext) -> None:
@@ -33,6 +34,7 @@ class RoundRobin:
         self._resolve_scope: anyio.CancelScope | None = None
         self._resolution_error = ""
         self._address_failed = Wakeup()
+        self._backoff = connection_backoff(context.options)
 
     @property
     def state(self) -> ChannelState:
@@ -96,7 +98,6 @@ class RoundRobin:
 
     async def _keep_resolving(self, scope: anyio.CancelScope) -> None:
         """Resolve the name, and again whenever an address has failed; after errors, the backoff paces the attempts."""
-        backoff = connection_backoff(self._context.options)
         with scope:
             while True:
                 started = anyio.current_time()
@@ -108,18 +109,32 @@ class RoundRobin:
                     error = str(failure) or repr(failure)
                 if self._resolve_scope is not scope:  # stopped, but too late to be cancelled
                     return
+                self._resolution_error = "" if addresses else error
                 if addresses:
-                    self._resolution_error = ""
                     self._update(addresses)
-                    self._context.on_change()
-                    backoff.reset()
-                    pause = self._context.options.resolution_interval
-                    await self._address_failed.wait()
-                else:
-                    self._resolution_error = error
-                    self._context.on_change()
-                    pause = backoff.next()
-                await anyio.sleep_until(started + pause)
+                    if self.state is ChannelState.READY:
+                        self._backoff.reset()
+                self._context.on_change()
+                await self._wait_to_resolve(started)
+
+    async def _wait_to_resolve(self, started: float) -> None:
+        """Wait until an address has failed, and then until the resolution that began at `started` is old enough.
+
+        That is `resolution_interval`, but only the backoff while there is no other address that calls could go to.
+        """
+        due, oldest = math.inf, started + self._context.options.resolution_interval
+        while not self._is_unreachable and anyio.current_time() < due:
+            with anyio.CancelScope(deadline=due):
+                await self._address_failed.wait()
+                due = oldest
+        if self._is_unreachable:
+            latest = math.inf if self._resolution_error else oldest
+            await anyio.sleep_until(min(latest, started + self._backoff.next()))
+
+    @property
+    def _is_unreachable(self) -> bool:
+        """Whether the name is not known, or none of its addresses answers."""
+        return bool(self._resolution_error) or self.state is ChannelState.TRANSIENT_FAILURE
 
     def _update(self, addresses: Sequence[Address]) -> None:
         for address in self._subchannels.keys() - set(addresses):
@@ -137,6 +152,8 @@ class RoundRobin:
             if subchannel in self._rotation and subchannel.state in (ChannelState.IDLE, ChannelState.TRANSIENT_FAILURE):
                 self._address_failed.wake()
                 subchannel.connect()
+            elif subchannel.state is ChannelState.READY:
+                self._backoff.reset()
             self._context.on_change()
 
         subchannel = Subchannel(partial(static_addresses, [address]), self._context, changed)
