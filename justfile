@@ -75,6 +75,10 @@ targets figures:
 layers *arguments:
     {{python}} tests/bench/layers.py "$@"
 
+# measure one host, and simulate executors, replicas and vendors for up to a million jobs; --help lists the options
+scale *arguments:
+    PYTHONPATH=tests {{python}} -m scale "$@"
+
 # test against other implementations: h2spec, grpc-go, grpcio, grpcurl; arguments go to pytest
 interop *arguments:
     {{python}} -m pytest tests/interop tests/rpc/reflection tests/rpc/tls tests/rpc/client "$@"

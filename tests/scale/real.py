@@ -5,6 +5,7 @@ The executors call `AsyncConnectorService.get_task` as a gRPC server would. The 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -39,7 +40,11 @@ class _Together(_OneByOne):
 
 
 class World:
-    """The vendor, the hosts and the executors of a case."""
+    """The vendor, the hosts and the executors of a case.
+
+    :ivar services: the hosts
+    :ivar told: how often the vendor has told the state of a job
+    """
 
     def __init__(self, case: Case) -> None:
         self.case, self.counts = case, Counts(case)
@@ -47,11 +52,16 @@ class World:
         self._unseen: set[int] = set()
         policy = ConnectorPolicy(rate_calls=case.rate)
         connector = _Together if case.design is Design.MANY else _OneByOne
-        self._services = [
+        self.services = [
             Service(connector(self, policy), clock=anyio.current_time, poll_retry=4, poll_absorb=600)
             for _ in range(case.replicas)
         ]
         self._known = 0
+        self.told = 0
+
+    def add(self, jobs: int) -> None:
+        """Have jobs that do not end."""
+        self._ends += [math.inf] * jobs
 
     async def request(self, *, many: bool) -> None:
         """Take part in a request to the vendor."""
@@ -60,6 +70,7 @@ class World:
 
     def state(self, job: Job) -> Resource:
         """Return the state of a job."""
+        self.told += 1
         has_ended = self._ends[int(job.id)] <= anyio.current_time()
         return Resource(Phase.SUCCEEDED if has_ended else Phase.RUNNING)
 
@@ -68,7 +79,7 @@ class World:
         case, executor = self.case, self.case.executor
         async with anyio.create_task_group() as tasks:
             shards = [_Shard(number, self, tasks) for number in range(executor.shards)]
-            for service in self._services:
+            for service in self.services:
                 await tasks.start(service.servicer.known_jobs.run)
             tasks.start_soon(self._begin, shards)
             tasks.start_soon(self._watch)
@@ -90,7 +101,7 @@ class World:
 
     async def _watch(self) -> None:
         while True:
-            for service in self._services:
+            for service in self.services:
                 accounts = (
                     service.servicer.known_jobs._accounts.values()
                 )  # a scrape would take more time than the polls
@@ -100,7 +111,7 @@ class World:
     async def poll(self, shard: int, number: int, job: int) -> bool:
         """Poll a job; return whether it has ended."""
         self.counts.polled(anyio.current_time())
-        service = self._services[self.case.replica_of(shard, job, number)]
+        service = self.services[self.case.replica_of(shard, job, number)]
         await anyio.sleep(self.case.network)
         answer = await service.get(resource_meta=Job(str(job)).encode())
         return answer.resource is not None and answer.resource.phase is Phase.SUCCEEDED
