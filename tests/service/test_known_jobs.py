@@ -514,6 +514,37 @@ async def test_the_number_of_jobs_is_bounded(monkeypatch):
 
 
 @in_virtual_time
+@pytest.mark.parametrize("connector", [OneByOne, Together])
+async def test_more_jobs_than_can_be_known_end_too(monkeypatch, connector):
+    """Those that are known keep their places until their ends are told; if each poll took one, none would last."""
+    monkeypatch.setattr("connectrio.service.known_jobs._MOST_JOBS", 20)
+    vendor = Vendor()
+    service = gated(connector(vendor, rate_calls=1, rate_seconds=10, many_limit=2))
+    vendor.ends = {str(number): 0.0 for number in range(30)}
+    clients = Clients(service)
+    async with polling(service) as tasks:
+        for number in range(30):
+            tasks.start_soon(clients.follow, str(number), float(number))
+        await anyio.sleep(600)
+        assert clients.ended.keys() == vendor.ends.keys()
+        assert service.sample("known_jobs") <= 20
+
+
+@in_virtual_time
+async def test_jobs_beyond_those_that_can_be_known_are_polled_one_by_one(monkeypatch):
+    monkeypatch.setattr("connectrio.service.known_jobs._MOST_JOBS", 20)
+    vendor = Vendor()
+    service = gated(Together(vendor))
+    async with polling(service) as tasks:
+        for number in range(22):
+            tasks.start_soon(Clients(service).follow, str(number), float(number))
+        await anyio.sleep(300 + 25)
+    counts = {job: len(times) for job, times in vendor.polled.items()}
+    assert vendor.requests["get"] <= 20 + 2 * 11
+    assert min(counts.values()) >= 10
+
+
+@in_virtual_time
 async def test_outputs_that_cannot_be_stored_now_are_not_lost(monkeypatch):
     """What is kept of a job stays as it was reported."""
     service = gated(Together(Vendor()), max_response_size=65536, storage_schemes=["memory"])

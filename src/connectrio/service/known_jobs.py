@@ -1,6 +1,8 @@
 """What is known of the jobs that clients poll, for connectors that are not asked at each poll.
 
-1. A job that clients poll is known, until none has asked for it for five minutes, or it was deleted.
+1. A job that clients poll is known, until none has asked for it for five minutes, or it was deleted. When too many are,
+   a further one becomes known when another has ended and its client knows that. Until then it is polled when its client
+   asks.
 2. A poll asks the other system itself if a limit of the policy allows that now, and no job waits to be polled.
 3. Otherwise it is answered with what is known, and the job waits. The jobs of an account are polled in the background,
    those first that were not polled for longest. So each has its turn, however many there are and whenever clients ask.
@@ -45,7 +47,7 @@ __all__ = ["AccountJobs", "JobRefresh"]
 
 logger = get_logger("connectrio.service")
 
-# jobs that are known of each account; those that nobody has asked for are forgotten first
+# jobs that are known of each account
 _MOST_JOBS = 20_000
 # bytes of all large states together, beyond which clients have to fetch some before more jobs are polled
 _MOST_BYTES = 64 * 1024 * 1024
@@ -95,17 +97,21 @@ class AccountJobs:
     # a client's poll
 
     def asked(self, name: JobName, request: GetTaskRequest) -> KnownJob:
-        """Return the job that a client polls; it is known from now on."""
+        """Return the job that a client polls; it is known from now on, if there is room."""
         now = anyio.current_time()
         connection = self._shared(request.connection)
         job = self._jobs.get(name)
         if job is None:
-            job = self._jobs[name] = KnownJob(
-                name, request.resource_meta, request.output_prefix, connection, asked=now, tried=now
-            )
+            job = KnownJob(name, request.resource_meta, request.output_prefix, connection, asked=now, tried=now)
+            if len(self._jobs) >= _MOST_JOBS:
+                # not whichever was asked for longest ago: jobs are asked for in turn, so each would be forgotten just
+                # before its client could get what was found
+                oldest = next(iter(self._jobs.values()))
+                if not (oldest.is_final and not oldest.is_new) and oldest.asked > now - _FORGOTTEN:
+                    return job
+                self._drop(oldest)
+            self._jobs[name] = job
             self.account.is_needed = True
-            if len(self._jobs) > _MOST_JOBS:
-                self._drop(next(iter(self._jobs.values())))
         else:
             self._jobs.move_to_end(name)
             job.asked, job.output_prefix, job.connection = now, request.output_prefix, connection
@@ -138,7 +144,7 @@ class AccountJobs:
 
         :raises Exception: what the last poll in the background has raised; once
         """
-        if job.due is None:
+        if job.due is None and self._is_known(job):
             self._schedule(job, job.tried)
         error, job.error = job.error, None
         if error is not None:
