@@ -44,12 +44,12 @@ class _Clock:
 class _Job:
     """A job that a replica knows. The fields are those of `KnownJob`."""
 
-    __slots__ = ("asked", "due", "has_state", "is_final", "is_known", "number", "tried")
+    __slots__ = ("asked", "due", "has_state", "is_final", "is_known", "is_new", "number", "tried")
 
     def __init__(self, number: int, now: float) -> None:
         self.number, self.asked, self.tried = number, now, now
         self.due: float | None = None
-        self.has_state = self.is_final = False
+        self.has_state = self.is_final = self.is_new = False
         self.is_known = True
 
 
@@ -81,30 +81,35 @@ class _Replica:
             return quick + case.latency, self._ends[number] <= arrived + case.latency
         job = self._asked(number, arrived)
         if job.is_final:
+            job.is_new = False
             return quick, True
         if self._has_many and job.has_state and arrived - job.tried <= self._max_age:
             return quick, False
         self._discard()
         is_due = bool(self._queue) and self._queue[0][0] <= arrived
         if is_due or self._limits.wait(arrived) > 0:
-            if job.due is None:
+            if job.due is None and job.is_known:
                 self._schedule(job, job.tried, arrived)
             return quick, False
         self._limits.begin(arrived)
         self._counts.requested(arrived, many=False)
         answered = arrived + case.latency
         job.tried, job.has_state, job.is_final, job.due = answered, True, self._ends[number] <= answered, None
-        if self._has_many and not job.is_final:
+        if self._has_many and job.is_known and not job.is_final:
             self._schedule(job, answered + self._max_age / 2, arrived)
         return quick + case.latency, job.is_final
 
     def _asked(self, number: int, now: float) -> _Job:
         jobs = self._jobs
         job = jobs.pop(number, None) or _Job(number, now)
-        jobs[number] = job
         job.asked = now
-        if len(jobs) > known_jobs._MOST_JOBS:
-            self._drop(next(iter(jobs)))
+        if len(jobs) >= known_jobs._MOST_JOBS:
+            oldest = next(iter(jobs.values()))
+            if not (oldest.is_final and not oldest.is_new) and oldest.asked > now - known_jobs._FORGOTTEN:
+                job.is_known = False
+                return job
+            self._drop(oldest.number)
+        jobs[number] = job
         self.most_known = max(self.most_known, len(jobs))
         return job
 
@@ -165,6 +170,7 @@ class _Replica:
         for job in batch:
             if job.is_known:
                 job.tried, job.has_state, job.is_final, job.due = now, True, self._ends[job.number] <= now, None
+                job.is_new = True
                 if self._has_many and not job.is_final:
                     self._schedule(job, now + self._max_age / 2, now)
         self._look_at(now)
