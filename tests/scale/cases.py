@@ -35,6 +35,7 @@ class Case:
     :ivar cpu: of the host's processor for each call
     :ivar cpu_many: of the host's processor for each job of a `get_many`
     :ivar duration: of a job, on average
+    :ivar parts: how many such systems there are, of which none touches another; one is simulated
     :ivar warm: before anything is counted
     :ivar seconds: in which things are counted; ends of jobs in the first half, so that most of them are seen
     """
@@ -50,6 +51,7 @@ class Case:
     cpu: float = 0.0
     cpu_many: float = 0.0
     duration: float = 600.0
+    parts: int = 1
     warm: float = 120.0
     seconds: float = 180.0
 
@@ -130,15 +132,16 @@ class Counts:
         :param known: the most jobs that one replica knew
         """
         case = self._case
+        each = case.parts / case.seconds
         late = sorted([*self._late, *(math.inf for end in unseen if self._counts(end) and end <= self._last_end)])
         grown = queued - (self._halfway or 0)
         return {
-            "polls_per_s": round(self.polls / case.seconds, 2),
+            "polls_per_s": round(self.polls * each, 2),
             "seconds_between_polls": round(case.jobs * case.seconds / self.polls, 1) if self.polls else None,
-            "vendor_requests_per_s": round((self.gets + self.many) / case.seconds, 2),
-            "vendor_gets_per_s": round(self.gets / case.seconds, 2),
-            "vendor_get_manys_per_s": round(self.many / case.seconds, 2),
-            "vendor_peak_per_s": max(self._by_second.values(), default=0),
+            "vendor_requests_per_s": round((self.gets + self.many) * each, 2),
+            "vendor_gets_per_s": round(self.gets * each, 2),
+            "vendor_get_manys_per_s": round(self.many * each, 2),
+            "vendor_peak_per_s": max(self._by_second.values(), default=0) * case.parts,
             "ends": len(late),
             "stale_p50": _quantile(late, 0.5),
             "stale_p99": _quantile(late, 0.99),

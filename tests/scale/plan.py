@@ -73,12 +73,17 @@ def _sizes() -> Iterator[tuple[str, Case]]:
     for jobs, seconds in ((300, 300), (1000, 600), (10_000, 1800)):
         case = Case(jobs, Design.LIMITED, rate=ALLOWED, executor=MOST, warm=seconds / 2, seconds=seconds)
         yield f"size: limited, {jobs:,} jobs", case
+    smooth = Case(300, Design.LIMITED, rate=ALLOWED, executor=Executor(qps=12, burst=5), warm=150, seconds=300)
+    yield "size: limited, 300 jobs, qps 12 and burst 5", smooth
     large = Case(100_000, Design.MANY, replicas=10, executor=replace(MOST, shards=10), warm=60, seconds=90)
     yield "size: get_many, 100,000 jobs, 10 replicas, sticky", replace(large, sticky=True)
     yield "size: get_many, 100,000 jobs, 10 replicas, in turns", large
-    million = Case(1_000_000, executor=replace(MOST, shards=100), sticky=True, warm=45, seconds=80)
+    million = Case(1_000_000, executor=replace(MOST, shards=100), sticky=True, warm=35, seconds=70)
     for replicas in (1, 10):
         yield f"size: get, 1,000,000 jobs, {replicas} replicas", replace(million, replicas=replicas)
-    many = replace(million, design=Design.MANY, replicas=50)
-    yield "size: get_many, 1,000,000 jobs, 50 replicas, sticky", replace(many)
-    yield "size: get_many, 1,000,000 jobs, 100 replicas, sticky", replace(many, replicas=100)
+    # each replica has its executors to itself, so that one with them is enough to be simulated
+    for replicas in (50, 100):
+        executor = replace(MOST, shards=100 // replicas)
+        part = replace(million, jobs=1_000_000 // replicas, executor=executor, parts=replicas, warm=120, seconds=180)
+        many = replace(part, design=Design.MANY)
+        yield f"size: get_many, 1,000,000 jobs, {replicas} replicas, sticky", many

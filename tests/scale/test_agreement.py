@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from scale import model, real
@@ -33,9 +35,8 @@ CASES = {
 }
 
 
-def differences(case: Case) -> dict[str, tuple[float | None, float | None]]:
+def differing(seen: dict[str, Any], said: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]:
     """Return the figures that differ by more than they may, as the service's code and the model have them."""
-    seen, said = real.simulate(case), model.simulate(case)
     found = {}
     for figure, (part, least) in TOLERANCES.items():
         one, other = seen[figure], said[figure]
@@ -47,4 +48,4 @@ def differences(case: Case) -> dict[str, tuple[float | None, float | None]]:
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 def test_agreement(case):
-    assert differences(case) == {}
+    assert differing(real.simulate(case), model.simulate(case)) == {}

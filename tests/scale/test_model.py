@@ -67,6 +67,15 @@ def test_replicas_that_take_turns_know_all_jobs():
     assert turns["vendor_get_manys_per_s"] > 2 * sticky["vendor_get_manys_per_s"]
 
 
+def test_one_of_many_equal_parts_stands_for_all():
+    executor = replace(FAST, shards=4, qps=10_000)
+    whole = Case(4000, Design.MANY, replicas=4, sticky=True, executor=executor)
+    part = replace(whole, jobs=1000, replicas=1, executor=replace(executor, shards=1), parts=4)
+    seen, said = simulate(whole), simulate(part)
+    for figure in ("polls_per_s", "vendor_requests_per_s", "stale_p50", "stale_p99"):
+        assert said[figure] == pytest.approx(seen[figure], rel=0.1), figure
+
+
 def test_a_case_has_the_same_figures_each_time():
     case = Case(500, Design.MANY, replicas=2, executor=FAST, warm=60, seconds=60)
     assert simulate(case) == simulate(case)
