@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "explanation" / "scale-plan.md"
 _PART = re.compile(r"(?<=<!-- scale: )(\w+)( -->\n).*?(?=<!-- up to here -->)", re.DOTALL)
 _COLOURS = ("#2f7ed8", "#d9822b", "#2a9d6f", "#a6559e")
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 520, 240, 70, 34, 170, 46
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 520, 240, 70, 34, 200, 46
 
 Figures = dict[str, Any]
 Points = list[tuple[float, float]]
@@ -134,6 +134,8 @@ def cost_table(figures: Figures) -> str:
 
     def rows() -> Iterator[list[str]]:
         for name, case, result in chosen(figures, "size"):
+            if (result["seconds_between_polls"] or math.inf) > 2 * case["executor"]["resync"]:
+                continue  # what it costs to fall behind is of no interest
             spent = cost(figures["limits"], case, result)
             yield [
                 name,
@@ -148,6 +150,21 @@ def cost_table(figures: Figures) -> str:
     return _table(f"{head} | vendor requests, 1M tasks", rows())
 
 
+def store_table(figures: Figures) -> str:
+    """What it takes to create each job once, by PostgreSQL."""
+    creates = figures["limits"]["creates"]
+
+    def rows() -> Iterator[list[str]]:
+        for jobs in (1000, 10_000, 100_000, 1_000_000):
+            rate = jobs / 600
+            alone = creates["memory"]["cpu_us"] * rate / 1e6
+            if stored := creates["postgres"]:
+                both = [stored[key] * rate / 1e6 for key in ("cpu_us", "database_cpu_us")]
+                yield [f"{jobs:,}", *(_number(each, 2) for each in (rate, alone, *both))]
+
+    return _table("jobs of 600 s at once | creates a second | cores of hosts, no store | hosts | PostgreSQL", rows())
+
+
 TABLES: dict[str, Callable[[Figures], str]] = {
     "limits": limits_table,
     "agreement": agreement_table,
@@ -156,53 +173,58 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "replicas": cases_table("replicas"),
     "sizes": cases_table("size"),
     "cost": cost_table,
+    "store": store_table,
 }
 
 
-def _points(figures: Figures, group: str, part: str, x: str, y: str) -> Points:
-    found = [(case[x], result[y]) for name, case, result in chosen(figures, group) if part in name]
+def _points(figures: Figures, group: str, parts: str, x: str, y: str) -> Points:
+    """Return the points of the cases of a group whose names have all of these words, with `!` none of them."""
+    words = parts.split(";")
+    found = [
+        (case[x], result[y])
+        for name, case, result in chosen(figures, group)
+        if all((word[1:] not in name) if word[0] == "!" else (word in name) for word in words)
+    ]
     return sorted((across, up) for across, up in found if up is not None)
 
 
 def plots(figures: Figures) -> dict[str, str]:
     """Return the plots, by the names of their files."""
+
+    def lines(group: str, x: str, y: str, series: dict[str, str]) -> dict[str, Points]:
+        return {label: _points(figures, group, parts, x, y) for label, parts in series.items()}
+
     executor = {
-        "defaults": _points(figures, "executor", "defaults", "jobs", "seconds_between_polls"),
-        "qps 10,000": _points(figures, "executor", "qps 10,000, 1", "jobs", "seconds_between_polls"),
-        "and 100 workers": _points(figures, "executor", "100 workers", "jobs", "seconds_between_polls"),
-        "get_many, 10 workers": _points(figures, "executor", "get_many", "jobs", "seconds_between_polls"),
+        "defaults": "defaults",
+        "qps 10,000": "qps 10,000;!workers;!get_many",
+        "the same, 100 workers": "100 workers",
+        "the same, get_many": "get_many",
     }
-    executor["qps 10,000"] = [point for point in executor["qps 10,000"] if point not in executor["and 100 workers"]]
-    requests, late = "vendor_requests_per_s", "stale_p99"
-    together = {kind: f"{kind}, " for kind in ("in turns", "sticky")}
+    late = {
+        "in turns, 30/s each": "in turns;30/s each",
+        "in turns, 30/s together": "in turns;30/s together",
+        "sticky, 30/s together": "sticky;30/s together",
+    }
+    many = {"in turns": "get_many;in turns", "sticky": "get_many;sticky"}
+    requests = "vendor_requests_per_s"
     return {
-        "scale-executor.svg": chart("seconds between two polls of a job", "jobs", executor),
+        "scale-executor.svg": chart(
+            "seconds between two polls of a job", "jobs", lines("executor", "jobs", "seconds_between_polls", executor)
+        ),
         "scale-cap.svg": chart(
             "vendor requests a second, one replica, get_many",
             "jobs",
-            {"get_many": _points(figures, "cap", "jobs", "jobs", requests)},
+            lines("cap", "jobs", requests, {"get_many": "jobs"}),
         ),
         "scale-replicas.svg": chart(
             "vendor requests a second, 5,000 jobs, get_many",
             "replicas",
-            {kind: _points(figures, "replicas", f"get_many, {kind}", "replicas", requests) for kind in together},
+            lines("replicas", "replicas", requests, many),
         ),
         "scale-limited.svg": chart(
             "late by, p99 s; 1,000 jobs, the vendor allows 30 requests a second",
             "replicas",
-            {
-                "in turns, 30/s each": _points(figures, "replicas", "30/s each", "replicas", late),
-                "in turns, together": [
-                    (case["replicas"], result[late])
-                    for name, case, result in chosen(figures, "replicas")
-                    if "in turns" in name and "together" in name and result[late] is not None
-                ],
-                "sticky, together": [
-                    (case["replicas"], result[late])
-                    for name, case, result in chosen(figures, "replicas")
-                    if "sticky" in name and "together" in name and result[late] is not None
-                ],
-            },
+            lines("replicas", "replicas", "stale_p99", late),
         ),
     }
 
