@@ -15,7 +15,7 @@ test *arguments:
 # run the tests without the folders that start other programs, for quick checks; arguments go to pytest
 test-fast *arguments:
     {{python}} -m pytest -q --numprocesses 4 --dist worksteal --max-worker-restart 0 \
-        --ignore tests/chaos --ignore tests/cli --ignore tests/connectors --ignore tests/deploy \
+        --ignore tests/chaos --ignore tests/ci --ignore tests/cli --ignore tests/connectors --ignore tests/deploy \
         --ignore tests/differential --ignore tests/docs --ignore tests/drills --ignore tests/e2e --ignore tests/flyte_sdk --ignore tests/flytekit_sdk --ignore tests/interop \
         --ignore tests/processes --ignore tests/type_checks --ignore tests/test_time_limit.py --ignore tests/tracing/test_export.py "$@"
 
@@ -103,6 +103,9 @@ interop-tools:
 # install the tools that check deploy/, with `go install`
 deploy-tools:
     go install helm.sh/helm/v3/cmd/helm@v3.22.0
+# make a release: version, changelog, build, trials in fresh environments, commit and tag; uploads nothing
+release *arguments:
+    uv run --quiet --inexact --group docs --group release python .ci/release.py "$@"
 
 # run all checks: style, types, tests, the built package
 ci:
