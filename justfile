@@ -107,6 +107,10 @@ deploy-tools:
 release *arguments:
     uv run --quiet --inexact --group docs --group release python .ci/release.py "$@"
 
+# ask which vulnerabilities are known of the dependencies; arguments are files of pinned requirements
+audit *arguments:
+    uv run --quiet --inexact --group release python .ci/audit.py "$@"
+
 # run all checks: style, types, tests, the built package
 ci:
     .ci/run

@@ -18,7 +18,7 @@ from test_layers import MAY_IMPORT
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "connectrio"
 DECISIONS = ROOT / "docs" / "explanation" / "decisions"
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 
 # where the documents' paths begin: `tests/bench`, `rpc/_http2/stream.py` and `rpc/http2/test_fuzz` are all plain
