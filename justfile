@@ -103,6 +103,12 @@ interop-tools:
 # install the tools that check deploy/, with `go install`
 deploy-tools:
     go install helm.sh/helm/v3/cmd/helm@v3.22.0
+
+# install what checks deploy/, and run its tests; arguments are more tests, and options of pytest
+deploy-check *arguments:
+    @{{just_executable()}} deploy-tools || echo "not all tools could be installed; the tests that need them are skipped"
+    @{{just_executable()}} test tests/deploy "$@"
+
 # make a release: version, changelog, build, trials in fresh environments, commit and tag; uploads nothing
 release *arguments:
     uv run --quiet --inexact --group docs --group release python .ci/release.py "$@"
