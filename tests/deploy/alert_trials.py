@@ -79,7 +79,7 @@ def calls(labels: str, number: str) -> dict[str, str]:
 TRIALS: dict[str, list[Trial]] = {
     # hosts
     "ConnectrioAbsent": [
-        Trial({"up": "1x60"}, {"4m": [], "30m": [fires()]}),
+        Trial({"up": "1x60"}, {"4m": [], "7m": [fires()]}),
         quiet({f"connectrio_ready{{{HOST}}}": "0x60"}),
     ],
     "ConnectrioScrapeFails": [
@@ -94,7 +94,7 @@ TRIALS: dict[str, list[Trial]] = {
         quiet(gauge("connectrio_ready", "0", "1")),
     ],
     "ConnectrioNotReady": [
-        Trial(gauge("connectrio_ready", "0", "1"), {"4m": [], "30m": [fires(**ON_A)]}),
+        Trial(gauge("connectrio_ready", "0", "1"), {"4m": [], "7m": [fires(**ON_A)]}),
         # that is another alert
         quiet(gauge("connectrio_ready", "0", "1") | gauge("connectrio_state", "1", "0", labels='state="draining"')),
         quiet(gauge("connectrio_ready", "0x3 1", "1")),
@@ -136,7 +136,7 @@ TRIALS: dict[str, list[Trial]] = {
         quiet({f"connectrio_process_restarts_total{{{HOST}}}": "0x30 1x30"}),
     ],
     "ConnectrioLoadFailures": [
-        Trial(gauge("connectrio_load_failures", "2", "0"), {"4m": [], "30m": [fires("2", **ON_A)]}),
+        Trial(gauge("connectrio_load_failures", "2", "0"), {"4m": [], "7m": [fires("2", **ON_A)]}),
         quiet(gauge("connectrio_load_failures", "0", "0")),
     ],
     "ConnectrioVersionSkew": [
@@ -171,7 +171,7 @@ TRIALS: dict[str, list[Trial]] = {
     "ConnectrioCertificateAlmostExpired": [
         Trial(
             {f'connectrio_certificate_expiry_timestamp_seconds{{{HOST},port="gRPC",file="a.pem"}}': "100000x120"},
-            {"4m": [], "100m": [fires("1d 2h 6m 40s", **ON_A, port="gRPC", file="a.pem")]},
+            {"4m": [], "7m": [fires("1d 3h 39m 40s", **ON_A, port="gRPC", file="a.pem")]},
         ),
         quiet({f"connectrio_certificate_expiry_timestamp_seconds{{{HOST}}}": "180000x60"}),
     ],
@@ -290,14 +290,14 @@ TRIALS: dict[str, list[Trial]] = {
         quiet({f'connectrio_creates_in_doubt_total{{{HOST},task_type="t"}}': "3x60"}, "20m", "59m"),
     ],
     "ConnectrioJobStoreAway": [
-        Trial(gauge("connectrio_job_store_up", "0", "1"), {"0m": [], "30m": [fires(**ON_A)]}),
+        Trial(gauge("connectrio_job_store_up", "0", "1"), {"0m": [], "2m": [fires(**ON_A)]}),
         quiet(gauge("connectrio_job_store_up", "1", "1")),
     ],
     # vendors
     "ConnectrioConnectorDown": [
         Trial(
             gauge("connectrio_connector_up", "0", "1", labels='task_type="t",version="0"'),
-            {"4m": [], "30m": [fires(**ON_A, task_type="t", version="0")]},
+            {"4m": [], "7m": [fires(**ON_A, task_type="t", version="0")]},
         ),
         quiet(gauge("connectrio_connector_up", "0x3 1", "1", labels='task_type="t",version="0"')),
     ],
@@ -306,7 +306,7 @@ TRIALS: dict[str, list[Trial]] = {
             calls(GET, "0+60x60")
             | calls('job="j",task_type="t",operation="get_logs"', "0+600x60")
             | {f'connectrio_vendor_errors_total{{{GET},kind="connection"}}': "0+45x60"},
-            {"4m": [], "30m": [fires("75%", **T)]},
+            {"4m": [], "7m": [fires("75%", **T)]},
         ),
         quiet(calls(GET, "0+60x60") | {f'connectrio_vendor_errors_total{{{GET},kind="connection"}}': "0+30x60"}),
     ],
@@ -335,7 +335,7 @@ TRIALS: dict[str, list[Trial]] = {
     "ConnectrioBreakerOpen": [
         Trial(
             gauge("connectrio_open_breakers", "1", "0", labels='task_type="t"'),
-            {"4m": [], "30m": [fires("1", **ON_A, task_type="t")]},
+            {"4m": [], "7m": [fires("1", **ON_A, task_type="t")]},
         ),
         quiet(gauge("connectrio_open_breakers", "1x4 0", "0", labels='task_type="t"')),
     ],
@@ -351,7 +351,7 @@ TRIALS: dict[str, list[Trial]] = {
     "ConnectrioCallsWait": [
         Trial(
             gauge("connectrio_waiting_calls", "3", "0", labels='task_type="t",kind="calls"'),
-            {"4m": [], "30m": [fires("3", **ON_A, kind="calls")]},
+            {"4m": [], "7m": [fires("3", **ON_A, kind="calls")]},
         ),
         quiet(gauge("connectrio_waiting_calls", "3x3 0", "0", labels='task_type="t",kind="calls"')),
     ],
@@ -359,7 +359,7 @@ TRIALS: dict[str, list[Trial]] = {
         Trial(
             gauge("connectrio_waiting_calls", "900", "700", labels='task_type="t",kind="calls"')
             | gauge("connectrio_waiting_calls_limit", "1000", "1000", labels='kind="calls"'),
-            {"0m": [], "30m": [fires("90%", **ON_A, kind="calls")]},
+            {"0m": [], "2m": [fires("90%", **ON_A, kind="calls")]},
         ),
         quiet(
             gauge("connectrio_waiting_calls", "800", "0", labels='task_type="t",kind="calls"')
@@ -381,7 +381,7 @@ TRIALS: dict[str, list[Trial]] = {
             gauge("connectrio_busy_threads", "6", "9", labels='task_type="t",purpose="connector"')
             | gauge("connectrio_busy_threads", "4", "0", labels='task_type="u",purpose="connector"')
             | gauge("connectrio_busy_threads_limit", "10", "10", labels='purpose="connector"'),
-            {"4m": [], "30m": [fires(**ON_A, purpose="connector")]},
+            {"4m": [], "7m": [fires(**ON_A, purpose="connector")]},
         ),
         quiet(
             gauge("connectrio_busy_threads", "9", "9", labels='task_type="t",purpose="connector"')
@@ -391,7 +391,7 @@ TRIALS: dict[str, list[Trial]] = {
     "ConnectrioStuckThreads": [
         Trial(
             gauge("connectrio_stuck_threads", "2", "0", labels='task_type="t",method="T.get"'),
-            {"4m": [], "30m": [fires("2", **ON_A, task_type="t", method="T.get")]},
+            {"4m": [], "7m": [fires("2", **ON_A, task_type="t", method="T.get")]},
         ),
         # they returned after all
         quiet(gauge("connectrio_stuck_threads", "2x4 0", "0", labels='task_type="t",method="T.get"')),
