@@ -71,8 +71,8 @@ class PostgresServer:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._run(
                     "postgres", "-D", str(self._data), "-p", str(self._port), "-k", str(self._folder), "-F",
-                    "-c", "listen_addresses=127.0.0.1", "-c", "log_min_messages=fatal", "-c", f"max_connections={self._connections}",
-                    "-c", "shared_buffers=16MB",
+                    "-c", "listen_addresses=127.0.0.1", "-c", "log_min_messages=fatal",
+                    "-c", f"max_connections={self._connections}", "-c", "shared_buffers=16MB",
                 )  # fmt: skip
             try:
                 psycopg.connect(self.url, connect_timeout=2).close()
