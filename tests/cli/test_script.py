@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from e2e.programs import MARK, PATIENCE, UNSHARE, children_of, why_no_namespace
 
 # a connector whose `create` leaves a thread behind that never ends
 CONNECTOR = """
@@ -110,6 +114,25 @@ def test_a_script_ends_as_python_does_where_its_threads_end(tmp_path: Path, run:
     """So what is to happen at exit does happen."""
     ended = ran(SCRIPT.format(run=run), tmp_path)
     assert (ended.returncode, ended.stdout.lstrip(), ended.stderr) == (7, "at exit\n", "")
+
+
+def test_sigterm_ends_process_1_before_the_command_has_a_handler(tmp_path: Path):
+    """A container that is told to end while it starts: the kernel drops the signal if there is no handler."""
+    lacks = why_no_namespace()
+    if lacks:
+        pytest.skip(lacks)
+    run = "print('importing', flush=True); time.sleep(3600)"
+    command = [*UNSHARE, sys.executable, "-c", SCRIPT.format(run=run)]
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **MARK}, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "importing\n"
+        (inside,) = children_of(process.pid)
+        os.kill(inside, signal.SIGTERM)
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+        process.stdout.close()
 
 
 def test_a_script_that_cannot_write_ends_as_well(tmp_path: Path):

@@ -111,10 +111,15 @@ def run_script(run: Callable[[], int]) -> NoReturn:
     """Run a command as the whole life of this process, and end the process with the exit code that it returns.
 
     At its exit, Python waits for all threads that are not daemons. Worker threads that are stuck in a connector's code
-    get half a second, other threads ten; then the process ends without them.
+    get half a second, other threads ten; then the process ends without them. SIGTERM ends process 1 of a container as
+    it ends any other process, until the command has a handler of its own.
     """
     global _is_script  # noqa: PLW0603 - true of the whole process
     _is_script = True
+    if os.getpid() == 1:
+        # the kernel drops a signal for process 1 that has no handler: a container that is told to end while it starts
+        # would serve until it is killed
+        signal.signal(signal.SIGTERM, lambda signum, _: os._exit(128 + signum))
     open_standard_descriptors()
     code = 1
     try:
