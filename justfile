@@ -50,6 +50,12 @@ demo *arguments:
 serve *arguments:
     connectrio serve "$@"
 
+# lock what the container image may hold to versions and hashes: deploy/constraints.txt
+constraints *arguments:
+    uv pip compile pyproject.toml --quiet --universal --python-version 3.13 --generate-hashes --no-header \
+        --group image --extra duckdb --extra flyte --extra flytekit --extra fsspec --extra otel --extra postgres \
+        --extra trio --extra uvloop --output-file deploy/constraints.txt "$@"
+
 # build the documentation site into site/; arguments go to mkdocs build
 docs *arguments:
     NO_MKDOCS_2_WARNING=1 uv run --quiet --inexact --group docs mkdocs build --strict "$@"
