@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from time_limit import AGAIN, TIME_LIMIT, begin_again
 
 TESTS = Path(__file__).parent
 BACKENDS = ("asyncio", "uvloop", "trio")
@@ -149,3 +152,11 @@ def test_a_worker_that_dies_while_it_collects_tests_fails_the_run(tmp_path: Path
     options = ("--numprocesses", "2", "--dist", "worksteal", "--max-worker-restart", "0")
     code, _ = pytest_on(tmp_path, DYING.format(at_import=dies), *options)
     assert code != 0
+
+
+def test_a_test_may_be_given_its_time_again():
+    signal.setitimer(signal.ITIMER_REAL, 30, AGAIN)  # as if most of it had passed
+    begin_again()
+    left, again = signal.getitimer(signal.ITIMER_REAL)
+    assert 30 < left <= TIME_LIMIT
+    assert again == AGAIN

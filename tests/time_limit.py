@@ -26,6 +26,15 @@ TIME_LIMIT = 180
 AGAIN = 5
 
 
+def begin_again() -> None:
+    """Give the running test its whole time again, after a step that was limited by itself.
+
+    For tests that share something that takes long to make: a process that waits for another one is not hanging.
+    """
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT, AGAIN)
+
+
 class OutOfTime(KeyboardInterrupt):
     """Raised in whatever the main thread does. All event loops let a KeyboardInterrupt end them."""
 

@@ -75,10 +75,12 @@ class Store:
     """Images in a directory of their own, which several processes may use.
 
     :param directory: holds everything
+    :param progress: called before and after each step of `once`, and when another process has done one
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, progress: Callable[[], None] = lambda: None) -> None:
         self._directory = directory
+        self._progress = progress
         directory.mkdir(parents=True, exist_ok=True)
 
     def buildah(self, *arguments: str | Path) -> str:
@@ -96,6 +98,7 @@ class Store:
         """
         with (self._directory / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self._progress()
             done = self._directory / f"{name}.done"
             if not done.exists():
                 try:
@@ -104,6 +107,7 @@ class Store:
                     done.write_text(f"{type(error).__name__}\n{error}")
                     raise
                 done.touch()
+            self._progress()
             kind, _, text = done.read_text().partition("\n")
             if kind:
                 raise (UnreachableError if kind == UnreachableError.__name__ else BuildError)(text)

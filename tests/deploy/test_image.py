@@ -34,6 +34,7 @@ from deploy.containers import (
     why_not,
 )
 from e2e.programs import MARK, children_of
+from time_limit import begin_again
 
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 EXAMPLE = ROOT / "deploy" / "example"
@@ -224,7 +225,7 @@ def images(tmp_path_factory) -> Iterator[Images]:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    store = Store(shared / "container-images")
+    store = Store(shared / "container-images", begin_again)
     with store.used():
         yield Images(shared / "container-contexts", store)
 
