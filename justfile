@@ -56,6 +56,10 @@ constraints *arguments:
         --group image --extra duckdb --extra flyte --extra flytekit --extra fsspec --extra otel --extra postgres \
         --extra trio --extra uvloop --output-file deploy/constraints.txt "$@"
 
+# build the image of the host, and one of c0, and measure their size and start; see docs/how-to/image.md
+image-size *arguments:
+    PYTHONPATH=tests {{python}} tests/bench/image.py "$@"
+
 # build the documentation site into site/; arguments go to mkdocs build
 docs *arguments:
     NO_MKDOCS_2_WARNING=1 uv run --quiet --inexact --group docs mkdocs build --strict "$@"

@@ -38,11 +38,13 @@ START_CPU = Figure("of it CPU s", _fixed(2))
 RESIDENT = Figure("RSS MB", _fixed(1, 1e-6))
 GROWTH = Figure("growth MB", _fixed(1, 1e-6), is_compared=False)
 WALL = Figure("wall s", _fixed(2))
+SIZE = Figure("size MB", _fixed(0, 1e-6))
+COMPRESSED = Figure("to pull MB", _fixed(0, 1e-6))
 INSTRUCTIONS = Figure("instructions/call", _fixed(0))
-FIGURES = {
-    figure.name: figure
-    for figure in (RATE, MEDIAN, P99, CPU, KEPT, COLD_START, START_CPU, RESIDENT, GROWTH, WALL, INSTRUCTIONS)
-}
+_ALL = (
+    RATE, MEDIAN, P99, CPU, KEPT, COLD_START, START_CPU, RESIDENT, GROWTH, WALL, SIZE, COMPRESSED, INSTRUCTIONS
+)  # fmt: skip
+FIGURES = {figure.name: figure for figure in _ALL}
 
 Round = dict[str, float]
 

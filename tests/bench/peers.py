@@ -124,7 +124,7 @@ def running(peer: Peer, *, core: int | None = SERVER_CORE, wrapper: Sequence[str
     :param wrapper: a command that runs it
     :raises SystemExit: it ended, or does not serve; with what it wrote
     """
-    port, metrics_port = _free_ports(2)
+    port, metrics_port = free_ports(2)
     command = [*wrapper, *peer.command(port, metrics_port)]
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
@@ -154,7 +154,8 @@ def pinned(core: int | None) -> list[str]:
     return [] if core is None else ["taskset", "-c", str(core % (os.cpu_count() or 1))]
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(number)]
         for probe in probes:
