@@ -40,6 +40,7 @@ from connectrio.literals import literal_to_python, python_to_literal_as  # noqa:
 from connectrio.literals.declared import codec_for  # noqa: E402
 from connectrio.service import errors as service_errors  # noqa: E402
 from connectrio.service.operations import Operation  # noqa: E402
+from drills.cluster import figures  # noqa: E402
 
 DOCS = TESTS.parent / "docs"
 _PART = re.compile(r"(?<=<!-- generated: )(\w+)( -->\n).*?(?=<!-- up to here -->)", re.DOTALL)
@@ -265,8 +266,21 @@ def phases() -> Iterator[str]:
     yield from table("phase | number", [(code(each.name), str(each.value)) for each in TaskExecutionPhase])
 
 
+def rollouts() -> Iterator[str]:
+    """What twenty replacements under load have cost."""
+    head = "clients reach the hosts | processes | `drain_delay` | pods replaced | calls | failed | jobs | made twice"
+    yield from table(f"{head} | slowest call", list(figures.rollouts_table()))
+
+
+def situations() -> Iterator[str]:
+    """What was tried of rolling updates, and what it has cost."""
+    head = "row | what happens | settings | calls that failed | jobs made twice | what it asks"
+    yield from table(head, list(figures.rows_table()))
+
+
 PARTS: dict[str, Callable[[], Iterator[str]]] = {
-    each.__name__: each for each in (settings, sample, overview, commands, literals, statuses, hints, phases)
+    each.__name__: each
+    for each in (settings, sample, overview, commands, literals, statuses, hints, phases, rollouts, situations)
 }
 
 

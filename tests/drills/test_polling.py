@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
 from drills.hosting import DrillHost
@@ -76,13 +74,11 @@ def test_a_second_job_for_one_create_is_a_duplicate(poller, tmp_path, remembers:
     module = tmp_path / "counting.py"
     module.write_text(NEW_JOBS)
     settings = {} if remembers else {"create_memory": 0}
-    flags = {"task_type": "counting", "creates": 20, "repeats": True, "jobs": 1}
+    flags = {"task_type": "counting", "creates": 20, "repeats": True, "jobs": 1, "seconds": 1}
     with (
         DrillHost("uvloop", modules=module, **settings) as host,
         Poller(poller, [host.ready().target], **flags) as client,
     ):
-        client.begun()
-        client.send(signal.SIGTERM)
         result = client.result()
     assert result.creates.failures == 0
     assert (result.duplicates > 0) is duplicates

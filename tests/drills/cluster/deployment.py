@@ -21,13 +21,15 @@ from drills.cluster.ways import Way
 class Endpoints:
     """The addresses that clients are told of, each change some seconds after it was made.
 
+    What clients learn is the state after a change: it includes all changes before that one.
+
     :param late: between these, in seconds
     """
 
     def __init__(self, late: tuple[float, float], addresses: list[str]) -> None:
         self._late = late
-        self._added = addresses
-        self._removed: set[str] = set()
+        self._states = [addresses]
+        self._told = 0
         self._lock = threading.Lock()
         self._random = random.Random(13)
         self._timers: list[threading.Timer] = []
@@ -36,25 +38,30 @@ class Endpoints:
     @property
     def addresses(self) -> list[str]:
         """What clients are told now."""
-        return [each for each in self._added if each not in self._removed]
+        return self._states[self._told]
 
     def add(self, address: str) -> None:
         """A pod is ready."""
-        self._change(lambda: self._added.append(address))
+        with self._lock:
+            self._tell_later([*self._states[-1], address])
 
     def remove(self, address: str) -> None:
         """A pod is being deleted."""
-        self._change(lambda: self._removed.add(address))
+        with self._lock:
+            self._tell_later([each for each in self._states[-1] if each != address])
 
-    def _change(self, change: Callable[[], None]) -> None:
-        def tell() -> None:
-            with self._lock:
-                change()
-                self.way.update(self.addresses)
-
-        timer = threading.Timer(self._random.uniform(*self._late), tell)
+    def _tell_later(self, state: list[str]) -> None:
+        number = len(self._states)
+        self._states.append(state)
+        timer = threading.Timer(self._random.uniform(*self._late), self._tell, [number])
         self._timers.append(timer)
         timer.start()
+
+    def _tell(self, number: int) -> None:
+        with self._lock:
+            if number > self._told:
+                self._told = number
+                self.way.update(self.addresses)
 
     def settle(self) -> None:
         """Wait until all is told."""
@@ -132,6 +139,7 @@ class Deployment:
             self._delete()
             self.ended[-1].wait()
             self._add()
+            time.sleep(self._row.pause)
 
     def drain_node_by_budget(self, count: int) -> None:
         """The same with a PodDisruptionBudget: a pod is evicted when the one before is replaced."""

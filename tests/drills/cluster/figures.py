@@ -37,9 +37,15 @@ def load(file: Path = FILE) -> dict[str, dict[str, Any]]:
 
 def keep(report: Report, file: Path) -> None:
     """Write a result, in place of the last of that row."""
-    kept = {**load(file), report.name: json.loads(json.dumps(asdict(report)))}
+    kept = {**load(file), report.name: {**asdict(report), "row": settings(report.row)}}
     ordered = {name: kept[name] for name in [*ROLLOUTS, *ROWS] if name in kept}
     file.write_text(json.dumps(ordered, indent=1) + "\n")
+
+
+def settings(row: Row) -> dict[str, Any]:
+    """Return what was set in a row, without its texts, as JSON has it."""
+    every = asdict(row)
+    return {name: json.loads(json.dumps(every[name])) for name in every if name not in ("title", "asks", "remedy")}
 
 
 def rollouts_table() -> Iterator[tuple[str, ...]]:
@@ -69,7 +75,7 @@ def rows_table() -> Iterator[tuple[str, ...]]:
             settings_of(row),
             f"{_failed(found)} of {found['calls']:,}",
             str(found["duplicates"]),
-            f"`{row.remedy}`" if row.remedy else "",
+            f"{row.asks}: `{row.remedy}`" if row.remedy else row.asks,
         )
 
 

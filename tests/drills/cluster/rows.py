@@ -22,20 +22,21 @@ class Row:
     :ivar pre_stop: between the order to end and SIGTERM
     :ivar min_ready: for which a new pod must be ready before an old one goes
     :ivar start_delay: until a new pod's host starts: scheduling, an image that is pulled
-    :ivar pause: between scaling in and out
+    :ivar pause: between scaling in and out, and after a pod that was recreated
     :ivar around: for which clients call before the first pod is replaced, and after the last has ended
     :ivar slow: how long the calls of one task in ten take
     :ivar on_node: pods that a node drain evicts together
     :ivar sidecar: when the proxy beside a host ends, after the order to end; "last" is after the host
     :ivar loses: whether calls are lost
     :ivar remedy: the row that shows what helps
+    :ivar asks: what it asks of the settings, for people
     """
 
     title: str
     behind: str = "service"
     client: str = "go"
     does: str = "rollout"
-    replacements: int = 6
+    replacements: int = 4
     replicas: int = 3
     processes: int = 1
     drain_delay: float = 6.0
@@ -52,6 +53,7 @@ class Row:
     sidecar: float | str | None = None
     loses: bool = False
     remedy: str = ""
+    asks: str = ""
 
     def __post_init__(self) -> None:
         if not self.grace_period:
@@ -60,58 +62,100 @@ class Row:
 
     def but(self, title: str, **changes: object) -> Row:
         """Return this row with other settings; the grace period follows unless it is among them."""
-        return replace(self, **{"title": title, "grace_period": 0.0, "loses": False, "remedy": "", **changes})
+        return replace(
+            self, **{"title": title, "grace_period": 0.0, "loses": False, "remedy": "", "asks": "", **changes}
+        )
 
 
-_SERVICE = Row("a rollout, by a Service's address")
-_HEADLESS = Row("a rollout, by a headless Service", behind="names")
+_SERVICE = Row("a rollout, clients by the Service's address")
+_HEADLESS = Row("a rollout, clients by a headless Service, which they resolve again every 30 s at most", behind="names")
 
 ROWS: dict[str, Row] = {
-    "service": _SERVICE,
-    "nginx": _SERVICE.but("a rollout behind nginx", behind="nginx"),
-    "envoy": _SERVICE.but("a rollout behind Envoy", behind="envoy"),
-    "no-delay": _SERVICE.but("the same without drain_delay", drain_delay=0.0, loses=True, remedy="service"),
-    "no-delay-nginx": _SERVICE.but("behind nginx without drain_delay", behind="nginx", drain_delay=0.0),
-    "no-delay-envoy": _SERVICE.but("behind Envoy without drain_delay", behind="envoy", drain_delay=0.0),
-    "very-late": _SERVICE.but(
-        "endpoints removed 8 to 10 s late", late=(8.0, 10.0), loses=True, remedy="very-late-longer"
+    "service": _SERVICE.but(_SERVICE.title, asks="`drain_delay` longer than endpoints take to change"),
+    "nginx": _SERVICE.but("the same behind nginx", behind="nginx", asks="[proxies.md](proxies.md)"),
+    "envoy": _SERVICE.but("the same behind Envoy", behind="envoy", asks="[proxies.md](proxies.md)"),
+    "no-delay": _SERVICE.but(
+        "the Service's address, no `drain_delay`",
+        drain_delay=0.0, loses=True, remedy="service", asks="new connections still go to the host that has gone",
     ),
-    "very-late-longer": _SERVICE.but("the same, drain_delay above that", late=(8.0, 10.0), drain_delay=12.0),
-    "headless": _HEADLESS.but("a rollout, by a headless Service", loses=True, remedy="headless-longer"),
-    "headless-longer": _HEADLESS.but("the same, drain_delay above 30 s", drain_delay=35.0, replacements=12),
-    "headless-min-ready": _HEADLESS.but("the same, minReadySeconds", min_ready=15.0),
-    "headless-channel": _HEADLESS.but("with our own channel", client="channel", drain_delay=35.0, replacements=12),
-    "pre-stop": _SERVICE.but("a preStop sleep in place of drain_delay", pre_stop=6.0, drain_delay=0.0),
+    "no-delay-nginx": _SERVICE.but(
+        "nginx, no `drain_delay`", behind="nginx", drain_delay=0.0, asks="nothing: nginx tries the next host"
+    ),
+    "no-delay-envoy": _SERVICE.but(
+        "Envoy, no `drain_delay`",
+        behind="envoy", drain_delay=0.0, asks="nothing: Envoy tries the next host, if `max_retries` allows it",
+    ),
+    "very-late": _SERVICE.but(
+        "endpoints change 8 to 10 s late",
+        late=(8.0, 10.0), loses=True, remedy="very-late-longer", asks="a longer `drain_delay`",
+    ),
+    "very-late-longer": _SERVICE.but("the same", late=(8.0, 10.0), drain_delay=12.0),
+    "headless": _HEADLESS.but(
+        _HEADLESS.title,
+        loses=True, remedy="headless-longer",
+        asks="else all addresses that the client knows are gone before it asks",
+    ),
+    "headless-longer": _HEADLESS.but(
+        "the same", drain_delay=35.0, replacements=12, asks="`drain_delay` above 30 s, and a grace period to match"
+    ),
+    "headless-min-ready": _HEADLESS.but(
+        "the same", min_ready=15.0, asks="or `minReadySeconds`; it helps in rollouts only, not when pods are evicted"
+    ),
+    "headless-channel": _HEADLESS.but(
+        "the same with `connectrio.rpc.Channel`, round robin", client="channel", drain_delay=35.0, replacements=12
+    ),
+    "pre-stop": _SERVICE.but(
+        "a `preStop` sleep in place of `drain_delay`",
+        pre_stop=6.0, drain_delay=0.0, asks="one of the two. Both add up, and the grace period counts both",
+    ),
     "pre-stop-short": _SERVICE.but(
-        "a preStop sleep that the grace period does not count",
+        "the same, calls of 3 s, a grace period for the sleep alone",
         pre_stop=6.0, drain_delay=0.0, slow=3.0, grace_period=6.5, loses=True, remedy="pre-stop",
+        asks="a grace period of preStop + `drain_delay` + `grace` + 13",
     ),
     "killed": _SERVICE.but(
-        "a KILL before the drain ends", slow=3.0, grace_period=6.5, loses=True, remedy="killed-later"
+        "calls of 3 s, and a KILL before the drain ends",
+        slow=3.0, grace_period=6.5, loses=True, remedy="killed-later",
+        asks="a grace period of `drain_delay` + `grace` + 13",
     ),
-    "killed-later": _SERVICE.but("the same, with a long grace period", slow=3.0),
+    "killed-later": _SERVICE.but("the same, killed later", slow=3.0),
     "long-calls": _SERVICE.but(
-        "calls of 5 s, longer than grace", slow=5.0, grace=2.0, loses=True, remedy="long-calls-grace"
+        "calls of 5 s, which `grace` does not allow",
+        slow=5.0, grace=2.0, loses=True, remedy="long-calls-grace", asks="`grace` above the longest call",
     ),
-    "long-calls-grace": _SERVICE.but("the same, grace above that", slow=5.0),
+    "long-calls-grace": _SERVICE.but("the same, allowed", slow=5.0),
     "sidecar-first": _SERVICE.but(
-        "a sidecar that ends before the host", sidecar=2.0, loses=True, remedy="sidecar-last"
+        "a service mesh whose sidecar ends 2 s after SIGTERM",
+        sidecar=2.0, loses=True, remedy="sidecar-last", asks="the sidecar must end last, or drain for longer",
     ),
-    "sidecar-longer": _SERVICE.but("a sidecar that drains for longer", sidecar=15.0),
-    "sidecar-last": _SERVICE.but("a native sidecar, which ends last", sidecar="last"),
-    "scale-in": _SERVICE.but("an HPA scales in by two pods, and out", does="scale_in", replicas=4),
-    "node-drain": _SERVICE.but("a node with two of three pods is drained", does="drain_node"),
+    "sidecar-longer": _SERVICE.but(
+        "the same, 15 s after it", sidecar=15.0, asks="a drain of the sidecar above `drain_delay` + the longest call"
+    ),
+    "sidecar-last": _SERVICE.but(
+        "a native sidecar, which ends after the host", sidecar="last",
+        asks="`restartPolicy: Always`, in `initContainers`"
+    ),
+    "scale-in": _SERVICE.but(
+        "an HPA takes two of four pods away at once, and gives them back", does="scale_in", replicas=4,
+        asks="the same as a rollout",
+    ),
+    "node-drain": _SERVICE.but(
+        "a node with two of three pods is drained, without a budget",
+        does="drain_node", asks="the same as a rollout; the pod that stays takes all calls",
+    ),
     "node-drain-all": _SERVICE.but(
-        "a node with all pods is drained; new ones take 10 s",
+        "a node with all pods is drained, without a budget; new pods take 10 s more",
         does="drain_node", on_node=3, start_delay=10.0, loses=True, remedy="node-drain-budget",
+        asks="a PodDisruptionBudget, or pods on several nodes",
     ),
     "node-drain-budget": _SERVICE.but(
         "the same with a PodDisruptionBudget", does="drain_node_by_budget", start_delay=10.0, replacements=3
     ),
-    "one-replica": _SERVICE.but("one replica, maxSurge 1", replicas=1),
+    "one-replica": _SERVICE.but("one replica, `maxSurge: 1`", replicas=1, asks="nothing more"),
     "recreate": _SERVICE.but(
-        "one replica that ends before its successor starts",
-        replicas=1, does="recreate", replacements=3, loses=True, remedy="one-replica",
+        "one replica that ends before the next one starts: `Recreate`, a StatefulSet, a plain restart",
+        replicas=1, does="recreate", replacements=3, pause=15.0, loses=True, remedy="one-replica",
+        asks="two replicas, or a new one before the old one goes",
     ),
 }  # fmt: skip
 
