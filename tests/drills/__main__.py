@@ -1,4 +1,4 @@
-"""The drills: python -m drills [attacks | drain | kill | restart | soak | rolling] [NAME…] [--backend …] [--json] …
+"""The drills: python -m drills [attacks | drain | kill | restart | rolling | soak] [NAME…] [OPTIONS]
 
 `just drills` runs it. The exit code is 1 when a call of a good client has failed, an attacker got what it should not,
 or something is left of calls that are over. A drill whose tool is missing is skipped.
