@@ -90,7 +90,7 @@ def limits_table(figures: Figures) -> str:
         yield ["a job in a `get_many`, in the background", f"{seen['background']['cpu_us']} µs", ""]
         yield ["memory at start", f"{memory['start_mib']} MiB", f"{memory['c0_start_mib']} MiB"]
         yield ["memory of a connection", f"{memory['connection_kib']} KiB", ""]
-        yield ["memory of a thread of `worker`", f"{memory['thread_kib']} KiB", ""]
+        yield ["memory of a worker thread", f"{memory['thread_kib']} KiB", ""]
         for name, key in (
             ("that was polled (10,000 at most)", "polled_job_bytes"),
             ("that is polled with limits or `get_many` (20,000 at most)", "known_job_bytes"),
