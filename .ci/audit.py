@@ -2,8 +2,8 @@
 
     uv run just audit [FILE…]
 
-Without a file: connectrio's dependencies and those of all extras, at the newest versions that pyproject.toml allows. A
-file has pinned requirements, as a constraints file has.
+Without a file: connectrio's dependencies and those of all extras, at the newest versions that pyproject.toml allows,
+and what the container image holds. A file has pinned requirements, as a constraints file has.
 
 The answer is pip-audit's, from the package index or from OSV. An index without such data looks like one that knows of
 no vulnerability. So each source is first asked about a release that is known to be vulnerable. One that does not know
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+IMAGE = ROOT / "deploy" / "constraints.txt"
 SOURCES = ("pypi", "osv")  # as pip-audit calls them
 CANARY = "jinja2==2.10"  # of 2018: leaves its sandbox, CVE-2019-10906
 NONE_KNOWN, KNOWN, FAILED, NOT_AUDITED = range(4)
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     try:
         source = find_source()
         with tempfile.TemporaryDirectory() as made:
-            files = list(map(Path, arguments)) or [resolved(Path(made))]
+            files = list(map(Path, arguments)) or [resolved(Path(made)), IMAGE]
             reports = [ask(source, each) for each in files]
     except AuditError as error:
         print(f"not audited: {error}", file=sys.stderr)

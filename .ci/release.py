@@ -60,11 +60,16 @@ PLACES = (
     Place("README.md", "connectrio {} is serving"),
     Place("deploy/helm/connectrio/Chart.yaml", "\nversion: {}\n", is_semver=True),
     Place("deploy/helm/connectrio/Chart.yaml", "\nappVersion: {}\n"),
+    Place("deploy/example/Dockerfile", "connectrio/connectrio:{}"),
+    Place("docs/tutorials/first-deployment.md", "connectrio/connectrio:{}"),
+    Place("docs/how-to/image.md", "connectrio/connectrio:{}"),
+    Place("docs/how-to/image.md", "--build-arg VERSION={}"),
 )
 
 # where the same digits are the version of something else, or history
 ELSEWHERE = (
     "CHANGELOG.md",
+    "deploy/constraints.txt",  # versions of others
     "docs/explanation/drills.md",  # which release was attacked
     "src/connectrio/cli/templates/",  # the first version of a user's package
     "tests/",  # made-up data

@@ -36,7 +36,9 @@ def answers(monkeypatch):
         if "pip_audit" not in command:
             return run(command, **rest)
         source = command[command.index("--vulnerability-service") + 1]
-        answer = given[source]["canary" not in command[-1]]
+        is_canary = command[-1].endswith("canary.txt")
+        is_image = command[-1] == str(audit.IMAGE)
+        answer = [] if is_image else given[source][not is_canary]
         asked.append(source)
         if isinstance(answer, list):
             return subprocess.CompletedProcess(command, 0, json.dumps({"dependencies": answer, "fixes": []}), "")
@@ -90,7 +92,7 @@ def test_the_other_source_is_asked_then(answers):
     given["pypi"] = ([EMPTY], [SAFE])
     given["osv"] = ([CANARY], [UNSAFE])
     assert audit.main([]) == KNOWN
-    assert asked == ["pypi", "osv", "osv"]
+    assert asked == ["pypi", "osv", "osv", "osv"]
 
 
 def test_files_are_audited_in_place_of_the_project(answers, tmp_path):
@@ -98,6 +100,13 @@ def test_files_are_audited_in_place_of_the_project(answers, tmp_path):
     given["pypi"] = ([CANARY], [SAFE])
     assert audit.main([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]) == NONE_KNOWN
     assert len(asked) == 3
+
+
+def test_what_the_image_holds_is_audited_too():
+    """By pip-audit's own reader: hashes and markers are understood."""
+    sources = pytest.importorskip("pip_audit._dependency_source", reason="pip-audit is not installed")
+    read = sources.RequirementSource([audit.IMAGE], no_deps=True, disable_pip=True)
+    assert len(list(read.collect())) > 20
 
 
 def test_a_project_that_cannot_be_resolved_is_an_error(answers, monkeypatch, capsys):

@@ -52,4 +52,6 @@ def test_deploy_check_runs_the_tests_of_deploy_even_where_tools_are_missing():
     recipe = re.search(r"^deploy-check .*\n((?:    .*\n)+)", text, re.MULTILINE)[1]
     assert " deploy-tools || echo " in recipe
     assert " test tests/deploy " in recipe
-    assert "just deploy-check tests\n" in SCRIPT
+    # and no test twice
+    assert "just deploy-check\n" in SCRIPT
+    assert "just test --ignore tests/deploy\n" in SCRIPT
