@@ -3,6 +3,8 @@
 set positional-arguments
 
 python := "python"
+# the tests of what is deployed: image, chart, alerts, releases, the scale plan, rolling updates, restarts in place
+deploy_tests := "tests/deploy tests/ci tests/scale tests/drills tests/e2e/test_restart.py tests/host/test_handover.py tests/host/test_systemd.py"
 
 # list the recipes
 default:
@@ -114,10 +116,10 @@ interop-tools:
 deploy-tools:
     go install helm.sh/helm/v3/cmd/helm@v3.22.0
 
-# install what checks deploy/, and run its tests; arguments are more tests, and options of pytest
+# install the tools for it, and run the tests of all that is deployed, as `deploy_tests` lists them; options go to pytest
 deploy-check *arguments:
     @{{just_executable()}} deploy-tools || echo "not all tools could be installed; the tests that need them are skipped"
-    @{{just_executable()}} test tests/deploy "$@"
+    @{{just_executable()}} test {{deploy_tests}} "$@"
 
 # make a release: version, changelog, build, trials in fresh environments, commit and tag; uploads nothing
 release *arguments:

@@ -29,6 +29,7 @@ from pythons import interpreter, supported
 
 ROOT = Path(__file__).parents[1]
 BRANCH = "main"
+IMAGE = "ghcr.io/connectrio/connectrio"
 _VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 
 
@@ -147,6 +148,9 @@ connectrio {version} is committed and tagged as v{version}, and in dist/. Nothin
 
   git push --atomic origin {BRANCH} v{version}
   uvx twine upload {kept.name}/{wheel.name} {kept.name}/{sdist.name}
+  docker build --file deploy/Containerfile --tag {IMAGE}:{version} --build-arg VERSION={version} \\
+      --build-arg REVISION=$(git rev-parse HEAD) --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) .
+  docker push {IMAGE}:{version}
 
 Then begin the next section of CHANGELOG.md, "## VERSION (unreleased)". To take the release back before it is pushed:
 
@@ -245,7 +249,7 @@ def dated_changelog(text: str, version: str, date: str) -> str:
 
 
 def commit(repository: Path, clone: Path, version: str) -> None:
-    """Commit what was written, and tag it, by whom the repository's commits are."""
+    """Commit what was written, and tag it, in the name that the repository's git has."""
     for key in ("user.name", "user.email"):
         git(clone, "config", key, setting(repository, key))
     message = f"Release {version}\n\nThe version and the date in the changelog, written by `just release`."

@@ -119,6 +119,6 @@ def test_extras_of_extras_and_markers_are_followed(tmp_path):
     assert licences.brought_by(installed, ["a", "absent"]) == {"a", "b", "c"}
 
 
-def test_the_sdist_and_the_wheel_carry_our_own():
+def test_our_own_licence_is_accepted_and_declared():
     assert ACCEPTED["Apache-2.0"].endswith("connectrio's own")
     assert 'license = "Apache-2.0"\nlicense-files = ["LICENSE"]' in (ROOT / "pyproject.toml").read_text()

@@ -188,6 +188,14 @@ def test_the_wheel_is_pure_and_the_sdist_is_what_git_has(built, repository):
     wheel, sdist = built
     release.check_wheel(wheel, release.current_version(repository))
     release.check_sdist(sdist, git(repository, "ls-files").splitlines())
+    with zipfile.ZipFile(wheel) as files:
+        assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files.namelist())
+
+
+def test_git_has_nothing_that_was_built_or_downloaded():
+    tracked = [ROOT / name for name in tracked_files()]
+    assert [path for path in tracked if path.suffix in {".whl", ".so", ".pyc", ".gz", ".zip"}] == []
+    assert [path for path in tracked if path.stat().st_size > 1_000_000] == []
 
 
 def test_another_build_of_the_commit_has_the_same_bytes(built, repository, tmp_path):

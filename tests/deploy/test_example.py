@@ -38,7 +38,7 @@ COMMAND = [*json.loads(INSTRUCTIONS["ENTRYPOINT"]), *json.loads(INSTRUCTIONS["CM
 PATIENCE = 60.0
 # seconds that a host may need after `drain_delay` and `grace`: ten for lifespans to close, one more for those that
 # do not, and some for worker threads, the last connections and the log
-CLOSING = 12.6
+CLOSING = 13
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["kind"])

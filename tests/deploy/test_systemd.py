@@ -16,7 +16,7 @@ SERVICE, SOCKET = UNITS / "connectrio.service", UNITS / "connectrio.socket"
 PROGRAM = Path(sys.executable).parent / "connectrio"
 
 # seconds that a host may need after `drain_delay` and `grace`; several processes are killed then
-CLOSING = 20
+CLOSING = 21
 
 
 def options(unit: Path) -> dict[str, list[str]]:

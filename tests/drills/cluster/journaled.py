@@ -29,7 +29,6 @@ class Journaled(AsyncConnector[Line]):
     name = "Journaled"
     task_type_name = "journaled"
     metadata_type = Line
-    create_is_idempotent = bool(os.environ.get("CLUSTER_IDEMPOTENT"))
 
     async def create(self, task_template, output_prefix, inputs=None, task_execution_metadata=None, **kwargs):
         name = task_execution_metadata.task_execution_id.node_execution_id.execution_id.name
