@@ -12,6 +12,7 @@ anything from before, and must be the same.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import shutil
 import subprocess
@@ -68,19 +69,20 @@ def _build_ours(store: Store, context: Path, tag: str, extras: str, *options: st
 
 def sizes(store: Store, tag: str, directory: Path) -> dict[Figure, float]:
     """Return the size of an image's layers, and that of the compressed ones, which a machine pulls."""
-    return {
-        figures.SIZE: _pushed(store, tag, directory, "--disable-compression"),
-        figures.COMPRESSED: _pushed(store, tag, directory),
-    }
-
-
-def _pushed(store: Store, tag: str, directory: Path, *options: str) -> int:
-    store.buildah("push", "--quiet", *options, tag, f"oci:{directory}:it")
+    store.buildah("push", "--quiet", tag, f"oci:{directory}:it")
     blobs = directory / "blobs" / "sha256"
     (entry,) = json.loads((directory / "index.json").read_text())["manifests"]
     manifest = json.loads((blobs / entry["digest"].partition(":")[2]).read_text())
+    layers = [blobs / layer["digest"].partition(":")[2] for layer in manifest["layers"]]
+    compressed = sum(layer.stat().st_size for layer in layers)
+    size = sum(_unpacked(layer) for layer in layers)
     shutil.rmtree(directory)
-    return sum(layer["size"] for layer in manifest["layers"])
+    return {figures.SIZE: size, figures.COMPRESSED: compressed}
+
+
+def _unpacked(layer: Path) -> int:
+    with gzip.open(layer) as content:
+        return sum(iter(lambda: len(content.read(1 << 20)), 0))
 
 
 def start(store: Store, tag: str) -> dict[Figure, float]:

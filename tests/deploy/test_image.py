@@ -21,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bench.figures import load
 from connectrio._version import __version__
 from deploy.containers import (
     CONTAINERFILE,
@@ -148,6 +149,14 @@ def test_the_guide_names_the_extras_and_shows_the_example():
     assert named | set(default_extras()) == extras_that_are_locked()
     dockerfile = re.sub(r"^#.*\n", "", (EXAMPLE / "Dockerfile").read_text(), flags=re.MULTILINE)
     assert f"```dockerfile\n{dockerfile}```" in guide
+
+
+def test_the_guide_has_the_figures_that_were_measured():
+    """If this fails: uv run just image-size --json tests/bench/image.json, and copy the table and the date."""
+    (table,) = load(ROOT / "tests" / "bench" / "image.json")
+    title, _, lines = table.to_markdown().partition("\n\n")
+    assert title == "Image: size, start, and idle memory"
+    assert lines in GUIDE.read_text()
 
 
 # ------------------------------------------------------------------------------------------------------ the images
