@@ -22,6 +22,7 @@ BLOCKS = [part for page in PAGES for part in parts(page) if isinstance(part, Blo
 LANGUAGES = {
     "bash", "console", "dockerfile", "json", "jsonc", "makefile", "promql", "proto", "python", "sh", "sql", "text",
     "toml", "yaml",
+    "nginx",  # tests/drills/test_rolling.py runs it
 }  # fmt: skip
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
