@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from connectrio.cli.commands.serve import serve  # noqa: E402 - the tests' folders are modules
 from connectrio.cli.settings_help import settings_help  # noqa: E402
 from connectrio.host.settings import HostSettings  # noqa: E402
+from connectrio.logs._levels import LEVELS  # noqa: E402
 from deploy.chart import CHART, DOCS, INSTALLS, THEIRS, manifests_of, why_no_helm  # noqa: E402
 from docs.generated import cell, code, table, types  # noqa: E402
 
@@ -31,7 +32,7 @@ SCHEMA = CHART / "values.schema.json"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 
 # values of Flyte's charts and settings that the chart refuses itself, because it has more to say than a schema
-REFUSED_VALUES = ("configPath", "extraArgs", "connectorSecret", "agentSecret", "forceNamespace")
+REFUSED_VALUES = ("configPath", "extraArgs", "connectorSecret", "agentSecret", "forceNamespace", "flyteconnector")
 REFUSED_SETTINGS = (
     "port", "prometheus_port", "processes", "job_store", "tls_cert", "tls_key", "config", "host", "timeout"
 )  # fmt: skip
@@ -39,33 +40,41 @@ REFUSED_SETTINGS = (
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _COUNT = {"type": "integer", "minimum": 1}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+# a number, or a share of all
+_PODS = {"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^[0-9]+%?$"}
+_LEVEL = rf"([^\s,]+=)?({'|'.join(LEVELS)})"
 _TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 # what the default of a value does not tell
 _FORMS: dict[str, dict[str, Any]] = {
     "replicaCount": _COUNT,
     "processes": _COUNT,
     "image.pullPolicy": {"enum": ["IfNotPresent", "Always", "Never"]},
-    "podEnv": {"type": ["object", "array"]},
+    # null, because helm warns of a list in place of a map, even of an empty one
+    "podEnv": {"type": ["object", "array", "null"]},
     "ports.containerPort": _PORT,
     "ports.name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$"},
     "ports.metricsPort": _PORT,
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    "podDisruptionBudget.maxUnavailable": _PODS,
+    "podDisruptionBudget.minAvailable": _PODS,
     "autoscaling.minReplicas": _COUNT,
     "autoscaling.maxReplicas": _COUNT,
     "networkPolicy.vendorPorts": {"type": "array", "items": _PORT},
     "tls.certManager.dnsNames": _TEXT_LIST,
     "connectorSecrets": {
         "type": "object",
-        "propertyNames": {"pattern": "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$"},
-        "additionalProperties": {
-            "type": "object",
-            "properties": {
-                "existingSecret": {"type": "string"},
-                "stringData": _TEXTS,
-                "data": _TEXTS,
-                "mountPath": {"type": "string", "pattern": "^/"},
+        # of other names the chart says what is wrong
+        "patternProperties": {
+            "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$": {
+                "type": "object",
+                "properties": {
+                    "existingSecret": {"type": "string"},
+                    "stringData": _TEXTS,
+                    "data": _TEXTS,
+                    "mountPath": {"type": "string", "pattern": "^/"},
+                },
+                "additionalProperties": False,
             },
-            "additionalProperties": False,
         },
     },
     **dict.fromkeys(("commonLabels", "commonAnnotations", "podAnnotations", "podLabels", "nodeSelector"), _TEXTS),
@@ -109,9 +118,11 @@ def schema_of_setting(name: str, annotation: str) -> dict[str, Any]:
     kind = annotation.removesuffix(" | None")
     if kind in ("int", "float"):
         return {"type": "integer" if kind == "int" else "number", **lower_bound(name, kind)}
+    if name == "log_level":
+        texts = {"type": "string", "pattern": rf"^{_LEVEL}([\s,]+{_LEVEL})*$"}
+        return {**texts, "type": ["array", "string"], "items": texts}
     if kind in ("list[str]", "tuple[str, ...]"):
-        texts = {"type": "array", "items": {"type": "string", "pattern": "^\\S+$"}}
-        return {"anyOf": [texts, {"type": "string"}]} if name == "log_level" else texts
+        return {"type": "array", "items": {"type": "string", "pattern": "^\\S+$"}}
     choices = {
         "bool": {"type": "boolean"},
         "str": {"type": "string"},
@@ -217,7 +228,7 @@ def here_of(fact: dict[str, Any]) -> str:
 
 def ours_beside(path: str, fact: dict[str, Any]) -> str:
     if fact["here"] == "same":
-        is_equal = value_at(path) == fact["default"]
+        is_equal = shown(value_at(path)) == shown(fact["default"])
         return "the same" if is_equal else shown(value_at(path)) or "empty"
     return ""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -70,10 +72,15 @@ def test_the_page_counts_the_seconds_of_a_drain_right():
     """Each column of its table is an install."""
     page = (DOCS / "how-to" / "helm.md").read_text()
     rows = [
-        re.findall(r"\| (\d+)(?= \|)", row) for row in re.findall(r"^\| [`t].*(?:\| \d+ ){3}\|$", page, re.MULTILINE)
+        re.findall(r"\| (\d+)(?= \|)", row) for row in re.findall(r"^\| [`t].*(?:\| \d+ ){4}\|$", page, re.MULTILINE)
     ]
     headless = {"headlessService": {"enabled": True}}
-    columns = [Install(values) for values in ({}, headless, {**headless, "processes": 2})]
+    tracing = {"settings": {"tracing": True}}
+    columns = [Install(values) for values in ({}, tracing, headless, {**headless, "processes": 2})]
+    assert Install({**headless, **tracing, "processes": 2}).pod == {
+        **columns[-1].pod,
+        "containers": [{**columns[-1].container, "env": ANY}],
+    }
     delay, grace, closing, total = ([int(number) for number in row] for row in rows)
     assert delay == [int(each.env["CONNECTRIO_DRAIN_DELAY"]) for each in columns]
     assert set(grace) == {HostSettings().grace}
@@ -89,6 +96,30 @@ def test_the_page_shows_what_helm_says_of_a_drain_that_is_too_short():
         rendered({"terminationGracePeriodSeconds": 30})
     assert str(refused.value).startswith(begin)
     assert text in str(refused.value)
+
+
+@pytest.mark.skipif(bool(why_no_helm()), reason=why_no_helm())
+def test_the_values_of_the_migration_keep_names_and_files():
+    page = (DOCS / "how-to" / "from-flyteconnector.md").read_text()
+    values = yaml.safe_load(re.search(r'^```yaml title="values.yaml"\n(.*?)^```', page, re.MULTILINE | re.DOTALL)[1])
+    found = Install(values)
+    theirs = json.loads(THEIRS.read_text())["values"]
+    assert found.one("Service", "flyteconnector")["spec"]["ports"][0]["name"] == theirs["ports.name"]["default"]
+    pod = found.one("Deployment", "flyteconnector")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert theirs["ports.name"]["default"] in [each["name"] for each in container["ports"]]
+    assert "/etc/secrets" in [each["mountPath"] for each in container["volumeMounts"]]
+    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 1000)
+
+
+def test_the_image_of_the_migration_has_extras_that_exist():
+    page = (DOCS / "how-to" / "from-flyteconnector.md").read_text()
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    section = page[page.index("## The image") : page.index("## The values")]
+    rows = "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    named = set(re.findall(r"`(\w+)`", rows)) | set(re.search(r"'connectrio\[(.*?)\]'", section)[1].split(","))
+    assert len(named) == 5
+    assert named <= project["optional-dependencies"].keys()
 
 
 def test_the_executors_configurations_have_known_keys():

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from deploy.chart import CHART, THEIRS, Install, RefusedError, rendered, why_no_helm
+from connectrio.logs._levels import Levels
+from deploy.chart import CHART, KUBERNETES, THEIRS, Install, RefusedError, helm, rendered, why_no_helm
 from deploy.test_chart import TLS
 
 pytestmark = pytest.mark.skipif(bool(why_no_helm()), reason=why_no_helm())
@@ -26,12 +27,21 @@ REFUSED = {
     "an early kill": ({"terminationGracePeriodSeconds": 30},
                       "terminationGracePeriodSeconds is 30, and must be at least 44: drain_delay 6 + grace 25 + 13 s"),
     "an early kill with grace": ({"terminationGracePeriodSeconds": 44, "settings": {"grace": 40.5}}, "at least 60"),
+    "an early kill with tracing": (
+        {"terminationGracePeriodSeconds": 44, "settings": {"tracing": True}},
+        "at least 47: drain_delay 6 + grace 25 + 16 s"),
     "an early kill with processes": ({"terminationGracePeriodSeconds": 44, "processes": 2}, "at least 52"),
     "a budget of none": ({"podDisruptionBudget": {"maxUnavailable": 0}}, "no node could be drained: set it to 1"),
     "a budget of 0%": ({"podDisruptionBudget": {"maxUnavailable": "0%"}}, "no node could be drained"),
     "a budget of all": ({"podDisruptionBudget": {"minAvailable": 2}},
                         "minAvailable 2 of 2 pods lets none be evicted, so no node could be drained: set it to 1"),
     "a budget of 60%": ({"podDisruptionBudget": {"minAvailable": "60%"}}, "minAvailable 60% of 2 pods"),
+    "a budget of 100%": ({"podDisruptionBudget": {"maxUnavailable": "100%"}},
+                         "maxUnavailable 100% of 2 pods lets all be evicted at once: set it to 1 or less"),
+    "a budget of all at once": ({"replicaCount": 3, "podDisruptionBudget": {"maxUnavailable": 3}}, "set it to 2"),
+    "a share that is rounded up to all": ({"podDisruptionBudget": {"maxUnavailable": "51%"}}, "51% of 2 pods lets all"),
+    "a budget that keeps none": ({"podDisruptionBudget": {"minAvailable": "0%"}}, "minAvailable 0% lets all pods be"),
+    "a budget in words": ({"podDisruptionBudget": {"minAvailable": "two"}}, "/podDisruptionBudget/minAvailable"),
     "a scale by nothing": ({"autoscaling": {**HPA, "targetCPUUtilizationPercentage": None}}, "nothing to scale by"),
     "a scale of less": ({"autoscaling": {**HPA, "maxReplicas": 1}}, "maxReplicas 1 is less than"),
     "a share of no CPU": ({"autoscaling": HPA, "resources": {"limits": {"memory": "1Gi"}}}, "resources.requests.cpu"),
@@ -66,12 +76,21 @@ REFUSED = {
     "an item with a space": ({"settings": {"modules": ["a b"]}}, "modules"),
     "an unknown value": ({"replicas": 2}, "replicas"),
     "no pods": ({"replicaCount": 0}, "replicaCount"),
-    "a Secret's name that is none": ({"connectorSecrets": {"My_Key": {"existingSecret": "a"}}}, "My_Key"),
+    "a Secret's name that is none": (
+        {"connectorSecrets": {"my_token": KEPT}},
+        "connectorSecrets.my_token: a name has lower-case letters, digits and '-'"),
+    "a Secret without a name": ({"connectorSecrets": {"stringData": {"a": "b"}}},
+                                "connectorSecrets.stringData: a NAME is missing above it"),
+    "a Secret of yours without a name": ({"connectorSecrets": {"existingSecret": "a"}}, "a NAME is missing"),
+    "a misspelt Secret": ({"connectorSecrets": {"x": {"existingsecret": "a"}}}, "/connectorSecrets/x"),
+    "a log level": ({"settings": {"log_level": ["inf"]}}, "/settings/log_level/0"),
+    "a log level in a text": ({"settings": {"log_level": "info httpx=warn"}}, "/settings/log_level"),
     "Flyte's extraArgs": ({"extraArgs": {"worker": 20}}, "extraArgs is a value of flyteconnector that this chart does"),
     "Flyte's configPath": ({"configPath": "/etc/x"}, "Give settings in `settings`"),
     "Flyte's connectorSecret": ({"connectorSecret": {"secretData": {"stringData": {"a": "b"}}}},
                                 "connectorSecrets: {NAME: {stringData: {KEY: …}}}"),
     "Flyte 1's agentSecret": ({"agentSecret": {"secretData": {"data": {"a": "b"}}}}, "connectorSecrets"),
+    "a part of Flyte's chart": ({"flyteconnector": {"replicaCount": 2}}, "Move what is below it to the top"),
     "Flyte's forceNamespace": ({"forceNamespace": "a"}, "use helm's --namespace"),
 }  # fmt: skip
 
@@ -82,6 +101,33 @@ def test_it_refuses_and_says_why(case):
     with pytest.raises(RefusedError) as refused:
         rendered(values)
     assert text in str(refused.value)
+
+
+def test_it_refuses_all_values_of_flyte_at_once():
+    with pytest.raises(RefusedError) as refused:
+        rendered({"extraArgs": {"worker": 20}, "configPath": "/etc/x", "forceNamespace": "a"})
+    for name in ("extraArgs", "configPath", "forceNamespace"):
+        assert f"{name} is a value of flyteconnector that this chart does not have" in str(refused.value)
+
+
+@pytest.mark.parametrize("level", ["info", "info httpx=warning", "info, httpx=warning", ["debug", "a.b=error"]])
+def test_it_takes_the_log_levels_that_a_host_takes(level):
+    Levels.read(level)
+    rendered({"settings": {"log_level": level}})
+
+
+@pytest.mark.parametrize("pods", [{"maxUnavailable": "50%"}, {"maxUnavailable": 2}, {"minAvailable": "34%"}])
+def test_it_takes_a_budget_of_some(pods):
+    assert Install({"replicaCount": 3, "podDisruptionBudget": pods}).of("PodDisruptionBudget")
+
+
+@pytest.mark.parametrize("env", [[{"name": "A", "value": "b"}], {"A": "b"}], ids=["list", "map"])
+def test_variables_in_both_forms_pass_without_a_warning(env, tmp_path):
+    values = tmp_path / "values.yaml"
+    values.write_text(json.dumps({"podEnv": env}))
+    for command in (["template", "x"], ["lint"]):
+        ran = helm(*command, CHART, "--kube-version", KUBERNETES, "-f", values)
+        assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_chart_without_its_files_says_so(tmp_path):

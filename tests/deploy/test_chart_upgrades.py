@@ -33,7 +33,7 @@ def test_a_new_version_of_the_chart_restarts_no_pods(tmp_path):
     "values",
     [
         {"replicaCount": 5},
-        {"podDisruptionBudget": {"maxUnavailable": 2}},
+        {"podDisruptionBudget": {"minAvailable": 1}},
         {"monitoring": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}},
         {"networkPolicy": {"enabled": True}},
         {"service": {"annotations": {"a": "b"}}},
@@ -92,8 +92,13 @@ def noted(tmp_path_factory):
 
 def test_the_notes_have_the_executors_configuration(noted):
     text = noted({})
-    begin = text.index("  plugins:")
-    plugin = yaml.safe_load(text[begin : text.index("3. See")])["plugins"]["connector-service"]
+    begin = text.index("  tasks:")
+    configuration = yaml.safe_load(text[begin : text.index("3. See")])
+    plugin = configuration["plugins"]["connector-service"]
+    (task_type,) = plugin["supportedTaskTypes"]
+    routes = configuration["tasks"]["task-plugins"]
+    assert routes["default-for-task-types"][task_type] == "connector-service"
+    assert set(routes["default-for-task-types"].values()) == set(routes["enabled-plugins"])
     address = f"{RELEASE}.{NAMESPACE}.svc.cluster.local"
     assert plugin["defaultConnector"] == {"endpoint": f"dns:///{address}:8000", "insecure": True}
     headless = noted({"headlessService": {"enabled": True}, "tls": {"enabled": True, "existingSecret": "a"}})
@@ -103,6 +108,16 @@ def test_the_notes_have_the_executors_configuration(noted):
     assert "-- connectrio ls --target 127.0.0.1:9000\n" in noted({"ports": {"containerPort": 9000}})
     assert "-- connectrio ls\n" in text
     assert "takes up to 44 s: 6 s until" in text
+
+
+def test_the_notes_say_what_runs_and_where_its_page_is(noted):
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    text = noted({"image": {"repository": "registry.example/a", "tag": "1.4.0"}})
+    assert text.startswith(f"{RELEASE} in {NAMESPACE} runs registry.example/a:1.4.0 (chart connectrio-{version}).\n")
+    assert "\nThen open http://127.0.0.1:9090/status\n" in text
+    tls = {"tls": {"enabled": True, "existingSecret": "a"}, "settings": {"prometheus_tls": True}}
+    assert "https://127.0.0.1:9100/status" in noted({**tls, "ports": {"metricsPort": 9100}})
+    assert "/status" not in noted({"settings": {"page": False}})
 
 
 def test_the_notes_warn_of_what_may_surprise(noted):

@@ -3,16 +3,19 @@
 {{- define "connectrio.check" -}}
 {{- $values := .Values -}}
 
-{{- /* values of Flyte's own charts */}}
+{{- /* values of Flyte's own charts, all in one message */}}
+{{- $theirs := list -}}
 {{- range $name, $instead := dict
   "configPath" "connectrio reads no files there. Give settings in `settings`"
   "extraArgs" "give them in `settings`: `--worker 20` is `settings: {worker: 20}`"
   "connectorSecret" "use `connectorSecrets: {NAME: {stringData: {KEY: …}}}`, whose files are /etc/secrets/NAME/KEY. With `mountPath: /etc/secrets` they stay where they were"
   "agentSecret" "use `connectorSecrets: {NAME: {stringData: {KEY: …}}}`, whose files are /etc/secrets/NAME/KEY. With `mountPath: /etc/secrets` they stay where they were"
   "forceNamespace" "use helm's --namespace"
+  "flyteconnector" "it is the part of Flyte's chart. Move what is below it to the top, without `enabled`"
 }}
-{{- if get $values $name }}{{ fail (printf "%s is a value of flyteconnector that this chart does not have: %s" $name $instead) }}{{ end -}}
+{{- if get $values $name }}{{ $theirs = append $theirs (printf "%s is a value of flyteconnector that this chart does not have: %s" $name $instead) }}{{ end -}}
 {{- end -}}
+{{- if $theirs }}{{ fail (join "\n" $theirs) }}{{ end -}}
 
 {{- /* settings that other values decide */}}
 {{- range $name, $instead := dict
@@ -36,11 +39,13 @@
 {{- $replicas := include "connectrio.replicas" . | int -}}
 {{- with $values.podDisruptionBudget }}{{ if and .enabled (gt $replicas 1) -}}
 {{- if kindIs "invalid" .minAvailable -}}
-{{- if has (toString .maxUnavailable) (list "0" "0%" "<nil>") }}{{ fail "podDisruptionBudget.maxUnavailable 0 lets no pod be evicted, so no node could be drained: set it to 1" }}{{ end -}}
+{{- $gone := include "connectrio.pods" (list .maxUnavailable $replicas) | int -}}
+{{- if eq $gone 0 }}{{ fail "podDisruptionBudget.maxUnavailable 0 lets no pod be evicted, so no node could be drained: set it to 1" }}{{ end -}}
+{{- if ge $gone $replicas }}{{ fail (printf "podDisruptionBudget.maxUnavailable %v of %d pods lets all be evicted at once: set it to %d or less" .maxUnavailable $replicas (sub $replicas 1)) }}{{ end -}}
 {{- else -}}
-{{- $share := regexFind "^[0-9]+%$" (toString .minAvailable) -}}
-{{- $kept := ternary (divf (mulf (trimSuffix "%" $share | default "0" | float64) $replicas) 100 | ceil) (float64 .minAvailable) (ne $share "") -}}
-{{- if ge $kept (float64 $replicas) }}{{ fail (printf "podDisruptionBudget.minAvailable %v of %d pods lets none be evicted, so no node could be drained: set it to %d or less, or use maxUnavailable" .minAvailable $replicas (sub $replicas 1)) }}{{ end -}}
+{{- $kept := include "connectrio.pods" (list .minAvailable $replicas) | int -}}
+{{- if eq $kept 0 }}{{ fail (printf "podDisruptionBudget.minAvailable %v lets all pods be evicted at once: set it to 1 or more, or use maxUnavailable" .minAvailable) }}{{ end -}}
+{{- if ge $kept $replicas }}{{ fail (printf "podDisruptionBudget.minAvailable %v of %d pods lets none be evicted, so no node could be drained: set it to %d or less, or use maxUnavailable" .minAvailable $replicas (sub $replicas 1)) }}{{ end -}}
 {{- end -}}
 {{- end }}{{ end -}}
 {{- with $values.autoscaling }}{{ if .enabled -}}
@@ -77,6 +82,10 @@
 {{- if and (or .password .existingSecret) (not .url) (not .urlKey) }}{{ fail "jobStore has a Secret, but no address: give jobStore.url, or jobStore.urlKey" }}{{ end -}}
 {{- end -}}
 {{- range $name, $secret := $values.connectorSecrets -}}
+{{- if has $name (list "stringData" "existingSecret" "mountPath") }}{{ fail (printf "connectorSecrets.%s: a NAME is missing above it: `connectorSecrets: {NAME: {%s: …}}`" $name $name) }}{{ end -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$" $name) }}{{ fail (printf "connectorSecrets.%s: a name has lower-case letters, digits and '-', and at most 42 of them. With `mountPath` the files may be anywhere" $name) }}{{ end -}}
+{{- end -}}
+{{- range $name, $secret := $values.connectorSecrets -}}
 {{- $given := or $secret.stringData $secret.data -}}
 {{- if and $given $secret.existingSecret }}{{ fail (printf "connectorSecrets.%s has both existingSecret and data of its own: give one of them" $name) }}{{ end -}}
 {{- if and $given (has $name (list "tls" "job-store")) }}{{ fail (printf "connectorSecrets.%s would have the name of another object of the chart: take another name" $name) }}{{ end -}}
@@ -86,5 +95,15 @@
 {{- if and (ne $other $name) (hasPrefix (printf "%s/" $path) (printf "%s/" $inner)) }}{{ fail (printf "connectorSecrets.%s is mounted at %s, and connectorSecrets.%s at %s, which is read-only: give one of them another mountPath" $other $inner $name $path) }}{{ end -}}
 {{- end -}}
 {{- if not (or $given $secret.existingSecret) }}{{ fail (printf "connectorSecrets.%s is empty: give existingSecret, the name of a Secret, or stringData" $name) }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* a number of pods, or a share of all, which Kubernetes rounds up; takes it and the number of all */}}
+{{- define "connectrio.pods" -}}
+{{- $given := index . 0 | toString -}}
+{{- if hasSuffix "%" $given -}}
+{{ divf (mulf (trimSuffix "%" $given | float64) (index . 1)) 100 | ceil }}
+{{- else -}}
+{{ int $given }}
 {{- end -}}
 {{- end }}

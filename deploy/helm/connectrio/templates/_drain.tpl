@@ -20,9 +20,10 @@
 {{ $delay | toJson }}
 {{- end }}
 
-{{- /* after drain_delay and grace: lifespans close and connections end; a supervisor ends its processes after 20 s */}}
+{{- /* after drain_delay and grace: lifespans close and connections end; 3 s for the last spans; a supervisor kills its
+       processes after 20 s, with spans or without */}}
 {{- define "connectrio.closing" -}}
-{{ ternary 21 13 (gt (int .Values.processes) 1) }}
+{{ ternary 21 (ternary 16 13 (.Values.settings.tracing | default false)) (gt (int .Values.processes) 1) }}
 {{- end }}
 
 {{- define "connectrio.terminationGracePeriod" -}}
