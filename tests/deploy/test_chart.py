@@ -16,6 +16,7 @@ from connectrio.cli.hosting import variable
 from connectrio.cli.settings_help import settings_help
 from connectrio.host.settings import HostSettings
 from connectrio.processes import _member
+from connectrio.service.job_store import store
 from connectrio.tracing import _export
 from deploy.chart import CHART, NAMESPACE, RELEASE, Install, helm, why_no_helm
 from deploy.test_example import CLOSING
@@ -181,6 +182,7 @@ def test_kubernetes_waits_for_the_drain(each):
     grace = float(each.env.get("CONNECTRIO_GRACE", HostSettings().grace))
     # a supervisor ends its own processes after that
     closing = CLOSING + (_export._FLUSH_TIMEOUT if each.env.get("CONNECTRIO_TRACING") == "1" else 0)
+    closing += store._END if "CONNECTRIO_JOB_STORE" in each.env else 0
     if "CONNECTRIO_PROCESSES" in each.env:
         assert closing < _member._END_AFTER
         closing = _member._END_AFTER

@@ -77,6 +77,9 @@ def test_the_page_counts_the_seconds_of_a_drain_right():
     headless = {"headlessService": {"enabled": True}}
     tracing = {"settings": {"tracing": True}}
     columns = [Install(values) for values in ({}, tracing, headless, {**headless, "processes": 2})]
+    store = {"jobStore": {"url": "postgresql://db/jobs", "password": "x"}}
+    waits = "terminationGracePeriodSeconds"
+    assert Install(store).pod[waits] == columns[1].pod[waits]
     assert Install({**headless, **tracing, "processes": 2}).pod == {
         **columns[-1].pod,
         "containers": [{**columns[-1].container, "env": ANY}],

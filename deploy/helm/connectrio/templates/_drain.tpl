@@ -20,10 +20,12 @@
 {{ $delay | toJson }}
 {{- end }}
 
-{{- /* after drain_delay and grace: lifespans close and connections end; 3 s for the last spans; a supervisor kills its
-       processes after 20 s, with spans or without */}}
+{{- /* after drain_delay and grace: lifespans close and connections end; 3 s each for the last spans and for a job store
+       whose database does not answer; a supervisor kills its processes after 20 s, whatever they have */}}
 {{- define "connectrio.closing" -}}
-{{ ternary 21 (ternary 16 13 (.Values.settings.tracing | default false)) (gt (int .Values.processes) 1) }}
+{{- $spans := ternary 3 0 (.Values.settings.tracing | default false) -}}
+{{- $store := ternary 3 0 (or .Values.jobStore.url .Values.jobStore.urlKey | empty | not) -}}
+{{ ternary 21 (add 13 $spans $store) (gt (int .Values.processes) 1) }}
 {{- end }}
 
 {{- define "connectrio.terminationGracePeriod" -}}
