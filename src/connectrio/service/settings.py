@@ -41,7 +41,7 @@ class ServiceSettings:
         Flyte 1 gives up after ten seconds by default, and hardly any client waits for more than ten minutes
     :ivar create_memory: the time for which a repeated CreateTask is answered with the existing job, and a lost job is
         kept for the next attempt. The executor repeats within seconds, or when it has restarted
-    :ivar create_memory_size: the most jobs that are remembered for that; about a kilobyte each, and their resource_meta
+    :ivar create_memory_size: the most jobs that are remembered for that; about 4 KB each, and their resource_meta
     :ivar create_memory_bytes: the most bytes of resource_meta that are remembered for that. A usual one has a few
         hundred
     :ivar job_store: the URL of a database that hosts share, so that a job is created once whichever host is asked for
