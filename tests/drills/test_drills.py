@@ -15,7 +15,6 @@ from drills.attacks.attack import Attack, Attacker
 from drills.attacks.catalogue import ATTACKS
 from drills.good import GoodClient
 from drills.hosting import BACKENDS, PATIENCE, TIMEOUTS, DrillHost
-from drills.polling import NoPollerError, build_poller
 from drills.process import MIB, resident
 from rpc.kit.certificates import Pki
 
@@ -145,15 +144,6 @@ def test_a_soak_loses_nothing(backend: str):
     assert {"refused", "answered"} <= set(report.vendor)
     assert report.killed["calls"] == report.killed["cancelled"] > 0
     assert report.exit_code == 0
-
-
-@pytest.fixture(scope="module")
-def poller(tmp_path_factory):
-    """The client in Go."""
-    try:
-        return build_poller(tmp_path_factory.mktemp("poller"))
-    except NoPollerError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize(("backend", "way"), [("uvloop", "hand-over"), ("trio", "hand-over"), ("asyncio", "held")])

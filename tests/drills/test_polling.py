@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drills.hosting import DrillHost
-from drills.polling import NoPollerError, Poller, build_poller
+from drills.polling import Poller
 
 # a new job at each call, whatever the host remembers: each connector is another one's
 NEW_JOBS = """
@@ -31,14 +31,6 @@ class Counting(AsyncConnector[Job]):
 
 ConnectorRegistry.register(Counting())
 """
-
-
-@pytest.fixture(scope="module")
-def poller(tmp_path_factory):
-    try:
-        return build_poller(tmp_path_factory.mktemp("poller"))
-    except NoPollerError as error:
-        pytest.skip(str(error))
 
 
 def test_calls_of_all_kinds_are_counted(poller):
