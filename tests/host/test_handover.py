@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +13,9 @@ from structlog.testing import capture_logs
 
 from connectrio.host import handover
 from connectrio.host.handover import ask_predecessor
+from connectrio.host.held import HeldSockets
 from connectrio.host.host import HostError, HostState
+from connectrio.host.settings import HostSettings
 from connectrio.rpc.sockets import listen_unix
 from host.test_host import HOUR, PATIENCE, Held, get, make_host, serving
 from service.harness import connector
@@ -198,6 +201,65 @@ async def test_other_addresses_are_not_taken_over():
         async with serving(successor_of(old, connector(), prometheus_port=0)) as taken:
             assert taken.prometheus_port != old.addresses.prometheus_port
             await old.shutdown()
+            # nobody would answer there
+            with pytest.raises(OSError, match=r"attempts failed|refused"):
+                await anyio.connect_tcp("127.0.0.1", old.addresses.prometheus_port)
+
+
+async def test_the_metrics_may_have_a_socket_of_systemd():
+    old = make_host(connector(), drain_delay=HOUR)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(old.serve)
+        await drained(old, tasks)
+        with socket.create_server(("127.0.0.1", 0)) as metrics:
+            metrics.setblocking(False)
+            own = metrics.getsockname()[1]
+            new = successor_of(old, connector(), prometheus_port=own)
+            new._held = HeldSockets(http=[metrics])
+            async with serving(new) as taken:
+                assert taken.prometheus_port == own
+                await old.shutdown()
+
+
+async def test_a_successor_has_the_ports_from_when_they_are_sent_until_it_ends():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        offer = handover._Offer([listening], [])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(offer.run)
+            await eventually(lambda: f"@connectrio-handover-{port}\n" in NAMES.read_text())
+            async with AsyncExitStack() as stack:
+                settings = HostSettings(host="127.0.0.1", port=port, prometheus_port=0)
+                assert await ask_predecessor(settings, stack) is not None
+                # the time may be over now, so it counts before it serves
+                await eventually(lambda: offer.successor == os.getpid())
+            await eventually(lambda: offer.successor is None)
+            tasks.cancel_scope.cancel()
+
+
+def test_all_addresses_of_the_machine_must_be_among_the_sockets():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        here, port = one.getsockname()
+        known, other, foreign = ((socket.AF_INET, (host, port)) for host in (here, "127.0.0.2", "203.0.113.9"))
+        assert handover._are_those([one], [known])
+        assert handover._are_those([one], [known, foreign])
+        assert not handover._are_those([one], [known, other])
+        assert not handover._are_those([one], [other])
+        assert not handover._are_those([], [foreign])
+
+
+@pytest.mark.parametrize("message", [b"", b"\xff", b"[]", b"{}", b'{"grpc": "1"}', b'{"grpc": 0}', b'{"grpc": 3}'])
+def test_a_message_that_says_nothing_is_none(message):
+    assert handover._count(message, 2) is None
+
+
+def test_descriptors_are_closed_if_one_is_no_socket(tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with (tmp_path / "file").open("w") as file, socket.create_server(("127.0.0.1", 0)) as listening:
+        given = [os.dup(each.fileno()) for each in (listening, file, listening)]
+        with pytest.raises(HostError, match="what was given is no socket"):
+            handover._adopted(given, "what was given")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def test_a_name_that_is_taken_costs_nothing_but_the_hand_over():

@@ -276,6 +276,8 @@ async def test_its_watchdog_hears_of_the_event_loop(notified, monkeypatch):
         ({"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": "1"}, None),
         ({"WATCHDOG_USEC": "0"}, None),
         ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "9" * 400}, None),
+        ({"WATCHDOG_USEC": "1"}, 0.1),
     ],
 )
 def test_signs_of_life_are_for_whom_they_are_asked(notified, monkeypatch, environment, watchdog):

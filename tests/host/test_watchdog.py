@@ -199,6 +199,18 @@ async def test_it_stops_with_its_task():
     listener.close()
 
 
+def test_probers_are_left_to_the_process_that_has_the_port_now():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        watchdog = Watchdog(1, metrics=Metrics(), registry=registry(), sockets=[listener])
+        from connectrio.host.watchdog import _Block
+
+        watchdog._block = _Block(time.monotonic(), Culprit("tiny", "get", "Tiny.get", "tiny.py:1 in get"))
+        watchdog.stop_answering()
+        with socket.create_connection(listener.getsockname()):
+            watchdog._wait([listener])
+            assert select.select([listener], [], [], 0)[0] == [listener]
+
+
 def test_probers_that_say_nothing_or_leave():
     """Each prober gets an answer, or is dropped after half a second."""
     listener = socket.create_server(("127.0.0.1", 0))

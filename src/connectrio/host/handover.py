@@ -25,7 +25,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import cast
+from typing import Any, cast
 
 import anyio
 from anyio.abc import SocketAttribute, UNIXSocketStream
@@ -51,51 +51,64 @@ _NOBODY = 65534
 
 
 async def hand_over(grpc: Sequence[socket.socket], http: Sequence[socket.socket], seconds: float) -> int | None:
-    """Wait for so many seconds, or until a successor serves. Return its process id; None if there is none.
+    """Wait for so many seconds, or until a successor serves.
 
     :param grpc: the listening sockets of the gRPC port
     :param http: those of the exporter
+    :returns: the process id of the successor that has the sockets, also of one that does not serve yet; None if there
+        is none
     """
-    successor = None
+    offer = _Offer(grpc, http)
     with anyio.move_on_after(seconds):
         if seconds > 0 and grpc and sys.platform == "linux":
-            successor = await _offer(grpc, http)
-        if successor is None:
+            await offer.run()
+        if offer.successor is None:
             await anyio.sleep_forever()
-    return successor
+    return offer.successor
 
 
-async def _offer(grpc: Sequence[socket.socket], http: Sequence[socket.socket]) -> int | None:
-    """Offer the sockets until a successor serves, and return its process id; None if they cannot be offered."""
-    try:
-        async with await listen_unix(_name(grpc[0].getsockname()[1])) as listener:
-            while True:  # one successor after the other, or two could serve
-                async with await listener.accept() as stream:
-                    pid = await _give(cast("UNIXSocketStream", stream), grpc, http)
-                if pid is not None:
-                    return pid
-    except OSError as error:
-        log.warning("this host cannot hand its ports over to another one", reason=str(error))
-        return None
+class _Offer:
+    """The sockets of a host that drains, for one successor after the other, or two could serve.
 
+    :ivar successor: the process id of the one that has them, from when they are sent to it until it ends
+    """
 
-async def _give(stream: UNIXSocketStream, grpc: Sequence[socket.socket], http: Sequence[socket.socket]) -> int | None:
-    """Send the sockets to a successor, and return its process id when it serves; None if it ends before."""
-    prepare(stream)
-    pid, is_ours = _peer(stream)
-    if not is_ours:
-        log.warning("a process of another user has asked for this host's ports, and did not get them", other_pid=pid)
-        return None
-    for each in (*grpc, *http):
-        share(each)
-    with suppress(anyio.BrokenResourceError, anyio.EndOfStream):
-        await stream.send_fds(json.dumps({"grpc": len(grpc)}).encode(), [each.fileno() for each in (*grpc, *http)])
-        log.info("a successor has this host's ports, and starts", other_pid=pid)
-        await stream.receive(1)
-        log.info("the successor serves; this host stops listening", other_pid=pid)
-        return pid
-    log.warning("the successor has ended before it served; this host listens on", other_pid=pid)
-    return None
+    def __init__(self, grpc: Sequence[socket.socket], http: Sequence[socket.socket]) -> None:
+        self._grpc = grpc
+        self._http = http
+        self.successor: int | None = None
+
+    async def run(self) -> None:
+        """Offer the sockets until a successor serves, or return at once if they cannot be offered."""
+        try:
+            async with await listen_unix(_name(self._grpc[0].getsockname()[1])) as listener:
+                while self.successor is None:
+                    async with await listener.accept() as stream:
+                        await self._give(cast("UNIXSocketStream", stream))
+        except OSError as error:
+            log.warning("this host cannot hand its ports over to another one", reason=str(error))
+
+    async def _give(self, stream: UNIXSocketStream) -> None:
+        """Send the sockets to a successor, and return when it serves or has ended."""
+        prepare(stream)
+        pid, is_ours = _peer(stream)
+        if not is_ours:
+            log.warning(
+                "a process of another user has asked for this host's ports, and did not get them", other_pid=pid
+            )
+            return
+        sockets = (*self._grpc, *self._http)
+        for each in sockets:
+            share(each)
+        try:
+            await stream.send_fds(json.dumps({"grpc": len(self._grpc)}).encode(), [each.fileno() for each in sockets])
+            self.successor = pid
+            log.info("a successor has this host's ports, and starts", other_pid=pid)
+            await stream.receive(1)
+            log.info("the successor serves; this host stops listening", other_pid=pid)
+        except (anyio.BrokenResourceError, anyio.EndOfStream):
+            self.successor = None
+            log.warning("the successor has ended before it served; this host listens on", other_pid=pid)
 
 
 class Predecessor:
@@ -141,27 +154,69 @@ async def ask_predecessor(settings: HostSettings, stack: AsyncExitStack) -> Pred
             message, descriptors = await stream.receive_fds(1024, _MOST_SOCKETS)
     except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError):
         return None
-    received = []
-    for each in descriptors:
-        received.append(adopt(each, f"a socket that process {pid} has handed over"))
-        stack.callback(received[-1].close)
-    count = int(json.loads(message)["grpc"])
+    received = _adopted(descriptors, f"a socket that process {pid} has handed over")
+    for each in received:
+        stack.callback(each.close)
+    count = _count(message, len(received))
+    if count is None:
+        return None
     grpc, http = received[:count], received[count:]
-    wanted = await addresses_of(settings.host, settings.port)
-    if not _are_among(grpc, wanted):
+    if not _are_those(grpc, await addresses_of(settings.host, settings.port)):
         raise HostError(
             f"port {settings.port} is that of a host that drains (process {pid}), but it listens on other addresses:"
             " give the same --host, or start when it has ended"
         )
-    if not _are_among(http, await addresses_of(settings.host, settings.prometheus_port)):
+    if not _are_those(http, await addresses_of(settings.host, settings.prometheus_port)):
+        for each in http:  # now: nobody would accept what connects to them
+            each.close()
         http = []
     log.info("took the ports over from a host that drains", port=settings.port, other_pid=pid)
     return Predecessor(stream, HeldSockets(grpc, http))
 
 
-def _are_among(sockets: Sequence[socket.socket], addresses: Sequence[tuple[int, tuple[object, ...]]]) -> bool:
-    known = {address[:2] for _, address in addresses}
-    return bool(sockets) and all(each.getsockname()[:2] in known for each in sockets)
+def _adopted(descriptors: Sequence[int], what: str) -> list[socket.socket]:
+    """Adopt all these descriptors, or close them.
+
+    :raises HostError: one of them is no listening socket
+    """
+    left, received = list(descriptors), []
+    try:
+        while left:
+            received.append(adopt(left.pop(0), what))
+    except HostError:
+        for each in received:
+            each.close()
+        for descriptor in left:
+            os.close(descriptor)
+        raise
+    return received
+
+
+def _count(message: bytes, most: int) -> int | None:
+    """Return how many of the sockets are for gRPC; None if the message does not say so."""
+    try:
+        count = json.loads(message)["grpc"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return count if isinstance(count, int) and 0 < count <= most else None
+
+
+def _are_those(sockets: Sequence[socket.socket], addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> bool:
+    """Return whether the sockets have these addresses: all that this machine has, and no other."""
+    found = {each.getsockname()[:2] for each in sockets}
+    missing = [each for each in addresses if each[1][:2] not in found]
+    return bool(found) and found <= {address[:2] for _, address in addresses} and not any(map(_exists, missing))
+
+
+def _exists(address: tuple[int, tuple[Any, ...]]) -> bool:
+    """Return whether this machine has an address."""
+    family, (host, _, *rest) = address
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0, *rest))
+    except OSError:
+        return False
+    return True
 
 
 def _name(port: int) -> str:

@@ -423,7 +423,12 @@ class Host:
         from connectrio.host.handover import hand_over  # not before a host drains
 
         tcp = [each for each in self._grpc_sockets if each.family in (socket.AF_INET, socket.AF_INET6)]
-        if await hand_over(tcp, ports.http, self.settings.drain_delay) is not None and self._exporting is not None:
+        if await hand_over(tcp, ports.http, self.settings.drain_delay) is None:
+            return
+        # probes and scrapes are the successor's from now on
+        if self.watchdog is not None:
+            self.watchdog.stop_answering()
+        if self._exporting is not None:
             self._exporting.cancel()
 
 

@@ -141,7 +141,7 @@ async def _grpc_sockets(
         predecessor = None if one_of is not None else await ask_predecessor(settings, stack)
         if predecessor is None:
             raise
-        return predecessor.sockets, predecessor
+        return replace(predecessor.sockets, http=held.http or predecessor.sockets.http), predecessor
     return replace(held, grpc=bound), None
 
 

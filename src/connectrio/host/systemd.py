@@ -32,6 +32,8 @@ _GRPC, _METRICS = "grpc", "metrics"
 _FLAGS = {_GRPC: "--port", _METRICS: "--prometheus-port"}
 # seconds between two looks at the service; until it serves, the shorter one
 _LOOK, _LOOK_AT_START = 1.0, 0.1
+# seconds
+_SHORTEST_WATCHDOG = 0.1
 # characters of a status, which is one line
 _MOST_STATUS = 500
 
@@ -136,8 +138,10 @@ class Notifier:
         period, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", str(os.getpid()))
         if not address.startswith(("/", "@")):  # systemd has others for virtual machines
             return None
-        watched = period.isdecimal() and int(period) > 0 and pid == str(os.getpid())
-        return cls(address, int(period) / 1_000_000 if watched else None)
+        # microseconds, of 64 bits; no host can say more than some times a second that it is alive
+        is_number = period.isdecimal() and len(period) < 20 and int(period) > 0
+        watched = is_number and pid == str(os.getpid())
+        return cls(address, max(_SHORTEST_WATCHDOG, int(period) / 1_000_000) if watched else None)
 
     async def run(self, service: Service) -> None:
         """Tell of `service` until cancelled. Run it on the service's event loop, which is dead if it is blocked."""

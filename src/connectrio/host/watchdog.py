@@ -153,6 +153,7 @@ class Watchdog:
         self._context = context
         self._names_tasks = names_tasks
         self._stop = threading.Event()
+        self._answers = True
         self._beat = time.monotonic()
         self._loop_thread = 0
         self._block: _Block | None = None
@@ -173,6 +174,10 @@ class Watchdog:
         Any thread may call this.
         """
         return max(0.0, time.monotonic() - self._beat - self._interval, *list(self._delays))
+
+    def stop_answering(self) -> None:
+        """Take no more connections of the exporter, whose sockets another process has as well."""
+        self._answers = False
 
     async def run(self) -> None:
         """Watch the event loop that this runs on, until cancelled."""
@@ -219,7 +224,7 @@ class Watchdog:
 
     def _wait(self, sockets: list[socket.socket]) -> None:
         block = self._block
-        if block is None or not sockets:
+        if block is None or not sockets or not self._answers:
             self._stop.wait(self._period)
             return
         ready, _, _ = select.select(sockets, [], [], self._period)

@@ -2,7 +2,7 @@
 
 1. A job that clients poll is known, until none has asked for it for five minutes, or it was deleted. When too many are,
    a further one becomes known when another has ended and its client knows that. Until then it is polled when its client
-   asks.
+   asks, if 2. allows it: not at all where the known ones use up the limit.
 2. A poll asks the other system itself if a limit of the policy allows that now, and no job waits to be polled.
 3. Otherwise it is answered with what is known, and the job waits. The jobs of an account are polled in the background,
    those first that were not polled for longest. So each has its turn, however many there are and whenever clients ask.

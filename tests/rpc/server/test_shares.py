@@ -144,7 +144,8 @@ async def test_a_compressed_request_is_small_while_it_waits_for_the_thread_that_
     original = server_stream.decompress
     monkeypatch.setattr(server_stream, "decompress", decompress)
     async with leaving_nothing():
-        server = Server([Script()])
+        # room for all of them when they are decoded: how many are at once depends on how soon answers are sent
+        server = Server([Script()], options=ServerOptions(max_request_memory=256 * MIB))
         bomb = frame_message(compress(b"x" * 4 * MIB, "gzip"), compressed=True)
         async with raw_client(server) as client:
             async with server._decode_turn:
