@@ -38,6 +38,12 @@ def test_a_run_that_fails_does_not_wait_for_what_runs_beside(tmp_path):
     assert (code, written) == (1, "")
 
 
+def test_tests_that_have_run_are_left_out(tmp_path):
+    line = re.search(r"^read -ra deployed .*$", SCRIPT, re.MULTILINE)[0]
+    code, written = run(tmp_path, 'uv() { printf "tests/a tests/b.py"; }', line, 'echo "${deployed[@]/#/--ignore=}"')
+    assert (code, written) == (0, "--ignore=tests/a --ignore=tests/b.py\n")
+
+
 def test_its_syntax_is_right_and_its_recipes_exist():
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
     recipes = set(re.findall(r"^([\w-]+)(?: \*?\w+)*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE))
