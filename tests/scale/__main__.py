@@ -1,7 +1,7 @@
 """Measure this machine, and simulate the cases of the scale plan.
 
     uv run just scale                  # what is not in figures.json yet
-    uv run just scale --again limits   # measure the machine again; "cases" simulates all again
+    uv run just scale --again limits   # measure the machine again; "agreement", "refused" and "cases" simulate again
 
 Each result is written when it is there, so a run that was stopped goes on where it was.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from scale import model, real
-from scale.plan import cases
+from scale.plan import cases, refused
 from scale.test_agreement import CASES as AGREEMENT
 
 FIGURES = Path(__file__).with_name("figures.json")
@@ -25,7 +26,7 @@ FIGURES = Path(__file__).with_name("figures.json")
 def load() -> dict[str, Any]:
     """Return the figures that are there."""
     found: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    return {"limits": {}, "agreement": {}, "cases": {}, **found}
+    return {"limits": {}, "agreement": {}, "refused": {}, "cases": {}, **found}
 
 
 def save(figures: dict[str, Any]) -> None:
@@ -42,8 +43,9 @@ def save(figures: dict[str, Any]) -> None:
 def main() -> None:
     """Measure and simulate what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", nargs="+", choices=("limits", "agreement", "cases"), default=[])
+    parser.add_argument("--again", nargs="+", choices=("limits", "agreement", "refused", "cases"), default=[])
     options = parser.parse_args()
+    logging.getLogger("connectrio").setLevel(logging.CRITICAL)  # the vendor's refusals would fill the terminal
     figures = load()
     for part in options.again:
         figures[part] = {}
@@ -59,6 +61,11 @@ def main() -> None:
             _say(f"agreement: {name}")
             both = {"real": real.simulate(case), "model": model.simulate(case)}
             figures["agreement"][name] = {"case": case.as_dict(), **both}
+            save(figures)
+    for name, case in refused().items():
+        if figures["refused"].get(name, {}).get("case") != case.as_dict():
+            _say(f"refused: {name}")
+            figures["refused"][name] = {"case": case.as_dict(), "result": real.simulate(case)}
             save(figures)
     limits_seen = figures["limits"]
     plan = cases(limits_seen["get"]["cpu_us"] / 1e6, limits_seen["background"]["cpu_us"] / 1e6)

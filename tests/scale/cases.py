@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from connectrio.service.settings import ServiceSettings
 from scale.propeller import Executor
 
 
@@ -35,7 +36,13 @@ class Case:
     :ivar cpu: of the host's processor for each call
     :ivar cpu_many: of the host's processor for each job of a `get_many`
     :ivar duration: of a job, on average
-    :ivar parts: how many such systems there are, of which none touches another; one is simulated
+    :ivar slots: `max_calls_per_connector` of each replica: calls in the connector at once
+    :ivar waiting: `max_waiting_calls`; a poll beyond it is answered with the last known phase
+    :ivar allowed: requests that the vendor answers in each second; it refuses further ones with 429. 0 is no limit.
+        Only the simulation with the service's code knows of this and of the next two
+    :ivar retry_after: seconds after which the vendor asks to come again, when it refuses; 0 if it does not say
+    :ivar shielded: whether the host retries and absorbs failed polls, as it does by default
+    :ivar parts: how many systems like this there are. They share nothing, so one is simulated
     :ivar warm: before anything is counted
     :ivar seconds: in which things are counted; ends of jobs in the first half, so that most of them are seen
     """
@@ -51,6 +58,11 @@ class Case:
     cpu: float = 0.0
     cpu_many: float = 0.0
     duration: float = 600.0
+    slots: int = ServiceSettings.max_calls_per_connector
+    waiting: int = ServiceSettings.max_waiting_calls
+    allowed: int = 0
+    retry_after: float = 0.0
+    shielded: bool = True
     parts: int = 1
     warm: float = 120.0
     seconds: float = 180.0
@@ -85,7 +97,7 @@ class Case:
         return asdict(self)
 
 
-class Counts:
+class Tally:
     """What is counted in a simulation, from `warm` on."""
 
     def __init__(self, case: Case) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from connectrio import ConnectorPolicy
 from connectrio.service import known_jobs
 from connectrio.service.vendor_limits import VendorLimits
-from scale.cases import Case, Counts, Design
+from scale.cases import Case, Design, Tally
 from scale.propeller import DRIFT, PollQueue
 
 Event = Callable[[float], None]
@@ -56,7 +57,7 @@ class _Job:
 class _Replica:
     """One host with one connector, and one account at the vendor."""
 
-    def __init__(self, case: Case, clock: _Clock, ends: list[float], counts: Counts) -> None:
+    def __init__(self, case: Case, clock: _Clock, ends: list[float], counts: Tally) -> None:
         self._case, self._clock, self._ends, self._counts = case, clock, ends, counts
         policy = ConnectorPolicy(rate_calls=case.rate)
         self._has_many = case.design is Design.MANY
@@ -67,16 +68,38 @@ class _Replica:
         self._numbers = itertools.count()
         self._busy_until = 0.0
         self._calls = 0
+        # when each slot is free again, and when the calls begin that wait for one
+        self._slots: list[float] = []
+        self._waiting: deque[float] = deque()
         self._next_look = math.inf
         self.most_known = 0
 
-    def poll(self, number: int, now: float) -> tuple[float, bool]:
-        """Answer a poll; return when the answer is there, and whether it says that the job has ended."""
+    def poll(self, number: int, now: float, answered: Callable[[int, bool, float], None]) -> None:
+        """Answer a poll, as soon as the processor is free: then with what the replica knows by then.
+
+        :param answered: called when the answer is there, with whether it says that the job has ended
+        """
+        arrived = max(now + self._case.network / 2, self._busy_until)
+        self._busy_until = arrived + self._case.cpu
+        if arrived > now + self._case.network:
+            self._clock.at(arrived, partial(self._answer, number, answered))
+        else:
+            self._answer(number, answered, arrived)
+
+    def _answer(self, number: int, answered: Callable[[int, bool, float], None], now: float) -> None:
+        time, is_final = self._state(number, now)
+        self._clock.at(time, partial(answered, number, is_final))
+
+    def _state(self, number: int, arrived: float) -> tuple[float, bool]:
+        """Return when the answer to a poll is there, and whether it says that the job has ended."""
         case = self._case
-        arrived = max(now + case.network / 2, self._busy_until)
-        self._busy_until = arrived + case.cpu
-        quick = self._busy_until + case.network / 2
+        begun = self._begin(arrived)
+        if begun is None:
+            return arrived + case.cpu + case.network / 2, False
+        quick = begun + case.cpu + case.network / 2
+        arrived = begun
         if case.design is Design.GET:
+            self._take_slot(arrived)
             self._counts.requested(arrived, many=False)
             return quick + case.latency, self._ends[number] <= arrived + case.latency
         job = self._asked(number, arrived)
@@ -92,12 +115,33 @@ class _Replica:
                 self._schedule(job, job.tried, arrived)
             return quick, False
         self._limits.begin(arrived)
+        self._take_slot(arrived)
         self._counts.requested(arrived, many=False)
         answered = arrived + case.latency
         job.tried, job.has_state, job.is_final, job.due = answered, True, self._ends[number] <= answered, None
         if self._has_many and job.is_known and not job.is_final:
             self._schedule(job, answered + self._max_age / 2, arrived)
         return quick + case.latency, job.is_final
+
+    def _begin(self, now: float) -> float | None:
+        """Return when a call that arrives now has a slot; None if the queue for one is full."""
+        waiting = self._waiting
+        while waiting and waiting[0] <= now:
+            waiting.popleft()
+        if len(self._slots) < self._case.slots or self._slots[0] <= now:
+            return now
+        if len(waiting) >= self._case.waiting:
+            return None
+        waiting.append(self._slots[0])
+        return self._slots[0]
+
+    def _take_slot(self, now: float) -> None:
+        """Hold a slot for a request that begins now."""
+        until = now + self._case.latency
+        if len(self._slots) < self._case.slots:
+            heapq.heappush(self._slots, until)
+        else:
+            heapq.heapreplace(self._slots, until)
 
     def _asked(self, number: int, now: float) -> _Job:
         jobs = self._jobs
@@ -140,12 +184,16 @@ class _Replica:
             self._discard()
             if not self._queue or self._queue[0][0] > now:
                 break
+            if (begun := self._begin(now)) is None or begun > now:
+                self._look_at(now + known_jobs._PAUSE if begun is None else begun)
+                return
             seconds = self._limits.wait(now, evenly=True)
             if seconds > 0:
                 self._look_at(now + seconds + 1e-9)
                 return
             self._limits.begin(now)
             self._calls += 1
+            self._take_slot(now)
             batch = self._next_jobs(now)
             self._counts.requested(now, many=self._has_many)
             self._busy_until = max(now, self._busy_until) + self._case.cpu_many * len(batch)
@@ -216,8 +264,7 @@ class _Shard:
             replica = model.replicas[model.case.replica_of(self._number, job, self._polls)]
             self._polls += 1
             model.counts.polled(now)
-            answered, is_final = replica.poll(job, now)
-            model.clock.at(answered, partial(self._answered, job, is_final))
+            replica.poll(job, now, self._answered)
 
     def _wake(self, now: float) -> None:
         self._wakes = math.inf
@@ -235,7 +282,7 @@ class Model:
     """All executors and replicas of a case."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.clock, self.counts = case, _Clock(), Counts(case)
+        self.case, self.clock, self.counts = case, _Clock(), Tally(case)
         self.ends: list[float] = []
         self._unseen: set[int] = set()
         self.replicas = [_Replica(case, self.clock, self.ends, self.counts) for _ in range(case.replicas)]

@@ -134,7 +134,7 @@ def cost_table(figures: Figures) -> str:
 
     def rows() -> Iterator[list[str]]:
         for name, case, result in chosen(figures, "size"):
-            if (result["seconds_between_polls"] or math.inf) > 2 * case["executor"]["resync"]:
+            if result["stale_p99"] is None:
                 continue  # what it costs to fall behind is of no interest
             spent = cost(figures["limits"], case, result)
             yield [
@@ -148,6 +148,46 @@ def cost_table(figures: Figures) -> str:
 
     head = "case | cores, all replicas | MiB, each replica | core-hours, 1M tasks | GiB-hours, 1M tasks"
     return _table(f"{head} | vendor requests, 1M tasks", rows())
+
+
+def grid_table(figures: Figures) -> str:
+    """Each size with each number of replicas: what the polls do, and what they cost."""
+
+    def rows() -> Iterator[list[str]]:
+        for name, case, result in chosen(figures, "grid"):
+            jobs, replicas = (case[key] * case["parts"] for key in ("jobs", "replicas"))
+            calls = name.rpartition(", ")[2] if replicas > 1 else ""
+            spent = cost(figures["limits"], case, result)
+            sums = [
+                _number(spent["core_hours"], 2),
+                _number(spent["gib_hours"], 2),
+                f"{spent['requests'] / 1e6:,.1f} million",
+            ]
+            yield [
+                f"{round(jobs, -3):,}, {replicas}{calls and f', {calls}'}",
+                *map(_number, (result["polls_per_s"], result["vendor_requests_per_s"], result["vendor_peak_per_s"])),
+                *map(_number, (result["stale_p50"], result["stale_p99"], spent["mib"])),
+                _number(spent["cores"], 2),
+                *(["late"] * len(sums) if result["stale_p99"] is None else sums),
+            ]
+
+    head = "jobs, replicas | polls a second | vendor requests a second | at most | late by, p50 s | p99 s"
+    head += " | MiB, each replica | cores, all replicas | core-hours, 1M tasks | GiB-hours, 1M tasks"
+    return _table(f"{head} | vendor requests, 1M tasks", rows())
+
+
+def refused_table(figures: Figures) -> str:
+    """What becomes of polls when the vendor refuses."""
+
+    def rows() -> Iterator[list[str]]:
+        for name, each in figures["refused"].items():
+            result = each["result"]
+            keys = ("vendor_requests_per_s", "vendor_refused_per_s", "failed_polls_per_s")
+            late = (result["stale_p50"], result["stale_p99"])
+            yield [name, *(_number(result[key]) for key in keys), f"{result['tasks_given_up']:,}", *map(_number, late)]
+
+    head = "case | vendor requests a second | of them refused | failed polls a second | tasks given up"
+    return _table(f"{head} | late by, p50 s | p99 s", rows())
 
 
 def store_table(figures: Figures) -> str:
@@ -173,6 +213,9 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "replicas": cases_table("replicas"),
     "sizes": cases_table("size"),
     "cost": cost_table,
+    "workers": cases_table("workers"),
+    "grid": grid_table,
+    "refused": refused_table,
     "store": store_table,
 }
 
@@ -181,7 +224,7 @@ def _points(figures: Figures, group: str, parts: str, x: str, y: str) -> Points:
     """Return the points of the cases of a group whose names have all of these words, with `!` none of them."""
     words = parts.split(";")
     found = [
-        (case[x], result[y])
+        (case[x] * case["parts"], result[y])
         for name, case, result in chosen(figures, group)
         if all((word[1:] not in name) if word[0] == "!" else (word in name) for word in words)
     ]
@@ -205,6 +248,12 @@ def plots(figures: Figures) -> dict[str, str]:
         "in turns, 30/s together": "in turns;30/s together",
         "sticky, 30/s together": "sticky;30/s together",
     }
+    sizes = {
+        "1 replica": "1 replica",
+        "10 replicas, sticky": "10 replicas, sticky",
+        "10 replicas, in turns": "10 replicas, in turns",
+        "50 replicas, in turns": "50 replicas, in turns",
+    }
     many = {"in turns": "get_many;in turns", "sticky": "get_many;sticky"}
     requests = "vendor_requests_per_s"
     return {
@@ -220,6 +269,9 @@ def plots(figures: Figures) -> dict[str, str]:
             "vendor requests a second, 5,000 jobs, get_many",
             "replicas",
             lines("replicas", "replicas", requests, many),
+        ),
+        "scale-sizes.svg": chart(
+            "vendor requests a second, get_many, by jobs and replicas", "jobs", lines("grid", "jobs", requests, sizes)
         ),
         "scale-limited.svg": chart(
             "late by, p99 s; 1,000 jobs, the vendor allows 30 requests a second",

@@ -40,8 +40,11 @@ class Executor:
     shards: int = 1
 
 
-# the largest values that Flyte takes
-LARGEST_QPS, LARGEST_BURST, MOST_WORKERS, LARGEST_CACHE = 100_000, 10_000, 100, 500_000
+# the largest values that Flyte 1.16.8 and 2.0.43 take: `internal/webapi/core.go` of its plugins
+LARGEST_QPS, LARGEST_BURST, MOST_WORKERS, LARGEST_CACHE = 100_000, 10_000, 10_000, 500_000
+
+# how many polls of a task may fail in its whole life (`caching.maxSystemFailures`)
+MOST_FAILURES = 5
 
 
 class PollQueue:

@@ -11,11 +11,12 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
+from grpclib import GRPCError
 
-from connectrio import ConnectorPolicy, Phase, Resource
+from connectrio import ConnectorPolicy, Phase, Resource, TransientError
 from rpc.kit.virtual_time import JumpingEventLoop
-from scale.cases import Case, Counts, Design
-from scale.propeller import DRIFT, PollQueue
+from scale.cases import Case, Design, Tally
+from scale.propeller import DRIFT, MOST_FAILURES, PollQueue
 from service.harness import Base, Job, Service
 
 
@@ -47,14 +48,18 @@ class World:
     """
 
     def __init__(self, case: Case) -> None:
-        self.case, self.counts = case, Counts(case)
+        self.case, self.counts = case, Tally(case)
         self._ends: list[float] = []
         self._unseen: set[int] = set()
+        self._failures: dict[int, int] = {}
+        self._seconds: dict[int, int] = {}
+        self._failed = self._refused = self._given_up = 0
         policy = ConnectorPolicy(rate_calls=case.rate)
+        shield = {"poll_retry": 4, "poll_absorb": 600} if case.shielded else {}
+        limits = {"max_calls_per_connector": case.slots, "max_calls": 2 * case.slots, "max_waiting_calls": case.waiting}
         connector = _Together if case.design is Design.MANY else _OneByOne
         self.services = [
-            Service(connector(self, policy), clock=anyio.current_time, poll_retry=4, poll_absorb=600)
-            for _ in range(case.replicas)
+            Service(connector(self, policy), clock=anyio.current_time, **shield, **limits) for _ in range(case.replicas)
         ]
         self._known = 0
         self.told = 0
@@ -64,9 +69,17 @@ class World:
         self._ends += [math.inf] * jobs
 
     async def request(self, *, many: bool) -> None:
-        """Take part in a request to the vendor."""
-        self.counts.requested(anyio.current_time(), many=many)
-        await anyio.sleep(self.case.latency)
+        """Take part in a request to the vendor.
+
+        :raises TransientError: the vendor has answered as many in this second as it allows
+        """
+        case, now = self.case, anyio.current_time()
+        self.counts.requested(now, many=many)
+        number = self._seconds[int(now)] = self._seconds.get(int(now), 0) + 1
+        await anyio.sleep(case.latency)
+        if 0 < case.allowed < number:
+            self._refused += now >= case.warm
+            raise TransientError("429 Too Many Requests", retry_after=case.retry_after or None)
 
     def state(self, job: Job) -> Resource:
         """Return the state of a job."""
@@ -89,7 +102,13 @@ class World:
             tasks.cancel_scope.cancel()
         unseen = [self._ends[job] for job in self._unseen]
         queued = sum(len(shard.queue) for shard in shards)
-        return self.counts.result(queued=queued, unseen=unseen, known=self._known)
+        result = self.counts.result(queued=queued, unseen=unseen, known=self._known)
+        refused = {
+            "vendor_refused_per_s": round(self._refused / case.seconds, 2),
+            "failed_polls_per_s": round(self._failed / case.seconds, 2),
+            "tasks_given_up": self._given_up,
+        }
+        return result | refused if case.allowed else result
 
     async def _begin(self, shards: list[_Shard]) -> None:
         for number in range(self.case.jobs):
@@ -109,17 +128,26 @@ class World:
             await anyio.sleep(1)
 
     async def poll(self, shard: int, number: int, job: int) -> bool:
-        """Poll a job; return whether it has ended."""
+        """Poll a job; return whether the executor polls it no more: it has ended, or too many polls have failed."""
         self.counts.polled(anyio.current_time())
         service = self.services[self.case.replica_of(shard, job, number)]
         await anyio.sleep(self.case.network)
-        answer = await service.get(resource_meta=Job(str(job)).encode())
+        try:
+            answer = await service.get(resource_meta=Job(str(job)).encode())
+        except GRPCError:
+            counted = anyio.current_time() >= self.case.warm
+            self._failed += counted
+            self._failures[job] = self._failures.get(job, 0) + 1
+            is_given_up = self._failures[job] == MOST_FAILURES + 1
+            self._given_up += is_given_up and counted
+            return is_given_up
         return answer.resource is not None and answer.resource.phase is Phase.SUCCEEDED
 
     def replace(self, job: int) -> int:
         """Note that the executor knows of a job's end; return the job that begins in its place."""
         now = anyio.current_time()
-        self.counts.ended(self._ends[job], now)
+        if self._failures.get(job, 0) <= MOST_FAILURES:
+            self.counts.ended(self._ends[job], now)
         self._unseen.discard(job)
         created = len(self._ends)
         self._ends.append(self.case.later_end(created, now))

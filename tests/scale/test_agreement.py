@@ -22,6 +22,9 @@ TOLERANCES = {
 CASES = {
     "get": Case(1000, executor=FAST, **SHORT),
     "get, the executor's defaults": Case(1000, warm=200, seconds=300),
+    "get, 40 calls at once, 20 may wait": Case(1000, executor=FAST, slots=40, waiting=20, **SHORT),
+    "get, 40 calls at once, 5 may wait": Case(1000, executor=FAST, slots=40, waiting=5, **SHORT),
+    "get_many, 20 calls at once, 5 may wait": Case(1000, Design.MANY, executor=FAST, slots=20, waiting=5, **SHORT),
     "get, limited": Case(1000, Design.LIMITED, rate=25, executor=FAST, **SHORT),
     "get, limited, 3 replicas": Case(1000, Design.LIMITED, rate=8, replicas=3, executor=FAST, warm=60, seconds=300),
     "get_many": Case(1000, Design.MANY, executor=FAST, **SHORT),

@@ -41,6 +41,18 @@ def test_the_host_answers_one_call_after_the_other():
     assert seen["polls_per_s"] == pytest.approx(1 / 0.02, rel=0.02)
 
 
+def test_calls_wait_for_slots():
+    seen = simulate(Case(3000, executor=FAST, slots=10, waiting=40))
+    assert seen["polls_per_s"] == seen["vendor_requests_per_s"] == pytest.approx(10 / 0.2, rel=0.02)
+
+
+def test_where_no_more_may_wait_polls_are_answered_without_a_request():
+    seen = simulate(Case(3000, executor=FAST, slots=10, waiting=0, cpu=0.002))
+    assert seen["polls_per_s"] == pytest.approx(3000 / 30, rel=0.1)
+    assert 0 < seen["vendor_requests_per_s"] < seen["polls_per_s"] / 2
+    assert seen["vendor_peak_per_s"] <= 10 / 0.2
+
+
 def test_one_replica_s_limit_is_the_vendor_s():
     seen = simulate(Case(3000, Design.LIMITED, rate=20, executor=FAST))
     assert seen["vendor_requests_per_s"] == pytest.approx(20 / 1.01, rel=0.02)
