@@ -252,7 +252,7 @@ def plots(figures: Figures) -> dict[str, str]:
         "1 replica": "1 replica",
         "10 replicas, sticky": "10 replicas, sticky",
         "10 replicas, in turns": "10 replicas, in turns",
-        "50 replicas, in turns": "50 replicas, in turns",
+        "50 replicas, sticky": "50 replicas, sticky",
     }
     many = {"in turns": "get_many;in turns", "sticky": "get_many;sticky"}
     requests = "vendor_requests_per_s"
@@ -296,11 +296,11 @@ def chart(title: str, across: str, series: dict[str, Points]) -> str:
     for value in _marks(x0, x1):
         x, y = place(value, 10**y0)
         drawn.append(f'<line x1="{x}" y1="{_TOP}" x2="{x}" y2="{y}" stroke="#8a8f98" stroke-opacity="0.3"/>')
-        drawn.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{value:,g}</text>')
+        drawn.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{value:,.10g}</text>')
     for value in _marks(y0, y1):
         x, y = place(10**x0, value)
         drawn.append(f'<line x1="{x}" y1="{y}" x2="{x + _WIDTH}" y2="{y}" stroke="#8a8f98" stroke-opacity="0.3"/>')
-        drawn.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{value:,g}</text>')
+        drawn.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{value:,.10g}</text>')
     for number, (name, line) in enumerate(series.items()):
         colour = _COLOURS[number]
         places = [place(x, y) for x, y in line if y > 0]
@@ -321,9 +321,9 @@ def _range(values: list[float]) -> tuple[float, float]:
 
 
 def _marks(first: float, last: float) -> list[float]:
-    """Return the round numbers on an axis."""
+    """Return the round numbers on an axis; only powers of ten on a long one."""
     powers = range(math.floor(first), math.ceil(last) + 1)
-    marks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    marks = [digit * 10.0**power for power in powers for digit in ((1, 2, 5) if last - first < 3 else (1,))]
     return [mark for mark in marks if first <= math.log10(mark) <= last]
 
 
