@@ -93,8 +93,9 @@ def test_the_next_host_takes_over(backend, ports):
         with Served(backend, *ports) as new:
             new.serves()
             old.wait_for_log("the successor serves; this host stops listening")
-            assert pid_at(ports[0]) == new.pid
-            assert fetch(f"http://127.0.0.1:{ports[1]}/readyz")[0] == 200
+            # the line comes just before the old host leaves the ports
+            eventually(lambda: pid_at(ports[0]) == new.pid)
+            eventually(lambda: fetch(f"http://127.0.0.1:{ports[1]}/readyz")[0] == 200)
             old.send(signal.SIGUSR1)  # opens the gate
             assert call.result().resource.message
             assert old.wait() == 0
